@@ -1,0 +1,51 @@
+# The commands of this project. Every target sees to the environment itself: `.venv`, in the clone.
+#
+#   make bench                      Matryoshka diffusion: train, sample, measure, table
+#   make bench method=end_to_end    its end-to-end twin; also data=elpv, budget=smoke, args="..."
+#   make table                      every run so far side by side; format=latex or csv, out=FILE
+#   make test  test-slow  lint
+
+PYTHON ?= python3
+EXTRAS ?= dev,elpv,tensorboard,text
+
+method ?= mdm
+runs ?= runs
+format ?= markdown
+
+# threads that spin while they wait are 10 times slower where another process has one of the cores
+export OMP_WAIT_POLICY ?= PASSIVE
+
+bin := .venv/bin
+installed := .venv/.installed
+# options of benchmarks.run that are passed on when they are set
+given = $(foreach option,data budget,$(if $($(option)),$(option)=$($(option))))
+
+.PHONY: install bench table test test-slow lint
+.DELETE_ON_ERROR:
+
+install: $(installed)
+
+$(installed): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hierdiff needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(bin)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+bench: $(installed)
+	$(bin)/python -m benchmarks.run method=$(method) $(given) $(args)
+
+table: $(installed)
+	$(bin)/python -m benchmarks.tables $(runs) --format $(format) $(if $(out),-o $(out)) $(args)
+
+test: $(installed)
+	$(bin)/python -m pytest $(args)
+
+# torch.compile does not see through the shape checks of tests on every torch version
+test-slow: $(installed)
+	$(bin)/python -m pytest -m slow -k 'not compile' $(args)
+	$(bin)/python -m pytest -m slow -k compile --jaxtyping-packages= $(args)
+
+lint: $(installed)
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy

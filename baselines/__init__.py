@@ -1,0 +1,6 @@
+"""Baselines beside Matryoshka diffusion; importing this package registers them.
+
+They come in through the plugin entry point, as a stranger's package would.
+"""
+
+from baselines import end_to_end  # noqa: F401  (registers)

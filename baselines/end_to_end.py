@@ -1,0 +1,78 @@
+"""End-to-end pixel diffusion at one resolution, the schedule shifted by it.
+
+Simple diffusion, Hoogeboom et al., arXiv 2301.11093.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from hierdiff.denoisers import Denoiser
+from hierdiff.levels import check_resolutions
+from hierdiff.matryoshka import pixel_diffusion
+from hierdiff.method import Method, Sampling, Stage, methods
+from hierdiff.objective import Objective
+from hierdiff.registry import Node
+from hierdiff.schedules import Schedule, Shifted, schedules
+
+
+@methods.register("end_to_end")
+class EndToEnd(Method):
+    """One level.
+
+    reference: resolution at which the schedule stands unshifted; log_snr is lower by
+    2 ln(resolution / reference). None: no shift. channels, classes, text_width, text_length: of the
+    data.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolutions: Sequence[int],
+        denoiser: Denoiser | Node,
+        schedule: Schedule | Node | None = None,
+        reference: int | None = None,
+        process: str = "variance_preserving",
+        objective: Objective | Node | None = None,
+        sampling: Sampling | Node | None = None,
+        batch_size: int | None = None,
+        channels: int = 3,
+        classes: int = 0,
+        text_width: int = 0,
+        text_length: int = 0,
+    ):
+        super().__init__()
+        self.resolutions = check_resolutions(resolutions)
+        if len(self.resolutions) != 1:
+            raise ValueError(
+                f"end_to_end has one resolution, got {list(self.resolutions)}: "
+                f"give the finest, coarser images are pooled from it"
+            )
+        (side,) = self.resolutions
+        base = schedules.build(schedule or {"name": "cosine"})
+        stage = pixel_diffusion(
+            resolutions=self.resolutions,
+            schedules=[Shifted(base, side, reference or side)],
+            denoiser=denoiser,
+            process=process,
+            objective=objective,
+            sampling=sampling,
+            batch_size=batch_size,
+            facts={
+                "channels": channels,
+                "classes": classes,
+                "text_width": text_width,
+                "text_length": text_length,
+            },
+        )
+        self.stages = nn.ModuleList([stage])  # type: ignore[assignment]
+
+    def at(self, resolution: int) -> Stage:
+        if resolution not in self.resolutions:
+            raise ValueError(
+                f"end_to_end makes images at {self.resolutions[0]} only, not at {resolution}: "
+                f"pool them"
+            )
+        return self.stages[0]

@@ -1,0 +1,57 @@
+"""Codecs: pixels to the state that diffuses, and back.
+
+The pyramid is the codec of pixel methods; a pyramid of one resolution is the identity.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from hierdiff.levels import Levels, check_resolutions, pyramid
+from hierdiff.noise import Noise
+
+
+class Codec(ABC):
+    """Images b c h w in [-1, 1] to levels, finest first, and levels to {resolution: images}."""
+
+    @abstractmethod
+    def encode(self, images: Float[Tensor, "b c h w"], noise: Noise | None = None) -> Levels: ...
+
+    @abstractmethod
+    def decode(self, levels: Levels) -> dict[int, Float[Tensor, "b c _h _w"]]: ...
+
+    @abstractmethod
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of each level without the batch."""
+
+    @abstractmethod
+    def tail(self, n: int) -> Codec:
+        """The codec of the n coarsest levels."""
+
+
+@dataclass(frozen=True)
+class Pyramid(Codec):
+    """Block means at each resolution (MDM, arXiv 2310.15111, section 3.1)."""
+
+    resolutions: Sequence[int]
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "resolutions", check_resolutions(self.resolutions))
+
+    def encode(self, images: Float[Tensor, "b c h w"], noise: Noise | None = None) -> Levels:
+        return pyramid(images, self.resolutions)
+
+    def decode(self, levels: Levels) -> dict[int, Float[Tensor, "b c _h _w"]]:
+        return dict(zip(self.resolutions, levels, strict=True))
+
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple((self.channels, side, side) for side in self.resolutions)
+
+    def tail(self, n: int) -> Pyramid:
+        return Pyramid(self.resolutions[-n:], self.channels)

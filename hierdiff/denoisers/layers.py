@@ -1,0 +1,178 @@
+"""Layers of the convolutional denoisers: residual block with FiLM, attention, noise embedding.
+
+Facts of Matryoshka diffusion's network (arXiv 2310.15111 and its official code).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hierdiff.registry import Node, Registry
+from hierdiff.schedules import Schedule, schedules
+
+
+def zeroed(layer: nn.Conv2d | nn.Linear) -> Any:
+    """`layer` with weights of zero: what follows it starts as no change."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def sinusoid(values: Float[Tensor, " b"], width: int) -> Float[Tensor, "b width"]:
+    """sin and cos of value * exp(-i ln(10^4) / h), h = width / 2."""
+    half = width // 2
+    rates = torch.exp(-math.log(1e4) / half * torch.arange(half, device=values.device))
+    angles = values.float()[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Clock(ABC):
+    """log_snr to the number whose sinusoid a network sees, about 0 (clean) to 1000 (noise)."""
+
+    @abstractmethod
+    def __call__(self, log_snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]: ...
+
+
+clocks: Registry[Clock] = Registry("clock", Clock)
+
+
+@clocks.register("log_snr")
+@dataclass(frozen=True)
+class LogSNRClock(Clock):
+    """Linear: 30 to 0, -30 to 1000."""
+
+    def __call__(self, log_snr: Tensor) -> Tensor:
+        return (30 - log_snr) * (1000 / 60)
+
+
+@clocks.register("steps")
+@dataclass(frozen=True)
+class StepClock(Clock):
+    """The integer step of a published network, read off its training schedule.
+
+    Table index minus 1: 0 .. steps - 1. Networks are told log_snr, never a step: this is the
+    adapter.
+    """
+
+    schedule: Schedule | Node
+    steps: int = 1000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "schedule", schedules.build(self.schedule))
+
+    def __call__(self, log_snr: Tensor) -> Tensor:
+        t = self.schedule.inverse(log_snr.double())  # type: ignore[union-attr]
+        return (torch.round(t * self.steps) - 1).clamp(min=0).float()
+
+
+class Embedding(nn.Module):
+    """Sinusoid, linear, SiLU, linear: a number to a vector of `width`."""
+
+    def __init__(self, width: int, *, zero: bool = False):
+        super().__init__()
+        self.features = width // 4
+        self.first = nn.Linear(self.features, width)
+        last = nn.Linear(width, width)
+        self.last = zeroed(last) if zero else last
+
+    def forward(self, values: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
+        waves = sinusoid(values, self.features).to(self.first.weight.dtype)
+        return self.last(F.silu(self.first(waves)))
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, conv, norm, (1 + scale) h + shift, SiLU, dropout, zero conv; plus x."""
+
+    def __init__(self, inputs: int, outputs: int, vector: int, groups: int, dropout: float):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.film = nn.Linear(vector, 2 * outputs)
+        self.norm2 = nn.GroupNorm(groups, outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], vector: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b k h w"]:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.film(F.silu(vector))[:, :, None, None].chunk(2, dim=1)
+        h = F.silu(self.norm2(h) * (1 + scale) + shift)
+        return self.shortcut(x) + self.conv2(self.dropout(h))
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention and, with the same queries, text cross-attention; their outputs are summed.
+
+    text: width of the text states, 0 for none. ffn: a convolutional MLP of 4x width follows. slot:
+    place of this block's keys and values in `Cond.context`.
+    """
+
+    slot: int | None = None
+
+    def __init__(self, width: int, heads: int, groups: int, *, text: int = 0, ffn: bool = True):
+        super().__init__()
+        if width % heads:
+            raise ValueError(
+                f"{heads} heads do not divide a width of {width}: choose a number that does"
+            )
+        self.heads = heads
+        self.norm = nn.GroupNorm(groups, width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.text = nn.Sequential(nn.LayerNorm(text), nn.Linear(text, 2 * width)) if text else None
+        self.out = zeroed(nn.Conv2d(width, width, 1))
+        self.ffn = (
+            nn.Sequential(
+                nn.GroupNorm(groups, width),
+                nn.Conv2d(width, 4 * width, 1),
+                nn.GELU(),
+                zeroed(nn.Conv2d(4 * width, width, 1)),
+            )
+            if ffn
+            else None
+        )
+
+    def keys_values(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l two_c"]:
+        """Of the text, once for a whole trajectory."""
+        assert self.text is not None
+        return self.text(tokens)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        context: Float[Tensor, "b l two_c"] | None = None,
+        mask: Bool[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        side = x.shape[-1]
+        q, k, v = rearrange(
+            self.qkv(self.norm(x)), "b (n m d) h w -> n b m (h w) d", n=3, m=self.heads
+        )
+        h = F.scaled_dot_product_attention(q, k, v)
+        if context is not None:
+            k, v = rearrange(context, "b l (n m d) -> n b m l d", n=2, m=self.heads)
+            seen = None if mask is None else mask[:, None, None]
+            h = h + F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        x = x + self.out(rearrange(h, "b m (h w) d -> b (m d) h w", w=side))
+        return x if self.ffn is None else x + self.ffn(x)
+
+
+class Upsample(nn.Module):
+    """Every pixel doubled, then a 3x3 convolution."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

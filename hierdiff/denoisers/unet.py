@@ -1,0 +1,287 @@
+"""The U-Net of Matryoshka diffusion, flat or nested (arXiv 2310.15111, section 3.2 and code).
+
+A nested network *is* a U-Net whose bottleneck is the next network: `inner`. The outer path runs
+down to the inner side; its features, through a zero-initialised convolution, are added to the
+inner's first features; the inner network runs whole; its last features, through another, are added
+to the outer bottleneck. Depth is how often that is repeated; without `inner` it is the flat
+network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hierdiff.batch import Cond
+from hierdiff.denoisers.layers import (
+    AttentionBlock,
+    Clock,
+    Embedding,
+    LogSNRClock,
+    ResidualBlock,
+    Upsample,
+    clocks,
+    zeroed,
+)
+from hierdiff.denoisers.protocol import (
+    Denoiser,
+    Joined,
+    OneLevelDenoiser,
+    Prediction,
+    denoisers,
+)
+from hierdiff.levels import Levels
+from hierdiff.registry import Node
+
+
+class Block(nn.Module):
+    """A residual block and the attention blocks that follow it."""
+
+    def __init__(self, residual: ResidualBlock, attention: Sequence[AttentionBlock]):
+        super().__init__()
+        self.residual = residual
+        self.attention = nn.ModuleList(attention)
+
+    def forward(self, x: Tensor, vector: Tensor, cond: Cond, mask: Tensor | None) -> Tensor:
+        x = self.residual(x, vector)
+        for attention in self.attention:
+            slot: int | None = attention.slot  # type: ignore[assignment]
+            x = attention(x, None if slot is None else cond.context[slot], mask)
+        return x
+
+
+@denoisers.register("nested_unet")
+@denoisers.register("unet")
+class UNet(Denoiser):
+    """One resolution, and all those of `inner`.
+
+    width, multiples: channels are width * multiple at the side, its half, its quarter ...; with
+    `inner` the last of these sides is the inner resolution. blocks: residual blocks of each on the
+    way down (one more on the way up). attention: attention blocks after each residual block.
+    middle: the two blocks at the bottom of a flat network. inner: a denoiser or its node; a
+    one-level denoiser is wrapped in `Joined`. channels, classes, text_width: of the data; classes
+    and text enter the innermost network, and what it makes of them is shared by all. text_hidden:
+    width that text is projected to. scalars: {name: largest and default value} of micro-conditions,
+    for example {scale: 64}. clock: what log_snr is embedded as. mask_text: hide padding from
+    cross-attention.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 128,
+        multiples: Sequence[float] = (1, 2, 3),
+        blocks: int | Sequence[int] = 2,
+        attention: int | Sequence[int] = (0, 1, 1),
+        heads: int = 8,
+        groups: int = 32,
+        ffn: bool = True,
+        middle: bool = True,
+        dropout: float = 0.0,
+        time_width: int | None = None,
+        text_hidden: int | None = None,
+        mask_text: bool = False,
+        scalars: Mapping[str, float] | None = None,
+        clock: Clock | Node | None = None,
+        inner: Denoiser | Node | None = None,
+        channels: int = 3,
+        classes: int = 0,
+        text_width: int = 0,
+    ):
+        super().__init__()
+        widths = [int(width * multiple) for multiple in multiples]
+        blocks = _each(blocks, len(widths), "blocks")
+        attention = _each(attention, len(widths), "attention")
+        for w in widths:
+            if w % groups:
+                raise ValueError(
+                    f"{groups} groups do not divide a width of {w}: choose `groups` that divides "
+                    f"all of {widths}"
+                )
+        facts = {"channels": channels, "classes": classes, "text_width": text_width}
+        self.inner = None if inner is None else _nestable(inner, facts)
+        if self.inner is not None:
+            classes = text_width = 0
+            time_width = time_width or getattr(self.inner, "time_width", None)
+        self.levels = 1 + (self.inner.levels if self.inner is not None else 0)
+        self.nest_width = widths[0]
+        self.time_width = time_width or 4 * width
+        self.reduction = 2 ** (len(widths) - 1)  # side over the side at the bottom
+        self.mask_text = mask_text
+        self.clock = LogSNRClock() if clock is None else clocks.build(clock)
+        text = (text_hidden or text_width) if text_width else 0
+        self._readers: list[AttentionBlock] = []  # blocks that read text, in order of their slots
+
+        def attend(outputs: int) -> AttentionBlock:
+            made = AttentionBlock(outputs, heads, groups, text=text, ffn=ffn)
+            if text:
+                made.slot = len(self._readers)
+                self._readers.append(made)
+            return made
+
+        def block(inputs: int, outputs: int, layers: int) -> Block:
+            residual = ResidualBlock(inputs, outputs, self.time_width, groups, dropout)
+            return Block(residual, [attend(outputs) for _ in range(layers)])
+
+        self.time = Embedding(self.time_width)
+        self.limits = dict(scalars or {})
+        self.scalars = nn.ModuleDict(
+            {k: Embedding(self.time_width, zero=True) for k in self.limits}
+        )
+        self.classes = classes
+        self.label = nn.Embedding(classes + 1, self.time_width) if classes else None  # row 0: none
+        self.text = nn.Linear(text_width, text) if text else None
+        self.pool = nn.Linear(text, self.time_width, bias=False) if text else None
+
+        self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
+        skips = [widths[0]]
+        last = len(widths) - 1
+        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
+        here = widths[0]
+        for i, w in enumerate(widths):
+            row = nn.ModuleList()
+            for _ in range(blocks[i]):
+                row.append(block(here, w, attention[i]))
+                here = w
+                skips.append(w)
+            self.down.append(row)
+            if i < last:
+                self.shrink.append(nn.Conv2d(here, here, 3, stride=2, padding=1))
+                skips.append(here)
+        self.middle = nn.ModuleList()
+        if middle and self.inner is None:
+            self.middle.extend([block(here, here, 1), block(here, here, 0)])
+        self.into, self.back = nn.Identity(), nn.Identity()
+        if self.inner is not None:
+            nest = self.inner.nest_width
+            assert nest is not None  # `_nestable` saw to it
+            self.into = zeroed(nn.Conv2d(here, nest, 3, padding=1))
+            self.back = zeroed(nn.Conv2d(nest, here, 3, padding=1))
+        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
+        for i, w in reversed(list(enumerate(widths))):
+            row = nn.ModuleList()
+            for _ in range(blocks[i] + 1):
+                row.append(block(here + skips.pop(), w, attention[i]))
+                here = w
+            self.up.append(row)
+            if i > 0:
+                self.grow.append(Upsample(here))
+        self.head = nn.Sequential(
+            nn.GroupNorm(groups, here), nn.SiLU(), zeroed(nn.Conv2d(here, channels, 3, padding=1))
+        )
+
+    def tail(self, n: int) -> Denoiser:
+        if n == self.levels or self.inner is None:
+            return super().tail(n)
+        return self.inner.tail(n)
+
+    def prepare(self, cond: Cond) -> Cond:
+        """Class and text to one vector for all levels, and the text's keys and values."""
+        if self.inner is not None:
+            return self.inner.prepare(cond)
+        vector: Tensor | None = None
+        if self.label is not None:
+            if cond.labels is None:
+                raise ValueError(
+                    f"this denoiser knows {self.classes} classes and was given no labels: "
+                    f"give one for each example, -1 for none"
+                )
+            vector = self.label(cond.labels + 1)
+        if self.text is None or self.pool is None:
+            return replace(cond, vector=vector)
+        if cond.tokens is None or cond.mask is None:
+            raise ValueError(
+                "this denoiser reads text and was given none: give tokens with their mask, "
+                "an empty mask for no caption"
+            )
+        tokens = self.text(cond.tokens)
+        mask = cond.mask[..., None].to(tokens.dtype)
+        pooled = self.pool((tokens * mask).sum(1) / mask.sum(1).clamp(min=1))
+        context = tuple(block.keys_values(tokens) for block in self._readers)
+        vector = pooled if vector is None else vector + pooled
+        return replace(cond, vector=vector, context=context)
+
+    def forward(
+        self,
+        x_t: Levels,
+        log_snr: Float[Tensor, "b levels"],
+        cond: Cond,
+        carry: Any = None,
+        added: Tensor | None = None,
+    ) -> Prediction:
+        x = x_t[0]
+        rows, side = len(x), x.shape[-1]
+        if side % self.reduction or len(x_t) != self.levels:
+            raise ValueError(
+                f"{len(x_t)} level(s) with a side of {side} do not fit a network of {self.levels} "
+                f"that halves {self.reduction.bit_length() - 1} times: choose other resolutions or "
+                f"`multiples`"
+            )
+        vector = self._vector(log_snr[:rows, 0], cond, side)
+        mask = self._mask(cond)
+
+        h = self.first(x)
+        if added is not None:
+            h = h + added
+        skips = [h]
+        for i, row in enumerate(self.down):
+            for block in row:  # type: ignore[attr-defined]
+                h = block(h, vector, cond, mask)
+                skips.append(h)
+            if i < len(self.shrink):
+                h = self.shrink[i](h)
+                skips.append(h)
+        for block in self.middle:
+            h = block(h, vector, cond, mask)
+        levels: Levels = ()
+        if self.inner is not None:
+            more = len(x_t[1]) - rows  # examples without this level
+            joined = F.pad(self.into(h), (0, 0) * 3 + (0, more))
+            out = self.inner(x_t[1:], log_snr[:, 1:], cond, carry, joined)
+            h = h + self.back(out.features[:rows])
+            levels, carry = out.levels, out.carry
+        for i, row in enumerate(self.up):
+            for block in row:  # type: ignore[attr-defined]
+                h = block(torch.cat([h, skips.pop()], dim=1), vector, cond, mask)
+            if i < len(self.grow):
+                h = self.grow[i](h)
+        return Prediction((self.head(h), *levels), carry, features=h)
+
+    def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond, side: int) -> Tensor:
+        vector = self.time(self.clock(log_snr))
+        for name, embedding in self.scalars.items():
+            limit = self.limits[name]
+            given = cond.scalars.get(name)
+            value = torch.full_like(log_snr, limit) if given is None else given[: len(log_snr)]
+            vector = vector + embedding(value.clamp(max=limit))
+        return vector if cond.vector is None else vector + cond.vector[: len(log_snr)]
+
+    def _mask(self, cond: Cond) -> Tensor | None:
+        if not self.mask_text or cond.mask is None:
+            return None
+        return cond.mask | ~cond.mask.any(dim=1, keepdim=True)  # a row without words sees padding
+
+
+def _each(values: int | Sequence[int], n: int, name: str) -> list[int]:
+    listed = [values] * n if isinstance(values, int) else list(values)
+    if len(listed) != n:
+        raise ValueError(f"{name} {listed} for {n} widths: give one for each of `multiples`")
+    return listed
+
+
+def _nestable(inner: Denoiser | Node, facts: Node) -> Denoiser:
+    built = denoisers.build(inner, offered=facts)
+    if built.nest_width is not None:
+        return built
+    if isinstance(built, OneLevelDenoiser):
+        return Joined(built, facts["channels"])
+    raise ValueError(
+        f"{type(built).__name__} cannot be nested: give it `nest_width`, `added` and `features`, "
+        f"or subclass OneLevelDenoiser"
+    )

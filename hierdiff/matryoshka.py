@@ -1,0 +1,118 @@
+"""Matryoshka diffusion, the method under study (Gu et al., arXiv 2310.15111).
+
+All resolutions diffuse jointly under one time, each on its own shifted schedule, in one nested
+network; with growth the coarse levels are trained first and their weights stay where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from hierdiff.codec import Pyramid
+from hierdiff.denoisers import Denoiser, denoisers
+from hierdiff.levels import check_resolutions
+from hierdiff.method import Diffusion, Method, Sampling, Stage, methods
+from hierdiff.objective import Objective
+from hierdiff.parameterization import Parameterization
+from hierdiff.process import processes
+from hierdiff.registry import Node, constructed
+from hierdiff.schedules import Schedule, Shifted, schedules
+
+
+def pixel_diffusion(
+    *,
+    resolutions: Sequence[int],
+    schedules: Sequence[Schedule],
+    denoiser: Denoiser | Node,
+    process: str,
+    objective: Objective | Node | None,
+    sampling: Sampling | Node | None,
+    facts: Mapping[str, Any],
+    fractions: Sequence[float] | None = None,
+    batch_size: int | None = None,
+) -> Diffusion:
+    """A pixel stage over joint levels from parts or their nodes."""
+    options = dict(objective) if isinstance(objective, Mapping) else objective or {}
+    if isinstance(options, dict) and isinstance(options.get("parameterization"), Mapping):
+        options["parameterization"] = constructed(Parameterization, options["parameterization"])
+    return Diffusion(
+        codec=Pyramid(resolutions, facts["channels"]),
+        process=processes.build({"name": process, "schedules": schedules}),
+        objective=constructed(Objective, options),
+        denoiser=denoisers.build(denoiser, offered=facts),
+        sampling=constructed(Sampling, sampling or {}),
+        resolutions=resolutions,
+        facts=facts,
+        fractions=fractions,
+        batch_size=batch_size,
+    )
+
+
+@methods.register("mdm")
+class Matryoshka(Method):
+    """Joint levels at `resolutions`, finest first.
+
+    shift: exponent p, log_snr of a level lower by p ln(resolution / reference) (1 at 256 and 2 at
+    1024 in the official configurations). reference: the unshifted resolution, by default the
+    coarsest. fractions: see `Diffusion`. growth: shares of the budget spent on the 1, 2, ...
+    coarsest levels alone before all are trained together. channels, classes, text_width,
+    text_length: of the data.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolutions: Sequence[int],
+        denoiser: Denoiser | Node,
+        schedule: Schedule | Node | None = None,
+        shift: float = 1.0,
+        reference: int | None = None,
+        process: str = "variance_preserving",
+        objective: Objective | Node | None = None,
+        sampling: Sampling | Node | None = None,
+        fractions: Sequence[float] | None = None,
+        growth: Sequence[float] = (),
+        batch_size: int | None = None,
+        channels: int = 3,
+        classes: int = 0,
+        text_width: int = 0,
+        text_length: int = 0,
+    ):
+        super().__init__()
+        self.resolutions = check_resolutions(resolutions)
+        base = schedules.build(schedule or {"name": "cosine"})
+        low = reference or self.resolutions[-1]
+        whole = pixel_diffusion(
+            resolutions=self.resolutions,
+            schedules=[Shifted(base, side, low, shift) for side in self.resolutions],
+            denoiser=denoiser,
+            process=process,
+            objective=objective,
+            sampling=sampling,
+            fractions=fractions,
+            batch_size=batch_size,
+            facts={
+                "channels": channels,
+                "classes": classes,
+                "text_width": text_width,
+                "text_length": text_length,
+            },
+        )
+        if len(growth) >= len(self.resolutions) or sum(growth) >= 1 or any(s <= 0 for s in growth):
+            raise ValueError(
+                f"growth {list(growth)} for {len(self.resolutions)} levels: give a positive share "
+                f"for each number of levels below all, together less than 1"
+            )
+        grown = [whole.tail(n, share=share) for n, share in enumerate(growth, start=1)]
+        whole.share = 1 - sum(growth)
+        self.stages = nn.ModuleList([*grown, whole])  # type: ignore[assignment]
+
+    def at(self, resolution: int) -> Stage:
+        if resolution not in self.resolutions:
+            raise ValueError(
+                f"no level makes images at {resolution}: choose one of {list(self.resolutions)}"
+            )
+        return self.stages[-1].tail(len(self.resolutions) - self.resolutions.index(resolution))  # type: ignore[operator]

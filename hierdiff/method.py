@@ -1,0 +1,322 @@
+"""Method, stage, and `Diffusion`: one stage over joint levels.
+
+A method is one or more stages; trainer and benchmark see nothing but the method. A stage is a
+codec, a process, an objective and a denoiser, and says how it is trained and sampled.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hierdiff.batch import NOTHING, Batch, Cond
+from hierdiff.codec import Codec
+from hierdiff.denoisers import Denoiser
+from hierdiff.guidance import (
+    THRESHOLDS,
+    Carry,
+    Denoise,
+    Denoised,
+    Scale,
+    guided,
+    is_off,
+    thresholded,
+)
+from hierdiff.levels import Levels
+from hierdiff.noise import Noise
+from hierdiff.objective import LOG_SNR_LIMIT, Draws, Loss, Objective
+from hierdiff.process import GaussianProcess
+from hierdiff.registry import Node, Registry, checked, suggest
+from hierdiff.samplers import Sampler, grids, integrate, samplers
+from hierdiff.samplers.grids import Grid
+from hierdiff.samplers.integrate import Watch
+
+Images = dict[int, Float[Tensor, "n c _h _w"]]
+
+
+class Turn(NamedTuple):
+    """One optimizer's part of a step: the module whose parameters it moves."""
+
+    name: str
+    module: nn.Module
+
+
+class Stage(nn.Module, ABC):
+    """Trained on its own share of the budget (0: not trained), then kept with its EMA weights.
+
+    `forward` is the loss, so that a wrapper for many devices wraps the loss.
+    """
+
+    name: str
+    share: float = 1.0
+    batch_size: int | None = None  # None: the trainer's
+    resolutions: tuple[int, ...]
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return (Turn("denoiser", self),)
+
+    def start(self, previous: Stage | None, data: Any) -> Any:
+        """Once, before the first step: carries weights over, measures statistics."""
+        return data
+
+    @abstractmethod
+    def draw(self, batch: Batch, noise: Noise) -> Any:
+        """All randomness of one loss, made eagerly and outside of anything compiled."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss: ...
+
+    @abstractmethod
+    def sample(
+        self,
+        n: int,
+        cond: Cond = NOTHING,
+        *,
+        noise: Noise,
+        steps: int | None = None,
+        guidance: Scale | None = None,
+        watch: Watch | None = None,
+    ) -> Images:
+        """n images in [-1, 1] at every resolution of this stage."""
+
+
+class Method(nn.Module, ABC):
+    """`stages` are trained in order; the last one makes the images, or `sample` says which."""
+
+    resolutions: tuple[int, ...]
+    stages: Sequence[Stage]
+
+    def sample(
+        self,
+        n: int,
+        cond: Cond = NOTHING,
+        *,
+        noise: Noise,
+        steps: int | None = None,
+        guidance: Scale | None = None,
+        watch: Watch | None = None,
+    ) -> Images:
+        return self.stages[-1].sample(
+            n, cond, noise=noise, steps=steps, guidance=guidance, watch=watch
+        )
+
+    @abstractmethod
+    def at(self, resolution: int) -> Stage:
+        """The part of the method that makes images up to `resolution`: what a cost is taken of."""
+
+
+methods: Registry[Method] = Registry("method", Method)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a stage is sampled.
+
+    rule: a sampler. steps: of the grid, the last one to t = 0. guidance: scale of classifier-free
+    guidance, 1 is none, one number or one for each level. interval: times at which it acts.
+    threshold: {name: none | static | dynamic, ...}, applied to each level's x0.
+    """
+
+    rule: Sampler | Node = field(default_factory=lambda: {"name": "dpmpp_2m"})
+    grid: Grid | Node = field(default_factory=lambda: {"name": "uniform"})
+    steps: int = 25
+    guidance: Scale = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    threshold: Node = field(default_factory=lambda: {"name": "static"})
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rule", samplers.build(self.rule))
+        object.__setattr__(self, "grid", grids.build(self.grid))
+        if self.steps < 1:
+            raise ValueError(f"{self.steps} sampling steps: take 1 or more")
+        name = self.threshold.get("name")
+        if name not in THRESHOLDS:
+            raise ValueError(
+                f"unknown threshold {name!r}{suggest(str(name), THRESHOLDS) or ','} "
+                f"known: {', '.join(THRESHOLDS)}"
+            )
+        checked(THRESHOLDS[name], self.threshold, f"threshold {name!r}")
+
+
+class Diffusion(Stage):
+    """One network over joint levels, and with one level plain diffusion.
+
+    fractions: part of a training batch that has each level, finest first, ending in 1
+    (mixed-resolution batches; a level's loss is the mean over its own rows, so it stays unbiased).
+    facts: of the data (classes, text_width, text_length), to complete the conditions that a caller
+    leaves out.
+    """
+
+    def __init__(
+        self,
+        *,
+        codec: Codec,
+        process: GaussianProcess,
+        objective: Objective,
+        denoiser: Denoiser,
+        sampling: Sampling,
+        resolutions: Sequence[int],
+        facts: Mapping[str, int],
+        fractions: Sequence[float] | None = None,
+        share: float = 1.0,
+        batch_size: int | None = None,
+    ):
+        super().__init__()
+        levels = len(codec.shapes())
+        if denoiser.levels != levels:
+            raise ValueError(
+                f"a denoiser of {denoiser.levels} level(s) for {levels} resolutions "
+                f"{list(resolutions)}: nest one network for each"
+            )
+        objective.check(process)
+        scale = sampling.guidance
+        if isinstance(scale, Sequence) and len(scale) != levels:
+            raise ValueError(
+                f"{len(scale)} guidance scales for {levels} levels: one for each, finest first, "
+                f"or one for all"
+            )
+        self.codec, self.process, self.objective = codec, process, objective
+        self.denoiser = denoiser
+        self.sampling = sampling
+        self.resolutions = tuple(resolutions)
+        self.name = "x".join(str(side) for side in resolutions)
+        self.facts = dict(facts)
+        self.fractions = _check_fractions(fractions, levels)
+        self.share, self.batch_size = share, batch_size
+
+    def tail(self, n: int, *, share: float = 1.0) -> Diffusion:
+        """The stage of the n coarsest levels, holding the same objects: growth starts there."""
+        scale = self.sampling.guidance
+        if isinstance(scale, Sequence):
+            scale = scale[-n:]
+        return Diffusion(
+            codec=self.codec.tail(n),
+            process=self.process.tail(n),
+            objective=self.objective.tail(n),
+            denoiser=self.denoiser.tail(n),
+            sampling=replace(self.sampling, guidance=scale),
+            resolutions=self.resolutions[-n:],
+            facts=self.facts,
+            fractions=self.fractions[-n:],
+            share=share,
+            batch_size=self.batch_size,
+        )
+
+    def draw(self, batch: Batch, noise: Noise) -> Draws:
+        b = len(batch)
+        rows = [math.ceil(fraction * b) for fraction in self.fractions]
+        shapes = [(n, *shape) for n, shape in zip(rows, self.codec.shapes(), strict=True)]
+        return self.objective.draw(self.process, shapes, noise)
+
+    def forward(self, batch: Batch, draws: Draws, turn: str = "denoiser", step: int = 0) -> Loss:
+        levels = self.codec.encode(batch.images)
+        x0 = tuple(level[: len(eps)] for level, eps in zip(levels, draws.eps, strict=True))
+        return self.objective(self.process, self.denoiser, x0, batch.cond, draws)
+
+    def denoise(self, cond: Cond) -> Denoise:
+        """The denoise function of the network under `cond`, as samplers see it."""
+        told = self.denoiser.prepare(cond)
+        parameterization = self.objective.parameterization
+
+        def denoise(x: Levels, t: Float[Tensor, " b"], carry: Carry = None) -> Denoised:
+            log_snr = self.process.log_snr(t)
+            alpha, sigma = self.process.coefficients(log_snr)
+            seen = parameterization.scaled(x, alpha, sigma)
+            limited = log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+            out = self.denoiser(seen, limited, told, carry)
+            x0, _ = parameterization.x0_eps(out.levels, x, alpha, sigma)
+            return Denoised(x0, out.carry, out.variance)
+
+        return denoise
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        cond: Cond = NOTHING,
+        *,
+        noise: Noise,
+        steps: int | None = None,
+        guidance: Scale | None = None,
+        watch: Watch | None = None,
+    ) -> Images:
+        plan = self.sampling if steps is None else replace(self.sampling, steps=steps)
+        scale = plan.guidance if guidance is None else guidance
+        cond = self.complete(cond, n)
+        denoise = self.denoise(cond)
+        if not is_off(scale):
+            everything = torch.ones(n, dtype=torch.bool, device=self.device)
+            weak = self.denoise(cond.dropped(everything))
+            denoise = guided(denoise, weak, scale, interval=plan.interval)
+        options = {k: v for k, v in plan.threshold.items() if k != "name"}
+        denoise = thresholded(denoise, THRESHOLDS[plan.threshold["name"]](**options))
+        _, start = self.process.alpha_sigma(torch.ones(1, dtype=torch.float64))
+        x = tuple(
+            float(std) * noise((n, *shape))
+            for std, shape in zip(start[0], self.codec.shapes(), strict=True)
+        )
+        times = plan.grid(plan.steps, self.process)  # type: ignore[operator]
+        training = self.training
+        self.eval()
+        try:
+            x = integrate(plan.rule, denoise, self.process, x, times, noise, watch=watch)  # type: ignore[arg-type]
+        finally:
+            self.train(training)
+        return self.codec.decode(x)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def evaluations(self) -> int:
+        """Network calls for one image; guidance calls twice."""
+        calls = self.sampling.steps * self.sampling.rule.calls_per_step  # type: ignore[union-attr]
+        calls -= self.sampling.rule.calls_per_step - 1  # type: ignore[union-attr]
+        return calls * (1 if is_off(self.sampling.guidance) else 2)
+
+    def complete(self, cond: Cond, n: int) -> Cond:
+        """`cond` on this device, with "none" for the labels and text that the data has."""
+        classes, width = self.facts.get("classes", 0), self.facts.get("text_width", 0)
+        cond = cond.map(lambda tensor: tensor.to(self.device))
+        for name, part in (("labels", cond.labels), ("captions", cond.tokens)):
+            if part is not None and len(part) != n:
+                raise ValueError(f"{len(part)} {name} for {n} images: give one for each")
+        if classes and cond.labels is None:
+            cond = replace(cond, labels=torch.full((n,), -1, device=self.device))
+        if classes and cond.labels is not None:
+            check_labels(cond.labels, classes)
+        if width and cond.tokens is None:
+            length = self.facts["text_length"]
+            tokens = torch.zeros(n, length, width, device=self.device)
+            mask = torch.zeros(n, length, dtype=torch.bool, device=self.device)
+            cond = replace(cond, tokens=tokens, mask=mask)
+        return cond
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < -1 or high >= classes:
+        raise ValueError(
+            f"label {low if low < -1 else high} is out of range: the model knows classes "
+            f"0 to {classes - 1}, and -1 for none"
+        )
+
+
+def _check_fractions(fractions: Sequence[float] | None, levels: int) -> list[float]:
+    shares = [1.0] * levels if fractions is None else [float(f) for f in fractions]
+    rising = all(a <= b for a, b in zip(shares, shares[1:], strict=False))
+    if len(shares) != levels or shares[-1] != 1 or shares[0] <= 0 or not rising:
+        raise ValueError(
+            f"fractions {shares} for {levels} levels: give one for each, finest first, above 0, "
+            f"not falling, the last 1"
+        )
+    return shares

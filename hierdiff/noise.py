@@ -1,0 +1,75 @@
+"""Where randomness enters: `noise(shape) -> Tensor` of independent standard normals.
+
+A source is a function, so that the same code runs from one generator, from one generator per
+example (the draw of an example then depends on neither batch size nor process count), or from
+tensors given by a test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+Noise = Callable[[Sequence[int]], Tensor]
+
+
+def seed_of(*parts: int | str) -> int:
+    """A 63-bit seed from any parts, the same on every machine: `seed_of(seed, "draws", step)`."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator_of(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed_of(*parts))
+
+
+def from_generator(
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Noise:
+    """All examples from one generator."""
+
+    def noise(shape: Sequence[int]) -> Tensor:
+        drawn = torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=dtype)
+        return drawn.to(device)
+
+    return noise
+
+
+def per_example(
+    seeds: Sequence[int],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Noise:
+    """Example i from its own generator, seeded with `seeds[i]`."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def noise(shape: Sequence[int]) -> Tensor:
+        if shape[0] != len(generators):
+            raise ValueError(
+                f"noise for {shape[0]} examples asked of {len(generators)} seeds: "
+                f"give one seed each"
+            )
+        rows = [torch.randn(tuple(shape[1:]), generator=g, dtype=dtype) for g in generators]
+        return torch.stack(rows).to(device)
+
+    return noise
+
+
+def given(tensors: Sequence[Tensor]) -> Noise:
+    """The tensors one after another; each must have the shape that is asked for."""
+    rest: Iterator[Tensor] = iter(tensors)
+
+    def noise(shape: Sequence[int]) -> Tensor:
+        tensor = next(rest)
+        if tuple(tensor.shape) != tuple(shape):
+            raise ValueError(
+                f"noise given has shape {tuple(tensor.shape)}, asked for {tuple(shape)}"
+            )
+        return tensor
+
+    return noise

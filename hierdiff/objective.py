@@ -1,0 +1,279 @@
+"""The training loss: time density, prediction space, loss space, weight of log-SNR, level weights.
+
+Prediction and loss space are set apart: MDM predicts v and compares in eps space (arXiv 2310.15111,
+official code). A weight is given on the squared error of x0, whatever the loss space; `constant`
+alone means a plain mean square in the loss space itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from hierdiff.batch import Cond
+from hierdiff.denoisers.protocol import Denoiser
+from hierdiff.levels import Levels, spread
+from hierdiff.noise import Noise
+from hierdiff.parameterization import Parameterization, check_kind, error_ratio, target
+from hierdiff.process import GaussianProcess
+from hierdiff.registry import Node, Registry
+
+LOG_SNR_LIMIT = 30.0  # of what a network is told
+
+
+class Weight(ABC):
+    """log_snr and the loss space's error ratio -> weight on the squared error of x0."""
+
+    @abstractmethod
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor: ...
+
+
+weights: Registry[Weight] = Registry("loss weight", Weight)
+
+
+@weights.register("constant")
+@dataclass(frozen=True)
+class Constant(Weight):
+    """Plain mean square in the loss space."""
+
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
+        return ratio
+
+
+@weights.register("snr")
+@dataclass(frozen=True)
+class SNR(Weight):
+    """The SNR: what a plain loss on eps amounts to."""
+
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
+        return log_snr.exp()
+
+
+@weights.register("truncated_snr")
+@dataclass(frozen=True)
+class TruncatedSNR(Weight):
+    """max(SNR, 1) (Salimans & Ho, arXiv 2202.00512)."""
+
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
+        return log_snr.exp().clamp(min=1)
+
+
+@weights.register("min_snr")
+@dataclass(frozen=True)
+class MinSNR(Weight):
+    """min(SNR, gamma) (Hang et al., arXiv 2303.09556)."""
+
+    gamma: float = 5.0
+
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
+        return log_snr.exp().clamp(max=self.gamma)
+
+
+@weights.register("sigmoid")
+@dataclass(frozen=True)
+class SigmoidWeight(Weight):
+    """sigmoid(bias - log_snr) on the eps error (Kingma & Gao, arXiv 2303.00848)."""
+
+    bias: float = 0.0
+
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
+        return log_snr.exp() * torch.sigmoid(self.bias - log_snr)
+
+
+@weights.register("edm")
+@dataclass(frozen=True)
+class EDMWeight(Weight):
+    """SNR + 1 / sigma_data^2: EDM's lambda (arXiv 2206.00364, table 1)."""
+
+    sigma_data: float = 0.5
+
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
+        return log_snr.exp() + self.sigma_data**-2
+
+
+class TimeDensity(ABC):
+    """Uniform numbers in (0, 1) to training times in (0, 1)."""
+
+    @abstractmethod
+    def __call__(self, u: Float[Tensor, " b"], process: GaussianProcess) -> Float[Tensor, " b"]: ...
+
+
+densities: Registry[TimeDensity] = Registry("time density", TimeDensity)
+
+
+@densities.register("uniform")
+@dataclass(frozen=True)
+class Uniform(TimeDensity):
+    def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
+        return u
+
+
+@densities.register("logit_normal")
+@dataclass(frozen=True)
+class LogitNormal(TimeDensity):
+    """logit(t) ~ N(mean, std^2) (Esser et al., arXiv 2403.03206)."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
+
+
+@densities.register("edm")
+@dataclass(frozen=True)
+class EDMLogNormal(TimeDensity):
+    """ln sigma/alpha ~ N(mean, std^2) at the coarsest level (EDM, arXiv 2206.00364, table 1)."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
+        log_sigma = self.mean + self.std * torch.special.ndtri(u)
+        return process.schedules[-1].inverse(-2 * log_sigma)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All randomness of one loss: time, noise of each level, which conditions are dropped."""
+
+    t: Float[Tensor, " b"]
+    eps: Levels
+    drop: Bool[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`total` is minimised; `logs` are numbers by name, one for each level, to be read.
+
+    Whoever reads them detaches them: a compiler may give equal outputs as one tensor, and with one
+    level the total would be detached with its log.
+    """
+
+    total: Float[Tensor, ""]
+    logs: dict[str, Float[Tensor, ""]]
+
+
+for cls, names in ((Draws, ["t", "eps", "drop"]), (Loss, ["total", "logs"])):
+    pytree.register_dataclass(cls, field_names=names)
+
+
+def uniforms(
+    b: int, noise: Noise, *, stratified: bool = False, margin: float = 1e-6
+) -> Float[Tensor, " b"]:
+    """Uniform numbers in (margin, 1 - margin); stratified: one in each of b cells, shuffled."""
+    u = torch.special.ndtr(noise((b,)))
+    if stratified:
+        u = (noise((b,)).argsort() + u) / b
+    return u.clamp(margin, 1 - margin)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Loss of one network over joint levels.
+
+    loss_space: a row of `PREDICTIONS`. level_weights: one for each level, finest first; None is 1
+    each (each level is a mean over its own pixels, so that its size does not matter). drop: rate at
+    which a training example loses its label and text, for classifier-free guidance.
+    """
+
+    parameterization: Parameterization = field(default_factory=Parameterization)
+    loss_space: str = "eps"
+    weight: Weight | Node = field(default_factory=Constant)
+    level_weights: Sequence[float] | None = None
+    time: TimeDensity | Node = field(default_factory=Uniform)
+    stratified: bool = True
+    drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_kind(self.loss_space)
+        object.__setattr__(self, "weight", _weight(self.weight))
+        object.__setattr__(self, "time", _density(self.time))
+        if not 0 <= self.drop <= 1:
+            raise ValueError(f"drop rate {self.drop} is not a share: choose one in [0, 1]")
+
+    def check(self, process: GaussianProcess) -> None:
+        """Refuses what cannot work with this process, before compute.
+
+        A network that predicts eps says nothing about x0 where the SNR is 0.
+        """
+        if self.level_weights is not None and len(self.level_weights) != len(process.schedules):
+            raise ValueError(
+                f"{len(self.level_weights)} level weights for {len(process.schedules)} levels: "
+                f"give one for each, finest first"
+            )
+        scales = self.parameterization.input_scale
+        if not isinstance(scales, str) and len(scales) != len(process.schedules):
+            raise ValueError(
+                f"{len(scales)} input scales for {len(process.schedules)} levels: "
+                f"give one for each, finest first, or one for all"
+            )
+        end = process.log_snr(torch.ones(1, dtype=torch.float64))
+        if self.parameterization.prediction == "eps" and bool(torch.isneginf(end).any()):
+            raise ValueError(
+                "prediction 'eps' with SNR 0 at t = 1 cannot be turned into an image: "
+                "predict 'v' or 'x0', or choose a schedule with a finite log_snr at t = 1"
+            )
+
+    def tail(self, n: int) -> Objective:
+        """The objective of the n coarsest levels."""
+        weights = None if self.level_weights is None else self.level_weights[-n:]
+        scale = self.parameterization.input_scale
+        if not isinstance(scale, str):
+            scale = scale[-n:]
+        parameterization = replace(self.parameterization, input_scale=scale)
+        return replace(self, level_weights=weights, parameterization=parameterization)
+
+    def draw(
+        self, process: GaussianProcess, shapes: Sequence[Sequence[int]], noise: Noise
+    ) -> Draws:
+        """Made eagerly, outside a compiled loss; shapes: b c h w of each level, the last full."""
+        b = shapes[-1][0]
+        u = uniforms(b, noise, stratified=self.stratified)
+        drop = torch.special.ndtr(noise((b,))) < self.drop
+        eps = tuple(noise(shape) for shape in shapes)
+        return Draws(self.time(u, process), eps, drop)  # type: ignore[operator]
+
+    def __call__(
+        self, process: GaussianProcess, denoiser: Denoiser, x0: Levels, cond: Cond, draws: Draws
+    ) -> Loss:
+        """Level i of x0 may hold the first b_i rows; its loss is the mean over its own rows."""
+        log_snr = process.log_snr(draws.t)
+        alpha, sigma = process.coefficients(log_snr)
+        x_t = process.corrupt(x0, draws.eps, draws.t)
+        seen = self.parameterization.scaled(x_t, alpha, sigma)
+        told = denoiser.prepare(cond.dropped(draws.drop))
+        prediction = denoiser(seen, log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT), told)
+        clean, eps = self.parameterization.x0_eps(prediction.levels, x_t, alpha, sigma)
+        logs: dict[str, Tensor] = {}
+        total = x0[-1].new_zeros(())
+        shares = self.level_weights or [1.0] * len(x0)
+        columns = zip(spread(alpha, x0), spread(sigma, x0), spread(log_snr, x0), strict=True)
+        sigma_data = self.parameterization.sigma_data
+        for i, (a, s, level_log_snr) in enumerate(columns):
+            wanted = target(self.loss_space, x0[i], draws.eps[i], a, s, sigma_data)
+            guessed = target(self.loss_space, clean[i], eps[i], a, s, sigma_data)
+            ratio = error_ratio(self.loss_space, a, s, sigma_data)
+            weight = self.weight(level_log_snr, ratio) / ratio  # type: ignore[operator]
+            loss = (weight * (guessed - wanted) ** 2).mean()
+            total = total + shares[i] * loss
+            logs[f"loss/{x0[i].shape[-1]}"] = loss
+        for name, value in (prediction.losses or {}).items():
+            total = total + value.mean()
+            logs[f"loss/{name}"] = value.mean()
+        return Loss(total, logs)
+
+
+def _weight(part: Any) -> Weight:
+    return weights.build(part)
+
+
+def _density(part: Any) -> TimeDensity:
+    return densities.build(part)

@@ -1,0 +1,132 @@
+"""What a network predicts: x0, eps, v, u or EDM's F, each a row of one table.
+
+A row gives (a, b) with prediction = a x0 + b eps. Together with x_t = alpha x0 + sigma eps this is
+a 2x2 system, and one solve converts any prediction into any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hierdiff.levels import Levels, spread
+from hierdiff.registry import suggest
+
+Pair = tuple[Tensor, Tensor]
+
+
+def _edm(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Pair:
+    scale = (alpha**2 * sigma_data**2 + sigma**2).sqrt()
+    return sigma / (sigma_data * scale), -alpha * sigma_data / scale
+
+
+# prediction = a x0 + b eps, as (alpha, sigma, sigma_data) -> (a, b)
+PREDICTIONS: dict[str, Callable[[Tensor, Tensor, float], Pair]] = {
+    "x0": lambda alpha, sigma, _: (torch.ones_like(alpha), torch.zeros_like(alpha)),
+    "eps": lambda alpha, sigma, _: (torch.zeros_like(alpha), torch.ones_like(alpha)),
+    "v": lambda alpha, sigma, _: (-sigma, alpha),  # arXiv 2202.00512
+    "u": lambda alpha, sigma, _: (-torch.ones_like(alpha), torch.ones_like(alpha)),  # eps - x0
+    "edm": _edm,  # F of arXiv 2206.00364, equation 7
+}
+INPUT_SCALES = ("none", "data", "sample")
+
+
+def target(
+    kind: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float = 1.0
+) -> Tensor:
+    """The prediction of kind `kind` that a perfect network makes."""
+    a, b = PREDICTIONS[kind](alpha, sigma, sigma_data)
+    return a * x0 + b * eps
+
+
+def to_x0_eps(
+    kind: str,
+    prediction: Tensor,
+    x_t: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+    sigma_data: float = 1.0,
+) -> Pair:
+    """Solves [a b; alpha sigma] (x0, eps) = (prediction, x_t)."""
+    a, b = PREDICTIONS[kind](alpha, sigma, sigma_data)
+    determinant = a * sigma - b * alpha
+    x0 = (sigma * prediction - b * x_t) / determinant
+    eps = (a * x_t - alpha * prediction) / determinant
+    return x0, eps
+
+
+def error_ratio(kind: str, alpha: Tensor, sigma: Tensor, sigma_data: float = 1.0) -> Tensor:
+    """Squared error in `kind` over squared error in x0, at fixed x_t.
+
+    With x_t fixed, an error d in x0 is -alpha / sigma d in eps, hence (a - b alpha / sigma)^2.
+    """
+    a, b = PREDICTIONS[kind](alpha, sigma, sigma_data)
+    return (a - b * alpha / sigma) ** 2
+
+
+def check_kind(kind: str) -> str:
+    if kind not in PREDICTIONS:
+        raise ValueError(
+            f"unknown prediction {kind!r}{suggest(kind, PREDICTIONS) or ','} "
+            f"known: {', '.join(PREDICTIONS)}"
+        )
+    return kind
+
+
+@dataclass(frozen=True)
+class Parameterization:
+    """What the network predicts and how its input is scaled, one choice or one for each level.
+
+    prediction: a row of `PREDICTIONS`. input_scale: "none"; "data", x_t / sqrt(alpha^2 sigma_data^2
+    + sigma^2) (EDM's c_in); or "sample", x_t over its own standard deviation (Chen, arXiv
+    2301.10972; MDM's middle level at 1024). sigma_data: standard deviation of the data, in units of
+    the [-1, 1] range.
+    """
+
+    prediction: str = "v"
+    input_scale: str | Sequence[str] = "none"
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_kind(self.prediction)
+        for scale in [self.input_scale] if isinstance(self.input_scale, str) else self.input_scale:
+            if scale not in INPUT_SCALES:
+                raise ValueError(
+                    f"unknown input scale {scale!r}{suggest(scale, INPUT_SCALES) or ','} "
+                    f"known: {', '.join(INPUT_SCALES)}"
+                )
+
+    def scaled(
+        self, x_t: Levels, alpha: Float[Tensor, "b levels"], sigma: Float[Tensor, "b levels"]
+    ) -> Levels:
+        """The state as the network sees it."""
+        n = len(x_t)
+        choices = [self.input_scale] * n if isinstance(self.input_scale, str) else self.input_scale
+        parts = zip(choices, x_t, spread(alpha, x_t), spread(sigma, x_t), strict=True)
+        return tuple(self._scaled(*part) for part in parts)
+
+    def _scaled(self, choice: str, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        if choice == "data":
+            return x / (alpha**2 * self.sigma_data**2 + sigma**2).sqrt()
+        if choice == "sample":
+            return x / x.std(dim=tuple(range(1, x.ndim)), keepdim=True)
+        return x
+
+    def x0_eps(
+        self,
+        levels: Levels,
+        x_t: Levels,
+        alpha: Float[Tensor, "b levels"],
+        sigma: Float[Tensor, "b levels"],
+    ) -> tuple[Levels, Levels]:
+        """Clean image and noise that predictions stand for, in the precision of x_t."""
+        parts = zip(levels, x_t, spread(alpha, x_t), spread(sigma, x_t), strict=True)
+        pairs = [
+            to_x0_eps(self.prediction, level.to(x.dtype), x, a, s, self.sigma_data)
+            for level, x, a, s in parts
+        ]
+        return tuple(x0 for x0, _ in pairs), tuple(eps for _, eps in pairs)

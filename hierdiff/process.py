@@ -1,0 +1,121 @@
+"""Gaussian processes over levels: x_t = alpha x0 + sigma eps, each level on its own schedule.
+
+One time t per example is shared by all levels; the noise of the levels is independent (MDM,
+arXiv 2310.15111, section 3.1). The three final classes differ in which (alpha, sigma) a log_snr
+stands for.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hierdiff.levels import Levels, spread
+from hierdiff.registry import Node, Registry
+from hierdiff.schedules import Schedule, schedules
+
+PerLevel = Float[Tensor, "b levels"]
+
+
+class GaussianProcess(ABC):
+    """One schedule for each level, finest first."""
+
+    def __init__(self, schedules: Sequence[Schedule | Node]):
+        self.schedules = tuple(_schedule(part) for part in schedules)
+
+    @staticmethod
+    @abstractmethod
+    def coefficients(log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma) with alpha^2 / sigma^2 = exp(log_snr)."""
+
+    def log_snr(self, t: Float[Tensor, " b"]) -> PerLevel:
+        return torch.stack([schedule(t) for schedule in self.schedules], dim=1)
+
+    def alpha_sigma(self, t: Float[Tensor, " b"]) -> tuple[PerLevel, PerLevel]:
+        return self.coefficients(self.log_snr(t))
+
+    def corrupt(self, x0: Levels, eps: Levels, t: Float[Tensor, " b"]) -> Levels:
+        """Noisy state at t; a level may hold only the first rows of the batch."""
+        alpha, sigma = self.alpha_sigma(t)
+        scaled = zip(x0, eps, spread(alpha, x0), spread(sigma, x0), strict=True)
+        return tuple(a * x + s * e for x, e, a, s in scaled)
+
+    def step_variance(
+        self, t: Float[Tensor, " b"], s: Float[Tensor, " b"]
+    ) -> tuple[PerLevel, PerLevel]:
+        """Variances of q(x_t | x_s) and of q(x_s | x_t, x0), s < t.
+
+        sigma_t^2 - (alpha_t sigma_s / alpha_s)^2, and that times sigma_s^2 / sigma_t^2
+        (DDPM, arXiv 2006.11239, equation 7).
+        """
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
+        ratio = (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2  # SNR_t / SNR_s
+        large = sigma_t**2 * (1 - ratio)
+        return large, sigma_s**2 * (1 - ratio)
+
+    def posterior(
+        self, x0: Levels, x_t: Levels, t: Float[Tensor, " b"], s: Float[Tensor, " b"]
+    ) -> tuple[Levels, PerLevel]:
+        """Mean and variance of q(x_s | x_t, x0), s < t."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
+        large, small = self.step_variance(t, s)
+        keep = alpha_t * sigma_s**2 / (alpha_s * sigma_t**2)
+        pull = alpha_s * large / sigma_t**2
+        parts = zip(x0, x_t, spread(keep, x_t), spread(pull, x_t), strict=True)
+        return tuple(k * x + p * clean for clean, x, k, p in parts), small
+
+    def renoise(
+        self, x: Levels, t: Float[Tensor, " b"], s: Float[Tensor, " b"], noise: Levels
+    ) -> Levels:
+        """x at the cleaner time t brought to the noisier time s; s = t is the identity.
+
+        Variance added: sigma_s^2 - (sigma_t alpha_s / alpha_t)^2.
+        """
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
+        scale = alpha_s / alpha_t
+        added = (sigma_s**2 - (sigma_t * scale) ** 2).clamp(min=0).sqrt()
+        parts = zip(x, noise, spread(scale, x), spread(added, x), strict=True)
+        return tuple(a * level + b * e for level, e, a, b in parts)
+
+    def tail(self, n: int) -> GaussianProcess:
+        """The n coarsest levels."""
+        return type(self)(self.schedules[-n:])
+
+
+def _schedule(part: Any) -> Schedule:
+    return schedules.build(part)
+
+
+processes: Registry[GaussianProcess] = Registry("process", GaussianProcess)
+
+
+@processes.register("variance_preserving")
+class VariancePreserving(GaussianProcess):
+    """alpha^2 + sigma^2 = 1: alpha^2 = sigmoid(log_snr)."""
+
+    @staticmethod
+    def coefficients(log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+
+
+@processes.register("flow")
+class Flow(GaussianProcess):
+    """alpha + sigma = 1: alpha = sigmoid(log_snr / 2)."""
+
+    @staticmethod
+    def coefficients(log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.sigmoid(log_snr / 2), torch.sigmoid(-log_snr / 2)
+
+
+@processes.register("variance_exploding")
+class VarianceExploding(GaussianProcess):
+    """alpha = 1, sigma = exp(-log_snr / 2)."""
+
+    @staticmethod
+    def coefficients(log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(log_snr), torch.exp(-log_snr / 2)

@@ -1,0 +1,66 @@
+"""Ancestral sampling: x_s from q(x_s | x_t, x0) (DDPM, arXiv 2006.11239, equations 6 and 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hierdiff.guidance import Denoise
+from hierdiff.levels import Levels, spread
+from hierdiff.noise import Noise
+from hierdiff.process import GaussianProcess
+from hierdiff.samplers.integrate import Sampler, State, samplers
+
+VARIANCES = ("small", "large", "learned")
+
+
+@samplers.register("ancestral")
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    """variance "small" is that of the posterior, exact for point masses; "large" that of
+    q(x_t | x_s), exact for unit-variance data; "learned" lies between them where the denoiser says
+    (iDDPM, arXiv 2102.09672, equation 15). The step to t = 0 adds no noise.
+    """
+
+    variance: str = "small"
+
+    def __post_init__(self) -> None:
+        if self.variance not in VARIANCES:
+            raise ValueError(
+                f"unknown variance {self.variance!r}: choose one of {', '.join(VARIANCES)}"
+            )
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        process: GaussianProcess,
+        x: Levels,
+        t: Tensor,
+        s: Tensor,
+        state: State,
+        noise: Noise,
+    ) -> tuple[Levels, State]:
+        out = denoise(x, t, state.carry)
+        mean, _ = process.posterior(out.x0, x, t, s)
+        if float(s.max()) == 0:
+            return mean, State(out.carry)
+        large, small = process.step_variance(t, s)
+        columns = zip(mean, spread(small, x), spread(large, x), strict=True)
+        moved = []
+        for i, (level, low, high) in enumerate(columns):
+            share = self._share(None if out.variance is None else out.variance[i])
+            std = (share * high.log() + (1 - share) * low.log()).mul(0.5).exp()
+            moved.append(level + std * noise(level.shape))
+        return tuple(moved), State(out.carry)
+
+    def _share(self, variance: Tensor | None) -> Tensor | float:
+        """Weight of the logarithm of the large variance."""
+        if self.variance != "learned":
+            return float(self.variance == "large")
+        if variance is None:
+            raise ValueError(
+                "variance 'learned' asked of a denoiser that predicts none: "
+                "choose 'small' or 'large'"
+            )
+        return (variance + 1) / 2

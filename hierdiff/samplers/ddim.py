@@ -1,0 +1,58 @@
+"""DDIM(eta) (Song et al., arXiv 2010.02502, equation 12). eta = 0 is Euler: one rule, two names.
+
+eps is derived from the (thresholded) x0. eta = 1 is ancestral sampling with the small variance;
+like it, the step to t = 0 adds no noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hierdiff.guidance import Denoise
+from hierdiff.levels import Levels, spread
+from hierdiff.noise import Noise
+from hierdiff.process import GaussianProcess
+from hierdiff.samplers.integrate import Sampler, State, eps_of, samplers
+
+
+@samplers.register("ddim")
+@dataclass(frozen=True)
+class DDIM(Sampler):
+    """x_s = alpha_s x0 + sqrt(sigma_s^2 - c^2) eps + c noise, c = eta sqrt(small variance)."""
+
+    eta: float = 0.0
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        process: GaussianProcess,
+        x: Levels,
+        t: Tensor,
+        s: Tensor,
+        state: State,
+        noise: Noise,
+    ) -> tuple[Levels, State]:
+        out = denoise(x, t, state.carry)
+        eps = eps_of(x, out.x0, *process.alpha_sigma(t))
+        alpha, sigma = process.alpha_sigma(s)
+        if self.eta == 0:
+            parts = zip(out.x0, eps, spread(alpha, x), spread(sigma, x), strict=True)
+            return tuple(a * clean + b * e for clean, e, a, b in parts), State(out.carry)
+        _, small = process.step_variance(t, s)
+        fresh = self.eta**2 * small
+        kept = (sigma**2 - fresh).clamp(min=0).sqrt()
+        columns = [spread(values, x) for values in (alpha, kept, fresh.sqrt())]
+        last = float(s.max()) == 0
+        moved = tuple(
+            a * clean + k * e + (0 if last else f * noise(e.shape))
+            for clean, e, a, k, f in zip(out.x0, eps, *columns, strict=True)
+        )
+        return moved, State(out.carry)
+
+
+@samplers.register("euler")
+def euler() -> DDIM:
+    """Euler's rule in (alpha, sigma): DDIM with eta 0."""
+    return DDIM(eta=0.0)

@@ -1,0 +1,70 @@
+"""Time grids: the times that a sampler visits, from near 1 down to 0, `steps` + 1 of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hierdiff.process import GaussianProcess
+from hierdiff.registry import Registry
+
+Grid64 = Float[Tensor, " steps_and_one"]
+
+
+class Grid(ABC):
+    @abstractmethod
+    def __call__(self, steps: int, process: GaussianProcess) -> Grid64: ...
+
+
+grids: Registry[Grid] = Registry("time grid", Grid)
+
+
+@grids.register("uniform")
+@dataclass(frozen=True)
+class UniformGrid(Grid):
+    """Equal steps in t from `start` to `end`."""
+
+    start: float = 1.0
+    end: float = 0.0
+
+    def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
+        return torch.linspace(self.start, self.end, steps + 1, dtype=torch.float64)
+
+
+@grids.register("karras")
+@dataclass(frozen=True)
+class KarrasGrid(Grid):
+    """`steps` noise levels sigma/alpha with equal steps in sigma^(1/rho), then 0.
+
+    EDM, arXiv 2206.00364, equation 5; read at the coarsest level's schedule.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
+        first, last = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        sigma = torch.linspace(first, last, steps, dtype=torch.float64) ** self.rho
+        times = process.schedules[-1].inverse(-2 * sigma.log()).clamp(0, 1)
+        times = torch.cat([times, torch.zeros(1, dtype=torch.float64)])
+        return torch.unique_consecutive(times)
+
+
+@grids.register("mdm")
+@dataclass(frozen=True)
+class MDMGrid(Grid):
+    """The official MDM's: table indices round(k (T + 1) / (steps + 1)), k = steps .. 0, over T.
+
+    It does not start at 1: with 10 steps of 1000 the first time is 0.910.
+    """
+
+    table: int = 1000
+
+    def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
+        k = torch.arange(steps, -1, -1, dtype=torch.float64)
+        return torch.round(k * (self.table + 1) / (steps + 1)) / self.table

@@ -1,0 +1,268 @@
+"""Noise schedules: time t in [0, 1] to log signal-to-noise ratio, log(alpha^2 / sigma^2).
+
+t = 0 is the clean image, t = 1 is noise; log_snr falls strictly as t grows. Limits are set by
+rescaling time, never by clipping. A schedule knows no images: which (alpha, sigma) a log_snr stands
+for is the process's business.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hierdiff.registry import Node, Registry
+
+Times = Float[Tensor, "*b"]
+
+
+class Schedule(ABC):
+    """t -> log_snr, strictly decreasing; the ends may be infinite."""
+
+    @abstractmethod
+    def __call__(self, t: Times) -> Times: ...
+
+    def inverse(self, log_snr: Times) -> Times:
+        """The t of a log_snr, by bisection to the last bit; values beyond the ends give 0 or 1."""
+        low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
+        for _ in range(60):
+            middle = (low + high) / 2
+            early = self(middle) > log_snr
+            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+        return (low + high) / 2
+
+
+schedules: Registry[Schedule] = Registry("schedule", Schedule)
+
+
+@schedules.register("cosine")
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """-2 ln tan(angle) with the angle linear in t (simple diffusion, arXiv 2301.11093)."""
+
+    log_snr_min: float = -15.0
+    log_snr_max: float = 15.0
+
+    def __call__(self, t: Times) -> Times:
+        first, last = self._angles()
+        return -2 * torch.log(torch.tan(first + t * (last - first)))
+
+    def inverse(self, log_snr: Times) -> Times:
+        first, last = self._angles()
+        return (torch.atan(torch.exp(-log_snr / 2)) - first) / (last - first)
+
+    def _angles(self) -> tuple[float, float]:
+        return math.atan(math.exp(-self.log_snr_max / 2)), math.atan(
+            math.exp(-self.log_snr_min / 2)
+        )
+
+
+@schedules.register("sigmoid")
+@dataclass(frozen=True)
+class Sigmoid(Schedule):
+    """alpha^2 is a piece of a sigmoid, from 1 at t = 0 to 0 at t = 1 (Chen, arXiv 2301.10972)."""
+
+    start: float = -3.0
+    end: float = 3.0
+    tau: float = 1.0
+
+    def __call__(self, t: Times) -> Times:
+        first, last = self._values()
+        value = torch.sigmoid((self.start + t * (self.end - self.start)) / self.tau)
+        return torch.log(last - value) - torch.log(value - first)
+
+    def inverse(self, log_snr: Times) -> Times:
+        first, last = self._values()
+        value = last - torch.sigmoid(log_snr) * (last - first)
+        return (self.tau * torch.logit(value) - self.start) / (self.end - self.start)
+
+    def _values(self) -> tuple[float, float]:
+        return 1 / (1 + math.exp(-self.start / self.tau)), 1 / (1 + math.exp(-self.end / self.tau))
+
+
+@schedules.register("linear_flow")
+@dataclass(frozen=True)
+class LinearFlow(Schedule):
+    """alpha : sigma = 1 - t : t, the straight path of flow matching (arXiv 2210.02747)."""
+
+    def __call__(self, t: Times) -> Times:
+        return 2 * (torch.log1p(-t) - torch.log(t))
+
+    def inverse(self, log_snr: Times) -> Times:
+        return torch.sigmoid(-log_snr / 2)
+
+
+@schedules.register("power")
+@dataclass(frozen=True)
+class Power(Schedule):
+    """sigma : alpha = sigma_max t^rho: the time in which Karras' grid is uniform.
+
+    EDM, arXiv 2206.00364, equation 5, with sigma = 0 at t = 0.
+    """
+
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __call__(self, t: Times) -> Times:
+        return -2 * (math.log(self.sigma_max) + self.rho * torch.log(t))
+
+    def inverse(self, log_snr: Times) -> Times:
+        return torch.exp((-log_snr / 2 - math.log(self.sigma_max)) / self.rho)
+
+
+class DiscreteTable(Schedule):
+    """A published table of `steps` noise levels, entry i at t = i / steps, entry 0 clean.
+
+    log_snr is linear between entries; before the first one sigma^2 is linear, down to 0 at t = 0.
+    """
+
+    steps: int
+
+    @abstractmethod
+    def betas(self) -> Float[Tensor, " steps"]:
+        """Share of the variance replaced by noise in each step, float64."""
+
+    def __call__(self, t: Times) -> Times:
+        table = _table(self).to(t.device)
+        place = t.double() * self.steps
+        left = place.floor().clamp(1, self.steps - 1).long()
+        value = table[left] + (place - left) * (table[left + 1] - table[left])
+        variance = torch.sigmoid(-table[1]) * place
+        first = torch.log1p(-variance) - torch.log(variance)
+        return torch.where(place < 1, first, value).to(t.dtype)
+
+    def inverse(self, log_snr: Times) -> Times:
+        table = _table(self).to(log_snr.device)
+        value = log_snr.double()
+        right = torch.searchsorted(-table[1:], -value).clamp(1, self.steps - 1) + 1
+        share = (value - table[right - 1]) / (table[right] - table[right - 1])
+        first = torch.sigmoid(-value) / torch.sigmoid(-table[1])
+        place = torch.where(value > table[1], first, right - 1 + share)
+        return (place / self.steps).to(log_snr.dtype)
+
+
+@lru_cache(maxsize=32)
+def _table(schedule: DiscreteTable) -> Float[Tensor, " steps_and_one"]:
+    """log_snr of entries 0 (infinite) to `steps`, float64."""
+    alpha_squared = torch.cumprod(1 - schedule.betas(), 0)
+    inside = torch.log(alpha_squared) - torch.log1p(-alpha_squared)
+    return torch.cat([torch.tensor([math.inf], dtype=torch.float64), inside])
+
+
+@schedules.register("squared_cosine")
+@dataclass(frozen=True)
+class SquaredCosine(DiscreteTable):
+    """alpha^2 = cos^2((u + 0.008) / 1.008 * pi / 2), betas at most 0.999 (arXiv 2102.09672)."""
+
+    steps: int = 1000
+
+    def betas(self) -> Float[Tensor, " steps"]:
+        u = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
+        alpha_squared = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+        return (1 - alpha_squared[1:] / alpha_squared[:-1]).clamp(max=0.999)
+
+
+@schedules.register("linear_beta")
+@dataclass(frozen=True)
+class LinearBeta(DiscreteTable):
+    """Betas from `start` to `end` in equal steps (DDPM, arXiv 2006.11239; given for 1000 steps)."""
+
+    steps: int = 1000
+    start: float = 1e-4
+    end: float = 0.02
+
+    def betas(self) -> Float[Tensor, " steps"]:
+        scale = 1000 / self.steps
+        return scale * torch.linspace(self.start, self.end, self.steps, dtype=torch.float64)
+
+
+@schedules.register("scaled_linear_beta")
+@dataclass(frozen=True)
+class ScaledLinearBeta(DiscreteTable):
+    """Square roots of the betas in equal steps (latent diffusion, arXiv 2112.10752)."""
+
+    steps: int = 1000
+    start: float = 0.00085
+    end: float = 0.012
+
+    def betas(self) -> Float[Tensor, " steps"]:
+        first, last = math.sqrt(self.start), math.sqrt(self.end)
+        return torch.linspace(first, last, self.steps, dtype=torch.float64) ** 2
+
+
+def _built(part: Any) -> Schedule:
+    return schedules.build(part)
+
+
+@schedules.register("shifted")
+@dataclass(frozen=True)
+class Shifted(Schedule):
+    """`base` lowered in log-SNR so that a large image is hidden as well as a small one.
+
+    log_snr + exponent * ln(reference / resolution). Exponent 2 is simple diffusion's shift (arXiv
+    2301.11093): pooling by k divides white noise by k. MDM uses 1 at 256 and 2 at 1024.
+    """
+
+    base: Schedule | Node
+    resolution: int
+    reference: int = 64
+    exponent: float = 2.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base", _built(self.base))
+
+    @property
+    def shift(self) -> float:
+        return self.exponent * math.log(self.reference / self.resolution)
+
+    def __call__(self, t: Times) -> Times:
+        return self.base(t) + self.shift  # type: ignore[operator]
+
+    def inverse(self, log_snr: Times) -> Times:
+        return self.base.inverse(log_snr - self.shift)  # type: ignore[union-attr]
+
+
+@schedules.register("input_scaled")
+@dataclass(frozen=True)
+class InputScaled(Schedule):
+    """`base` for images multiplied by `scale` before noise is added: a shift by 2 ln(scale).
+
+    Chen, arXiv 2301.10972; the same process once the network's input is normalised
+    (`Parameterization.input_scale = "sample"`).
+    """
+
+    base: Schedule | Node
+    scale: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base", _built(self.base))
+        if self.scale <= 0:
+            raise ValueError(f"input scale {self.scale} is not positive: choose one in (0, 1]")
+
+    def __call__(self, t: Times) -> Times:
+        return self.base(t) + 2 * math.log(self.scale)  # type: ignore[operator]
+
+    def inverse(self, log_snr: Times) -> Times:
+        return self.base.inverse(log_snr - 2 * math.log(self.scale))  # type: ignore[union-attr]
+
+
+@schedules.register("interpolated")
+@dataclass(frozen=True)
+class Interpolated(Schedule):
+    """`noisy` rules at t = 1 and `clean` at t = 0, linear between (simple diffusion, section 2)."""
+
+    noisy: Schedule | Node
+    clean: Schedule | Node
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "noisy", _built(self.noisy))
+        object.__setattr__(self, "clean", _built(self.clean))
+
+    def __call__(self, t: Times) -> Times:
+        return t * self.noisy(t) + (1 - t) * self.clean(t)  # type: ignore[operator]

@@ -1,0 +1,28 @@
+"""What every test stands on: few threads, a fixed seed, a cache of its own, no deadlines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+# examples are drawn from the test's own text, so that a failure today is a failure tomorrow
+settings.register_profile("hierdiff", deadline=None, derandomize=True)
+settings.load_profile("hierdiff")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the cache of whoever runs it; subprocesses inherit the setting."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HIERDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)

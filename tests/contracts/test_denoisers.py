@@ -1,0 +1,119 @@
+"""What holds for every registered denoiser, at each depth it can be nested to."""
+
+import io
+
+import pytest
+import torch
+
+from hierdiff.denoisers import denoisers
+from tests import tiny
+
+CASES = list(tiny.denoiser_cases())
+each = pytest.mark.parametrize("case", CASES, ids=str)
+kinds = pytest.mark.parametrize("kind", tiny.KINDS)
+
+
+def run(network, x_t, log_snr, cond):
+    return network(x_t, log_snr, network.prepare(cond))
+
+
+@each
+@kinds
+def test_shapes_in_are_shapes_out_and_values_are_finite(case, kind):
+    network = tiny.denoiser(case.name, kind, case.depth)
+    assert network.levels == case.depth
+    x_t, log_snr = tiny.state(case.depth, 3)
+    out = run(network, x_t, log_snr, tiny.cond(kind, 3)).levels
+    assert [level.shape for level in out] == [level.shape for level in x_t]
+    assert all(torch.isfinite(level).all() for level in out)
+
+
+@each
+@kinds
+def test_every_parameter_gets_a_gradient(case, kind):
+    network = tiny.denoiser(case.name, kind, case.depth)
+    x_t, log_snr = tiny.state(case.depth, 3)
+    out = run(network, x_t, log_snr, tiny.cond(kind, 3)).levels
+    sum((level * torch.randn(level.shape)).sum() for level in out).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+@each
+@kinds
+def test_one_example_does_not_touch_another(case, kind):
+    network = tiny.denoiser(case.name, kind, case.depth).eval()
+    x_t, log_snr = tiny.state(case.depth, 3)
+    cond = tiny.cond(kind, 3)
+    both = run(network, x_t, log_snr, cond).levels
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = run(
+            network,
+            tuple(level[one] for level in x_t),
+            log_snr[one],
+            cond.map(lambda part, one=one: part[one]),
+        ).levels
+        wanted = tuple(level[one] for level in both)
+        torch.testing.assert_close(alone, wanted, rtol=1e-4, atol=1e-4)
+
+
+@each
+@kinds
+def test_state_noise_level_and_condition_all_matter(case, kind):
+    network = tiny.denoiser(case.name, kind, case.depth).eval()
+    x_t, log_snr = tiny.state(case.depth, 3)
+    cond = tiny.cond(kind, 3)
+    usual = run(network, x_t, log_snr, cond).levels
+    changed = [
+        run(network, tuple(level + 0.5 for level in x_t), log_snr, cond).levels,
+        run(network, x_t, log_snr + 3, cond).levels,
+    ]
+    if kind != "unconditional":
+        nothing = cond.dropped(torch.ones(3, dtype=torch.bool))
+        changed.append(run(network, x_t, log_snr, nothing).levels)
+    for other in changed:
+        for a, b in zip(usual, other, strict=True):
+            assert (a - b)[-1].abs().max() > 1e-5
+
+
+@each
+def test_a_state_dict_rebuilds_the_network_from_its_node(case):
+    network = tiny.denoiser(case.name, "class and text", case.depth).eval()
+    file = io.BytesIO()
+    torch.save(network.state_dict(), file)
+    file.seek(0)
+    node, facts = tiny.denoiser_node(case.name, case.depth), tiny.facts("class and text")
+    again = denoisers.build(node, offered=facts).eval()
+    again.load_state_dict(torch.load(file, weights_only=True))
+    x_t, log_snr = tiny.state(case.depth, 2)
+    cond = tiny.cond("class and text", 2)
+    first, second = (run(net, x_t, log_snr, cond).levels for net in (network, again))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@each
+def test_two_calls_agree(case):
+    network = tiny.denoiser(case.name, depth=case.depth).eval()
+    x_t, log_snr = tiny.state(case.depth, 2)
+    first, second = (run(network, x_t, log_snr, tiny.cond("", 2)).levels for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@each
+def test_the_tail_is_the_same_object_inside(case):
+    network = tiny.denoiser(case.name, depth=case.depth)
+    inside = {id(module) for module in network.modules()}
+    for n in range(1, case.depth + 1):
+        tail = network.tail(n)
+        assert tail.levels == n and id(tail) in inside
+    with pytest.raises(ValueError):
+        network.tail(case.depth + 1)
+
+
+@each
+def test_the_meta_device_is_enough_to_build(case):
+    node, facts = tiny.denoiser_node(case.name, case.depth), tiny.facts("class")
+    with torch.device("meta"):
+        network = denoisers.build(node, offered=facts)
+    assert all(p.device.type == "meta" for p in network.parameters())

@@ -1,0 +1,65 @@
+"""Orders of convergence on a joint state of two levels, each level on its own schedule.
+
+The truth is the probability-flow ODE of the exact Gaussian denoiser, solved in float64 by an
+adaptive method of order 8; the window stays away from t = 0.
+"""
+
+import math
+
+import pytest
+import torch
+
+from hierdiff.noise import given
+from hierdiff.process import Flow, VarianceExploding, VariancePreserving
+from hierdiff.samplers import integrate, samplers
+from hierdiff.schedules import Cosine, LinearFlow, Power, Shifted
+from tests.samplers.gaussian import Joint
+
+ORDERS = {"euler": 1, "heun": 2, "dpmpp_2m": 2}  # ddim with eta 0 is euler
+BASES = {
+    "vp": (VariancePreserving, Cosine(log_snr_min=-8, log_snr_max=8)),
+    "flow": (Flow, LinearFlow()),
+    "ve": (VarianceExploding, Power(sigma_max=20, rho=3)),
+}
+START, END = 0.9, 0.2
+
+
+@pytest.fixture(scope="module", params=BASES)
+def problem(request):
+    cls, base = BASES[request.param]
+    joint = Joint(cls([Shifted(base, 4, 2, exponent=1), base]))
+    z = torch.randn(1, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    z = z @ torch.linalg.cholesky(joint.marginal(START)).T
+    return joint, z, joint.flow(z, START, END)
+
+
+def error(name, problem, steps):
+    joint, z, wanted = problem
+    times = torch.linspace(START, END, steps + 1, dtype=torch.float64)
+    rule = samplers.build({"name": name})
+    end = integrate(rule, joint, joint.process, joint.split(z), times, given([]))
+    return float((joint.stacked(end) - wanted).norm())
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_error_falls_at_the_order_of_the_rule(name, problem):
+    errors = [error(name, problem, steps) for steps in (32, 64, 128)]
+    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    assert orders == pytest.approx([ORDERS[name]] * 2, abs=0.3)
+
+
+def test_the_two_levels_are_coupled_and_differ(problem):
+    """Otherwise the orders above would be those of two separate problems."""
+    joint, _, _ = problem
+    matrix = joint.matrix(0.5)
+    assert matrix[:16, 16:].abs().max() > 0.01 and matrix[16:, :16].abs().max() > 0.01
+    alpha, sigma = joint.process.alpha_sigma(torch.tensor([0.5], dtype=torch.float64))
+    assert float((sigma / alpha)[0, 0]) > 1.3 * float((sigma / alpha)[0, 1])
+
+
+def test_the_truth_carries_one_marginal_onto_the_next():
+    """The ODE is linear, so its map M obeys M V_start M' = V_end."""
+    joint = Joint(VariancePreserving([Shifted(Cosine(-8, 8), 2, 1), Cosine(-8, 8)]), (2, 1))
+    moved = torch.cat([joint.flow(e[None], START, END) for e in torch.eye(5).double()])
+    found = moved.T @ joint.marginal(START) @ moved
+    torch.testing.assert_close(found, joint.marginal(END), rtol=1e-7, atol=1e-8)

@@ -1,0 +1,162 @@
+"""Guidance and thresholding wrap denoise functions, level by level."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierdiff.guidance import (
+    Denoised,
+    dynamic_threshold,
+    guided,
+    is_off,
+    static_threshold,
+    thresholded,
+)
+from hierdiff.parameterization import PREDICTIONS, target
+from hierdiff.process import VariancePreserving
+from hierdiff.schedules import Cosine, Shifted
+
+T = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+
+
+def state(rows=3, fine_rows=None):
+    return (
+        torch.randn(fine_rows or rows, 4, 4, 4, dtype=torch.float64),
+        torch.randn(rows, 4, 2, 2, dtype=torch.float64),
+    )
+
+
+class Answer:
+    """A denoise function whose x0 depends on the state; it counts its calls in the carry."""
+
+    def __init__(self, slope, name=""):
+        self.slope, self.name, self.calls = slope, name, 0
+
+    def __call__(self, x, t, carry=None):
+        self.calls += 1
+        x0 = tuple(self.slope * level for level in x)
+        return Denoised(x0, f"{carry or ''}{self.name}", tuple(level + 1 for level in x0))
+
+
+@pytest.mark.parametrize("scale", [1, 1.0, [1.0, 1.0]])
+def test_a_scale_of_one_is_the_strong_function_itself(scale):
+    strong, weak = Answer(2), Answer(1)
+    assert guided(strong, weak, scale) is strong and is_off(scale)
+    assert not is_off(1.5) and not is_off([1.0, 2.0]) and not is_off(0)
+
+
+@given(scale=st.floats(-3, 12).filter(lambda s: s != 1))
+def test_guidance_is_linear_from_weak_to_strong(scale):
+    x = state()
+    out = guided(Answer(0.7), Answer(0.2), scale)(x, T, None)
+    for level, found in zip(x, out.x0, strict=True):
+        torch.testing.assert_close(found, (0.2 + scale * 0.5) * level)
+
+
+def test_each_level_has_its_own_scale():
+    x = state()
+    out = guided(Answer(1.0), Answer(0.0), [3.0, 1.0])(x, T, None)
+    torch.testing.assert_close(out.x0, (3 * x[0], x[1]))
+
+
+def test_a_scale_for_each_of_the_wrong_number_of_levels_is_refused():
+    with pytest.raises(ValueError):
+        guided(Answer(1.0), Answer(0.0), [3.0, 1.0, 2.0])(state(), T, None)
+
+
+def test_guidance_acts_only_within_its_interval_row_by_row():
+    x = state()
+    out = guided(Answer(1.0), Answer(0.0), 2.0, interval=(0.4, 0.6))(x, T, None)
+    factor = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64).reshape(3, 1, 1, 1)
+    torch.testing.assert_close(out.x0, tuple(factor * level for level in x))
+
+
+def test_outside_the_interval_the_weak_function_is_not_called():
+    strong, weak = Answer(1.0, "s"), Answer(0.0, "w")
+    denoise = guided(strong, weak, 2.0, interval=(0.4, 0.6))
+    out = denoise(state(1), T[:1], ("S", "W"))
+    assert (strong.calls, weak.calls) == (1, 0)
+    assert out.carry == ("Ss", "W")
+
+
+def test_the_carry_is_a_pair_one_for_each_function():
+    denoise = guided(Answer(1.0, "s"), Answer(0.0, "w"), 2.0)
+    first = denoise(state(), T, None)
+    assert first.carry == ("s", "w")
+    assert denoise(state(), T, first.carry).carry == ("ss", "ww")
+
+
+def test_variance_and_other_channels_come_from_the_strong_function():
+    x = state()
+    out = guided(Answer(1.0), Answer(0.0), 3.0, channels=slice(0, 3))(x, T, None)
+    for level, found, variance in zip(x, out.x0, out.variance, strict=True):
+        torch.testing.assert_close(found[:, :3], 3 * level[:, :3])
+        assert torch.equal(found[:, 3:], level[:, 3:])
+        assert torch.equal(variance, level + 1)
+
+
+def test_guidance_does_not_write_into_what_the_strong_function_gave():
+    kept = state()
+    before = tuple(level.clone() for level in kept)
+    guided(lambda x, t, c: Denoised(kept), Answer(0.0), 3.0, channels=slice(0, 1))(kept, T, None)
+    assert all(torch.equal(a, b) for a, b in zip(kept, before, strict=True))
+
+
+def test_a_level_with_the_first_rows_only_is_guided_too():
+    x = state(3, fine_rows=2)
+    out = guided(Answer(1.0), Answer(0.0), 2.0, interval=(0.4, 1))(x, T, None)
+    torch.testing.assert_close(out.x0[0], x[0] * torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1))
+
+
+@pytest.mark.parametrize("kind", sorted(PREDICTIONS))
+def test_guidance_is_the_same_in_every_prediction_space(kind):
+    process = VariancePreserving([Shifted(Cosine(), 4, 2), Cosine()])
+    x = state()
+    alpha, sigma = process.alpha_sigma(T)
+    out = guided(Answer(0.9), Answer(0.1), 2.5)(x, T, None)
+    for i, level in enumerate(x):
+        a, s = alpha[:, i].reshape(3, 1, 1, 1), sigma[:, i].reshape(3, 1, 1, 1)
+
+        def predicted(x0, level=level, a=a, s=s):
+            return target(kind, x0, (level - a * x0) / s, a, s, 0.5)
+
+        strong, weak = predicted(0.9 * level), predicted(0.1 * level)
+        torch.testing.assert_close(predicted(out.x0[i]), weak + 2.5 * (strong - weak))
+
+
+def test_static_threshold_clips_every_level():
+    found = static_threshold()((torch.tensor([[-3.0, 0.5]]), torch.tensor([[2.0, -0.1]])))
+    torch.testing.assert_close(found, (torch.tensor([[-1.0, 0.5]]), torch.tensor([[1.0, -0.1]])))
+
+
+def test_dynamic_threshold_divides_by_the_quantile_of_each_example_and_level():
+    ramp = torch.linspace(0, 1, 101, dtype=torch.float64).reshape(1, 1, 1, 101)
+    x0 = (torch.cat([4 * ramp, -2 * ramp, 0.5 * ramp]), 3 * ramp.expand(3, -1, -1, -1))
+    found = dynamic_threshold(0.9, cap=100)(x0)
+    for row, s in enumerate((3.6, 1.8, 1.0)):
+        wanted = x0[0][row].clamp(-s, s) / s
+        torch.testing.assert_close(found[0][row], wanted, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[1], x0[1].clamp(max=2.7) / 2.7, rtol=1e-6, atol=1e-6)
+
+
+def test_dynamic_threshold_has_a_cap():
+    x0 = (torch.full((1, 1, 2, 2), 9.0),)
+    (found,) = dynamic_threshold(0.95, cap=1.5)(x0)
+    torch.testing.assert_close(found, torch.ones_like(found))
+    half = torch.tensor([9.0, 9.0, 9.0, 0.75]).reshape(1, 1, 2, 2)
+    torch.testing.assert_close(dynamic_threshold(0.95, 1.5)((half,))[0][0, 0, 1, 1].item(), 0.5)
+
+
+@given(scale=st.floats(0.1, 30))
+def test_thresholds_end_within_one(scale):
+    x0 = tuple(scale * level for level in state())
+    for threshold in (static_threshold(), dynamic_threshold(), dynamic_threshold(0.95, 1.5)):
+        assert all(float(level.abs().max()) <= 1 + 1e-6 for level in threshold(x0))
+
+
+def test_a_thresholded_function_keeps_carry_and_variance():
+    x = state()
+    out = thresholded(Answer(5.0, "s"), static_threshold())(x, T, "a")
+    assert out.carry == "as" and all(float(level.abs().max()) <= 1 for level in out.x0)
+    assert torch.equal(out.variance[0], 5 * x[0] + 1)

@@ -1,0 +1,153 @@
+"""A module imports only what lies below it; the arrows are kept by reading imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("hierdiff", "baselines", "benchmarks")
+
+# From low to high. A name stands for a module and all that is in it; a line may import from itself
+# and from the lines above it.
+ORDER = (
+    ("hierdiff.registry", "hierdiff.batch", "hierdiff.noise", "hierdiff.config"),
+    ("hierdiff.levels", "hierdiff.schedules", "hierdiff.images"),
+    ("hierdiff.process", "hierdiff.parameterization", "hierdiff.codec"),
+    (
+        *("hierdiff.objective", "hierdiff.guidance", "hierdiff.samplers", "hierdiff.denoisers"),
+        *("hierdiff.data", "hierdiff.text"),
+    ),
+    ("hierdiff.method", "hierdiff.matryoshka"),
+    ("hierdiff.training", "hierdiff.metrics", "hierdiff.interop"),
+    ("hierdiff.train", "hierdiff.sample"),
+    ("baselines", "benchmarks"),
+)
+APART = (  # who never imports whom, whatever the order says
+    ("hierdiff.denoisers", "hierdiff.process"),
+    ("hierdiff.denoisers", "hierdiff.samplers"),
+    ("hierdiff.samplers", "hierdiff.denoisers"),
+    ("hierdiff", "baselines"),
+    ("hierdiff", "benchmarks"),
+    ("benchmarks", "baselines"),
+    ("baselines", "benchmarks"),
+)
+ENTRY_POINTS = ("hierdiff.train", "hierdiff.sample", "benchmarks.run")
+HEAVY = (
+    *("timm", "torchvision", "torchmetrics", "torch_fidelity", "transformers"),
+    *("hydra", "omegaconf", "lightning_fabric", "matplotlib", "pandas", "tensorboard"),
+)
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {
+    name_of(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(FILES[module].read_text(encoding="utf-8"))
+
+
+def imports(module: str) -> Iterator[str]:
+    """Full names of what a module imports anywhere in it; `from a import b` gives `a.b`."""
+    package = module if FILES[module].name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level]
+            source = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def within(module: str, name: str) -> bool:
+    return module == name or module.startswith(f"{name}.")
+
+
+def rank(module: str) -> int | None:
+    ranks = [i for i, line in enumerate(ORDER) for name in line if within(module, name)]
+    return ranks[0] if ranks else None
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_every_module_has_a_place_in_the_order(module: str):
+    assert module == "hierdiff" or rank(module) is not None
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_only_what_lies_below_it(module: str):
+    own = rank(module)
+    if own is None:  # `import hierdiff` itself, on which everything stands
+        assert not [name for name in imports(module) if within(name, "hierdiff")]
+        return
+    above = [name for name in imports(module) if (found := rank(name)) is not None and found > own]
+    assert not above, f"{module} imports {above}, which lie above it"
+
+
+@pytest.mark.parametrize(("who", "whom"), APART)
+def test_these_never_import_each_other(who: str, whom: str):
+    found = [
+        (module, name)
+        for module in FILES
+        if within(module, who)
+        for name in imports(module)
+        if within(name, whom)
+    ]
+    assert not found
+
+
+def texts(module: str) -> Iterator[str]:
+    """Strings of a module that are no docstring."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree(module)):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in docstrings:
+            yield node.value
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if not within(m, "baselines")])
+def test_no_baseline_is_named_outside_the_baselines(module: str):
+    names = {m.split(".")[1] for m in FILES if m.startswith("baselines.")} | {"baselines"}
+    assert not names & set(texts(module))
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_only_entry_points_know_hydra(module: str):
+    if module not in ENTRY_POINTS and not module.endswith("__main__"):
+        known = [n for n in imports(module) if within(n, "hydra") or within(n, "omegaconf")]
+        assert not known
+
+
+def test_import_hierdiff_loads_no_heavy_library():
+    light = [m for m in FILES if (rank(m) or 0) <= 2 and within(m, "hierdiff")]
+    code = f"import sys, {', '.join(light)}\nprint(*(set(sys.modules) & {set(HEAVY)!r}))\n"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == ""
+
+
+def test_the_reader_of_imports_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "m.py").write_text(
+        "import a.b\nfrom c import d, e as f\nfrom . import g\nfrom ..h import i\n"
+        "def late():\n    from j import k\n"
+    )
+    monkeypatch.setitem(FILES, "p.q.m", tmp_path / "m.py")
+    assert list(imports("p.q.m")) == ["a.b", "c.d", "c.e", "p.q.g", "p.h.i", "j.k"]

@@ -1,0 +1,147 @@
+"""The method under study: levels, shifts, mixed batches, growth."""
+
+import math
+
+import pytest
+import torch
+
+from hierdiff.method import methods
+from hierdiff.objective import Draws
+from tests import tiny
+
+
+def build(resolutions=(16, 8, 4), **options):
+    return tiny.method("mdm", resolutions=resolutions, **options)
+
+
+def log_snr(method, t=0.4):
+    return method.stages[-1].process.log_snr(torch.tensor([t], dtype=torch.float64))[0]
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
+def test_each_level_is_shifted_by_its_side_ratio_to_the_coarsest(shift):
+    fine, middle, coarse = log_snr(build(shift=shift)).tolist()
+    assert coarse - middle == pytest.approx(shift * math.log(2))
+    assert coarse - fine == pytest.approx(shift * math.log(4))
+
+
+def test_the_reference_may_be_another_resolution():
+    method = build(shift=2.0, reference=32)
+    base = method.stages[-1].process.schedules[0].base
+    unshifted = base(torch.tensor([0.4], dtype=torch.float64))
+    wanted = [float(unshifted) + 2 * math.log(32 / side) for side in (16, 8, 4)]
+    assert log_snr(method).tolist() == pytest.approx(wanted)
+
+
+def test_growth_holds_the_same_objects_from_the_coarsest_level_up():
+    method = build(growth=(0.3, 0.2))
+    low, middle, whole = method.stages
+    assert [stage.resolutions for stage in method.stages] == [(4,), (8, 4), (16, 8, 4)]
+    assert [stage.share for stage in method.stages] == pytest.approx([0.3, 0.2, 0.5])
+    assert low.denoiser is whole.denoiser.inner.inner and middle.denoiser is whole.denoiser.inner
+    assert low.process.schedules[0] is whole.process.schedules[-1]
+    ids = {id(parameter) for parameter in whole.parameters()}
+    assert all(id(p) in ids for stage in (low, middle) for p in stage.parameters())
+    assert len(list(method.parameters())) == len(ids)
+
+
+def test_what_a_low_stage_learns_stays_where_it_is_when_levels_are_added():
+    """The finer levels start as no change to the coarse ones."""
+    method = build((16, 8), growth=(0.5,))
+    low, whole = method.stages
+    tiny.randomised(low)
+    before = low.sample(2, noise=tiny.noise())
+    steps = []
+    whole.sample(2, noise=tiny.noise(), watch=lambda i, s, x: steps.append(x))
+    batch = tiny.batch("class")
+    draws = whole.draw(batch, tiny.noise())
+    part = type(draws)(draws.t, draws.eps[1:], draws.drop)
+    joint, alone = whole(batch, draws), low(batch, part)
+    assert torch.equal(joint.logs["loss/8"], alone.logs["loss/8"])
+    assert list(before) == [8] and low.training and len(steps) == 3
+
+
+def test_a_low_stage_of_growth_draws_and_trains_like_a_model_of_its_own():
+    method = build((16, 8), growth=(0.5,))
+    alone = tiny.method("end_to_end", resolutions=(8,))
+    low = method.stages[0]
+    alone.stages[0].denoiser.load_state_dict(low.denoiser.state_dict())
+    batch = tiny.batch("class")
+    losses = [s(batch, s.draw(batch, tiny.noise())).total for s in (low, alone.stages[0])]
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("kind", ["unconditional", "class and text"])
+def test_examples_without_the_fine_level_train_the_inner_network_as_a_model_of_its_own(kind):
+    """Coarse loss of a batch of 4: one joint example and 3 of the inner stage alone."""
+    options = {"fractions": [0.25, 1], "objective": {"level_weights": [0.0, 1.0]}}
+    whole = tiny.randomised(build((16, 8), kind=kind, **options)).stages[-1]
+    low, batch = whole.tail(1), tiny.batch(kind, 4)
+    draws = whole.draw(batch, tiny.noise())
+    assert [len(e) for e in draws.eps] == [1, 4]
+
+    def part(stage, rows):
+        eps = tuple(e[rows] for e in draws.eps[-len(stage.resolutions) :])
+        return stage(
+            batch.map(lambda x: x[rows]), Draws(draws.t[rows], eps, draws.drop[rows])
+        ).total
+
+    def gradients(loss):
+        whole.zero_grad()
+        loss.backward()
+        return loss.detach(), [p.grad.clone() for p in low.parameters()]
+
+    mixed = gradients(whole(batch, draws).total)
+    split = gradients((part(whole, slice(0, 1)) + 3 * part(low, slice(1, 4))) / 4)
+    torch.testing.assert_close(mixed, split, rtol=1e-3, atol=1e-5)
+
+
+def test_mixed_batches_round_up_so_that_no_level_is_empty():
+    stage = build((16, 8, 4), fractions=[0.1, 0.6, 1]).stages[-1]
+    draws = stage.draw(tiny.batch("class", 3), tiny.noise())
+    assert [len(e) for e in draws.eps] == [1, 2, 3]
+    loss = stage(tiny.batch("class", 3), draws)
+    assert all(torch.isfinite(value) for value in loss.logs.values())
+
+
+def test_the_parts_of_a_tail_are_those_of_its_levels():
+    stage = build(
+        fractions=[0.25, 0.5, 1],
+        objective={
+            "level_weights": [4, 2, 1],
+            "parameterization": {"input_scale": ["none", "sample", "none"]},
+        },
+        sampling={"steps": 2, "guidance": [3.0, 2.0, 1.5]},
+    ).stages[-1]
+    tail = stage.tail(2)
+    assert tail.fractions == [0.5, 1] and list(tail.objective.level_weights) == [2, 1]
+    assert list(tail.objective.parameterization.input_scale) == ["sample", "none"]
+    assert list(tail.sampling.guidance) == [2.0, 1.5] and tail.sampling.steps == 2
+    assert list(tail.sample(1, noise=tiny.noise())) == [8, 4]
+    assert stage.tail(1).fractions == [1.0]
+
+
+def test_a_part_at_a_resolution_is_the_network_that_makes_it():
+    method = build()
+    assert method.at(4).denoiser is method.stages[-1].denoiser.inner.inner
+    assert method.at(16).denoiser is method.stages[-1].denoiser
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"growth": [0.5, 0.5, 0.5]}, r"growth \[0.5, 0.5, 0.5\] for 3 levels"),
+        ({"growth": [0.6, 0.5]}, r"together less than 1"),
+        ({"growth": [0.0]}, r"positive share"),
+        ({"fractions": [1, 0.5, 1]}, r"fractions.*not falling"),
+        ({"fractions": [0.5, 1]}, r"fractions \[0.5, 1.0\] for 3 levels"),
+        ({"fractions": [0, 0.5, 1]}, r"above 0"),
+        ({"fractions": [0.2, 0.5, 0.9]}, r"the last 1"),
+        ({"objective": {"level_weights": [1, 1]}}, r"2 level weights for 3 levels"),
+        ({"resolutions": [16, 12, 4]}, r"12 does not divide 16"),
+        ({"resolutions": [4, 8, 16]}, r"not in order"),
+    ],
+)
+def test_levels_that_make_no_hierarchy_are_refused_at_build(options, message):
+    with pytest.raises(ValueError, match=message):
+        methods.build({**tiny.method_node("mdm", (16, 8, 4)), **options})

@@ -1,0 +1,155 @@
+"""Degenerate cases: where two roads to the same thing meet, they coincide bit for bit."""
+
+import pytest
+import torch
+
+from hierdiff.batch import Batch, Cond
+from hierdiff.method import Sampling, methods
+from hierdiff.noise import per_example
+from tests import tiny
+
+
+def pair(kind="class", **options):
+    """One-level `mdm` and `end_to_end`, each initialised from the same seed."""
+    shared = {"resolutions": (16,), **options}
+    return tuple(tiny.method(name, kind, seed=4, **shared) for name in ("mdm", "end_to_end"))
+
+
+def learned(stage, batch):
+    """Loss and gradients, then weights after three steps of plain descent."""
+    loss = None
+    for step in range(3):
+        stage.zero_grad()
+        loss = stage(batch, stage.draw(batch, tiny.noise(step)))
+        loss.total.backward()
+        with torch.no_grad():
+            for parameter in stage.parameters():
+                parameter -= 0.05 * parameter.grad
+    return loss.total.detach(), [(p.grad, p.detach().clone()) for p in stage.parameters()]
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_one_level_matryoshka_is_end_to_end_bit_for_bit(kind):
+    mdm, twin = pair(kind)
+    states = mdm.state_dict(), twin.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    batch = tiny.batch(kind)
+    (loss, weights), (twin_loss, twin_weights) = (learned(m.stages[-1], batch) for m in (mdm, twin))
+    assert torch.equal(loss, twin_loss)
+    for (grad, weight), (twin_grad, twin_weight) in zip(weights, twin_weights, strict=True):
+        assert torch.equal(grad, twin_grad) and torch.equal(weight, twin_weight)
+    cond = tiny.cond(kind, 2)
+    images, twins = (m.sample(2, cond, noise=tiny.noise(9)) for m in (mdm, twin))
+    assert images.keys() == twins.keys() and torch.equal(images[16], twins[16])
+
+
+def test_so_are_they_with_the_same_shift_from_a_reference():
+    shared = {"resolutions": (16,), "seed": 4, "reference": 8}
+    mdm, twin = tiny.method("mdm", shift=2.0, **shared), tiny.method("end_to_end", **shared)
+    unshifted = tiny.method("end_to_end", resolutions=(16,), seed=4)
+    batch = tiny.batch("class")
+    draws = mdm.stages[0].draw(batch, tiny.noise())
+    losses = [m.stages[0](batch, draws).total for m in (mdm, twin, unshifted)]
+    assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
+
+
+def test_a_shift_at_the_reference_is_no_shift():
+    plain = tiny.method("end_to_end", resolutions=(16,))
+    there = tiny.method("end_to_end", resolutions=(16,), reference=16)
+    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    found = [m.stages[0].process.log_snr(t) for m in (plain, there)]
+    assert torch.equal(*found)
+    assert torch.equal(found[0][:, 0], plain.stages[0].process.schedules[0].base(t))
+
+
+def test_guidance_of_one_calls_the_network_once_a_step():
+    method = tiny.randomised(tiny.method("mdm"))
+    calls = []
+    method.stages[-1].denoiser.register_forward_hook(lambda *_: calls.append(1))
+    first = method.sample(2, Cond(labels=torch.tensor([0, 1])), noise=tiny.noise(), guidance=1.0)
+    assert len(calls) == 3
+    each = method.sample(
+        2, Cond(labels=torch.tensor([0, 1])), noise=tiny.noise(), guidance=[1.0, 1.0]
+    )
+    assert len(calls) == 6
+    assert all(torch.equal(first[side], each[side]) for side in first)
+
+
+def test_guidance_outside_its_interval_is_none():
+    labels = Cond(labels=torch.tensor([0, 1]))
+    method = tiny.randomised(tiny.method("mdm"))
+    plain = method.sample(2, labels, noise=tiny.noise())
+    never = tiny.method(
+        "mdm", sampling={"steps": 3, "guidance": 5.0, "interval": (0.9999, 0.99999)}
+    )
+    never.load_state_dict(method.state_dict())
+    found = never.sample(2, labels, noise=tiny.noise())
+    assert all(torch.equal(plain[side], found[side]) for side in plain)
+
+
+def test_full_fractions_are_no_fractions_and_share_their_draws():
+    batch = tiny.batch("class")
+    plain = tiny.method("mdm").stages[-1]
+    full = tiny.method("mdm", fractions=[1, 1]).stages[-1]
+    losses = [stage(batch, stage.draw(batch, tiny.noise())).total for stage in (plain, full)]
+    assert torch.equal(*losses)
+
+
+def test_the_draw_of_an_example_does_not_depend_on_the_batch_size():
+    stage = tiny.method("mdm", objective={"stratified": False}).stages[-1]
+    batch = tiny.batch("class", 3)
+    many = stage.draw(batch, per_example([3, 4, 5]))
+    last = batch.map(lambda part: part[2:])
+    one = stage.draw(last, per_example([5]))
+    assert torch.equal(many.t[2:], one.t)
+    assert all(torch.equal(a[2:], b) for a, b in zip(many.eps, one.eps, strict=True))
+
+
+def test_images_larger_than_the_finest_level_are_pooled_on_the_way_in():
+    stage = tiny.method("end_to_end").stages[0]
+    images = torch.rand(2, 3, 32, 32)
+    cond = tiny.cond("class", 2)
+    large = Batch(images, cond)
+    small = Batch(torch.nn.functional.avg_pool2d(images, 2), cond)
+    draws = stage.draw(large, tiny.noise())
+    torch.testing.assert_close(stage(large, draws).total, stage(small, draws).total)
+
+
+def test_a_denoiser_of_the_wrong_depth_is_refused():
+    node = tiny.method_node("mdm", (16, 8))
+    with pytest.raises(ValueError, match=r"1 level\(s\) for 2 resolutions \[16, 8\]"):
+        methods.build({**node, "denoiser": tiny.denoiser_node("unet")})
+    with pytest.raises(ValueError, match="end_to_end has one resolution"):
+        methods.build({**node, "name": "end_to_end"})
+
+
+def test_sampling_is_a_value_with_parts_or_their_nodes():
+    assert Sampling() == Sampling(rule={"name": "dpmpp_2m"}, grid={"name": "uniform"})
+
+
+def test_every_process_trains_and_samples():
+    """The start of a trajectory has the standard deviation of its process at t = 1."""
+    for process, schedule, std in (
+        ("variance_preserving", {"name": "cosine"}, 1),
+        ("flow", {"name": "linear_flow"}, 1),
+        ("variance_exploding", {"name": "power", "sigma_max": 80}, 80),
+    ):
+        parameterization = {"prediction": "edm", "input_scale": "data"}
+        method = tiny.method(
+            "mdm",
+            process=process,
+            schedule=schedule,
+            shift=0.0,
+            objective={"parameterization": parameterization, "loss_space": "x0"},
+        )
+        stage, batch = method.stages[-1], tiny.batch("class")
+        assert torch.isfinite(stage(batch, stage.draw(batch, tiny.noise())).total)
+        first = []
+        stage.denoiser.register_forward_pre_hook(
+            lambda module, args, first=first: first.append(args)
+        )
+        images = method.sample(64, noise=tiny.noise(), steps=3)
+        seen = first[0][0][0].std() * (1 if std == 1 else 80)  # c_in is 1 / sigma here
+        assert float(seen) == pytest.approx(std, rel=0.02)
+        assert all(torch.isfinite(level).all() for level in images.values())

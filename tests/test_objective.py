@@ -1,0 +1,350 @@
+"""The training loss: weights, loss spaces, levels, ragged batches, dropped conditions, times."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from hierdiff.batch import Cond
+from hierdiff.denoisers import Denoiser, Prediction
+from hierdiff.noise import from_generator
+from hierdiff.objective import Draws, Objective, densities, uniforms, weights
+from hierdiff.parameterization import PREDICTIONS, Parameterization
+from hierdiff.process import Flow, VariancePreserving
+from hierdiff.schedules import Cosine, LinearFlow, Power, Shifted
+
+PROCESS = VariancePreserving([Shifted(Cosine(), 4, 2, 1.0), Cosine()])
+B = 4
+NONE = Cond()
+
+
+class Guess(Denoiser):
+    """Each level times a number plus its log-SNR: uses all of its inputs, and keeps them."""
+
+    levels = 2
+
+    def __init__(self, losses=None):
+        super().__init__()
+        self.factor, self.losses, self.told = nn.Parameter(torch.tensor(0.4)), losses, []
+
+    def forward(self, x_t, log_snr, cond, carry=None, added=None):
+        self.told.append((x_t, log_snr, cond))
+        levels = tuple(
+            self.factor.to(x.dtype) * x + 0.02 * log_snr[: len(x), i].reshape(-1, 1, 1, 1)
+            for i, x in enumerate(x_t)
+        )
+        return Prediction(levels, losses=self.losses)
+
+
+def noise(seed=0, dtype=torch.float64):
+    return from_generator(torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def problem(rows=B, t=None):
+    draw = noise(1)
+    x0 = draw((rows, 3, 4, 4)), draw((rows, 3, 2, 2))
+    eps = draw((rows, 3, 4, 4)), draw((rows, 3, 2, 2))
+    t = torch.linspace(0.1, 0.9, rows, dtype=torch.float64) if t is None else t
+    return x0, Draws(t, eps, torch.zeros(rows, dtype=torch.bool))
+
+
+def loss(objective, process=PROCESS, denoiser=None, x0=None, draws=None, cond=NONE):
+    given_x0, given_draws = problem()
+    return objective(process, denoiser or Guess(), x0 or given_x0, cond, draws or given_draws)
+
+
+@pytest.mark.parametrize("prediction", ["v", "eps", "x0", "u", "edm"])
+@pytest.mark.parametrize("space", sorted(PREDICTIONS))
+def test_constant_weight_is_the_plain_mean_square_in_the_loss_space(prediction, space):
+    """By hand, one example and one level at a time."""
+    parameterization = Parameterization(prediction)
+    found = loss(Objective(parameterization, loss_space=space))
+    x0, draws = problem()
+    alpha, sigma = PROCESS.alpha_sigma(draws.t)
+    log_snr = PROCESS.log_snr(draws.t)
+    for i, side in enumerate((4, 2)):
+        errors = []
+        for row in range(B):
+            a, s = alpha[row, i], sigma[row, i]
+            x, e = x0[i][row], draws.eps[i][row]
+            x_t = a * x + s * e
+            guess = Guess().factor.double() * x_t + 0.02 * log_snr[row, i]
+            matrix = torch.stack(
+                [torch.stack(PREDICTIONS[prediction](a, s, 0.5)), torch.stack([a, s])]
+            )
+            pair = torch.stack([guess.flatten(), x_t.flatten()])
+            clean, eps = torch.linalg.solve(matrix, pair)
+            p, q = PREDICTIONS[space](a, s, 0.5)
+            wrong = p * (clean - x.flatten()) + q * (eps - e.flatten())
+            errors.append((wrong**2).mean())
+        torch.testing.assert_close(found.logs[f"loss/{side}"], torch.stack(errors).mean())
+
+
+@torch.no_grad()
+def test_eps_loss_of_a_v_network_is_alpha_squared_times_its_v_loss():
+    """MDM: gamma ||v - v'||^2 = SNR ||x - x'||^2."""
+    t = torch.full((B,), 0.3, dtype=torch.float64)
+    x0, draws = problem(t=t)
+    by_space = {
+        space: loss(Objective(loss_space=space), x0=x0, draws=draws).logs for space in PREDICTIONS
+    }
+    alpha, sigma = PROCESS.alpha_sigma(t)
+    for i, side in enumerate((4, 2)):
+        key, a, s = f"loss/{side}", float(alpha[0, i]), float(sigma[0, i])
+        assert float(by_space["eps"][key]) == pytest.approx(a**2 * float(by_space["v"][key]))
+        assert float(by_space["eps"][key]) == pytest.approx((a / s) ** 2 * by_space["x0"][key])
+
+
+@pytest.mark.parametrize("name", [name for name in weights.names() if name != "constant"])
+@pytest.mark.parametrize("process", [PROCESS, Flow([LinearFlow(), LinearFlow()])])
+def test_a_weight_is_on_x0_whatever_the_loss_space(name, process):
+    totals = [
+        loss(Objective(loss_space=space, weight={"name": name}), process).total.detach()
+        for space in sorted(PREDICTIONS)
+    ]
+    for total in totals[1:]:
+        torch.testing.assert_close(total, totals[0], rtol=1e-9, atol=0)
+
+
+def test_snr_weight_is_the_plain_loss_on_eps_and_constant_in_x0_is_none():
+    plain = loss(Objective(loss_space="eps")).total
+    torch.testing.assert_close(loss(Objective(loss_space="v", weight={"name": "snr"})).total, plain)
+
+
+@pytest.mark.parametrize(
+    ("node", "log_snr", "wanted"),
+    [
+        ({"name": "snr"}, 2, math.exp(2)),
+        ({"name": "truncated_snr"}, 2, math.exp(2)),
+        ({"name": "truncated_snr"}, -2, 1),
+        ({"name": "truncated_snr"}, math.log(1 / 3), 1),
+        ({"name": "min_snr"}, 2, 5),
+        ({"name": "min_snr"}, 0, 1),
+        ({"name": "min_snr", "gamma": 0.5}, 0, 0.5),
+        ({"name": "sigmoid"}, 0, 0.5),
+        ({"name": "sigmoid", "bias": 2.0}, 2, math.exp(2) / 2),
+        ({"name": "edm"}, -2 * math.log(0.5), 8),
+        ({"name": "edm"}, -2 * math.log(80), 4.00015625),
+        ({"name": "edm"}, -2 * math.log(0.002), 250004),
+    ],
+)
+def test_weights_have_their_published_values(node, log_snr, wanted):
+    found = weights.build(node)(
+        torch.tensor(float(log_snr), dtype=torch.float64), torch.tensor(7.0)
+    )
+    assert float(found) == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize(("log_snr", "wanted"), [(2, 0.596014610), (0, 0.5), (-2, 0.119202922)])
+def test_min_snr_5_weighs_the_error_of_v_as_published(log_snr, wanted):
+    """Read off the loss: min-SNR total over plain v loss, at one log-SNR for all."""
+    process = VariancePreserving([Cosine(), Cosine()])
+    t = Cosine().inverse(torch.full((B,), float(log_snr), dtype=torch.float64))
+    x0, draws = problem(t=t)
+    objectives = [
+        Objective(loss_space="x0", weight={"name": "min_snr"}),
+        Objective(loss_space="v"),
+    ]
+    weighted, plain = (loss(o, process, x0=x0, draws=draws).total for o in objectives)
+    assert float((weighted / plain).detach()) == pytest.approx(wanted, rel=1e-8)
+
+
+def test_level_weights_multiply_their_level_in_the_total_only():
+    plain = loss(Objective())
+    assert list(plain.logs) == ["loss/4", "loss/2"]
+    torch.testing.assert_close(plain.total, plain.logs["loss/4"] + plain.logs["loss/2"])
+    heavy = loss(Objective(level_weights=[16, 0.5]))
+    assert heavy.logs == plain.logs
+    torch.testing.assert_close(heavy.total, 16 * plain.logs["loss/4"] + 0.5 * plain.logs["loss/2"])
+
+
+def test_a_level_counts_the_same_whatever_its_number_of_pixels():
+    """A wrong constant: each level's mean square is that of one pixel."""
+    process = VariancePreserving([Cosine(), Cosine()])
+    x0 = torch.ones(1, 3, 4, 4).double(), torch.ones(1, 3, 2, 2).double()
+    draws = Draws(torch.tensor([0.5]).double(), x0, torch.tensor([False]))
+    logs = loss(Objective(), process, x0=x0, draws=draws).logs
+    torch.testing.assert_close(logs["loss/4"], logs["loss/2"])
+
+
+def ragged(objective, roll):
+    x0, draws = problem()
+    x0 = tuple(level.roll(roll, 0) for level in x0)
+    eps = tuple(level.roll(roll, 0) for level in draws.eps)
+    draws = Draws(draws.t.roll(roll), (eps[0][: B // 2], eps[1]), draws.drop)
+    return loss(objective, x0=(x0[0][: B // 2], x0[1]), draws=draws)
+
+
+def test_a_mixed_batch_has_the_loss_of_the_full_one_on_average():
+    """Each example is once among those with the high level: the mean is the full loss exactly."""
+    objective = Objective(level_weights=[3, 1])
+    full = loss(objective)
+    parts = [ragged(objective, roll) for roll in (0, B // 2)]
+    torch.testing.assert_close((parts[0].total + parts[1].total) / 2, full.total)
+    assert not torch.allclose(parts[0].logs["loss/4"], full.logs["loss/4"])
+    torch.testing.assert_close(parts[0].logs["loss/2"], full.logs["loss/2"])
+
+
+def test_the_gradient_of_a_mixed_batch_is_unbiased_too():
+    def gradient(run):
+        denoiser = Guess()
+        x0, draws = problem()
+        total = run(denoiser)
+        total.backward()
+        return denoiser.factor.grad
+
+    x0, draws = problem()
+    full = gradient(lambda d: loss(Objective(), denoiser=d).total)
+
+    def half(denoiser, rows):
+        order = [*rows, *[i for i in range(B) if i not in rows]]
+        levels = tuple(level[order] for level in x0)
+        eps = tuple(level[order] for level in draws.eps)
+        part = Draws(draws.t[order], (eps[0][:2], eps[1]), draws.drop)
+        return loss(Objective(), denoiser=denoiser, x0=(levels[0][:2], levels[1]), draws=part).total
+
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    mean = sum(gradient(lambda d, p=p: half(d, p)) for p in pairs) / len(pairs)
+    torch.testing.assert_close(mean, full)
+
+
+def test_losses_of_the_denoiser_are_added_and_logged():
+    extra = {"commitment": torch.tensor([1.0, 3.0, 0.0, 0.0], dtype=torch.float64)}
+    plain, more = loss(Objective()), loss(Objective(), denoiser=Guess(extra))
+    torch.testing.assert_close(more.total, plain.total + 1)
+    assert float(more.logs["loss/commitment"]) == 1
+
+
+def test_the_network_is_told_log_snr_within_30_and_sees_the_scaled_state():
+    process = VariancePreserving([Shifted(Cosine(-60, 60), 4, 2), Cosine(-60, 60)])
+    t = torch.tensor([1e-9, 0.3, 0.6, 1 - 1e-9], dtype=torch.float64)
+    x0, draws = problem(t=t)
+    denoiser = Guess()
+    objective = Objective(Parameterization("v", "sample"))
+    loss(objective, process, denoiser, x0, draws)
+    x_t, log_snr, _ = denoiser.told[0]
+    assert log_snr.abs().max() == 30
+    torch.testing.assert_close(log_snr, process.log_snr(t).clamp(-30, 30))
+    torch.testing.assert_close(x_t[0].std(dim=(1, 2, 3)), torch.ones(B, dtype=torch.float64))
+
+
+def test_dropped_examples_lose_label_and_text_and_nothing_else():
+    cond = Cond(
+        labels=torch.tensor([0, 1, 2, 3]),
+        tokens=torch.ones(B, 2, 3),
+        mask=torch.ones(B, 2, dtype=torch.bool),
+        pooled=torch.ones(B, 5),
+        scalars={"scale": torch.ones(B)},
+        low=torch.ones(B, 3, 2, 2),
+    )
+    x0, draws = problem()
+    drop = torch.tensor([True, False, False, True])
+    denoiser = Guess()
+    loss(Objective(), denoiser=denoiser, x0=x0, draws=Draws(draws.t, draws.eps, drop), cond=cond)
+    told = denoiser.told[0][2]
+    assert told.labels.tolist() == [-1, 1, 2, -1]
+    assert told.tokens[:, 0, 0].tolist() == [0, 1, 1, 0]
+    assert told.mask[:, 0].tolist() == [False, True, True, False]
+    assert told.pooled[:, 0].tolist() == [0, 1, 1, 0]
+    assert told.scalars["scale"].tolist() == [1] * B and told.low.min() == 1
+
+
+@pytest.mark.parametrize(("rate", "low", "high"), [(0, 0, 0), (1, 1, 1), (0.1, 0.08, 0.12)])
+def test_conditions_are_dropped_at_the_stated_rate(rate, low, high):
+    draws = Objective(drop=rate).draw(PROCESS, [(2, 1, 2, 2), (4000, 1, 1, 1)], noise())
+    assert low <= float(draws.drop.float().mean()) <= high
+    assert draws.t.shape == (4000,) and [len(e) for e in draws.eps] == [2, 4000]
+
+
+def test_noise_of_the_levels_is_independent():
+    draws = Objective().draw(PROCESS, [(2000, 1, 1, 1)] * 2, noise())
+    a, b = (e.flatten() for e in draws.eps)
+    assert abs(float((a * b).mean())) < 4 / math.sqrt(2000)
+
+
+@given(b=st.integers(1, 40), seed=st.integers(0, 1000))
+def test_stratified_times_have_exactly_one_in_each_cell(b, seed):
+    u = uniforms(b, noise(seed), stratified=True)
+    assert sorted((u * b).floor().long().tolist()) == list(range(b))
+
+
+def test_stratified_times_are_shuffled():
+    """The first rows alone carry the high level in a mixed batch: not always at early times."""
+    first = torch.stack([uniforms(8, noise(seed), stratified=True)[0] for seed in range(400)])
+    assert abs(float(first.mean()) - 0.5) < 4 * math.sqrt(1 / 12 / 400)
+    assert abs(float(first.var()) - 1 / 12) < 0.015
+
+
+def test_uniform_times_are_uniform_and_never_at_the_ends():
+    u = uniforms(20_000, noise())
+    assert float(u.min()) > 0 and float(u.max()) < 1
+    assert abs(float(u.mean()) - 0.5) < 4 * math.sqrt(1 / 12 / 20_000)
+    extreme = uniforms(2, lambda shape: torch.tensor([-40.0, 40.0]))
+    assert float(extreme[0]) > 0 and float(extreme[1]) < 1
+
+
+GRID = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+
+
+def test_logit_normal_times_have_the_stated_moments():
+    t = densities.build({"name": "logit_normal", "mean": -0.5, "std": 0.7})(GRID, PROCESS)
+    assert float(torch.logit(t).mean()) == pytest.approx(-0.5, abs=1e-6)
+    assert float(torch.logit(t).std()) == pytest.approx(0.7, abs=1e-3)
+
+
+def test_edm_times_have_log_normal_noise_levels():
+    process = VariancePreserving([Shifted(Power(), 4, 2), Power(sigma_max=1e4)])
+    t = densities.build({"name": "edm"})(GRID, process)
+    log_sigma = -process.log_snr(t)[:, 1] / 2
+    assert float(log_sigma.mean()) == pytest.approx(-1.2, abs=1e-4)
+    assert float(log_sigma.std()) == pytest.approx(1.2, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", densities.names())
+def test_every_density_keeps_times_inside_and_in_order(name):
+    u = torch.linspace(1e-6, 1 - 1e-6, 1001, dtype=torch.float64)
+    t = densities.build({"name": name})(u, PROCESS)
+    assert t.shape == u.shape and float(t.min()) >= 0 and float(t.max()) <= 1
+    moved = t.diff()
+    assert (moved >= 0).all() or (moved <= 0).all()
+
+
+def test_eps_prediction_is_refused_where_the_snr_is_zero_at_the_end():
+    process = Flow([LinearFlow()])
+    with pytest.raises(ValueError, match=r"'eps' with SNR 0.*predict 'v' or 'x0'"):
+        Objective(Parameterization("eps")).check(process)
+    Objective(Parameterization("v")).check(process)
+    Objective(Parameterization("eps")).check(VariancePreserving([Cosine()]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss_space": "epsilon"}, r"unknown prediction 'epsilon', did you mean 'eps'"),
+        ({"drop": 1.5}, r"drop rate 1.5"),
+        ({"weight": {"name": "minsnr"}}, r"unknown loss weight 'minsnr', did you mean 'min_snr'"),
+        ({"weight": {"name": "min_snr", "gama": 5}}, r"no option 'gama', did you mean 'gamma'"),
+        ({"time": {"name": "logitnormal"}}, r"did you mean 'logit_normal'"),
+    ],
+)
+def test_bad_options_are_refused_with_the_nearest_good_one(options, message):
+    with pytest.raises(ValueError, match=message):
+        Objective(**options)
+
+
+def test_one_level_weight_is_needed_for_each_level():
+    with pytest.raises(ValueError, match="3 level weights for 2 levels"):
+        Objective(level_weights=[1, 2, 3]).check(PROCESS)
+    with pytest.raises(ValueError, match="1 input scales for 2 levels"):
+        Objective(Parameterization("v", ["sample"])).check(PROCESS)
+
+
+def test_the_tail_keeps_weights_and_input_scales_of_the_coarsest_levels():
+    whole = Objective(Parameterization("v", ["sample", "none"]), level_weights=[4, 1])
+    tail = whole.tail(1)
+    assert list(tail.level_weights) == [1]
+    assert list(tail.parameterization.input_scale) == ["none"]
+    assert Objective().tail(1) == Objective()
