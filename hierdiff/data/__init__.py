@@ -1,0 +1,15 @@
+"""Datasets by name. Each gives an `ImageData`; the order of examples is `order.indices`."""
+
+from hierdiff.data import critters, elpv, fluent_emoji, folder, order
+from hierdiff.data.image_data import ImageData, conditions, datasets
+
+__all__ = [
+    "ImageData",
+    "conditions",
+    "critters",
+    "datasets",
+    "elpv",
+    "fluent_emoji",
+    "folder",
+    "order",
+]

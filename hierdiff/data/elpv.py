@@ -1,0 +1,107 @@
+"""ELPV: 2,624 electroluminescence photographs of solar cells, 300 px, one channel.
+
+Deitsch et al., "Automatic classification of defective photovoltaic module cells in
+electroluminescence images", Solar Energy 185 (2019). Licence CC BY-NC-SA 4.0: not for commercial
+use. The source module of a cell is not given, so cells of one module stand on both sides of the
+split. Read from the package elpv-dataset, a local folder, or what `hierdiff.data.fetch` fetched.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from hierdiff.data.cache import cache_folder, decoded, fingerprint
+from hierdiff.data.image_data import ImageData, datasets, in_split_order
+from hierdiff.data.pixels import read_square
+from hierdiff.registry import Node
+
+LICENCE = "CC BY-NC-SA 4.0 (images of elpv-dataset, ZAE Bayern)"
+PACKAGE = "elpv-dataset==1.0.0.post1"
+CRYSTALS = {"mono": "monocrystalline", "poly": "polycrystalline"}
+STATES = ("intact", "possibly defective", "likely defective", "defective")  # 0, 1/3, 2/3, 1
+SIDE = 300
+
+
+@datasets.register("elpv")
+def elpv(
+    *,
+    resolution: int = 64,
+    root: str | Path | None = None,
+    cache: str | Path | None = None,
+    text: Node | None = None,
+    flip: bool = True,
+) -> ImageData:
+    """Area means of the photographs; class = crystal x state of the cell (8), templated captions.
+
+    root: a folder with `labels.csv` (path, defect probability, mono|poly) and the images.
+    """
+    if not 1 <= resolution <= SIDE:
+        raise ValueError(
+            f"elpv is {SIDE} px, resolution {resolution} is not: choose at most {SIDE}"
+        )
+    folder = source(root, cache_folder(cache))
+    lines = (folder / "labels.csv").read_text("utf-8").split("\n")
+    table = [line.split() for line in lines if line.strip()]
+    paths = [folder / path for path, _, _ in table]
+    keys = [path.stem for path in paths]
+    order = in_split_order(keys)
+    found = decoded(
+        "elpv",
+        [paths[row] for row in order],
+        lambda path: read_square(path, resolution=resolution, channels=1),
+        channels=1,
+        resolution=resolution,
+        identity=fingerprint(folder, [folder / "labels.csv", *paths]),
+        cache=cache_folder(cache),
+    )
+    rows = [order[place] for place in found.rows]
+    crystals = [table[row][2] for row in rows]
+    states = [round(3 * float(table[row][1])) for row in rows]
+    return ImageData(
+        name="elpv",
+        images=found.images,
+        keys=tuple(keys[row] for row in rows),
+        licence=LICENCE,
+        labels=np.array(
+            [
+                list(CRYSTALS).index(crystal) * len(STATES) + state
+                for crystal, state in zip(crystals, states, strict=True)
+            ],
+            np.int64,
+        ),
+        captions=tuple(
+            f"a photograph of a {CRYSTALS[crystal]} solar cell, {STATES[state]}"
+            for crystal, state in zip(crystals, states, strict=True)
+        ),
+        class_names=tuple(f"{crystal} {state}" for crystal in CRYSTALS for state in STATES),
+        flip=flip,
+        skipped=found.skipped,
+        digests=found.digests,
+    ).with_text(text, cache_folder(cache))
+
+
+def source(root: str | Path | None, cache: Path) -> Path:
+    """The folder with labels.csv: `root`, else the installed package, else what was fetched."""
+    if root is not None:
+        for folder in (Path(root).expanduser(), Path(root).expanduser() / "elpv_dataset" / "data"):
+            if (folder / "labels.csv").is_file():
+                return folder
+        raise FileNotFoundError(
+            f"{root} holds no labels.csv: give the folder of elpv-dataset with labels.csv, images/"
+        )
+    spec = find_spec("elpv_dataset")
+    installed = Path(spec.origin).parent / "data" if spec is not None and spec.origin else None
+    for candidate in (installed, fetched(cache)):
+        if candidate is not None and (candidate / "labels.csv").is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"dataset 'elpv' (90 MB) is not here: pip install {PACKAGE}, or set data.root=FOLDER with "
+        f"its labels.csv and images/"
+    )
+
+
+def fetched(cache: Path) -> Path:
+    return cache / "sources" / PACKAGE / "elpv_dataset" / "data"

