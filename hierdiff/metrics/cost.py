@@ -1,0 +1,183 @@
+"""Cost: floating-point operations, parameters, time and memory.
+
+A multiply-add counts as 2 operations, attention as its two products without the softmax. Times are
+seconds, memory is MiB. What was not measured is None, never zero.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    flop_registry,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
+
+MIB = 2**20
+UNSTEADY = 0.2  # a spread over this share of the median marks a timing
+
+
+def flops(fn: Callable[[], Any]) -> int:
+    """Operations of one call of `fn`: matrix products, convolutions, attention.
+
+    Works on the `meta` device, and counts a backward pass that `fn` runs. Norms, activations and
+    resizes count nothing. Causal attention is not halved. Count outside of a timed run.
+    """
+    with FlopCounterMode(display=False, custom_mapping=_attention_on_cpu()) as counter:
+        fn()
+    return int(counter.get_total_flops())
+
+
+def _attention_on_cpu() -> dict[Any, Any]:
+    """Formulas for the fused attention of the CPU, for a torch that has none of its own."""
+    aten = torch.ops.aten
+    own = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _forward,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
+    }
+    return {op: formula for op, formula in own.items() if op not in flop_registry}
+
+
+def _forward(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _backward(
+    grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+def parameters(module: nn.Module) -> int:
+    """Parameters, each counted once however often it is shared."""
+    return sum(p.numel() for p in module.parameters())
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call: median and interquartile range over `repeats` calls after `warmup`.
+
+    iqr: None for a single repeat; load: the machine's 1-minute load average when the timing began.
+    """
+
+    median: float
+    iqr: float | None
+    minimum: float
+    repeats: int
+    warmup: int
+    load: float | None
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether the spread is too large, or unknown, to trust the median."""
+        return self.iqr is None or self.iqr > UNSTEADY * self.median
+
+
+def time_call(
+    fn: Callable[[], Any],
+    *,
+    warmup: int = 3,
+    repeats: int = 10,
+    device: torch.device | str = "cpu",
+) -> Timing:
+    """Wall-clock time of `fn`, with the device synchronised before and after every call."""
+    if repeats < 1 or warmup < 0:
+        raise ValueError(f"repeats {repeats} and warmup {warmup}: repeat once or more")
+    load = _load()
+    for _ in range(warmup):
+        fn()
+    times = []
+    for _ in range(repeats):
+        _synchronize(device)
+        start = time.perf_counter()
+        fn()
+        _synchronize(device)
+        times.append(time.perf_counter() - start)
+    return timing(times, warmup=warmup, load=load)
+
+
+def timing(times: list[float], *, warmup: int, load: float | None = None) -> Timing:
+    """Summary of seconds that were taken elsewhere."""
+    iqr = None
+    if len(times) > 1:
+        low, _, high = statistics.quantiles(times, n=4, method="inclusive")
+        iqr = high - low
+    return Timing(statistics.median(times), iqr, min(times), len(times), warmup, load)
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Peaks in MiB. allocated, reserved: of the CUDA allocator, None elsewhere.
+
+    host: the high-water mark of this process over its whole life, so each case is measured in a
+    fresh process; host_baseline: its resident size when the meter was made.
+    """
+
+    allocated: float | None
+    reserved: float | None
+    host: float | None
+    host_baseline: float | None
+
+
+class MemoryMeter:
+    """Made before the work, asked for the `peak()` after it."""
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        self.baseline = _status("VmRSS")
+        if self.device.type == "cuda":
+            _synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak(self) -> PeakMemory:
+        allocated = reserved = None
+        if self.device.type == "cuda":
+            _synchronize(self.device)
+            allocated = torch.cuda.max_memory_allocated(self.device) / MIB
+            reserved = torch.cuda.max_memory_reserved(self.device) / MIB
+        return PeakMemory(allocated, reserved, host_peak(), self.baseline)
+
+
+def host_peak() -> float | None:
+    """High-water mark of this process's resident memory in MiB since it began."""
+    peak = _status("VmHWM")
+    return _rusage_peak() if peak is None else peak
+
+
+def _status(key: str) -> float | None:
+    """A line of /proc/self/status, which Linux gives in KiB, as MiB."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    values = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
+    return int(values[0]) / 1024 if values else None
+
+
+def _rusage_peak() -> float | None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MIB if sys.platform == "darwin" else peak / 1024  # bytes there, KiB elsewhere
+
+
+def _load() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def _synchronize(device: torch.device | str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

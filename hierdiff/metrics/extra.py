@@ -1,0 +1,76 @@
+"""Inception score, PSNR and SSIM as torchmetrics computes them, for uint8 images.
+
+torchmetrics is imported when one of them is asked for.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class InceptionScore:
+    """exp E KL(p(y|x) | p(y)), mean over splits; `spread` over them is not its uncertainty.
+
+    spread: standard deviation over splits, None for a single one.
+    """
+
+    value: float
+    spread: float | None
+    n: int
+    splits: int
+
+
+def inception_score(
+    images: Iterable[UInt8[Tensor, "_ 3 h w"]], logits: nn.Module, splits: int = 10
+) -> InceptionScore:
+    """logits: uint8 images to class logits, `features.inception_logits()` for the published score.
+
+    Images are shuffled before they are split, always in the same way.
+    """
+    from torchmetrics.image.inception import InceptionScore as Score
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it keeps all logits
+        score = Score(feature=logits, splits=splits)
+    n = 0
+    for batch in images:
+        score.update(batch)
+        n += len(batch)
+    if n < splits:
+        raise ValueError(f"{n} images cannot be split in {splits}: give more images or less splits")
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that one split has no spread
+        torch.manual_seed(0)
+        value, spread = score.compute()
+    return InceptionScore(float(value), float(spread) if splits > 1 else None, n, splits)
+
+
+def psnr(images: UInt8[Tensor, "b c h w"], target: UInt8[Tensor, "b c h w"]) -> float:
+    """Peak signal-to-noise ratio in dB, 20 log10(255 / rmse), mean over images."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    return float(
+        peak_signal_noise_ratio(
+            images.float(),
+            target.float(),
+            data_range=255.0,
+            dim=(1, 2, 3),
+            reduction="elementwise_mean",
+        )
+    )
+
+
+def ssim(images: UInt8[Tensor, "b c h w"], target: UInt8[Tensor, "b c h w"]) -> float:
+    """Structural similarity (Gaussian window, sigma 1.5), mean over images; 1 is equality."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    value = structural_similarity_index_measure(images.float(), target.float(), data_range=255.0)
+    assert isinstance(value, Tensor)
+    return float(value)

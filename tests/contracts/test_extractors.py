@@ -1,0 +1,87 @@
+"""What holds for every registered extractor."""
+
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from hierdiff.metrics.features import extractors
+from tests.metrics.foreign_inception import write_random
+
+SLOW = {"inception"}
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+    for name in extractors.names()
+]
+IMAGES = torch.randint(
+    0, 256, (3, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    @cache
+    def build(name):
+        if name != "inception":
+            return extractors.build({"name": name})
+        weights: Path = write_random(tmp_path_factory.mktemp("weights"))
+        return extractors.build({"name": name, "weights": str(weights)})
+
+    return build
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_finite_float32_rows_of_the_stated_width(name, built):
+    extractor = built(name)
+    found = extractor(IMAGES)
+    assert found.dtype == torch.float32 and found.shape == (3, extractor.width)
+    assert torch.isfinite(found).all() and (found.std(dim=0) > 0).any()
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_calls_agree_also_after_train_and_under_autocast(name, built):
+    extractor = built(name)
+    first = extractor(IMAGES)
+    extractor.train()
+    assert not any(module.training for module in extractor.modules())
+    for context in (nullcontext(), torch.autocast("cpu", torch.bfloat16)):
+        with context:
+            assert torch.equal(extractor(IMAGES), first)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_image_does_not_touch_another(name, built):
+    extractor = built(name)
+    together = extractor(IMAGES)
+    alone = torch.cat([extractor(image[None]) for image in IMAGES])
+    torch.testing.assert_close(alone, together, rtol=1e-3, atol=1e-4 * float(together.abs().max()))
+    assert not torch.allclose(alone[0], alone[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_grey_is_colour_with_three_equal_channels(name, built):
+    grey = IMAGES[:, :1]
+    assert torch.equal(built(name)(grey), built(name)(grey.expand(-1, 3, -1, -1)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_identity_states_name_weights_resize_and_quantisation(name, built):
+    extractor = built(name)
+    who, resize, quantisation = extractor.identity.split(" : ")
+    assert who == f"{name}@{extractor.weights}" and len(extractor.weights) == 8
+    assert resize == extractor.resize and quantisation == "uint8-round"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_published_inception_weights_may_be_called_fid(name, built):
+    assert built(name).label.startswith("FD-")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bad", [torch.rand(2, 3, 32, 32), IMAGES.repeat(1, 2, 1, 1)])
+def test_what_is_not_uint8_with_one_or_three_channels_is_refused(name, built, bad):
+    with pytest.raises((ValueError, TypeError)):
+        built(name)(bad)

@@ -1,0 +1,36 @@
+"""Two processes that share the images find the statistics of all of them."""
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from hierdiff.metrics.frechet import Statistics
+
+SHARE = {"few": (3, 4), "many": (9, 30), "one_sided": (0, 30)}
+
+
+def features(name, rank):
+    generator = torch.Generator().manual_seed(rank + 1)
+    return torch.randn(SHARE[name][rank], 8, generator=generator, dtype=torch.float64) + 1e3
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for name in SHARE:
+        Statistics.of(features(name, rank)).all_reduce().save(folder / f"{name}-{rank}.npz", name)
+    dist.destroy_process_group()
+
+
+def test_two_processes_hold_the_statistics_of_one_pass(tmp_path):
+    mp.spawn(work, args=(tmp_path,), nprocs=2)
+    for name in SHARE:
+        whole = Statistics.of(torch.cat([features(name, 0), features(name, 1)]))
+        for rank in range(2):
+            found = Statistics.load(tmp_path / f"{name}-{rank}.npz", name)
+            assert found.n == whole.n == sum(SHARE[name])
+            assert (found.features is None) == (whole.features is None)
+            torch.testing.assert_close(found.moments.mean, whole.moments.mean)
+            torch.testing.assert_close(
+                found.moments.scatter, whole.moments.scatter, rtol=1e-9, atol=1e-9
+            )
