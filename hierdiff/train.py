@@ -1,0 +1,101 @@
+"""Entry point of training: `python -m hierdiff.train method=mdm data=critters budget=default`.
+
+Hydra composes `configs/` into plain dicts; from there on there are constructors. The same command
+again goes on from the newest checkpoint of the run folder.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hierdiff.config import folder_of_configs, reported
+from hierdiff.data import ImageData, datasets
+from hierdiff.method import Method, methods
+from hierdiff.noise import seed_of
+from hierdiff.registry import constructed
+from hierdiff.training import Recipe, train
+
+log = logging.getLogger(__name__)
+OmegaConf.register_new_resolver("half", lambda side: int(side) // 2, replace=True)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step.
+
+    data: all of it; part: what is trained on. config: what is kept beside the weights.
+    """
+
+    method: Method
+    data: ImageData
+    part: ImageData
+    recipe: Recipe
+    seed: int
+    config: dict[str, Any]
+
+
+def plain(cfg: Any) -> dict[str, Any]:
+    """An OmegaConf config as plain dicts, lists and numbers, every reference resolved."""
+    try:
+        node = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{str(error).splitlines()[0]}: give it as key=value") from error
+    return {str(key): value for key, value in node.items()}  # type: ignore[union-attr]
+
+
+def method_node(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The method with the groups `denoiser` and `sampler` as its options."""
+    groups = {"denoiser": cfg.get("denoiser"), "sampling": cfg.get("sampler")}
+    return {**{k: v for k, v in groups.items() if v is not None}, **cfg["method"]}
+
+
+def prepare(cfg: Mapping[str, Any]) -> Prepared:
+    """Everything built and checked from a plain config; weights are a function of the seed."""
+    recipe = constructed(Recipe, cfg["trainer"])
+    seed = int(cfg.get("seed", 0))
+    data = datasets.build(cfg["data"])
+    part = data.part(cfg.get("part", "train"))
+    node = method_node(cfg)
+    torch.manual_seed(seed_of(seed, "init"))
+    method = methods.build(node, offered=data.facts)
+    finest = method.resolutions[0]
+    if data.resolution % finest:
+        raise ValueError(
+            f"method.resolutions={list(method.resolutions)} with data.resolution={data.resolution}:"
+            f" the finest level must divide it, set data.resolution={finest}"
+        )
+    config = {
+        "data": dict(cfg["data"]),
+        "part": cfg.get("part", "train"),
+        "data_sha256": data.sha256,
+        "method": node,
+        "trainer": dict(cfg["trainer"]),
+        "seed": seed,
+        "facts": data.facts,
+        "class_names": list(data.class_names),
+        "text": data.text_node,
+    }
+    return Prepared(method, data, part, recipe, seed, config)
+
+
+@hydra.main(version_base="1.3", config_path=folder_of_configs(), config_name="train")
+@reported
+def main(cfg: Any) -> None:
+    options = plain(cfg)
+    folder = Path(options["folder"])
+    run = prepare(options)
+    summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
+    log.info("weights %s, samples %s, curve %s/loss.png", summary.weights, summary.sheet, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Files written at once: beside their place, to the disk, then moved over the old one.
+
+A reader sees the old file or the new one, and a full disk leaves the old one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+from PIL import Image
+
+
+def write(path: Path, content: bytes) -> None:
+    """`content` as the file `path`; an OSError says what could not be written and what to do."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb", buffering=0) as file:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise explained(error, path, len(content)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    write(path, buffer.getvalue())
+
+
+def explained(error: OSError, path: Path, size: int) -> OSError:
+    """The same kind of error with the file, its size and the way out."""
+    reason = error.strerror or str(error)
+    return type(error)(
+        f"cannot write {path} ({size / 1e6:.1f} MB): {reason}; what was written before is whole: "
+        f"make room or give another folder, then give the same command again"
+    )

@@ -1,0 +1,94 @@
+"""What a run says of itself: `log.jsonl`, one line an interval, and TensorBoard as an extra.
+
+A line is the mean since the line before it. No wall time stands in it, so that a run that was
+killed and resumed leaves the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hierdiff.training.files import explained
+
+
+class Log:
+    """Means by name since the last line, and the file of lines."""
+
+    def __init__(self, path: Path, *, written: bool = True, tensorboard: bool = False):
+        self.path, self._written = path, written
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._board = _board(path.parent) if tensorboard else None
+
+    def add(self, values: Mapping[str, float]) -> None:
+        self._count += 1
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def line(self, **first: Any) -> None:
+        """A line of `first` and the means; nothing where no value came since the last one."""
+        if not self._count:
+            return
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        if self._written:
+            self._write({**first, **means})
+        if self._board is not None:
+            for name, value in means.items():
+                self._board.add_scalar(name, value, first.get("step"))
+
+    def _write(self, line: dict[str, Any]) -> None:
+        text = json.dumps(line) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab", buffering=0) as file:
+                file.write(text.encode())
+        except OSError as error:
+            raise explained(error, self.path, len(text)) from error
+
+    def state(self) -> dict[str, Any]:
+        """Length of the file, on the disk by now, and the sums that are not in it yet."""
+        length = 0
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+                length = file.seek(0, os.SEEK_END)
+        return {"bytes": length, "sums": self._sums, "count": self._count}
+
+    def load(self, state: Mapping[str, Any] | None) -> None:
+        """Cut back to where `state` was taken; None: a new log."""
+        self._sums = dict(state["sums"]) if state else {}
+        self._count = state["count"] if state else 0
+        if self._written and self.path.exists():
+            length = self.path.stat().st_size
+            os.truncate(self.path, min(state["bytes"] if state else 0, length))
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; a half line at its end is left out."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def check_tensorboard() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("tensorboard") is None:
+        raise ImportError(
+            "trainer.tensorboard=true needs it installed: pip install 'hierdiff[tensorboard]'"
+        )
+
+
+def _board(folder: Path) -> Any:
+    check_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -1,0 +1,547 @@
+"""The training loop, on Lightning Fabric: stages in order, each with its share of the steps.
+
+Randomness is a function of place: what step k draws comes from a generator seeded by (purpose,
+seed, stage, k, chunk). A step's batch consists of devices x accumulate chunks; chunk c is the same
+whichever device works on it, so that two devices, or two micro batches on one, do the same sums. No
+generator is saved, and a run that was killed ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from hierdiff.batch import Batch
+from hierdiff.config import to_yaml
+from hierdiff.data import ImageData, order
+from hierdiff.method import Method, Stage, Turn
+from hierdiff.noise import from_generator, generator_of, seed_of
+from hierdiff.objective import Loss
+from hierdiff.training import checkpoint as files
+from hierdiff.training.checkpoint import Checkpoint
+from hierdiff.training.ema import EMA
+from hierdiff.training.files import write, write_png
+from hierdiff.training.interrupt import Asked, Interrupted
+from hierdiff.training.log import Log, read
+from hierdiff.training.optimizer import load_tensors, lr_factor, optimizer_of, set_lr, tensors_of
+from hierdiff.training.pictures import sample_sheet, sheet_cond, write_curves
+from hierdiff.training.progress import Progress
+from hierdiff.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
+TOTALS = ("loss", "grad_norm")  # of a turn; the parts of a loss have names of their own
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a run.
+
+    weights: file of the averaged weights, which the method also holds. seconds: spent in steps by
+    this process, without sheets, checkpoints and start; images_per_second: of those (0 where the
+    run had been finished before). loss: mean over the last line of the log, by name.
+    """
+
+    folder: Path
+    weights: Path
+    sheet: Path
+    steps: int
+    images: int
+    seconds: float
+    images_per_second: float
+    loss: dict[str, float]
+    resumed_at: int | None = None
+
+
+def train(
+    method: Method,
+    data: ImageData,
+    folder: Path,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    config: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Trains every stage and leaves the method with its averaged weights.
+
+    data: the training part. folder: of the run; a checkpoint in it is gone on from. config: what
+    `load_method` rebuilds the method from (`method`, `facts`, ...), kept beside all weights.
+    Errors: ValueError (options, another run's checkpoint), FloatingPointError (loss or gradient not
+    finite), OSError (disk), Interrupted (Ctrl-C, SIGTERM; a checkpoint was written).
+    """
+    fabric = fabric_of(recipe)
+    fabric.launch()
+    return Run(fabric, method, data, Path(folder), recipe, seed, dict(config or {})).go()
+
+
+def fabric_of(recipe: Recipe) -> Fabric:
+    """Under torchrun the processes are its own, whatever `devices` says."""
+    devices, nodes, strategy = recipe.devices, 1, recipe.strategy
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+        strategy = "ddp" if strategy == "auto" else strategy
+    try:
+        return Fabric(
+            accelerator=recipe.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy,
+            precision=recipe.precision,  # type: ignore[arg-type]
+        )
+    except (RuntimeError, ValueError, TypeError, LookupError, ImportError) as error:
+        raise ValueError(
+            f"trainer.accelerator={recipe.accelerator}, devices={recipe.devices}: {error}"
+        ) from error
+
+
+def stage_steps(method: Method, steps: int) -> list[int]:
+    """Steps of each stage by its share, together `steps`; a stage with a share has at least one."""
+    shares = [stage.share for stage in method.stages]
+    if min(shares) < 0 or sum(shares) <= 0:
+        raise ValueError(f"shares {shares} of the stages: take 0 or more, not all 0")
+    bounds = [round(steps * sum(shares[:i]) / sum(shares)) for i in range(len(shares) + 1)]
+    counts = [high - low for low, high in zip(bounds, bounds[1:], strict=False)]
+    if any(share > 0 and count < 1 for share, count in zip(shares, counts, strict=True)):
+        raise ValueError(
+            f"{steps} steps leave a stage without any (shares {shares}): take more steps"
+        )
+    return counts
+
+
+class Wrapped(nn.Module):
+    """A stage behind one forward that takes a function of it.
+
+    Fabric and its wrappers look into arguments; a function is left alone, and `Batch` and `Draws`
+    reach the stage as they are.
+    """
+
+    def __init__(self, stage: Stage, compiled: bool):
+        super().__init__()
+        self.stage = stage
+        self._column = torch.compile(column_of, fullgraph=True) if compiled else column_of
+
+    def forward(self, call: Callable[..., Any]) -> tuple[Tensor, tuple[str, ...]]:
+        """Total and logs of the loss in one column, and the names of the logs."""
+        return call(self._column, self.stage)
+
+
+def column_of(
+    stage: Stage, batch: Batch, draws: Any, turn: str, step: int
+) -> tuple[Tensor, tuple[str, ...]]:
+    """One tensor, because a compiler may return equal ones as the same: with one level the total
+    is the detached log of that level, and would lose its gradient."""
+    loss: Loss = stage(batch, draws, turn, step)
+    logs = [value.detach().to(loss.total.dtype) for value in loss.logs.values()]
+    return torch.stack([loss.total, *logs]), tuple(loss.logs)
+
+
+@dataclass
+class Player:
+    """A turn with its optimizer, its wrapped stage and the parameters that it moves."""
+
+    turn: Turn
+    module: Any
+    optimizer: torch.optim.Optimizer
+    parameters: list[nn.Parameter]
+
+
+@dataclass
+class Place:
+    """Where a run stands: `step` inside `stage` comes next."""
+
+    stage: int = 0
+    step: int = 0
+    total_step: int = 0
+    images: int = 0
+
+
+@dataclass
+class Run:
+    """One call of `train`."""
+
+    fabric: Fabric
+    method: Method
+    data: ImageData
+    folder: Path
+    recipe: Recipe
+    seed: int
+    config: dict[str, Any]
+    place: Place = field(default_factory=Place)
+    seconds: float = 0.0
+    images_here: int = 0
+    last_saved: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.main = self.fabric.is_global_zero
+        self.device = self.fabric.device
+        self.dtype = torch.float64 if self.recipe.precision == "64-true" else torch.float32
+        self.checkpoints = self.folder / "checkpoints"
+        self.counts = stage_steps(self.method, self.recipe.steps)
+        self.chunks = self.fabric.world_size * self.recipe.accumulate
+        self.batches = [stage.batch_size or self.recipe.batch_size for stage in self.method.stages]
+        for batch in self.batches:
+            if batch % self.chunks:
+                raise ValueError(
+                    f"trainer.batch_size={batch} is not a multiple of {self.fabric.world_size} "
+                    f"device(s) x {self.recipe.accumulate} micro batch(es): choose one that is"
+                )
+        self.config = files.as_json(self.config)
+
+    def go(self) -> Summary:
+        found = files.newest(self.checkpoints)
+        if found is not None:
+            files.check_config(found[0], found[1].config, self.config)
+        layout = torch.channels_last if self.recipe.channels_last else torch.preserve_format
+        if self.config and self.main:
+            write(self.folder / "config.yaml", to_yaml(self.config))
+        self.method.to(self.device, self.dtype).to(memory_format=layout)  # type: ignore[call-overload]
+        resumed = self._resume(*found) if found is not None else None
+        board = self.recipe.tensorboard and self.main
+        self.log = Log(self.folder / "log.jsonl", written=self.main, tensorboard=board)
+        self.log.load(resumed.log if resumed else None)
+        self.fabric.barrier()
+        shown = self.recipe.progress and self.main
+        self.progress = Progress(sum(self.counts), self.place.total_step, shown=shown)
+        try:
+            with Asked() as self.asked:
+                for index in range(self.place.stage, len(self.counts)):
+                    self._stage(index, resumed if resumed and resumed.started else None)
+                    resumed = None
+        finally:
+            self.progress.close()
+            self.log.close()
+        return self._end(found[1].total_step if found else None)
+
+    # -- one stage ---------------------------------------------------------------------------------
+
+    def _stage(self, index: int, resumed: Checkpoint | None) -> None:
+        stage = self.method.stages[index]
+        previous = self.method.stages[index - 1] if index else None
+        torch.manual_seed(seed_of(self.seed, "start", index))
+        data = stage.start(previous, self.data)
+        if resumed is not None:  # what `start` carried over has moved on since
+            self._load_model(resumed)
+        if not self.counts[index]:
+            self.place.stage, self.place.step = index + 1, 0
+            return
+        stage.train()
+        players = [self._player(stage, turn) for turn in stage.turns]
+        weights = {
+            name: parameter
+            for name, parameter in self.method.named_parameters()
+            if any(parameter is moved for player in players for moved in player.parameters)
+        }
+        ema = EMA(weights, self.recipe.ema, self.recipe.ema_ramp)
+        if resumed is not None:
+            ema.load(resumed.part("ema"))
+            for player in players:
+                name = player.turn.name
+                state = resumed.part(f"optimizer/{name}")
+                load_tensors(player.optimizer, state, resumed.optimizers[name])
+        feed = Feed(self, index, data)
+        try:
+            while self.place.step < self.counts[index]:
+                self._step(stage, index, players, ema, feed)
+                if self.place.step < self.counts[index]:
+                    self._between(stage, players, ema)
+        finally:
+            feed.close()
+        self._end_stage(stage, index, ema)
+
+    def _player(self, stage: Stage, turn: Turn) -> Player:
+        parameters = [p for p in turn.module.parameters() if p.requires_grad]
+        recipe = self.recipe
+        optimizer = optimizer_of(
+            parameters,
+            name=recipe.optimizer,
+            lr=recipe.lr,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            options=dict(recipe.optimizer_options),
+        )
+        with only(stage, parameters):
+            module = self.fabric.setup_module(Wrapped(stage, recipe.compile))
+        return Player(turn, module, optimizer, parameters)
+
+    def _step(self, stage: Stage, index: int, players: list[Player], ema: EMA, feed: Feed) -> None:
+        began = time.perf_counter()
+        batch, step = self.batches[index], self.place.step
+        factor = lr_factor(
+            step, self.counts[index], warmup=self.recipe.warmup, decay=self.recipe.lr_schedule
+        )
+        told: dict[str, float] = {"lr": self.recipe.lr * factor}
+        chunks = feed.chunks(step)
+        for player in players:
+            name = "" if len(players) == 1 else f"/{player.turn.name}"
+            with only(stage, player.parameters) if name else nullcontext():
+                values = self._turn(stage, index, player, chunks)
+            set_lr(player.optimizer, self.recipe.lr * factor)
+            player.optimizer.step()
+            told |= {f"{key}{name}" if key in TOTALS else key: v for key, v in values.items()}
+        ema.update(step * batch, batch)
+        self.place.step += 1
+        self.place.total_step += 1
+        self.place.images += batch
+        self.images_here += batch
+        self.log.add(told)
+        if self.place.total_step % self.recipe.log_every == 0 or self._last(index):
+            self._line(stage)
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        first = next(value for key, value in told.items() if key.startswith("loss"))
+        self.progress.step(stage.name, batch, seconds, first)
+
+    def _last(self, index: int) -> bool:
+        return self.place.step == self.counts[index]
+
+    def _turn(
+        self, stage: Stage, index: int, player: Player, chunks: list[tuple[int, Batch]]
+    ) -> dict[str, float]:
+        """Gradients of one turn, clipped; loss, its parts and gradient norm over all devices."""
+        step, count = self.place.step, len(chunks)
+        name = player.turn.name
+        player.optimizer.zero_grad(set_to_none=True)
+        sums, names = torch.zeros((), device=self.device), ()
+        for i, (chunk, batch) in enumerate(chunks):
+            place = (self.seed, name, index, step, chunk)
+            generator = generator_of("draws", *place, device=self.device)
+            draws = stage.draw(batch, from_generator(generator, self.device, self.dtype))
+            torch.manual_seed(seed_of("dropout", *place))
+            call = partial(loss_of, batch, draws, name, step)
+            with self.fabric.no_backward_sync(player.module, enabled=i + 1 < count):
+                column, names = player.module(call)
+                self.fabric.backward(column[0] / count)
+            sums = sums + column.detach() / count
+        return self._checked(player, ("loss", *names, "grad_norm"), sums)
+
+    def _checked(self, player: Player, names: Sequence[str], sums: Tensor) -> dict[str, float]:
+        """The numbers, if all are finite, after clipping; one transfer from the device."""
+        norm = nn.utils.get_total_norm([p.grad for p in player.parameters if p.grad is not None])
+        column = torch.cat([sums, norm[None].to(sums.dtype)])
+        if self.fabric.world_size > 1:
+            column = self.fabric.all_reduce(column, reduce_op="mean")  # type: ignore[assignment]
+        if self.recipe.clip:
+            nn.utils.clip_grads_with_norm_(player.parameters, self.recipe.clip, norm)
+        values = dict(zip(names, column.tolist(), strict=True))
+        if not all(math.isfinite(value) for value in values.values()):
+            raise FloatingPointError(self._not_finite(values))
+        return values
+
+    def _not_finite(self, values: Mapping[str, float]) -> str:
+        numbers = ", ".join(f"{key} {value:.4g}" for key, value in values.items())
+        last = (
+            f"the last checkpoint is {self.last_saved}" if self.last_saved else "no checkpoint yet"
+        )
+        return (
+            f"step {self.place.total_step + 1} is not finite ({numbers}); the weights were not "
+            f"touched by it and {last}: try a lower trainer.lr, a longer trainer.warmup, a lower "
+            f"trainer.clip or trainer.precision=32-true, in a run of its own (name=...)"
+        )
+
+    # -- between steps -----------------------------------------------------------------------------
+
+    def _between(self, stage: Stage, players: list[Player], ema: EMA) -> None:
+        asked = bool(self.asked)
+        if self.fabric.world_size > 1:
+            flag = torch.tensor(float(asked), device=self.device)
+            asked = bool(self.fabric.all_reduce(flag, reduce_op="sum") > 0)  # type: ignore[operator]
+        step, recipe = self.place.total_step, self.recipe
+        if asked or (recipe.checkpoint_every and step % recipe.checkpoint_every == 0):
+            self._save(players, ema)
+        if asked:
+            raise Interrupted(
+                f"stopped after step {step} of {recipe.steps} with {self.last_saved}: "
+                f"give the same command again to go on"
+            )
+        if recipe.sheet_every and step % recipe.sheet_every == 0:
+            with ema.applied():
+                self._pictures(stage)
+
+    def _save(self, players: list[Player], ema: EMA | None) -> None:
+        """The state of the run; `ema` None at the border of two stages."""
+        path = self.checkpoints / f"step_{self.place.total_step:07d}.safetensors"
+        if self.main:
+            tensors = {f"model/{k}": t for k, t in files.tensors_of(self.method).items()}
+            tensors |= {f"ema/{k}": t for k, t in (ema.state() if ema else {}).items()}
+            rests = {}
+            for player in players:
+                name = player.turn.name
+                state, rests[name] = tensors_of(player.optimizer)
+                tensors |= {f"optimizer/{name}/{k}": t for k, t in state.items()}
+            files.save_checkpoint(
+                self.checkpoints,
+                Checkpoint(
+                    config=self.config,
+                    started=ema is not None,
+                    log=self.log.state(),
+                    tensors=tensors,
+                    optimizers=rests,
+                    **vars(self.place),
+                ),
+                self.recipe.keep,
+            )
+        self.fabric.barrier()
+        self.last_saved = path
+
+    def _resume(self, path: Path, found: Checkpoint) -> Checkpoint:
+        self.place = Place(found.stage, found.step, found.total_step, found.images)
+        self.last_saved = path
+        self._load_model(found)
+        if self.main:
+            log.info("going on from %s", path)
+        return found
+
+    def _load_model(self, found: Checkpoint) -> None:
+        assert self.last_saved is not None
+        files.load_tensors(self.method, found.part("model"), self.last_saved)
+
+    def _line(self, stage: Stage) -> None:
+        place = {"step": self.place.total_step, "stage": stage.name, "images": self.place.images}
+        self.log.line(**place)
+
+    def _pictures(self, source: Stage | Method) -> Path:
+        """Sheet of samples and loss curves, with the weights as they stand."""
+        path = self.folder / "samples" / f"step_{self.place.total_step:07d}.png"
+        if self.main:
+            n = self.recipe.sheet_images
+            with self.fabric.autocast():
+                image = sample_sheet(
+                    source, sheet_cond(self.data, n), n, self.seed, self.device, self.dtype
+                )
+            write_png(path, image)
+            write_curves(self.folder / "loss.png", self.log.path)
+        self.fabric.barrier()
+        return path
+
+    # -- ends --------------------------------------------------------------------------------------
+
+    def _end_stage(self, stage: Stage, index: int, ema: EMA) -> None:
+        """The averaged weights become the weights; what comes next grows from those."""
+        if index == last_trained(self.counts):
+            raw = files.tensors_of(self.method)
+            for which, length in list(enumerate(ema.half_lives))[1:]:
+                if self.main:
+                    path = self.folder / f"weights_ema_{length:g}.safetensors"
+                    files.save_weights(path, {**raw, **ema.weights(which)}, self.config)
+        ema.into_weights()
+        if index != last_trained(self.counts):
+            self._pictures(stage)
+        self.place.stage, self.place.step = index + 1, 0
+        self._save([], None)
+
+    def _end(self, resumed_at: int | None) -> Summary:
+        self.method.eval()
+        weights = self.folder / "weights.safetensors"
+        sheet = self.folder / "samples" / f"step_{self.place.total_step:07d}.png"
+        if self.main and not (self.images_here == 0 and weights.exists()):
+            files.save_weights(weights, files.tensors_of(self.method), self.config)
+        if self.images_here or not sheet.exists():
+            self._pictures(self.method)
+        lines = read(self.log.path)
+        return Summary(
+            folder=self.folder,
+            weights=weights,
+            sheet=sheet,
+            steps=self.place.total_step,
+            images=self.place.images,
+            seconds=self.seconds,
+            images_per_second=self.images_here / self.seconds if self.seconds else 0.0,
+            loss={k: v for k, v in lines[-1].items() if k.startswith("loss")} if lines else {},
+            resumed_at=resumed_at,
+        )
+
+
+class Feed:
+    """The chunks of each step that are this process's, on its device.
+
+    Beside an accelerator the next step is read by a thread meanwhile; what it reads is a function
+    of the step, so that a thread changes nothing.
+    """
+
+    def __init__(self, run: Run, index: int, data: Any):
+        self.run, self.index, self.data = run, index, data
+        beside = run.device.type != "cpu"
+        self._pool = ThreadPoolExecutor(1, "hierdiff-feed") if beside else None
+        self._next: tuple[int, Future[list[Batch]]] | None = None
+
+    def chunks(self, step: int) -> list[tuple[int, Batch]]:
+        """(number, batch) of each; images in the dtype of the run."""
+        ahead, self._next = self._next, None
+        batches = ahead[1].result() if ahead and ahead[0] == step else self._read(step)
+        if self._pool is not None:
+            self._next = (step + 1, self._pool.submit(self._read, step + 1))
+        return list(zip(self._numbers, [batch.map(self._placed) for batch in batches], strict=True))
+
+    @property
+    def _numbers(self) -> range:
+        count = self.run.recipe.accumulate
+        first = self.run.fabric.global_rank * count
+        return range(first, first + count)
+
+    def _read(self, step: int) -> list[Batch]:
+        run, index = self.run, self.index
+        batch, chunks = run.batches[index], run.chunks
+        flips = None
+        if getattr(self.data, "flip", False):
+            generator = generator_of("flip", run.seed, index, step)
+            flips = (torch.rand(batch, generator=generator) < 0.5).chunk(chunks)
+        batches = []
+        for chunk in self._numbers:
+            rows = order.indices(
+                step,
+                n=len(self.data),
+                batch=batch,
+                seed=seed_of("order", run.seed, index),
+                rank=chunk,
+                ranks=chunks,
+            )
+            read = self.data.batch(rows, None if flips is None else flips[chunk])
+            batches.append(read.map(Tensor.pin_memory) if run.device.type == "cuda" else read)
+        return batches
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        dtype = self.run.dtype if tensor.is_floating_point() else tensor.dtype
+        image = tensor.ndim == 4 and self.run.recipe.channels_last
+        layout = torch.channels_last if image else torch.preserve_format
+        return tensor.to(self.run.device, dtype, non_blocking=True, memory_format=layout)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def loss_of(
+    batch: Batch, draws: Any, turn: str, step: int, column: Callable[..., Any], stage: Stage
+) -> Any:
+    return column(stage, batch, draws, turn, step)
+
+
+@contextmanager
+def only(stage: Stage, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Inside, the other parameters of the stage are frozen."""
+    moved = {id(parameter) for parameter in parameters}
+    others = [p for p in stage.parameters() if p.requires_grad and id(p) not in moved]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+def last_trained(counts: Sequence[int]) -> int:
+    return max(index for index, count in enumerate(counts) if count)

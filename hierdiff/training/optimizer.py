@@ -1,0 +1,93 @@
+"""Optimizers by name and the learning rate of each step.
+
+`adamw` is torch's; every other name goes to timm. Weight decay acts on matrices and kernels only,
+not on biases and norms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def optimizer_of(
+    parameters: Sequence[nn.Parameter],
+    *,
+    name: str = "adamw",
+    lr: float = 1e-3,
+    betas: Sequence[float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+    options: dict[str, Any] | None = None,
+) -> torch.optim.Optimizer:
+    """The optimizer of one turn; `options` are further ones of its own."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    options = options or {}
+    if name == "adamw":
+        return torch.optim.AdamW(
+            groups, lr=lr, betas=(betas[0], betas[1]), **{"fused": True, **options}
+        )
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    from hierdiff.registry import suggest
+
+    known = [str(one) for one in list_optimizers()]
+    if name not in known:
+        raise ValueError(
+            f"unknown optimizer {name!r}{suggest(name, known)} known: adamw, and timm's "
+            f"{', '.join(known)}"
+        )
+    return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **options)
+
+
+def lr_factor(step: int, steps: int, *, warmup: int, decay: str = "linear") -> float:
+    """Part of the top rate at step 0 .. steps - 1: linear warm-up times a decay to zero."""
+    done = step / steps
+    falling = {
+        "constant": 1.0,
+        "linear": 1 - done,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+    }
+    if decay not in falling:
+        raise ValueError(f"unknown lr_schedule {decay!r}: choose {', '.join(falling)}")
+    return min(1.0, (step + 1) / warmup if warmup else 1.0) * falling[decay]
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def tensors_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State as tensors by "parameter/key", and what is no tensor (numbers, option groups)."""
+    whole = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for index, entries in whole["state"].items():
+        for key, value in entries.items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"{index}/{key}"] = value
+    return tensors, {"numbers": numbers, "groups": whole["param_groups"]}
+
+
+def load_tensors(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any]
+) -> None:
+    """The inverse of `tensors_of`, on an optimizer of the same parameters; layouts are kept."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for place, value in {**rest["numbers"], **tensors}.items():
+        index, _, key = place.partition("/")
+        like = parameters[int(index)]
+        if isinstance(value, Tensor) and value.shape == like.shape:
+            value = torch.empty_like(like, dtype=value.dtype, requires_grad=False).copy_(value)
+        elif isinstance(value, Tensor):
+            value = value.clone()
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})

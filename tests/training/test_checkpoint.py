@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save, save_file
+
+from hierdiff.training.checkpoint import (
+    SCHEMA,
+    load_method,
+    newest,
+    packed,
+    save_weights,
+    tensors_of,
+)
+from hierdiff.training.files import write
+from tests.training.runs import GROWN, built, config, run
+
+
+def weights(folder: Path, **parts: Any) -> Path:
+    path = folder / "weights.safetensors"
+    save_weights(path, tensors_of(built()), config(**parts))
+    return path
+
+
+def test_weights_rebuild_the_method(tmp_path: Path):
+    method, read = load_method(weights(tmp_path))
+    wanted = built().state_dict()
+    assert read["class_names"] == ["a", "b", "c", "d"]
+    assert not method.training
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in method.state_dict().items())
+
+
+def test_shared_tensors_are_stored_once_and_stay_shared(tmp_path: Path):
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, tensors_of(built(GROWN)), config(GROWN))
+    method, _ = load_method(path)
+    inner = next(method.stages[0].parameters())
+    assert any(inner is parameter for parameter in method.stages[1].parameters())
+
+
+def test_a_checkpoint_gives_the_averaged_weights(tmp_path: Path):
+    summary = run(tmp_path, GROWN, steps=9, checkpoint_every=8, ema=[1000])
+    method, _ = load_method(tmp_path / "checkpoints" / "step_0000008.safetensors")
+    found = newest(tmp_path / "checkpoints")
+    assert found is not None and found[1].total_step == 9
+    final, _ = load_method(summary.weights)
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(method.state_dict().values(), final.state_dict().values(), strict=True)
+    )
+
+
+def test_a_class_by_its_path_is_refused_before_it_is_imported(tmp_path: Path):
+    (tmp_path / "trap_module.py").write_text("raise SystemExit('imported')")
+    node = {**config()["method"], "denoiser": {"name": "trap_module:Net"}}
+    path = weights(tmp_path, method=node)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        with pytest.raises(PermissionError, match=r"'trap_module:Net'.*trust=\[trap_module\]"):
+            load_method(path)
+    assert "trap_module" not in sys.modules
+
+
+@pytest.mark.parametrize("trust", [(), ("os",)])
+def test_metadata_cannot_call_the_system(tmp_path: Path, trust: tuple[str, ...]):
+    node = {**config()["method"], "denoiser": {"name": "os:system", "command": "true"}}
+    path = weights(tmp_path, method=node)
+    with pytest.raises((PermissionError, ValueError), match="os:system"):
+        load_method(path, trust)
+
+
+def test_a_foreign_file_is_named_as_such(tmp_path: Path):
+    path = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match="foreign.safetensors was not written by hierdiff"):
+        load_method(path)
+
+
+@pytest.mark.parametrize("about", ["no json", "[]", "{}", json.dumps({"schema": SCHEMA + 1})])
+def test_foreign_metadata_is_one_clear_error(tmp_path: Path, about: str):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(save({"a": torch.ones(2)}, {"hierdiff": about}))
+    with pytest.raises(ValueError, match="w.safetensors"):
+        load_method(path)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 200, 0.5, 0.99])
+def test_a_truncated_file_is_one_clear_error(tmp_path: Path, keep: float):
+    path = weights(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(ValueError, match="cut short or no safetensors file"):
+        load_method(path)
+
+
+def test_a_pickle_is_not_read(tmp_path: Path):
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match="pickles"):
+        load_method(path)
+
+
+def test_an_absent_file_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_method(tmp_path / "nowhere")
+
+
+def test_weights_of_another_method_are_refused(tmp_path: Path):
+    path = tmp_path / "w.safetensors"
+    facts = {"kind": "weights", "config": config(GROWN)}
+    tensors = tensors_of(built())
+    path.write_bytes(packed(dict(list(tensors.items())[1:]), facts))
+    with pytest.raises(ValueError, match="another method"):
+        load_method(path)
+
+
+def test_a_broken_newest_checkpoint_is_skipped_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    run(tmp_path)
+    older, broken = sorted((tmp_path / "checkpoints").iterdir())
+    broken.write_bytes(broken.read_bytes()[:1000])
+    with caplog.at_level(logging.WARNING):
+        found = newest(tmp_path / "checkpoints")
+    assert found is not None and found[0] == older
+    assert f"skipping the broken checkpoint {broken}" in caplog.text
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "file"
+    write(path, b"old")
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=f"cannot write {path}.*No space left on device.*make room"):
+        write(path, b"new and longer")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_bytes() == b"old"

@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import json
+import logging
+import random
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hierdiff.training import load_method, train
+from hierdiff.training.interrupt import Interrupted
+from hierdiff.training.loop import Feed, stage_steps
+from hierdiff.training.pictures import smoothed
+from tests.training.runs import (
+    GROWN,
+    NODE,
+    Line,
+    Lines,
+    built,
+    config,
+    images,
+    in_process,
+    recipe,
+    run,
+    server,
+    signalled,
+)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    names = ("weights.safetensors", "weights_ema_0.safetensors", "log.jsonl")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_a_run_leaves_weights_log_sheet_and_curve(tmp_path: Path):
+    summary = run(tmp_path, GROWN)
+    assert summary.steps == 12 and summary.images == 48 and summary.resumed_at is None
+    assert summary.weights.is_file() and summary.sheet.is_file()
+    assert (tmp_path / "loss.png").stat().st_size > 1000
+    assert "name: mdm" in (tmp_path / "config.yaml").read_text()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 5, 6, 9, 12]  # 5 is the end of a stage
+    assert [line["stage"] for line in lines] == ["4", "4", "8x4", "8x4", "8x4"]
+    assert {"loss", "loss/8", "loss/4", "lr", "grad_norm"} <= lines[-1].keys()
+    assert not [p for p in tmp_path.rglob("*.part")]
+
+
+def test_the_log_holds_means_since_the_last_line(tmp_path: Path):
+    each = run(tmp_path / "each", log_every=1)
+    run(tmp_path / "third", log_every=3)
+    single = [json.loads(x) for x in (each.folder / "log.jsonl").read_text().splitlines()]
+    thirds = [json.loads(x) for x in (tmp_path / "third/log.jsonl").read_text().splitlines()]
+    for i, line in enumerate(thirds):
+        wanted = sum(x["loss"] for x in single[3 * i : 3 * i + 3]) / 3
+        assert line["loss"] == pytest.approx(wanted)
+
+
+def test_training_lowers_the_loss(tmp_path: Path):
+    method = Lines([Line()])
+    summary = train(method, images(), tmp_path, recipe(steps=60, lr=0.02, ema=[0], log_every=1))
+    first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
+    assert summary.loss["loss"] < 0.1 * first["loss"]
+
+
+def test_the_method_ends_with_the_averaged_weights(tmp_path: Path):
+    method = built()
+    summary = train(method, images(), tmp_path, recipe(ema=[1e6]), config=config())
+    stored, _ = load_method(summary.weights)
+    for a, b in zip(method.parameters(), stored.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_accumulated_micro_batches_are_one_large_batch(tmp_path: Path):
+    ends = []
+    for accumulate in (1, 2, 4):
+        method = Lines([Line()])
+        torch.manual_seed(1)
+        method.stages[0].net.reset_parameters()
+        options = recipe(accumulate=accumulate, precision="64-true", clip=0.1, steps=6)
+        train(method, images(), tmp_path / str(accumulate), options)
+        ends.append(method.stages[0].net.weight.detach().clone())
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(ends[2], ends[0], rtol=1e-11, atol=1e-13)
+
+
+def test_the_gradient_norm_is_clipped(tmp_path: Path):
+    method = Lines([Line()])
+    before = method.stages[0].net.weight.detach().clone()
+    options = recipe(steps=1, optimizer="momentum", lr=1.0, warmup=0, clip=1e-3, ema=[0])
+    train(method, images(), tmp_path, options)
+    moved = torch.linalg.vector_norm(method.stages[0].net.weight - before)
+    assert 0 < moved <= 1.001e-3
+
+
+def test_growth_starts_from_the_averaged_weights_of_the_stage_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    method = built(GROWN)
+    outer = [p.detach().clone() for p in method.stages[1].parameters()]
+    seen: dict[str, Any] = {}
+
+    def start(previous: Any, data: Any) -> Any:
+        seen["inner"] = {k: t.detach().clone() for k, t in previous.state_dict().items()}
+        seen["outer"] = [p.detach().clone() for p in method.stages[1].parameters()]
+        return data
+
+    monkeypatch.setattr(method.stages[1], "start", start)
+    train(method, images(), tmp_path, recipe(ema=[30], keep=9, checkpoint_every=1), config=config())
+    file = load_file(tmp_path / "checkpoints" / "step_0000005.safetensors")
+    border = {k.removeprefix("model/stages.0."): t for k, t in file.items()}
+    # the border's checkpoint holds the average, and what grows holds the very same numbers
+    assert all(torch.equal(border[name], tensor) for name, tensor in seen["inner"].items())
+    before = load_file(tmp_path / "checkpoints" / "step_0000004.safetensors")
+    assert any(
+        not torch.equal(before[f"model/stages.0.{name}"], tensor)
+        for name, tensor in seen["inner"].items()
+    )
+    inner = {id(p) for p in method.stages[0].parameters()}
+    for parameter, old, new in zip(
+        method.stages[1].parameters(), outer, seen["outer"], strict=True
+    ):
+        assert torch.equal(old, new) == (id(parameter) not in inner)
+
+
+def test_steps_are_shared_by_the_stages():
+    shares = [Line(share=0.25), Line(share=0.0), Line(share=0.75)]
+    assert stage_steps(Lines(shares), 10) == [2, 0, 8]
+    with pytest.raises(ValueError, match="leave a stage without any"):
+        stage_steps(Lines([Line(share=0.01), Line()]), 10)
+
+
+def test_a_stage_without_a_share_is_started_and_not_trained(tmp_path: Path):
+    method = Lines([Line(share=0.0), Line()])
+    kept = method.stages[0].net.weight.detach().clone()
+    train(method, images(), tmp_path, recipe())
+    assert torch.equal(method.stages[0].net.weight, kept)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path):
+    run(tmp_path)
+    before = files_of(tmp_path)
+    summary = run(tmp_path)
+    assert summary.resumed_at == 12 and summary.seconds == 0 and summary.loss
+    assert files_of(tmp_path) == before
+
+
+def test_going_on_with_another_method_names_the_difference(tmp_path: Path):
+    run(tmp_path)
+    other = {**NODE, "shift": 2.0}
+    with pytest.raises(ValueError, match=r"method.shift=None, now it is 2.0.*name="):
+        run(tmp_path, other)
+
+
+def test_options_that_decide_nothing_may_change(tmp_path: Path):
+    first = config(trainer={"steps": 12, "devices": 1})
+    train(built(), images(), tmp_path, recipe(), config=first)
+    train(built(), images(), tmp_path, recipe(), config=config(trainer={"steps": 12, "devices": 2}))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Path):
+    method = Lines([Line(spoilt_at=6)])
+    with pytest.raises(FloatingPointError, match=r"step 7 is not finite \(loss nan.*step_0000006"):
+        train(method, images(), tmp_path, recipe(checkpoint_every=2, keep=1, log_every=1))
+    assert all(p.isfinite().all() for p in method.parameters())
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_0000006.safetensors"]
+
+
+def test_a_batch_that_cannot_be_cut_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="batch_size=4 is not a multiple of 1 device"):
+        run(tmp_path, accumulate=3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "trainer.steps=0"),
+        ({"precision": "16-mixed"}, "32-true, bf16-mixed"),
+        ({"lr_schedule": "stairs"}, "unknown lr_schedule 'stairs'"),
+        ({"lr": -1.0}, "trainer.lr=-1.0"),
+        ({"ema": []}, "half-lives"),
+    ],
+)
+def test_wrong_options_are_refused_before_compute(wrong: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        recipe(**wrong)
+
+
+@pytest.mark.parametrize("accelerator", ["tpu", "warp"])
+def test_an_absent_accelerator_is_one_clear_error(tmp_path: Path, accelerator: str):
+    with pytest.raises(ValueError, match=f"trainer.accelerator={accelerator}"):
+        run(tmp_path, accelerator=accelerator)
+
+
+def test_bf16_trains_on_the_cpu(tmp_path: Path):
+    full, half = run(tmp_path / "a"), run(tmp_path / "b", precision="bf16-mixed")
+    assert half.loss["loss"] != full.loss["loss"]
+    assert half.loss["loss"] == pytest.approx(full.loss["loss"], rel=0.05)
+    assert next(load_method(half.weights)[0].parameters()).dtype == torch.float32
+
+
+def test_reading_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run(tmp_path / "plain")
+    start = Feed.__init__
+
+    def ahead(self: Feed, *given: Any) -> None:
+        start(self, *given)
+        self._pool = ThreadPoolExecutor(1)
+
+    monkeypatch.setattr(Feed, "__init__", ahead)
+    run(tmp_path / "ahead")
+    assert files_of(tmp_path / "ahead") == files_of(tmp_path / "plain")
+
+
+def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'hierdiff\[tensorboard\]'"):
+        recipe(tensorboard=True)
+
+
+def test_smoothing_keeps_a_constant_and_has_no_lag_at_the_start():
+    assert smoothed(torch.full((9,), 0.3).numpy()) == pytest.approx(0.3)
+    assert smoothed(torch.tensor([2.0, 1.0]).numpy())[0] == pytest.approx(2.0)
+
+
+# -- interruptions -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"channels_last": True, "optimizer": "lion"}])
+def test_a_broken_newest_checkpoint_costs_steps_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+):
+    run(tmp_path / "whole", **options)
+    run(tmp_path / "broken", **options)
+    newest = sorted((tmp_path / "broken/checkpoints").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-7])
+    with caplog.at_level(logging.WARNING):
+        summary = run(tmp_path / "broken", **options)
+    assert summary.resumed_at == 8 and newest.name in caplog.text
+    assert files_of(tmp_path / "broken") == files_of(tmp_path / "whole")
+
+
+def test_ctrl_c_ends_with_a_checkpoint_and_a_message(tmp_path: Path):
+    long = {"steps": 4000, "checkpoint_every": 0, "log_every": 100}
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match=r"stopped after step \d+ of 4000.*same command again"):
+        signalled(tmp_path, 1.0, **long)
+    assert signal.getsignal(signal.SIGINT) is handler
+    (saved,) = (tmp_path / "checkpoints").iterdir()
+    with pytest.raises(Interrupted):
+        signalled(tmp_path, 1.0, **long)
+    later = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    assert later.name > saved.name
+
+
+def test_a_run_killed_five_times_ends_as_one_that_was_not(tmp_path: Path):
+    options = {"steps": 80, "checkpoint_every": 4, "log_every": 3}
+    moments = random.Random(0)
+
+    def start(name: str) -> Any:
+        process = server.Process(
+            target=in_process, args=(tmp_path / name, GROWN, {}), kwargs=options
+        )
+        process.start()
+        return process
+
+    whole = start("whole")
+    whole.join()
+    assert whole.exitcode == 0
+    for _ in range(5):
+        process = start("killed")
+        before = sorted((tmp_path / "killed/checkpoints").glob("*.safetensors"))
+        deadline = time.monotonic() + 60
+        while (
+            process.is_alive()
+            and time.monotonic() < deadline
+            and sorted((tmp_path / "killed/checkpoints").glob("*.safetensors")) == before
+        ):
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.03))
+        assert process.is_alive(), "the run ended before it could be killed: make it longer"
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    last = start("killed")
+    last.join()
+    assert last.exitcode == 0
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+
+
+# -- many processes ------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_two_processes_train_what_one_trains_with_two_micro_batches(tmp_path: Path):
+    run(tmp_path / "one", GROWN, accumulate=2, precision="64-true")
+    shared = {
+        **{"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1"},
+        **{"MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+        **{"GROUP_RANK": "0"},
+    }
+    both = []
+    for rank in ("0", "1"):
+        environment = {**shared, "RANK": rank, "LOCAL_RANK": rank}
+        process = server.Process(
+            target=in_process,
+            args=(tmp_path / "two", GROWN, environment),
+            kwargs={"precision": "64-true"},
+        )
+        process.start()
+        both.append(process)
+    for process in both:
+        process.join(60)
+        assert process.exitcode == 0
+    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-9, atol=1e-12)
+    lines = [
+        [json.loads(x) for x in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    for a, b in zip(*lines, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-6)  # logged in float32
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_close_to_an_eager_one(tmp_path: Path):
+    for name, compiled in (("eager", False), ("compiled", True)):
+        process = server.Process(  # without the shape checks of the tests
+            target=in_process, args=(tmp_path / name, GROWN, {}), kwargs={"compile": compiled}
+        )
+        process.start()
+        process.join(300)
+        assert process.exitcode == 0
+    ends = [
+        json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1])
+        for name in ("eager", "compiled")
+    ]
+    assert ends[1]["loss"] == pytest.approx(ends[0]["loss"], rel=1e-4)
