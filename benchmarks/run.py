@@ -1,0 +1,158 @@
+"""The main job: train a method, sample it, measure it, write its record, print its row.
+
+`python -m benchmarks.run method=mdm`; `-m method=mdm,end_to_end` runs one after another. The same
+command again goes on where it stopped; a run that has its record prints it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.cost import Case, costs
+from benchmarks.measure import quality, real_references, samples, scale_rows
+from benchmarks.record import FILE, Record, now, provenance
+from benchmarks.tables import frame, rich_table
+from hierdiff.config import folder_of_configs, reported
+from hierdiff.data.cache import cache_folder
+from hierdiff.images import save_png, sheet
+from hierdiff.levels import check_resolutions
+from hierdiff.metrics.features import extractors
+from hierdiff.train import Prepared, plain, prepare
+from hierdiff.training import train
+
+log = logging.getLogger(__name__)
+
+SHOWN = 32  # images on the sheet
+
+OmegaConf.register_new_resolver(
+    "suffix", lambda overrides: f",{overrides}".replace("/", "_") if overrides else "", replace=True
+)
+
+
+def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
+    """Trains where that is not done, then measures; the record is written last."""
+    started = now()
+    wanted = options["measure"]
+    extractor = extractors.build(wanted["extractor"])
+    test = run.data.part("test")
+    n = min(wanted["samples"], len(test))
+    if n < wanted["samples"]:
+        log.warning("%d samples instead of %d: as many as test images", n, wanted["samples"])
+    sides = check_resolutions(sorted({*wanted["resolutions"], *run.method.resolutions})[::-1])
+    cache = cache_folder(options["data"].get("cache")) / "statistics"
+    cache.mkdir(parents=True, exist_ok=True)
+
+    summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
+
+    device = torch.device("cuda" if _on_gpu(run) else "cpu")
+    extractor = extractor.to(device)
+    method = run.method.to(device)
+    references = real_references(run.data, extractor, sides, cache)
+    scale = scale_rows(
+        run.data, extractor, references, n, seed=wanted["seed"], folder=cache, track=_track
+    )
+    kept: list[dict[int, torch.Tensor]] = []
+
+    def drawn() -> Iterable[dict[int, torch.Tensor]]:
+        batches = samples(
+            method,
+            test,
+            n,
+            seed=wanted["seed"],
+            precision=run.recipe.precision,
+            batch=wanted["batch"],
+        )
+        total = -(-n // wanted["batch"])
+        for images in _track(batches, "sampling and features", total):
+            kept.append({side: x[:SHOWN] for side, x in images.items()} if not kept else {})
+            yield images
+
+    rows = quality(drawn(), extractor, references)
+    first = [kept[0][side] for side in sorted(kept[0], reverse=True)]
+    save_png(sheet(first), folder / "samples.png")
+    real = torch.from_numpy(test.images[:SHOWN].copy())
+    save_png(sheet([real]), folder / "real.png")
+
+    log.info("cost, each case in a fresh process")
+    cases = [
+        Case(
+            method=run.config["method"],
+            facts=run.config["facts"],
+            resolution=side,
+            what=what,
+            batch=wanted["batch"],
+            precision=run.recipe.precision,
+            device=device.type,
+            channels_last=run.recipe.channels_last,
+            repeats=wanted["repeats"],
+            threads=torch.get_num_threads(),
+        )
+        for side in run.method.resolutions
+        for what in ("train", "sample")
+    ]
+    cost = costs(_track(cases, "cost", len(cases)))
+    record = Record(
+        name=options["label"],
+        method=run.config["method"]["name"],
+        data=run.data.name,
+        budget=options["budget_name"],
+        resolutions=tuple(run.method.resolutions),
+        quality=tuple(rows),
+        cost=tuple(cost),
+        scale=scale,
+        training={
+            "steps": summary.steps,
+            "images": summary.images,
+            "seconds": summary.seconds,
+            "images_per_s": summary.images_per_second,
+        },
+        config=options,
+        provenance=provenance(
+            started=started,
+            seeds={"training": run.seed, "samples": wanted["seed"]},
+            config=options,
+        ),
+    )
+    record.write(folder)
+    return record
+
+
+def _on_gpu(run: Prepared) -> bool:
+    return run.recipe.accelerator != "cpu" and torch.cuda.is_available()
+
+
+def _track(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+    console = Console(stderr=True)
+    return track(items, what, total, console=console, disable=not console.is_terminal)
+
+
+@hydra.main(version_base="1.3", config_path=folder_of_configs(), config_name="benchmark")
+@reported
+def main(cfg: Any) -> None:
+    options = plain(cfg)
+    folder = Path(options["folder"])
+    run = prepare(options)  # everything that can be wrong is found before compute is spent
+    if (folder / FILE).exists():
+        log.info("%s is there: remove it to measure again", folder / FILE)
+        record = Record.read(folder)
+    else:
+        record = measured(options, run, folder)
+    console = Console()
+    console.print(rich_table(frame([record], preset="all")))
+    console.print(f"record   {folder / FILE}")
+    console.print(f"samples  {folder / 'samples.png'} (each level side by side)")
+    console.print(f"loss     {folder / 'loss.png'}")
+    console.print(f"table    python -m benchmarks.tables {folder.parent} --format markdown")
+
+
+if __name__ == "__main__":
+    main()

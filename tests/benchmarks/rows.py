@@ -1,0 +1,98 @@
+"""Five records written by hand, and what makes more of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.record import Record
+
+IDENTITY = "efficientnet_lite0@57938833:bicubic-224:uint8:N=512:ref=a1b2_{side}:frechet"
+
+
+def quality(side: int, view: str, value: float | None, **changed: Any) -> dict[str, Any]:
+    return {
+        "resolution": side,
+        "view": view,
+        "metric": "FD-EffLite0",
+        "value": value,
+        "floor": {64: 10.04, 32: 8.5}.get(side),
+        "n": 512,
+        "n_reference": 1536,
+        "identity": IDENTITY.format(side=side),
+        "route": "nuclear",
+        **changed,
+    }
+
+
+def cost(side: int, train: float | None, sample: float | None, **changed: Any) -> dict[str, Any]:
+    return {
+        "resolution": side,
+        "device": "cpu",
+        "dtype": "float32",
+        "batch": 32,
+        "train_images_per_s": train,
+        "sample_images_per_s": sample,
+        "latency_s": 1.2345,
+        "train_memory_mib": 1024.5,
+        "train_memory_reserved_mib": None,
+        "sample_memory_mib": 512.25,
+        "sample_memory_reserved_mib": None,
+        "parameters": 2_345_678,
+        "flops_per_call": 1.5e9,
+        "flops_per_image": 75e9,
+        "evaluations": 50,
+        **changed,
+    }
+
+
+def record(name: str, **changed: Any) -> Record:
+    scale = {
+        "real": [quality(64, "pooled", 11.06), quality(32, "pooled", 9.53)],
+        "gaussian": [quality(64, "pooled", 210.4), quality(32, "pooled", 150.25)],
+    }
+    told: dict[str, Any] = {
+        "name": name,
+        "method": name,
+        "data": "critters",
+        "budget": "default",
+        "resolutions": (64, 32),
+        "scale": scale,
+        "provenance": {"ended": "2026-01-01T00:00:00+00:00", "machine": {"cpu": "Abacus 1"}},
+        **changed,
+    }
+    return Record(**told)
+
+
+def five() -> list[Record]:
+    """Two levels, its twin, a name that needs escaping, the same once more, a failure."""
+    return [
+        record(
+            "mdm",
+            quality=(
+                quality(64, "native", 98.41),
+                quality(64, "pooled", 98.41),
+                quality(32, "native", 61.2),
+                quality(32, "pooled", 60.1),
+            ),
+            cost=(cost(64, 40.123, 5.5), cost(32, 101.0, 20.25, noisy=True)),
+            config={"seed": 0, "denoiser": {"name": "nested_unet"}},
+        ),
+        record(
+            "mdm",
+            quality=(quality(64, "native", 98.44), quality(32, "pooled", 59.96)),
+            cost=(cost(64, 39.5, 5.25),),
+            config={"seed": 1, "denoiser": {"name": "nested_unet"}},
+        ),
+        record(
+            "end_to_end",
+            resolutions=(64,),
+            quality=(quality(64, "native", 120.5), quality(32, "pooled", 77.7)),
+            cost=(cost(64, 44.0, None),),
+        ),
+        record(
+            "50% of a|b & c_d",
+            quality=(quality(64, "native", 150.0), quality(32, "native", 99.9)),
+            cost=(cost(64, None, 7.125),),
+        ),
+        record("latent", failure="out of memory at batch_size 32: lower it", resolutions=(64,)),
+    ]

@@ -1,0 +1,107 @@
+"""The main job: bad input is refused before compute, a good run leaves what it promises."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from benchmarks import run  # noqa: F401  (registers what configs refer to)
+from benchmarks.record import Record
+from hierdiff.config import folder_of_configs
+from hierdiff.train import plain, prepare
+
+QUICK = (
+    *("budget=smoke", "trainer.steps=2", "trainer.progress=false", "measure.samples=8"),
+    *("measure.batch=8", "measure.repeats=1", "sampler.steps=2"),
+    "measure.extractor={name: random_conv}",
+)
+
+
+def prepared(*overrides: str):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(folder_of_configs(), version_base="1.3"):
+        cfg = compose("benchmark", overrides=list(overrides))
+        return prepare(
+            {k: plain(cfg[k]) for k in ("data", "denoiser", "sampler", "method", "trainer")}
+        )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["denoiser.name=nested_unett"],
+            "unknown denoiser 'nested_unett', did you mean 'nested_unet'",
+        ),
+        (["+denoiser.chanels=3"], "no option 'chanels', did you mean 'channels'"),
+        (["data.name=criters"], "unknown dataset 'criters', did you mean 'critters'"),
+        (["method.name=mdn"], "unknown method 'mdn', did you mean 'mdm'"),
+        (["sampler.rule.name=ddimm"], "unknown sampler 'ddimm', did you mean 'ddim'"),
+        (["+method.objective.loss_spase=v"], "no option 'loss_spase', did you mean 'loss_space'"),
+        (["method.resolutions=[16,32]"], "not in order"),
+        (["method.resolutions=[32,12]"], "12 does not divide 32"),
+        (["method.resolutions=[48,16]"], "48"),
+        (["data.resolution=24"], "does not divide"),
+        (["method.growth=[0.5,0.4]"], "growth"),
+        (["method.fractions=[1,0.5]"], "fractions"),
+        (["method.resolutions=[32]"], "nest one network for each"),
+        (["trainer.precision=fp8"], "trainer.precision='fp8'"),
+        (["trainer.steps=0"], "trainer.steps=0"),
+        (["denoiser.groups=5"], "5 groups do not divide"),
+        (["denoiser.inner.heads=5"], "5 heads do not divide"),
+        (["denoiser=custom", "denoiser.name=os:system"], "not a subclass of Denoiser"),
+    ],
+)
+def test_bad_input_is_one_clear_message(overrides, message):
+    with pytest.raises(ValueError) as error:
+        prepared(*overrides)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def bench(*options: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "benchmarks.run", *QUICK, *options]
+    environment = {**os.environ, "JAXTYPING_DISABLE": "1", **environment}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_an_absent_inception_file_ends_the_run_before_compute(tmp_path):
+    ended = bench("measure.extractor={name: inception}", f"folder={tmp_path / 'run'}")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
+    assert "weights-inception-2015-12-05-6726825d.pth" in ended.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["mdm", "end_to_end"])
+def test_a_run_leaves_record_pictures_curve_and_weights(method, tmp_path):
+    ended = bench(f"method={method}", f"folder={tmp_path}")
+    assert ended.returncode == 0, ended.stderr
+    record = Record.read(tmp_path)
+    assert not record.edited and record.name == method
+    views = {(row["resolution"], row["view"]) for row in record.quality}
+    assert {(32, "native"), (16, "pooled")} <= views
+    assert ((16, "native") in views) == (method == "mdm")
+    for row in record.cost:
+        assert not [key for key in row if key.endswith("_failure")]
+        assert row["flops_per_image"] == row["flops_per_call"] * row["evaluations"] > 0
+    for kind in ("real", "gaussian"):
+        assert {row["resolution"] for row in record.scale[kind]} == {32, 16}
+    for name in ("samples.png", "loss.png", "log.jsonl", "config.yaml", "weights.safetensors"):
+        assert (tmp_path / name).stat().st_size > 0
+    again = bench(f"method={method}", f"folder={tmp_path}")
+    assert again.returncode == 0 and "remove it to measure again" in again.stderr
+
+
+@pytest.mark.slow
+def test_a_record_is_json_that_anybody_reads(tmp_path):
+    assert bench("method=end_to_end", f"folder={tmp_path}").returncode == 0
+    content = json.loads(Path(tmp_path / "record.json").read_text())
+    assert content["provenance"]["packages"]["torch"] and content["provenance"]["config_hash"]
+    assert content["training"]["images"] == 2 * 8

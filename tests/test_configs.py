@@ -1,0 +1,83 @@
+"""Every file of `configs/` composes and builds, on the `meta` device where it is a network."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from benchmarks import run  # noqa: F401  (registers what configs refer to)
+from hierdiff.config import folder_of_configs
+from hierdiff.denoisers import denoisers
+from hierdiff.method import Sampling, methods
+from hierdiff.metrics.features import extractors
+from hierdiff.registry import constructed
+from hierdiff.train import method_node, plain
+from hierdiff.training import Recipe
+
+CONFIGS = Path(folder_of_configs())
+FACTS = {"channels": 3, "classes": 7, "text_width": 16, "text_length": 5}
+OFFICIAL = {"mdm_64": 461_359_107, "mdm_256": 476_613_958, "mdm_1024": 480_970_057}
+PARTS = ("data", "denoiser", "sampler", "method", "trainer", "measure")
+CUSTOM = {"custom": ["denoiser.name=unet"], "nested_custom": ["denoiser.inner.name=unet"]}
+
+
+def group(name: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / name).glob("*.yaml"))
+
+
+def composed(*overrides: str, name: str = "benchmark") -> dict:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose(name, overrides=list(overrides))
+        return {key: plain(cfg[key]) for key in PARTS if key in cfg}
+
+
+@pytest.mark.parametrize("name", group("denoiser"))
+def test_every_denoiser_builds(name):
+    node = composed(f"denoiser={name}", *CUSTOM.get(name, []))["denoiser"]
+    with torch.device("meta"):
+        assert denoisers.build(node, offered=FACTS).levels >= 1
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_sizes_count_as_published(name):
+    node = composed(f"denoiser={name}")["denoiser"]
+    with torch.device("meta"):
+        network = denoisers.build(node, offered={"channels": 3, "text_width": 2048})
+    assert sum(p.numel() for p in network.parameters()) == OFFICIAL[name]
+
+
+@pytest.mark.parametrize("name", group("method"))
+def test_every_method_builds_with_its_own_denoiser(name):
+    node = method_node(composed(f"method={name}"))
+    with torch.device("meta"):
+        assert methods.build(node, offered=FACTS).resolutions[0] == 32
+
+
+@pytest.mark.parametrize("name", group("sampler"))
+def test_every_sampler_builds(name):
+    constructed(Sampling, composed(f"sampler={name}")["sampler"])
+
+
+@pytest.mark.parametrize("name", group("budget"))
+def test_every_budget_is_a_recipe(name):
+    constructed(Recipe, composed(f"budget={name}")["trainer"])
+
+
+@pytest.mark.parametrize("name", group("data"))
+def test_every_dataset_is_composed(name):
+    options = ["data.root=images"] if name == "folder" else []
+    assert composed(f"data={name}", *options)["data"]["name"]
+
+
+@pytest.mark.parametrize("name", group("experiment"))
+def test_every_experiment_builds(name):
+    cfg = composed(f"experiment={name}")
+    with torch.device("meta"):
+        methods.build(method_node(cfg), offered=FACTS)
+
+
+def test_the_extractor_of_the_benchmark_is_registered():
+    assert composed()["measure"]["extractor"]["name"] in extractors.names()
