@@ -3,7 +3,7 @@
 #   make bench                      Matryoshka diffusion: train, sample, measure, table
 #   make bench method=end_to_end    its end-to-end twin; also data=elpv, budget=smoke, args="..."
 #   make table                      every run so far side by side; format=latex or csv, out=FILE
-#   make test  test-slow  lint
+#   make test  test-slow  lint    make speed times the hot paths
 
 PYTHON ?= python3
 EXTRAS ?= dev,elpv,tensorboard,text
@@ -12,15 +12,15 @@ method ?= mdm
 runs ?= runs
 format ?= markdown
 
-# threads that spin while they wait are 10 times slower where another process has one of the cores
-export OMP_WAIT_POLICY ?= PASSIVE
+# threads that spin long while they wait are 10 times slower where another process has a core
+export GOMP_SPINCOUNT ?= 5000
 
 bin := .venv/bin
 installed := .venv/.installed
 # options of benchmarks.run that are passed on when they are set
 given = $(foreach option,data budget,$(if $($(option)),$(option)=$($(option))))
 
-.PHONY: install bench table test test-slow lint
+.PHONY: install bench table test test-slow speed lint
 .DELETE_ON_ERROR:
 
 install: $(installed)
@@ -44,6 +44,9 @@ test: $(installed)
 test-slow: $(installed)
 	$(bin)/python -m pytest -m slow -k 'not compile' $(args)
 	$(bin)/python -m pytest -m slow -k compile --jaxtyping-packages= $(args)
+
+speed: $(installed)
+	$(bin)/python -m pytest tests/test_speed.py --benchmark-enable --benchmark-only --jaxtyping-packages= $(args)
 
 lint: $(installed)
 	$(bin)/ruff check .

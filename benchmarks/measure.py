@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from hierdiff.data import ImageData
+from hierdiff.files import write
 from hierdiff.images import to_uint8
 from hierdiff.method import Method
 from hierdiff.metrics.features import Extractor
@@ -119,7 +120,5 @@ def scale_rows(
         "gaussian": quality(track(fake, "Gaussian", len(fake)), extractor, references),
     }
     rows = {kind: [row for row in found if row["view"] == "pooled"] for kind, found in rows.items()}
-    part = kept.with_name(f".{kept.name}.part")
-    part.write_text(json.dumps(rows), encoding="utf-8")
-    part.replace(kept)
+    write(kept, json.dumps(rows).encode())
     return rows

@@ -23,6 +23,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from hierdiff.files import write
+
 SCHEMA = 1
 FILE = "record.json"
 VIEWS = ("native", "pooled")
@@ -89,13 +91,7 @@ class Record:
         path = path if path.suffix == ".json" else path / FILE
         content = self.content()
         text = json.dumps({**content, "hash": content_hash(content)}, indent=1, allow_nan=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        write(path, f"{text}\n".encode())
         return path
 
     @classmethod

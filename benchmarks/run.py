@@ -23,7 +23,8 @@ from benchmarks.record import FILE, Record, now, provenance
 from benchmarks.tables import frame, rich_table
 from hierdiff.config import folder_of_configs, reported
 from hierdiff.data.cache import cache_folder
-from hierdiff.images import save_png, sheet
+from hierdiff.files import write_png
+from hierdiff.images import sheet
 from hierdiff.levels import check_resolutions
 from hierdiff.metrics.features import extractors
 from hierdiff.train import Prepared, plain, prepare
@@ -78,9 +79,9 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
 
     rows = quality(drawn(), extractor, references)
     first = [kept[0][side] for side in sorted(kept[0], reverse=True)]
-    save_png(sheet(first), folder / "samples.png")
+    write_png(folder / "samples.png", sheet(first))
     real = torch.from_numpy(test.images[:SHOWN].copy())
-    save_png(sheet([real]), folder / "real.png")
+    write_png(folder / "real.png", sheet([real]))
 
     log.info("cost, each case in a fresh process")
     cases = [

@@ -10,7 +10,6 @@ another data set, metric identity, number of images, device or dtype is refused.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from benchmarks.formats import latex as latex
 from benchmarks.formats import markdown as markdown
 from benchmarks.formats import rich_table as rich_table
 from benchmarks.record import FILE, Record, Row
+from hierdiff.files import write
 
 HIGHER_IS_BETTER = ("IS", "precision", "recall", "density", "coverage", "PSNR", "SSIM")
 SCALE = {"real": "real images", "gaussian": "Gaussian"}  # key in a record, label of the row
@@ -382,9 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.output is None:
             sys.stdout.write(printed)
         else:
-            part = chosen.output.with_name(f".{chosen.output.name}.part")
-            part.write_text(printed, encoding="utf-8")
-            os.replace(part, chosen.output)
+            write(chosen.output, printed.encode())
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,10 +1,9 @@
-"""Pixels on their way out: [-1, 1] to uint8 in one place, sheets and single PNG files."""
+"""Pixels on their way out: [-1, 1] to uint8 in one place, and sheets."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -55,11 +54,3 @@ def _grid(images: UInt8[Tensor, "n c h w"], columns: int, side: int, gap: int) -
         place = (gap + i % columns * pitch, gap + i // columns * pitch)
         canvas.paste(to_pil(image.to(torch.uint8)).convert("RGB"), place)
     return canvas
-
-
-def save_png(image: Image.Image, path: Path) -> None:
-    """Written beside and moved into place, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    image.save(part, format="PNG")
-    part.replace(path)

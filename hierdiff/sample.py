@@ -17,6 +17,7 @@ import torch
 from hierdiff.batch import Cond
 from hierdiff.config import folder_of_configs, reported
 from hierdiff.data import conditions
+from hierdiff.files import write_png
 from hierdiff.guidance import is_off
 from hierdiff.images import sheet, to_pil, to_uint8
 from hierdiff.method import Method
@@ -24,7 +25,6 @@ from hierdiff.noise import per_example, seed_of
 from hierdiff.text import encoders
 from hierdiff.train import plain
 from hierdiff.training import load_method
-from hierdiff.training.files import write_png
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import sys
 from abc import ABC, abstractmethod
@@ -24,6 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hierdiff.files import write_npy
 from hierdiff.registry import Registry, suggest
 
 log = logging.getLogger(__name__)
@@ -320,8 +320,8 @@ def encoded(encoder: TextEncoder, captions: Sequence[str], cache: Path) -> Encod
             encoder.encode(distinct[start : start + BATCH])
             for start in _steps(len(distinct), encoder.identity)
         ]
-        _keep(mask_file, torch.cat([mask for _, mask in parts]).numpy())
-        _keep(tokens_file, torch.cat([tokens for tokens, _ in parts]).numpy())
+        write_npy(mask_file, torch.cat([mask for _, mask in parts]).numpy())
+        write_npy(tokens_file, torch.cat([tokens for tokens, _ in parts]).numpy())
         found = _mapped(tokens_file, shape), _mapped(mask_file, shape[:2])
     tokens, mask = found
     if tokens is None or mask is None:
@@ -350,16 +350,3 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     except (OSError, ValueError, EOFError):
         return None
     return array if array.shape == shape else None
-
-
-def _keep(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

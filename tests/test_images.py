@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hierdiff.images import save_png, sheet, to_float, to_pil, to_uint8
+from hierdiff.files import write_png
+from hierdiff.images import sheet, to_float, to_pil, to_uint8
 
 
 def test_the_ends_of_the_range_are_black_and_white_and_outside_is_clipped():
@@ -39,7 +40,7 @@ def test_half_precision_is_rounded_in_single():
 def test_an_image_keeps_its_pixels_in_pillow_and_in_a_file(tmp_path: Path, channels, mode):
     image = torch.randint(0, 256, (channels, 5, 7), dtype=torch.uint8)
     path = tmp_path / "new folder" / "image.png"
-    save_png(to_pil(image), path)
+    write_png(path, to_pil(image))
     with Image.open(path) as read:
         assert read.mode == mode
         assert read.size == (7, 5)

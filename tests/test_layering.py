@@ -17,7 +17,7 @@ PACKAGES = ("hierdiff", "baselines", "benchmarks")
 # From low to high. A name stands for a module and all that is in it; a line may import from itself
 # and from the lines above it.
 ORDER = (
-    ("hierdiff.registry", "hierdiff.batch", "hierdiff.noise", "hierdiff.config"),
+    ("hierdiff.registry", "hierdiff.batch", "hierdiff.noise", "hierdiff.config", "hierdiff.files"),
     ("hierdiff.levels", "hierdiff.schedules", "hierdiff.images"),
     ("hierdiff.process", "hierdiff.parameterization", "hierdiff.codec"),
     (

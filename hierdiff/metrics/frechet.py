@@ -14,7 +14,6 @@ Three routes to tr (S1 S2)^½, exact but for rounding. With A, B the centred fea
 from __future__ import annotations
 
 import math
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,8 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, Float64
 from torch import Tensor
+
+from hierdiff.files import write_npz
 
 
 @dataclass(frozen=True)
@@ -183,17 +184,8 @@ class Statistics:
         return statistics
 
     def save(self, path: Path, identity: str) -> None:
-        """An `.npz` without pickle, written beside and moved into place."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                np.savez(file, identity=np.asarray(identity), **self.to_arrays())  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        """An `.npz` without pickle, all of it or nothing."""
+        write_npz(path, {"identity": np.asarray(identity), **self.to_arrays()})
 
     @staticmethod
     def load(path: Path, identity: str) -> Statistics:

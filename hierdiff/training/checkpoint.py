@@ -22,9 +22,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hierdiff import matryoshka  # noqa: F401  (registers)
+from hierdiff.files import write
 from hierdiff.method import Method, methods
 from hierdiff.registry import check_trust
-from hierdiff.training.files import write
 
 log = logging.getLogger(__name__)
 SCHEMA = 1

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hierdiff.training.files import explained
+from hierdiff.files import explained
 
 
 class Log:

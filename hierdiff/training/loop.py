@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from hierdiff.batch import Batch
 from hierdiff.config import to_yaml
 from hierdiff.data import ImageData, order
+from hierdiff.files import write, write_png
 from hierdiff.method import Method, Stage, Turn
 from hierdiff.noise import from_generator, generator_of, seed_of
 from hierdiff.objective import Loss
 from hierdiff.training import checkpoint as files
 from hierdiff.training.checkpoint import Checkpoint
 from hierdiff.training.ema import EMA
-from hierdiff.training.files import write, write_png
 from hierdiff.training.interrupt import Asked, Interrupted
 from hierdiff.training.log import Log, read
 from hierdiff.training.optimizer import load_tensors, lr_factor, optimizer_of, set_lr, tensors_of

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from hierdiff.batch import Cond
+from hierdiff.files import write
 from hierdiff.images import sheet, to_uint8
 from hierdiff.method import Method, Stage
 from hierdiff.noise import per_example, seed_of
-from hierdiff.training.files import write
 from hierdiff.training.log import read
 
 

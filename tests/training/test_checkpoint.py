@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
+from hierdiff.files import write
 from hierdiff.training.checkpoint import (
     SCHEMA,
     load_method,
@@ -20,7 +21,6 @@ from hierdiff.training.checkpoint import (
     save_weights,
     tensors_of,
 )
-from hierdiff.training.files import write
 from tests.training.runs import GROWN, built, config, run
 
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 
 def write(path: Path, content: bytes) -> None:
     """`content` as the file `path`; an OSError says what could not be written and what to do."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb", buffering=0) as file:
@@ -32,6 +34,18 @@ def write(path: Path, content: bytes) -> None:
 def write_png(path: Path, image: Image.Image) -> None:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
+    write(path, buffer.getvalue())
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write(path, buffer.getvalue())
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
     write(path, buffer.getvalue())
 
 
