@@ -142,6 +142,7 @@ def main(cfg: Any) -> None:
     options = plain(cfg)
     folder = Path(options["folder"])
     run = prepare(options)  # everything that can be wrong is found before compute is spent
+    options["trainer"] = run.config["trainer"]
     if (folder / FILE).exists():
         log.info("%s is there: remove it to measure again", folder / FILE)
         record = Record.read(folder)

@@ -52,6 +52,15 @@ def plain(cfg: Any) -> dict[str, Any]:
     return {str(key): value for key, value in node.items()}  # type: ignore[union-attr]
 
 
+def chosen_precision(accelerator: str) -> str:
+    """What `precision: auto` stands for: bf16-mixed where the hardware multiplies bfloat16."""
+    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    processor = Path("/proc/cpuinfo")
+    flags = processor.read_text().split() if processor.exists() else []
+    return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
+
+
 def method_node(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """The method with the groups `denoiser` and `sampler` as its options."""
     groups = {"denoiser": cfg.get("denoiser"), "sampling": cfg.get("sampler")}
@@ -60,7 +69,10 @@ def method_node(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 def prepare(cfg: Mapping[str, Any]) -> Prepared:
     """Everything built and checked from a plain config; weights are a function of the seed."""
-    recipe = constructed(Recipe, cfg["trainer"])
+    trainer = dict(cfg["trainer"])
+    if trainer.get("precision") == "auto":  # records and checkpoints say what it was
+        trainer["precision"] = chosen_precision(trainer.get("accelerator", "auto"))
+    recipe = constructed(Recipe, trainer)
     seed = int(cfg.get("seed", 0))
     data = datasets.build(cfg["data"])
     part = data.part(cfg.get("part", "train"))
@@ -78,7 +90,7 @@ def prepare(cfg: Mapping[str, Any]) -> Prepared:
         "part": cfg.get("part", "train"),
         "data_sha256": data.sha256,
         "method": node,
-        "trainer": dict(cfg["trainer"]),
+        "trainer": trainer,
         "seed": seed,
         "facts": data.facts,
         "class_names": list(data.class_names),

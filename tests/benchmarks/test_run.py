@@ -64,6 +64,13 @@ def test_bad_input_is_one_clear_message(overrides, message):
     assert "\n" not in str(error.value)
 
 
+def test_precision_is_settled_before_anything_is_kept():
+    assert prepared("trainer.precision=auto").config["trainer"]["precision"] in (
+        "32-true",
+        "bf16-mixed",
+    )
+
+
 def bench(*options: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "benchmarks.run", *QUICK, *options]
     environment = {**os.environ, "JAXTYPING_DISABLE": "1", **environment}
