@@ -61,12 +61,8 @@ def write_curves(path: Path, log: Path) -> None:
     write(path, buffer.getvalue())
 
 
-def smoothed(values: np.ndarray, half_life: float = 5.0) -> np.ndarray:
-    """Geometric mean with a half-life in points, without a lag from the start."""
-    keep = 0.5 ** (1 / half_life)
-    total = weight = 0.0
-    means = []
-    for value in np.log(np.maximum(values, 1e-12)):
-        total, weight = keep * total + value, keep * weight + 1
-        means.append(total / weight)
-    return np.exp(means)
+def smoothed(values: np.ndarray, half: int = 4) -> np.ndarray:
+    """Geometric mean over up to `half` points on either side, so that it does not lag."""
+    logs = np.log(np.maximum(values, 1e-12))
+    widths = [min(half, i, len(logs) - 1 - i) for i in range(len(logs))]
+    return np.exp([logs[i - w : i + w + 1].mean() for i, w in enumerate(widths)])
