@@ -25,6 +25,8 @@ def reported(main: Callable[..., R]) -> Callable[..., R]:
     @functools.wraps(main)
     def command(*args: Any, **kwargs: Any) -> R:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+        # Fabric announces its precision: the record says it
+        logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
         try:
             return main(*args, **kwargs)
         except KeyboardInterrupt as stop:

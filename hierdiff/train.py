@@ -61,6 +61,13 @@ def chosen_precision(accelerator: str) -> str:
     return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
 
 
+def settled(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a recipe with `precision: auto` made definite, as checkpoints keep it."""
+    if trainer.get("precision") != "auto":
+        return dict(trainer)
+    return {**trainer, "precision": chosen_precision(trainer.get("accelerator", "auto"))}
+
+
 def method_node(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """The method with the groups `denoiser` and `sampler` as its options."""
     groups = {"denoiser": cfg.get("denoiser"), "sampling": cfg.get("sampler")}
@@ -69,9 +76,7 @@ def method_node(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 def prepare(cfg: Mapping[str, Any]) -> Prepared:
     """Everything built and checked from a plain config; weights are a function of the seed."""
-    trainer = dict(cfg["trainer"])
-    if trainer.get("precision") == "auto":  # records and checkpoints say what it was
-        trainer["precision"] = chosen_precision(trainer.get("accelerator", "auto"))
+    trainer = settled(cfg["trainer"])
     recipe = constructed(Recipe, trainer)
     seed = int(cfg.get("seed", 0))
     data = datasets.build(cfg["data"])

@@ -13,7 +13,7 @@ from hierdiff.denoisers import denoisers
 from hierdiff.method import Sampling, methods
 from hierdiff.metrics.features import extractors
 from hierdiff.registry import constructed
-from hierdiff.train import method_node, plain
+from hierdiff.train import method_node, plain, settled
 from hierdiff.training import Recipe
 
 CONFIGS = Path(folder_of_configs())
@@ -63,7 +63,8 @@ def test_every_sampler_builds(name):
 
 @pytest.mark.parametrize("name", group("budget"))
 def test_every_budget_is_a_recipe(name):
-    constructed(Recipe, composed(f"budget={name}")["trainer"])
+    recipe = constructed(Recipe, settled(composed(f"budget={name}")["trainer"]))
+    assert recipe.steps > 0 and recipe.warmup <= recipe.steps
 
 
 @pytest.mark.parametrize("name", group("data"))

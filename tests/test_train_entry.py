@@ -8,13 +8,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from hierdiff.config import folder_of_configs, reported
-from hierdiff.registry import constructed
 from hierdiff.train import method_node, plain, prepare
-from hierdiff.training import Recipe, load_method
+from hierdiff.training import load_method
 from hierdiff.training.interrupt import Interrupted
 from tests.training.runs import NESTED, command
-
-BUDGETS = sorted(path.stem for path in Path(folder_of_configs(), "budget").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -38,12 +35,6 @@ def own(tmp_path: Path) -> list[str]:
 def composed(*arguments: str) -> dict[str, Any]:
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         return plain(compose("train", ["name=any", *arguments]))
-
-
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_every_budget_is_a_recipe(budget: str):
-    recipe = constructed(Recipe, composed(f"budget={budget}")["trainer"])
-    assert recipe.steps > 0 and recipe.warmup <= recipe.steps
 
 
 def test_denoiser_and_sampler_become_options_of_the_method():
