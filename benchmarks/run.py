@@ -61,7 +61,7 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
     scale = scale_rows(
         run.data, extractor, references, n, seed=wanted["seed"], folder=cache, track=_track
     )
-    kept: list[dict[int, torch.Tensor]] = []
+    shown: dict[int, torch.Tensor] = {}  # of the first batch
 
     def drawn() -> Iterable[dict[int, torch.Tensor]]:
         batches = samples(
@@ -74,11 +74,11 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
         )
         total = -(-n // wanted["batch"])
         for images in _track(batches, "sampling and features", total):
-            kept.append({side: x[:SHOWN] for side, x in images.items()} if not kept else {})
+            shown.update({} if shown else {side: x[:SHOWN] for side, x in images.items()})
             yield images
 
     rows = quality(drawn(), extractor, references)
-    first = [kept[0][side] for side in sorted(kept[0], reverse=True)]
+    first = [shown[side] for side in sorted(shown, reverse=True)]
     write_png(folder / "samples.png", sheet(first))
     real = torch.from_numpy(test.images[:SHOWN].copy())
     write_png(folder / "real.png", sheet([real]))
