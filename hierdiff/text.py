@@ -70,9 +70,10 @@ class Vocabulary(TextEncoder):
     """A fixed random vector for each word plus a sinusoidal position; no weights, no training.
 
     The vector of a word is drawn from the SHAKE-256 stream of its spelling, the same on every
-    machine, and has unit norm; the position (arXiv 1706.03762, section 3.5) has norm 1/2, so that
-    the word prevails. An unknown word is an error where `words` is known, because a vector
-    that was never trained on would be ignored without a sign.
+    machine, and has components of unit variance, as an embedding layer would start with; the
+    position (arXiv 1706.03762, section 3.5) has half that norm, so that the word prevails. An
+    unknown word is an error where `words` is known, because a vector that was never trained on
+    would be ignored without a sign.
     """
 
     def __init__(self, *, words: Sequence[str] | None = None, width: int = 64, length: int = 32):
@@ -88,7 +89,7 @@ class Vocabulary(TextEncoder):
 
     @property
     def identity(self) -> str:
-        return f"vocabulary-1-{self.width}-{self.length}"
+        return f"vocabulary-2-{self.width}-{self.length}"
 
     @property
     def node(self) -> dict[str, Any]:
@@ -125,7 +126,8 @@ class Vocabulary(TextEncoder):
     def _vector(self, word: str) -> Float[Tensor, " d"]:
         stream = hashlib.shake_256(word.encode()).digest(4 * self.width)
         uniform = np.frombuffer(stream, "<u4").astype(np.float64) / 2**31 - 1  # in [-1, 1)
-        return torch.from_numpy(uniform / np.linalg.norm(uniform)).float()
+        norm = np.linalg.norm(uniform) / self.width**0.5
+        return torch.from_numpy(uniform / norm).float()
 
     @cached_property
     def _positions(self) -> Float[Tensor, "l d"]:
@@ -133,7 +135,7 @@ class Vocabulary(TextEncoder):
         rates = 10000 ** (-torch.arange(half, dtype=torch.float64) / half)
         angles = torch.arange(self.length, dtype=torch.float64)[:, None] * rates
         waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # norm sqrt(width / 2)
-        return (waves / (2 * half**0.5)).float()
+        return (waves / 2**0.5).float()  # norm sqrt(width) / 2
 
 
 class Pretrained(TextEncoder):

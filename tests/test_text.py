@@ -30,15 +30,15 @@ def test_a_word_is_the_same_vector_in_every_process():
     torch.testing.assert_close(tokens[0, 0], torch.tensor(MINT), atol=1e-6, rtol=0)
 
 
-MINT = [0.4866889, 0.4836555, -0.07944, -0.2310216]
+MINT = [0.9733778, 0.967311, -0.15888, -0.4620432]
 
 
-def test_words_have_unit_norm_and_positions_half():
+def test_components_of_words_have_unit_variance_and_positions_half_their_norm():
     encoder = Vocabulary(width=16, length=5)
     tokens, _ = encoder.encode(["same same same same same"])
     positions = tokens[0] - encoder._vector("same")
-    torch.testing.assert_close(encoder._vector("same").norm(), torch.tensor(1.0))
-    torch.testing.assert_close(positions.norm(dim=1), torch.full((5,), 0.5))
+    torch.testing.assert_close(encoder._vector("same").norm(), torch.tensor(4.0))
+    torch.testing.assert_close(positions.norm(dim=1), torch.full((5,), 2.0))
     assert len({tuple(row) for row in positions.tolist()}) == 5
 
 
