@@ -1,9 +1,11 @@
 """What a method costs at each resolution, each case in a fresh process.
 
 The cost at a resolution is that of the part of the method that makes images up to it (`Method.at`),
-with untrained weights. A fresh process isolates allocator, caches and crashes, and on CPU its
-high-water mark is the memory figure. `python -m benchmarks.cost` reads a case as JSON from standard
-input and prints its numbers as JSON.
+with untrained weights: sampling goes through all stages of a cascade (parameters and FLOPs of an
+image are their sums, FLOPs of a call those of the last), training is that of the last stage. A
+fresh process isolates allocator, caches and crashes, and on CPU its high-water mark is the memory
+figure. `python -m benchmarks.cost` reads a case as JSON from standard input and prints its numbers
+as JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from hierdiff.batch import Batch, Cond
 from hierdiff.images import to_uint8
 from hierdiff.method import Diffusion, methods
 from hierdiff.metrics.cost import MemoryMeter, flops, parameters, time_call
-from hierdiff.noise import from_generator, generator_of
+from hierdiff.noise import Noise, from_generator, generator_of
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,7 @@ def sample_case(case: Case, stage: Diffusion, meter: MemoryMeter) -> dict[str, A
     peak = meter.peak()
     sample(1, steps=2)
     latency = time_call(lambda: sample(1), warmup=0, repeats=case.repeats, device=device)
-    x = tuple(noise((1, *shape)) for shape in stage.codec.shapes())
-    with torch.no_grad():
-        denoise = stage.denoise(stage.complete(Cond(), 1))
-        call = flops(lambda: denoise(x, torch.full((1,), 0.5, device=device), None))
+    calls = [flops_of_call(part, noise, device) for part in stage.chain]
     return {
         "device": case.device,
         "dtype": case.precision,
@@ -124,11 +123,21 @@ def sample_case(case: Case, stage: Diffusion, meter: MemoryMeter) -> dict[str, A
         "sample_memory_mib": peak.host if device.type == "cpu" else peak.allocated,
         "sample_memory_reserved_mib": peak.reserved,
         "sample_memory_baseline_mib": peak.host_baseline,
-        "parameters": parameters(stage),
-        "flops_per_call": call,
-        "flops_per_image": call * stage.evaluations,
-        "evaluations": stage.evaluations,
+        "parameters": sum(parameters(part) for part in stage.chain),
+        "flops_per_call": calls[-1],
+        "flops_per_image": sum(
+            call * part.evaluations for call, part in zip(calls, stage.chain, strict=True)
+        ),
+        "evaluations": sum(part.evaluations for part in stage.chain),
     }
+
+
+@torch.no_grad()
+def flops_of_call(stage: Diffusion, noise: Noise, device: torch.device) -> int:
+    """Of one network call for one image."""
+    x = tuple(noise((1, *shape)) for shape in stage.codec.shapes())
+    denoise = stage.denoise(stage.complete(Cond(), 1))
+    return flops(lambda: denoise(x, torch.full((1,), 0.5, device=device), None))
 
 
 def costs(cases: Iterable[Case]) -> list[dict[str, Any]]:

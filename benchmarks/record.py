@@ -1,6 +1,6 @@
 """A record: one measured row with its provenance, one file a run, written last and at once.
 
-The file is JSON of schema 1. `None` stands where nothing was measured, never zero; no number is
+The file is JSON of schema 2. `None` stands where nothing was measured, never zero; no number is
 infinite or NaN. `hash` is SHA-256 over everything else: a record edited by hand is found out.
 Rates are images/s, latency s, memory MiB (2^20 bytes), FLOPs count a multiply-add as 2.
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 from hierdiff.files import write
 
-SCHEMA = 1
+SCHEMA = 2  # 2: analysis
 FILE = "record.json"
 VIEWS = ("native", "pooled")
 QUALITY = ("resolution", "view", "metric", "value", "identity")  # what a quality row must say
@@ -48,6 +48,7 @@ class Record:
     cost: one row for each resolution: device, dtype, batch, rates, latency, memory, parameters,
         FLOPs, evaluations; what was not measured is None.
     scale: quality rows of real images ("real") and of a Gaussian fitted to them ("gaussian").
+    analysis: by name, what was looked at beside the row (`benchmarks.exposure`).
     failure: why the run ended without its numbers, in one sentence.
     path, edited: where it was read, and whether its content no longer matches its hash.
     """
@@ -61,6 +62,7 @@ class Record:
     cost: tuple[Row, ...] = ()
     scale: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    analysis: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     failure: str | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks import exposure
 from benchmarks.cost import Case, costs
 from benchmarks.measure import quality, real_references, samples, scale_rows
 from benchmarks.record import FILE, Record, now, provenance
@@ -26,7 +28,7 @@ from hierdiff.data.cache import cache_folder
 from hierdiff.files import write_png
 from hierdiff.images import sheet
 from hierdiff.levels import check_resolutions
-from hierdiff.metrics.features import extractors
+from hierdiff.metrics.features import Extractor, extractors
 from hierdiff.train import Prepared, plain, prepare
 from hierdiff.training import train
 
@@ -43,14 +45,12 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
     """Trains where that is not done, then measures; the record is written last."""
     started = now()
     wanted = options["measure"]
-    extractor = extractors.build(wanted["extractor"])
+    extractor, cache = _metric(options)
     test = run.data.part("test")
     n = min(wanted["samples"], len(test))
     if n < wanted["samples"]:
         log.warning("%d samples instead of %d: as many as test images", n, wanted["samples"])
     sides = check_resolutions(sorted({*wanted["resolutions"], *run.method.resolutions})[::-1])
-    cache = cache_folder(options["data"].get("cache")) / "statistics"
-    cache.mkdir(parents=True, exist_ok=True)
 
     summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
 
@@ -127,6 +127,39 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
     return record
 
 
+def analysed(options: dict[str, Any], run: Prepared, folder: Path, record: Record) -> Record:
+    """The record with the analysis that `analysis=...` asks for, and its picture."""
+    wanted, extractor, cache = options["analysis"], *_metric(options)
+    train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
+    device = torch.device("cuda" if _on_gpu(run) else "cpu")
+    method, extractor = run.method.to(device), extractor.to(device)
+    test = run.data.part("test")
+    rows = exposure.exposure_bias(
+        method,
+        test,
+        extractor,
+        real_references(run.data, extractor, run.method.resolutions, cache),
+        n=min(wanted["samples"], len(test)),
+        levels=wanted["levels"],
+        seed=options["measure"]["seed"],
+        precision=run.recipe.precision,
+        track=_track,
+    )
+    own = {stage.name: stage.bridge.level for stage in exposure.upsamplers(method)}
+    exposure.write_picture(folder / f"{wanted['name']}.png", rows, own)
+    found = {"rows": rows, "gap": exposure.gaps(rows, method), "level": own}
+    record = replace(record, analysis={**record.analysis, wanted["name"]: found})
+    record.write(folder)
+    return record
+
+
+def _metric(options: dict[str, Any]) -> tuple[Extractor, Path]:
+    """The extractor, and the folder that keeps reference statistics."""
+    cache = cache_folder(options["data"].get("cache")) / "statistics"
+    cache.mkdir(parents=True, exist_ok=True)
+    return extractors.build(options["measure"]["extractor"]), cache
+
+
 def _on_gpu(run: Prepared) -> bool:
     return run.recipe.accelerator != "cpu" and torch.cuda.is_available()
 
@@ -142,18 +175,51 @@ def main(cfg: Any) -> None:
     options = plain(cfg)
     folder = Path(options["folder"])
     run = prepare(options)  # everything that can be wrong is found before compute is spent
+    run.method.check_ready()
+    analysis = options.get("analysis")
+    if analysis is not None:
+        exposure.check(run.method, analysis)
     options["trainer"] = run.config["trainer"]
     if (folder / FILE).exists():
         log.info("%s is there: remove it to measure again", folder / FILE)
         record = Record.read(folder)
     else:
         record = measured(options, run, folder)
+    if analysis is not None and analysis["name"] not in record.analysis:
+        record = analysed(options, run, folder, record)
     console = Console()
-    console.print(rich_table(frame([record], preset="all")))
-    console.print(f"record   {folder / FILE}")
-    console.print(f"samples  {folder / 'samples.png'} (each level side by side)")
-    console.print(f"loss     {folder / 'loss.png'}")
-    console.print(f"table    python -m benchmarks.tables {folder.parent} --format markdown")
+    console.print(rich_table(frame(beside(record, folder), preset="all")))
+    for what, place in told(record, folder).items():
+        console.print(f"{what:<9}{place}", soft_wrap=True)
+
+
+def beside(record: Record, folder: Path) -> list[Record]:
+    """The record, and those of the same data and budget in the folders next to it."""
+    found = [record]
+    for path in sorted(folder.parent.glob(f"*/{FILE}")):
+        try:
+            other = Record.read(path)
+        except ValueError as error:
+            log.warning("%s", error)
+            continue
+        same = (other.data, other.budget) == (record.data, record.budget)
+        if same and path.resolve() != (folder / FILE).resolve():
+            found.append(other)
+    return found
+
+
+def told(record: Record, folder: Path) -> dict[str, str]:
+    """Where to look."""
+    lines = {
+        "record": f"{folder / FILE}",
+        "samples": f"{folder / 'samples.png'} (each level side by side)",
+        "loss": f"{folder / 'loss.png'}",
+        "table": f"python -m benchmarks.tables {folder.parent} --format markdown",
+    }
+    for name, found in record.analysis.items():
+        gaps = ", ".join(f"{stage} {gap:+.3g}" for stage, gap in found["gap"].items())
+        lines[name] = f"{folder / f'{name}.png'} (gap {gaps})"
+    return lines
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ network; with growth the coarse levels are trained first and their weights stay 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from hierdiff.codec import Pyramid
-from hierdiff.denoisers import Denoiser, denoisers
+from hierdiff.denoisers import Denoiser, protocol
 from hierdiff.levels import check_resolutions
 from hierdiff.method import Diffusion, Method, Sampling, Stage, methods
 from hierdiff.objective import Objective
@@ -31,23 +31,22 @@ def pixel_diffusion(
     objective: Objective | Node | None,
     sampling: Sampling | Node | None,
     facts: Mapping[str, Any],
-    fractions: Sequence[float] | None = None,
-    batch_size: int | None = None,
+    stage: Callable[..., Diffusion] = Diffusion,
+    **more: Any,
 ) -> Diffusion:
-    """A pixel stage over joint levels from parts or their nodes."""
+    """A pixel stage over joint levels from parts or their nodes; `more`: options of the stage."""
     options = dict(objective) if isinstance(objective, Mapping) else objective or {}
     if isinstance(options, dict) and isinstance(options.get("parameterization"), Mapping):
         options["parameterization"] = constructed(Parameterization, options["parameterization"])
-    return Diffusion(
+    return stage(
         codec=Pyramid(resolutions, facts["channels"]),
         process=processes.build({"name": process, "schedules": schedules}),
         objective=constructed(Objective, options),
-        denoiser=denoisers.build(denoiser, offered=facts),
+        denoiser=protocol.built(denoiser, facts),
         sampling=constructed(Sampling, sampling or {}),
         resolutions=resolutions,
         facts=facts,
-        fractions=fractions,
-        batch_size=batch_size,
+        **more,
     )
 
 

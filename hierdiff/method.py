@@ -31,7 +31,7 @@ from hierdiff.guidance import (
 )
 from hierdiff.levels import Levels
 from hierdiff.noise import Noise
-from hierdiff.objective import LOG_SNR_LIMIT, Draws, Loss, Objective
+from hierdiff.objective import LOG_SNR_LIMIT, Loss, Objective
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Node, Registry, checked, suggest
 from hierdiff.samplers import Sampler, grids, integrate, samplers
@@ -57,7 +57,19 @@ class Stage(nn.Module, ABC):
     name: str
     share: float = 1.0
     batch_size: int | None = None  # None: the trainer's
+    weights: str | None = None  # file of another run whose stage of this name it starts from
     resolutions: tuple[int, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Will it have been trained when the run has ended, here or elsewhere?"""
+        return self.share > 0 or self.weights is not None
+
+    @property
+    def identity(self) -> str:
+        """What its weights mean, apart from their shapes: stages of two runs that agree in it can
+        stand for each other."""
+        return type(self).__name__
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -87,6 +99,10 @@ class Stage(nn.Module, ABC):
     ) -> Images:
         """n images in [-1, 1] at every resolution of this stage."""
 
+    def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
+        """Samples for a sheet under `cond`; `batch` holds as many real examples."""
+        return self.sample(len(batch), cond, noise=noise)
+
 
 class Method(nn.Module, ABC):
     """`stages` are trained in order; the last one makes the images, or `sample` says which."""
@@ -104,9 +120,20 @@ class Method(nn.Module, ABC):
         guidance: Scale | None = None,
         watch: Watch | None = None,
     ) -> Images:
+        """n images in [-1, 1] at every resolution. Error: ValueError where a stage is untrained."""
+        self.check_ready()
         return self.stages[-1].sample(
             n, cond, noise=noise, steps=steps, guidance=guidance, watch=watch
         )
+
+    def check_ready(self) -> None:
+        """Refuses to sample what nobody trains, before compute."""
+        for place, stage in enumerate(self.stages):
+            if not stage.ready:
+                raise ValueError(
+                    f"stage {stage.name} is sampled before it is trained (share 0, no weights): "
+                    f"give method.stages.{place}.share or method.stages.{place}.weights"
+                )
 
     @abstractmethod
     def at(self, resolution: int) -> Stage:
@@ -168,6 +195,7 @@ class Diffusion(Stage):
         fractions: Sequence[float] | None = None,
         share: float = 1.0,
         batch_size: int | None = None,
+        weights: str | None = None,
     ):
         super().__init__()
         levels = len(codec.shapes())
@@ -176,7 +204,7 @@ class Diffusion(Stage):
                 f"a denoiser of {denoiser.levels} level(s) for {levels} resolutions "
                 f"{list(resolutions)}: nest one network for each"
             )
-        objective.check(process)
+        objective.check(process, denoiser, codec.shapes())
         scale = sampling.guidance
         if isinstance(scale, Sequence) and len(scale) != levels:
             raise ValueError(
@@ -190,7 +218,17 @@ class Diffusion(Stage):
         self.name = "x".join(str(side) for side in resolutions)
         self.facts = dict(facts)
         self.fractions = _check_fractions(fractions, levels)
-        self.share, self.batch_size = share, batch_size
+        self.share, self.batch_size, self.weights = share, batch_size, weights
+
+    @property
+    def chain(self) -> tuple[Diffusion, ...]:
+        """The stages that one of its samples goes through."""
+        return (self,)
+
+    @property
+    def identity(self) -> str:
+        parameterization = self.objective.parameterization
+        return f"{type(self.process).__name__}{self.process.schedules}, {parameterization}"
 
     def tail(self, n: int, *, share: float = 1.0) -> Diffusion:
         """The stage of the n coarsest levels, holding the same objects: growth starts there."""
@@ -210,13 +248,13 @@ class Diffusion(Stage):
             batch_size=self.batch_size,
         )
 
-    def draw(self, batch: Batch, noise: Noise) -> Draws:
+    def draw(self, batch: Batch, noise: Noise) -> Any:
         b = len(batch)
         rows = [math.ceil(fraction * b) for fraction in self.fractions]
         shapes = [(n, *shape) for n, shape in zip(rows, self.codec.shapes(), strict=True)]
         return self.objective.draw(self.process, shapes, noise)
 
-    def forward(self, batch: Batch, draws: Draws, turn: str = "denoiser", step: int = 0) -> Loss:
+    def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss:
         levels = self.codec.encode(batch.images)
         x0 = tuple(level[: len(eps)] for level, eps in zip(levels, draws.eps, strict=True))
         return self.objective(self.process, self.denoiser, x0, batch.cond, draws)
@@ -237,7 +275,6 @@ class Diffusion(Stage):
 
         return denoise
 
-    @torch.no_grad()
     def sample(
         self,
         n: int,
@@ -248,6 +285,21 @@ class Diffusion(Stage):
         guidance: Scale | None = None,
         watch: Watch | None = None,
     ) -> Images:
+        return self.handed(n, cond, noise=noise, steps=steps, guidance=guidance, watch=watch)[0]
+
+    @torch.no_grad()
+    def handed(
+        self,
+        n: int,
+        cond: Cond = NOTHING,
+        stop: float = 0.0,
+        *,
+        noise: Noise,
+        steps: int | None = None,
+        guidance: Scale | None = None,
+        watch: Watch | None = None,
+    ) -> tuple[Images, Levels]:
+        """Images, and the state that their trajectory passed at time `stop`."""
         plan = self.sampling if steps is None else replace(self.sampling, steps=steps)
         scale = plan.guidance if guidance is None else guidance
         cond = self.complete(cond, n)
@@ -263,14 +315,22 @@ class Diffusion(Stage):
             float(std) * noise((n, *shape))
             for std, shape in zip(start[0], self.codec.shapes(), strict=True)
         )
-        times = plan.grid(plan.steps, self.process)  # type: ignore[operator]
+        times = through(plan.grid(plan.steps, self.process), stop)  # type: ignore[operator]
+        passed = x
+
+        def watched(i: int, s: float, x: Levels) -> None:
+            nonlocal passed
+            passed = x if s >= stop else passed
+            if watch is not None:
+                watch(i, s, x)
+
         training = self.training
         self.eval()
         try:
-            x = integrate(plan.rule, denoise, self.process, x, times, noise, watch=watch)  # type: ignore[arg-type]
+            x = integrate(plan.rule, denoise, self.process, x, times, noise, watch=watched)  # type: ignore[arg-type]
         finally:
             self.train(training)
-        return self.codec.decode(x)
+        return self.codec.decode(x), passed
 
     @property
     def device(self) -> torch.device:
@@ -300,6 +360,13 @@ class Diffusion(Stage):
             mask = torch.zeros(n, length, dtype=torch.bool, device=self.device)
             cond = replace(cond, tokens=tokens, mask=mask)
         return cond
+
+
+def through(times: Float[Tensor, " k"], stop: float) -> Float[Tensor, " m"]:
+    """Falling times, `stop` among them if they pass it."""
+    if stop in times or not times[-1] < stop < times[0]:
+        return times
+    return torch.cat([times[times > stop], times.new_tensor([stop]), times[times < stop]])
 
 
 def check_labels(labels: Tensor, classes: int) -> None:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.protocol import Denoiser
-from hierdiff.levels import Levels, spread
+from hierdiff.levels import Levels, down, spread
 from hierdiff.noise import Noise
 from hierdiff.parameterization import Parameterization, check_kind, error_ratio, target
 from hierdiff.process import GaussianProcess
@@ -142,11 +142,15 @@ class EDMLogNormal(TimeDensity):
 
 @dataclass(frozen=True)
 class Draws:
-    """All randomness of one loss: time, noise of each level, which conditions are dropped."""
+    """All randomness of one loss: time, noise of each level, which conditions are dropped.
+
+    again: which examples see the carry of a first pass; None where there is no first pass.
+    """
 
     t: Float[Tensor, " b"]
     eps: Levels
     drop: Bool[Tensor, " b"]
+    again: Bool[Tensor, " b"] | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ class Loss:
     logs: dict[str, Float[Tensor, ""]]
 
 
-for cls, names in ((Draws, ["t", "eps", "drop"]), (Loss, ["total", "logs"])):
+for cls, names in ((Draws, ["t", "eps", "drop", "again"]), (Loss, ["total", "logs"])):
     pytree.register_dataclass(cls, field_names=names)
 
 
@@ -182,6 +186,13 @@ class Objective:
     loss_space: a row of `PREDICTIONS`. level_weights: one for each level, finest first; None is 1
     each (each level is a mean over its own pixels, so that its size does not matter). drop: rate at
     which a training example loses its label and text, for classifier-free guidance.
+
+    multiscale: sides s, the level's own among them, for one level only: the sum over s of 1 / s
+    times the mean square of the error pooled to s takes the place of the mean square (simple
+    diffusion, arXiv 2301.11093, section 3). The log of the level stays the plain mean square.
+
+    self_conditioning: rate at which an example is given the carry of a first pass, through which no
+    gradient flows (RIN, arXiv 2212.11972); the others see zeros.
     """
 
     parameterization: Parameterization = field(default_factory=Parameterization)
@@ -191,6 +202,8 @@ class Objective:
     time: TimeDensity | Node = field(default_factory=Uniform)
     stratified: bool = True
     drop: float = 0.0
+    multiscale: Sequence[int] = ()
+    self_conditioning: float = 0.0
 
     def __post_init__(self) -> None:
         check_kind(self.loss_space)
@@ -198,11 +211,21 @@ class Objective:
         object.__setattr__(self, "time", _density(self.time))
         if not 0 <= self.drop <= 1:
             raise ValueError(f"drop rate {self.drop} is not a share: choose one in [0, 1]")
+        if not 0 <= self.self_conditioning <= 1:
+            raise ValueError(
+                f"self_conditioning {self.self_conditioning} is not a share: choose one in [0, 1]"
+            )
 
-    def check(self, process: GaussianProcess) -> None:
-        """Refuses what cannot work with this process, before compute.
+    def check(
+        self,
+        process: GaussianProcess,
+        denoiser: Denoiser | None = None,
+        shapes: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        """Refuses what cannot work with this process, network and state, before compute.
 
-        A network that predicts eps says nothing about x0 where the SNR is 0.
+        shapes: c h w of each level. A network that predicts eps says nothing about x0 where the SNR
+        is 0.
         """
         if self.level_weights is not None and len(self.level_weights) != len(process.schedules):
             raise ValueError(
@@ -215,11 +238,33 @@ class Objective:
                 f"{len(scales)} input scales for {len(process.schedules)} levels: "
                 f"give one for each, finest first, or one for all"
             )
-        end = process.log_snr(torch.ones(1, dtype=torch.float64))
+        if self.multiscale and len(process.schedules) != 1:
+            raise ValueError(
+                f"multiscale {list(self.multiscale)} for {len(process.schedules)} levels: it is "
+                f"the loss of one level, weigh joint levels by level_weights"
+            )
+        if shapes is not None:
+            self._check_sides(shapes[-1][-1])
+        if self.self_conditioning and denoiser is not None and not denoiser.carries:
+            raise ValueError(
+                f"self_conditioning {self.self_conditioning} with {type(denoiser).__name__}, which "
+                f"carries nothing from call to call: choose 0, or a denoiser that carries (rin)"
+            )
+        end = process.log_snr(torch.ones(1, dtype=torch.float64, device="cpu"))
         if self.parameterization.prediction == "eps" and bool(torch.isneginf(end).any()):
             raise ValueError(
                 "prediction 'eps' with SNR 0 at t = 1 cannot be turned into an image: "
-                "predict 'v' or 'x0', or choose a schedule with a finite log_snr at t = 1"
+                "predict 'v' or 'x0', or choose a schedule with a finite log_snr at t = 1, "
+                "such as a limited one"
+            )
+
+    def _check_sides(self, side: int) -> None:
+        sides = list(self.multiscale)
+        repeated = len(set(sides)) != len(sides)
+        if sides and (repeated or side not in sides or any(s < 1 or side % s for s in sides)):
+            raise ValueError(
+                f"multiscale {sides} at {side} px: name divisors of {side}, each once and {side} "
+                f"itself among them"
             )
 
     def tail(self, n: int) -> Objective:
@@ -239,7 +284,10 @@ class Objective:
         u = uniforms(b, noise, stratified=self.stratified)
         drop = torch.special.ndtr(noise((b,))) < self.drop
         eps = tuple(noise(shape) for shape in shapes)
-        return Draws(self.time(u, process), eps, drop)  # type: ignore[operator]
+        again = None
+        if self.self_conditioning:
+            again = torch.special.ndtr(noise((b,))) < self.self_conditioning
+        return Draws(self.time(u, process), eps, drop, again)  # type: ignore[operator]
 
     def __call__(
         self, process: GaussianProcess, denoiser: Denoiser, x0: Levels, cond: Cond, draws: Draws
@@ -250,7 +298,13 @@ class Objective:
         x_t = process.corrupt(x0, draws.eps, draws.t)
         seen = self.parameterization.scaled(x_t, alpha, sigma)
         told = denoiser.prepare(cond.dropped(draws.drop))
-        prediction = denoiser(seen, log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT), told)
+        limited = log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+        carry = None
+        if draws.again is not None:
+            with torch.no_grad():
+                first = denoiser(seen, limited, told)
+            carry = masked(first.carry, draws.again)
+        prediction = denoiser(seen, limited, told, carry)
         clean, eps = self.parameterization.x0_eps(prediction.levels, x_t, alpha, sigma)
         logs: dict[str, Tensor] = {}
         total = x0[-1].new_zeros(())
@@ -262,13 +316,28 @@ class Objective:
             guessed = target(self.loss_space, clean[i], eps[i], a, s, sigma_data)
             ratio = error_ratio(self.loss_space, a, s, sigma_data)
             weight = self.weight(level_log_snr, ratio) / ratio  # type: ignore[operator]
-            loss = (weight * (guessed - wanted) ** 2).mean()
-            total = total + shares[i] * loss
+            error = guessed - wanted
+            loss = (weight * error**2).mean()
             logs[f"loss/{x0[i].shape[-1]}"] = loss
+            if self.multiscale:
+                pooled = {s: (weight * down(error, s) ** 2).mean() for s in self.multiscale}
+                logs |= {f"multiscale/{s}": value for s, value in pooled.items()}
+                loss = sum(value / s for s, value in pooled.items())
+            total = total + shares[i] * loss
         for name, value in (prediction.losses or {}).items():
             total = total + value.mean()
             logs[f"loss/{name}"] = value.mean()
         return Loss(total, logs)
+
+
+def masked(carry: Any, again: Bool[Tensor, " b"]) -> Any:
+    """A tree of batch-first tensors, zero in the rows where `again` does not hold."""
+
+    def kept(part: Tensor) -> Tensor:
+        rows = again[: len(part)].reshape(-1, *[1] * (part.ndim - 1))
+        return torch.where(rows, part, 0.0)
+
+    return pytree.tree_map(kept, carry)
 
 
 def _weight(part: Any) -> Weight:

@@ -72,13 +72,24 @@ class GaussianProcess(ABC):
     def renoise(
         self, x: Levels, t: Float[Tensor, " b"], s: Float[Tensor, " b"], noise: Levels
     ) -> Levels:
-        """x at the cleaner time t brought to the noisier time s; s = t is the identity.
-
-        Variance added: sigma_s^2 - (sigma_t alpha_s / alpha_t)^2.
+        """x at the cleaner time t brought to the noisier time s: q(x_s | x_t); s = t is the
+        identity.
         """
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
-        scale = alpha_s / alpha_t
-        added = (sigma_s**2 - (sigma_t * scale) ** 2).clamp(min=0).sqrt()
+        return self.raised(x, self.log_snr(t), self.log_snr(s), noise)
+
+    @classmethod
+    def raised(cls, x: Levels, here: PerLevel, there: PerLevel, noise: Levels) -> Levels:
+        """x at log-SNR `here` brought to the lower `there`; equal ones are the identity, exactly.
+
+        Variance added: sigma_there^2 - (sigma_here alpha_there / alpha_here)^2, which is
+        sigma_there^2 (1 - SNR_there / SNR_here). here = +inf is a clean image; there = -inf is pure
+        noise, which a variance-exploding process does not have (its sigma is infinite).
+        """
+        (alpha_here, _), (alpha, sigma) = cls.coefficients(here), cls.coefficients(there)
+        same = here == there  # inf - inf is none, and 0 / 0 no scale
+        scale = torch.where(same, 1.0, alpha / alpha_here)
+        lost = -torch.expm1(torch.where(same, 0.0, there - here))
+        added = sigma * lost.clamp(min=0).sqrt()
         parts = zip(x, noise, spread(scale, x), spread(added, x), strict=True)
         return tuple(a * level + b * e for level, e, a, b in parts)
 

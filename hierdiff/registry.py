@@ -107,6 +107,12 @@ class Registry(Generic[T]):
             )
         return part
 
+    def takes(self, node: Node | T, option: str) -> bool:
+        """Does the constructor of a node name `option`? False for a part that is already built."""
+        if isinstance(node, self.base) or not isinstance(node.get("name"), str):  # type: ignore[union-attr]
+            return False
+        return option in inspect.signature(self.get(node["name"])).parameters  # type: ignore[index]
+
     def _imported(self, path: str) -> Callable[..., T]:
         module, _, attribute = path.partition(":")
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -66,7 +66,12 @@ class Cosine(Schedule):
 @schedules.register("sigmoid")
 @dataclass(frozen=True)
 class Sigmoid(Schedule):
-    """alpha^2 is a piece of a sigmoid, from 1 at t = 0 to 0 at t = 1 (Chen, arXiv 2301.10972)."""
+    """alpha^2 is a piece of a falling sigmoid, stretched to run from 1 at t = 0 to 0 at t = 1.
+
+    Chen, arXiv 2301.10972. With y from start / tau to end / tau linear in t, alpha^2 is
+    (sigmoid(end / tau) - sigmoid(y)) over the same at t = 0; differences of sigmoids are taken by
+    sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a)), exact at both ends.
+    """
 
     start: float = -3.0
     end: float = 3.0
@@ -74,8 +79,10 @@ class Sigmoid(Schedule):
 
     def __call__(self, t: Times) -> Times:
         first, last = self._values()
-        value = torch.sigmoid((self.start + t * (self.end - self.start)) / self.tau)
-        return torch.log(last - value) - torch.log(value - first)
+        width = (self.end - self.start) / self.tau
+        level = math.log(last) - math.log(1 - first) - self.start / self.tau
+        signal, noise = -torch.expm1(-(1 - t) * width), -torch.expm1(-t * width)
+        return level - t * width + torch.log(signal) - torch.log(noise)
 
     def inverse(self, log_snr: Times) -> Times:
         first, last = self._values()
@@ -84,6 +91,48 @@ class Sigmoid(Schedule):
 
     def _values(self) -> tuple[float, float]:
         return 1 / (1 + math.exp(-self.start / self.tau)), 1 / (1 + math.exp(-self.end / self.tau))
+
+
+@schedules.register("gamma_cosine")
+@dataclass(frozen=True)
+class GammaCosine(Schedule):
+    """alpha^2 is a piece of cos(pi / 2 u)^(2 tau), u from start to end, stretched to run from 1 at
+    t = 0 to 0 at t = 1 (Chen, arXiv 2301.10972).
+    """
+
+    start: float = 0.0
+    end: float = 1.0
+    tau: float = 1.0
+
+    def __call__(self, t: Times) -> Times:
+        before_end = (1 - self.end) + (1 - t.double()) * (self.end - self.start)
+        value = torch.sin(math.pi / 2 * before_end) ** (2 * self.tau)
+        first, last = self._values()
+        # rounding may step over an end
+        signal, noise = (value - last).clamp(min=0), (first - value).clamp(min=0)
+        return (torch.log(signal) - torch.log(noise)).to(t.dtype)
+
+    def inverse(self, log_snr: Times) -> Times:
+        first, last = self._values()
+        value = last + torch.sigmoid(log_snr.double()) * (first - last)
+        u = torch.acos(value ** (0.5 / self.tau)) / (math.pi / 2)
+        return ((u - self.start) / (self.end - self.start)).to(log_snr.dtype)
+
+    def _values(self) -> tuple[float, float]:
+        first, last = (math.sin(math.pi / 2 * (1 - u)) for u in (self.start, self.end))
+        return first ** (2 * self.tau), last ** (2 * self.tau)
+
+
+@schedules.register("gamma_linear")
+@dataclass(frozen=True)
+class GammaLinear(Schedule):
+    """alpha^2 = 1 - t (Chen, arXiv 2301.10972)."""
+
+    def __call__(self, t: Times) -> Times:
+        return torch.log1p(-t) - torch.log(t)
+
+    def inverse(self, log_snr: Times) -> Times:
+        return torch.sigmoid(-log_snr)
 
 
 @schedules.register("linear_flow")
@@ -152,7 +201,8 @@ def _table(schedule: DiscreteTable) -> Float[Tensor, " steps_and_one"]:
     """log_snr of entries 0 (infinite) to `steps`, float64."""
     alpha_squared = torch.cumprod(1 - schedule.betas(), 0)
     inside = torch.log(alpha_squared) - torch.log1p(-alpha_squared)
-    return torch.cat([torch.tensor([math.inf], dtype=torch.float64), inside])
+    clean = torch.tensor([math.inf], dtype=torch.float64, device="cpu")
+    return torch.cat([clean, inside])
 
 
 @schedules.register("squared_cosine")
@@ -163,7 +213,7 @@ class SquaredCosine(DiscreteTable):
     steps: int = 1000
 
     def betas(self) -> Float[Tensor, " steps"]:
-        u = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
+        u = torch.arange(self.steps + 1, dtype=torch.float64, device="cpu") / self.steps
         alpha_squared = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
         return (1 - alpha_squared[1:] / alpha_squared[:-1]).clamp(max=0.999)
 
@@ -179,7 +229,8 @@ class LinearBeta(DiscreteTable):
 
     def betas(self) -> Float[Tensor, " steps"]:
         scale = 1000 / self.steps
-        return scale * torch.linspace(self.start, self.end, self.steps, dtype=torch.float64)
+        betas = torch.linspace(self.start, self.end, self.steps, dtype=torch.float64, device="cpu")
+        return scale * betas
 
 
 @schedules.register("scaled_linear_beta")
@@ -193,11 +244,55 @@ class ScaledLinearBeta(DiscreteTable):
 
     def betas(self) -> Float[Tensor, " steps"]:
         first, last = math.sqrt(self.start), math.sqrt(self.end)
-        return torch.linspace(first, last, self.steps, dtype=torch.float64) ** 2
+        return torch.linspace(first, last, self.steps, dtype=torch.float64, device="cpu") ** 2
 
 
 def _built(part: Any) -> Schedule:
     return schedules.build(part)
+
+
+@schedules.register("limited")
+@dataclass(frozen=True)
+class Limited(Schedule):
+    """The piece of `base` between two log-SNRs, stretched over [0, 1]; limits that `base` does not
+    reach change nothing.
+
+    log_snr_min: -20.7 is alpha^2 = 1e-9, the least of the released code of Chen (arXiv 2301.10972),
+    which clips. A finite one is what a network that predicts eps needs.
+    """
+
+    base: Schedule | Node
+    log_snr_min: float = -20.7
+    log_snr_max: float = math.inf
+    _times: tuple[float, float] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        base = _built(self.base)
+        object.__setattr__(self, "base", base)
+        first, last = _time(base, self.log_snr_max, 0.0), _time(base, self.log_snr_min, 1.0)
+        object.__setattr__(self, "_times", (first, last))
+        if first >= last:
+            raise ValueError(
+                f"log_snr from {self.log_snr_max} to {self.log_snr_min} is no piece of {base}: "
+                f"choose a log_snr_min below log_snr_max that it passes through"
+            )
+
+    def __call__(self, t: Times) -> Times:
+        first, last = self._times  # 1 - last may be below the resolution of single precision
+        return self.base(first + t.double() * (last - first)).to(t.dtype)  # type: ignore[operator]
+
+    def inverse(self, log_snr: Times) -> Times:
+        first, last = self._times
+        inside = self.base.inverse(log_snr.double())  # type: ignore[union-attr]
+        return ((inside - first) / (last - first)).to(log_snr.dtype)
+
+
+def _time(schedule: Schedule, log_snr: float, end: float) -> float:
+    """The time of log_snr within [0, 1]; an infinite one stands at `end`."""
+    if math.isinf(log_snr):
+        return end
+    found = schedule.inverse(torch.tensor([log_snr], dtype=torch.float64, device="cpu"))
+    return min(1.0, max(0.0, float(found)))
 
 
 @schedules.register("shifted")

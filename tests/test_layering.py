@@ -24,7 +24,7 @@ ORDER = (
         *("hierdiff.objective", "hierdiff.guidance", "hierdiff.samplers", "hierdiff.denoisers"),
         *("hierdiff.data", "hierdiff.text"),
     ),
-    ("hierdiff.method", "hierdiff.matryoshka"),
+    ("hierdiff.method", "hierdiff.matryoshka", "hierdiff.bridge"),
     ("hierdiff.training", "hierdiff.metrics", "hierdiff.interop"),
     ("hierdiff.train", "hierdiff.sample"),
     ("baselines", "benchmarks"),

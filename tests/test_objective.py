@@ -1,6 +1,7 @@
 """The training loss: weights, loss spaces, levels, ragged batches, dropped conditions, times."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -325,6 +326,7 @@ def test_eps_prediction_is_refused_where_the_snr_is_zero_at_the_end():
     [
         ({"loss_space": "epsilon"}, r"unknown prediction 'epsilon', did you mean 'eps'"),
         ({"drop": 1.5}, r"drop rate 1.5"),
+        ({"self_conditioning": 2}, r"self_conditioning 2 is not a share"),
         ({"weight": {"name": "minsnr"}}, r"unknown loss weight 'minsnr', did you mean 'min_snr'"),
         ({"weight": {"name": "min_snr", "gama": 5}}, r"no option 'gama', did you mean 'gamma'"),
         ({"time": {"name": "logitnormal"}}, r"did you mean 'logit_normal'"),
@@ -348,3 +350,218 @@ def test_the_tail_keeps_weights_and_input_scales_of_the_coarsest_levels():
     assert list(tail.level_weights) == [1]
     assert list(tail.parameterization.input_scale) == ["none"]
     assert Objective().tail(1) == Objective()
+
+
+class Silent(Denoiser):
+    """Predicts eps = 0: its error is the noise itself."""
+
+    def forward(self, x_t, log_snr, cond, carry=None, added=None):
+        return Prediction(tuple(torch.zeros_like(x) for x in x_t))
+
+
+ONE = VariancePreserving([Cosine()])
+EPS = Parameterization("eps")
+
+
+def silent_loss(objective, eps, t=None):
+    b = len(eps)
+    t = torch.full((b,), 0.4, dtype=torch.float64) if t is None else t
+    draws = Draws(t, (eps,), torch.zeros(b, dtype=torch.bool))
+    return objective(ONE, Silent(), (torch.zeros_like(eps),), NONE, draws)
+
+
+def test_the_multiscale_loss_of_white_noise_is_the_published_number():
+    """Unit error at 256 px; one pixel of 8 in each 8 x 8 block pools exactly as white noise does
+    on average.
+    """
+    eps = torch.zeros(1, 1, 256, 256, dtype=torch.float64)
+    eps[..., ::8, ::8] = 8.0
+    found = silent_loss(Objective(EPS, multiscale=[32, 64, 128, 256]), eps)
+    assert float(found.total) == pytest.approx(0.00732421875, rel=1e-12)
+    assert float(found.logs["loss/256"]) == pytest.approx(1)
+    for side in (32, 64, 128, 256):
+        wanted = (side / 256) ** 2
+        assert float(found.logs[f"multiscale/{side}"]) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_the_multiscale_loss_pools_errors_before_they_are_squared_and_weighs_each_example():
+    draw = noise(3)
+    eps, t = draw((B, 3, 4, 4)), torch.linspace(0.2, 0.8, B, dtype=torch.float64)
+    objective = Objective(EPS, weight={"name": "truncated_snr"}, multiscale=[2, 4])
+    found = silent_loss(objective, eps, t)
+    weight = (1 / Cosine()(t).exp()).clamp(min=1)  # of eps: max(SNR, 1) / SNR
+    blocks = eps.reshape(B, 3, 2, 2, 2, 2).mean(dim=(3, 5))
+    wanted = sum(
+        (weight * e.square().mean(dim=(1, 2, 3))).mean() / s for s, e in ((2, blocks), (4, eps))
+    )
+    torch.testing.assert_close(found.total, wanted)
+
+
+def test_one_scale_is_the_plain_loss_over_its_side():
+    eps = noise(3)((B, 3, 4, 4))
+    plain, one = silent_loss(Objective(EPS), eps), silent_loss(Objective(EPS, multiscale=[4]), eps)
+    torch.testing.assert_close(one.total, plain.total / 4)
+    assert torch.equal(one.logs["loss/4"], plain.logs["loss/4"])
+
+
+@pytest.mark.parametrize("scales", [[2], [3, 4], [4, 4], [0, 4], [8, 4]])
+def test_scales_are_divisors_of_the_side_with_the_side_among_them(scales):
+    with pytest.raises(ValueError, match=r"at 4 px: name divisors of 4"):
+        Objective(multiscale=scales).check(ONE, shapes=[(3, 4, 4)])
+    Objective(multiscale=[2, 4]).check(ONE, shapes=[(3, 4, 4)])
+
+
+def test_multiscale_is_for_one_level():
+    with pytest.raises(ValueError, match=r"multiscale \[2, 4\] for 2 levels"):
+        Objective(multiscale=[2, 4]).check(PROCESS)
+
+
+class Remembering(Denoiser):
+    """What it carries changes its prediction and depends on all of its parameters."""
+
+    carries = True
+
+    def __init__(self, carry=None):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.4, dtype=torch.float64))
+        self.pull = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+        self.fixed, self.calls = carry, []
+
+    def forward(self, x_t, log_snr, cond, carry=None, added=None):
+        carry = self.fixed if self.fixed is not None else carry
+        (x,) = x_t
+        self.calls.append((carry, torch.is_grad_enabled()))
+        mean = x.mean(dim=(1, 2, 3))
+        kept = torch.zeros_like(mean) if carry is None else carry[0]
+        level = self.factor * x + self.pull * kept.reshape(-1, 1, 1, 1)
+        return Prediction((level,), (self.factor * (mean + log_snr[:, 0]) + self.pull,))
+
+
+def two_passes(again, denoiser=None, rate=0.9):
+    draw = noise(4)
+    x0, eps = (draw((B, 3, 2, 2)),), (draw((B, 3, 2, 2)),)
+    t = torch.linspace(0.1, 0.9, B, dtype=torch.float64)
+    again = None if again is None else torch.tensor(again)
+    draws = Draws(t, eps, torch.zeros(B, dtype=torch.bool), again)
+    denoiser = denoiser or Remembering()
+    total = Objective(self_conditioning=rate)(ONE, denoiser, x0, NONE, draws).total
+    return total, torch.autograd.grad(total, [denoiser.factor, denoiser.pull]), denoiser
+
+
+AGAIN = [True, False, True, True]
+
+
+def test_the_second_pass_sees_the_carry_of_the_first_where_it_may():
+    _, _, denoiser = two_passes(AGAIN)
+    (nothing, grad_first), (carry, grad_second) = denoiser.calls
+    assert nothing is None and not grad_first and grad_second
+    assert not carry[0].requires_grad
+    assert float(carry[0][1]) == 0 and (carry[0][[0, 2, 3]] != 0).all()
+
+
+def test_no_gradient_flows_through_the_first_pass():
+    """Equal, value and gradient, to a pass whose carry is a constant; and a live one differs."""
+    total, gradients, denoiser = two_passes(AGAIN)
+    constant = denoiser.calls[1][0]
+    wanted = two_passes(None, Remembering(constant))
+    torch.testing.assert_close((total, gradients), wanted[:2], rtol=0, atol=0)
+
+    class Live(Remembering):
+        def forward(self, x_t, log_snr, cond, carry=None, added=None):
+            first = super().forward(x_t, log_snr, cond).carry
+            return super().forward(x_t, log_snr, cond, first)
+
+    through = two_passes(None, Live())[1]
+    stopped = two_passes([True] * B)
+    torch.testing.assert_close(two_passes(None, Live())[0], stopped[0])
+    assert not torch.allclose(through[0], stopped[1][0])
+
+
+def test_examples_without_a_first_pass_see_what_one_pass_sees():
+    found, wanted = two_passes([False] * B), two_passes(None)
+    assert torch.equal(found[0], wanted[0])
+    assert all(torch.equal(a, b) for a, b in zip(found[1], wanted[1], strict=True))
+
+
+@pytest.mark.parametrize(("rate", "low", "high"), [(1, 1, 1), (0.9, 0.88, 0.92)])
+def test_the_first_pass_counts_at_the_stated_rate(rate, low, high):
+    draws = Objective(self_conditioning=rate).draw(ONE, [(4000, 1, 1, 1)], noise())
+    assert low <= float(draws.again.float().mean()) <= high
+
+
+def test_without_self_conditioning_nothing_more_is_drawn_and_with_it_last():
+    plain, more = (
+        Objective(drop=0.1, self_conditioning=rate).draw(PROCESS, [(3, 1, 2, 2)] * 2, noise())
+        for rate in (0.0, 0.9)
+    )
+    assert plain.again is None and more.again.shape == (3,)
+    assert torch.equal(plain.t, more.t) and torch.equal(plain.drop, more.drop)
+    assert all(torch.equal(a, b) for a, b in zip(plain.eps, more.eps, strict=True))
+    asked = []
+
+    def counted(shape):
+        asked.append(tuple(shape))
+        return torch.zeros(*shape, dtype=torch.float64)
+
+    Objective(self_conditioning=0.0).draw(PROCESS, [(3, 1, 2, 2)] * 2, counted)
+    assert asked == [(3,)] * 3 + [(3, 1, 2, 2)] * 2
+
+
+def test_mixed_precision_loses_no_gradient_to_the_first_pass():
+    """A weight whose cast were cached without a gradient would get none in the second pass."""
+
+    class Layer(Remembering):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(12, 12, bias=False)
+
+        def forward(self, x_t, log_snr, cond, carry=None, added=None):
+            moved = self.layer(x_t[0].flatten(1).float()).reshape(x_t[0].shape).double()
+            return super().forward((moved,), log_snr, cond, carry)
+
+    denoiser = Layer()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x = torch.ones(B, 3, 2, 2, dtype=torch.float64)
+        draws = Draws(torch.full((B,), 0.5).double(), (x,), torch.zeros(B) > 0, torch.ones(B) > 0)
+        Objective(self_conditioning=1.0)(ONE, denoiser, (x,), NONE, draws).total.backward()
+    assert denoiser.layer.weight.grad.abs().max() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # those of the compiler are not ours
+def test_two_passes_compile_to_one_graph(pytestconfig):
+    if pytestconfig.getoption("jaxtyping_packages"):
+        pytest.skip("the compiler cannot trace shape checks: run with --jaxtyping-packages=")
+
+    class Quiet(Remembering):
+        def forward(self, x_t, log_snr, cond, carry=None, added=None):
+            kept = 0.0 if carry is None else carry[0].reshape(-1, 1, 1, 1)
+            level = self.factor * x_t[0] + self.pull * kept
+            return Prediction((level,), (self.factor * log_snr[:, 0] + self.pull,))
+
+    denoiser, draw = Quiet(), noise(4)
+    x0, eps = (draw((B, 3, 2, 2)),), (draw((B, 3, 2, 2)),)
+    objective = Objective(EPS, self_conditioning=0.5, multiscale=[1, 2])
+    t = torch.linspace(0.1, 0.9, B, dtype=torch.float64)
+    draws = Draws(t, eps, torch.zeros(B) > 0, torch.tensor(AGAIN))
+
+    def total(denoiser, x0, draws):
+        return objective(ONE, denoiser, x0, NONE, draws).total
+
+    compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+    for mask in (AGAIN, AGAIN[::-1]):
+        now = replace(draws, again=torch.tensor(mask))
+        results = []
+        for run in (compiled, total):
+            denoiser.zero_grad()
+            value = run(denoiser, x0, now)
+            value.backward()
+            results.append((value.detach(), denoiser.factor.grad, denoiser.pull.grad))
+        torch.testing.assert_close(*results)
+
+
+def test_a_network_that_carries_nothing_is_refused_two_passes():
+    with pytest.raises(ValueError, match=r"0.9 with Guess, which carries nothing"):
+        Objective(self_conditioning=0.9).check(PROCESS, Guess())
+    Objective(self_conditioning=0.9).check(ONE, Remembering())
+    Objective().check(PROCESS, Guess())

@@ -151,3 +151,68 @@ def test_the_tail_holds_the_schedules_of_the_coarsest_levels_themselves(name):
     tail = process.tail(1)
     assert type(tail) is type(process)
     assert len(tail.schedules) == 1 and tail.schedules[0] is process.schedules[1]
+
+
+def raised(name, here, there, x=None, noise=None):
+    """One level; response to `x` and `noise`, by default 1 and 0."""
+    level = torch.ones(1, 1, dtype=torch.float64) if x is None else x
+    noise = torch.zeros_like(level) if noise is None else noise
+    here, there = (at(value)[:, None] for value in (here, there))
+    (found,) = type(build(name)).raised((level,), here, there, (noise,))
+    return found
+
+
+ONES = torch.ones(1, 1, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "std"),
+    [
+        ("variance_preserving", math.sqrt(0.5 / 0.880797078), 0.657519854),
+        ("flow", 0.5 / 0.731058579, 0.5 * math.sqrt(1 - math.exp(-2))),
+        ("variance_exploding", 1, math.sqrt(1 - math.exp(-2))),
+    ],
+)
+def test_raising_from_log_snr_two_to_zero_by_hand(name, scale, std):
+    """Variance sigma^2 - (sigma alpha / alpha)^2 = sigma^2 (1 - e^-2) with each process's sigma."""
+    assert float(raised(name, 2.0, 0.0)) == pytest.approx(scale, rel=1e-8)
+    assert float(raised(name, 2.0, 0.0, ONES * 0, ONES)) == pytest.approx(std, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [(name, level) for name in NAMES for level in (math.inf, 30.0, 0.3, -20.0)]
+    + [("variance_preserving", -math.inf), ("flow", -math.inf)],
+)
+def test_raising_to_the_same_log_snr_changes_no_bit(name, level):
+    x = draw(1, 3)
+    assert torch.equal(raised(name, level, level, x, draw(1, 3)), x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(there=st.floats(-25, 25))
+def test_raising_a_clean_image_is_corrupting_it(name, there):
+    x, noise = draw(1, 3), draw(1, 3)
+    alpha, sigma = build(name).coefficients(at(there))
+    wanted = alpha * x + sigma * noise
+    torch.testing.assert_close(raised(name, math.inf, there, x, noise), wanted)
+
+
+@pytest.mark.parametrize("name", ["variance_preserving", "flow"])
+@pytest.mark.parametrize("here", [math.inf, 2.0, -5.0])
+def test_raising_to_no_signal_leaves_the_noise_alone(name, here):
+    noise = draw(1, 3)
+    assert torch.equal(raised(name, here, -math.inf, draw(1, 3), noise), noise)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_small_rise_keeps_its_digits_in_single_precision(name):
+    """sigma^2 - (sigma alpha / alpha)^2 would cancel: at log-SNR 5 a rise by 1e-4."""
+    here = torch.tensor([[5.0]])
+    there = here - 1e-4
+    one = torch.ones(1, 1)
+    cls = type(build(name))
+    (found,) = cls.raised((one * 0,), here, there, (one,))
+    _, sigma = cls.coefficients(there.double())
+    wanted = sigma * (-torch.expm1(there.double() - here.double())).sqrt()
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from hierdiff.levels import down
 from hierdiff.schedules import (
     Cosine,
+    GammaCosine,
+    GammaLinear,
     InputScaled,
     Interpolated,
+    Limited,
     LinearBeta,
     LinearFlow,
     Power,
@@ -93,6 +96,8 @@ def test_interpolated_lets_the_low_reference_rule_at_the_noisy_end():
     schedule = Interpolated(noisy=Shifted(Cosine(), 256, 32), clean=Shifted(Cosine(), 256, 256))
     wanted = [15, 0.721462477, -2.079441542, -4.880345560, -19.158883083]
     same(schedule(at(0, 0.25, 0.5, 0.75, 1)), wanted)
+    exchanged = Interpolated(noisy=schedule.clean, clean=schedule.noisy)
+    same(exchanged(at(0.25)), [-1.357979065])
 
 
 @pytest.mark.parametrize(
@@ -105,6 +110,82 @@ def test_interpolated_lets_the_low_reference_rule_at_the_noisy_end():
 )
 def test_sigmoid_schedule_has_the_published_alpha_squared(options, wanted):
     same(torch.sigmoid(Sigmoid(*options)(at(0.25, 0.5, 0.75))), wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ((0, 1, 1), [0.853553391, 0.5, 0.146446609]),
+        ((0.2, 1, 1), [0.723606798, 0.381966011, 0.105572809]),
+    ],
+)
+def test_gamma_cosine_has_the_published_alpha_squared(options, wanted):
+    same(torch.sigmoid(GammaCosine(*options)(at(0.25, 0.5, 0.75))), wanted)
+
+
+@given(start=st.floats(0, 0.4), end=st.floats(0.5, 1), tau=st.floats(0.5, 3), t=st.floats(0.01, 1))
+def test_gamma_cosine_is_the_stretched_piece_of_its_power(start, end, tau, t):
+    first, here, last = (
+        math.cos(math.pi / 2 * u) ** (2 * tau) for u in (start, start + t * (end - start), end)
+    )
+    found = torch.sigmoid(GammaCosine(start, end, tau)(at(t)))
+    same(found, [(here - last) / (first - last)], atol=1e-10)
+
+
+def test_the_whole_gamma_cosine_is_the_plain_cosine():
+    t = at(0.01, 0.3, 0.99)
+    torch.testing.assert_close(GammaCosine()(t), Cosine(log_snr_min=-90, log_snr_max=90)(t))
+
+
+def test_the_cosine_with_offsets_is_a_cosine_with_other_limits():
+    """cos^2(pi / 2 (t + 0.0002) / 1.00025), the released code of Chen without parameters."""
+    first, last = (math.pi / 2 * u / 1.00025 for u in (0.0002, 1.0002))
+    schedule = Cosine(-2 * math.log(math.tan(last)), -2 * math.log(math.tan(first)))
+    wanted = [0.853400672, 0.499882220, 0.146432729]
+    same(torch.sigmoid(schedule(at(0.25, 0.5, 0.75))), wanted)
+
+
+def test_gamma_linear_has_alpha_squared_one_minus_t():
+    t = at(1e-6, 0.1, 0.25, 0.9)
+    torch.testing.assert_close(torch.sigmoid(GammaLinear()(t)), 1 - t)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [GammaLinear(), GammaCosine(), GammaCosine(0.2, 0.8, 0.7), Sigmoid(-3, 3, 0.9), Sigmoid(0, 3)],
+)
+def test_gamma_families_are_clean_at_zero_noise_at_one_and_finite_in_single_precision(schedule):
+    assert schedule(at(0, 1)).tolist() == [math.inf, -math.inf]
+    near = torch.tensor([1e-6, 1e-5, 1e-4], dtype=torch.float32)
+    for t in (near, (1 - near).flip(0)):
+        found = schedule(t)
+        assert torch.isfinite(found).all()
+        torch.testing.assert_close(found.double(), schedule(t.double()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("base", [GammaLinear(), GammaCosine(0.2, 1, 1), Sigmoid(-3, 3, 0.9)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_limits_are_reached_by_rescaled_time(base, dtype):
+    """alpha^2 of 1e-9 at t = 1, though the time of it is 1 in single precision."""
+    limited = Limited(base, log_snr_min=math.log(1e-9) - math.log1p(-1e-9), log_snr_max=9)
+    ends = torch.tensor([0, 1], dtype=dtype)
+    found = limited(ends)
+    assert found.dtype == dtype
+    same(found.double(), [9, -20.723265836], rtol=1e-6)
+    first, last = base.inverse(at(9.0, -20.723265836))
+    t = at(0.2, 0.5, 0.8)
+    torch.testing.assert_close(limited(t), base(first + t * (last - first)))
+
+
+def test_limits_beyond_the_ends_change_nothing():
+    t = at(0, 0.3, 1)
+    assert torch.equal(Limited(Cosine(), log_snr_min=-20, log_snr_max=20)(t), Cosine()(t))
+
+
+@pytest.mark.parametrize(("low", "high"), [(2, 1), (16, 20), (-20, -16)])
+def test_limits_must_hold_a_piece_of_the_schedule(low, high):
+    with pytest.raises(ValueError, match=r"is no piece of Cosine"):
+        Limited(Cosine(), log_snr_min=low, log_snr_max=high)
 
 
 @pytest.mark.parametrize(

@@ -111,13 +111,13 @@ def denoiser_cases() -> Iterator[Case]:
 
 
 def method_node(name: str, resolutions: tuple[int, ...] | None = None, **options) -> dict:
-    """With as many levels as the method takes, three if it can."""
+    """With as many resolutions as the method takes, joint in one network if it can."""
     candidates = [resolutions] if resolutions else [SIDES[:2], SIDES[:1]]
-    for sides in candidates:
+    for sides, depth in [(some, n) for some in candidates for n in {len(some): 0, 1: 0}]:
         node = {
             "name": name,
             "resolutions": list(sides),
-            "denoiser": denoiser_node("nested_unet", len(sides)),
+            "denoiser": denoiser_node("nested_unet", depth),
             "sampling": {"steps": 3},
             **options,
         }

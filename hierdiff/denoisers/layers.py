@@ -55,6 +55,20 @@ class LogSNRClock(Clock):
         return (30 - log_snr) * (1000 / 60)
 
 
+@clocks.register("gamma")
+@dataclass(frozen=True)
+class GammaClock(Clock):
+    """The share of signal, sigmoid(log_snr) = alpha^2 where alpha^2 + sigma^2 = 1, times `scale`.
+
+    The other way round: 0 is noise. Chen, arXiv 2301.10972; Jabri et al., arXiv 2212.11972, code.
+    """
+
+    scale: float = 1000.0
+
+    def __call__(self, log_snr: Tensor) -> Tensor:
+        return self.scale * torch.sigmoid(log_snr)
+
+
 @clocks.register("steps")
 @dataclass(frozen=True)
 class StepClock(Clock):

@@ -1,5 +1,9 @@
 """What every network is to the rest: the `Denoiser` protocol, and the one-level class to subclass.
 
+A denoiser whose constructor names `low_channels` can be an upsampler: `cond.low`, a low-resolution
+image at the network's own side, is seen beside the noisy image, and `cond.scalars["augmentation"]`,
+its log-SNR, is embedded like a noise level (missing: clean).
+
 A nestable denoiser also takes `added` (enters after its first convolution) and gives `features`
 (leave before its head), both with `nest_width` channels at its own side. Nested networks are
 called, never reached into.
@@ -10,12 +14,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hierdiff.batch import Cond
 from hierdiff.levels import Levels
-from hierdiff.registry import Registry
+from hierdiff.registry import Node, Registry
+
+CLEANEST = 30.0  # log_snr that a network is told of a clean image
 
 
 class Prediction(NamedTuple):
@@ -37,6 +44,7 @@ class Denoiser(nn.Module, ABC):
 
     levels: int = 1
     nest_width: int | None = None  # channels of `added` and `features`; None: not nestable
+    carries: bool = False  # does `Prediction.carry` lead from call to call; None starts it at zero
 
     @abstractmethod
     def forward(
@@ -94,6 +102,9 @@ class Joined(Denoiser):
         super().__init__()
         self.denoiser = denoiser
         self.nest_width = channels
+        self.time_width = getattr(
+            denoiser, "time_width", None
+        )  # of what it makes of class and text
 
     def prepare(self, cond: Cond) -> Cond:
         return self.denoiser.prepare(cond)
@@ -111,4 +122,67 @@ class Joined(Denoiser):
         return out._replace(features=out.levels[0])
 
 
+class Hinted(Denoiser):
+    """A denoiser that knows no `low_channels` made an upsampler.
+
+    A 3x3 convolution of the low-resolution image, with its log_snr as one more plane, is added to
+    the noisy image.
+    """
+
+    def __init__(self, denoiser: Denoiser, channels: int, low_channels: int):
+        super().__init__()
+        self.denoiser = denoiser
+        self.carries = denoiser.carries
+        self.hint = nn.Conv2d(low_channels + 1, channels, 3, padding=1)
+
+    def prepare(self, cond: Cond) -> Cond:
+        return self.denoiser.prepare(cond)
+
+    def forward(
+        self,
+        x_t: Levels,
+        log_snr: Float[Tensor, "b levels"],
+        cond: Cond,
+        carry: Any = None,
+        added: Tensor | None = None,
+    ) -> Prediction:
+        low = low_of(cond, type(self.denoiser).__name__)
+        plane = augmentation_of(cond, log_snr[:, 0]).to(low)[:, None, None, None] / CLEANEST
+        planes = plane.expand(-1, 1, *low.shape[2:])
+        hint = self.hint(torch.cat([low, planes], dim=1))
+        return self.denoiser((x_t[0] + hint,), log_snr, cond, carry)
+
+
+def low_of(cond: Cond, who: str) -> Tensor:
+    """The low-resolution image of the condition; an upsampler without one is an error."""
+    if cond.low is None:
+        raise ValueError(
+            f"{who} makes images from low-resolution ones and was given none: "
+            f"set cond.low, at its own resolution"
+        )
+    return cond.low
+
+
+def augmentation_of(cond: Cond, like: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """log_snr of the low-resolution image in +-30, 30 where nothing is said."""
+    given = cond.scalars.get("augmentation")
+    known = torch.full_like(like, CLEANEST) if given is None else given[: len(like)].to(like)
+    return known.clamp(-CLEANEST, CLEANEST)
+
+
 denoisers: Registry[Denoiser] = Registry("denoiser", Denoiser)
+
+
+def built(node: Denoiser | Node, facts: Node) -> Denoiser:
+    """The denoiser of a node for data of these facts, made an upsampler where `low_channels` is
+    among them."""
+    low = facts.get("low_channels", 0)
+    network = denoisers.build(node, offered=facts)
+    if not low or isinstance(node, Denoiser) or denoisers.takes(node, "low_channels"):
+        return network
+    if network.levels != 1:
+        raise ValueError(
+            f"{type(network).__name__} of {network.levels} levels takes no low-resolution image: "
+            f"give a denoiser of one level, or one whose constructor names low_channels"
+        )
+    return Hinted(network, facts["channels"], low)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hierdiff.batch import Cond
@@ -38,6 +39,30 @@ from hierdiff.denoisers.protocol import (
 )
 from hierdiff.levels import Levels
 from hierdiff.registry import Node
+
+N = TypeVar("N", bound=float)
+
+
+class TextAttentionBlock(AttentionBlock):
+    """An attention block that reads the text and not the image: its cost is linear in pixels."""
+
+    def __init__(self, width: int, heads: int, groups: int, *, text: int, ffn: bool = True):
+        super().__init__(width, heads, groups, text=text, ffn=ffn)
+        self.qkv = nn.Conv2d(width, width, 1)  # queries alone
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        context: Float[Tensor, "b l two_c"] | None = None,
+        mask: Bool[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        assert context is not None
+        q = rearrange(self.qkv(self.norm(x)), "b (m d) h w -> b m (h w) d", m=self.heads)
+        k, v = rearrange(context, "b l (n m d) -> n b m l d", n=2, m=self.heads)
+        seen = None if mask is None else mask[:, None, None]
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        x = x + self.out(rearrange(h, "b m (h w) d -> b (m d) h w", w=x.shape[-1]))
+        return x if self.ffn is None else x + self.ffn(x)
 
 
 class Block(nn.Module):
@@ -64,12 +89,20 @@ class UNet(Denoiser):
     width, multiples: channels are width * multiple at the side, its half, its quarter ...; with
     `inner` the last of these sides is the inner resolution. blocks: residual blocks of each on the
     way down (one more on the way up). attention: attention blocks after each residual block.
-    middle: the two blocks at the bottom of a flat network. inner: a denoiser or its node; a
-    one-level denoiser is wrapped in `Joined`. channels, classes, text_width: of the data; classes
-    and text enter the innermost network, and what it makes of them is shared by all. text_hidden:
-    width that text is projected to. scalars: {name: largest and default value} of micro-conditions,
-    for example {scale: 64}. clock: what log_snr is embedded as. mask_text: hide padding from
-    cross-attention.
+    middle: the two blocks at the bottom of a flat network, one with attention; `attention: 0` with
+    `middle: false` is fully convolutional and takes every side that can be halved. dropout: one
+    number, or one for each of `multiples` (simple diffusion: only at low resolutions). inner: a
+    denoiser or its node; a one-level denoiser is wrapped in `Joined`. channels, classes,
+    text_width: of the data; classes and text enter the innermost network, and what it makes of them
+    is shared by all. text_hidden: width that text is projected to. scalars: {name: largest and
+    default value} of micro-conditions, for example {scale: 64}. clock: what log_snr is embedded as.
+    mask_text: hide padding from cross-attention. low_channels: of `cond.low`, seen by the outermost
+    network only, after the noisy image; 0 for no upsampler.
+
+    Switches of the Efficient U-Net (`efficient_unet`): skip_scale multiplies what is carried across
+    from the way down. resample_first: every width begins with a halving, the first one too, so that
+    the full side has only the first and last convolutions, with a sum across. self_attention: false
+    leaves attention to the text alone, and none without text.
     """
 
     def __init__(
@@ -83,7 +116,10 @@ class UNet(Denoiser):
         groups: int = 32,
         ffn: bool = True,
         middle: bool = True,
-        dropout: float = 0.0,
+        dropout: float | Sequence[float] = 0.0,
+        skip_scale: float = 1.0,
+        resample_first: bool = False,
+        self_attention: bool = True,
         time_width: int | None = None,
         text_hidden: int | None = None,
         mask_text: bool = False,
@@ -93,11 +129,13 @@ class UNet(Denoiser):
         channels: int = 3,
         classes: int = 0,
         text_width: int = 0,
+        low_channels: int = 0,
     ):
         super().__init__()
         widths = [int(width * multiple) for multiple in multiples]
         blocks = _each(blocks, len(widths), "blocks")
         attention = _each(attention, len(widths), "attention")
+        dropout = _each(dropout, len(widths), "dropout")
         for w in widths:
             if w % groups:
                 raise ValueError(
@@ -112,21 +150,26 @@ class UNet(Denoiser):
         self.levels = 1 + (self.inner.levels if self.inner is not None else 0)
         self.nest_width = widths[0]
         self.time_width = time_width or 4 * width
-        self.reduction = 2 ** (len(widths) - 1)  # side over the side at the bottom
+        self.start = 0 if resample_first else 1  # the first width at a lower side than before it
+        self.reduction = 2 ** (len(widths) - self.start)  # side over the side at the bottom
+        self.skip_scale = skip_scale
         self.mask_text = mask_text
         self.clock = LogSNRClock() if clock is None else clocks.build(clock)
         text = (text_hidden or text_width) if text_width else 0
         self._readers: list[AttentionBlock] = []  # blocks that read text, in order of their slots
 
         def attend(outputs: int) -> AttentionBlock:
-            made = AttentionBlock(outputs, heads, groups, text=text, ffn=ffn)
+            kind = AttentionBlock if self_attention else TextAttentionBlock
+            made = kind(outputs, heads, groups, text=text, ffn=ffn)
             if text:
                 made.slot = len(self._readers)
                 self._readers.append(made)
             return made
 
-        def block(inputs: int, outputs: int, layers: int) -> Block:
-            residual = ResidualBlock(inputs, outputs, self.time_width, groups, dropout)
+        def block(inputs: int, outputs: int, layers: int, drop: float) -> Block:
+            residual = ResidualBlock(inputs, outputs, self.time_width, groups, drop)
+            if not (self_attention or text):
+                layers = 0
             return Block(residual, [attend(outputs) for _ in range(layers)])
 
         self.time = Embedding(self.time_width)
@@ -139,24 +182,26 @@ class UNet(Denoiser):
         self.text = nn.Linear(text_width, text) if text else None
         self.pool = nn.Linear(text, self.time_width, bias=False) if text else None
 
-        self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.low_channels = low_channels
+        self.augmentation = Embedding(self.time_width, zero=True) if low_channels else None
+
+        self.first = nn.Conv2d(channels + low_channels, widths[0], 3, padding=1)
         skips = [widths[0]]
-        last = len(widths) - 1
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         here = widths[0]
         for i, w in enumerate(widths):
+            if i >= self.start:
+                self.shrink.append(nn.Conv2d(here, here, 3, stride=2, padding=1))
+                skips.append(here)
             row = nn.ModuleList()
             for _ in range(blocks[i]):
-                row.append(block(here, w, attention[i]))
+                row.append(block(here, w, attention[i], dropout[i]))
                 here = w
                 skips.append(w)
             self.down.append(row)
-            if i < last:
-                self.shrink.append(nn.Conv2d(here, here, 3, stride=2, padding=1))
-                skips.append(here)
         self.middle = nn.ModuleList()
         if middle and self.inner is None:
-            self.middle.extend([block(here, here, 1), block(here, here, 0)])
+            self.middle.extend([block(here, here, layers, dropout[-1]) for layers in (1, 0)])
         self.into, self.back = nn.Identity(), nn.Identity()
         if self.inner is not None:
             nest = self.inner.nest_width
@@ -167,10 +212,10 @@ class UNet(Denoiser):
         for i, w in reversed(list(enumerate(widths))):
             row = nn.ModuleList()
             for _ in range(blocks[i] + 1):
-                row.append(block(here + skips.pop(), w, attention[i]))
+                row.append(block(here + skips.pop(), w, attention[i], dropout[i]))
                 here = w
             self.up.append(row)
-            if i > 0:
+            if i >= self.start:
                 self.grow.append(Upsample(here))
         self.head = nn.Sequential(
             nn.GroupNorm(groups, here), nn.SiLU(), zeroed(nn.Conv2d(here, channels, 3, padding=1))
@@ -226,16 +271,16 @@ class UNet(Denoiser):
         vector = self._vector(log_snr[:rows, 0], cond, side)
         mask = self._mask(cond)
 
-        h = self.first(x)
+        h = self.first(self._seen(x, cond))
         if added is not None:
             h = h + added
         skips = [h]
         for i, row in enumerate(self.down):
+            if i >= self.start:
+                h = self.shrink[i - self.start](h)
+                skips.append(h)
             for block in row:  # type: ignore[attr-defined]
                 h = block(h, vector, cond, mask)
-                skips.append(h)
-            if i < len(self.shrink):
-                h = self.shrink[i](h)
                 skips.append(h)
         for block in self.middle:
             h = block(h, vector, cond, mask)
@@ -248,10 +293,26 @@ class UNet(Denoiser):
             levels, carry = out.levels, out.carry
         for i, row in enumerate(self.up):
             for block in row:  # type: ignore[attr-defined]
-                h = block(torch.cat([h, skips.pop()], dim=1), vector, cond, mask)
+                across = self.skip_scale * skips.pop()
+                h = block(torch.cat([h, across], dim=1), vector, cond, mask)
             if i < len(self.grow):
                 h = self.grow[i](h)
+        if skips:  # the first convolution's, when even the first width was at half the side
+            h = h + self.skip_scale * skips.pop()
         return Prediction((self.head(h), *levels), carry, features=h)
+
+    def _seen(self, x: Tensor, cond: Cond) -> Tensor:
+        """The noisy image, and beside it the low-resolution one."""
+        if not self.low_channels:
+            return x
+        wanted = (self.low_channels, *x.shape[2:])
+        if cond.low is None or cond.low.shape[1:] != wanted:
+            found = "none" if cond.low is None else f"one of {tuple(cond.low.shape[1:])}"
+            raise ValueError(
+                f"this denoiser sees a low-resolution image of {wanted} (channels, height, width) "
+                f"and was given {found}: give it as cond.low, resized to the noisy image's side"
+            )
+        return torch.cat([x, cond.low[: len(x)]], dim=1)
 
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond, side: int) -> Tensor:
         vector = self.time(self.clock(log_snr))
@@ -260,6 +321,11 @@ class UNet(Denoiser):
             given = cond.scalars.get(name)
             value = torch.full_like(log_snr, limit) if given is None else given[: len(log_snr)]
             vector = vector + embedding(value.clamp(max=limit))
+        if self.augmentation is not None:
+            given = cond.scalars.get("augmentation")
+            clean = torch.full_like(log_snr, 30)
+            value = clean if given is None else given[: len(log_snr)].clamp(-30, 30)
+            vector = vector + self.augmentation(LogSNRClock()(value))
         return vector if cond.vector is None else vector + cond.vector[: len(log_snr)]
 
     def _mask(self, cond: Cond) -> Tensor | None:
@@ -268,8 +334,8 @@ class UNet(Denoiser):
         return cond.mask | ~cond.mask.any(dim=1, keepdim=True)  # a row without words sees padding
 
 
-def _each(values: int | Sequence[int], n: int, name: str) -> list[int]:
-    listed = [values] * n if isinstance(values, int) else list(values)
+def _each(values: N | Sequence[N], n: int, name: str) -> list[N]:
+    listed = list(values) if isinstance(values, Sequence) else [values] * n
     if len(listed) != n:
         raise ValueError(f"{name} {listed} for {n} widths: give one for each of `multiples`")
     return listed

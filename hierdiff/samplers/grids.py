@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hierdiff.process import GaussianProcess
-from hierdiff.registry import Registry
+from hierdiff.registry import Node, Registry
+from hierdiff.schedules import Schedule, schedules
 
 Grid64 = Float[Tensor, " steps_and_one"]
 
@@ -68,3 +69,26 @@ class MDMGrid(Grid):
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
         k = torch.arange(steps, -1, -1, dtype=torch.float64)
         return torch.round(k * (self.table + 1) / (steps + 1)) / self.table
+
+
+@grids.register("schedule")
+@dataclass(frozen=True)
+class ScheduleGrid(Grid):
+    """The noise levels that another schedule has at equal steps of its own time, then 0.
+
+    Chen, arXiv 2301.10972, and RIN, arXiv 2212.11972, train on one schedule and sample on another,
+    by default a cosine. Read at the coarsest level's schedule. Levels beyond its ends are one step
+    at the end, so that the grid may have fewer steps than asked.
+    """
+
+    schedule: Schedule | Node = field(default_factory=lambda: {"name": "gamma_cosine"})
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "schedule", schedules.build(self.schedule))
+
+    def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
+        uniform = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
+        levels = self.schedule(uniform)  # type: ignore[operator]
+        times = process.schedules[-1].inverse(levels).clamp(0, 1)
+        times = torch.cat([times, torch.zeros(1, dtype=torch.float64)])
+        return torch.unique_consecutive(times)

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from hierdiff import matryoshka  # noqa: F401  (registers)
 from hierdiff.files import write
-from hierdiff.method import Method, methods
-from hierdiff.registry import check_trust
+from hierdiff.method import Method, Stage, methods
+from hierdiff.registry import check_trust, imported_names
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -184,6 +184,40 @@ def load_method(path: str | Path, trust: Collection[str] = ()) -> tuple[Method, 
         tensors = {**whole.part("model"), **whole.part("ema/0")}
     load_tensors(method, tensors, path)
     return method.eval(), config
+
+
+def stage_tensors(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights of the stage of the same name in another run; `config` is that of this run.
+
+    Error: ValueError where that stage was never trained, means something else (another chain of
+    resolutions, process or bridge), or saw other data.
+    """
+    trusted = {name.partition(":")[0].partition(".")[0] for name in imported_names(config)}
+    other, their = load_method(path, trusted)
+    found = {one.name: one for one in other.stages}
+    twin = found.get(stage.name)
+    if twin is None or not twin.ready:
+        trained = ", ".join(name for name, one in found.items() if one.ready)
+        raise ValueError(
+            f"{path} holds no trained stage {stage.name!r}, but {trained}: "
+            f"give weights of a run of the same chain"
+        )
+    pairs = {
+        "meaning": (twin.identity, stage.identity),
+        "network": (shapes_of(twin), shapes_of(stage)),
+        "data": (their.get("data_sha256"), config.get("data_sha256")),
+    }
+    for what, (theirs, own) in pairs.items():
+        if theirs != own:
+            raise ValueError(
+                f"stage {stage.name!r} of {path} differs in its {what} ({theirs}, here {own}): "
+                f"stages of different chains do not mix, give weights of a run with these options"
+            )
+    return dict(twin.state_dict())
+
+
+def shapes_of(stage: Stage) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in stage.state_dict().items()}
 
 
 def check_config(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -37,7 +37,7 @@ from hierdiff.training.ema import EMA
 from hierdiff.training.interrupt import Asked, Interrupted
 from hierdiff.training.log import Log, read
 from hierdiff.training.optimizer import load_tensors, lr_factor, optimizer_of, set_lr, tensors_of
-from hierdiff.training.pictures import sample_sheet, sheet_cond, write_curves
+from hierdiff.training.pictures import sample_sheet, write_curves
 from hierdiff.training.progress import Progress
 from hierdiff.training.recipe import Recipe
 
@@ -108,11 +108,15 @@ def fabric_of(recipe: Recipe) -> Fabric:
 
 
 def stage_steps(method: Method, steps: int) -> list[int]:
-    """Steps of each stage by its share, together `steps`; a stage with a share has at least one."""
+    """Steps of each stage by its share of `steps`; a stage with a share has at least one.
+
+    Stages that divide one budget have shares that sum to 1; those trained each on its own (a
+    cascade) may have more.
+    """
     shares = [stage.share for stage in method.stages]
     if min(shares) < 0 or sum(shares) <= 0:
         raise ValueError(f"shares {shares} of the stages: take 0 or more, not all 0")
-    bounds = [round(steps * sum(shares[:i]) / sum(shares)) for i in range(len(shares) + 1)]
+    bounds = [round(steps * sum(shares[:i])) for i in range(len(shares) + 1)]
     counts = [high - low for low, high in zip(bounds, bounds[1:], strict=False)]
     if any(share > 0 and count < 1 for share, count in zip(shares, counts, strict=True)):
         raise ValueError(
@@ -180,6 +184,7 @@ class Run:
     seed: int
     config: dict[str, Any]
     place: Place = field(default_factory=Place)
+    given: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # weights of other runs
     seconds: float = 0.0
     images_here: int = 0
     last_saved: Path | None = None
@@ -204,6 +209,10 @@ class Run:
         found = files.newest(self.checkpoints)
         if found is not None:
             files.check_config(found[0], found[1].config, self.config)
+        reached = found[1].stage if found is not None else 0
+        for place, stage in enumerate(self.method.stages):
+            if stage.weights is not None and place >= reached:
+                self.given[place] = files.stage_tensors(stage.weights, stage, self.config)
         layout = torch.channels_last if self.recipe.channels_last else torch.preserve_format
         if self.config and self.main:
             write(self.folder / "config.yaml", to_yaml(self.config))
@@ -232,6 +241,8 @@ class Run:
         previous = self.method.stages[index - 1] if index else None
         torch.manual_seed(seed_of(self.seed, "start", index))
         data = stage.start(previous, self.data)
+        if index in self.given:
+            stage.load_state_dict(self.given[index])
         if resumed is not None:  # what `start` carried over has moved on since
             self._load_model(resumed)
         if not self.counts[index]:
@@ -363,7 +374,7 @@ class Run:
             self._save(players, ema)
         if asked:
             raise Interrupted(
-                f"stopped after step {step} of {recipe.steps} with {self.last_saved}: "
+                f"stopped after step {step} of {sum(self.counts)} with {self.last_saved}: "
                 f"give the same command again to go on"
             )
         if recipe.sheet_every and step % recipe.sheet_every == 0:
@@ -412,15 +423,13 @@ class Run:
         place = {"step": self.place.total_step, "stage": stage.name, "images": self.place.images}
         self.log.line(**place)
 
-    def _pictures(self, source: Stage | Method) -> Path:
+    def _pictures(self, source: Stage) -> Path:
         """Sheet of samples and loss curves, with the weights as they stand."""
         path = self.folder / "samples" / f"step_{self.place.total_step:07d}.png"
         if self.main:
             n = self.recipe.sheet_images
             with self.fabric.autocast():
-                image = sample_sheet(
-                    source, sheet_cond(self.data, n), n, self.seed, self.device, self.dtype
-                )
+                image = sample_sheet(source, self.data, n, self.seed, self.device, self.dtype)
             write_png(path, image)
             write_curves(self.folder / "loss.png", self.log.path)
         self.fabric.barrier()
@@ -449,7 +458,7 @@ class Run:
         if self.main and not (self.images_here == 0 and weights.exists()):
             files.save_weights(weights, files.tensors_of(self.method), self.config)
         if self.images_here or not sheet.exists():
-            self._pictures(self.method)
+            self._pictures(self.method.stages[last_trained(self.counts)])
         lines = read(self.log.path)
         return Summary(
             folder=self.folder,

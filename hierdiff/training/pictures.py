@@ -13,7 +13,7 @@ from PIL import Image
 from hierdiff.batch import Cond
 from hierdiff.files import write
 from hierdiff.images import sheet, to_uint8
-from hierdiff.method import Method, Stage
+from hierdiff.method import Stage
 from hierdiff.noise import per_example, seed_of
 from hierdiff.training.log import read
 
@@ -28,12 +28,16 @@ def sheet_cond(data: Any, n: int) -> Cond:
 
 
 def sample_sheet(
-    source: Method | Stage, cond: Cond, n: int, seed: int, device: torch.device, dtype: torch.dtype
+    stage: Stage, data: Any, n: int, seed: int, device: torch.device, dtype: torch.dtype
 ) -> Image.Image:
     """n samples from the same noise at every call."""
+
+    def placed(part: torch.Tensor) -> torch.Tensor:
+        return part.to(device, dtype if part.is_floating_point() else part.dtype)
+
     noise = per_example([seed_of(seed, "sheet", i) for i in range(n)], device, dtype)
-    cond = cond.map(lambda part: part.to(dtype) if part.is_floating_point() else part)
-    images = source.sample(n, cond, noise=noise)
+    real = data.batch(torch.arange(n) % len(data)).map(placed)
+    images = stage.preview(sheet_cond(data, n).map(placed), real, noise)
     return sheet([to_uint8(images[side]).cpu() for side in sorted(images, reverse=True)])
 
 

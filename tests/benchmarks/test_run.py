@@ -85,8 +85,42 @@ def test_an_absent_inception_file_ends_the_run_before_compute(tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_an_analysis_that_the_method_cannot_have_ends_the_run_before_compute(tmp_path):
+    folder = f"folder={tmp_path / 'run'}"
+    ended = bench("analysis=exposure_bias", folder)
+    assert ended.returncode == 1 and "take a cascade" in ended.stderr
+    ended = bench("method=cascaded", "analysis=exposure_bias", "analysis.levels=[20]", folder)
+    assert ended.returncode == 1 and "level 20 (log_snr) is outside" in ended.stderr
+    ended = bench("method=cascaded", "method.stages.0.share=0", folder)
+    assert ended.returncode == 1 and "stage 16 is sampled before it is trained" in ended.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["mdm", "end_to_end"])
+def test_exposure_bias_joins_the_record_of_a_run(tmp_path):
+    options = ("method=cascaded", f"folder={tmp_path}")
+    assert bench(*options).returncode == 0
+    assert not Record.read(tmp_path).analysis
+    ended = bench(*options, "analysis=exposure_bias", "analysis.samples=8", "analysis.levels=[5]")
+    assert ended.returncode == 0, ended.stderr
+    found = Record.read(tmp_path).analysis["exposure_bias"]
+    assert len(found["rows"]) == 4 and found["level"] == {"16to32": 3}
+    assert (tmp_path / "exposure_bias.png").stat().st_size > 1000
+    assert "gap 16to32" in ended.stdout
+
+
+@pytest.mark.slow
+def test_runs_of_one_budget_end_in_one_table(tmp_path):
+    for method in ("mdm", "cascaded"):
+        ended = bench(f"method={method}", f"folder={tmp_path / method}")
+        assert ended.returncode == 0, ended.stderr
+    assert "mdm" in ended.stdout and "cascaded" in ended.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", ["mdm", "end_to_end", "cascaded", "simple_diffusion", "chen", "rin"]
+)
 def test_a_run_leaves_record_pictures_curve_and_weights(method, tmp_path):
     ended = bench(f"method={method}", f"folder={tmp_path}")
     assert ended.returncode == 0, ended.stderr
@@ -94,10 +128,11 @@ def test_a_run_leaves_record_pictures_curve_and_weights(method, tmp_path):
     assert not record.edited and record.name == method
     views = {(row["resolution"], row["view"]) for row in record.quality}
     assert {(32, "native"), (16, "pooled")} <= views
-    assert ((16, "native") in views) == (method == "mdm")
+    assert ((16, "native") in views) == (method in ("mdm", "cascaded"))
     for row in record.cost:
         assert not [key for key in row if key.endswith("_failure")]
-        assert row["flops_per_image"] == row["flops_per_call"] * row["evaluations"] > 0
+        whole = row["flops_per_call"] * row["evaluations"]
+        assert row["flops_per_image"] == whole or method == "cascaded"
     for kind in ("real", "gaussian"):
         assert {row["resolution"] for row in record.scale[kind]} == {32, 16}
     for name in ("samples.png", "loss.png", "log.jsonl", "config.yaml", "weights.safetensors"):

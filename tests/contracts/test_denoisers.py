@@ -1,16 +1,24 @@
 """What holds for every registered denoiser, at each depth it can be nested to."""
 
+import inspect
 import io
 
 import pytest
 import torch
 
+from hierdiff.batch import Cond
 from hierdiff.denoisers import denoisers
 from tests import tiny
 
 CASES = list(tiny.denoiser_cases())
 each = pytest.mark.parametrize("case", CASES, ids=str)
 kinds = pytest.mark.parametrize("kind", tiny.KINDS)
+UPSAMPLERS = [
+    case
+    for case in CASES
+    if "low_channels" in inspect.signature(denoisers.get(case.name)).parameters
+]
+each_upsampler = pytest.mark.parametrize("case", UPSAMPLERS, ids=str)
 
 
 def run(network, x_t, log_snr, cond):
@@ -117,3 +125,59 @@ def test_the_meta_device_is_enough_to_build(case):
     with torch.device("meta"):
         network = denoisers.build(node, offered=facts)
     assert all(p.device.type == "meta" for p in network.parameters())
+
+
+def upsampler(case):
+    facts = {**tiny.facts("unconditional"), "low_channels": 3}
+    node = tiny.denoiser_node(case.name, case.depth)
+    return tiny.randomised(denoisers.build(node, offered=facts)).eval()
+
+
+def beside(x, augmentation=None):
+    """A low-resolution image for the noisy one, and the log-SNR that it is given with."""
+    low = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
+    level = None if augmentation is None else torch.full((len(x),), augmentation)
+    return Cond(low=low, scalars={} if level is None else {"augmentation": level})
+
+
+@each_upsampler
+def test_an_upsampler_sees_the_low_resolution_image_and_its_noise_level(case):
+    network = upsampler(case)
+    x_t, log_snr = tiny.state(case.depth, 2)
+    cond = beside(x_t[0], 1.0)
+    usual = run(network, x_t, log_snr, cond).levels[0]
+    assert usual.shape == x_t[0].shape
+    others = {
+        "image": Cond(low=cond.low.flip(-1), scalars=cond.scalars),
+        "level": beside(x_t[0], 4.0),
+    }
+    for what, other in others.items():
+        changed = run(network, x_t, log_snr, other).levels[0]
+        assert ((changed - usual).abs().amax((1, 2, 3)) > 1e-5).all(), what
+
+
+@each_upsampler
+def test_a_low_resolution_image_is_clean_unless_told_otherwise(case):
+    network = upsampler(case)
+    x_t, log_snr = tiny.state(case.depth, 2)
+    outs = [
+        run(network, x_t, log_snr, beside(x_t[0], level)).levels[0] for level in (None, 30.0, 50.0)
+    ]
+    assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+
+
+@each_upsampler
+def test_every_parameter_of_an_upsampler_gets_a_gradient(case):
+    network = upsampler(case)
+    x_t, log_snr = tiny.state(case.depth, 3)
+    out = run(network, x_t, log_snr, beside(x_t[0], 1.0)).levels
+    sum((level * torch.randn(level.shape)).sum() for level in out).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+@each_upsampler
+def test_a_low_resolution_image_that_is_missing_is_named(case):
+    x_t, log_snr = tiny.state(case.depth, 2)
+    with pytest.raises(ValueError, match="low"):
+        run(upsampler(case), x_t, log_snr, Cond())

@@ -1,12 +1,16 @@
 """The U-Net of Matryoshka diffusion: nesting, conditions, clocks, errors."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from hierdiff.batch import Cond
+from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import Joined, OneLevelDenoiser, denoisers
-from hierdiff.denoisers.layers import LogSNRClock, StepClock, sinusoid
+from hierdiff.denoisers.layers import AttentionBlock, LogSNRClock, StepClock, sinusoid
 from hierdiff.denoisers.unet import UNet
 from hierdiff.schedules import Shifted, SquaredCosine
 from tests import tiny
@@ -275,6 +279,7 @@ def test_the_sinusoid_has_the_published_frequencies():
         ({"heads": 3}, r"3 heads do not divide a width of 32"),
         ({"blocks": [1, 2, 3]}, r"blocks \[1, 2, 3\] for 2 widths"),
         ({"attention": [1]}, r"attention \[1\] for 2 widths"),
+        ({"dropout": [0, 0, 0.1]}, r"dropout \[0, 0, 0.1\] for 2 widths"),
         ({"chanels": 3}, r"no option 'chanels', did you mean 'channels'"),
         ({"inner": {"name": "unett"}}, r"unknown denoiser 'unett', did you mean 'unet'"),
     ],
@@ -295,3 +300,103 @@ def test_too_many_levels_are_refused():
     x_t, log_snr = tiny.state(2, 1)
     with pytest.raises(ValueError, match="2 level"):
         tiny.denoiser("unet")(x_t, log_snr, Cond())
+
+
+def upsampler(depth=1, low_channels=3, seed=3):
+    torch.manual_seed(seed)
+    facts = {**tiny.facts("class"), "low_channels": low_channels}
+    return denoisers.build(tiny.denoiser_node("nested_unet", depth), offered=facts).eval()
+
+
+def labelled(n, **parts):
+    return Cond(labels=torch.zeros(n, dtype=torch.long), **parts)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_an_upsampler_has_a_wider_first_convolution_and_one_more_embedding(depth):
+    """So that names and counts of every other network are what they were."""
+    plain, wide = (upsampler(depth, n).state_dict() for n in (0, 2))
+    more = {f"augmentation.{layer}" for layer in ("first", "last")}
+    assert wide.keys() - plain.keys() == {f"{k}.{p}" for k in more for p in ("weight", "bias")}
+    changed = [key for key in plain if plain[key].shape != wide[key].shape]
+    assert changed == ["first.weight"] and wide["first.weight"].shape[1] == 5
+
+
+def test_the_noisy_image_comes_first_and_the_low_one_after_it():
+    network = tiny.randomised(upsampler())
+    x_t, log_snr = tiny.state(1, 2)
+    low = torch.randn_like(x_t[0])
+    with torch.no_grad():
+        network.first.weight[:, 3:] = 0
+    outs = [run(network, x_t, log_snr, labelled(2, low=image)).levels[0] for image in (low, -low)]
+    assert torch.equal(*outs)
+
+
+def test_the_noise_level_of_the_low_image_starts_without_effect():
+    embedding = upsampler().augmentation
+    assert not embedding(torch.tensor([0.0, 500.0])).any()
+
+
+def test_the_low_image_enters_the_outermost_network_alone():
+    network = tiny.randomised(upsampler(depth=2))
+    assert network.inner.augmentation is None and network.inner.first.in_channels == 3
+    x_t, log_snr = tiny.state(2, 2)
+    low = torch.randn_like(x_t[0])
+    nn.init.zeros_(network.into.weight)
+    a, b = (run(network, x_t, log_snr, labelled(2, low=image)).levels for image in (low, -low))
+    assert torch.equal(a[1], b[1]) and (a[0] - b[0]).abs().max() > 1e-3
+
+
+def test_rows_without_the_finest_level_need_no_part_of_the_low_image():
+    network = tiny.randomised(upsampler(depth=2))
+    x_t, log_snr = tiny.state(2, 3)
+    level = torch.tensor([1.0, 2.0, 3.0])
+    cond = labelled(3, low=torch.randn_like(x_t[0]), scalars={"augmentation": level})
+    ragged = run(network, (x_t[0][:1], x_t[1]), log_snr, cond).levels[0]
+    one = cond.map(lambda part: part[:1])
+    alone = run(network, tuple(x[:1] for x in x_t), log_snr[:1], one).levels[0]
+    torch.testing.assert_close(ragged, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("low", "message"),
+    [
+        (None, r"given none: give it as cond.low"),
+        (torch.zeros(1, 3, 4, 4), r"of \(3, 8, 8\).*given one of \(3, 4, 4\).*resized"),
+        (torch.zeros(1, 1, 8, 8), r"given one of \(1, 8, 8\)"),
+    ],
+)
+def test_a_low_image_that_is_missing_or_of_another_shape_is_refused(low, message):
+    x_t, log_snr = tiny.state(1, 1)
+    with pytest.raises(ValueError, match=message):
+        run(upsampler(), x_t, log_snr, labelled(1, low=low))
+
+
+def rates(network):
+    """Dropout of each width: on the way down, in the middle, on the way up."""
+
+    def of(part):
+        return [m.p for m in part.modules() if isinstance(m, nn.Dropout)]
+
+    return [of(row) for row in network.down], of(network.middle), [of(row) for row in network.up]
+
+
+@pytest.mark.parametrize(("given", "each"), [(0.1, (0.1, 0.1)), ([0, 0.2], (0, 0.2))])
+def test_dropout_is_one_number_or_one_for_each_width(given, each):
+    fine, coarse = each
+    down, middle, up = rates(denoisers.build({**tiny.denoiser_node("unet"), "dropout": given}))
+    assert down == [[fine], [coarse]] and up == [[coarse] * 2, [fine] * 2]
+    assert middle == [coarse] * 2
+
+
+def test_the_unclip_upsampler_is_fully_convolutional_and_told_nothing_else():
+    """No attention, no text, no classes, and any side that can be halved (arXiv 2204.06125)."""
+    node = OmegaConf.load(Path(folder_of_configs()) / "denoiser" / "unclip_upsampler.yaml")
+    facts = {**tiny.facts("class and text"), "low_channels": 3}
+    network = tiny.randomised(denoisers.build(OmegaConf.to_object(node), offered=facts)).eval()
+    assert not any(isinstance(module, AttentionBlock) for module in network.modules())
+    assert network.label is None and network.text is None
+    for sides in ((32, 32), (20, 44)):
+        x, low = torch.randn(2, 1, 3, *sides)
+        out = run(network, (x,), torch.zeros(1, 1), Cond(low=low)).levels[0]
+        assert out.shape == x.shape and torch.isfinite(out).all()

@@ -1,0 +1,282 @@
+"""Cascaded diffusion: a base and upsamplers, each a model of its own, trained by itself.
+
+CDM, Ho et al., arXiv 2106.15282; Imagen, Saharia et al., arXiv 2205.11487; unCLIP, Ramesh et al.,
+arXiv 2204.06125. The augmentation of the low-resolution image is always stated as a log-SNR: the
+same "level 0.2" means noise of 0.57, 0.3 or 0.2 in three code bases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hierdiff.batch import Cond
+from hierdiff.bridge import CLEAN, Bridge, Bridged, bridges
+from hierdiff.denoisers import Denoiser
+from hierdiff.levels import check_resolutions
+from hierdiff.matryoshka import pixel_diffusion
+from hierdiff.method import Diffusion, Method, Sampling, Stage, methods
+from hierdiff.noise import Noise
+from hierdiff.objective import Objective, uniforms
+from hierdiff.process import GaussianProcess
+from hierdiff.registry import Node, suggest
+from hierdiff.schedules import Schedule, Shifted, schedules
+
+RESIZES = ("bilinear", "bicubic", "nearest")
+
+
+class Crossing(NamedTuple):
+    """level: log_snr after the augmentation; eps: its noise; blur: standard deviation of the blur
+    in low-resolution pixels, 0 for none."""
+
+    level: Float[Tensor, " b"]
+    eps: Float[Tensor, "b c h w"]
+    blur: Float[Tensor, " b"]
+
+
+@bridges.register("augmented")
+@dataclass(frozen=True)
+class Augmented(Bridge):
+    """Blur, noise and resize, in this order, or resize before noise.
+
+    levels: log_snr range of the noise in training (CDM's amortised augmentation: the step of the
+    low model's own process is uniform), None for no noise. level: log_snr in sampling, inside that
+    range. noise_at: "low" (CDM: noise becomes blocks) or "high" (Imagen's code and DeepFloyd IF:
+    white noise after the resize). resize: bilinear, bicubic or nearest. truncated: the low sampler
+    stops where its own noise is `level` and that state is handed over; else its clean image is
+    noised again. blur: range of the 3x3 Gaussian's standard deviation in low-resolution pixels,
+    for `blur_share` of the training examples and for none in sampling. process: of the low model.
+    """
+
+    low: int
+    high: int
+    process: GaussianProcess = field(repr=False)
+    levels: Sequence[float] | None = (-5.0, 15.0)
+    level: float = field(default=3.0, repr=False)
+    noise_at: str = "low"
+    resize: str = "bilinear"
+    truncated: bool = field(default=False, repr=False)
+    blur: Sequence[float] | None = None
+    blur_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, known in (("noise_at", ("low", "high")), ("resize", RESIZES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(
+                    f"unknown {name} {value!r}{suggest(str(value), known) or ','} "
+                    f"choose from {', '.join(known)}"
+                )
+        if self.truncated and self.noise_at == "high":
+            raise ValueError(
+                "truncated with noise_at=high is undefined: the low sampler's own noise lies at "
+                "the low resolution; take noise_at=low or truncated=false"
+            )
+        if self.truncated and self.levels is None:
+            raise ValueError("truncated without noise: give levels, or take truncated=false")
+        if self.levels is None:
+            object.__setattr__(self, "level", CLEAN)
+        elif len(self.levels) != 2 or not self.levels[0] < self.levels[1]:
+            raise ValueError(f"levels {list(self.levels)}: give [lowest, highest] log_snr")
+        if self.blur is not None and (len(self.blur) != 2 or not 0 < self.blur[0] <= self.blur[1]):
+            raise ValueError(f"blur {list(self.blur)}: give [least, largest] standard deviation")
+        self._check(self.level)
+
+    def stop(self, level: float) -> float:
+        if not self.truncated:
+            return 0.0
+        return float(self._schedule.inverse(torch.tensor(level, dtype=torch.float64)))
+
+    def draw(self, shape: tuple[int, ...], noise: Noise) -> Crossing:
+        b = shape[0]
+        blur = torch.zeros_like(noise((b,)))
+        if self.blur is not None:
+            chosen = uniforms(b, noise) < self.blur_share
+            width = self.blur[0] + (self.blur[1] - self.blur[0]) * uniforms(b, noise)
+            blur = chosen * width
+        if self.levels is None:
+            return Crossing(torch.full_like(blur, CLEAN), torch.zeros(shape).to(blur), blur)
+        ends = torch.tensor(self.levels, dtype=torch.float64)
+        late, early = self._schedule.inverse(ends).clamp(0, 1).tolist()
+        level = self._schedule(early + (late - early) * uniforms(b, noise, stratified=True))
+        return Crossing(level, noise(self._noise_shape(shape)), blur)
+
+    def fixed(self, shape: tuple[int, ...], noise: Noise, level: float) -> Crossing:
+        self._check(level)
+        eps = noise(self._noise_shape(shape))
+        return Crossing(eps.new_full((shape[0],), level), eps, eps.new_zeros(shape[0]))
+
+    def __call__(self, x: Tensor, here: float, crossing: Crossing, cond: Cond) -> Cond:
+        level = crossing.level
+        x = blurred(x, crossing.blur) if self.blur is not None else x
+        if self.noise_at == "low":
+            x = self._resized(self._noised(x, here, crossing))
+        else:
+            x = self._noised(self._resized(x), here, crossing)
+        return replace(cond, low=x, scalars={**cond.scalars, "augmentation": level})
+
+    def _noised(self, x: Tensor, here: float, crossing: Crossing) -> Tensor:
+        if self.levels is None:
+            return x
+        there = crossing.level[:, None]
+        (x,) = self.process.raised((x,), torch.full_like(there, here), there, (crossing.eps,))
+        return x
+
+    def _resized(self, x: Tensor) -> Tensor:
+        how = {} if self.resize == "nearest" else {"align_corners": False}
+        return F.interpolate(x, size=(self.high, self.high), mode=self.resize, **how)  # type: ignore[arg-type]
+
+    def _noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        side = self.low if self.noise_at == "low" else self.high
+        return (*shape[:2], side, side)
+
+    @property
+    def _schedule(self) -> Schedule:
+        return self.process.schedules[-1]
+
+    def _check(self, level: float) -> None:
+        if self.levels is None and level != CLEAN:
+            raise ValueError(f"level {level} of a bridge without noise: give `levels` first")
+        if self.levels is not None and not self.levels[0] <= level <= self.levels[1]:
+            raise ValueError(
+                f"augmentation level {level} (log_snr) is outside of the range it is trained on, "
+                f"{self.levels[0]:g} to {self.levels[1]:g}: choose one inside, or widen `levels`"
+            )
+
+
+def blurred(x: Float[Tensor, "b c h w"], std: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+    """3x3 Gaussian of its own standard deviation for each example; 0 leaves it as it is."""
+    side = torch.exp(-0.5 / std.clamp(min=1e-3) ** 2).to(x)[:, None, None, None]  # over the centre
+    for dim in (2, 3):
+        wide = F.pad(x, (0, 0, 1, 1) if dim == 2 else (1, 1, 0, 0), mode="replicate")
+        n = x.shape[dim]
+        x = (x + side * (wide.narrow(dim, 0, n) + wide.narrow(dim, 2, n))) / (1 + 2 * side)
+    return x
+
+
+@methods.register("cascaded")
+class Cascaded(Method):
+    """One stage for each resolution, coarsest first, each given the image of the one before.
+
+    resolutions: finest first. stages: one mapping for each, coarsest first, of options that differ
+    from those given here for all: denoiser, schedule, reference, process, objective, sampling,
+    bridge, crop (not of the first), share (of the budget's steps; each stage may have all of
+    them), batch_size, weights (a file of another run of the same chain; with share 0 the stage is
+    used as it is). Mappings are merged, a part with a `name` replaces the other. reference:
+    resolution at which the schedule stands unshifted, None: no shift. channels, classes,
+    text_width, text_length: of the data.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolutions: Sequence[int],
+        denoiser: Denoiser | Node | None = None,
+        stages: Sequence[Mapping[str, Any]] | None = None,
+        bridge: Bridge | Node | None = None,
+        schedule: Schedule | Node | None = None,
+        reference: int | None = None,
+        process: str = "variance_preserving",
+        objective: Objective | Node | None = None,
+        sampling: Sampling | Node | None = None,
+        batch_size: int | None = None,
+        channels: int = 3,
+        classes: int = 0,
+        text_width: int = 0,
+        text_length: int = 0,
+    ):
+        super().__init__()
+        self.resolutions = check_resolutions(resolutions)
+        sides = self.resolutions[::-1]
+        if stages is not None and len(stages) != len(sides):
+            raise ValueError(
+                f"{len(stages)} stages for the resolutions {list(sides)}: give one for each, "
+                f"coarsest first"
+            )
+        common: dict[str, Any] = {
+            "denoiser": denoiser,
+            "bridge": bridge or {"name": "augmented"},
+            "schedule": schedule or {"name": "cosine"},
+            "reference": reference,
+            "process": process,
+            "objective": objective,
+            "sampling": sampling,
+            "batch_size": batch_size,
+        }
+        facts = {
+            "channels": channels,
+            "classes": classes,
+            "text_width": text_width,
+            "text_length": text_length,
+        }
+        built: list[Diffusion] = []
+        for side, own in zip(sides, stages or [{}] * len(sides), strict=True):
+            check_stage(own, first=not built)
+            built.append(
+                build_stage(side, merged(common, own), facts, built[-1] if built else None)
+            )
+        self.stages = nn.ModuleList(built)  # type: ignore[assignment]
+
+    def at(self, resolution: int) -> Stage:
+        if resolution not in self.resolutions:
+            raise ValueError(
+                f"no stage makes images at {resolution}: choose one of {list(self.resolutions)}"
+            )
+        return self.stages[len(self.resolutions) - 1 - self.resolutions.index(resolution)]
+
+
+def build_stage(
+    side: int, options: Mapping[str, Any], facts: Mapping[str, int], previous: Diffusion | None
+) -> Diffusion:
+    """The base (`previous` None), or the upsampler that stands on `previous`."""
+    options = dict(options)
+    if options["denoiser"] is None:
+        raise ValueError(f"stage {side} of the cascade has no denoiser: give one, or one for all")
+    bridge, reference = options.pop("bridge"), options.pop("reference")
+    if previous is None:
+        options.pop("crop", None)
+    base = schedules.build(options.pop("schedule"))
+    if previous is not None:
+        low = previous.resolutions[0]
+        ends = {"low": low, "high": side, "process": previous.process}
+        facts = {**facts, "low_channels": facts["channels"]}
+        options |= {"bridge": bridges.build(bridge, offered=ends), "previous": previous}
+    return pixel_diffusion(
+        resolutions=[side],
+        schedules=[Shifted(base, side, reference or side)],
+        facts=facts,
+        stage=Diffusion if previous is None else Bridged,
+        **options,
+    )
+
+
+STAGE = (
+    *("denoiser", "bridge", "schedule", "reference", "process", "objective", "sampling"),
+    *("batch_size", "share", "weights", "crop"),
+)
+
+
+def check_stage(options: Mapping[str, Any], *, first: bool) -> None:
+    for name in options:
+        if name not in STAGE:
+            raise ValueError(
+                f"a stage of the cascade has no option {name!r}{suggest(name, STAGE) or ','} "
+                f"options: {', '.join(STAGE)}"
+            )
+    for name in ("bridge", "crop"):
+        if first and options.get(name) is not None:
+            raise ValueError(f"the first stage of a cascade stands on nothing: leave out {name!r}")
+
+
+def merged(common: Any, own: Any) -> Any:
+    """`own` over `common`, option by option; a part with a name of its own replaces the other."""
+    both = isinstance(common, Mapping) and isinstance(own, Mapping)
+    if not both or own.get("name", common.get("name")) != common.get("name"):
+        return own
+    return {**common, **{k: merged(common.get(k), v) for k, v in own.items()}}

@@ -1,0 +1,74 @@
+"""Imagen's Efficient U-Net (arXiv 2205.11487, appendix): the upsampler of a cascade.
+
+Three changes to the U-Net, each an option with its own default here: blocks moved to low
+resolutions (`blocks`), what is carried across scaled by 1/sqrt(2) (`skip_scale`), and down before,
+up after the convolutions of a level (`resample_first`). With all three off it is `unet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hierdiff.denoisers.layers import Clock
+from hierdiff.denoisers.protocol import denoisers
+from hierdiff.denoisers.unet import UNet
+from hierdiff.registry import Node
+
+
+@denoisers.register("efficient_unet")
+class EfficientUNet(UNet):
+    """`UNet` without `inner`; see there for the options.
+
+    The published 1024 px model reads text but has no self-attention: `self_attention: false`. It is
+    trained on crops of 256 px and applied to whole images. Attention follows every residual block
+    of its level, where the published network has one for a level.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 128,
+        multiples: Sequence[float] = (1, 2, 4, 8),
+        blocks: int | Sequence[int] = (2, 4, 8, 8),
+        attention: int | Sequence[int] = (0, 0, 0, 1),
+        heads: int = 8,
+        groups: int = 32,
+        ffn: bool = True,
+        middle: bool = True,
+        dropout: float | Sequence[float] = 0.0,
+        skip_scale: float = 2**-0.5,
+        resample_first: bool = True,
+        self_attention: bool = True,
+        time_width: int | None = None,
+        text_hidden: int | None = None,
+        mask_text: bool = False,
+        scalars: Mapping[str, float] | None = None,
+        clock: Clock | Node | None = None,
+        channels: int = 3,
+        classes: int = 0,
+        text_width: int = 0,
+        low_channels: int = 0,
+    ):
+        super().__init__(
+            width=width,
+            multiples=multiples,
+            blocks=blocks,
+            attention=attention,
+            heads=heads,
+            groups=groups,
+            ffn=ffn,
+            middle=middle,
+            dropout=dropout,
+            skip_scale=skip_scale,
+            resample_first=resample_first,
+            self_attention=self_attention,
+            time_width=time_width,
+            text_hidden=text_hidden,
+            mask_text=mask_text,
+            scalars=scalars,
+            clock=clock,
+            channels=channels,
+            classes=classes,
+            text_width=text_width,
+            low_channels=low_channels,
+        )

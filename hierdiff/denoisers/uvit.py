@@ -1,0 +1,281 @@
+"""The U-ViT of simple diffusion (arXiv 2301.11093): convolutional levels around a transformer.
+
+Compute goes where the image is small: the lowest resolution is a transformer, a plain chain of
+blocks with no long skips inside it. Dropout acts only there. Each residual block of a convolutional
+level leaves one skip, read by its mirror image. A stem may make the image smaller before all that.
+Not the network of the same name in arXiv 2209.12152, whose transformer has long skips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hierdiff.batch import Cond
+from hierdiff.denoisers.layers import (
+    Clock,
+    Embedding,
+    LogSNRClock,
+    ResidualBlock,
+    Upsample,
+    clocks,
+    sinusoid,
+    zeroed,
+)
+from hierdiff.denoisers.protocol import OneLevelDenoiser, denoisers
+from hierdiff.denoisers.stems import Stem, stems
+from hierdiff.registry import Node
+
+
+def positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
+    """(rows * columns, width): sinusoids of the row, then of the column, half of the width each."""
+    row, column = (
+        sinusoid(torch.arange(n, device=device, dtype=torch.float32), width // 2)
+        for n in (rows, columns)
+    )
+    return torch.cat([row.repeat_interleave(columns, 0), column.repeat(rows, 1)], dim=1)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, text cross-attention, MLP of 4x width, each added to what it was given.
+
+    Norms come first; those of self-attention and MLP are scaled and shifted by the vector. Outputs
+    start at zero. text: width of the text states, 0 for none.
+    """
+
+    def __init__(self, width: int, heads: int, vector: int, dropout: float, text: int = 0):
+        super().__init__()
+        self.heads = heads
+        self.modulation = nn.Linear(vector, 4 * width)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Sequential(nn.Dropout(dropout), zeroed(nn.Linear(width, width)))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            zeroed(nn.Linear(4 * width, width)),
+        )
+        if text:
+            self.query = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+            self.text = nn.Linear(text, 2 * width)
+            self.read = nn.Sequential(nn.Dropout(dropout), zeroed(nn.Linear(width, width)))
+
+    def keys_values(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l two_c"]:
+        """Of the text, once for a whole trajectory."""
+        return self.text(tokens)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n c"],
+        vector: Float[Tensor, "b d"],
+        context: Float[Tensor, "b l two_c"] | None = None,
+        mask: Bool[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "b n c"]:
+        modulation = self.modulation(F.silu(vector))[:, None]
+        scale, shift, mlp_scale, mlp_shift = modulation.chunk(4, dim=-1)
+        q, k, v = self.qkv(self.norm(x) * (1 + scale) + shift).chunk(3, dim=-1)
+        x = x + self.out(self._attended(q, k, v))
+        if context is not None:
+            k, v = context.chunk(2, dim=-1)
+            x = x + self.read(self._attended(self.query(x), k, v, mask))
+        return x + self.mlp(self.norm(x) * (1 + mlp_scale) + mlp_shift)
+
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = (rearrange(part, "b l (m d) -> b m l d", m=self.heads) for part in (q, k, v))
+        seen = None if mask is None else mask[:, None, None]
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return rearrange(h, "b m l d -> b l (m d)")
+
+
+@denoisers.register("uvit")
+class UViT(OneLevelDenoiser):
+    """One resolution: convolutional levels, a transformer below them, and the way back.
+
+    width, multiples: channels are width * multiple at the side inside the stem, its half, its
+    quarter ...; the last is the transformer's width. blocks: residual blocks of each convolutional
+    level on the way down, and as many on the way up. depth: transformer blocks. dropout: in these
+    only. stem: {name: none | patch | wavelet, ...}. scalars: {name: largest and default value} of
+    micro-conditions. clock: what log_snr is embedded as. channels, classes, text_width: of the
+    data. low_channels: of the low-resolution image of an upsampler, 0 for none.
+
+    Text enters as a pooled vector and by cross-attention in each transformer block, where padding
+    is hidden and one learned state is always seen, so that an empty caption has something to read.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 128,
+        multiples: Sequence[float] = (1, 2, 4),
+        blocks: int | Sequence[int] = 2,
+        depth: int = 12,
+        heads: int = 8,
+        groups: int = 32,
+        dropout: float = 0.0,
+        stem: Stem | Node | None = None,
+        time_width: int | None = None,
+        scalars: Mapping[str, float] | None = None,
+        clock: Clock | Node | None = None,
+        channels: int = 3,
+        classes: int = 0,
+        text_width: int = 0,
+        low_channels: int = 0,
+    ):
+        super().__init__()
+        *widths, deep = [int(width * multiple) for multiple in multiples]
+        counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
+        _check(widths, deep, counts, heads, groups)
+        self.time_width = time_width or 4 * width
+        self.low_channels = low_channels
+        self.clock = LogSNRClock() if clock is None else clocks.build(clock)
+        images = {"channels": channels, "low_channels": low_channels}
+        self.stem = stems.build({"name": "none"} if stem is None else stem, offered=images)
+        self.multiple = self.stem.factor * 2 ** len(widths)  # a side is a multiple of this
+
+        self.time = Embedding(self.time_width)
+        self.augmentation = Embedding(self.time_width, zero=True) if low_channels else None
+        self.limits = dict(scalars or {})
+        self.scalars = nn.ModuleDict(
+            {k: Embedding(self.time_width, zero=True) for k in self.limits}
+        )
+        self.classes = classes
+        self.label = nn.Embedding(classes + 1, self.time_width) if classes else None  # row 0: none
+        self.text = nn.LayerNorm(text_width) if text_width else None
+        self.pool = nn.Linear(text_width, self.time_width, bias=False) if text_width else None
+        self.always = nn.Parameter(torch.randn(text_width)) if text_width and depth else None
+
+        def row(inputs: Sequence[int], outputs: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                ResidualBlock(i, outputs, self.time_width, groups, dropout=0.0) for i in inputs
+            )
+
+        sides = [*widths, deep]
+        self.first = nn.Conv2d(self.stem.inputs, sides[0], 3, padding=1)
+        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
+        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
+        for here, below, count in zip(widths, sides[1:], counts, strict=True):
+            self.down.append(row([here] * count, here))
+            self.shrink.append(nn.Conv2d(here, below, 3, stride=2, padding=1))
+            self.grow.insert(0, Upsample(below))
+            self.up.insert(0, row([below + here] + [here + here] * (count - 1), here))
+        self.transformer = nn.ModuleList(
+            TransformerBlock(deep, heads, self.time_width, dropout, text_width)
+            for _ in range(depth)
+        )
+        self.head = nn.Sequential(
+            nn.GroupNorm(groups, sides[0]),
+            nn.SiLU(),
+            zeroed(nn.Conv2d(sides[0], self.stem.outputs, 3, padding=1)),
+        )
+
+    def prepare(self, cond: Cond) -> Cond:
+        """Class and text to one vector, and the text's keys and values for each block."""
+        vector: Tensor | None = None
+        if self.label is not None:
+            if cond.labels is None:
+                raise ValueError(
+                    f"this denoiser knows {self.classes} classes and was given no labels: "
+                    f"give one for each example, -1 for none"
+                )
+            vector = self.label(cond.labels + 1)
+        if self.text is None or self.pool is None:
+            return replace(cond, vector=vector)
+        if cond.tokens is None or cond.mask is None:
+            raise ValueError(
+                "this denoiser reads text and was given none: give tokens with their mask, "
+                "an empty mask for no caption"
+            )
+        tokens = self.text(cond.tokens)
+        words = torch.where(cond.mask[..., None], tokens, 0.0)
+        pooled = self.pool(words.sum(1) / cond.mask.sum(1, keepdim=True).clamp(min=1))
+        vector = pooled if vector is None else vector + pooled
+        if self.always is None:
+            return replace(cond, vector=vector)
+        always = self.text(self.always).expand(len(tokens), 1, -1)
+        tokens = torch.cat([always, words], dim=1)
+        context = tuple(
+            block.keys_values(tokens)  # type: ignore[operator]
+            for block in self.transformer
+        )
+        return replace(cond, vector=vector, context=context)
+
+    def denoise(
+        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
+    ) -> Float[Tensor, "b c h w"]:
+        if x.shape[-2] % self.multiple or x.shape[-1] % self.multiple:
+            raise ValueError(
+                f"sides {tuple(x.shape[-2:])} are not multiples of {self.multiple} (stem "
+                f"{self.stem.factor}, then halved {len(self.down)} times): choose another "
+                f"resolution, a smaller stem or fewer `multiples`"
+            )
+        vector = self._vector(log_snr, cond)
+        h = self.first(self.stem.enter(self._beside_low(x, cond)))
+        skips: list[Tensor] = []
+        for row, shrink in zip(self.down, self.shrink, strict=True):
+            for block in row:  # type: ignore[attr-defined]
+                h = block(h, vector)
+                skips.append(h)
+            h = shrink(h)
+        h = self._transformed(h, vector, cond)
+        for row, grow in zip(self.up, self.grow, strict=True):
+            h = grow(h)
+            for block in row:  # type: ignore[attr-defined]
+                h = block(torch.cat([h, skips.pop()], dim=1), vector)
+        return self.stem.leave(self.head(h))
+
+    def _transformed(self, h: Tensor, vector: Tensor, cond: Cond) -> Tensor:
+        rows, columns = h.shape[-2:]
+        where = positions(rows, columns, h.shape[1], h.device).to(h.dtype)
+        h = rearrange(h, "b c h w -> b (h w) c") + where
+        mask = F.pad(cond.mask, (1, 0), value=True) if cond.mask is not None else None
+        for i, block in enumerate(self.transformer):
+            h = block(h, vector, cond.context[i] if self.text is not None else None, mask)
+        return rearrange(h, "b (h w) c -> b c h w", w=columns)
+
+    def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
+        vector = self.time(self.clock(log_snr))
+        if self.augmentation is not None:
+            level = cond.scalars.get("augmentation", torch.full_like(log_snr, 30.0))  # 30: clean
+            vector = vector + self.augmentation(LogSNRClock()(level.clamp(-30, 30)))
+        for name, embedding in self.scalars.items():
+            limit = self.limits[name]
+            value = cond.scalars.get(name, torch.full_like(log_snr, limit))
+            vector = vector + embedding(value.clamp(max=limit))
+        return vector if cond.vector is None else vector + cond.vector
+
+    def _beside_low(self, x: Tensor, cond: Cond) -> Tensor:
+        if not self.low_channels:
+            return x
+        wanted = (len(x), self.low_channels, *x.shape[-2:])
+        if cond.low is None or cond.low.shape != wanted:
+            given = "none" if cond.low is None else f"one of shape {tuple(cond.low.shape)}"
+            raise ValueError(
+                f"this upsampler reads a low-resolution image of shape {wanted} and was given "
+                f"{given}: resize it to the network's side, or set low_channels to 0"
+            )
+        return torch.cat([x, cond.low], dim=1)
+
+
+def _check(widths: list[int], deep: int, counts: list[int], heads: int, groups: int) -> None:
+    if len(counts) != len(widths) or any(count < 1 for count in counts):
+        raise ValueError(
+            f"blocks {counts} for {len(widths)} convolutional level(s): give one number, 1 or "
+            f"more, for each of `multiples` but the last, which is the transformer's"
+        )
+    if any(w % groups for w in (*widths, deep)):
+        raise ValueError(
+            f"{groups} groups do not divide all widths {[*widths, deep]}: choose `groups` that does"
+        )
+    if deep % heads or deep % 4:
+        raise ValueError(
+            f"a transformer of width {deep} with {heads} heads: the width is a multiple of the "
+            f"heads and of 4 (sines and cosines of rows and columns), choose other `multiples`, "
+            f"`width` or `heads`"
+        )
