@@ -133,6 +133,7 @@ class Hinted(Denoiser):
         super().__init__()
         self.denoiser = denoiser
         self.carries = denoiser.carries
+        self.low_channels = low_channels
         self.hint = nn.Conv2d(low_channels + 1, channels, 3, padding=1)
 
     def prepare(self, cond: Cond) -> Cond:
@@ -146,21 +147,28 @@ class Hinted(Denoiser):
         carry: Any = None,
         added: Tensor | None = None,
     ) -> Prediction:
-        low = low_of(cond, type(self.denoiser).__name__)
+        x, channels = x_t[0], x_t[0].shape[1]
+        low = with_low(x, cond, self.low_channels)[:, channels:]
         plane = augmentation_of(cond, log_snr[:, 0]).to(low)[:, None, None, None] / CLEANEST
-        planes = plane.expand(-1, 1, *low.shape[2:])
-        hint = self.hint(torch.cat([low, planes], dim=1))
+        hint = self.hint(torch.cat([low, plane.expand(-1, 1, *low.shape[2:])], dim=1))
         return self.denoiser((x_t[0] + hint,), log_snr, cond, carry)
 
 
-def low_of(cond: Cond, who: str) -> Tensor:
-    """The low-resolution image of the condition; an upsampler without one is an error."""
-    if cond.low is None:
+def with_low(x: Float[Tensor, "b c h w"], cond: Cond, low_channels: int) -> Tensor:
+    """The noisy image and, behind it, the low-resolution one; x alone without `low_channels`.
+
+    Error: ValueError where `cond.low` is missing or does not fit; more rows than x has are cut.
+    """
+    if not low_channels:
+        return x
+    wanted = (low_channels, *x.shape[2:])
+    if cond.low is None or cond.low.shape[1:] != wanted:
+        found = "none" if cond.low is None else f"one of {tuple(cond.low.shape[1:])}"
         raise ValueError(
-            f"{who} makes images from low-resolution ones and was given none: "
-            f"set cond.low, at its own resolution"
+            f"this denoiser sees a low-resolution image of {wanted} (channels, height, width) "
+            f"and was given {found}: give it as cond.low, resized to the noisy image's side"
         )
-    return cond.low
+    return torch.cat([x, cond.low[: len(x)]], dim=1)
 
 
 def augmentation_of(cond: Cond, like: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

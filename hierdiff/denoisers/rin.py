@@ -18,12 +18,17 @@ from torch import Tensor, nn
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.layers import Clock, GammaClock, clocks, sinusoid
-from hierdiff.denoisers.protocol import Denoiser, Prediction, denoisers
+from hierdiff.denoisers.protocol import (
+    Denoiser,
+    Prediction,
+    augmentation_of,
+    denoisers,
+    with_low,
+)
 from hierdiff.levels import Levels
 from hierdiff.registry import Node
 
 EPS = 1e-6
-CLEAN = 30.0  # log-SNR of an image without augmentation
 
 
 def dense(inputs: int, outputs: int, fans: int | None = None) -> nn.Linear:
@@ -302,16 +307,7 @@ class RIN(Denoiser):
 
     def _interface(self, x: Float[Tensor, "b c h w"], cond: Cond) -> Float[Tensor, "b n d"]:
         grid = self._grid(*x.shape[-2:])
-        if self.low_channels:
-            wanted = (self.low_channels, *x.shape[2:])
-            if cond.low is None or cond.low.shape[1:] != wanted:
-                found = "none" if cond.low is None else f"one of {tuple(cond.low.shape[1:])}"
-                raise ValueError(
-                    f"this denoiser sees a low-resolution image of {wanted} (channels, height, "
-                    f"width) and was given {found}: give it as cond.low, resized to the noisy "
-                    f"image's side"
-                )
-            x = torch.cat([x, cond.low], dim=1)
+        x = with_low(x, cond, self.low_channels)
         positions: Tensor = self.positions
         if positions.shape[-2:] != grid:
             positions = F.interpolate(positions[None], size=grid, mode="bilinear")[0]
@@ -321,9 +317,7 @@ class RIN(Denoiser):
     def _latents(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Float[Tensor, "b m e"]:
         parts = [self.latents.expand(len(log_snr), -1, -1), self.time(log_snr)]
         if self.augmentation is not None:
-            given = cond.scalars.get("augmentation")
-            level = torch.full_like(log_snr, CLEAN) if given is None else given
-            parts.append(self.augmentation(level.clamp(-CLEAN, CLEAN)))
+            parts.append(self.augmentation(augmentation_of(cond, log_snr)))
         if cond.vector is not None:
             parts.append(cond.vector[:, None])
         return torch.cat(parts, dim=1)

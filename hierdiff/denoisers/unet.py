@@ -35,7 +35,9 @@ from hierdiff.denoisers.protocol import (
     Joined,
     OneLevelDenoiser,
     Prediction,
+    augmentation_of,
     denoisers,
+    with_low,
 )
 from hierdiff.levels import Levels
 from hierdiff.registry import Node
@@ -271,7 +273,7 @@ class UNet(Denoiser):
         vector = self._vector(log_snr[:rows, 0], cond, side)
         mask = self._mask(cond)
 
-        h = self.first(self._seen(x, cond))
+        h = self.first(with_low(x, cond, self.low_channels))
         if added is not None:
             h = h + added
         skips = [h]
@@ -301,19 +303,6 @@ class UNet(Denoiser):
             h = h + self.skip_scale * skips.pop()
         return Prediction((self.head(h), *levels), carry, features=h)
 
-    def _seen(self, x: Tensor, cond: Cond) -> Tensor:
-        """The noisy image, and beside it the low-resolution one."""
-        if not self.low_channels:
-            return x
-        wanted = (self.low_channels, *x.shape[2:])
-        if cond.low is None or cond.low.shape[1:] != wanted:
-            found = "none" if cond.low is None else f"one of {tuple(cond.low.shape[1:])}"
-            raise ValueError(
-                f"this denoiser sees a low-resolution image of {wanted} (channels, height, width) "
-                f"and was given {found}: give it as cond.low, resized to the noisy image's side"
-            )
-        return torch.cat([x, cond.low[: len(x)]], dim=1)
-
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond, side: int) -> Tensor:
         vector = self.time(self.clock(log_snr))
         for name, embedding in self.scalars.items():
@@ -322,10 +311,8 @@ class UNet(Denoiser):
             value = torch.full_like(log_snr, limit) if given is None else given[: len(log_snr)]
             vector = vector + embedding(value.clamp(max=limit))
         if self.augmentation is not None:
-            given = cond.scalars.get("augmentation")
-            clean = torch.full_like(log_snr, 30)
-            value = clean if given is None else given[: len(log_snr)].clamp(-30, 30)
-            vector = vector + self.augmentation(LogSNRClock()(value))
+            level = augmentation_of(cond, log_snr)
+            vector = vector + self.augmentation(LogSNRClock()(level))
         return vector if cond.vector is None else vector + cond.vector[: len(log_snr)]
 
     def _mask(self, cond: Cond) -> Tensor | None:

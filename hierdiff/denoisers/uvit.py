@@ -28,7 +28,7 @@ from hierdiff.denoisers.layers import (
     sinusoid,
     zeroed,
 )
-from hierdiff.denoisers.protocol import OneLevelDenoiser, denoisers
+from hierdiff.denoisers.protocol import OneLevelDenoiser, augmentation_of, denoisers, with_low
 from hierdiff.denoisers.stems import Stem, stems
 from hierdiff.registry import Node
 
@@ -216,7 +216,7 @@ class UViT(OneLevelDenoiser):
                 f"resolution, a smaller stem or fewer `multiples`"
             )
         vector = self._vector(log_snr, cond)
-        h = self.first(self.stem.enter(self._beside_low(x, cond)))
+        h = self.first(self.stem.enter(with_low(x, cond, self.low_channels)))
         skips: list[Tensor] = []
         for row, shrink in zip(self.down, self.shrink, strict=True):
             for block in row:  # type: ignore[attr-defined]
@@ -242,25 +242,13 @@ class UViT(OneLevelDenoiser):
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
         vector = self.time(self.clock(log_snr))
         if self.augmentation is not None:
-            level = cond.scalars.get("augmentation", torch.full_like(log_snr, 30.0))  # 30: clean
-            vector = vector + self.augmentation(LogSNRClock()(level.clamp(-30, 30)))
+            level = augmentation_of(cond, log_snr)
+            vector = vector + self.augmentation(LogSNRClock()(level))
         for name, embedding in self.scalars.items():
             limit = self.limits[name]
             value = cond.scalars.get(name, torch.full_like(log_snr, limit))
             vector = vector + embedding(value.clamp(max=limit))
         return vector if cond.vector is None else vector + cond.vector
-
-    def _beside_low(self, x: Tensor, cond: Cond) -> Tensor:
-        if not self.low_channels:
-            return x
-        wanted = (len(x), self.low_channels, *x.shape[-2:])
-        if cond.low is None or cond.low.shape != wanted:
-            given = "none" if cond.low is None else f"one of shape {tuple(cond.low.shape)}"
-            raise ValueError(
-                f"this upsampler reads a low-resolution image of shape {wanted} and was given "
-                f"{given}: resize it to the network's side, or set low_channels to 0"
-            )
-        return torch.cat([x, cond.low], dim=1)
 
 
 def _check(widths: list[int], deep: int, counts: list[int], heads: int, groups: int) -> None:
