@@ -20,7 +20,7 @@ from hierdiff.batch import Cond
 from hierdiff.bridge import CLEAN, Bridge, Bridged, bridges
 from hierdiff.denoisers import Denoiser
 from hierdiff.levels import check_resolutions
-from hierdiff.matryoshka import pixel_diffusion
+from hierdiff.matryoshka import diffusion
 from hierdiff.method import Diffusion, Method, Sampling, Stage, methods
 from hierdiff.noise import Noise
 from hierdiff.objective import Objective, uniforms
@@ -247,7 +247,7 @@ def build_stage(
         ends = {"low": low, "high": side, "process": previous.process}
         facts = {**facts, "low_channels": facts["channels"]}
         options |= {"bridge": bridges.build(bridge, offered=ends), "previous": previous}
-    return pixel_diffusion(
+    return diffusion(
         resolutions=[side],
         schedules=[Shifted(base, side, reference or side)],
         facts=facts,

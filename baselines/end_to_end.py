@@ -11,7 +11,7 @@ from torch import nn
 
 from hierdiff.denoisers import Denoiser
 from hierdiff.levels import check_resolutions
-from hierdiff.matryoshka import pixel_diffusion
+from hierdiff.matryoshka import diffusion
 from hierdiff.method import Method, Sampling, Stage, methods
 from hierdiff.objective import Objective
 from hierdiff.registry import Node
@@ -23,8 +23,8 @@ class EndToEnd(Method):
     """One level.
 
     reference: resolution at which the schedule stands unshifted; log_snr is lower by
-    2 ln(resolution / reference). None: no shift. channels, classes, text_width, text_length: of the
-    data.
+    2 ln(resolution / reference). None: no shift. share: of the budget's steps. channels, classes,
+    text_width, text_length: of the data.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class EndToEnd(Method):
         objective: Objective | Node | None = None,
         sampling: Sampling | Node | None = None,
         batch_size: int | None = None,
+        share: float = 1.0,
         channels: int = 3,
         classes: int = 0,
         text_width: int = 0,
@@ -52,7 +53,7 @@ class EndToEnd(Method):
             )
         (side,) = self.resolutions
         base = schedules.build(schedule or {"name": "cosine"})
-        stage = pixel_diffusion(
+        stage = diffusion(
             resolutions=self.resolutions,
             schedules=[Shifted(base, side, reference or side)],
             denoiser=denoiser,
@@ -60,6 +61,7 @@ class EndToEnd(Method):
             objective=objective,
             sampling=sampling,
             batch_size=batch_size,
+            share=share,
             facts={
                 "channels": channels,
                 "classes": classes,

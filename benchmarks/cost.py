@@ -2,10 +2,10 @@
 
 The cost at a resolution is that of the part of the method that makes images up to it (`Method.at`),
 with untrained weights: sampling goes through all stages of a cascade (parameters and FLOPs of an
-image are their sums, FLOPs of a call those of the last), training is that of the last stage. A
-fresh process isolates allocator, caches and crashes, and on CPU its high-water mark is the memory
-figure. `python -m benchmarks.cost` reads a case as JSON from standard input and prints its numbers
-as JSON.
+image are their sums, FLOPs of a call those of the last) and through the decoder of a codec,
+training is that of the last stage. A fresh process isolates allocator, caches and crashes, and on
+CPU its high-water mark is the memory figure. `python -m benchmarks.cost` reads a case as JSON from
+standard input and prints its numbers as JSON.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def measured(case: Case) -> dict[str, Any]:
     method = methods.build(case.method, offered=case.facts).to(device)
     if case.channels_last:
         method = method.to(memory_format=torch.channels_last)
+    for stage in method.stages:
+        stage.untrained()
     stage = method.at(case.resolution)
     assert isinstance(stage, Diffusion)
     run = train_case if case.what == "train" else sample_case
@@ -67,7 +69,7 @@ def train_case(case: Case, stage: Diffusion, meter: MemoryMeter) -> dict[str, An
     images = noise((case.batch, channels, side, side)).clamp(-1, 1)
     if case.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    batch = Batch(images, stage.complete(Cond(), case.batch))
+    batch = stage.fed(Batch(images, stage.complete(Cond(), case.batch)))
 
     def step() -> None:
         draws = stage.draw(batch, noise)
@@ -107,6 +109,7 @@ def sample_case(case: Case, stage: Diffusion, meter: MemoryMeter) -> dict[str, A
     sample(1, steps=2)
     latency = time_call(lambda: sample(1), warmup=0, repeats=case.repeats, device=device)
     calls = [flops_of_call(part, noise, device) for part in stage.chain]
+    decoded = sum(flops_of_decode(part, noise) for part in stage.chain)
     return {
         "device": case.device,
         "dtype": case.precision,
@@ -123,13 +126,24 @@ def sample_case(case: Case, stage: Diffusion, meter: MemoryMeter) -> dict[str, A
         "sample_memory_mib": peak.host if device.type == "cpu" else peak.allocated,
         "sample_memory_reserved_mib": peak.reserved,
         "sample_memory_baseline_mib": peak.host_baseline,
-        "parameters": sum(parameters(part) for part in stage.chain),
-        "flops_per_call": calls[-1],
-        "flops_per_image": sum(
-            call * part.evaluations for call, part in zip(calls, stage.chain, strict=True)
+        "parameters": sum(
+            parameters(module)
+            for part in stage.chain
+            for module in (part, part.codec.network)
+            if module is not None
         ),
+        "flops_per_call": calls[-1],
+        "flops_per_image": decoded
+        + sum(call * part.evaluations for call, part in zip(calls, stage.chain, strict=True)),
         "evaluations": sum(part.evaluations for part in stage.chain),
     }
+
+
+@torch.no_grad()
+def flops_of_decode(stage: Diffusion, noise: Noise) -> int:
+    """From the state of one image to its pixels."""
+    x = tuple(noise((1, *shape)) for shape in stage.codec.shapes())
+    return flops(lambda: stage.codec.decode(x))
 
 
 @torch.no_grad()

@@ -187,7 +187,7 @@ def rich_table(table: pd.DataFrame) -> Table:
     printed = Table(title=Text(table.attrs["caption"]), caption=notes, caption_justify="left")
     printed.add_column("", no_wrap=True)
     for row in table.index:
-        printed.add_column(Text(str(row)), justify="right")
+        printed.add_column(Text(str(row)), justify="right", overflow="fold")
     for i, (group, what) in enumerate(keys(table)):
         styles = ["bold" if strong else "" for strong in bold.iloc[:, i]]
         printed.add_row(

@@ -19,10 +19,12 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from hierdiff.codec import Codec
 from hierdiff.data import ImageData
 from hierdiff.files import write
-from hierdiff.images import to_uint8
+from hierdiff.images import to_float, to_uint8
 from hierdiff.method import Method
+from hierdiff.metrics.extra import psnr, ssim
 from hierdiff.metrics.features import Extractor
 from hierdiff.metrics.fidelity import FidelityMeter, Reference, levels_of, references
 from hierdiff.metrics.scale import PixelGaussian
@@ -84,6 +86,37 @@ def quality(
     for levels in images:
         meter.add(levels)
     return [asdict(row) for row in meter.qualities()]
+
+
+@torch.no_grad()
+def reconstructions(
+    codec: Codec, images: UInt8[np.ndarray, "n c h w"], extractor: Extractor, reference: Reference
+) -> tuple[Rows, Tensor]:
+    """What a lossy codec makes of real images: its distance (the floor of what diffuses in it),
+    PSNR in dB and SSIM, and the images, uint8."""
+    made = torch.cat(
+        [
+            to_uint8(codec.decode(codec.encode(to_float(chunk)))[reference.resolution])
+            for chunk in torch.from_numpy(images).split(BATCH)
+        ]
+    )
+    (row,) = (
+        row
+        for row in quality(
+            [{reference.resolution: made}], extractor, {reference.resolution: reference}
+        )
+        if row["view"] == "native"
+    )
+    real = torch.from_numpy(images)
+    pairs = {"PSNR": psnr(made, real), "SSIM": ssim(made, real)}
+    same = {**row, "floor": None, "n_reference": len(real), "route": "pairs"}
+    identity = f"torchmetrics : uint8-round : N={len(real)} : ref={reference.hash}"
+    rows = [{**row, "metric": f"r{row['metric']}"}]
+    rows += [
+        {**same, "metric": name, "value": value, "identity": identity}
+        for name, value in pairs.items()
+    ]
+    return rows, made
 
 
 def scale_rows(

@@ -26,6 +26,7 @@ from typing import Any
 from hierdiff.files import write
 
 SCHEMA = 2  # 2: analysis
+READ: dict[Any, dict[str, Any]] = {1: {"analysis": {}}, SCHEMA: {}}  # what an older one lacks
 FILE = "record.json"
 VIEWS = ("native", "pooled")
 QUALITY = ("resolution", "view", "metric", "value", "identity")  # what a quality row must say
@@ -106,12 +107,14 @@ class Record:
         except ValueError as error:
             raise ValueError(f"{path} is no JSON ({error}): remove it or run again") from error
         schema = content.get("schema") if isinstance(content, dict) else None
-        if schema != SCHEMA:
+        if not isinstance(schema, int) or schema not in READ:
             raise ValueError(
                 f"{path} has record schema {schema!r}, this version reads {SCHEMA}: "
                 f"read it with the hierdiff that wrote it, or run again"
             )
         kept = content.pop("hash", None)
+        edited = kept != content_hash(content)
+        content = {**READ[schema], **content, "schema": SCHEMA}
         known = {f.name for f in fields(cls)} - {"path", "edited"}
         unknown, missing = sorted(set(content) - known), sorted(known - set(content))
         if unknown or missing:
@@ -121,8 +124,7 @@ class Record:
             )
         for name in ("resolutions", "quality", "cost"):
             content[name] = tuple(content[name])
-        read = cls(**content, path=path)
-        return cls(**content, path=path, edited=kept != read.hash)
+        return cls(**content, path=path, edited=edited)
 
 
 def _no_number(word: str) -> None:

@@ -20,7 +20,13 @@ from rich.progress import track
 
 from benchmarks import exposure
 from benchmarks.cost import Case, costs
-from benchmarks.measure import quality, real_references, samples, scale_rows
+from benchmarks.measure import (
+    quality,
+    real_references,
+    reconstructions,
+    samples,
+    scale_rows,
+)
 from benchmarks.record import FILE, Record, now, provenance
 from benchmarks.tables import frame, rich_table
 from hierdiff.config import folder_of_configs, reported
@@ -28,6 +34,7 @@ from hierdiff.data.cache import cache_folder
 from hierdiff.files import write_png
 from hierdiff.images import sheet
 from hierdiff.levels import check_resolutions
+from hierdiff.method import Diffusion
 from hierdiff.metrics.features import Extractor, extractors
 from hierdiff.train import Prepared, plain, prepare
 from hierdiff.training import train
@@ -82,6 +89,11 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
     write_png(folder / "samples.png", sheet(first))
     real = torch.from_numpy(test.images[:SHOWN].copy())
     write_png(folder / "real.png", sheet([real]))
+    last = method.stages[-1]
+    if isinstance(last, Diffusion) and last.codec.lossy:
+        kept, made = reconstructions(last.codec, test.images[:n], extractor, references[sides[0]])
+        rows += kept
+        write_png(folder / "reconstructions.png", sheet([real, made[:SHOWN]]))
 
     log.info("cost, each case in a fresh process")
     cases = [
@@ -115,6 +127,7 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
             "images": summary.images,
             "seconds": summary.seconds,
             "images_per_s": summary.images_per_second,
+            "notes": [note for stage in method.stages for note in stage.notes],
         },
         config=options,
         provenance=provenance(
@@ -188,6 +201,7 @@ def main(cfg: Any) -> None:
     if analysis is not None and analysis["name"] not in record.analysis:
         record = analysed(options, run, folder, record)
     console = Console()
+    console.width = console.width if console.is_terminal else 160
     console.print(rich_table(frame(beside(record, folder), preset="all")))
     for what, place in told(record, folder).items():
         console.print(f"{what:<9}{place}", soft_wrap=True)

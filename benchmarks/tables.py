@@ -331,6 +331,8 @@ def notes(rows: Mapping[str, Record], with_quality: bool) -> Iterator[str]:
     ]
     if noisy:
         yield f"times that spread widely: {', '.join(noisy)}"
+    for row, record in rows.items():
+        yield from (f"{row}: {note}" for note in record.training.get("notes", ()))
     edited = [row for row, record in rows.items() if record.edited]
     if edited:
         yield f"changed by hand since they were measured: {', '.join(edited)}"

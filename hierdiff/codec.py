@@ -8,16 +8,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from hierdiff.levels import Levels, check_resolutions, pyramid
 from hierdiff.noise import Noise
+from hierdiff.registry import Registry
 
 
 class Codec(ABC):
-    """Images b c h w in [-1, 1] to levels, finest first, and levels to {resolution: images}."""
+    """Images b c h w in [-1, 1] to levels, finest first, and levels to {resolution: images}.
+
+    lossy: does an image come back changed. stage: trains the codec before what diffuses in it, None
+    where nothing is to be trained.
+    """
+
+    lossy: bool = False
+    stage: Any = None
+    network: nn.Module | None = None  # what it computes with, for counts of its parameters
 
     @abstractmethod
     def encode(self, images: Float[Tensor, "b c h w"], noise: Noise | None = None) -> Levels: ...
@@ -32,6 +42,9 @@ class Codec(ABC):
     @abstractmethod
     def tail(self, n: int) -> Codec:
         """The codec of the n coarsest levels."""
+
+
+codecs: Registry[Codec] = Registry("codec", Codec)
 
 
 @dataclass(frozen=True)
@@ -55,3 +68,9 @@ class Pyramid(Codec):
 
     def tail(self, n: int) -> Pyramid:
         return Pyramid(self.resolutions[-n:], self.channels)
+
+
+@codecs.register("identity")
+def identity(*, resolution: int, channels: int = 3) -> Pyramid:
+    """Pixels as they are, one level."""
+    return Pyramid((resolution,), channels)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from hierdiff.codec import Pyramid
+from hierdiff.codec import Codec, Pyramid
 from hierdiff.denoisers import Denoiser, protocol
 from hierdiff.levels import check_resolutions
 from hierdiff.method import Diffusion, Method, Sampling, Stage, methods
@@ -22,7 +22,7 @@ from hierdiff.registry import Node, constructed
 from hierdiff.schedules import Schedule, Shifted, schedules
 
 
-def pixel_diffusion(
+def diffusion(
     *,
     resolutions: Sequence[int],
     schedules: Sequence[Schedule],
@@ -31,18 +31,23 @@ def pixel_diffusion(
     objective: Objective | Node | None,
     sampling: Sampling | Node | None,
     facts: Mapping[str, Any],
+    codec: Codec | None = None,
     stage: Callable[..., Diffusion] = Diffusion,
     **more: Any,
 ) -> Diffusion:
-    """A pixel stage over joint levels from parts or their nodes; `more`: options of the stage."""
+    """A stage over joint levels from parts or their nodes, in pixels if no codec is given.
+
+    `more`: options of the stage.
+    """
+    codec = codec or Pyramid(resolutions, facts["channels"])
     options = dict(objective) if isinstance(objective, Mapping) else objective or {}
     if isinstance(options, dict) and isinstance(options.get("parameterization"), Mapping):
         options["parameterization"] = constructed(Parameterization, options["parameterization"])
     return stage(
-        codec=Pyramid(resolutions, facts["channels"]),
+        codec=codec,
         process=processes.build({"name": process, "schedules": schedules}),
         objective=constructed(Objective, options),
-        denoiser=protocol.built(denoiser, facts),
+        denoiser=protocol.built(denoiser, {**facts, "channels": codec.shapes()[0][0]}),
         sampling=constructed(Sampling, sampling or {}),
         resolutions=resolutions,
         facts=facts,
@@ -84,7 +89,7 @@ class Matryoshka(Method):
         self.resolutions = check_resolutions(resolutions)
         base = schedules.build(schedule or {"name": "cosine"})
         low = reference or self.resolutions[-1]
-        whole = pixel_diffusion(
+        whole = diffusion(
             resolutions=self.resolutions,
             schedules=[Shifted(base, side, low, shift) for side in self.resolutions],
             denoiser=denoiser,

@@ -42,10 +42,12 @@ Images = dict[int, Float[Tensor, "n c _h _w"]]
 
 
 class Turn(NamedTuple):
-    """One optimizer's part of a step: the module whose parameters it moves."""
+    """One optimizer's part of a step: the module whose parameters it moves, and its learning rate
+    over the trainer's."""
 
     name: str
     module: nn.Module
+    lr: float = 1.0
 
 
 class Stage(nn.Module, ABC):
@@ -57,7 +59,11 @@ class Stage(nn.Module, ABC):
     name: str
     share: float = 1.0
     batch_size: int | None = None  # None: the trainer's
+    steps: int = 0  # of its training, told by the trainer before the first
     weights: str | None = None  # file of another run whose stage of this name it starts from
+    compiles: bool = True  # may its loss be compiled as one graph
+    notes: tuple[str, ...] = ()  # what a reader of its row must know
+    tied: bool = True  # are its weights of use for the data that it was trained on alone
     resolutions: tuple[int, ...]
 
     @property
@@ -98,6 +104,13 @@ class Stage(nn.Module, ABC):
         watch: Watch | None = None,
     ) -> Images:
         """n images in [-1, 1] at every resolution of this stage."""
+
+    def fed(self, batch: Batch) -> Batch:
+        """What its data (`start`) gives for a batch of images."""
+        return batch
+
+    def untrained(self) -> None:
+        """Stands in for what `start` would measure: weights as drawn are timed, not looked at."""
 
     def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
         """Samples for a sheet under `cond`; `batch` holds as many real examples."""
@@ -149,6 +162,7 @@ class Sampling:
 
     rule: a sampler. steps: of the grid, the last one to t = 0. guidance: scale of classifier-free
     guidance, 1 is none, one number or one for each level. interval: times at which it acts.
+    channels: it acts on the first so many only (DiT: 3 of the 4 of its latents), None for all.
     threshold: {name: none | static | dynamic, ...}, applied to each level's x0.
     """
 
@@ -157,6 +171,7 @@ class Sampling:
     steps: int = 25
     guidance: Scale = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
+    channels: int | None = None
     threshold: Node = field(default_factory=lambda: {"name": "static"})
 
     def __post_init__(self) -> None:
@@ -164,6 +179,8 @@ class Sampling:
         object.__setattr__(self, "grid", grids.build(self.grid))
         if self.steps < 1:
             raise ValueError(f"{self.steps} sampling steps: take 1 or more")
+        if self.channels is not None and self.channels < 1:
+            raise ValueError(f"guidance of {self.channels} channels: name 1 or more, null for all")
         name = self.threshold.get("name")
         if name not in THRESHOLDS:
             raise ValueError(
@@ -204,12 +221,19 @@ class Diffusion(Stage):
                 f"a denoiser of {denoiser.levels} level(s) for {levels} resolutions "
                 f"{list(resolutions)}: nest one network for each"
             )
+        denoiser.check(codec.shapes())
         objective.check(process, denoiser, codec.shapes())
         scale = sampling.guidance
         if isinstance(scale, Sequence) and len(scale) != levels:
             raise ValueError(
                 f"{len(scale)} guidance scales for {levels} levels: one for each, finest first, "
                 f"or one for all"
+            )
+        fewest = min(shape[0] for shape in codec.shapes())
+        if sampling.channels is not None and sampling.channels > fewest:
+            raise ValueError(
+                f"guidance of {sampling.channels} channels where the state has {fewest}: "
+                f"name {fewest} or fewer, null for all"
             )
         self.codec, self.process, self.objective = codec, process, objective
         self.denoiser = denoiser
@@ -307,7 +331,9 @@ class Diffusion(Stage):
         if not is_off(scale):
             everything = torch.ones(n, dtype=torch.bool, device=self.device)
             weak = self.denoise(cond.dropped(everything))
-            denoise = guided(denoise, weak, scale, interval=plan.interval)
+            denoise = guided(
+                denoise, weak, scale, channels=slice(plan.channels), interval=plan.interval
+            )
         options = {k: v for k, v in plan.threshold.items() if k != "name"}
         denoise = thresholded(denoise, THRESHOLDS[plan.threshold["name"]](**options))
         _, start = self.process.alpha_sigma(torch.ones(1, dtype=torch.float64))

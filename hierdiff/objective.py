@@ -2,11 +2,13 @@
 
 Prediction and loss space are set apart: MDM predicts v and compares in eps space (arXiv 2310.15111,
 official code). A weight is given on the squared error of x0, whatever the loss space; `constant`
-alone means a plain mean square in the loss space itself.
+alone means a plain mean square in the loss space itself. A learned variance has a term of its own,
+which the mean does not feel (iDDPM, arXiv 2102.09672, section 3.1).
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -193,6 +195,10 @@ class Objective:
 
     self_conditioning: rate at which an example is given the carry of a first pass, through which no
     gradient flows (RIN, arXiv 2212.11972); the others see zeros.
+
+    vlb: weight of `variational_bound`, which trains a learned variance and nothing else, over a
+    chain of vlb_steps steps. DiT's loss is 1 at 1000 steps, unscaled; iDDPM's 0.001 times the sum
+    over the chain, vlb_steps / 1000. Both are for uniform times.
     """
 
     parameterization: Parameterization = field(default_factory=Parameterization)
@@ -204,6 +210,8 @@ class Objective:
     drop: float = 0.0
     multiscale: Sequence[int] = ()
     self_conditioning: float = 0.0
+    vlb: float = 0.0
+    vlb_steps: int = 1000
 
     def __post_init__(self) -> None:
         check_kind(self.loss_space)
@@ -214,6 +222,11 @@ class Objective:
         if not 0 <= self.self_conditioning <= 1:
             raise ValueError(
                 f"self_conditioning {self.self_conditioning} is not a share: choose one in [0, 1]"
+            )
+        if self.vlb < 0 or self.vlb_steps < 2:
+            raise ValueError(
+                f"vlb {self.vlb} over {self.vlb_steps} steps: choose a weight of 0 or more and a "
+                f"chain of 2 steps or more"
             )
 
     def check(
@@ -249,6 +262,11 @@ class Objective:
             raise ValueError(
                 f"self_conditioning {self.self_conditioning} with {type(denoiser).__name__}, which "
                 f"carries nothing from call to call: choose 0, or a denoiser that carries (rin)"
+            )
+        if self.vlb and denoiser is not None and not denoiser.learns_variance:
+            raise ValueError(
+                f"vlb {self.vlb} with {type(denoiser).__name__}, which learns no variance: "
+                f"choose 0, or a denoiser that does (dit with learned_variance: true)"
             )
         end = process.log_snr(torch.ones(1, dtype=torch.float64, device="cpu"))
         if self.parameterization.prediction == "eps" and bool(torch.isneginf(end).any()):
@@ -324,10 +342,71 @@ class Objective:
                 logs |= {f"multiscale/{s}": value for s, value in pooled.items()}
                 loss = sum(value / s for s, value in pooled.items())
             total = total + shares[i] * loss
+        if self.vlb:
+            assert prediction.variance is not None  # the check has asked for it
+            guess = tuple(level.detach() for level in clean)
+            bounds = variational_bound(
+                process, x0, x_t, guess, prediction.variance, draws.t, self.vlb_steps
+            )
+            for share, level, bound in zip(shares, x0, bounds, strict=True):
+                total = total + self.vlb * share * bound.mean()
+                logs[f"vlb/{level.shape[-1]}"] = bound.mean()
         for name, value in (prediction.losses or {}).items():
             total = total + value.mean()
             logs[f"loss/{name}"] = value.mean()
         return Loss(total, logs)
+
+
+def variational_bound(
+    process: GaussianProcess,
+    x0: Levels,
+    x_t: Levels,
+    guess: Levels,
+    variance: Levels,
+    t: Float[Tensor, " b"],
+    steps: int,
+) -> Levels:
+    """KL(q(x_s | x_t, x0) || p(x_s | x_t)) with s = t - 1 / steps, (rows,) for each level.
+
+    In bits, mean over dimensions: one of `steps` terms of the likelihood's bound. p has the mean of
+    the posterior at the x0 `guess`; the logarithm of its variance lies between those of the
+    posterior and of q(x_t | x_s) where `variance` in [-1, 1] says (iDDPM, arXiv 2102.09672,
+    equation 15). In the first step, t <= 1 / steps, it is -log p(x0 | x_t) for x0 in [-1, 1] of 256
+    values, latents included, as published. The posterior is then a point: no variance counts as
+    smaller than that of the second step.
+    """
+    t = t.double()
+    s = (t - 1 / steps).clamp(min=0)
+    large, small = process.step_variance(t.clamp(min=1 / steps), s)
+    first, second = (torch.full_like(t[:1], i / steps) for i in (1, 2))
+    small = torch.maximum(small, process.step_variance(second, first)[1])
+    true, _ = process.posterior(x0, x_t, t, s)
+    mean, _ = process.posterior(guess, x_t, t, s)
+    lows, highs = spread(small.log(), x0), spread(large.log(), x0)
+    bounds = []
+    for i, level in enumerate(x0):
+        share = (variance[i].to(level.dtype) + 1) / 2
+        log_variance = share * highs[i] + (1 - share) * lows[i]
+        gap = lows[i] - log_variance
+        wrong = (true[i] - mean[i]) ** 2 * torch.exp(-log_variance)
+        kl = (gap.exp() - 1 - gap + wrong) / 2
+        ends = (s[: len(level)] == 0).reshape(-1, *[1] * (level.ndim - 1))
+        nats = torch.where(ends, -log_bin(level, mean[i], log_variance), kl)
+        bounds.append(nats.flatten(1).mean(dim=1) / math.log(2))
+    return tuple(bounds)
+
+
+def log_bin(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Log-probability of the bin x +- 1 / 255 under N(mean, variance); those at -1 and 1 are open.
+
+    DDPM, arXiv 2006.11239, equation 13; probabilities are at least 1e-12.
+    """
+    precision = torch.exp(-log_variance / 2)
+    below = torch.special.ndtr((x - 1 / 255 - mean) * precision)
+    above = torch.special.ndtr((x + 1 / 255 - mean) * precision)
+    below = torch.where(x < -0.999, 0.0, below)
+    above = torch.where(x > 0.999, 1.0, above)
+    return torch.log((above - below).clamp(min=1e-12))
 
 
 def masked(carry: Any, again: Bool[Tensor, " b"]) -> Any:

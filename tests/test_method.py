@@ -88,6 +88,29 @@ def test_guidance_outside_its_interval_is_none():
     assert all(torch.equal(plain[side], found[side]) for side in plain)
 
 
+def test_guidance_of_some_channels_leaves_the_others_as_they_were():
+    """One step from noise is the clean image itself: no channel meets another on the way."""
+    labels = Cond(labels=torch.tensor([0, 1]))
+    found = {}
+    for guidance, channels in ((1.0, None), (3.0, None), (3.0, 2)):
+        sampling = {"steps": 1, "guidance": guidance, "channels": channels}
+        sampling["threshold"] = {"name": "none"}
+        method = tiny.randomised(tiny.method("mdm", sampling=sampling))
+        found[guidance, channels] = method.sample(2, labels, noise=tiny.noise())
+    plain, full, some = found.values()
+    for side in plain:
+        assert torch.equal(some[side][:, :2], full[side][:, :2])
+        assert torch.equal(some[side][:, 2], plain[side][:, 2])
+        assert not torch.allclose(full[side], plain[side])
+
+
+def test_guidance_of_channels_that_are_not_there_is_refused():
+    with pytest.raises(ValueError, match="4 channels where the state has 3"):
+        tiny.method("mdm", sampling={"channels": 4})
+    with pytest.raises(ValueError, match="guidance of 0 channels"):
+        Sampling(channels=0)
+
+
 def test_full_fractions_are_no_fractions_and_share_their_draws():
     batch = tiny.batch("class")
     plain = tiny.method("mdm").stages[-1]

@@ -1,6 +1,13 @@
 """Denoisers: networks from noisy levels, their log-SNRs and conditions to a prediction."""
 
-from hierdiff.denoisers import efficient_unet, rin, unet, uvit  # noqa: F401  (registers)
+from hierdiff.denoisers import (  # noqa: F401  (registers)
+    dit,
+    efficient_unet,
+    ldm_unet,
+    rin,
+    unet,
+    uvit,
+)
 from hierdiff.denoisers.protocol import (
     Denoiser,
     Joined,

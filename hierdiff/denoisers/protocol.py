@@ -12,6 +12,7 @@ called, never reached into.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +46,26 @@ class Denoiser(nn.Module, ABC):
     levels: int = 1
     nest_width: int | None = None  # channels of `added` and `features`; None: not nestable
     carries: bool = False  # does `Prediction.carry` lead from call to call; None starts it at zero
+    learns_variance: bool = False  # does it give `Prediction.variance`
+
+    channels: int | None = None  # of the state; None: any
+    multiple: int = 1  # by which a side must be divisible
+
+    def check(self, shapes: Sequence[Sequence[int]]) -> None:
+        """ValueError where states of these shapes (c h w of each level) do not fit, before compute;
+        a nested network asks its inner one for the rest."""
+        channels, *sides = shapes[0]
+        if self.channels is not None and self.channels != channels:
+            raise ValueError(
+                f"{type(self).__name__} is made for {self.channels} channels and the state has "
+                f"{channels}: leave `channels` out, it is a fact of the data or of the codec"
+            )
+        if any(side % self.multiple for side in sides):
+            raise ValueError(
+                f"sides {tuple(sides)} are not multiples of {self.multiple}, what "
+                f"{type(self).__name__} divides them by: choose another resolution, or a network "
+                f"that divides less (patch, multiples)"
+            )
 
     @abstractmethod
     def forward(
@@ -106,6 +127,9 @@ class Joined(Denoiser):
             denoiser, "time_width", None
         )  # of what it makes of class and text
 
+    def check(self, shapes: Sequence[Sequence[int]]) -> None:
+        self.denoiser.check(shapes)
+
     def prepare(self, cond: Cond) -> Cond:
         return self.denoiser.prepare(cond)
 
@@ -133,8 +157,12 @@ class Hinted(Denoiser):
         super().__init__()
         self.denoiser = denoiser
         self.carries = denoiser.carries
+        self.learns_variance = denoiser.learns_variance
         self.low_channels = low_channels
         self.hint = nn.Conv2d(low_channels + 1, channels, 3, padding=1)
+
+    def check(self, shapes: Sequence[Sequence[int]]) -> None:
+        self.denoiser.check(shapes)
 
     def prepare(self, cond: Cond) -> Cond:
         return self.denoiser.prepare(cond)

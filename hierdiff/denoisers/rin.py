@@ -211,6 +211,7 @@ class RIN(Denoiser):
         latent_width = latent_width or 2 * width
         read_heads = read_heads or heads
         self.patch, self.classes, self.low_channels = patch, classes, low_channels
+        self.channels, self.multiple = channels, patch
         self._grid(resolution, resolution)
         if latent_width % 8:
             raise ValueError(

@@ -154,6 +154,7 @@ class UNet(Denoiser):
         self.time_width = time_width or 4 * width
         self.start = 0 if resample_first else 1  # the first width at a lower side than before it
         self.reduction = 2 ** (len(widths) - self.start)  # side over the side at the bottom
+        self.channels, self.multiple = channels, self.reduction
         self.skip_scale = skip_scale
         self.mask_text = mask_text
         self.clock = LogSNRClock() if clock is None else clocks.build(clock)
@@ -222,6 +223,11 @@ class UNet(Denoiser):
         self.head = nn.Sequential(
             nn.GroupNorm(groups, here), nn.SiLU(), zeroed(nn.Conv2d(here, channels, 3, padding=1))
         )
+
+    def check(self, shapes: Sequence[Sequence[int]]) -> None:
+        super().check(shapes)
+        if self.inner is not None:
+            self.inner.check(shapes[1:])
 
     def tail(self, n: int) -> Denoiser:
         if n == self.levels or self.inner is None:

@@ -137,7 +137,8 @@ class UViT(OneLevelDenoiser):
         self.clock = LogSNRClock() if clock is None else clocks.build(clock)
         images = {"channels": channels, "low_channels": low_channels}
         self.stem = stems.build({"name": "none"} if stem is None else stem, offered=images)
-        self.multiple = self.stem.factor * 2 ** len(widths)  # a side is a multiple of this
+        self.channels = channels
+        self.multiple = self.stem.factor * 2 ** len(widths)
 
         self.time = Embedding(self.time_width)
         self.augmentation = Embedding(self.time_width, zero=True) if low_channels else None

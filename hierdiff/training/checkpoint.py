@@ -205,13 +205,14 @@ def stage_tensors(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> 
     pairs = {
         "meaning": (twin.identity, stage.identity),
         "network": (shapes_of(twin), shapes_of(stage)),
-        "data": (their.get("data_sha256"), config.get("data_sha256")),
+        "data": (their.get("data_sha256"), config.get("data_sha256")) if stage.tied else (),
     }
-    for what, (theirs, own) in pairs.items():
-        if theirs != own:
+    for what, pair in pairs.items():
+        if pair and pair[0] != pair[1]:
             raise ValueError(
-                f"stage {stage.name!r} of {path} differs in its {what} ({theirs}, here {own}): "
-                f"stages of different chains do not mix, give weights of a run with these options"
+                f"stage {stage.name!r} of {path} differs in its {what} ({pair[0]}, here "
+                f"{pair[1]}): stages of different chains do not mix, give weights of a run with "
+                f"these options"
             )
     return dict(twin.state_dict())
 

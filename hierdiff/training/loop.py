@@ -240,6 +240,7 @@ class Run:
         stage = self.method.stages[index]
         previous = self.method.stages[index - 1] if index else None
         torch.manual_seed(seed_of(self.seed, "start", index))
+        stage.steps = self.counts[index]
         data = stage.start(previous, self.data)
         if index in self.given:
             stage.load_state_dict(self.given[index])
@@ -284,7 +285,7 @@ class Run:
             options=dict(recipe.optimizer_options),
         )
         with only(stage, parameters):
-            module = self.fabric.setup_module(Wrapped(stage, recipe.compile))
+            module = self.fabric.setup_module(Wrapped(stage, recipe.compile and stage.compiles))
         return Player(turn, module, optimizer, parameters)
 
     def _step(self, stage: Stage, index: int, players: list[Player], ema: EMA, feed: Feed) -> None:
@@ -299,7 +300,7 @@ class Run:
             name = "" if len(players) == 1 else f"/{player.turn.name}"
             with only(stage, player.parameters) if name else nullcontext():
                 values = self._turn(stage, index, player, chunks)
-            set_lr(player.optimizer, self.recipe.lr * factor)
+            set_lr(player.optimizer, self.recipe.lr * factor * player.turn.lr)
             player.optimizer.step()
             told |= {f"{key}{name}" if key in TOTALS else key: v for key, v in values.items()}
         ema.update(step * batch, batch)

@@ -30,7 +30,7 @@ def test_an_unknown_optimizer_suggests_the_nearest():
         optimizer_of([torch.nn.Parameter(torch.ones(1))], name="lyon")
 
 
-@pytest.mark.parametrize("name", ["adamw", "lion", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "lion", "sgd"])
 def test_an_optimizer_goes_on_as_if_it_had_not_been_saved(name: str):
     def start() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
         torch.manual_seed(0)
@@ -52,3 +52,15 @@ def test_an_optimizer_goes_on_as_if_it_had_not_been_saved(name: str):
         step(one, its)
     assert torch.equal(layer.weight, again.weight)
     assert torch.equal(layer.bias, again.bias)
+
+
+def test_lamb_trusts_each_layer_by_the_norm_of_its_weights():
+    """RIN's optimizer: the first step of a weight has the length lr * |w|."""
+    layer = torch.nn.Linear(4, 3)
+    before = [p.detach().clone() for p in layer.parameters()]
+    optimizer = optimizer_of(list(layer.parameters()), name="lamb", lr=0.1, weight_decay=1e-2)
+    layer(torch.randn(8, 4)).square().sum().backward()
+    optimizer.step()
+    moved = [(p.detach() - old).norm() for p, old in zip(layer.parameters(), before, strict=True)]
+    torch.testing.assert_close(moved[0], 0.1 * before[0].norm(), rtol=1e-3, atol=0)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-2, 0.0]

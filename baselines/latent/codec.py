@@ -1,0 +1,170 @@
+"""The codec of latent diffusion: an autoencoder, and the statistics that make its latents unit.
+
+A missing or stale statistic is an error: published pipelines divide by a constant of their own
+(0.18215), and a wrong one ruins samples without a sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from baselines.latent.autoencoder import Autoencoder
+from baselines.latent.regularisers import KL
+from baselines.latent.stage import AutoencoderStage
+from hierdiff.codec import Codec, codecs
+from hierdiff.levels import Levels
+from hierdiff.noise import Noise
+from hierdiff.registry import Node, constructed
+
+
+class Statistics(nn.Module):
+    """Mean and standard deviation of latents by channel, or of all together (`by="tensor"`).
+
+    They are those of the state z that diffuses, over posterior noise too: the variance of z is that
+    of the posterior means plus the mean posterior variance. `mark` tells whose latents were
+    measured.
+    """
+
+    mean: Tensor
+    std: Tensor
+    mark: Tensor
+
+    def __init__(self, channels: int, by: str = "channel"):
+        super().__init__()
+        if by not in ("channel", "tensor"):
+            raise ValueError(f"statistics by {by!r}: choose channel or tensor")
+        self.by = by
+        for name, value in (("mean", 0.0), ("std", 1.0)):
+            self.register_buffer(name, torch.full((channels, 1, 1), value))
+        self.register_buffer("mark", torch.full((2,), float("nan")))
+
+    def measure(self, moments: Iterable[Tensor], autoencoder: Autoencoder) -> None:
+        """From the moments of all training images, in batches."""
+        first = second = torch.zeros((), dtype=torch.float64)
+        count = 0
+        for batch in moments:
+            mean, variance = of_state(autoencoder, batch.double())
+            first = first + mean.sum((0, 2, 3)).cpu()
+            second = second + (mean**2 + variance).sum((0, 2, 3)).cpu()
+            count += mean[:, 0].numel()
+        mean, square = first / count, second / count
+        if self.by == "tensor":
+            mean, square = mean.mean().expand_as(mean), square.mean().expand_as(mean)
+        self.mean.copy_(mean[:, None, None])
+        self.std.copy_((square - mean**2).sqrt()[:, None, None])
+        self.mark.copy_(mark_of(autoencoder))
+
+    def none(self, autoencoder: Autoencoder) -> None:
+        """Mean 0 and deviation 1, for weights that are timed and not looked at."""
+        self.mean.zero_()
+        self.std.fill_(1)
+        self.mark.copy_(mark_of(autoencoder))
+
+    def check(self, autoencoder: Autoencoder) -> None:
+        if torch.isnan(self.mark).any():
+            raise ValueError(
+                "the latent statistics were never measured: train the latent stage, which measures "
+                "them on its training set, or call `statistics.measure`"
+            )
+        if not torch.allclose(self.mark, mark_of(autoencoder).to(self.mark), rtol=1e-6, atol=0):
+            raise ValueError(
+                "the latent statistics are those of another autoencoder (its weights have changed "
+                "since): train the latent stage again with this one"
+            )
+
+
+def of_state(autoencoder: Autoencoder, moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of z given its moments."""
+    if isinstance(autoencoder.regulariser, KL):
+        mean, logvar = autoencoder.regulariser.posterior(moments)
+        return mean, logvar.exp()
+    z = autoencoder.regulariser.mode(moments)
+    return z, torch.zeros_like(z)
+
+
+@torch.no_grad()
+def mark_of(autoencoder: Autoencoder) -> Float[Tensor, " two"]:
+    """Sums of |w| and w^2 over all weights: other weights, another mark."""
+    weights = torch.cat([p.double().flatten() for p in autoencoder.parameters()])
+    return torch.stack([weights.abs().sum(), weights.square().sum()])
+
+
+@codecs.register("autoencoder")
+class AutoencoderCodec(Codec):
+    """Images of one resolution to unit latents, and back through the decoder.
+
+    autoencoder: options of `Autoencoder`. statistics: by channel or tensor. checkpoint: weights of
+    another run, whose autoencoder is used as it is and not trained. Everything else is how the
+    autoencoder is trained (`AutoencoderStage`). resolution, channels: of the images.
+    """
+
+    lossy = True
+    network: Autoencoder
+    stage: AutoencoderStage
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        autoencoder: Autoencoder | Node,
+        statistics: str = "channel",
+        checkpoint: str | None = None,
+        loss: Node | None = None,
+        perceptual: Node | None = None,
+        discriminator: Node | None = None,
+        share: float = 1.0,
+        batch_size: int | None = None,
+        channels: int = 3,
+    ):
+        if isinstance(autoencoder, Mapping):
+            facts = {"resolution": resolution, "channels": channels}
+            autoencoder = constructed(Autoencoder, {**facts, **autoencoder})
+        self.resolution, self.channels = resolution, channels
+        self.network = autoencoder
+        self.statistics = Statistics(autoencoder.latent_channels, statistics)
+        self._shape = autoencoder.latent_shape(resolution)
+        self.stage = AutoencoderStage(
+            autoencoder=autoencoder,
+            resolution=resolution,
+            loss=loss or {},
+            perceptual=perceptual or {"name": "efficientnet_lite0"},
+            discriminator=discriminator,
+            share=0.0 if checkpoint is not None else share,
+            weights=checkpoint,
+            batch_size=batch_size,
+            channels=channels,
+        )
+
+    def moments(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b m _h _w"]:
+        with torch.no_grad():
+            return self.network.encode(images)
+
+    def normalised(self, moments: Tensor, eps: Tensor | None) -> Levels:
+        """The unit state of moments; eps: noise of the posterior, None for its mode."""
+        z = self.network.regulariser.sample(moments, eps)
+        return ((z - self.statistics.mean) / self.statistics.std,)
+
+    def encode(self, images: Float[Tensor, "b c h w"], noise: Noise | None = None) -> Levels:
+        eps = None if noise is None else noise((len(images), *self._shape))
+        return self.normalised(self.moments(images), eps)
+
+    def decode(self, levels: Levels) -> dict[int, Float[Tensor, "b c _h _w"]]:
+        z = levels[0] * self.statistics.std + self.statistics.mean
+        with torch.no_grad():
+            return {self.resolution: self.network.decode(z).clamp(-1, 1)}
+
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self._shape,)
+
+    def check(self) -> None:
+        """ValueError where the statistics are missing or stale."""
+        self.statistics.check(self.network)
+
+    def tail(self, n: int) -> Codec:
+        if n != 1:
+            raise ValueError(f"an autoencoder gives one level, not {n}")
+        return self

@@ -1,0 +1,86 @@
+"""Latent diffusion: an autoencoder, then diffusion in its latents (arXiv 2112.10752)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from baselines.latent.codec import AutoencoderCodec
+from baselines.latent.stage import LatentDiffusion
+from hierdiff.codec import Codec, codecs
+from hierdiff.denoisers import Denoiser
+from hierdiff.levels import check_resolutions
+from hierdiff.matryoshka import diffusion
+from hierdiff.method import Diffusion, Method, Sampling, Stage, methods
+from hierdiff.objective import Objective
+from hierdiff.registry import Node
+from hierdiff.schedules import Schedule, Shifted, schedules
+
+
+@methods.register("latent")
+class Latent(Method):
+    """One resolution, reached through a codec.
+
+    codec: a codec or its node; `identity` diffuses pixels and is `end_to_end`. reference: side of
+    the latents at which the schedule stands unshifted, None: no shift. channels, classes,
+    text_width, text_length: of the data.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolutions: Sequence[int],
+        denoiser: Denoiser | Node,
+        codec: Codec | Node | None = None,
+        schedule: Schedule | Node | None = None,
+        reference: int | None = None,
+        process: str = "variance_preserving",
+        objective: Objective | Node | None = None,
+        sampling: Sampling | Node | None = None,
+        batch_size: int | None = None,
+        share: float = 1.0,
+        channels: int = 3,
+        classes: int = 0,
+        text_width: int = 0,
+        text_length: int = 0,
+    ):
+        super().__init__()
+        self.resolutions = check_resolutions(resolutions)
+        if len(self.resolutions) != 1:
+            raise ValueError(
+                f"latent has one resolution, got {list(self.resolutions)}: "
+                f"give the finest, coarser images are pooled from it"
+            )
+        (side,) = self.resolutions
+        offered = {"resolution": side, "channels": channels}
+        built = codecs.build(codec or {"name": "identity"}, offered=offered)
+        latents = built.shapes()[0][-1]
+        base = schedules.build(schedule or {"name": "cosine"})
+        stage = diffusion(
+            resolutions=self.resolutions,
+            schedules=[Shifted(base, latents, reference or latents)],
+            denoiser=denoiser,
+            process=process,
+            objective=objective,
+            sampling=sampling,
+            facts={
+                "channels": channels,
+                "classes": classes,
+                "text_width": text_width,
+                "text_length": text_length,
+            },
+            codec=built,
+            stage=LatentDiffusion if isinstance(built, AutoencoderCodec) else Diffusion,
+            batch_size=batch_size,
+            share=share,
+        )
+        before = [] if built.stage is None else [built.stage]
+        self.stages = nn.ModuleList([*before, stage])  # type: ignore[assignment]
+
+    def at(self, resolution: int) -> Stage:
+        if resolution not in self.resolutions:
+            raise ValueError(
+                f"latent makes images at {self.resolutions[0]} only, not at {resolution}: pool them"
+            )
+        return self.stages[-1]

@@ -1,0 +1,293 @@
+"""The two stages of latent diffusion: an autoencoder trained adversarially, and diffusion in it.
+
+Rombach et al., arXiv 2112.10752; Esser et al., arXiv 2012.09841, and their code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from baselines.latent.autoencoder import Autoencoder
+from baselines.latent.discriminator import PatchGAN, adaptive_weight, generator_loss, hinge
+from baselines.latent.perceptual import Perceptual, perceptuals
+from baselines.latent.regularisers import REDUCTIONS, reduced
+from hierdiff.batch import NOTHING, Batch, Cond
+from hierdiff.guidance import Scale
+from hierdiff.levels import Levels
+from hierdiff.method import Diffusion, Images, Stage, Turn
+from hierdiff.noise import Noise
+from hierdiff.objective import Draws, Loss
+from hierdiff.registry import Node, constructed, suggest
+from hierdiff.samplers.integrate import Watch
+
+ENCODED = 64  # images encoded at once
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weights of an autoencoder's loss.
+
+    reduction: of reconstruction and regulariser, "sum" over an example's elements (the released KL
+    autoencoders, to which 1e-6 belongs) or "mean" over all. perceptual: on the distance of a pair,
+    which counts at every element. adversarial: on top of the adaptive weight. start: of the
+    discriminator, a share of the stage's steps (up to 1) or a step. discriminator_lr: over the
+    trainer's learning rate. learnt_variance: one log-variance for all elements is learnt.
+    """
+
+    reduction: str = "sum"
+    perceptual: float = 1.0
+    regulariser: float = 1e-6
+    adversarial: float = 0.5
+    start: float = 0.5
+    discriminator_lr: float = 1.0
+    learnt_variance: bool = True
+
+    def __post_init__(self) -> None:
+        if self.reduction not in REDUCTIONS:
+            raise ValueError(
+                f"unknown reduction {self.reduction!r}{suggest(self.reduction, REDUCTIONS) or ','} "
+                f"choose from {', '.join(REDUCTIONS)}"
+            )
+        for name in ("perceptual", "regulariser", "adversarial", "start", "discriminator_lr"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"loss.{name}={getattr(self, name)}: take 0 or more")
+
+
+class LogVariance(nn.Module):
+    """Of the reconstruction error, one number for all elements."""
+
+    def __init__(self, learnt: bool):
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(()), requires_grad=learnt)
+
+
+class AutoencoderStage(Stage):
+    """Two turns: the autoencoder, and a PatchGAN that tells its reconstructions from images.
+
+    Loss of the first: sum of (|x - x'| + perceptual) / exp(s) + s, plus the regulariser, plus, from
+    `start` on, the generator's loss times the ratio of gradients at the last layer. discriminator:
+    options of `PatchGAN`, None for none.
+    """
+
+    name = "autoencoder"
+    compiles = False  # the adaptive weight takes gradients inside the loss
+    tied = False  # an autoencoder is of use for other data
+
+    def __init__(
+        self,
+        *,
+        autoencoder: Autoencoder,
+        resolution: int,
+        loss: Losses | Node,
+        perceptual: Node,
+        discriminator: Node | None,
+        share: float = 1.0,
+        weights: str | None = None,
+        batch_size: int | None = None,
+        channels: int = 3,
+    ):
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.loss = constructed(Losses, loss)
+        self.log_variance = LogVariance(self.loss.learnt_variance)
+        perceptuals.get(perceptual["name"])  # unknown names are refused at once
+        self.perceptual_node = perceptual
+        self._perceptual: tuple[Perceptual] | None = None  # in a tuple: no part of the state
+        self.discriminator = None
+        if discriminator is not None:
+            self.discriminator = constructed(PatchGAN, {"channels": channels, **discriminator})
+            self.discriminator.check(resolution)
+        self.resolutions = (resolution,)
+        self.share, self.weights, self.batch_size = share, weights, batch_size
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        made = Turn("autoencoder", nn.ModuleList([self.autoencoder, self.log_variance]))
+        if self.discriminator is None:
+            return (made,)
+        return (made, Turn("discriminator", self.discriminator, self.loss.discriminator_lr))
+
+    @property
+    def identity(self) -> str:
+        return f"autoencoder, {type(self.autoencoder.regulariser).__name__}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        told = []
+        if self.weights is not None:
+            told.append(f"autoencoder of another run ({self.weights})")
+        network = perceptuals.get(self.perceptual_node["name"])
+        if self.loss.perceptual and getattr(network, "uses_imagenet", True):
+            told.append("perceptual loss on an ImageNet network, which flatters Frechet distances")
+        return tuple(told)
+
+    @property
+    def start_step(self) -> float:
+        """The first step of the discriminator."""
+        return self.loss.start * self.steps if self.loss.start <= 1 else self.loss.start
+
+    @property
+    def perceptual(self) -> Perceptual:
+        """Built when it is needed: its weights are no part of the stage."""
+        if self._perceptual is None:
+            made = perceptuals.build(self.perceptual_node)
+            self._perceptual = (made.to(next(self.parameters()).device),)
+        return self._perceptual[0]
+
+    def start(self, previous: Stage | None, data: Any) -> Any:
+        if self.share and self.loss.perceptual:
+            _ = self.perceptual  # a missing file is found before the first step
+        return data
+
+    def draw(self, batch: Batch, noise: Noise) -> Float[Tensor, "b d h w"]:
+        """Noise of the posterior."""
+        return noise((len(batch), *self.autoencoder.latent_shape(self.resolutions[0])))
+
+    def forward(
+        self, batch: Batch, draws: Tensor, turn: str = "autoencoder", step: int = 0
+    ) -> Loss:
+        adversarial = self.discriminator is not None and step >= self.start_step
+        if turn == "discriminator":
+            return self._judged(batch.images, draws, adversarial)
+        images = batch.images
+        made = self.autoencoder(images, draws, self.loss.reduction)
+        pixel = (images - made.images).abs()
+        perceptual = (
+            self.perceptual(images, made.images) if self.loss.perceptual else pixel.new_zeros(1)
+        )
+        error = pixel + self.loss.perceptual * perceptual.to(pixel)[:, None, None, None]
+        s = self.log_variance.value
+        nll = reduced(error / s.exp() + s, self.loss.reduction)
+        total = nll + self.loss.regulariser * made.loss
+        logs = {"loss/pixel": pixel.mean(), "loss/perceptual": perceptual.mean(), **made.logs}
+        logs["log_variance"] = s * 1.0
+        if adversarial and self.discriminator is not None:
+            fooled = generator_loss(self.discriminator(made.images))
+            weight = adaptive_weight(
+                nll, fooled, made.images, made.last_input, self.autoencoder.last_layer
+            )
+            total = total + self.loss.adversarial * weight * fooled
+            logs |= {"adversarial/generator": fooled, "adversarial/weight": weight}
+        return Loss(total, logs)
+
+    def _judged(self, images: Tensor, eps: Tensor, adversarial: bool) -> Loss:
+        assert self.discriminator is not None
+        if not adversarial:  # its weights stay
+            return Loss(
+                sum((0 * p.sum() for p in self.discriminator.parameters()), images.new_zeros(())),
+                {},
+            )
+        with torch.no_grad():
+            made = self.autoencoder(images, eps, self.loss.reduction).images
+        real, fake = self.discriminator(images), self.discriminator(made)
+        logs = {"adversarial/real": real.mean(), "adversarial/fake": fake.mean()}
+        return Loss(hinge(real, fake), logs)
+
+    def sample(
+        self,
+        n: int,
+        cond: Cond = NOTHING,
+        *,
+        noise: Noise,
+        steps: int | None = None,
+        guidance: Scale | None = None,
+        watch: Watch | None = None,
+    ) -> Images:
+        raise ValueError("an autoencoder makes no images from noise: sample the latent stage")
+
+    @torch.no_grad()
+    def reconstructed(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """From the mode of the posterior, in [-1, 1]."""
+        training = self.training
+        self.eval()
+        try:
+            z = self.autoencoder.regulariser.mode(self.autoencoder.encode(images))
+            return self.autoencoder.decode(z).clamp(-1, 1)
+        finally:
+            self.train(training)
+
+    def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
+        """Originals, each followed by its reconstruction."""
+        pairs = torch.stack([batch.images, self.reconstructed(batch.images)], dim=1)
+        return {self.resolutions[0]: pairs.flatten(0, 1)[: len(batch)]}
+
+
+class LatentDraws(NamedTuple):
+    """eps: noise of the posterior."""
+
+    draws: Draws
+    eps: Tensor
+
+
+@dataclass(frozen=True)
+class LatentData:
+    """Moments of all images, (views, n, m, h, w) on the CPU: as they are and, where the data may be
+    mirrored, mirrored. A posterior is sampled afresh at every step; what is kept is no sample."""
+
+    data: Any
+    moments: Tensor
+
+    @property
+    def flip(self) -> bool:
+        return len(self.moments) > 1
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batch(self, index: Tensor, flip: Tensor | None = None) -> Batch:
+        view = torch.zeros_like(index) if flip is None else flip.long()
+        return Batch(self.moments[view, index], self.data.batch(index).cond)
+
+
+class LatentDiffusion(Diffusion):
+    """Diffusion whose codec is an `AutoencoderCodec`; its training batches hold moments."""
+
+    def __init__(self, **parts: Any):
+        super().__init__(**parts)
+        self.name = "latent"
+        self.statistics = self.codec.statistics  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def start(self, previous: Stage | None, data: Any) -> LatentData:
+        """Encodes every image once and measures the statistics."""
+        views = []
+        for mirrored in (False, True) if getattr(data, "flip", False) else (False,):
+            rows = torch.arange(len(data)).split(ENCODED)
+            views.append(torch.cat([self._moments(data, part, mirrored) for part in rows]))
+        codec: Any = self.codec
+        moments = torch.stack(views)
+        self.statistics.measure(
+            moments.flatten(0, 1).split(ENCODED),
+            codec.network.to("cpu") if False else codec.network,
+        )
+        return LatentData(data, moments)
+
+    def _moments(self, data: Any, rows: Tensor, mirrored: bool) -> Tensor:
+        flip = torch.full((len(rows),), mirrored)
+        images = data.batch(rows, flip).images.to(self.device, self.statistics.mean.dtype)
+        return self.codec.moments(images).cpu()  # type: ignore[attr-defined]
+
+    def untrained(self) -> None:
+        self.statistics.none(self.codec.network)  # type: ignore[attr-defined]
+
+    def fed(self, batch: Batch) -> Batch:
+        return Batch(self.codec.moments(batch.images), batch.cond)  # type: ignore[attr-defined]
+
+    def draw(self, batch: Batch, noise: Noise) -> LatentDraws:
+        draws = super().draw(batch, noise)
+        return LatentDraws(draws, noise((len(batch), *self.codec.shapes()[0])))
+
+    def forward(
+        self, batch: Batch, draws: LatentDraws, turn: str = "denoiser", step: int = 0
+    ) -> Loss:
+        x0: Levels = self.codec.normalised(batch.images, draws.eps)  # type: ignore[attr-defined]
+        return self.objective(self.process, self.denoiser, x0, batch.cond, draws.draws)
+
+    def handed(self, *args: Any, **options: Any) -> tuple[Images, Levels]:
+        self.codec.check()  # type: ignore[attr-defined]
+        return super().handed(*args, **options)

@@ -1,0 +1,220 @@
+"""DiT: a plain transformer on patches, conditioned by adaLN-Zero (Peebles & Xie, arXiv 2212.09748).
+
+Time, class and text are one vector; six linear maps of it shift, scale and gate each block. Gates
+and head start at zero, so that a new network is the identity in every block and predicts exactly 0.
+Positions are fixed sines and cosines, made for the side at hand: they are no weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hierdiff.batch import Cond
+from hierdiff.denoisers.layers import Clock, Embedding, LogSNRClock, clocks, sinusoid, zeroed
+from hierdiff.denoisers.protocol import (
+    OneLevelDenoiser,
+    Prediction,
+    augmentation_of,
+    denoisers,
+    with_low,
+)
+from hierdiff.levels import Levels
+from hierdiff.registry import Node
+
+WAVES = 256  # sines and cosines of the clock
+
+
+def positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
+    """(rows * columns, width): sinusoids of the column, then of the row, half of the width each."""
+    row, column = (
+        sinusoid(torch.arange(n, device=device, dtype=torch.float32), width // 2)
+        for n in (rows, columns)
+    )
+    return torch.cat([column.repeat(rows, 1), row.repeat_interleave(columns, 0)], dim=1)
+
+
+def modulated(
+    x: Float[Tensor, "b n c"], shift: Float[Tensor, "b 1 c"], scale: Float[Tensor, "b 1 c"]
+) -> Float[Tensor, "b n c"]:
+    """Each token to mean 0 and variance 1, then (1 + scale) x + shift."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+class Block(nn.Module):
+    """Self-attention, then an MLP, each on modulated tokens, gated and added to what it was given.
+
+    The vector gives shift, scale and gate of the attention, then those of the MLP.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int):
+        super().__init__()
+        self.heads = heads
+        self.modulation = nn.Linear(width, 6 * width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
+        )
+
+    def forward(
+        self, x: Float[Tensor, "b n c"], vector: Float[Tensor, "b c"]
+    ) -> Float[Tensor, "b n c"]:
+        parts = self.modulation(F.silu(vector))[:, None].chunk(6, dim=-1)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = parts
+        x = x + gate * self.out(self._attended(modulated(x, shift, scale)))
+        return x + mlp_gate * self.mlp(modulated(x, mlp_shift, mlp_scale))
+
+    def _attended(self, x: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "b l (n m d) -> n b m l d", n=3, m=self.heads)
+        return rearrange(F.scaled_dot_product_attention(q, k, v), "b m l d -> b l (m d)")
+
+
+@denoisers.register("dit")
+class DiT(OneLevelDenoiser):
+    """One resolution of any side that `patch` divides; the default is the published DiT-S/2.
+
+    width, depth, heads: of the transformer. mlp_ratio: hidden width of its MLPs over `width`.
+    clock: what log_snr is embedded as; the published networks read `steps` of `linear_beta`.
+    learned_variance: as many channels more, a variance between the posterior's (-1) and that of
+    q(x_t | x_s) (1), trained by the `vlb` of the objective. channels, classes, text_width: of the
+    data. low_channels: of the low-resolution image of an upsampler, 0 for none.
+
+    Row 0 of the class table stands for no class (label -1). The mean of the projected words, zero
+    for an empty caption, is added to the vector.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        patch: int = 2,
+        mlp_ratio: float = 4.0,
+        clock: Clock | Node | None = None,
+        learned_variance: bool = False,
+        channels: int = 3,
+        classes: int = 0,
+        text_width: int = 0,
+        low_channels: int = 0,
+    ):
+        super().__init__()
+        if width % heads or width % 4:
+            raise ValueError(
+                f"a transformer of width {width} with {heads} heads: the width is a multiple of "
+                f"the heads and of 4 (sines and cosines of rows and columns), choose another"
+            )
+        self.width, self.patch = width, patch
+        self.channels, self.multiple = channels, patch
+        self.classes, self.low_channels = classes, low_channels
+        self.learns_variance = learned_variance
+        self.time_width = width
+        self.clock = LogSNRClock() if clock is None else clocks.build(clock)
+        outputs = channels * (2 if learned_variance else 1)
+
+        self.patches = nn.Conv2d(channels + low_channels, width, patch, stride=patch)
+        self.time = nn.Sequential(nn.Linear(WAVES, width), nn.SiLU(), nn.Linear(width, width))
+        self.label = nn.Embedding(classes + 1, width) if classes else None  # row 0: none
+        self.text = (
+            nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width))
+            if text_width
+            else None
+        )
+        hidden = int(width * mlp_ratio)
+        self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(depth))
+        self.modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, patch**2 * outputs)
+        self._initialise()
+        self.augmentation = Embedding(width, zero=True) if low_channels else None
+
+    def _initialise(self) -> None:
+        """Xavier, biases 0; embeddings normal of 0.02; modulations and head 0."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        nn.init.xavier_uniform_(self.patches.weight.flatten(1))  # as the linear map that it is
+        nn.init.normal_(self.time[0].weight, std=0.02)  # type: ignore[arg-type]
+        nn.init.normal_(self.time[2].weight, std=0.02)  # type: ignore[arg-type]
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, std=0.02)
+        for block in self.blocks:
+            zeroed(block.modulation)  # type: ignore[arg-type]
+        zeroed(self.modulation)
+        zeroed(self.head)
+
+    def prepare(self, cond: Cond) -> Cond:
+        """Class and text to one vector."""
+        vector: Tensor | None = None
+        if self.label is not None:
+            if cond.labels is None:
+                raise ValueError(
+                    f"this denoiser knows {self.classes} classes and was given no labels: "
+                    f"give one for each example, -1 for none"
+                )
+            vector = self.label(cond.labels + 1)
+        if self.text is not None:
+            if cond.tokens is None or cond.mask is None:
+                raise ValueError(
+                    "this denoiser reads text and was given none: give tokens with their mask, "
+                    "an empty mask for no caption"
+                )
+            word = cond.mask[..., None]
+            words = torch.where(word, self.text(torch.where(word, cond.tokens, 0.0)), 0.0)
+            pooled = words.sum(1) / word.sum(1).clamp(min=1)
+            vector = pooled if vector is None else vector + pooled
+        return replace(cond, vector=vector)
+
+    def denoise(
+        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
+    ) -> Float[Tensor, "b c h w"]:
+        return self._outputs(x, log_snr, cond)[:, : x.shape[1]]
+
+    def forward(
+        self,
+        x_t: Levels,
+        log_snr: Float[Tensor, "b levels"],
+        cond: Cond,
+        carry: Any = None,
+        added: Tensor | None = None,
+    ) -> Prediction:
+        if not self.learns_variance or len(x_t) != 1:
+            return super().forward(x_t, log_snr, cond, carry, added)
+        level, variance = self._outputs(x_t[0], log_snr[:, 0], cond).chunk(2, dim=1)
+        return Prediction((level,), variance=(variance,))
+
+    def _outputs(
+        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
+    ) -> Float[Tensor, "b k h w"]:
+        """The prediction and, behind it, the variance where it is learned."""
+        if x.shape[-2] % self.patch or x.shape[-1] % self.patch:
+            raise ValueError(
+                f"sides {tuple(x.shape[-2:])} are not multiples of patch {self.patch}: "
+                f"choose another resolution or a patch that divides it"
+            )
+        vector = self._vector(log_snr, cond)
+        h = self.patches(with_low(x, cond, self.low_channels))
+        rows, columns = h.shape[-2:]
+        where = positions(rows, columns, self.width, h.device).to(h.dtype)
+        h = rearrange(h, "b c h w -> b (h w) c") + where
+        for block in self.blocks:
+            h = block(h, vector)
+        shift, scale = self.modulation(F.silu(vector))[:, None].chunk(2, dim=-1)
+        h = self.head(modulated(h, shift, scale))
+        return rearrange(
+            h, "b (h w) (p q c) -> b c (h p) (w q)", w=columns, p=self.patch, q=self.patch
+        )
+
+    def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
+        waves = sinusoid(self.clock(log_snr), WAVES)
+        vector = self.time(waves.to(self.patches.weight.dtype))
+        if self.augmentation is not None:
+            vector = vector + self.augmentation(LogSNRClock()(augmentation_of(cond, log_snr)))
+        return vector if cond.vector is None else vector + cond.vector

@@ -1,0 +1,402 @@
+"""The U-Net of latent diffusion (Rombach et al., arXiv 2112.10752) and, by switches, ADM's.
+
+Both published networks have one layout (Dhariwal & Nichol, arXiv 2105.05233, and their code), kept
+here one to one: every step on the way down, the first convolution and the halvings among them,
+leaves a skip, and every step on the way up reads one. Latent diffusion puts spatial transformers,
+which read a text or a class, where ADM has plain self-attention. `hierdiff.interop.ldm` reads the
+weights of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hierdiff.batch import Cond
+from hierdiff.denoisers.layers import (
+    AttentionBlock,
+    Clock,
+    Embedding,
+    LogSNRClock,
+    Upsample,
+    clocks,
+    zeroed,
+)
+from hierdiff.denoisers.protocol import (
+    OneLevelDenoiser,
+    Prediction,
+    augmentation_of,
+    denoisers,
+    with_low,
+)
+from hierdiff.levels import Levels
+from hierdiff.registry import Node
+
+
+class Told(NamedTuple):
+    """What layers know beside the image: time and class, keys and values, which of these to see."""
+
+    vector: Float[Tensor, "b d"]
+    context: tuple[Float[Tensor, "b l k"], ...] = ()
+    mask: Bool[Tensor, "b 1 1 l"] | None = None
+
+
+class Untold(nn.Module):
+    """A layer that sees the image alone."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Float[Tensor, "b c h w"], told: Told) -> Float[Tensor, "b k i j"]:
+        return self.layer(x)
+
+
+class Step(nn.ModuleList):
+    """Layers, each called with the image and what it is told."""
+
+    def forward(self, x: Float[Tensor, "b c h w"], told: Told) -> Float[Tensor, "b k i j"]:
+        for layer in self:
+            x = layer(x, told)
+        return x
+
+
+class Residual(nn.Module):
+    """norm, SiLU, resize, conv, vector, norm, SiLU, dropout, zero conv; plus x, resized.
+
+    The vector is added before the second norm or, with `scale_shift`, scales and shifts after it:
+    (1 + scale) h + shift.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        vector: int,
+        groups: int,
+        dropout: float,
+        scale_shift: bool,
+        resize: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.resize = nn.Identity() if resize is None else resize
+        self.norm1 = nn.GroupNorm(groups, inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.vector = nn.Linear(vector, (2 if scale_shift else 1) * outputs)
+        self.norm2 = nn.GroupNorm(groups, outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Float[Tensor, "b c h w"], told: Told) -> Float[Tensor, "b k i j"]:
+        h = self.conv1(self.resize(F.silu(self.norm1(x))))
+        vector = self.vector(F.silu(told.vector))[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = vector.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + vector)
+        return self.shortcut(self.resize(x)) + self.conv2(self.dropout(F.silu(h)))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention, GEGLU of 4x width: each after a LayerNorm, added to x.
+
+    context: width of what cross-attention reads, 0 for no cross-attention.
+    """
+
+    def __init__(self, width: int, heads: int, context: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width)
+        if context:
+            self.norm2 = nn.LayerNorm(width)
+            self.query = nn.Linear(width, width, bias=False)
+            self.text = nn.Linear(context, 2 * width, bias=False)
+            self.read = nn.Linear(width, width)
+        self.norm3 = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 8 * width)
+        self.contract = nn.Linear(4 * width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n c"],
+        keys_values: Float[Tensor, "b l two_c"] | None,
+        mask: Bool[Tensor, "b 1 1 l"] | None,
+    ) -> Float[Tensor, "b n c"]:
+        q, k, v = rearrange(self.qkv(self.norm1(x)), "b l (n m d) -> n b m l d", n=3, m=self.heads)
+        h = F.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(rearrange(h, "b m l d -> b l (m d)"))
+        if keys_values is not None:
+            q = rearrange(self.query(self.norm2(x)), "b l (m d) -> b m l d", m=self.heads)
+            k, v = rearrange(keys_values, "b l (n m d) -> n b m l d", n=2, m=self.heads)
+            h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            x = x + self.read(rearrange(h, "b m l d -> b l (m d)"))
+        h, gate = self.expand(self.norm3(x)).chunk(2, dim=-1)
+        return x + self.contract(h * F.gelu(gate))
+
+
+class SpatialTransformer(nn.Module):
+    """norm, 1x1 conv, transformer blocks over the pixels, zero 1x1 conv; plus x.
+
+    slot: place of its keys and values in `Cond.context`, those of all blocks side by side.
+    """
+
+    slot: int | None = None
+
+    def __init__(self, width: int, heads: int, groups: int, depth: int, context: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
+        self.enter = nn.Conv2d(width, width, 1)
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, context) for _ in range(depth))
+        self.leave = zeroed(nn.Conv2d(width, width, 1))
+
+    def keys_values(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l k"]:
+        """Of what is read, once for a whole trajectory."""
+        return torch.cat([block.text(tokens) for block in self.blocks], dim=-1)  # type: ignore[operator]
+
+    def forward(self, x: Float[Tensor, "b c h w"], told: Told) -> Float[Tensor, "b c h w"]:
+        n = len(self.blocks)
+        known: Sequence[Tensor | None] = [None] * n
+        if self.slot is not None:
+            known = told.context[self.slot].chunk(n, dim=-1)
+        h = rearrange(self.enter(self.norm(x)), "b c h w -> b (h w) c")
+        for block, keys_values in zip(self.blocks, known, strict=True):
+            h = block(h, keys_values, told.mask)
+        return x + self.leave(rearrange(h, "b (h w) c -> b c h w", w=x.shape[-1]))
+
+
+@denoisers.register("ldm_unet")
+class LDMUNet(OneLevelDenoiser):
+    """One resolution; the default is the published LDM-4 without its class token.
+
+    width, multiples: channels are width * multiple at the side, its half, its quarter ... blocks:
+    residual blocks of each on the way down (one more on the way up). attention: spatial
+    transformers after each residual block, one number or one for each of `multiples`; the bottom
+    always has one. depth: transformer blocks in each. heads: of attention, or as many as are
+    `head_width` wide. dropout: in residual blocks. clock: what log_snr is embedded as.
+
+    context: width of what cross-attention reads, if it is not that of the text, which is projected
+    to it. class_token: the class is a token beside the text instead of a part of the time vector.
+    (A class token alone has weight 1 whatever the queries, which then learn nothing.) mask_text:
+    hide padding from cross-attention, which the published networks do not; a row without words
+    sees it. Nothing to read leaves cross-attention out.
+
+    Switches of ADM: transformer: false for plain self-attention, which reads no text. scale_shift:
+    of residual blocks by the vector. resample_blocks: residual blocks halve and double the side.
+    learned_variance: as many channels more, a variance between the posterior's (-1) and that of
+    q(x_t | x_s) (1).
+
+    channels, classes, text_width: of the data. low_channels: of the low-resolution image of an
+    upsampler, 0 for none; augmentation: embed its noise level.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 192,
+        multiples: Sequence[float] = (1, 2, 3, 5),
+        blocks: int = 2,
+        attention: int | Sequence[int] = (0, 1, 1, 1),
+        depth: int = 1,
+        heads: int = 1,
+        head_width: int | None = None,
+        groups: int = 32,
+        dropout: float = 0.0,
+        clock: Clock | Node | None = None,
+        context: int | None = None,
+        class_token: bool = False,
+        mask_text: bool = False,
+        transformer: bool = True,
+        scale_shift: bool = False,
+        resample_blocks: bool = False,
+        learned_variance: bool = False,
+        augmentation: bool = True,
+        channels: int = 3,
+        classes: int = 0,
+        text_width: int = 0,
+        low_channels: int = 0,
+    ):
+        super().__init__()
+        widths = [int(width * multiple) for multiple in multiples]
+        counts = [attention] * len(widths) if isinstance(attention, int) else list(attention)
+        _check(widths, counts, groups)
+        if not transformer and (text_width or class_token):
+            raise ValueError(
+                "plain self-attention reads no text and no class token: set transformer to true, "
+                "or text_width to 0 and class_token to false"
+            )
+        self.time_width = 4 * width
+        self.reduction = 2 ** (len(widths) - 1)  # side over the side at the bottom
+        self.channels, self.multiple = channels, self.reduction
+        self.classes, self.low_channels = classes, low_channels
+        self.class_token, self.mask_text = class_token and classes > 0, mask_text
+        self.learns_variance = learned_variance
+        self.clock = LogSNRClock() if clock is None else clocks.build(clock)
+        read = 0  # width of what cross-attention reads
+        if text_width or self.class_token:
+            read = context or text_width or self.time_width
+        self._readers: list[SpatialTransformer] = []  # in order of their slots
+
+        def residual(inputs: int, outputs: int, resize: nn.Module | None = None) -> Residual:
+            return Residual(inputs, outputs, self.time_width, groups, dropout, scale_shift, resize)
+
+        def attend(w: int) -> nn.Module:
+            if w % (head_width or heads):
+                wanted = f"heads of width {head_width}" if head_width else f"{heads} heads"
+                raise ValueError(
+                    f"{wanted} do not divide a width of {w}: choose `heads` or `head_width` that do"
+                )
+            m = w // head_width if head_width else heads
+            if not transformer:
+                return Untold(AttentionBlock(w, m, groups, ffn=False))
+            made = SpatialTransformer(w, m, groups, depth, read)
+            if read:
+                made.slot = len(self._readers)
+                self._readers.append(made)
+            return made
+
+        def shrink(w: int) -> nn.Module:
+            if resample_blocks:
+                return residual(w, w, nn.AvgPool2d(2))
+            return Untold(nn.Conv2d(w, w, 3, stride=2, padding=1))
+
+        def grow(w: int) -> nn.Module:
+            if resample_blocks:
+                return residual(w, w, nn.Upsample(scale_factor=2.0))
+            return Untold(Upsample(w))
+
+        self.time = Embedding(self.time_width)
+        table = read if self.class_token else self.time_width
+        self.label = nn.Embedding(classes + 1, table) if classes else None  # row 0: none
+        self.text: nn.Module | None = None
+        if text_width:
+            self.text = nn.Identity() if text_width == read else nn.Linear(text_width, read)
+        self.augmentation = (
+            Embedding(self.time_width, zero=True) if low_channels and augmentation else None
+        )
+
+        here = widths[0]
+        first = nn.Conv2d(channels + low_channels, here, 3, padding=1)
+        self.down = nn.ModuleList([Step([Untold(first)])])
+        skips = [here]
+        for i, w in enumerate(widths):
+            for _ in range(blocks):
+                self.down.append(Step([residual(here, w), *(attend(w) for _ in range(counts[i]))]))
+                skips.append(here := w)
+            if i + 1 < len(widths):
+                self.down.append(Step([shrink(w)]))
+                skips.append(w)
+        self.middle = Step([residual(here, here), attend(here), residual(here, here)])
+        self.up = nn.ModuleList()
+        for i, w in reversed(list(enumerate(widths))):
+            for j in range(blocks + 1):
+                layers = [residual(here + skips.pop(), w), *(attend(w) for _ in range(counts[i]))]
+                if i and j == blocks:
+                    layers.append(grow(w))
+                self.up.append(Step(layers))
+                here = w
+        outputs = channels * (2 if learned_variance else 1)
+        self.head = nn.Sequential(
+            nn.GroupNorm(groups, here), nn.SiLU(), zeroed(nn.Conv2d(here, outputs, 3, padding=1))
+        )
+
+    def prepare(self, cond: Cond) -> Cond:
+        """The class as a vector or token, and each transformer's keys and values."""
+        vector: Tensor | None = None
+        tokens: list[Tensor] = []
+        if self.label is not None:
+            if cond.labels is None:
+                raise ValueError(
+                    f"this denoiser knows {self.classes} classes and was given no labels: "
+                    f"give one for each example, -1 for none"
+                )
+            known = self.label(cond.labels + 1)
+            if self.class_token:
+                tokens.append(known[:, None])
+            else:
+                vector = known
+        if self.text is not None:
+            if cond.tokens is None or cond.mask is None:
+                raise ValueError(
+                    "this denoiser reads text and was given none: give tokens with their mask, "
+                    "an empty mask for no caption"
+                )
+            tokens.append(self.text(cond.tokens))
+        context: tuple[Tensor, ...] = ()
+        if tokens:
+            read = torch.cat(tokens, dim=1)
+            context = tuple(reader.keys_values(read) for reader in self._readers)
+        return replace(cond, vector=vector, context=context)
+
+    def denoise(
+        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
+    ) -> Float[Tensor, "b c h w"]:
+        return self._outputs(x, log_snr, cond)[:, : x.shape[1]]
+
+    def forward(
+        self,
+        x_t: Levels,
+        log_snr: Float[Tensor, "b levels"],
+        cond: Cond,
+        carry: Any = None,
+        added: Tensor | None = None,
+    ) -> Prediction:
+        if not self.learns_variance or len(x_t) != 1:
+            return super().forward(x_t, log_snr, cond, carry, added)
+        level, variance = self._outputs(x_t[0], log_snr[:, 0], cond).chunk(2, dim=1)
+        return Prediction((level,), variance=(variance,))
+
+    def _outputs(
+        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
+    ) -> Float[Tensor, "b k h w"]:
+        """The prediction and, behind it, the variance where it is learned."""
+        if x.shape[-2] % self.reduction or x.shape[-1] % self.reduction:
+            raise ValueError(
+                f"sides {tuple(x.shape[-2:])} are not multiples of {self.reduction}, what this "
+                f"network divides them by: choose another resolution or fewer `multiples`"
+            )
+        told = Told(self._vector(log_snr, cond), cond.context, self._mask(cond))
+        h = with_low(x, cond, self.low_channels)
+        skips: list[Tensor] = []
+        for step in self.down:
+            h = step(h, told)
+            skips.append(h)
+        h = self.middle(h, told)
+        for step in self.up:
+            h = step(torch.cat([h, skips.pop()], dim=1), told)
+        return self.head(h)
+
+    def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
+        vector = self.time(self.clock(log_snr))
+        if self.augmentation is not None:
+            vector = vector + self.augmentation(LogSNRClock()(augmentation_of(cond, log_snr)))
+        return vector if cond.vector is None else vector + cond.vector
+
+    def _mask(self, cond: Cond) -> Tensor | None:
+        if not self.mask_text or self.text is None or cond.mask is None:
+            return None
+        mask = F.pad(cond.mask, (1, 0), value=True) if self.class_token else cond.mask
+        mask = mask | ~mask.any(dim=1, keepdim=True)  # a row without words sees padding
+        return mask[:, None, None]
+
+
+def _check(widths: Sequence[int], counts: Sequence[int], groups: int) -> None:
+    if len(counts) != len(widths):
+        raise ValueError(
+            f"attention {list(counts)} for {len(widths)} widths: give one for each of `multiples`"
+        )
+    if any(w % groups for w in widths):
+        raise ValueError(
+            f"{groups} groups do not divide all widths {list(widths)}: choose `groups` that does"
+        )

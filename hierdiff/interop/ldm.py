@@ -1,0 +1,132 @@
+"""Reads the official checkpoints of latent diffusion, Stable Diffusion 1 and 2 and ADM into our
+`LDMUNet`.
+
+CompVis/latent-diffusion and openai/guided-diffusion share one layout, and so do our modules: places
+keep their numbers. What changes beside names: queries, keys and values that stand alone are joined;
+plain attention stores them head by head in the older order; the time embedding reads sines before
+cosines; the class table begins with its row of no class. The matching configurations are
+`configs/denoiser/{ldm,sd,adm}_*.yaml`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+_PLACES = (
+    (r"^input_blocks\.", "down."),
+    (r"^middle_block\.", "middle."),
+    (r"^output_blocks\.", "up."),
+    (r"^time_embed\.0", "time.first"),
+    (r"^time_embed\.2", "time.last"),
+    (r"^label_emb\.", "label."),
+    (r"^out\.", "head."),
+    # residual blocks
+    (r"\.in_layers\.0\.", ".norm1."),
+    (r"\.in_layers\.2\.", ".conv1."),
+    (r"\.emb_layers\.1\.", ".vector."),
+    (r"\.out_layers\.0\.", ".norm2."),
+    (r"\.out_layers\.3\.", ".conv2."),
+    (r"\.skip_connection\.", ".shortcut."),
+    # layers that see the image alone
+    (r"^down\.0\.0\.", "down.0.0.layer."),
+    (r"\.op\.", ".layer."),
+    (r"\.conv\.", ".layer.conv."),
+    # spatial transformers
+    (r"\.proj_in\.", ".enter."),
+    (r"\.proj_out\.", ".leave."),
+    (r"\.transformer_blocks\.", ".blocks."),
+    (r"\.attn1\.to_out\.0\.", ".out."),
+    (r"\.attn2\.to_out\.0\.", ".read."),
+    (r"\.attn2\.to_q\.", ".query."),
+    (r"\.ff\.net\.0\.proj\.", ".expand."),
+    (r"\.ff\.net\.2\.", ".contract."),
+)
+_JOINED = ((".attn1.to_{}.", "qkv", ".qkv."), (".attn2.to_{}.", "kv", ".text."))
+_PLAIN = {"norm": "norm", "qkv": "qkv", "proj_out": "out"}
+_ONE_BY_ONE = re.compile(r"\.(enter|leave|layer\.qkv|layer\.out)\.weight$")
+
+_UNET = "model.diffusion_model."
+_CLASSES = "cond_stage_model.embedding.weight"
+
+
+def rename(
+    state: Mapping[str, Tensor],
+    *,
+    heads: int = 1,
+    head_width: int | None = None,
+    new_order: bool = False,
+    null_class: bool = False,
+) -> dict[str, Tensor]:
+    """An official state dict, of the U-Net alone or of all of latent diffusion, under our names.
+
+    heads, head_width: as the network has them, used for plain attention unless it is in the
+    `new_order` (`use_new_attention_order`). null_class: the last row of the class table stands for
+    no class (LDM-4 on ImageNet); if not, no class is a row of zeros, which was never trained.
+    """
+    theirs = unet(state)
+    ours: dict[str, Tensor] = {}
+    for key, tensor in theirs.items():
+        *place, layer, leaf = key.split(".")
+        if ".".join([*place, "qkv", "weight"]) in theirs and layer in _PLAIN:
+            if layer == "qkv" and not new_order:
+                m = len(tensor) // (3 * head_width) if head_width else heads
+                tensor = rearrange(tensor, "(m n d) ... -> (n m d) ...", n=3, m=m)
+            name = _ours(".".join([*place, "layer", _PLAIN[layer], leaf]))
+        elif (joined := _joined(key, theirs)) is not None:
+            name, tensor = joined
+        else:
+            continue
+        ours[name] = _convolution(tensor) if _ONE_BY_ONE.search(name) else tensor
+    if "time.first.weight" in ours:
+        cosines, sines = ours["time.first.weight"].chunk(2, dim=1)
+        ours["time.first.weight"] = torch.cat([sines, cosines], dim=1)
+    if "label.weight" in ours:
+        table = ours["label.weight"]
+        none = torch.zeros_like(table[:1])
+        ours["label.weight"] = table.roll(1, 0) if null_class else torch.cat([none, table])
+    return ours
+
+
+def unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The U-Net of a whole checkpoint and its class table; the averaged weights where it has them.
+
+    A state dict of the U-Net alone is given back.
+    """
+    if not any(key.startswith(_UNET) for key in state):
+        return dict(state)
+    found = {}
+    for key in state:
+        if key.startswith(_UNET):
+            name = key.removeprefix("model.").replace(".", "")
+            found[key.removeprefix(_UNET)] = state.get(f"model_ema.{name}", state[key])
+    if _CLASSES in state:
+        found["label_emb.weight"] = state[_CLASSES]
+    return found
+
+
+def _joined(key: str, theirs: Mapping[str, Tensor]) -> tuple[str, Tensor] | None:
+    """A tensor with those that ours has behind it; None for what stands behind another."""
+    for pattern, parts, name in _JOINED:
+        names = [pattern.format(part) for part in parts]
+        if names[0] in key:
+            tensors = [theirs[key.replace(names[0], other)] for other in names]
+            return _ours(key.replace(names[0], name)), torch.cat(tensors)
+        if any(other in key for other in names):
+            return None
+    return _ours(key), theirs[key]
+
+
+def _ours(key: str) -> str:
+    for theirs, place in _PLACES:
+        key = re.sub(theirs, place, key)
+    return key
+
+
+def _convolution(weight: Tensor) -> Tensor:
+    """A linear map, or a convolution along one axis, as one of 1 x 1."""
+    return weight.reshape(*weight.shape[:2], 1, 1)
