@@ -155,7 +155,7 @@ def test_exposure_bias_joins_the_record_of_a_run(runs):
     ended = bench("method=cascaded", f"folder={folder}", *options)
     assert ended.returncode == 0, ended.stderr
     found = Record.read(folder).analysis["exposure_bias"]
-    assert len(found["rows"]) == 4 and found["level"] == {"16to32": 3}
+    assert len(found["rows"]) == 4 and found["level"] == {"16to32": 4}
     assert (folder / "exposure_bias.png").stat().st_size > 1000
     assert "gap 16to32" in ended.stdout
 
