@@ -23,7 +23,9 @@ from hierdiff.denoisers.protocol import (
     Prediction,
     augmentation_of,
     denoisers,
+    labels_of,
     with_low,
+    words_of,
 )
 from hierdiff.levels import Levels
 from hierdiff.registry import Node
@@ -154,20 +156,11 @@ class DiT(OneLevelDenoiser):
         """Class and text to one vector."""
         vector: Tensor | None = None
         if self.label is not None:
-            if cond.labels is None:
-                raise ValueError(
-                    f"this denoiser knows {self.classes} classes and was given no labels: "
-                    f"give one for each example, -1 for none"
-                )
-            vector = self.label(cond.labels + 1)
+            vector = self.label(labels_of(cond, self.classes) + 1)
         if self.text is not None:
-            if cond.tokens is None or cond.mask is None:
-                raise ValueError(
-                    "this denoiser reads text and was given none: give tokens with their mask, "
-                    "an empty mask for no caption"
-                )
-            word = cond.mask[..., None]
-            words = torch.where(word, self.text(torch.where(word, cond.tokens, 0.0)), 0.0)
+            told, mask = words_of(cond)
+            word = mask[..., None]
+            words = torch.where(word, self.text(torch.where(word, told, 0.0)), 0.0)
             pooled = words.sum(1) / word.sum(1).clamp(min=1)
             vector = pooled if vector is None else vector + pooled
         return replace(cond, vector=vector)

@@ -34,7 +34,9 @@ from hierdiff.denoisers.protocol import (
     Prediction,
     augmentation_of,
     denoisers,
+    labels_of,
     with_low,
+    words_of,
 )
 from hierdiff.levels import Levels
 from hierdiff.registry import Node
@@ -316,23 +318,14 @@ class LDMUNet(OneLevelDenoiser):
         vector: Tensor | None = None
         tokens: list[Tensor] = []
         if self.label is not None:
-            if cond.labels is None:
-                raise ValueError(
-                    f"this denoiser knows {self.classes} classes and was given no labels: "
-                    f"give one for each example, -1 for none"
-                )
-            known = self.label(cond.labels + 1)
+            known = self.label(labels_of(cond, self.classes) + 1)
             if self.class_token:
                 tokens.append(known[:, None])
             else:
                 vector = known
         if self.text is not None:
-            if cond.tokens is None or cond.mask is None:
-                raise ValueError(
-                    "this denoiser reads text and was given none: give tokens with their mask, "
-                    "an empty mask for no caption"
-                )
-            tokens.append(self.text(cond.tokens))
+            told, _ = words_of(cond)
+            tokens.append(self.text(told))
         context: tuple[Tensor, ...] = ()
         if tokens:
             read = torch.cat(tokens, dim=1)

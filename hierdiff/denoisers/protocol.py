@@ -199,6 +199,26 @@ def with_low(x: Float[Tensor, "b c h w"], cond: Cond, low_channels: int) -> Tens
     return torch.cat([x, cond.low[: len(x)]], dim=1)
 
 
+def labels_of(cond: Cond, classes: int) -> Tensor:
+    """The class of each example, -1 for none; ValueError where nothing is said."""
+    if cond.labels is None:
+        raise ValueError(
+            f"this denoiser knows {classes} classes and was given no labels: "
+            f"give one for each example, -1 for none"
+        )
+    return cond.labels
+
+
+def words_of(cond: Cond) -> tuple[Tensor, Tensor]:
+    """Token states and their mask; ValueError where nothing is said."""
+    if cond.tokens is None or cond.mask is None:
+        raise ValueError(
+            "this denoiser reads text and was given none: give tokens with their mask, "
+            "an empty mask for no caption"
+        )
+    return cond.tokens, cond.mask
+
+
 def augmentation_of(cond: Cond, like: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     """log_snr of the low-resolution image in +-30, 30 where nothing is said."""
     given = cond.scalars.get("augmentation")

@@ -23,7 +23,9 @@ from hierdiff.denoisers.protocol import (
     Prediction,
     augmentation_of,
     denoisers,
+    labels_of,
     with_low,
+    words_of,
 )
 from hierdiff.levels import Levels
 from hierdiff.registry import Node
@@ -259,20 +261,11 @@ class RIN(Denoiser):
         vector: Tensor | None = None
         context: tuple[Tensor, ...] = ()
         if self.label is not None:
-            if cond.labels is None:
-                raise ValueError(
-                    f"this denoiser knows {self.classes} classes and was given no labels: "
-                    f"give one for each example, -1 for none"
-                )
-            known = F.one_hot(cond.labels + 1, self.classes + 1)[:, 1:]
+            known = F.one_hot(labels_of(cond, self.classes) + 1, self.classes + 1)[:, 1:]
             vector = self.label(known.to(self.label.weight.dtype))
         if self.word is not None:
-            if cond.tokens is None or cond.mask is None:
-                raise ValueError(
-                    "this denoiser reads text and was given none: give tokens with their mask, "
-                    "an empty mask for no caption"
-                )
-            context = (self.word(cond.tokens),)
+            told, _ = words_of(cond)
+            context = (self.word(told),)
         return replace(cond, vector=vector, context=context)
 
     def forward(

@@ -37,7 +37,9 @@ from hierdiff.denoisers.protocol import (
     Prediction,
     augmentation_of,
     denoisers,
+    labels_of,
     with_low,
+    words_of,
 )
 from hierdiff.levels import Levels
 from hierdiff.registry import Node
@@ -240,22 +242,13 @@ class UNet(Denoiser):
             return self.inner.prepare(cond)
         vector: Tensor | None = None
         if self.label is not None:
-            if cond.labels is None:
-                raise ValueError(
-                    f"this denoiser knows {self.classes} classes and was given no labels: "
-                    f"give one for each example, -1 for none"
-                )
-            vector = self.label(cond.labels + 1)
+            vector = self.label(labels_of(cond, self.classes) + 1)
         if self.text is None or self.pool is None:
             return replace(cond, vector=vector)
-        if cond.tokens is None or cond.mask is None:
-            raise ValueError(
-                "this denoiser reads text and was given none: give tokens with their mask, "
-                "an empty mask for no caption"
-            )
-        tokens = self.text(cond.tokens)
-        mask = cond.mask[..., None].to(tokens.dtype)
-        pooled = self.pool((tokens * mask).sum(1) / mask.sum(1).clamp(min=1))
+        told, mask = words_of(cond)
+        tokens = self.text(told)
+        seen = mask[..., None].to(tokens.dtype)
+        pooled = self.pool((tokens * seen).sum(1) / seen.sum(1).clamp(min=1))
         context = tuple(block.keys_values(tokens) for block in self._readers)
         vector = pooled if vector is None else vector + pooled
         return replace(cond, vector=vector, context=context)

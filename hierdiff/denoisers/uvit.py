@@ -28,7 +28,14 @@ from hierdiff.denoisers.layers import (
     sinusoid,
     zeroed,
 )
-from hierdiff.denoisers.protocol import OneLevelDenoiser, augmentation_of, denoisers, with_low
+from hierdiff.denoisers.protocol import (
+    OneLevelDenoiser,
+    augmentation_of,
+    denoisers,
+    labels_of,
+    with_low,
+    words_of,
+)
 from hierdiff.denoisers.stems import Stem, stems
 from hierdiff.registry import Node
 
@@ -180,22 +187,13 @@ class UViT(OneLevelDenoiser):
         """Class and text to one vector, and the text's keys and values for each block."""
         vector: Tensor | None = None
         if self.label is not None:
-            if cond.labels is None:
-                raise ValueError(
-                    f"this denoiser knows {self.classes} classes and was given no labels: "
-                    f"give one for each example, -1 for none"
-                )
-            vector = self.label(cond.labels + 1)
+            vector = self.label(labels_of(cond, self.classes) + 1)
         if self.text is None or self.pool is None:
             return replace(cond, vector=vector)
-        if cond.tokens is None or cond.mask is None:
-            raise ValueError(
-                "this denoiser reads text and was given none: give tokens with their mask, "
-                "an empty mask for no caption"
-            )
-        tokens = self.text(cond.tokens)
-        words = torch.where(cond.mask[..., None], tokens, 0.0)
-        pooled = self.pool(words.sum(1) / cond.mask.sum(1, keepdim=True).clamp(min=1))
+        told, mask = words_of(cond)
+        tokens = self.text(told)
+        words = torch.where(mask[..., None], tokens, 0.0)
+        pooled = self.pool(words.sum(1) / mask.sum(1, keepdim=True).clamp(min=1))
         vector = pooled if vector is None else vector + pooled
         if self.always is None:
             return replace(cond, vector=vector)
