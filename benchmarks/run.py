@@ -7,7 +7,7 @@ command again goes on where it stopped; a run that has its record prints it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,18 @@ log = logging.getLogger(__name__)
 
 SHOWN = 32  # images on the sheet
 
-OmegaConf.register_new_resolver(
-    "suffix", lambda overrides: f",{overrides}".replace("/", "_") if overrides else "", replace=True
-)
+# overrides that do not make another run: they name it, or look at it
+NAMED = ("method", "data", "budget", "analysis", "folder", "name", "label")
+
+
+def suffix(overrides: Sequence[str]) -> str:
+    """What a run's folder adds to its name for the options that were set by hand."""
+    told = sorted(override.lstrip("+~") for override in overrides)
+    kept = [one for one in told if not one.startswith((*(f"{k}=" for k in NAMED), "analysis."))]
+    return "".join(f",{one}" for one in kept).replace("/", "_")
+
+
+OmegaConf.register_new_resolver("suffix", suffix, replace=True)
 
 
 def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:

@@ -34,7 +34,7 @@ FREE = frozenset(  # options that do not
     {
         *("accelerator", "devices", "strategy", "compile", "channels_last", "progress"),
         *("tensorboard", "keep", "checkpoint_every", "sheet_every", "sheet_images"),
-        *("cache", "root"),
+        *("cache", "root", "sampling"),
     }
 )
 

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from benchmarks import run  # noqa: F401  (registers what configs refer to)
+from benchmarks import run
 from benchmarks.record import Record
 from hierdiff.config import folder_of_configs
 from hierdiff.train import plain, prepare
@@ -61,6 +61,13 @@ def test_bad_input_is_one_clear_message(overrides, message):
         prepared(*overrides)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_is_named_after_the_options_that_make_another_run():
+    told = ["method=mdm", "data=elpv", "analysis=exposure_bias", "analysis.levels=[1,2]"]
+    assert run.suffix(told) == ""
+    more = ["trainer.steps=5", "+denoiser.groups=4", "experiment=a/b"]
+    assert run.suffix(told + more) == ",denoiser.groups=4,experiment=a_b,trainer.steps=5"
 
 
 def test_precision_is_settled_before_anything_is_kept():

@@ -151,6 +151,14 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path):
     assert files_of(tmp_path) == before
 
 
+def test_a_finished_run_may_be_sampled_otherwise(tmp_path: Path):
+    train(built(), images(), tmp_path, recipe(), config=config())
+    other = {**NODE, "sampling": {"steps": 5}}
+    method = built(other)
+    again = train(method, images(), tmp_path, recipe(), config=config(other))
+    assert again.resumed_at == 12 and method.stages[-1].sampling.steps == 5
+
+
 def test_going_on_with_another_method_names_the_difference(tmp_path: Path):
     run(tmp_path)
     other = {**NODE, "shift": 2.0}
