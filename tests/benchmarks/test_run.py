@@ -171,4 +171,4 @@ def test_exposure_bias_joins_the_record_of_a_run(runs):
 def test_a_record_is_json_that_anybody_reads(runs):
     content = json.loads((runs[0] / "rin" / "record.json").read_text())
     assert content["provenance"]["packages"]["torch"] and content["provenance"]["config_hash"]
-    assert content["training"]["images"] == 2 * 8
+    assert content["training"]["images"] == 3 * 2 * 8  # its share of the steps is 3
