@@ -53,6 +53,12 @@ def trained(folder: Path, cascade=None, steps=6):
     return train(method, data, folder, options, config=kept)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run that nobody changes."""
+    return trained(tmp_path_factory.mktemp("whole"))
+
+
 def test_with_the_identity_it_is_end_to_end():
     made = []
     for name, extra in (("latent", {"codec": {"name": "identity"}}), ("end_to_end", {})):
@@ -85,8 +91,8 @@ def test_statistics_are_those_of_samples_of_the_posterior():
     torch.testing.assert_close(by_tensor.std.flatten() ** 2, total.expand(2))
 
 
-def test_latents_of_the_training_set_have_unit_spread(tmp_path: Path):
-    method, _ = load_method(trained(tmp_path).weights)
+def test_latents_of_the_training_set_have_unit_spread(whole):
+    method, _ = load_method(whole.weights)
     data = images()
     x = data.batch(torch.arange(20)).images
     noise = torch.randn(50, 20, 2, 4, 4)
@@ -97,18 +103,18 @@ def test_latents_of_the_training_set_have_unit_spread(tmp_path: Path):
     torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(2), atol=0.05, rtol=0)
 
 
-def test_missing_and_stale_statistics_are_errors(tmp_path: Path):
+def test_missing_and_stale_statistics_are_errors(whole):
     method = built()
     with pytest.raises(ValueError, match="statistics were never measured: train"):
         method.sample(1, noise=tiny.noise())
     method.stages[1].untrained()  # for timing
     assert method.sample(1, noise=tiny.noise())[8].shape == (1, 3, 8, 8)
-    whole, _ = load_method(trained(tmp_path).weights)
-    whole.sample(1, noise=tiny.noise())
+    method, _ = load_method(whole.weights)
+    method.sample(1, noise=tiny.noise())
     with torch.no_grad():
-        whole.stages[0].autoencoder.last_layer.weight.mul_(1.01)
+        method.stages[0].autoencoder.last_layer.weight.mul_(1.01)
     with pytest.raises(ValueError, match="those of another autoencoder"):
-        whole.sample(1, noise=tiny.noise())
+        method.sample(1, noise=tiny.noise())
 
 
 def test_the_mark_tells_autoencoders_apart():
@@ -189,9 +195,8 @@ def test_both_stages_train_and_the_latents_are_sampled(tmp_path: Path, regularis
 
 
 @pytest.mark.parametrize("kept", [2, 4, 6, 8])
-def test_a_run_that_was_cut_in_either_stage_ends_with_the_same_weights(tmp_path: Path, kept):
-    whole = trained(tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+def test_a_run_that_was_cut_in_either_stage_ends_with_the_same_weights(tmp_path, whole, kept):
+    shutil.copytree(whole.folder, tmp_path / "cut")
     for path in (tmp_path / "cut" / "checkpoints").iterdir():
         if int(path.stem.split("_")[1]) > kept:
             path.unlink()
@@ -199,11 +204,12 @@ def test_a_run_that_was_cut_in_either_stage_ends_with_the_same_weights(tmp_path:
     again = trained(tmp_path / "cut")
     assert again.resumed_at == kept
     assert again.weights.read_bytes() == whole.weights.read_bytes()
-    assert (tmp_path / "cut/log.jsonl").read_bytes() == (tmp_path / "whole/log.jsonl").read_bytes()
+    log = (tmp_path / "cut" / "log.jsonl").read_bytes()
+    assert log == (whole.folder / "log.jsonl").read_bytes()
 
 
-def test_an_autoencoder_is_trained_once_and_used_again(tmp_path: Path):
-    first = trained(tmp_path / "first")
+def test_an_autoencoder_is_trained_once_and_used_again(tmp_path: Path, whole):
+    first = whole
     before, _ = load_method(first.weights)
     second = trained(tmp_path / "second", node(checkpoint=str(first.weights)))
     after, _ = load_method(second.weights)
