@@ -7,7 +7,7 @@ command again goes on where it stopped; a run that has its record prints it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from hierdiff.data.cache import cache_folder
 from hierdiff.files import write_png
 from hierdiff.images import sheet
 from hierdiff.levels import check_resolutions
-from hierdiff.method import Diffusion
+from hierdiff.method import Diffusion, Method
 from hierdiff.metrics.features import Extractor, extractors
 from hierdiff.train import Prepared, plain, prepare
 from hierdiff.training import train
@@ -197,10 +197,8 @@ def main(cfg: Any) -> None:
     options = plain(cfg)
     folder = Path(options["folder"])
     run = prepare(options)  # everything that can be wrong is found before compute is spent
-    run.method.check_ready()
     analysis = options.get("analysis")
-    if analysis is not None:
-        exposure.check(run.method, analysis)
+    check(run.method, analysis)
     options["trainer"] = run.config["trainer"]
     if (folder / FILE).exists():
         log.info("%s is there: remove it to measure again", folder / FILE)
@@ -214,6 +212,13 @@ def main(cfg: Any) -> None:
     console.print(rich_table(frame(beside(record, folder), preset="all")))
     for what, place in told(record, folder).items():
         console.print(f"{what:<9}{place}", soft_wrap=True)
+
+
+def check(method: Method, analysis: Mapping[str, Any] | None) -> None:
+    """Refuses, before compute, what would be found out after training."""
+    method.check_ready()
+    if analysis is not None:
+        exposure.check(method, analysis)
 
 
 def beside(record: Record, folder: Path) -> list[Record]:

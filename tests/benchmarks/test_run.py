@@ -91,15 +91,18 @@ def test_an_absent_inception_file_ends_the_run_before_compute(tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_an_analysis_that_the_method_cannot_have_ends_the_run_before_compute(tmp_path):
-    folder = f"folder={tmp_path / 'run'}"
-    ended = bench("analysis=exposure_bias", folder)
-    assert ended.returncode == 1 and "take a cascade" in ended.stderr
-    ended = bench("method=cascaded", "analysis=exposure_bias", "analysis.levels=[20]", folder)
-    assert ended.returncode == 1 and "level 20 (log_snr) is outside" in ended.stderr
-    ended = bench("method=cascaded", "method.stages.0.share=0", folder)
-    assert ended.returncode == 1 and "stage 16 is sampled before it is trained" in ended.stderr
-    assert not (tmp_path / "run" / "checkpoints").exists()
+@pytest.mark.parametrize(
+    ("overrides", "levels", "message"),
+    [
+        ([], [1], "take a cascade"),
+        (["method=cascaded"], [20], r"level 20 \(log_snr\) is outside"),
+        (["method=cascaded", "method.stages.0.share=0"], [1], "stage 16 is sampled before it is"),
+    ],
+)
+def test_what_cannot_be_analysed_or_sampled_is_refused_before_compute(overrides, levels, message):
+    method = prepared(*overrides).method
+    with pytest.raises(ValueError, match=message):
+        run.check(method, {"levels": levels})
 
 
 METHODS = ("mdm", "cascaded", "rin")
