@@ -217,7 +217,7 @@ class Cascaded(Method):
         }
         built: list[Diffusion] = []
         for side, own in zip(sides, stages or [{}] * len(sides), strict=True):
-            check_stage(own, first=not built)
+            check_stage(own, (*common, "share", "weights", "crop"), first=not built)
             built.append(
                 build_stage(side, merged(common, own), facts, built[-1] if built else None)
             )
@@ -256,18 +256,12 @@ def build_stage(
     )
 
 
-STAGE = (
-    *("denoiser", "bridge", "schedule", "reference", "process", "objective", "sampling"),
-    *("batch_size", "share", "weights", "crop"),
-)
-
-
-def check_stage(options: Mapping[str, Any], *, first: bool) -> None:
+def check_stage(options: Mapping[str, Any], known: Sequence[str], *, first: bool) -> None:
     for name in options:
-        if name not in STAGE:
+        if name not in known:
             raise ValueError(
-                f"a stage of the cascade has no option {name!r}{suggest(name, STAGE) or ','} "
-                f"options: {', '.join(STAGE)}"
+                f"a stage of the cascade has no option {name!r}{suggest(name, known) or ','} "
+                f"options: {', '.join(known)}"
             )
     for name in ("bridge", "crop"):
         if first and options.get(name) is not None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hierdiff.batch import NOTHING, Batch, Cond
 from hierdiff.codec import Codec
 from hierdiff.denoisers import Denoiser
+from hierdiff.denoisers.protocol import LOG_SNR_LIMIT
 from hierdiff.guidance import (
     THRESHOLDS,
     Carry,
@@ -31,7 +32,7 @@ from hierdiff.guidance import (
 )
 from hierdiff.levels import Levels
 from hierdiff.noise import Noise
-from hierdiff.objective import LOG_SNR_LIMIT, Loss, Objective
+from hierdiff.objective import Loss, Objective
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Node, Registry, checked, suggest
 from hierdiff.samplers import Sampler, grids, integrate, samplers

@@ -20,14 +20,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from hierdiff.batch import Cond
-from hierdiff.denoisers.protocol import Denoiser
+from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Denoiser
 from hierdiff.levels import Levels, down, spread
 from hierdiff.noise import Noise
 from hierdiff.parameterization import Parameterization, check_kind, error_ratio, target
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Node, Registry
-
-LOG_SNR_LIMIT = 30.0  # of what a network is told
 
 
 class Weight(ABC):

@@ -8,7 +8,6 @@ Positions are fixed sines and cosines, made for the side at hand: they are no we
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +16,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hierdiff.batch import Cond
+from hierdiff.denoisers import layers
 from hierdiff.denoisers.layers import Clock, Embedding, LogSNRClock, clocks, sinusoid, zeroed
 from hierdiff.denoisers.protocol import (
-    OneLevelDenoiser,
-    Prediction,
+    WithVariance,
     augmentation_of,
     denoisers,
     labels_of,
     with_low,
     words_of,
 )
-from hierdiff.levels import Levels
 from hierdiff.registry import Node
 
 WAVES = 256  # sines and cosines of the clock
@@ -35,11 +33,7 @@ WAVES = 256  # sines and cosines of the clock
 
 def positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
     """(rows * columns, width): sinusoids of the column, then of the row, half of the width each."""
-    row, column = (
-        sinusoid(torch.arange(n, device=device, dtype=torch.float32), width // 2)
-        for n in (rows, columns)
-    )
-    return torch.cat([column.repeat(rows, 1), row.repeat_interleave(columns, 0)], dim=1)
+    return layers.positions(rows, columns, width, device).roll(width // 2, dims=1)
 
 
 def modulated(
@@ -79,7 +73,7 @@ class Block(nn.Module):
 
 
 @denoisers.register("dit")
-class DiT(OneLevelDenoiser):
+class DiT(WithVariance):
     """One resolution of any side that `patch` divides; the default is the published DiT-S/2.
 
     width, depth, heads: of the transformer. mlp_ratio: hidden width of its MLPs over `width`.
@@ -165,25 +159,7 @@ class DiT(OneLevelDenoiser):
             vector = pooled if vector is None else vector + pooled
         return replace(cond, vector=vector)
 
-    def denoise(
-        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
-    ) -> Float[Tensor, "b c h w"]:
-        return self._outputs(x, log_snr, cond)[:, : x.shape[1]]
-
-    def forward(
-        self,
-        x_t: Levels,
-        log_snr: Float[Tensor, "b levels"],
-        cond: Cond,
-        carry: Any = None,
-        added: Tensor | None = None,
-    ) -> Prediction:
-        if not self.learns_variance or len(x_t) != 1:
-            return super().forward(x_t, log_snr, cond, carry, added)
-        level, variance = self._outputs(x_t[0], log_snr[:, 0], cond).chunk(2, dim=1)
-        return Prediction((level,), variance=(variance,))
-
-    def _outputs(
+    def outputs(
         self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
     ) -> Float[Tensor, "b k h w"]:
         """The prediction and, behind it, the variance where it is learned."""

@@ -36,6 +36,15 @@ def sinusoid(values: Float[Tensor, " b"], width: int) -> Float[Tensor, "b width"
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
+    """(rows * columns, width): sinusoids of the row, then of the column, half of the width each."""
+    row, column = (
+        sinusoid(torch.arange(n, device=device, dtype=torch.float32), width // 2)
+        for n in (rows, columns)
+    )
+    return torch.cat([row.repeat_interleave(columns, 0), column.repeat(rows, 1)], dim=1)
+
+
 class Clock(ABC):
     """log_snr to the number whose sinusoid a network sees, about 0 (clean) to 1000 (noise)."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,15 +30,13 @@ from hierdiff.denoisers.layers import (
     zeroed,
 )
 from hierdiff.denoisers.protocol import (
-    OneLevelDenoiser,
-    Prediction,
+    WithVariance,
     augmentation_of,
     denoisers,
     labels_of,
     with_low,
     words_of,
 )
-from hierdiff.levels import Levels
 from hierdiff.registry import Node
 
 
@@ -179,7 +177,7 @@ class SpatialTransformer(nn.Module):
 
 
 @denoisers.register("ldm_unet")
-class LDMUNet(OneLevelDenoiser):
+class LDMUNet(WithVariance):
     """One resolution; the default is the published LDM-4 without its class token.
 
     width, multiples: channels are width * multiple at the side, its half, its quarter ... blocks:
@@ -332,25 +330,7 @@ class LDMUNet(OneLevelDenoiser):
             context = tuple(reader.keys_values(read) for reader in self._readers)
         return replace(cond, vector=vector, context=context)
 
-    def denoise(
-        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
-    ) -> Float[Tensor, "b c h w"]:
-        return self._outputs(x, log_snr, cond)[:, : x.shape[1]]
-
-    def forward(
-        self,
-        x_t: Levels,
-        log_snr: Float[Tensor, "b levels"],
-        cond: Cond,
-        carry: Any = None,
-        added: Tensor | None = None,
-    ) -> Prediction:
-        if not self.learns_variance or len(x_t) != 1:
-            return super().forward(x_t, log_snr, cond, carry, added)
-        level, variance = self._outputs(x_t[0], log_snr[:, 0], cond).chunk(2, dim=1)
-        return Prediction((level,), variance=(variance,))
-
-    def _outputs(
+    def outputs(
         self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
     ) -> Float[Tensor, "b k h w"]:
         """The prediction and, behind it, the variance where it is learned."""

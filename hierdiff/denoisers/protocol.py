@@ -23,7 +23,7 @@ from hierdiff.batch import Cond
 from hierdiff.levels import Levels
 from hierdiff.registry import Node, Registry
 
-CLEANEST = 30.0  # log_snr that a network is told of a clean image
+LOG_SNR_LIMIT = 30.0  # of what a network is told, of the noisy and of a low-resolution image
 
 
 class Prediction(NamedTuple):
@@ -47,7 +47,6 @@ class Denoiser(nn.Module, ABC):
     nest_width: int | None = None  # channels of `added` and `features`; None: not nestable
     carries: bool = False  # does `Prediction.carry` lead from call to call; None starts it at zero
     learns_variance: bool = False  # does it give `Prediction.variance`
-
     channels: int | None = None  # of the state; None: any
     multiple: int = 1  # by which a side must be divisible
 
@@ -112,7 +111,49 @@ class OneLevelDenoiser(Denoiser):
         return Prediction((self.denoise(x_t[0], log_snr[:, 0], cond),))
 
 
-class Joined(Denoiser):
+class WithVariance(OneLevelDenoiser):
+    """One level and, where `learns_variance`, its variance in as many channels behind: write
+    `outputs`."""
+
+    @abstractmethod
+    def outputs(
+        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
+    ) -> Float[Tensor, "b k h w"]: ...
+
+    def denoise(
+        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
+    ) -> Float[Tensor, "b c h w"]:
+        return self.outputs(x, log_snr, cond)[:, : x.shape[1]]
+
+    def forward(
+        self,
+        x_t: Levels,
+        log_snr: Float[Tensor, "b levels"],
+        cond: Cond,
+        carry: Any = None,
+        added: Tensor | None = None,
+    ) -> Prediction:
+        if not self.learns_variance or len(x_t) != 1:
+            return super().forward(x_t, log_snr, cond, carry, added)
+        level, variance = self.outputs(x_t[0], log_snr[:, 0], cond).chunk(2, dim=1)
+        return Prediction((level,), variance=(variance,))
+
+
+class Around(Denoiser):
+    """A denoiser held by another, which asks it for all but the call itself."""
+
+    def __init__(self, denoiser: Denoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def check(self, shapes: Sequence[Sequence[int]]) -> None:
+        self.denoiser.check(shapes)
+
+    def prepare(self, cond: Cond) -> Cond:
+        return self.denoiser.prepare(cond)
+
+
+class Joined(Around):
     """A one-level denoiser made nestable, so that it can be innermost in a nested network.
 
     The outer network's zero-initialised adapters lead to and from image channels: what comes in is
@@ -120,18 +161,10 @@ class Joined(Denoiser):
     """
 
     def __init__(self, denoiser: OneLevelDenoiser, channels: int):
-        super().__init__()
-        self.denoiser = denoiser
+        super().__init__(denoiser)
         self.nest_width = channels
-        self.time_width = getattr(
-            denoiser, "time_width", None
-        )  # of what it makes of class and text
-
-    def check(self, shapes: Sequence[Sequence[int]]) -> None:
-        self.denoiser.check(shapes)
-
-    def prepare(self, cond: Cond) -> Cond:
-        return self.denoiser.prepare(cond)
+        # of what it makes of class and text
+        self.time_width = getattr(denoiser, "time_width", None)
 
     def forward(
         self,
@@ -146,7 +179,7 @@ class Joined(Denoiser):
         return out._replace(features=out.levels[0])
 
 
-class Hinted(Denoiser):
+class Hinted(Around):
     """A denoiser that knows no `low_channels` made an upsampler.
 
     A 3x3 convolution of the low-resolution image, with its log_snr as one more plane, is added to
@@ -154,18 +187,11 @@ class Hinted(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser, channels: int, low_channels: int):
-        super().__init__()
-        self.denoiser = denoiser
+        super().__init__(denoiser)
         self.carries = denoiser.carries
         self.learns_variance = denoiser.learns_variance
         self.low_channels = low_channels
         self.hint = nn.Conv2d(low_channels + 1, channels, 3, padding=1)
-
-    def check(self, shapes: Sequence[Sequence[int]]) -> None:
-        self.denoiser.check(shapes)
-
-    def prepare(self, cond: Cond) -> Cond:
-        return self.denoiser.prepare(cond)
 
     def forward(
         self,
@@ -177,7 +203,7 @@ class Hinted(Denoiser):
     ) -> Prediction:
         x, channels = x_t[0], x_t[0].shape[1]
         low = with_low(x, cond, self.low_channels)[:, channels:]
-        plane = augmentation_of(cond, log_snr[:, 0]).to(low)[:, None, None, None] / CLEANEST
+        plane = augmentation_of(cond, log_snr[:, 0]).to(low)[:, None, None, None] / LOG_SNR_LIMIT
         hint = self.hint(torch.cat([low, plane.expand(-1, 1, *low.shape[2:])], dim=1))
         return self.denoiser((x_t[0] + hint,), log_snr, cond, carry)
 
@@ -222,8 +248,8 @@ def words_of(cond: Cond) -> tuple[Tensor, Tensor]:
 def augmentation_of(cond: Cond, like: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     """log_snr of the low-resolution image in +-30, 30 where nothing is said."""
     given = cond.scalars.get("augmentation")
-    known = torch.full_like(like, CLEANEST) if given is None else given[: len(like)].to(like)
-    return known.clamp(-CLEANEST, CLEANEST)
+    known = torch.full_like(like, LOG_SNR_LIMIT) if given is None else given[: len(like)].to(like)
+    return known.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
 
 
 denoisers: Registry[Denoiser] = Registry("denoiser", Denoiser)

@@ -25,7 +25,7 @@ from hierdiff.denoisers.layers import (
     ResidualBlock,
     Upsample,
     clocks,
-    sinusoid,
+    positions,
     zeroed,
 )
 from hierdiff.denoisers.protocol import (
@@ -38,15 +38,6 @@ from hierdiff.denoisers.protocol import (
 )
 from hierdiff.denoisers.stems import Stem, stems
 from hierdiff.registry import Node
-
-
-def positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
-    """(rows * columns, width): sinusoids of the row, then of the column, half of the width each."""
-    row, column = (
-        sinusoid(torch.arange(n, device=device, dtype=torch.float32), width // 2)
-        for n in (rows, columns)
-    )
-    return torch.cat([row.repeat_interleave(columns, 0), column.repeat(rows, 1)], dim=1)
 
 
 class TransformerBlock(nn.Module):

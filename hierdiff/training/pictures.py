@@ -18,13 +18,12 @@ from hierdiff.noise import per_example, seed_of
 from hierdiff.training.log import read
 
 
-def sheet_cond(data: Any, n: int) -> Cond:
+def sheet_cond(data: Any, real: Cond) -> Cond:
     """Conditions of a sheet: real captions where there are any, else the classes in turn."""
-    real = data.batch(torch.arange(n) % len(data)).cond
     if real.tokens is not None or real.labels is None:
         return real
     classes = max(1, int(data.facts.get("classes", 1)))
-    return Cond(labels=torch.arange(n) % classes, scalars=real.scalars)
+    return Cond(labels=torch.arange(len(real.labels)) % classes, scalars=real.scalars)
 
 
 def sample_sheet(
@@ -36,8 +35,9 @@ def sample_sheet(
         return part.to(device, dtype if part.is_floating_point() else part.dtype)
 
     noise = per_example([seed_of(seed, "sheet", i) for i in range(n)], device, dtype)
-    real = data.batch(torch.arange(n) % len(data)).map(placed)
-    images = stage.preview(sheet_cond(data, n).map(placed), real, noise)
+    real = data.batch(torch.arange(n) % len(data))
+    cond = sheet_cond(data, real.cond).map(placed)
+    images = stage.preview(cond, real.map(placed), noise)
     return sheet([to_uint8(images[side]).cpu() for side in sorted(images, reverse=True)])
 
 
