@@ -27,7 +27,6 @@ from benchmarks.measure import (
     samples,
     scale_rows,
 )
-from benchmarks.record import FILE, Record, now, provenance
 from benchmarks.tables import frame, rich_table
 from hierdiff.config import folder_of_configs, reported
 from hierdiff.data.cache import cache_folder
@@ -36,6 +35,7 @@ from hierdiff.images import sheet
 from hierdiff.levels import check_resolutions
 from hierdiff.method import Diffusion, Method
 from hierdiff.metrics.features import Extractor, extractors
+from hierdiff.record import FILE, Record, now, provenance
 from hierdiff.train import Prepared, plain, prepare
 from hierdiff.training import train
 

@@ -24,8 +24,8 @@ from benchmarks.formats import csv as csv
 from benchmarks.formats import latex as latex
 from benchmarks.formats import markdown as markdown
 from benchmarks.formats import rich_table as rich_table
-from benchmarks.record import FILE, Record, Row
 from hierdiff.files import write
+from hierdiff.record import FILE, Record, Row
 
 HIGHER_IS_BETTER = ("IS", "precision", "recall", "density", "coverage", "PSNR", "SSIM")
 SCALE = {"real": "real images", "gaussian": "Gaussian"}  # key in a record, label of the row

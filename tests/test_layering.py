@@ -18,7 +18,7 @@ PACKAGES = ("hierdiff", "baselines", "benchmarks")
 # and from the lines above it.
 ORDER = (
     ("hierdiff.registry", "hierdiff.batch", "hierdiff.noise", "hierdiff.config", "hierdiff.files"),
-    ("hierdiff.levels", "hierdiff.schedules", "hierdiff.images"),
+    ("hierdiff.levels", "hierdiff.schedules", "hierdiff.images", "hierdiff.record"),
     ("hierdiff.process", "hierdiff.parameterization", "hierdiff.codec"),
     (
         *("hierdiff.objective", "hierdiff.guidance", "hierdiff.samplers", "hierdiff.denoisers"),
@@ -26,7 +26,7 @@ ORDER = (
     ),
     ("hierdiff.method", "hierdiff.matryoshka", "hierdiff.bridge"),
     ("hierdiff.training", "hierdiff.metrics", "hierdiff.interop"),
-    ("hierdiff.train", "hierdiff.sample"),
+    ("hierdiff.train", "hierdiff.sample", "hierdiff.results"),
     ("baselines", "benchmarks"),
 )
 APART = (  # who never imports whom, whatever the order says

@@ -261,10 +261,7 @@ class LatentDiffusion(Diffusion):
             views.append(torch.cat([self._moments(data, part, mirrored) for part in rows]))
         codec: Any = self.codec
         moments = torch.stack(views)
-        self.statistics.measure(
-            moments.flatten(0, 1).split(ENCODED),
-            codec.network.to("cpu") if False else codec.network,
-        )
+        self.statistics.measure(moments.flatten(0, 1).split(ENCODED), codec.network)
         return LatentData(data, moments)
 
     def _moments(self, data: Any, rows: Tensor, mirrored: bool) -> Tensor:

@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks import run
-from benchmarks.record import Record
 from hierdiff.config import folder_of_configs
+from hierdiff.record import Record
 from hierdiff.train import plain, prepare
 
 QUICK = (

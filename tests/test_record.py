@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.record import SCHEMA, Record, content_hash, git_state, now, plain, provenance
+from hierdiff.record import SCHEMA, Record, content_hash, git_state, now, plain, provenance
 from tests.benchmarks.rows import cost, five, quality, record
 
 

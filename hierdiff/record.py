@@ -1,6 +1,6 @@
 """A record: one measured row with its provenance, one file a run, written last and at once.
 
-The file is JSON of schema 2. `None` stands where nothing was measured, never zero; no number is
+The file is JSON of schema 3. `None` stands where nothing was measured, never zero; no number is
 infinite or NaN. `hash` is SHA-256 over everything else: a record edited by hand is found out.
 Rates are images/s, latency s, memory MiB (2^20 bytes), FLOPs count a multiply-add as 2.
 """
@@ -25,8 +25,12 @@ from typing import Any
 
 from hierdiff.files import write
 
-SCHEMA = 2  # 2: analysis
-READ: dict[Any, dict[str, Any]] = {1: {"analysis": {}}, SCHEMA: {}}  # what an older one lacks
+SCHEMA = 3  # 2: analysis; 3: curves
+READ: dict[Any, dict[str, Any]] = {  # what an older one lacks
+    1: {"analysis": {}, "curves": ()},
+    2: {"curves": ()},
+    SCHEMA: {},
+}
 FILE = "record.json"
 VIEWS = ("native", "pooled")
 QUALITY = ("resolution", "view", "metric", "value", "identity")  # what a quality row must say
@@ -45,10 +49,14 @@ class Record:
 
     name: label of the row. resolutions: sides in pixels that the method produces, finest first.
     quality: one row for each resolution and view ("native": the method's own level, "pooled": its
-        final image pooled to it): metric, value, floor, n, n_reference, identity, route.
+        final image pooled to it): metric, value, floor, n, n_reference, identity, route; better
+        ("low" or "high"); values (one for each sampling seed; `value` is their mean) and spread
+        (their standard deviation, None for one).
     cost: one row for each resolution: device, dtype, batch, rates, latency, memory, parameters,
         FLOPs, evaluations; what was not measured is None.
     scale: quality rows of real images ("real") and of a Gaussian fitted to them ("gaussian").
+    curves: learning curves, one row for each snapshot, half-life of its average and metric.
+    training: images, FLOPs and seconds that were planned and spent, in all and by stage; notes.
     analysis: by name, what was looked at beside the row (`benchmarks.exposure`).
     failure: why the run ended without its numbers, in one sentence.
     path, edited: where it was read, and whether its content no longer matches its hash.
@@ -63,6 +71,7 @@ class Record:
     cost: tuple[Row, ...] = ()
     scale: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    curves: tuple[Row, ...] = ()
     analysis: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -122,7 +131,7 @@ class Record:
                 f"{path} is no record of schema {SCHEMA} (unknown: {unknown}, missing: {missing}): "
                 f"remove it or run again"
             )
-        for name in ("resolutions", "quality", "cost"):
+        for name in ("resolutions", "quality", "cost", "curves"):
             content[name] = tuple(content[name])
         return cls(**content, path=path, edited=edited)
 
