@@ -6,7 +6,7 @@
 #   make test  test-slow  lint    make speed times the hot paths
 
 PYTHON ?= python3
-EXTRAS ?= dev,elpv,tensorboard,text
+EXTRAS ?= dev,elpv,sweep,tensorboard,text
 
 method ?= mdm
 runs ?= runs

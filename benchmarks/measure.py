@@ -2,13 +2,15 @@
 
 A method's images are measured twice: its own level at a resolution ("native"), and its finest image
 pooled to it ("pooled"). References are the training images pooled by the same operator. Conditions
-(class, caption) are those of the test images, one after another.
+(class, caption) are those of the test images, one after another. Uncertainty is that of independent
+sampling seeds: a value is their mean, and stands beside each of them and their deviation.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +28,9 @@ from hierdiff.images import to_float, to_uint8
 from hierdiff.method import Method
 from hierdiff.metrics.extra import psnr, ssim
 from hierdiff.metrics.features import Extractor
-from hierdiff.metrics.fidelity import FidelityMeter, Reference, levels_of, references
+from hierdiff.metrics.fidelity import PROTOCOL, FidelityMeter
+from hierdiff.metrics.perceptual import Perceptual
+from hierdiff.metrics.reference import Reference, foreign, levels_of, references
 from hierdiff.metrics.scale import PixelGaussian
 from hierdiff.noise import from_generator, generator_of, per_example, seed_of
 
@@ -57,18 +61,31 @@ def samples(
 
 
 def real_references(
-    data: ImageData, extractor: Extractor, resolutions: Sequence[int], folder: Path
+    data: ImageData,
+    extractor: Extractor,
+    resolutions: Sequence[int],
+    folder: Path,
+    *,
+    given: Mapping[int, str | Path] | None = None,
 ) -> dict[int, Reference]:
-    """Of the training images, kept in `folder`."""
-    train = data.part("train")
-    return references(
+    """Of the training images, kept in `folder`; `given`: files of foreign moments by resolution."""
+    train, given = data.part("train"), given or {}
+    unknown = sorted(set(given) - set(resolutions))
+    if unknown:
+        raise ValueError(
+            f"reference files for {unknown} px, where nothing is measured: give them for some of "
+            f"{list(resolutions)}"
+        )
+    foreigners = {side: foreign(path, extractor, side) for side, path in given.items()}
+    own = references(
         batches(train),
         extractor,
-        resolutions,
+        [side for side in resolutions if side not in foreigners],
         data=train.sha256,
         split="train",
         folder=folder,
     )
+    return {side: (own | foreigners)[side] for side in resolutions}
 
 
 def batches(data: ImageData, size: int = BATCH) -> Iterator[UInt8[Tensor, "_b c h w"]]:
@@ -77,46 +94,90 @@ def batches(data: ImageData, size: int = BATCH) -> Iterator[UInt8[Tensor, "_b c 
 
 
 def quality(
-    images: Iterable[Mapping[int, UInt8[Tensor, "_b c _h _w"]]],
+    streams: Iterable[Iterable[Mapping[int, UInt8[Tensor, "_b c _h _w"]]]],
     extractor: Extractor,
     references: Mapping[int, Reference],
+    metrics: Sequence[str] = ("fd",),
+    *,
+    captions: Sequence[str] | None = None,
 ) -> Rows:
-    """One row for each resolution and view of a stream of images."""
-    meter = FidelityMeter(extractor, references)
-    for levels in images:
-        meter.add(levels)
-    return [asdict(row) for row in meter.qualities()]
+    """One row for each resolution, view and metric, from one stream for each sampling seed.
+
+    Streams are measured one after another. captions: of the images of a stream, again from the
+    first one when they are used up.
+    """
+    found = []
+    for stream in streams:
+        meter, first = FidelityMeter(extractor, references, metrics), 0
+        for levels in stream:
+            count = len(next(iter(levels.values())))
+            rows = range(first, first + count)
+            meter.add(levels, captions and [captions[row % len(captions)] for row in rows])
+            first += count
+        found.append([asdict(row) for row in meter.qualities()])
+    return [over_seeds(same) for same in zip(*found, strict=True)]
+
+
+def over_seeds(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row of the same measurement under several seeds: mean, all values, their deviation."""
+    keys = ("resolution", "view", "metric", "identity")
+    if len({tuple(row[key] for key in keys) for row in rows}) > 1:
+        raise ValueError(
+            f"seeds disagree on what was measured, {rows[0]['identity']} and "
+            f"{rows[-1]['identity']}: draw as many images under each"
+        )
+    values = [row["value"] for row in rows]
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return {**rows[0], "value": statistics.fmean(values), "values": values, "spread": spread}
 
 
 @torch.no_grad()
 def reconstructions(
-    codec: Codec, images: UInt8[np.ndarray, "n c h w"], extractor: Extractor, reference: Reference
+    codec: Codec,
+    images: UInt8[np.ndarray, "n c h w"],
+    extractor: Extractor,
+    reference: Reference,
+    perceptual: Perceptual | None = None,
 ) -> tuple[Rows, Tensor]:
     """What a lossy codec makes of real images: its distance (the floor of what diffuses in it),
-    PSNR in dB and SSIM, and the images, uint8."""
+    PSNR in dB, SSIM and the mean perceptual distance of pairs, and the images, uint8."""
+    side, real = reference.resolution, torch.from_numpy(images)
     made = torch.cat(
-        [
-            to_uint8(codec.decode(codec.encode(to_float(chunk)))[reference.resolution])
-            for chunk in torch.from_numpy(images).split(BATCH)
-        ]
+        [to_uint8(codec.decode(codec.encode(to_float(chunk)))[side]) for chunk in real.split(BATCH)]
     )
-    (row,) = (
-        row
-        for row in quality(
-            [{reference.resolution: made}], extractor, {reference.resolution: reference}
-        )
-        if row["view"] == "native"
-    )
-    real = torch.from_numpy(images)
-    pairs = {"PSNR": psnr(made, real), "SSIM": ssim(made, real)}
-    same = {**row, "floor": None, "n_reference": len(real), "route": "pairs"}
-    identity = f"torchmetrics : uint8-round : N={len(real)} : ref={reference.hash}"
-    rows = [{**row, "metric": f"r{row['metric']}"}]
+    distance, *_ = quality([[{side: made}]], extractor, {side: reference})
+    n = f"uint8-round : N={len(real)} : ref={reference.hash}"
+    pairs = [
+        ("PSNR", psnr(made, real), f"torchmetrics : {n}", "high"),
+        ("SSIM", ssim(made, real), f"torchmetrics : {n}", "high"),
+    ]
+    if perceptual is not None and perceptual.identity != "none":
+        value = _mean_distance(perceptual, made, real)
+        pairs.append(("perceptual", value, f"{perceptual.identity} : {n}", "low"))
+    same = {**distance, "floor": None, "n_reference": len(real), "route": "pairs"}
+    rows = [{**distance, "metric": f"r{distance['metric']}"}]
     rows += [
-        {**same, "metric": name, "value": value, "identity": identity}
-        for name, value in pairs.items()
+        {
+            **same,
+            "metric": metric,
+            "value": value,
+            "values": [value],
+            "identity": identity,
+            "better": better,
+        }
+        for metric, value, identity, better in pairs
     ]
     return rows, made
+
+
+def _mean_distance(
+    perceptual: Perceptual, made: UInt8[Tensor, "n c h w"], real: UInt8[Tensor, "n c h w"]
+) -> float:
+    found = [
+        perceptual(to_float(a), to_float(b)).double()
+        for a, b in zip(made.split(BATCH), real.split(BATCH), strict=True)
+    ]
+    return float(torch.cat(found).mean())
 
 
 def scale_rows(
@@ -128,13 +189,16 @@ def scale_rows(
     seed: int,
     folder: Path,
     track: Track,
+    metrics: Sequence[str] = ("fd",),
 ) -> dict[str, Rows]:
     """Real test images, and a Gaussian with the training pixels' mean and covariance.
 
-    They depend on data and metric alone, so they are kept in `folder`.
+    They depend on data and metrics alone, so they are kept in `folder`. Of metrics that compare
+    levels of one method there is none.
     """
-    sides = list(references)
-    parts = [extractor.identity, *(references[side].hash for side in sides), n, seed, data.sha256]
+    sides, metrics = list(references), list(metrics)
+    asked = [extractor.identity, [references[side].hash for side in sides], metrics, PROTOCOL]
+    parts = [*asked, n, seed, data.sha256]
     kept = folder / f"scale-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
     if kept.exists():
         try:
@@ -148,10 +212,12 @@ def scale_rows(
     gaussian = PixelGaussian.fit(torch.from_numpy(data.part("train").images[:].copy()))
     drawn = to_uint8(gaussian.sample(n, from_generator(generator_of(seed, "gaussian"))))
     fake = [levels_of(chunk, sides) for chunk in drawn.split(BATCH)]
-    rows = {
-        "real": quality(track(real, "real images", len(real)), extractor, references),
-        "gaussian": quality(track(fake, "Gaussian", len(fake)), extractor, references),
-    }
+
+    def measured(levels: list[Any], what: str) -> Rows:
+        stream = track(levels, what, len(levels))
+        return quality([stream], extractor, references, metrics, captions=test.captions)
+
+    rows = {"real": measured(real, "real images"), "gaussian": measured(fake, "Gaussian")}
     rows = {kind: [row for row in found if row["view"] == "pooled"] for kind, found in rows.items()}
     write(kept, json.dumps(rows).encode())
     return rows

@@ -7,6 +7,7 @@ command again goes on where it stopped; a run that has its record prints it.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import exposure
+from benchmarks import exposure, sweep
 from benchmarks.cost import Case, costs
 from benchmarks.measure import (
     quality,
@@ -27,21 +28,24 @@ from benchmarks.measure import (
     samples,
     scale_rows,
 )
+from benchmarks.pictures import film, neighbour_sheet
 from benchmarks.tables import frame, rich_table
 from hierdiff.config import folder_of_configs, reported
 from hierdiff.data.cache import cache_folder
-from hierdiff.files import write_png
+from hierdiff.files import Busy, worked_in, write_png
 from hierdiff.images import sheet
 from hierdiff.levels import check_resolutions
 from hierdiff.method import Diffusion, Method
 from hierdiff.metrics.features import Extractor, extractors
+from hierdiff.metrics.fidelity import check_metrics, neighbours
+from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.record import FILE, Record, now, provenance
 from hierdiff.train import Prepared, plain, prepare
 from hierdiff.training import train
 
 log = logging.getLogger(__name__)
 
-SHOWN = 32  # images on the sheet
+SHOWN, NEAREST = 32, 12  # images on the sheet, and on that of nearest neighbours
 
 # overrides that do not make another run: they name it, or look at it
 NAMED = ("method", "data", "budget", "analysis", "folder", "name", "label")
@@ -68,39 +72,56 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
         log.warning("%d samples instead of %d: as many as test images", n, wanted["samples"])
     sides = check_resolutions(sorted({*wanted["resolutions"], *run.method.resolutions})[::-1])
 
+    metrics = wanted["metrics"]
+    check_metrics(metrics, extractor, n=min(n, len(run.part)))
+
     summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
 
     device = torch.device("cuda" if _on_gpu(run) else "cpu")
     extractor = extractor.to(device)
-    method = run.method.to(device)
-    references = real_references(run.data, extractor, sides, cache)
+    method, precision = run.method.to(device), run.recipe.precision
+    references = real_references(run.data, extractor, sides, cache, given=wanted["references"])
     scale = scale_rows(
-        run.data, extractor, references, n, seed=wanted["seed"], folder=cache, track=_track
+        run.data,
+        extractor,
+        references,
+        n,
+        seed=wanted["seeds"][0],
+        folder=cache,
+        track=_track,
+        metrics=metrics,
     )
-    shown: dict[int, torch.Tensor] = {}  # of the first batch
+    shown: dict[int, torch.Tensor] = {}  # of the first batch of the first seed
 
-    def drawn() -> Iterable[dict[int, torch.Tensor]]:
-        batches = samples(
-            method,
-            test,
-            n,
-            seed=wanted["seed"],
-            precision=run.recipe.precision,
-            batch=wanted["batch"],
-        )
-        total = -(-n // wanted["batch"])
-        for images in _track(batches, "sampling and features", total):
+    def drawn(seed: int) -> Iterable[dict[int, torch.Tensor]]:
+        batches = samples(method, test, n, seed=seed, precision=precision, batch=wanted["batch"])
+        for images in _track(batches, f"samples of seed {seed}", -(-n // wanted["batch"])):
             shown.update({} if shown else {side: x[:SHOWN] for side, x in images.items()})
             yield images
 
-    rows = quality(drawn(), extractor, references)
-    first = [shown[side] for side in sorted(shown, reverse=True)]
-    write_png(folder / "samples.png", sheet(first))
+    streams = (drawn(seed) for seed in wanted["seeds"])
+    rows = quality(streams, extractor, references, metrics, captions=test.captions)
+    finest = max(shown)
     real = torch.from_numpy(test.images[:SHOWN].copy())
+    write_png(folder / "samples.png", sheet([shown[side] for side in sorted(shown)[::-1]]))
     write_png(folder / "real.png", sheet([real]))
+    if finest not in wanted["references"]:  # moments alone know no neighbours
+        looked_at = shown[finest][:NEAREST]
+        _, rows_of = neighbours(looked_at, extractor, references[finest], k=3)
+        picture = neighbour_sheet(looked_at, rows_of, run.data.part("train"))
+        write_png(folder / "neighbours.png", picture)
     last = method.stages[-1]
+    if isinstance(last, Diffusion):
+        strip = film(last, test, seed=wanted["seeds"][0], precision=precision)
+        write_png(folder / "film.png", strip)
     if isinstance(last, Diffusion) and last.codec.lossy:
-        kept, made = reconstructions(last.codec, test.images[:n], extractor, references[sides[0]])
+        kept, made = reconstructions(
+            last.codec,
+            test.images[:n],
+            extractor,
+            references[sides[0]],
+            perceptuals.build(wanted["perceptual"]).to(device),
+        )
         rows += kept
         write_png(folder / "reconstructions.png", sheet([real, made[:SHOWN]]))
 
@@ -141,7 +162,7 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
         config=options,
         provenance=provenance(
             started=started,
-            seeds={"training": run.seed, "samples": wanted["seed"]},
+            seeds={"training": run.seed, "samples": wanted["seeds"]},
             config=options,
         ),
     )
@@ -163,7 +184,7 @@ def analysed(options: dict[str, Any], run: Prepared, folder: Path, record: Recor
         real_references(run.data, extractor, run.method.resolutions, cache),
         n=min(wanted["samples"], len(test)),
         levels=wanted["levels"],
-        seed=options["measure"]["seed"],
+        seed=options["measure"]["seeds"][0],
         precision=run.recipe.precision,
         track=_track,
     )
@@ -196,22 +217,56 @@ def _track(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
 def main(cfg: Any) -> None:
     options = plain(cfg)
     folder = Path(options["folder"])
+    if sweep.in_sweep():
+        record = sweep.apart(options, folder)
+        if record is not None:
+            shown(record, folder)
+        return
+    try:
+        with worked_in(folder):
+            record = one(options, folder)
+    except Busy as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(sweep.BUSY)
+    shown(record, folder)
+    for what, place in told(record, folder).items():
+        console().print(f"{what:<9}{place}", soft_wrap=True)
+
+
+def one(options: dict[str, Any], folder: Path) -> Record:
+    """The record of one run: as it is there, or made; a failure becomes a record and is raised."""
+    record = Record.read(folder) if (folder / FILE).exists() else None
+    if record is not None and record.failure is not None:
+        log.info("tried again, it had failed: %s", record.failure)
+        (folder / FILE).unlink()
+        record = None
     run = prepare(options)  # everything that can be wrong is found before compute is spent
     analysis = options.get("analysis")
     check(run.method, analysis)
     options["trainer"] = run.config["trainer"]
-    if (folder / FILE).exists():
-        log.info("%s is there: remove it to measure again", folder / FILE)
-        record = Record.read(folder)
-    else:
-        record = measured(options, run, folder)
-    if analysis is not None and analysis["name"] not in record.analysis:
-        record = analysed(options, run, folder, record)
-    console = Console()
-    console.width = console.width if console.is_terminal else 160
-    console.print(rich_table(frame(beside(record, folder), preset="all")))
-    for what, place in told(record, folder).items():
-        console.print(f"{what:<9}{place}", soft_wrap=True)
+    try:
+        if record is not None:
+            log.info("%s is there: remove it to measure again", folder / FILE)
+        else:
+            record = measured(options, run, folder)
+        if analysis is not None and analysis["name"] not in record.analysis:
+            record = analysed(options, run, folder, record)
+    except Exception as error:
+        if not (folder / FILE).exists():
+            sweep.failed(options, sweep.reason(error)).write(folder)
+        raise
+    return record
+
+
+def shown(record: Record, folder: Path) -> None:
+    """The table of the record and of those beside it."""
+    console().print(rich_table(frame(beside(record, folder), preset="all")))
+
+
+def console() -> Console:
+    made = Console()
+    made.width = made.width if made.is_terminal else 160
+    return made
 
 
 def check(method: Method, analysis: Mapping[str, Any] | None) -> None:

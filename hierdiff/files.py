@@ -7,11 +7,41 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
+
+
+class Busy(OSError):
+    """Another process works in a folder."""
+
+
+@contextmanager
+def worked_in(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process, which lets go of it also when it is killed.
+
+    Raises `Busy` where another process has it. Of the processes of one torchrun the first one
+    speaks for all.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Busy(
+            f"another process works in {folder}: wait for it, or give another folder=..."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write(path: Path, content: bytes) -> None:

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hierdiff.config import folder_of_configs, reported
 from hierdiff.data import ImageData, datasets
+from hierdiff.files import worked_in
 from hierdiff.method import Method, methods
 from hierdiff.noise import seed_of
 from hierdiff.registry import constructed
@@ -110,7 +111,8 @@ def main(cfg: Any) -> None:
     options = plain(cfg)
     folder = Path(options["folder"])
     run = prepare(options)
-    summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
+    with worked_in(folder):
+        summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
     log.info("weights %s, samples %s, curve %s/loss.png", summary.weights, summary.sheet, folder)
 
 

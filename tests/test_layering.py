@@ -38,7 +38,10 @@ APART = (  # who never imports whom, whatever the order says
     ("benchmarks", "baselines"),
     ("baselines", "benchmarks"),
 )
-ENTRY_POINTS = ("hierdiff.train", "hierdiff.sample", "benchmarks.run")
+ENTRY_POINTS = (  # who may import hydra
+    *("hierdiff.train", "hierdiff.sample", "benchmarks.run", "benchmarks.sweep"),
+    *("benchmarks.reference", "benchmarks.scaling"),
+)
 HEAVY = (
     *("timm", "torchvision", "torchmetrics", "torch_fidelity", "transformers"),
     *("hydra", "omegaconf", "lightning_fabric", "matplotlib", "pandas", "tensorboard"),

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.discriminator import PatchGAN, adaptive_weight, generator_loss, hinge
-from baselines.latent.perceptual import Perceptual, perceptuals
 from baselines.latent.regularisers import REDUCTIONS, reduced
 from hierdiff.batch import NOTHING, Batch, Cond
 from hierdiff.guidance import Scale
 from hierdiff.levels import Levels
 from hierdiff.method import Diffusion, Images, Stage, Turn
+from hierdiff.metrics.perceptual import Perceptual, perceptuals
 from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss
 from hierdiff.registry import Node, constructed, suggest
@@ -71,7 +71,7 @@ class AutoencoderStage(Stage):
 
     Loss of the first: sum of (|x - x'| + perceptual) / exp(s) + s, plus the regulariser, plus, from
     `start` on, the generator's loss times the ratio of gradients at the last layer. discriminator:
-    options of `PatchGAN`, None for none.
+    options of `PatchGAN`, None for none. lr: of the autoencoder, over the trainer's learning rate.
     """
 
     name = "autoencoder"
@@ -86,13 +86,16 @@ class AutoencoderStage(Stage):
         loss: Losses | Node,
         perceptual: Node,
         discriminator: Node | None,
+        lr: float = 1.0,
         share: float = 1.0,
         weights: str | None = None,
         batch_size: int | None = None,
         channels: int = 3,
     ):
         super().__init__()
-        self.autoencoder = autoencoder
+        if lr <= 0:
+            raise ValueError(f"lr={lr} of the autoencoder over the trainer's: take more than 0")
+        self.autoencoder, self.lr = autoencoder, lr
         self.loss = constructed(Losses, loss)
         self.log_variance = LogVariance(self.loss.learnt_variance)
         perceptuals.get(perceptual["name"])  # unknown names are refused at once
@@ -107,7 +110,7 @@ class AutoencoderStage(Stage):
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        made = Turn("autoencoder", nn.ModuleList([self.autoencoder, self.log_variance]))
+        made = Turn("autoencoder", nn.ModuleList([self.autoencoder, self.log_variance]), self.lr)
         if self.discriminator is None:
             return (made,)
         return (made, Turn("discriminator", self.discriminator, self.loss.discriminator_lr))

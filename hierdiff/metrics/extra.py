@@ -1,4 +1,4 @@
-"""Inception score, PSNR and SSIM as torchmetrics computes them, for uint8 images.
+"""Inception score of logits, PSNR and SSIM of uint8 images, as torchmetrics computes them.
 
 torchmetrics is imported when one of them is asked for.
 """
@@ -6,11 +6,10 @@ torchmetrics is imported when one of them is asked for.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 
@@ -27,29 +26,24 @@ class InceptionScore:
     splits: int
 
 
-def inception_score(
-    images: Iterable[UInt8[Tensor, "_ 3 h w"]], logits: nn.Module, splits: int = 10
-) -> InceptionScore:
-    """logits: uint8 images to class logits, `features.inception_logits()` for the published score.
+def inception_score(logits: Float[Tensor, "n k"], splits: int = 10) -> InceptionScore:
+    """logits: of each image, those of `features.Inception` for the published score.
 
     Images are shuffled before they are split, always in the same way.
     """
+    if len(logits) < splits:
+        raise ValueError(
+            f"{len(logits)} images cannot be split in {splits}: give more images or less splits"
+        )
     from torchmetrics.image.inception import InceptionScore as Score
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that it keeps all logits
-        score = Score(feature=logits, splits=splits)
-    n = 0
-    for batch in images:
-        score.update(batch)
-        n += len(batch)
-    if n < splits:
-        raise ValueError(f"{n} images cannot be split in {splits}: give more images or less splits")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that one split has no spread
+        warnings.simplefilter("ignore", UserWarning)  # that it keeps all; one split has no spread
+        score = Score(feature=nn.Identity(), splits=splits)
+        score.update(logits)
         torch.manual_seed(0)
         value, spread = score.compute()
-    return InceptionScore(float(value), float(spread) if splits > 1 else None, n, splits)
+    return InceptionScore(float(value), float(spread) if splits > 1 else None, len(logits), splits)
 
 
 def psnr(images: UInt8[Tensor, "b c h w"], target: UInt8[Tensor, "b c h w"]) -> float:

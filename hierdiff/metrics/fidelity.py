@@ -1,146 +1,390 @@
 """Quality of generated images at every resolution, against real images reduced by one operator.
 
 Two views at a resolution: `native` is the level that a method itself gives there, `pooled` is its
-finest image reduced to that resolution. References are real images reduced by the same operator
-that makes the training levels: block means of [-1, 1] floats, then rounding to uint8.
+finest image reduced to that resolution. Metrics are rows of the table `METRICS`; all of them are
+made from one pass over the images.
 
 A value stands beside its noise floor and the identity under which it may be compared:
-extractor@weights : resize : quantisation : N : reference : estimator.
+extractor@weights : resize : quantisation : N : reference : estimator. N counts the images that the
+value is made from: moments take all, metrics of the features themselves up to `CAP` of them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isinf
 
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from hierdiff.images import to_float, to_uint8
-from hierdiff.levels import down
-from hierdiff.metrics.features import Extractor
-from hierdiff.metrics.frechet import Statistics, distance, noise_floor
+from hierdiff.metrics.extra import inception_score
+from hierdiff.metrics.features import CLIP, Extractor
+from hierdiff.metrics.frechet import (
+    POINTS,
+    Statistics,
+    at_infinity,
+    distance,
+    noise_floor,
+    sizes_of,
+)
+from hierdiff.metrics.kernel import SUBSETS, cmmd, kernel_distance, subset_size
+from hierdiff.metrics.neighbours import density_coverage, nearest, precision_recall
+from hierdiff.metrics.reference import CAP, Reference, extracted, pooled
+from hierdiff.metrics.reference import levels_of as levels_of
+from hierdiff.metrics.reference import references as references
+from hierdiff.metrics.sliced import DIRECTIONS, mind
+from hierdiff.registry import suggest
 
 log = logging.getLogger(__name__)
 
+PROTOCOL = 2  # counts changes of an estimator; 2: other metrics beside the Fréchet distance
 NATIVE, POOLED = "native", "pooled"
-BATCH = 16  # float32 kernels round by batch size, so it belongs to the protocol
+LOW, HIGH = "low", "high"
+K_MANIFOLD, K_DENSITY, SPLITS = 3, 5, 10
+SCALARS = ("consistency", "alignment")  # one number an image, not made by the extractor
 
 
 @dataclass(frozen=True)
 class Quality:
-    """One distance: where it was measured, what it is, and what it may be compared with.
+    """One value: where it was measured, what it is, and what it may be compared with.
 
-    floor: what a perfect model would get from as many images (see `noise_floor`).
+    floor: what a perfect model would get from as many images (see `noise_floor`); better: "low" or
+    "high", None where real images give the value to reach; n_reference: None where it plays no part
+    or is endless.
     """
 
     resolution: int
     view: str
     metric: str
     value: float
-    floor: float
+    floor: float | None
     n: int
-    n_reference: int
+    n_reference: int | None
     identity: str
-    route: str
+    route: str | None
+    better: str | None = LOW
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Statistics of real images at one resolution; `hash` stands for data, split and operator."""
+class View:
+    """What a metric is made of: the streams of one view, by name, and their reference."""
 
     resolution: int
-    statistics: Statistics
-    hash: str
-    extractor: str
+    name: str
+    extractor: Extractor
+    streams: Mapping[str, Statistics]
+    reference: Reference
 
-    @cached_property
-    def spectrum(self) -> Tensor:
-        return self.statistics.spectrum()
+    def quality(
+        self,
+        metric: str,
+        value: float,
+        *,
+        n: float,
+        estimator: str,
+        n_reference: float | None = None,
+        made_by: str | None = None,
+        against: str | None = None,
+        floor: float | None = None,
+        route: str | None = None,
+        better: str | None = LOW,
+    ) -> Quality:
+        parts = (
+            made_by or self.extractor.identity,
+            f"N={n:.0f}",
+            f"ref={against or self.reference.hash}",
+            estimator,
+        )
+        known = n_reference is not None and not isinf(n_reference)
+        return Quality(
+            resolution=self.resolution,
+            view=self.name,
+            metric=metric,
+            value=value,
+            floor=floor,
+            n=int(n),
+            n_reference=int(n_reference) if known and n_reference is not None else None,
+            identity=" : ".join(parts),
+            route=route,
+            better=better,
+        )
+
+    def both(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
+        """Features that are kept, of generated and of real images."""
+        return self.streams["features"].kept, self.reference.statistics.kept
+
+    def matched(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """As many of both, chosen at random from the larger set, always in the same way."""
+        fake, real = self.streams["features"], self.reference.statistics
+        n = min(len(fake.kept), len(real.kept))
+        return fake.sample(n), real.sample(n)
 
 
-def pooled(images: UInt8[Tensor, "b c h w"], side: int) -> UInt8[Tensor, "b c s s"]:
-    """Images reduced to `side` by block means, as the training levels are, and rounded once."""
-    return images if images.shape[-1] == side else to_uint8(down(to_float(images), side))
+def frechet_distance(view: View, output: str = "features", kind: str = "FD") -> Iterator[Quality]:
+    stream, reference = view.streams[output], view.reference.of(output)
+    assert reference is not None
+    found = distance(stream, reference)
+    spectrum = view.reference.spectrum if output == "features" else reference.spectrum()
+    yield view.quality(
+        view.extractor.labelled(kind),
+        found.value,
+        n=stream.n,
+        n_reference=reference.n,
+        estimator=f"frechet-{found.route}",
+        floor=noise_floor(spectrum, stream.n, reference.n),
+        route=found.route,
+    )
 
 
-def levels_of(
-    images: UInt8[Tensor, "b c h w"], resolutions: Sequence[int]
-) -> dict[int, UInt8[Tensor, "b c _s _s"]]:
-    """Real images as a perfect method would give them: {resolution: images}."""
-    return {side: pooled(images, side) for side in resolutions}
+def spatial_distance(view: View) -> Iterator[Quality]:
+    return frechet_distance(view, "spatial", "sFD")
 
 
-def references(
-    images: Iterable[UInt8[Tensor, "_ c h w"]],
-    extractor: Extractor,
-    resolutions: Sequence[int],
-    *,
-    data: str,
-    split: str,
-    folder: Path | None = None,
-) -> dict[int, Reference]:
-    """Reference statistics at each resolution, from `folder` where they are kept there.
+def extrapolated_distance(view: View) -> Iterator[Quality]:
+    fake, real = view.streams["features"].kept, view.reference.statistics
+    smallest = sizes_of(len(fake))[0]
+    yield view.quality(
+        view.extractor.labelled("FDinf"),
+        at_infinity(fake, real),
+        n=len(fake),
+        n_reference=real.n,
+        estimator=f"frechet-infinity-{POINTS}x{smallest}..{len(fake)}",
+    )
 
-    images: batches of real images, read only if something is missing; data: sha256 of the images'
-    source. A broken file is rebuilt with a warning.
+
+def kernel(view: View) -> Iterator[Quality]:
+    fake, real = view.both()
+    yield view.quality(
+        view.extractor.labelled("KD"),
+        kernel_distance(real, fake),
+        n=len(fake),
+        n_reference=len(real),
+        estimator=f"kernel-poly3-unbiased-{SUBSETS}x{subset_size(len(fake), len(real))}",
+    )
+
+
+def clip_discrepancy(view: View) -> Iterator[Quality]:
+    fake, real = view.both()
+    yield view.quality(
+        "CMMD",
+        cmmd(real, fake),
+        n=len(fake),
+        n_reference=len(real),
+        estimator="kernel-gaussian10-biased-x1000",
+    )
+
+
+def manifolds(view: View) -> Iterator[Quality]:
+    fake, real = view.matched()
+    values = precision_recall(real, fake, K_MANIFOLD)
+    for metric, value in zip(("precision", "recall"), values, strict=True):
+        yield view.quality(
+            metric,
+            value,
+            n=len(fake),
+            n_reference=len(real),
+            estimator=f"manifold-k{K_MANIFOLD}-{len(fake)}x{len(real)}",
+            better=HIGH,
+        )
+
+
+def densities(view: View) -> Iterator[Quality]:
+    fake, real = view.matched()
+    values = density_coverage(real, fake, K_DENSITY)
+    for metric, value in zip(("density", "coverage"), values, strict=True):
+        yield view.quality(
+            metric,
+            value,
+            n=len(fake),
+            n_reference=len(real),
+            estimator=f"density-k{K_DENSITY}-{len(fake)}x{len(real)}",
+            better=HIGH,
+        )
+
+
+def sliced(view: View) -> Iterator[Quality]:
+    fake, real = view.matched()
+    yield view.quality(
+        view.extractor.labelled("MIND"),
+        mind(real, fake),
+        n=len(fake),
+        n_reference=len(real),
+        estimator=f"sliced-w2-{DIRECTIONS}-x3d-{len(fake)}x{len(real)}",
+    )
+
+
+def nearest_distance(view: View) -> Iterator[Quality]:
+    """Median; well below that of held-out images it says that training images come back."""
+    fake, real = view.both()
+    yield view.quality(
+        "NN-distance",
+        float(nearest(fake, real)[0].quantile(0.5)),
+        n=len(fake),
+        n_reference=len(real),
+        estimator="nearest-median",
+        better=None,
+    )
+
+
+def consistency(view: View) -> Iterator[Quality]:
+    """Mean RMS difference of the pooled finest image and the level, in grey levels of 255."""
+    stream = view.streams["consistency"]
+    yield view.quality(
+        "consistency",
+        float(stream.moments.mean[0]),
+        n=stream.n,
+        estimator="rms-of-255",
+        made_by="pixels : block-mean : uint8-round",
+        against="own finest level",
+    )
+
+
+def scored(view: View) -> Iterator[Quality]:
+    logits = view.streams["logits"].kept
+    yield view.quality(
+        "IS",
+        inception_score(logits, SPLITS).value,
+        n=len(logits),
+        estimator=f"inception-score-{SPLITS}-splits",
+        against="none",
+        better=HIGH,
+    )
+
+
+def alignment(view: View) -> Iterator[Quality]:
+    stream = view.streams["alignment"]
+    yield view.quality(
+        "CLIP score",
+        float(stream.moments.mean[0]),
+        n=stream.n,
+        estimator="100-cosine",
+        against="captions",
+        better=HIGH,
+    )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table: how it is made, and what it needs.
+
+    takes: output of the extractor, or one of `SCALARS`. keeps: of how many images at most the
+    output stays in memory, 0 where moments do. against: what it needs of real images, "moments",
+    "features" or nothing. least: images below which it has no value. only: the extractor that it is
+    defined for.
     """
-    found: dict[int, Statistics] = {}
-    for side in resolutions:
-        kept = _kept(folder, _identity(data, split, side, extractor))
-        if kept is not None:
-            found[side] = kept
-    missing = {side: Statistics(extractor.width) for side in resolutions if side not in found}
-    if missing:
-        for batch in images:
-            for side, statistics in missing.items():
-                _extract(extractor, pooled(batch, side), statistics)
-    for side, statistics in missing.items():
-        if statistics.n < 2:
+
+    made: Callable[[View], Iterable[Quality]]
+    takes: str = "features"
+    keeps: int = CAP
+    against: str = "features"
+    least: int = 1
+    only: type[Extractor] | None = None
+
+
+METRICS = {
+    "fd": Metric(frechet_distance, keeps=0, against="moments", least=2),
+    "fd_infinity": Metric(extrapolated_distance, against="moments", least=8),
+    "sfid": Metric(spatial_distance, takes="spatial", keeps=0, against="moments", least=2),
+    "kd": Metric(kernel, least=2),
+    "pr": Metric(manifolds, least=K_MANIFOLD + 1),
+    "dc": Metric(densities, least=K_DENSITY + 1),
+    "mind": Metric(sliced),
+    "nearest": Metric(nearest_distance),
+    "consistency": Metric(consistency, takes="consistency", keeps=0, against=""),
+    "is": Metric(scored, takes="logits", keeps=50_000, against="", least=SPLITS),
+    "cmmd": Metric(clip_discrepancy, only=CLIP),
+    "clip_score": Metric(alignment, takes="alignment", keeps=0, against="", only=CLIP),
+}
+
+
+def check_metrics(names: Sequence[str], extractor: Extractor, n: int | None = None) -> None:
+    """ValueError for an unknown metric, one given twice, one that the extractor cannot give, or
+    one that n images are too few for (of generated and of real ones the smaller number)."""
+    for name in names:
+        if name not in METRICS:
             raise ValueError(
-                f"split {split!r} gave {statistics.n} reference images: a distance needs at least 2"
+                f"unknown metric {name!r}{suggest(name, METRICS) or ','} "
+                f"known: {', '.join(METRICS)}"
             )
-        if folder is not None:
-            identity = _identity(data, split, side, extractor)
-            statistics.save(_path(folder, identity), identity)
-    return {
-        side: Reference(side, (found | missing)[side], _hash(data, split, side), extractor.identity)
-        for side in resolutions
-    }
+        metric = METRICS[name]
+        given = metric.takes in (*extractor.outputs, *SCALARS)
+        if not given or not isinstance(extractor, metric.only or Extractor):
+            able = metric.only.__name__.lower() if metric.only else "inception"
+            raise ValueError(
+                f"metric {name!r} is not for the extractor {extractor.name!r}: "
+                f"leave it out, or measure with the extractor {able}"
+            )
+        if n is not None and n < metric.least:
+            raise ValueError(
+                f"metric {name!r} of {n} images: measure at least {metric.least}, or leave it out"
+            )
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ValueError(f"metric {', '.join(twice)} is named twice: name each once")
 
 
 class FidelityMeter:
-    """Streams the images of one method into a `Quality` for each resolution and view."""
+    """Streams the images of one method into a `Quality` for each resolution, view and metric.
 
-    def __init__(self, extractor: Extractor, references: Mapping[int, Reference]):
+    metrics: names of `METRICS`, in the order of the rows.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        references: Mapping[int, Reference],
+        metrics: Sequence[str] = ("fd",),
+    ):
+        check_metrics(metrics, extractor)
         for reference in references.values():
             if reference.extractor != extractor.identity:
                 raise ValueError(
                     f"reference statistics of {reference.extractor!r} do not fit the extractor "
                     f"{extractor.identity!r}: compute them with it"
                 )
+            for name in metrics:
+                _check_reference(name, reference)
         self.extractor = extractor
         self.references = dict(references)
-        self.statistics: dict[tuple[int, str], Statistics] = {}
+        self.metrics = tuple(metrics)
+        takes = {METRICS[name].takes for name in metrics}
+        self._keep = {
+            output: max(METRICS[name].keeps for name in metrics if METRICS[name].takes == output)
+            for output in takes
+        }
+        self.streams: dict[tuple[int, str], dict[str, Statistics]] = {}
+        self._finest = 0
 
-    def add(self, levels: Mapping[int, UInt8[Tensor, "b c _h _w"]]) -> None:
-        """One batch of a method, {resolution: images}; the finest is also measured when reduced."""
+    def add(
+        self,
+        levels: Mapping[int, UInt8[Tensor, "b c _h _w"]],
+        captions: Sequence[str] | None = None,
+    ) -> None:
+        """One batch of a method, {resolution: images}; the finest is also measured when reduced.
+
+        captions: of the images, for the CLIP score alone.
+        """
         for side in levels:
             if side not in self.references:
                 raise ValueError(
                     f"images at {side} px have no reference: make references for "
                     f"{sorted({*levels, *self.references}, reverse=True)}"
                 )
-        finest = max(levels)
+        said = self._said(captions, len(next(iter(levels.values()))))
+        finest = self._finest = max(levels)
         for side, images in levels.items():
-            self._extract(images, side, NATIVE)
+            self._extract(images, side, NATIVE, said)
         for side in self.references:
             if side < finest:
-                self._extract(pooled(levels[finest], side), side, POOLED)
+                reduced = pooled(levels[finest], side)
+                self._extract(reduced, side, POOLED, said)
+                if side in levels and "consistency" in self._keep:
+                    error = reduced.float() - levels[side].float()
+                    rms = error.square().mean((1, 2, 3)).sqrt()
+                    self._stream(side, NATIVE, "consistency", 1).add(rms[:, None])
 
     def qualities(self) -> list[Quality]:
         """Every view, finest resolution first; a collective call where processes share the work.
@@ -148,72 +392,84 @@ class FidelityMeter:
         At a method's finest resolution both views are the same images.
         """
         rows = []
-        finest = max((side for side, _ in self.statistics), default=0)
-        fewest = min((statistics.n for statistics in self.statistics.values()), default=0)
-        if fewest <= self.extractor.width:
+        for (side, name), streams in sorted(self.streams.items(), reverse=True):
+            whole = {output: streams[output].all_reduce() for output in sorted(streams)}
+            view = View(side, name, self.extractor, whole, self.references[side])
+            made = [
+                row
+                for metric in self.metrics
+                if METRICS[metric].takes in whole
+                for row in METRICS[metric].made(view)
+            ]
+            views = (NATIVE, POOLED) if side == self._finest else (name,)
+            rows += [replace(row, view=each) for each in views for row in made]
+        self._say_few()
+        return sorted(rows, key=lambda row: (-row.resolution, row.view))
+
+    def _extract(self, images: Tensor, side: int, view: str, said: Tensor | None) -> None:
+        outputs = self.extractor.outputs
+        if not {*outputs, "alignment"} & set(self._keep):
+            return
+        first = 0
+        for parts in extracted(self.extractor, images):
+            for output in outputs:
+                if output in self._keep:
+                    self._stream(side, view, output, outputs[output]).add(parts[output])
+            if said is not None:
+                count = len(parts["features"])
+                cosine = (parts["features"] * said[first : first + count]).sum(1)
+                self._stream(side, view, "alignment", 1).add(100 * cosine.clamp_min(0)[:, None])
+                first += count
+
+    def _said(self, captions: Sequence[str] | None, n: int) -> Tensor | None:
+        """Embeddings of the captions, where the CLIP score is wanted."""
+        if "alignment" not in self._keep:
+            return None
+        if captions is None or len(captions) != n:
+            raise ValueError(
+                f"metric 'clip_score' of {n} images needs their captions, got "
+                f"{'none' if captions is None else len(captions)}: take data with captions, or "
+                f"leave the metric out"
+            )
+        assert isinstance(self.extractor, CLIP)
+        return self.extractor.embedded(captions)
+
+    def _stream(self, side: int, view: str, output: str, width: int) -> Statistics:
+        streams = self.streams.setdefault((side, view), {})
+        if output not in streams:
+            streams[output] = Statistics(width, self._keep[output])
+        return streams[output]
+
+    def _say_few(self) -> None:
+        fewest = min((s["features"].n for s in self.streams.values() if "features" in s), default=0)
+        if 0 < fewest <= self.extractor.width:
             log.info(
                 "%s from %d images with %d dimensions: read it beside its floor",
                 self.extractor.label, fewest, self.extractor.width,
             )  # fmt: skip
-        for (side, view), statistics in sorted(self.statistics.items(), reverse=True):
-            whole = statistics.all_reduce()
-            rows += [
-                self._quality(side, each, whole)
-                for each in ((NATIVE, POOLED) if side == finest else (view,))
-            ]
-        return sorted(rows, key=lambda row: (-row.resolution, row.view))
 
-    def _extract(self, images: Tensor, side: int, view: str) -> None:
-        statistics = self.statistics.setdefault((side, view), Statistics(self.extractor.width))
-        _extract(self.extractor, images, statistics)
 
-    def _quality(self, side: int, view: str, statistics: Statistics) -> Quality:
-        reference = self.references[side]
-        found = distance(statistics, reference.statistics)
-        n, n_reference = statistics.n, reference.statistics.n
-        parts = (
-            self.extractor.identity,
-            f"N={n}",
-            f"ref={reference.hash}",
-            f"frechet-{found.route}",
+def _check_reference(name: str, reference: Reference) -> None:
+    metric = METRICS[name]
+    statistics = reference.of(metric.takes) if metric.against else None
+    if metric.against and statistics is None:
+        raise ValueError(
+            f"metric {name!r} needs {metric.takes} statistics of real images and reference "
+            f"{reference.hash} has none: leave the metric out, or build the reference from images"
         )
-        return Quality(
-            resolution=side,
-            view=view,
-            metric=self.extractor.label,
-            value=found.value,
-            floor=noise_floor(reference.spectrum, n, n_reference),
-            n=n,
-            n_reference=n_reference,
-            identity=" : ".join(parts),
-            route=found.route,
+    if metric.against == "features" and statistics is not None and not len(statistics.kept):
+        raise ValueError(
+            f"metric {name!r} compares with features of real images and reference "
+            f"{reference.hash} holds moments alone: leave the metric out, or build the reference "
+            f"from images"
         )
 
 
-def _extract(extractor: Extractor, images: Tensor, statistics: Statistics) -> None:
-    for chunk in images.split(BATCH):
-        statistics.add(extractor(chunk))
-
-
-def _identity(data: str, split: str, side: int, extractor: Extractor) -> str:
-    return f"{data} : {split} : {side} : block-mean : {extractor.identity}"
-
-
-def _hash(data: str, split: str, side: int) -> str:
-    return hashlib.sha256(f"{data} : {split} : {side} : block-mean".encode()).hexdigest()[:12]
-
-
-def _path(folder: Path, identity: str) -> Path:
-    return folder / f"reference-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
-
-
-def _kept(folder: Path | None, identity: str) -> Statistics | None:
-    if folder is None:
-        return None
-    try:
-        return Statistics.load(_path(folder, identity), identity)
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        log.warning("reference statistics are computed again: %s", error)
-        return None
+def neighbours(
+    images: UInt8[Tensor, "n c h w"], extractor: Extractor, reference: Reference, k: int = 1
+) -> tuple[Float[Tensor, "n k"], Tensor]:
+    """Feature distances of images to their k nearest real ones, and the numbers of these in the
+    stream from which the reference was made (of the training part, one a row), nearest first."""
+    found = torch.cat([parts["features"] for parts in extracted(extractor, images)])
+    distances, places = nearest(found, reference.statistics.kept, k)
+    return distances, reference.statistics.rows[places]

@@ -9,10 +9,14 @@ Three routes to tr (S1 S2)^½, exact but for rounding. With A, B the centred fea
     eigenvalues    sum of sqrt eig(S1^½ S2 S1^½), for two covariances
     factor         sum of sqrt eig(A S2 Aᵀ), when one side has no more images than dimensions
     nuclear-norm   sum of singular values of A Bᵀ, when both have no more images than dimensions
+
+The features that a stream keeps are also what the other metrics are made of (kernel, sliced,
+neighbours).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zipfile
 from collections.abc import Mapping
@@ -22,17 +26,24 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from hierdiff.files import write_npz
+from hierdiff.noise import generator_of
+
+POINTS = 15  # sizes of subsets from which a distance is extrapolated
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and scatter (sum of outer products about the mean) of a set of features."""
+    """Count, mean and scatter (sum of outer products about the mean) of a set of features.
 
-    n: int
+    n is infinite where mean and covariance are stated and not estimated; scatter is then the
+    covariance itself.
+    """
+
+    n: float
     mean: Float64[Tensor, " d"]
     scatter: Float64[Tensor, "d d"]
 
@@ -76,7 +87,12 @@ class Moments:
         """Divided by n - 1. ValueError below two images."""
         if self.n < 2:
             raise ValueError(f"{self.n} images have no covariance: measure at least 2")
-        return self.scatter / (self.n - 1)
+        return self.scatter if math.isinf(self.n) else self.scatter / (self.n - 1)
+
+    @property
+    def trace(self) -> Float64[Tensor, ""]:
+        """Of the covariance."""
+        return self.scatter.trace() / (1 if math.isinf(self.n) else self.n - 1)
 
     def all_reduce(self) -> Moments:
         """Moments over all processes of the default group; itself where there is no group."""
@@ -98,41 +114,93 @@ class Moments:
 
 @dataclass
 class Statistics:
-    """What a distance needs of a stream: its moments, and while n <= d the features themselves."""
+    """Of a stream: its moments, and the features of up to `keep` images (of `width`, while n <= d).
+
+    Of a longer stream those images stay whose numbers in it hash lowest: a choice at random that
+    depends on nothing else. `rows` are the numbers of the images that are kept.
+    """
 
     width: int
+    keep: int = 0
     moments: Moments = field(init=False)
-    features: Float[Tensor, "n d"] | None = field(init=False)
+    _parts: list[tuple[Tensor, Tensor]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.moments = Moments.empty(self.width)
-        self.features = torch.empty(0, self.width)
+        self._parts = []
 
     @staticmethod
-    def of(features: Float[Tensor, "n d"]) -> Statistics:
-        statistics = Statistics(features.shape[1])
+    def of(features: Float[Tensor, "n d"], keep: int = 0) -> Statistics:
+        statistics = Statistics(features.shape[1], keep)
         statistics.add(features)
         return statistics
 
+    @staticmethod
+    def stated(
+        mean: Float64[Tensor, " d"], covariance: Float64[Tensor, "d d"], n: float = math.inf
+    ) -> Statistics:
+        """Of moments without images; n: of how many they are, infinite for a Gaussian as such."""
+        statistics = Statistics(len(mean))
+        scatter = covariance if math.isinf(n) else covariance * (n - 1)
+        statistics.moments = Moments(n, mean, scatter)
+        return statistics
+
     @property
-    def n(self) -> int:
+    def n(self) -> float:
+        """An integer, or infinity."""
         return self.moments.n
 
     def add(self, features: Float[Tensor, "n d"]) -> None:
         _check_widths(self.width, features.shape[1])
+        first = int(self.n)
         self.moments = self.moments.update(features)
-        if self.features is not None:
-            new = features.detach().cpu()
-            few = self.n <= self.width
-            self.features = torch.cat([self.features.to(new.dtype), new]) if few else None
+        rows = torch.arange(first, first + len(features))
+        self._parts.append((rows, features.detach().cpu()))
+        if sum(len(rows) for rows, _ in self._parts) > 2 * self._limit:
+            self._compact()
+
+    @property
+    def kept(self) -> Float[Tensor, "k d"]:
+        return self._compact()[1]
+
+    @property
+    def rows(self) -> Int[Tensor, " k"]:
+        return self._compact()[0]
+
+    def sample(self, m: int) -> Float[Tensor, "m d"]:
+        """m of the features that are kept, always the same ones."""
+        rows, kept = self._compact()
+        return kept if m >= len(kept) else kept[_lowest(rows, m)]
+
+    @property
+    def _limit(self) -> int:
+        return max(self.keep, self.width) if self.n <= self.width else self.keep
+
+    def _compact(self) -> tuple[Tensor, Tensor]:
+        """The kept rows and features as one tensor each, no more than may be kept."""
+        if not self._parts:
+            return torch.empty(0, dtype=torch.int64), torch.empty(0, self.width)
+        parts = [part for part in self._parts if len(part[0])] or self._parts[:1]
+        rows, kept = (torch.cat(column) for column in zip(*parts, strict=True))
+        if len(rows) > self._limit:
+            chosen = _lowest(rows, self._limit)
+            rows, kept = rows[chosen], kept[chosen]
+        self._parts = [(rows, kept)]
+        return rows, kept
+
+    @property
+    def features(self) -> Float[Tensor, "n d"] | None:
+        """All features where there are no more than dimensions, else None."""
+        return self.kept if self.n <= self.width and len(self.kept) == self.n else None
 
     def factor(self) -> Float64[Tensor, "n d"] | None:
         """A with AᵀA = covariance, or None where there are more images than dimensions."""
-        if self.features is None:
+        features = self.features
+        if features is None:
             return None
         if self.n < 2:
             raise ValueError(f"{self.n} images have no covariance: measure at least 2")
-        return (self.features.double() - self.moments.mean) / math.sqrt(self.n - 1)
+        return (features.double() - self.moments.mean) / math.sqrt(self.n - 1)
 
     def spectrum(self) -> Float64[Tensor, " k"]:
         """Eigenvalues of the covariance; those that are zero for want of images may be left out."""
@@ -145,47 +213,66 @@ class Statistics:
         """Statistics over all processes of the default group; itself where there is no group."""
         if not _distributed():
             return self
-        whole = Statistics(self.width)
+        whole = Statistics(self.width, self.keep)
         whole.moments = self.moments.all_reduce()
-        whole.features = self._gathered() if whole.n <= self.width else None
+        if whole._limit:
+            whole._parts = self._gathered()
         return whole
 
-    def _gathered(self) -> Tensor:
-        """The features of all processes; padded, since each may hold another number."""
-        assert self.features is not None
-        device = _group_device()
+    def _gathered(self) -> list[tuple[Tensor, Tensor]]:
+        """What all processes keep, process by process; padded, since each may hold another number.
+
+        Image i of process p is number i * processes + p of the whole.
+        """
+        device, kept = _group_device(), self.kept
         counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(_world())]
-        dist.all_gather(counts, torch.tensor([self.n], device=device))
-        padded = torch.zeros(max(int(c) for c in counts), self.width, dtype=torch.float64)
-        padded[: self.n] = self.features
-        rows = [torch.empty_like(padded, device=device) for _ in counts]
-        dist.all_gather(rows, padded.to(device))
-        joined = torch.cat([row[: int(c)] for row, c in zip(rows, counts, strict=True)])
-        return joined.to("cpu", self.features.dtype)
+        dist.all_gather(counts, torch.tensor([len(kept)], device=device))
+        padded = torch.zeros(max(int(c) for c in counts), self.width + 1, dtype=torch.float64)
+        padded[: len(kept), 1:] = kept
+        padded[: len(kept), 0] = self.rows * _world() + dist.get_rank()
+        parts = [torch.empty_like(padded, device=device) for _ in counts]
+        dist.all_gather(parts, padded.to(device))
+        joined = [part[: int(c)].cpu() for part, c in zip(parts, counts, strict=True)]
+        return [(part[:, 0].long(), part[:, 1:].to(kept.dtype)) for part in joined]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        arrays = {"n": np.asarray(self.n), "mean": self.moments.mean.numpy()}
-        if self.features is None:
-            return arrays | {"scatter": self.moments.scatter.numpy()}
-        return arrays | {"features": self.features.numpy()}
+        return {
+            "n": np.asarray(self.n),
+            "mean": self.moments.mean.numpy(),
+            "scatter": self.moments.scatter.numpy(),
+            "keep": np.asarray(self.keep),
+            "rows": self.rows.numpy(),
+            "features": self.kept.numpy(),
+        }
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, np.ndarray]) -> Statistics:
         """The inverse of `to_arrays`; KeyError or ValueError if the arrays do not fit together."""
-        if "features" in arrays:
-            return Statistics.of(torch.from_numpy(arrays["features"]))
-        mean = torch.from_numpy(arrays["mean"])
-        scatter = torch.from_numpy(arrays["scatter"])
-        if scatter.shape != (len(mean), len(mean)):
-            raise ValueError(f"scatter of shape {tuple(scatter.shape)} for {len(mean)} means")
-        statistics = Statistics(len(mean))
-        statistics.moments = Moments(int(arrays["n"]), mean, scatter)
-        statistics.features = None
+        mean, scatter, rows, features = (
+            torch.from_numpy(arrays[name]) for name in ("mean", "scatter", "rows", "features")
+        )
+        d, n = len(mean), float(arrays["n"])
+        if scatter.shape != (d, d) or features.shape != (len(rows), d):
+            raise ValueError(
+                f"scatter {tuple(scatter.shape)}, features {tuple(features.shape)} and "
+                f"{len(rows)} rows for {d} means"
+            )
+        statistics = Statistics(d, int(arrays["keep"]))
+        statistics.moments = Moments(n if math.isinf(n) else int(n), mean, scatter)
+        if len(rows) != min(n, statistics._limit):
+            raise ValueError(f"{len(rows)} features of {n:g} images")
+        statistics._parts = [(rows, features)]
         return statistics
+
+    @property
+    def sha256(self) -> str:
+        """Of everything that is kept, bit by bit."""
+        return _digest(self.to_arrays())
 
     def save(self, path: Path, identity: str) -> None:
         """An `.npz` without pickle, all of it or nothing."""
-        write_npz(path, {"identity": np.asarray(identity), **self.to_arrays()})
+        about = {"identity": np.asarray(identity), "sha256": np.asarray(self.sha256)}
+        write_npz(path, {**about, **self.to_arrays()})
 
     @staticmethod
     def load(path: Path, identity: str) -> Statistics:
@@ -193,7 +280,9 @@ class Statistics:
         try:
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            stored = str(arrays.pop("identity"))
+            stored, digest = str(arrays.pop("identity")), str(arrays.pop("sha256"))
+            if digest != _digest(arrays):
+                raise ValueError("its content does not match its sha256")
             statistics = Statistics.from_arrays(arrays)
         except FileNotFoundError:
             raise
@@ -243,6 +332,29 @@ def frechet_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
     return _assemble(a, b, torch.linalg.matrix_norm(left @ right.T, ord="nuc"))
 
 
+def sizes_of(n: int) -> list[int]:
+    """Of the subsets for `at_infinity`: `POINTS` or fewer from n / 4 to n, evenly spaced."""
+    return sorted({round(size) for size in np.linspace(max(2, n / 4), n, POINTS).tolist()})
+
+
+def at_infinity(features: Float[Tensor, "n d"], reference: Statistics, seed: int = 0) -> float:
+    """FD extrapolated to endlessly many generated images (Chong and Forsyth, arXiv 1911.07023).
+
+    The bias of a distance is nearly proportional to 1 / N: the intercept of a least-squares line
+    through the distances of random subsets over 1 / N. The reference's own bias stays. May be
+    below zero. ValueError below 8 images.
+    """
+    if len(features) < 8:
+        raise ValueError(f"{len(features)} images cannot be extrapolated: measure at least 8")
+    inverse, values = [], []
+    for size in sizes_of(len(features)):
+        generator = generator_of(seed, "subset", size)
+        chosen = torch.randperm(len(features), generator=generator)[:size]
+        inverse.append(1 / size)
+        values.append(distance(Statistics.of(features[chosen]), reference).value)
+    return float(np.polynomial.Polynomial.fit(inverse, values, 1).convert().coef[0])
+
+
 def noise_floor(
     spectrum: Float64[Tensor, " k"] | Moments, n1: float, n2: float = math.inf
 ) -> float:
@@ -264,13 +376,29 @@ def noise_floor(
 def _assemble(a: Moments, b: Moments, root: Tensor) -> float:
     """|m1 - m2|² + tr S1 + tr S2 - 2 root; rounding below zero is cut off."""
     shift = (a.mean - b.mean).square().sum()
-    spread = a.scatter.trace() / (a.n - 1) + b.scatter.trace() / (b.n - 1)
-    return max(0.0, float(shift + spread - 2 * root))
+    return max(0.0, float(shift + (a.trace + b.trace) - 2 * root))
 
 
 def _sqrt_trace(symmetric: Float64[Tensor, "k k"]) -> Tensor:
     """tr M^½ of a positive semi-definite M that is symmetric but for rounding."""
     return torch.linalg.eigvalsh((symmetric + symmetric.T) / 2).clamp_min(0).sqrt().sum()
+
+
+def _lowest(rows: Int[Tensor, " k"], m: int) -> Int[Tensor, " m"]:
+    """Places of the m rows whose hash (splitmix64) is lowest, in order."""
+    z = (rows.numpy().astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return torch.from_numpy(np.sort(np.argsort(z ^ (z >> np.uint64(31)), kind="stable")[:m]))
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(repr((name, array.dtype.str, array.shape)).encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _check_widths(a: int, b: int) -> None:

@@ -6,9 +6,11 @@ import torch
 
 from benchmarks.measure import reconstructions
 from hierdiff.codec import Codec
+from hierdiff.images import to_float
 from hierdiff.levels import down, up
 from hierdiff.metrics.features import extractors
-from hierdiff.metrics.fidelity import references
+from hierdiff.metrics.perceptual import Perceptual, perceptuals
+from hierdiff.metrics.reference import references
 
 
 class Blocks(Codec):
@@ -32,11 +34,21 @@ class Blocks(Codec):
         return self
 
 
-def rows_of(exact):
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 3, 8, 8), dtype=np.uint8)
+class Brightness(Perceptual):
+    """Mean absolute difference, so that the mean over images is known."""
+
+    identity = "brightness@0"
+    uses_imagenet = False
+
+    def distance(self, a, b):
+        return (a - b).abs().mean((1, 2, 3))
+
+
+def rows_of(exact, perceptual=None):
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 3, 8, 8), dtype=np.uint8)
     extractor = extractors.build({"name": "random_conv"})
     reference = references([torch.from_numpy(pixels)], extractor, [8], data="d", split="train")[8]
-    rows, made = reconstructions(Blocks(exact), pixels, extractor, reference)
+    rows, made = reconstructions(Blocks(exact), pixels, extractor, reference, perceptual)
     return {row["metric"]: row for row in rows}, torch.from_numpy(pixels), made
 
 
@@ -53,3 +65,23 @@ def test_psnr_is_that_of_the_lost_details():
     assert rows["PSNR"]["value"] == pytest.approx(float((10 * (255**2 / errors).log10()).mean()))
     assert rows["SSIM"]["value"] < 0.9 and rows["rFD-RandomConv"]["value"] > 0
     assert all(row["view"] == "native" and row["resolution"] == 8 for row in rows.values())
+
+
+def test_the_perceptual_distance_is_the_mean_of_pairs_under_the_networks_name():
+    rows, real, made = rows_of(exact=False, perceptual=Brightness())
+    expected = (to_float(made).double() - to_float(real)).abs().mean()
+    assert rows["perceptual"]["value"] == pytest.approx(float(expected), rel=1e-6)
+    assert rows["perceptual"]["identity"].startswith("brightness@0 : uint8-round : N=70 : ref=")
+    assert rows_of(exact=True, perceptual=Brightness())[0]["perceptual"]["value"] == 0
+
+
+@pytest.mark.parametrize("perceptual", [None, perceptuals.build({"name": "none"})])
+def test_without_a_perceptual_network_there_is_no_such_row(perceptual):
+    assert set(rows_of(True, perceptual)[0]) == {"rFD-RandomConv", "PSNR", "SSIM"}
+
+
+def test_every_row_says_which_way_is_better_and_that_it_is_one_value():
+    rows, _, _ = rows_of(exact=False, perceptual=Brightness())
+    better = {metric: row["better"] for metric, row in rows.items()}
+    assert better == {"rFD-RandomConv": "low", "PSNR": "high", "SSIM": "high", "perceptual": "low"}
+    assert all(row["values"] == [row["value"]] and row["spread"] is None for row in rows.values())

@@ -2,15 +2,15 @@
 
 from contextlib import nullcontext
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 
 from hierdiff.metrics.features import extractors
+from tests.metrics import foreign_weights
 from tests.metrics.foreign_inception import write_random
 
-SLOW = {"inception"}
+SLOW = {"inception", "dinov2", "clip"}
 NAMES = [
     pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
     for name in extractors.names()
@@ -22,12 +22,19 @@ IMAGES = torch.randint(
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
+    write = {
+        "inception": write_random,
+        "dinov2": foreign_weights.write_dinov2,
+        "clip": foreign_weights.write_clip,
+    }
+    small = {"dinov2": {"size": "small"}}
+
     @cache
     def build(name):
-        if name != "inception":
+        if name not in write:
             return extractors.build({"name": name})
-        weights: Path = write_random(tmp_path_factory.mktemp("weights"))
-        return extractors.build({"name": name, "weights": str(weights)})
+        weights = write[name](tmp_path_factory.mktemp(name))
+        return extractors.build({"name": name, "weights": str(weights), **small.get(name, {})})
 
     return build
 
@@ -71,7 +78,8 @@ def test_grey_is_colour_with_three_equal_channels(name, built):
 def test_the_identity_states_name_weights_resize_and_quantisation(name, built):
     extractor = built(name)
     who, resize, quantisation = extractor.identity.split(" : ")
-    assert who == f"{name}@{extractor.weights}" and len(extractor.weights) == 8
+    assert who == f"{extractor.name}@{extractor.weights}" and len(extractor.weights) == 8
+    assert extractor.name.startswith(name)
     assert resize == extractor.resize and quantisation == "uint8-round"
 
 
@@ -85,3 +93,14 @@ def test_only_the_published_inception_weights_may_be_called_fid(name, built):
 def test_what_is_not_uint8_with_one_or_three_channels_is_refused(name, built, bad):
     with pytest.raises((ValueError, TypeError)):
         built(name)(bad)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_pass_gives_every_stated_output_as_finite_float32_of_its_width(name, built):
+    extractor = built(name)
+    found = extractor.extract(IMAGES)
+    assert {key: part.shape[1] for key, part in found.items()} == extractor.outputs
+    assert all(
+        part.dtype == torch.float32 and torch.isfinite(part).all() for part in found.values()
+    )
+    assert torch.equal(found["features"], extractor(IMAGES))

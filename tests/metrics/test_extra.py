@@ -4,45 +4,45 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from hierdiff.metrics.extra import inception_score, psnr, ssim
 
 CLASSES = 5
 
 
-class Says(nn.Module):
-    """Logits from the first pixel: certain of class `pixel`, or uniform."""
-
-    def __init__(self, certainty):
-        super().__init__()
-        self.certainty = certainty
-
-    def forward(self, images):
-        return self.certainty * torch.eye(CLASSES)[images[:, 0, 0, 0].long()]
-
-
-def images():
-    return (
-        torch.arange(CLASSES, dtype=torch.uint8).repeat(8)[:, None, None, None].expand(-1, 3, 2, 2)
-    )
+def logits(certainty, classes=CLASSES):
+    """Of 40 images, as certain of each class in turn."""
+    return certainty * torch.eye(classes).repeat(8, 1)
 
 
 def test_uniform_predictions_score_one():
-    found = inception_score([images()], Says(0.0), splits=1)
+    found = inception_score(logits(0.0), splits=1)
     assert found.value == pytest.approx(1, abs=1e-5) and found.spread is None
 
 
 def test_certain_and_balanced_predictions_score_the_number_of_classes():
-    found = inception_score(images().split(7), Says(50.0), splits=1)
+    found = inception_score(logits(50.0), splits=1)
     assert found.value == pytest.approx(CLASSES, rel=1e-5) and found.n == 40
+
+
+def test_the_score_is_the_exponential_of_the_mean_divergence_from_the_marginal():
+    given = torch.randn(40, CLASSES, generator=torch.Generator().manual_seed(1))
+    p = given.double().softmax(1)
+    divergence = (p * (p.log() - p.mean(0).log())).sum(1)
+    expected = float(divergence.mean().exp())
+    assert inception_score(given, splits=1).value == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_score_leaves_the_callers_generator_alone():
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    inception_score([images()], Says(1.0), splits=2)
+    inception_score(logits(1.0), splits=2)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_more_splits_than_images_are_refused():
+    with pytest.raises(ValueError, match="40 images cannot be split in 41"):
+        inception_score(logits(1.0), splits=41)
 
 
 def test_psnr_of_an_error_of_one_grey_level_is_48_decibels():

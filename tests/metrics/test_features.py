@@ -6,8 +6,18 @@ import pickle
 import pytest
 import torch
 
-from hierdiff.metrics.features import INCEPTION_FILE, Inception, RandomConv, extractors
+from hierdiff.metrics.features import (
+    CLIP,
+    INCEPTION_FILE,
+    DINOv2,
+    Inception,
+    RandomConv,
+    extractors,
+    pil_bicubic,
+    released_positions,
+)
 from tests.metrics.foreign_inception import write_random
+from tests.metrics.foreign_weights import write_clip, write_dinov2
 
 
 @pytest.fixture
@@ -100,3 +110,120 @@ def test_torchmetrics_finds_the_same_inception_features(tmp_path):
     images = torch.randint(0, 256, (4, 3, 40, 40), dtype=torch.uint8)
     other = FrechetInceptionDistance(feature_extractor_weights_path=str(path), antialias=False)
     torch.testing.assert_close(Inception(weights=path)(images), other.inception(images))
+
+
+@pytest.mark.slow
+def test_logits_and_spatial_features_of_inception_come_from_the_same_pass(tmp_path):
+    """Logits are the pool times the last weights without bias (Salimans et al.'s score); spatial
+    are 7 channels of 17 x 17 after mixed_6/conv, computed here from the input of its block."""
+    extractor = Inception(weights=write_random(tmp_path))
+    images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
+    found, network, given = extractor.extract(images), extractor.network, []
+    torch.testing.assert_close(found["logits"], found["features"] @ network.fc.weight.T)
+    hook = network.Mixed_6d.register_forward_pre_hook(lambda module, args: given.extend(args))
+    extractor(images)
+    hook.remove()
+    block = network.Mixed_6d.branch1x1
+    expected = torch.relu(block.bn(block.conv(given[0])))[:, :7]
+    assert expected.shape == (2, 7, 17, 17)
+    torch.testing.assert_close(found["spatial"], expected.flatten(1))
+    assert not network.Mixed_6d.branch1x1._forward_hooks
+
+
+def test_names_of_metrics_follow_the_extractor():
+    inception = Inception.__new__(Inception)
+    inception.__dict__["label"] = "FID"
+    assert [inception.labelled(k) for k in ("FD", "KD", "FDinf", "sFD")] == [
+        *("FID", "KID", "FIDinf", "sFID")
+    ]
+    assert RandomConv().labelled("KD") == "KD-RandomConv"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("dinov2", "dinov2_vitl14_pretrain.pth"), ("clip", "model.safetensors")]
+)
+@pytest.mark.parametrize("weights", [None, "nowhere"])
+def test_absent_weights_are_one_sentence_with_the_offline_way_out(name, said, weights):
+    with pytest.raises(FileNotFoundError) as error:
+        extractors.build({"name": name, "weights": weights})
+    text = str(error.value)
+    assert said in text and "efficientnet_lite0" in text and "\n" not in text
+
+
+def test_an_unknown_size_of_dinov2_is_refused():
+    with pytest.raises(ValueError, match="did you mean 'large'"):
+        DINOv2(weights="x", size="larg")
+
+
+def test_released_positions_sample_the_old_grid_at_the_scaled_places():
+    """The 37 x 37 grid holds a ramp; place i of 16 lies at (i + 1/2) / s - 1/2, s = 16.1 / 37.
+
+    Torch's cubic (a = -0.75) misses a ramp by up to 0.05; scaled by 16 / 37 it would be off by 0.2.
+    """
+    ramp = torch.arange(37.0)
+    grid = torch.stack([ramp[:, None].expand(37, 37), ramp.expand(37, 37)], dim=-1)
+    positions = torch.cat([torch.full((1, 1, 2), -5.0), grid.reshape(1, -1, 2)], dim=1)
+    found = released_positions(positions, side=16)
+    assert found.shape == (1, 257, 2) and (found[0, 0] == -5).all()
+    places = (torch.arange(16) + 0.5) * 37 / 16.1 - 0.5
+    inner = found[0, 1:].reshape(16, 16, 2)[1:-1, 1:-1]
+    torch.testing.assert_close(inner[:, 0, 0], places[1:-1], rtol=0, atol=0.06)
+    torch.testing.assert_close(inner[0, :, 1], places[1:-1], rtol=0, atol=0.06)
+    assert torch.equal(released_positions(found, side=16), found)
+
+
+def test_bicubic_is_that_of_torchvision_for_pillow_images():
+    from torchvision.transforms import InterpolationMode, Resize
+    from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+    for side in (32, 300):
+        images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
+        resize = Resize((224, 224), InterpolationMode.BICUBIC)
+        expected = torch.stack([pil_to_tensor(resize(to_pil_image(image))) for image in images])
+        assert torch.equal(pil_bicubic(images, 224), expected)
+
+
+@pytest.mark.slow
+def test_dinov2_is_the_class_token_of_timm_on_stated_pixels(tmp_path):
+    import timm
+    from torchvision.transforms.functional import normalize
+
+    extractor = DINOv2(weights=write_dinov2(tmp_path), size="small")
+    assert extractor.label == "FD-DINOv2-small" and extractor.width == 384
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    pixels = pil_bicubic(images, 224) / 255
+    x = normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    network = timm.create_model("vit_small_patch14_dinov2", img_size=224, num_classes=0).eval()
+    network.load_state_dict(extractor.network.state_dict())
+    with torch.no_grad():
+        expected = network.forward_features(x)[:, 0]
+    torch.testing.assert_close(extractor(images), expected)
+
+
+@pytest.mark.slow
+def test_dinov2_weights_of_another_size_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="give the file that the option asks for"):
+        DINOv2(weights=write_dinov2(tmp_path), size="base")
+
+
+@pytest.mark.slow
+def test_clip_embeddings_are_those_of_transformers(tmp_path):
+    from torchvision.transforms.functional import to_pil_image
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    folder = write_clip(tmp_path)
+    extractor = CLIP(weights=folder)
+    assert extractor.identity.startswith("clip-vit-32-8-32@") and extractor.width == 12
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    captions = ["a b c", "zebra", "an owl on a log with far more letters than fit"]
+    network = CLIPModel.from_pretrained(folder)
+    sides = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    pixels = CLIPImageProcessor(**sides)([to_pil_image(i) for i in images], return_tensors="pt")
+    words = CLIPTokenizer.from_pretrained(folder)(
+        captions, padding=True, truncation=True, max_length=16, return_tensors="pt"
+    )
+    with torch.no_grad():
+        both = network(**words, pixel_values=pixels["pixel_values"])
+    torch.testing.assert_close(extractor.embedded(captions), both.text_embeds)
+    # their processor resizes with torch, ours with Pillow: a grey level here and there
+    torch.testing.assert_close(extractor(images), both.image_embeds, rtol=0, atol=5e-3)

@@ -1,15 +1,23 @@
-"""Quality per resolution and view, and reference statistics that are kept."""
+"""Quality per resolution, view and metric: what is measured of which images, and what is said."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
 from hierdiff.images import to_float, to_uint8
 from hierdiff.levels import pyramid
-from hierdiff.metrics.features import RandomConv
-from hierdiff.metrics.fidelity import FidelityMeter, levels_of, pooled, references
-from hierdiff.metrics.frechet import frechet_features
+from hierdiff.metrics import fidelity
+from hierdiff.metrics.extra import inception_score
+from hierdiff.metrics.features import CLIP, Extractor, RandomConv
+from hierdiff.metrics.fidelity import METRICS, FidelityMeter, check_metrics, neighbours
+from hierdiff.metrics.frechet import Statistics, distance, frechet_features, noise_floor
+from hierdiff.metrics.kernel import cmmd, kernel_distance
+from hierdiff.metrics.neighbours import density_coverage, nearest, precision_recall
+from hierdiff.metrics.reference import levels_of, pooled, references
+from hierdiff.metrics.sliced import mind
+from tests.metrics.foreign_weights import write_clip
 
 RESOLUTIONS = (16, 8)
 
@@ -29,16 +37,15 @@ def kept(batches, extractor, folder=None, **changes):
     return references(batches, extractor, RESOLUTIONS, **about)
 
 
-def unread():
-    raise AssertionError("read the images although their statistics are kept")
-    yield
-
-
 def measure(extractor, refs, *batches):
-    meter = FidelityMeter(extractor, refs)
+    return {key[:2]: q for key, q in rows(extractor, refs, ["fd"], *batches).items()}
+
+
+def rows(extractor, refs, metrics, *batches, captions=None):
+    meter = FidelityMeter(extractor, refs, metrics)
     for batch in batches:
-        meter.add(batch)
-    return {(q.resolution, q.view): q for q in meter.qualities()}
+        meter.add(batch, captions)
+    return {(q.resolution, q.view, q.metric): q for q in meter.qualities()}
 
 
 def test_references_are_pooled_as_the_training_levels_are():
@@ -100,31 +107,6 @@ def test_fewer_images_than_dimensions_are_said(extractor, caplog):
     assert "from 10 images with 12 dimensions" in caplog.text
 
 
-def test_kept_statistics_are_used_without_reading_an_image(extractor, tmp_path):
-    first = kept(images().split(7), extractor, tmp_path)
-    again = kept(unread(), extractor, tmp_path)
-    for side in RESOLUTIONS:
-        assert again[side].hash == first[side].hash
-        torch.testing.assert_close(again[side].spectrum, first[side].spectrum, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("change", [{"data": "cd" * 32}, {"split": "train"}])
-def test_other_data_are_not_read_from_the_same_folder(extractor, tmp_path, change):
-    kept([images()], extractor, tmp_path)
-    other = kept([images(9)], extractor, tmp_path, **change)
-    assert other[16].statistics.n == 9
-    assert kept(unread(), extractor, tmp_path)[16].statistics.n == 40
-
-
-def test_a_broken_file_is_rebuilt_with_a_warning(extractor, tmp_path, caplog):
-    kept([images()], extractor, tmp_path)
-    for path in tmp_path.iterdir():
-        path.write_bytes(path.read_bytes()[:-40])
-    again = kept([images()], extractor, tmp_path)
-    assert again[16].statistics.n == 40 and "computed again" in caplog.text
-    kept(unread(), extractor, tmp_path)
-
-
 def test_a_level_without_reference_is_refused(extractor):
     meter = FidelityMeter(extractor, kept([images()], extractor))
     with pytest.raises(ValueError, match="images at 32 px have no reference"):
@@ -136,6 +118,196 @@ def test_references_of_another_extractor_are_refused(extractor):
         FidelityMeter(RandomConv(width=12, seed=1), kept([images()], extractor))
 
 
-def test_an_empty_split_is_refused(extractor):
-    with pytest.raises(ValueError, match="split 'test' gave 0 reference images"):
-        kept([], extractor)
+ALL = ["fd", "fd_infinity", "kd", "pr", "dc", "mind", "nearest", "consistency"]
+LABELS = {
+    *("FD-RandomConv", "FDinf-RandomConv", "KD-RandomConv", "MIND-RandomConv", "NN-distance"),
+    *("precision", "recall", "density", "coverage"),
+}
+
+
+def test_all_metrics_come_from_one_pass_with_their_own_identities(extractor):
+    class Counted(RandomConv):
+        seen = 0
+
+        def features(self, images):
+            Counted.seen += len(images)
+            return super().features(images)
+
+    refs = kept([images()], extractor)
+    found = rows(
+        Counted(width=12), refs, ALL, *[levels_of(b, RESOLUTIONS) for b in images(30, 1).split(9)]
+    )
+    assert Counted.seen == 3 * 30  # 16 px, 8 px native, 8 px pooled
+    for view in ((16, "native"), (16, "pooled"), (8, "pooled")):
+        assert {metric for *at, metric in found if tuple(at) == view} == LABELS
+    assert {key for key in found if key[2] == "consistency"} == {(8, "native", "consistency")}
+    identities = {q.metric: q.identity for key, q in found.items() if key[0] == 8}
+    assert (
+        len(set(identities.values())) == len(LABELS) + 1 - 2
+    )  # P and R, D and C are one estimator
+    assert all(" : N=30 : ref=" in identity for identity in identities.values())
+    assert "kernel-poly3-unbiased-100x30" in identities["KD-RandomConv"]
+    assert "sliced-w2-1000-x3d-30x30" in identities["MIND-RandomConv"]
+    assert "manifold-k3-30x30" in identities["recall"]
+
+
+def test_every_value_is_that_of_the_function_on_the_features(extractor):
+    real, fake = images(), images(30, seed=1, high=220)
+    refs = kept(real.split(7), extractor)
+    found = rows(extractor, refs, ALL, *[{16: b} for b in fake.split(8)])
+    x, y = extractor(real), extractor(fake)
+    some = Statistics.of(x, 40).sample(30)
+    precision, recall = precision_recall(some, y, 3)
+    density, coverage = density_coverage(some, y, 5)
+    expected = {
+        "FD-RandomConv": distance(Statistics.of(y), Statistics.of(x)).value,
+        "KD-RandomConv": kernel_distance(x, y),
+        "MIND-RandomConv": mind(some, y),
+        "NN-distance": float(nearest(y, x)[0].quantile(0.5)),
+        **{"precision": precision, "recall": recall, "density": density, "coverage": coverage},
+    }
+    values = {metric: found[16, "native", metric].value for metric in expected}
+    assert values == pytest.approx(expected, rel=1e-5)
+    assert {found[16, "native", m].n_reference for m in ("precision", "MIND-RandomConv")} == {30}
+    assert {found[16, "native", m].n_reference for m in ("KD-RandomConv", "NN-distance")} == {40}
+
+
+def test_which_way_is_better_is_said(extractor):
+    found = rows(extractor, kept([images()], extractor), ALL, {16: images(30, 1)})
+    better = {q.metric: q.better for q in found.values()}
+    high = {"precision", "recall", "density", "coverage"}
+    assert {m for m, way in better.items() if way == "high"} == high
+    assert {m for m, way in better.items() if way is None} == {"NN-distance"}
+
+
+def test_the_other_metrics_leave_the_frechet_distance_as_it_is(extractor):
+    refs = kept([images()], extractor)
+    for n in (10, 30):  # both routes
+        alone = rows(extractor, refs, ["fd"], {16: images(n, 1)})
+        among = rows(extractor, refs, ALL, {16: images(n, 1)})
+        key = (16, "pooled", "FD-RandomConv")
+        assert alone[key] == among[key]
+        assert alone[key].floor == noise_floor(refs[16].spectrum, n, 40)
+
+
+def test_consistency_is_the_rms_between_the_pooled_finest_image_and_the_level(extractor):
+    fine = images(6)
+    coarse = pooled(fine, 8).clone()
+    found = rows(extractor, kept([images()], extractor), ["consistency"], {16: fine, 8: coarse})
+    (key,) = found
+    assert key == (8, "native", "consistency") and found[key].value == 0
+    moved = torch.where(coarse > 127, coarse - 3, coarse + 3)
+    moved[3:] = coarse[3:]
+    batches = [{16: fine[i : i + 2], 8: moved[i : i + 2]} for i in (0, 2, 4)]
+    found = rows(extractor, kept([images()], extractor), ["consistency"], *batches)[key]
+    assert found.value == pytest.approx(1.5) and found.n == 6 and found.n_reference is None
+
+
+def test_more_images_than_the_cap_are_measured_by_those_that_stay(extractor, monkeypatch):
+    table = {name: replace(metric, keeps=min(metric.keeps, 20)) for name, metric in METRICS.items()}
+    monkeypatch.setattr(fidelity, "METRICS", table)
+    fake = images(35, seed=1)
+    found = rows(extractor, kept([images()], extractor), ALL, *[{16: b} for b in fake.split(5)])
+    counted = {metric: found[16, "native", metric].n for metric in LABELS}
+    assert counted.pop("FD-RandomConv") == 35 and set(counted.values()) == {20}
+    some = Statistics.of(extractor(fake), 20).kept
+    value = found[16, "native", "KD-RandomConv"].value
+    assert value == pytest.approx(kernel_distance(extractor(images()), some), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["fd", "fdd"], "unknown metric 'fdd', did you mean 'fd'"),
+        (["is"], "metric 'is' is not for the extractor 'random_conv'.*extractor inception"),
+        (["sfid"], "metric 'sfid' is not for .*extractor inception"),
+        (["cmmd"], "metric 'cmmd' is not for .*extractor clip"),
+        (["clip_score"], "metric 'clip_score' is not for .*extractor clip"),
+        (["kd", "fd", "kd"], "metric kd is named twice"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(extractor, names, message):
+    with pytest.raises(ValueError, match=message) as error:
+        check_metrics(names, extractor)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=message):
+        FidelityMeter(extractor, {}, names)
+
+
+@pytest.mark.parametrize("name", ["fd", "fd_infinity", "kd", "pr", "dc", "mind", "nearest", "is"])
+def test_the_least_number_of_images_is_refused_below_and_measured_at(name):
+    extractor, least = WithLogits(), METRICS[name].least
+    check_metrics([name], extractor, least)
+    with pytest.raises(
+        ValueError, match=f"{name!r} of {least - 1} images: measure at least {least}"
+    ):
+        check_metrics([name], extractor, least - 1)
+    refs = kept([images()], extractor)
+    assert rows(extractor, refs, [name], {16: images(least, seed=1)})
+    if least > 1:
+        with pytest.raises(ValueError):
+            rows(extractor, refs, [name], {16: images(least - 1, seed=1)})
+
+
+class WithLogits(Extractor):
+    """Mean colour as features, two of its numbers as logits, corners as spatial features."""
+
+    name, width, label, weights, resize = "inception", 3, "FID", "0" * 8, "native"
+    outputs = {"features": 3, "logits": 2, "spatial": 12}
+
+    def __init__(self):
+        super().__init__()
+        self.anchor = torch.nn.Parameter(torch.zeros(()))
+
+    def features(self, images):
+        return images.float().mean((2, 3))
+
+    def parts(self, images):
+        features = self.features(images)
+        corners = images[:, :, :2, :2].flatten(1).float()
+        return {"features": features, "logits": features[:, :2], "spatial": corners}
+
+
+def test_inception_score_and_spatial_distance_use_their_outputs(tmp_path):
+    extractor, real, fake = WithLogits(), images(40), images(30, seed=1, high=200)
+    kept([real], extractor, tmp_path)
+    refs = kept([], extractor, tmp_path)  # both outputs come from their files
+    found = rows(extractor, refs, ["fd", "sfid", "is"], *[{16: b} for b in fake.split(8)])
+    logits = extractor.parts(fake)["logits"]
+    score = found[16, "native", "IS"]
+    assert score.value == pytest.approx(inception_score(logits).value, rel=1e-6)
+    assert score.better == "high" and "ref=none : inception-score-10-splits" in score.identity
+    spatial = [extractor.parts(x)["spatial"] for x in (fake, real)]
+    assert found[16, "native", "sFID"].value == pytest.approx(frechet_features(*spatial), rel=1e-6)
+    assert found[16, "native", "FID"].value != found[16, "native", "sFID"].value
+
+
+@pytest.mark.slow
+def test_clip_score_and_cmmd_are_those_of_the_embeddings(tmp_path):
+    extractor, real, fake = CLIP(weights=write_clip(tmp_path)), images(12), images(4, seed=1)
+    refs, captions = kept([real], extractor), ["a b", "c", "d e f", "g"]
+    found = rows(
+        extractor, refs, ["cmmd", "clip_score"], {16: fake}, {16: fake.flip(0)}, captions=captions
+    )
+    x, t = extractor(fake), extractor.embedded(captions)
+    cosine = torch.cat([(x * t).sum(1), (x.flip(0) * t).sum(1)])
+    score = found[16, "native", "CLIP score"]
+    assert score.value == pytest.approx(float(100 * cosine.clamp_min(0).mean()), rel=1e-4)
+    assert score.n == 8 and score.identity.startswith("clip-vit-32-8-32@")
+    both = torch.cat([x, x.flip(0)])
+    value = found[16, "native", "CMMD"].value
+    assert value == pytest.approx(cmmd(extractor(real), both), rel=1e-4)
+    with pytest.raises(ValueError, match="needs their captions, got none"):
+        rows(extractor, refs, ["clip_score"], {16: fake})
+
+
+def test_the_nearest_training_images_are_found_by_their_number(extractor):
+    real = images(40)
+    refs = kept(real.split(7), extractor)
+    distances, rows = neighbours(real[[31, 4, 17]], extractor, refs[16], k=2)
+    assert rows[:, 0].tolist() == [31, 4, 17] and float(distances[:, 0].max()) < 1e-5
+    assert (distances[:, 1] > distances[:, 0]).all()
+    few = replace(refs[16], statistics=Statistics.of(extractor(real), keep=12))
+    assert set(neighbours(real, extractor, few)[1].flatten().tolist()) == set(
+        few.statistics.rows.tolist()
+    )

@@ -19,6 +19,8 @@ def work(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     for name in SHARE:
         Statistics.of(features(name, rank)).all_reduce().save(folder / f"{name}-{rank}.npz", name)
+        kept = Statistics.of(features(name, rank), keep=12).all_reduce()
+        kept.save(folder / f"{name}-kept-{rank}.npz", name)
     dist.destroy_process_group()
 
 
@@ -34,3 +36,8 @@ def test_two_processes_hold_the_statistics_of_one_pass(tmp_path):
             torch.testing.assert_close(
                 found.moments.scatter, whole.moments.scatter, rtol=1e-9, atol=1e-9
             )
+        kept = [Statistics.load(tmp_path / f"{name}-kept-{rank}.npz", name) for rank in range(2)]
+        assert kept[0].sha256 == kept[1].sha256
+        assert len(kept[0].kept) == len(kept[0].rows.unique()) == min(12, sum(SHARE[name]))
+        for row, feature in zip(kept[0].rows, kept[0].kept, strict=True):  # number i * 2 + p
+            assert torch.equal(feature, features(name, int(row) % 2)[int(row) // 2])

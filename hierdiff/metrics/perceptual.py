@@ -23,6 +23,7 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hierdiff.metrics import weights
 from hierdiff.metrics.features import EfficientNetLite0
 from hierdiff.registry import Registry
 
@@ -128,13 +129,15 @@ class LPIPS(Perceptual):
 
     def __init__(self, *, vgg: str | Path | None = None, linear: str | Path | None = None):
         convolutions = _read(vgg, "vgg", "vgg16-397923af.pth of torchvision")
-        weights = _read(linear or _torchmetrics_linear(), "linear", "vgg.pth of LPIPS 0.1")
+        heads = _read(linear or _torchmetrics_linear(), "linear", "vgg.pth of LPIPS 0.1")
         with torch.device("cpu"):
             network = _VGG16()
-            network.load_state_dict(_taken(convolutions, network.state_dict(), vgg))
+            network.load_state_dict(weights.taken(convolutions, network.state_dict(), vgg or ""))
         lins = {f"lin{i}.model.1.weight": torch.empty(1, c, 1, 1) for i, c in enumerate(TAPPED)}
         super().__init__(network)
-        for i, weight in enumerate(_taken(weights, lins, linear).values()):
+        for i, weight in enumerate(
+            weights.taken(heads, lins, linear or "of torchmetrics").values()
+        ):
             self.register_buffer(f"linear{i}", weight, persistent=False)
         self.register_buffer("shift", torch.tensor(SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(SCALE)[:, None, None], persistent=False)
@@ -203,25 +206,7 @@ def _read(path: str | Path | None, option: str, what: str) -> dict[str, Tensor]:
             f"lpips needs weights, {option} = {path} is no file: give `{option}` the path of {what}"
             f", or use efficientnet_lite0, whose weights come as a package"
         )
-    if place.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(place)
-    return torch.load(place, map_location="cpu", weights_only=True)
-
-
-def _taken(
-    state: dict[str, Tensor], like: dict[str, Tensor], path: str | Path | None
-) -> dict[str, Tensor]:
-    """The tensors named in `like`, which must be there with its shapes."""
-    for key, wanted in like.items():
-        if key not in state or state[key].shape != wanted.shape:
-            found = tuple(state[key].shape) if key in state else "nothing"
-            raise ValueError(
-                f"weights file {path or 'of torchmetrics'} has {found} under {key}, not "
-                f"{tuple(wanted.shape)}: give the file that the option asks for"
-            )
-    return {key: state[key] for key in like}
+    return weights.read(place)
 
 
 def _torchmetrics_linear() -> Path | None:

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from baselines.latent import perceptual as module
-from baselines.latent.perceptual import LPIPS, EfficientNetPyramid, Perceptual, perceptuals
+from hierdiff.metrics import perceptual as module
+from hierdiff.metrics.perceptual import LPIPS, EfficientNetPyramid, Perceptual, perceptuals
 
 
 @pytest.fixture(scope="module")

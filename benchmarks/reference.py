@@ -1,0 +1,84 @@
+"""Reference statistics by themselves: made, kept where runs find them, printed, written to files.
+
+`python -m benchmarks.reference data=critters data.resolution=32 'resolutions=[32,16]'`. The same
+`measure` as in a run says which extractor. `output=FILE.npz` writes what can be handed on: moments
+in float64 that pytorch-fid and EDM read as well (`mu`, `sigma`), and that come back by
+`hierdiff.metrics.reference.foreign`. `ship=true` writes the features themselves into the package.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+
+from benchmarks.measure import batches
+from hierdiff.config import folder_of_configs, reported
+from hierdiff.data import ImageData, datasets
+from hierdiff.data.cache import cache_folder
+from hierdiff.levels import check_resolutions
+from hierdiff.metrics.features import Extractor, extractors
+from hierdiff.metrics.reference import OPERATOR, Reference, references, ship, write_moments
+from hierdiff.train import plain
+
+log = logging.getLogger(__name__)
+
+
+def built(
+    data: ImageData, split: str, extractor: Extractor, resolutions: list[int], folder: Path
+) -> dict[int, Reference]:
+    """As a run builds them; ValueError where a resolution does not divide the data's."""
+    sides = check_resolutions(resolutions)
+    check_resolutions(sorted({data.resolution, *sides}, reverse=True))
+    part = data.part(split)
+    return references(batches(part), extractor, sides, data=part.sha256, split=split, folder=folder)
+
+
+def told(name: str, split: str, extractor: Extractor, reference: Reference) -> str:
+    """One line of what a reference is, and the hash of its statistics."""
+    statistics = reference.statistics
+    return (
+        f"{name} {split} {reference.resolution} px {OPERATOR}: {statistics.n} images, "
+        f"ref={reference.hash}, {extractor.identity}, trace {statistics.moments.trace:.4f}, "
+        f"sha256 {statistics.sha256}"
+    )
+
+
+def write_all(output: Path, made: Mapping[int, Reference], about: Mapping[str, str]) -> list[Path]:
+    """One file a resolution, the side in its name where there are several."""
+    if output.suffix != ".npz":
+        raise ValueError(f"output={output} is no .npz: give FILE.npz")
+    places = {
+        side: output if len(made) == 1 else output.with_stem(f"{output.stem}-{side}")
+        for side in made
+    }
+    for side, place in places.items():
+        write_moments(place, made[side], about)
+    return list(places.values())
+
+
+@hydra.main(version_base="1.3", config_path=folder_of_configs(), config_name="reference")
+@reported
+def main(cfg: Any) -> None:
+    node, split = plain(cfg["data"]), str(cfg["split"])
+    extractor = extractors.build(plain(cfg["measure"])["extractor"])
+    data = datasets.build(node)
+    folder = cache_folder(node.get("cache")) / "statistics"
+    made = built(data, split, extractor, list(cfg["resolutions"]), folder)
+    for reference in made.values():
+        print(told(data.name, split, extractor, reference))
+    if cfg["ship"]:
+        sha256 = data.part(split).sha256
+        for reference in made.values():
+            print(ship(reference, data=sha256, split=split, extractor=extractor))
+    if cfg["output"] is not None:
+        about = {"data": data.name, "data_sha256": data.sha256, "split": split}
+        for path in write_all(Path(cfg["output"]), made, about):
+            print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""Statistics of real images, with which generated ones are compared: made, kept, or foreign.
+
+References are real images reduced by the operator that makes the training levels: block means of
+[-1, 1] floats, then rounding to uint8. Those that are made here hold features of up to `CAP` images
+beside the moments. A foreign one (ADM, EDM, pytorch-fid, clean-fid) holds moments alone.
+
+Features of the embedded data's training images come with the package, for its default extractor and
+resolutions: nobody has to compute them again, and everybody compares with the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import math
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from hierdiff.files import write, write_npz
+from hierdiff.images import to_float, to_uint8
+from hierdiff.levels import down
+from hierdiff.metrics import weights
+from hierdiff.metrics.features import Extractor
+from hierdiff.metrics.frechet import Statistics
+
+log = logging.getLogger(__name__)
+
+OPERATOR = "block-mean"
+CAP = 10_000  # images whose features stay; 51 MB at 1280 dimensions
+KEPT = {"features": CAP, "spatial": 0}  # outputs of an extractor that references have
+SHIPPED = Path(__file__).with_name("shipped")
+BATCH = 16  # float32 kernels round by batch size, so it belongs to the protocol
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of real images at one resolution; `hash` stands for data, split and operator.
+
+    statistics: of the features; others: of further outputs of the extractor, by name.
+    """
+
+    resolution: int
+    statistics: Statistics
+    hash: str
+    extractor: str
+    others: Mapping[str, Statistics] = field(default_factory=dict)
+
+    @cached_property
+    def spectrum(self) -> Tensor:
+        return self.statistics.spectrum()
+
+    def of(self, output: str) -> Statistics | None:
+        return self.statistics if output == "features" else self.others.get(output)
+
+
+def pooled(images: UInt8[Tensor, "b c h w"], side: int) -> UInt8[Tensor, "b c s s"]:
+    """Images reduced to `side` by block means, as the training levels are, and rounded once."""
+    return images if images.shape[-1] == side else to_uint8(down(to_float(images), side))
+
+
+def levels_of(
+    images: UInt8[Tensor, "b c h w"], resolutions: Sequence[int]
+) -> dict[int, UInt8[Tensor, "b c _s _s"]]:
+    """Real images as a perfect method would give them: {resolution: images}."""
+    return {side: pooled(images, side) for side in resolutions}
+
+
+def extracted(
+    extractor: Extractor, images: UInt8[Tensor, "b c h w"]
+) -> Iterator[dict[str, Tensor]]:
+    """All outputs of the extractor, in batches of the protocol's size."""
+    for chunk in images.split(BATCH):
+        yield extractor.extract(chunk)
+
+
+def references(
+    images: Iterable[UInt8[Tensor, "_ c h w"]],
+    extractor: Extractor,
+    resolutions: Sequence[int],
+    *,
+    data: str,
+    split: str,
+    folder: Path | None = None,
+) -> dict[int, Reference]:
+    """Reference statistics at each resolution, from `folder` where they are kept there.
+
+    images: batches of real images, read only if something is missing and did not come with the
+    package; data: sha256 of the images' source. A broken file is rebuilt with a warning.
+    """
+    outputs = [output for output in KEPT if output in extractor.outputs]
+    names = {
+        (side, output): _identity(data, split, side, extractor, output)
+        for side in resolutions
+        for output in outputs
+    }
+    found = {key: kept for key, name in names.items() if (kept := _kept(folder, name))}
+    missing = {
+        (side, output): Statistics(extractor.outputs[output], KEPT[output])
+        for side, output in names
+        if (side, output) not in found
+    }
+    sides = {side for side, _ in missing}
+    for batch in images if missing else ():
+        for side in sides:
+            for parts in extracted(extractor, pooled(batch, side)):
+                for output in outputs:
+                    if (side, output) in missing:
+                        missing[side, output].add(parts[output])
+    for key, statistics in missing.items():
+        if statistics.n < 2:
+            raise ValueError(
+                f"split {split!r} gave {statistics.n} reference images: a distance needs at least 2"
+            )
+        if folder is not None:
+            statistics.save(_path(folder, names[key]), names[key])
+    have = found | missing
+    return {
+        side: Reference(
+            side,
+            have[side, "features"],
+            _hash(data, split, side),
+            extractor.identity,
+            {output: have[side, output] for output in outputs if output != "features"},
+        )
+        for side in resolutions
+    }
+
+
+def foreign(path: str | Path, extractor: Extractor, resolution: int) -> Reference:
+    """Moments that others computed: an `.npz` of ADM (mu, sigma, mu_s, sigma_s), of EDM,
+    pytorch-fid or clean-fid (mu, sigma), or one of `write_moments`.
+
+    Its hash is the file's. Without `n` the moments count as exact, which is said. ValueError where
+    the file is none of these, does not fit the extractor's width, or names another extractor.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"reference {path} is no file: give an .npz with mu and sigma")
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            wanted = ("mu", "sigma", "mu_s", "sigma_s", "n", "extractor", "resolution")
+            arrays = {name: file[name] for name in wanted if name in file.files}
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no .npz of moments ({error}): give mu and sigma") from error
+    for name, own in (("extractor", extractor.identity), ("resolution", str(resolution))):
+        if name in arrays and str(arrays[name]) != own:
+            raise ValueError(f"{path} is for {name} {str(arrays[name])!r}, not {own!r}")
+    n = float(arrays["n"]) if "n" in arrays else math.inf
+    if math.isinf(n):
+        log.warning("%s does not say of how many images it is: its moments count as exact", path)
+    statistics = _stated(path, arrays, ("mu", "sigma"), extractor.width, n)
+    others = {}
+    if "mu_s" in arrays and "spatial" in extractor.outputs:
+        others["spatial"] = _stated(
+            path, arrays, ("mu_s", "sigma_s"), extractor.outputs["spatial"], n
+        )
+    name = f"{path.name}@{weights.sha256(path)[:12]}"
+    return Reference(resolution, statistics, name, extractor.identity, others)
+
+
+def write_moments(path: Path, reference: Reference, about: Mapping[str, str]) -> None:
+    """Moments of a reference as pytorch-fid and EDM read them (mu, sigma), with n, the extractor,
+    and what else is to be known; without pickle, all of it or nothing."""
+    moments = reference.statistics.moments
+    told = {
+        **about,
+        "extractor": reference.extractor,
+        "resolution": str(reference.resolution),
+        "operator": OPERATOR,
+        "hash": reference.hash,
+    }
+    arrays = {"mu": moments.mean.numpy(), "sigma": moments.covariance.numpy()}
+    arrays["n"] = np.asarray(moments.n)
+    write_npz(path, arrays | {name: np.asarray(text) for name, text in told.items()})
+
+
+def ship(reference: Reference, *, data: str, split: str, extractor: Extractor) -> Path:
+    """All features of a reference as a file of the package. ValueError where some are not kept."""
+    statistics = reference.statistics
+    if len(statistics.kept) != statistics.n:
+        raise ValueError(f"{len(statistics.kept)} of {statistics.n} features: a part is no file")
+    name = _identity(data, split, reference.resolution, extractor, "features")
+    features = statistics.kept.numpy()
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        identity=np.asarray(name),
+        sha256=np.asarray(hashlib.sha256(features.tobytes()).hexdigest()),
+        features=features,
+    )
+    path = _path(SHIPPED, name)
+    write(path, content.getvalue())
+    return path
+
+
+def _shipped(identity: str) -> Statistics | None:
+    """What came with the package, put together as it was when the images were read."""
+    path = _path(SHIPPED, identity)
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            stored, digest, features = str(file["identity"]), str(file["sha256"]), file["features"]
+        if stored != identity or digest != hashlib.sha256(features.tobytes()).hexdigest():
+            raise ValueError("its content does not match its sha256")
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        log.warning("%s is damaged and is not used (%s): install hierdiff again", path, error)
+        return None
+    statistics = Statistics(features.shape[1], CAP)
+    for chunk in torch.from_numpy(features).split(BATCH):
+        statistics.add(chunk)
+    return statistics
+
+
+def _stated(
+    path: Path, arrays: Mapping[str, np.ndarray], names: tuple[str, str], width: int, n: float
+) -> Statistics:
+    if not set(names) <= set(arrays):
+        raise ValueError(f"{path} lacks {' or '.join(names)}: give an .npz that holds both")
+    mean, covariance = (torch.from_numpy(np.asarray(arrays[k], np.float64)) for k in names)
+    if mean.shape != (width,) or covariance.shape != (width, width):
+        raise ValueError(
+            f"{path} holds {tuple(mean.shape)} and {tuple(covariance.shape)} under "
+            f"{' and '.join(names)}, the extractor gives {width} features: use the one it is for"
+        )
+    scale = covariance.abs().max()
+    finite = bool(torch.isfinite(mean).all() and torch.isfinite(covariance).all())
+    if not finite or (covariance - covariance.T).abs().max() > 1e-5 * scale:
+        raise ValueError(f"{path}: {names[1]} is no covariance, or not finite: fetch it again")
+    return Statistics.stated(mean, covariance, n)
+
+
+def _identity(data: str, split: str, side: int, extractor: Extractor, output: str) -> str:
+    kept = f"{output} kept {KEPT[output]}"
+    return f"{data} : {split} : {side} : {OPERATOR} : {extractor.identity} : {kept}"
+
+
+def _hash(data: str, split: str, side: int) -> str:
+    return hashlib.sha256(f"{data} : {split} : {side} : {OPERATOR}".encode()).hexdigest()[:12]
+
+
+def _path(folder: Path, identity: str) -> Path:
+    return folder / f"reference-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
+
+
+def _kept(folder: Path | None, identity: str) -> Statistics | None:
+    if folder is not None:
+        try:
+            return Statistics.load(_path(folder, identity), identity)
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            log.warning("reference statistics are computed again: %s", error)
+    return _shipped(identity)

@@ -1,0 +1,75 @@
+"""Files of pretrained weights: where they are looked for, what is checked, how they are read.
+
+Nothing is downloaded unless it is asked for, nothing absent is replaced by something else, and no
+pickle is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+WEIGHTS_FOLDER = "HIERDIFF_WEIGHTS"
+
+
+def given(path: str | Path | None, missing: str) -> Path:
+    """The file at `path`. FileNotFoundError where it is none: `missing` says what to do."""
+    place = None if path is None else Path(path).expanduser()
+    if place is None or not place.is_file():
+        raise FileNotFoundError(f"weights={path} is no file: {missing}")
+    return place
+
+
+def places(name: str) -> list[Path]:
+    """Where a file of this name may lie: `$HIERDIFF_WEIGHTS`, then torch hub's checkpoints."""
+    folder = os.environ.get(WEIGHTS_FOLDER)
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    return [Path(f).expanduser() / name for f in (folder, cache) if f]
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked_hash(path: Path, example: str) -> str:
+    """The 8 hex digits in the file name, once they are found to begin the file's sha256."""
+    stated = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    if stated is None:
+        raise ValueError(
+            f"weights file {path} does not say its hash: keep the name {example}, "
+            f"or end the name of your own in -<first 8 hex digits of its sha256>.pth"
+        )
+    found = sha256(path)[:8]
+    if found != stated[1]:
+        raise ValueError(
+            f"weights file {path} has sha256 {found}..., its name says {stated[1]}: "
+            f"the file is damaged or another one, fetch it again"
+        )
+    return found
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, from safetensors or from what `torch.load(weights_only=True)` reads."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def taken(state: dict[str, Tensor], like: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """The tensors named in `like`, which must be there with its shapes."""
+    for key, wanted in like.items():
+        if key not in state or state[key].shape != wanted.shape:
+            found = tuple(state[key].shape) if key in state else "nothing"
+            raise ValueError(
+                f"weights file {path} has {found} under {key}, not {tuple(wanted.shape)}: "
+                f"give the file that the option asks for"
+            )
+    return {key: state[key] for key in like}

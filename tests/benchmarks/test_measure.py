@@ -1,0 +1,198 @@
+"""Sampling seeds, their mean and spread, and the scale that is kept."""
+
+import json
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import measure
+from benchmarks.measure import over_seeds, quality, real_references, samples, scale_rows
+from hierdiff.method import Method
+from hierdiff.metrics.features import RandomConv
+from hierdiff.metrics.fidelity import FidelityMeter
+from hierdiff.metrics.reference import levels_of, references, write_moments
+from tests import tiny
+from tests.training.runs import images as noises
+
+METRICS = ["fd", "kd", "pr", "dc", "mind", "nearest", "consistency"]
+SIDES = (8, 4)
+
+
+class Noise(Method):
+    """Shows its noise, times a weight."""
+
+    resolutions, stages = (8,), ()
+
+    def __init__(self, weight=1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def sample(self, n, cond=None, *, noise, **options):
+        return {8: noise((n, 3, 8, 8)).clamp(-3, 3) / 3 * self.weight.detach()}
+
+    def at(self, resolution):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def data():
+    return noises(80)
+
+
+@pytest.fixture
+def extractor():
+    return RandomConv(width=12)
+
+
+def drawn(data, seed, n=20, batch=8, method=None):
+    found = samples(method or Noise(), data, n, seed=seed, precision="32-true", batch=batch)
+    return torch.cat([images[8] for images in found])
+
+
+def test_a_seed_draws_other_noise_for_every_image(data):
+    first, second = drawn(data, 0), drawn(data, 1)
+    assert len(first) == 20
+    everything = torch.cat([first, second]).flatten(1)
+    assert len(everything.unique(dim=0)) == 40
+
+
+def test_one_seed_gives_the_same_images_whatever_the_batch(data):
+    assert torch.equal(drawn(data, 3, batch=8), drawn(data, 3, batch=7))
+    assert torch.equal(drawn(data, 3, n=20)[:11], drawn(data, 3, n=11))
+
+
+def test_methods_share_the_noise_of_an_image(data):
+    whole, half = drawn(data, 0), drawn(data, 0, method=Noise(0.5))
+    inner = (whole > 0) & (whole < 255)
+    expected = (whole.float() / 127.5 - 1) / 2
+    found = half.float() / 127.5 - 1
+    assert float((found - expected)[inner].abs().max()) < 1.01 / 127.5
+
+
+def test_registered_methods_draw_by_seed(data):
+    method = tiny.method("mdm", "unconditional")
+    one, two = (next(samples(method, data, 2, seed=seed, precision="32-true")) for seed in (0, 1))
+    assert set(one) == {16, 8} and all(image.dtype == torch.uint8 for image in one.values())
+    assert not torch.equal(one[16], two[16]) and not torch.equal(one[8], two[8])
+
+
+def stream(seed, n=24):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    return [levels_of(chunk, SIDES) for chunk in images.split(10)]
+
+
+def refs(data, extractor):
+    batches = [torch.from_numpy(data.images.copy())]
+    return references(batches, extractor, SIDES, data=data.sha256, split="train")
+
+
+def test_the_value_is_the_mean_over_seeds_with_all_values_and_their_deviation(data, extractor):
+    reference = refs(data, extractor)
+    rows = quality((stream(seed) for seed in (1, 2, 3)), extractor, reference, METRICS)
+    alone = [quality([stream(seed)], extractor, reference, METRICS) for seed in (1, 2, 3)]
+    for row, *single in zip(rows, *alone, strict=True):
+        values = [one["value"] for one in single]
+        assert row["values"] == values and row["value"] == statistics.fmean(values)
+        assert row["spread"] == pytest.approx(np.std(values, ddof=1))
+        assert {row["identity"]} == {one["identity"] for one in single}
+        assert single[0]["spread"] is None and single[0]["values"] == [values[0]]
+    fd = next(row for row in rows if row["metric"] == "FD-RandomConv")
+    assert fd["floor"] == alone[0][0]["floor"] > 0 and fd["spread"] > 0
+
+
+def test_one_seed_gives_what_the_meter_gives(data, extractor):
+    reference = refs(data, extractor)
+    meter = FidelityMeter(extractor, reference)
+    for levels in stream(1):
+        meter.add(levels)
+    rows = quality([stream(1)], extractor, reference)
+    assert [row["value"] for row in rows] == [row.value for row in meter.qualities()]
+
+
+def test_seeds_with_other_numbers_of_images_are_no_repeats(data, extractor):
+    with pytest.raises(ValueError, match="seeds disagree"):
+        quality([stream(1), stream(2, n=20)], extractor, refs(data, extractor))
+
+
+def test_streams_are_drawn_one_after_another(data, extractor):
+    """The second seed is asked for when the first one is measured: one stream in memory."""
+    order = []
+
+    def lazy(seed):
+        for levels in stream(seed):
+            order.append(seed)
+            yield levels
+
+    quality((lazy(seed) for seed in (1, 2)), extractor, refs(data, extractor))
+    assert order == [1, 1, 1, 2, 2, 2]
+
+
+def test_captions_go_round(data, extractor, monkeypatch):
+    heard = []
+    monkeypatch.setattr(
+        FidelityMeter, "add", lambda self, levels, captions=None: heard.append(captions)
+    )
+    quality([stream(0)], extractor, {}, captions=["a", "b", "c"])
+    assert [len(said) for said in heard] == [10, 10, 4]
+    assert heard[1][:3] == ["b", "c", "a"]
+
+
+def scale(data, extractor, folder, metrics=METRICS, **options):
+    told = {"seed": 0, "folder": folder, "track": lambda items, what, total: items, **options}
+    return scale_rows(data, extractor, refs(data, extractor), 10, metrics=metrics, **told)
+
+
+def test_the_scale_has_the_metrics_of_the_rows_but_those_within_a_method(data, extractor, tmp_path):
+    found = scale(data, extractor, tmp_path)
+    for kind in ("real", "gaussian"):
+        metrics = {row["metric"] for row in found[kind]}
+        assert "consistency" not in metrics and len(metrics) == 8
+        assert {row["view"] for row in found[kind]} == {"pooled"}
+        assert {row["resolution"] for row in found[kind]} == {8, 4}
+        assert all(row["spread"] is None for row in found[kind])
+
+
+def test_the_scale_is_kept_for_its_metrics(data, extractor, tmp_path, monkeypatch):
+    first = scale(data, extractor, tmp_path)
+    few = scale(data, extractor, tmp_path, metrics=["fd"])
+    assert {row["metric"] for row in few["real"]} == {"FD-RandomConv"}
+    assert len(list(tmp_path.iterdir())) == 2
+
+    def again(*_, **__):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(measure, "quality", again)
+    assert scale(data, extractor, tmp_path) == json.loads(json.dumps(first))
+    for change in ({"seed": 1}, {"metrics": ["kd", "fd"]}):
+        with pytest.raises(AssertionError, match="measured again"):
+            scale(data, extractor, tmp_path, **change)
+    monkeypatch.setattr(measure, "PROTOCOL", measure.PROTOCOL + 1)
+    with pytest.raises(AssertionError, match="measured again"):
+        scale(data, extractor, tmp_path)
+
+
+def test_half_a_file_of_the_scale_is_measured_again(data, extractor, tmp_path):
+    first = scale(data, extractor, tmp_path, metrics=["fd"])
+    (path,) = tmp_path.iterdir()
+    path.write_text(path.read_text()[:-20])
+    assert scale(data, extractor, tmp_path, metrics=["fd"]) == first
+
+
+def test_a_foreign_file_stands_in_for_the_training_images(data, extractor, tmp_path):
+    own = real_references(data, extractor, SIDES, tmp_path)
+    write_moments(tmp_path / "theirs.npz", own[8], {})
+    found = real_references(data, extractor, SIDES, tmp_path, given={8: tmp_path / "theirs.npz"})
+    assert list(found) == [8, 4] and found[4].hash == own[4].hash
+    assert found[8].hash.startswith("theirs.npz@")
+    with pytest.raises(ValueError, match="reference files for \\[16\\] px"):
+        real_references(data, extractor, SIDES, tmp_path, given={16: "x.npz"})
+
+
+def test_of_no_seed_there_is_no_row():
+    assert quality([], RandomConv(width=12), {}) == []
+    one = {"resolution": 8, "view": "native", "metric": "FD", "identity": "i", "value": 2.0}
+    assert over_seeds([one]) == {**one, "values": [2.0], "spread": None}

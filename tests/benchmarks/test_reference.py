@@ -1,0 +1,66 @@
+"""The builder of references: what it prints, keeps, writes and refuses."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.reference import built, told, write_all
+from hierdiff.metrics.features import RandomConv
+from hierdiff.metrics.reference import foreign
+from tests.training.runs import images
+
+
+@pytest.fixture
+def extractor():
+    return RandomConv(width=12)
+
+
+def test_a_line_says_data_split_resolution_operator_count_and_hash(extractor, tmp_path):
+    data = images(40)
+    made = built(data, "all", extractor, [8, 4], tmp_path)
+    line = told(data.name, "all", extractor, made[4])
+    assert f"{data.name} all 4 px block-mean: 40 images, ref={made[4].hash}, random_conv@" in line
+    assert line.endswith(f"sha256 {made[4].statistics.sha256}")
+    again = built(data, "all", extractor, [8, 4], tmp_path)
+    assert told(data.name, "all", extractor, again[4]) == line
+    assert built(data, "train", extractor, [8], tmp_path)[8].statistics.n < 40
+
+
+def test_every_resolution_gets_its_file_and_the_file_comes_back(extractor, tmp_path):
+    made = built(images(40), "all", extractor, [8, 4], tmp_path / "kept")
+    paths = write_all(tmp_path / "out.npz", made, {"data": "critters"})
+    assert [path.name for path in paths] == ["out-8.npz", "out-4.npz"]
+    assert foreign(paths[1], extractor, 4).statistics.n == 40
+    (alone,) = write_all(tmp_path / "one.npz", {8: made[8]}, {})
+    assert alone.name == "one.npz"
+    with pytest.raises(ValueError, match="is no .npz"):
+        write_all(tmp_path / "out.json", made, {})
+
+
+def test_a_resolution_that_does_not_divide_the_data_is_refused(extractor, tmp_path):
+    with pytest.raises(ValueError, match="3 does not divide"):
+        built(images(40), "all", extractor, [8, 3], tmp_path)
+
+
+@pytest.mark.slow
+def test_the_command_prints_writes_and_says_what_is_wrong(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.reference", "data.resolution=16"]
+    command += ["resolutions=[16,8]", "measure.extractor={name: random_conv}"]
+    environment = {**os.environ, "JAXTYPING_DISABLE": "1", "HIERDIFF_CACHE": str(tmp_path)}
+
+    def run(*options):
+        return subprocess.run([*command, *options], env=environment, capture_output=True, text=True)
+
+    ended = run(f"output={tmp_path / 'a.npz'}")
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines[0].startswith("critters train 16 px block-mean: 1513 images, ref=")
+    assert [line.split()[0] for line in lines[2:]] == [
+        str(tmp_path / "a-16.npz"),
+        str(tmp_path / "a-8.npz"),
+    ]
+    assert run().stdout.splitlines() == lines[:2]
+    wrong = run("split=valid")
+    assert wrong.returncode == 1 and wrong.stderr.startswith("error: unknown part 'valid'")

@@ -1,0 +1,53 @@
+"""Random weights in the layout of DINOv2's release, and a small CLIP folder as transformers has."""
+
+import json
+from pathlib import Path
+
+import torch
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def write_dinov2(folder: Path) -> Path:
+    """ViT-S/14 with the position embeddings of 518 px and the mask token of the release."""
+    import timm
+
+    network = timm.create_model("vit_small_patch14_dinov2", pretrained=False, num_classes=0)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: 0.05 * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in network.state_dict().items()
+    }
+    state["mask_token"] = torch.zeros(1, 384)
+    path = folder / "dinov2_vits14_pretrain.pth"
+    torch.save(state, path)
+    return path
+
+
+def write_clip(folder: Path) -> Path:
+    import transformers
+
+    half = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2}
+    words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{x}</w>" for x in LETTERS)]
+    config = transformers.CLIPConfig(
+        text_config={
+            **{**half, **heads, "vocab_size": len(words), "max_position_embeddings": 16},
+            **{"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1},
+        },
+        vision_config={**half, **heads, "image_size": 32, "patch_size": 8},
+        projection_dim=12,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = transformers.CLIPModel(config)
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn(
+            parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())
+        )
+    network.save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 16}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return folder
