@@ -3,6 +3,7 @@
 #   make bench                      Matryoshka diffusion: train, sample, measure, table
 #   make bench method=end_to_end    its end-to-end twin; also data=elpv, budget=smoke, args="..."
 #   make table                      every run so far side by side; format=latex or csv, out=FILE
+#   make report                     the same as a page to look at, report/index.html
 #   make test  test-slow  lint    make speed times the hot paths
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ installed := .venv/.installed
 # options of benchmarks.run that are passed on when they are set
 given = $(foreach option,data budget,$(if $($(option)),$(option)=$($(option))))
 
-.PHONY: install bench table test test-slow speed lint
+.PHONY: install bench table report test test-slow speed lint
 .DELETE_ON_ERROR:
 
 install: $(installed)
@@ -36,6 +37,9 @@ bench: $(installed)
 
 table: $(installed)
 	$(bin)/python -m benchmarks.tables $(runs) --format $(format) $(if $(out),-o $(out)) $(args)
+
+report: $(installed)
+	$(bin)/python -m benchmarks.report $(runs) -o $(or $(out),report) $(args)
 
 test: $(installed)
 	$(bin)/python -m pytest $(args)

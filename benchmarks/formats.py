@@ -1,25 +1,38 @@
 """How a frame of numbers is printed: Markdown, LaTeX, CSV, terminal. Knows no records.
 
-A frame has pairs (group, what) as columns; "what" ends in an arrow where one side is better.
-`attrs` holds `caption`, `notes` (beneath), `data` and `scale` (rows that are no method, last).
-The best method is bold, methods equal after rounding share it, and "–" stands for what is missing.
+A frame has pairs (group, what) as columns; "what" ends in an arrow where one side is better. Its
+`attrs` are
+
+caption, notes: above and beneath. data: of the rows. preset: the kind of table.
+spread: by column and row a pair (standard deviation, number of seeds), printed behind a ±.
+scale: rows that are no method. published: rows that were not measured here, with their data set.
+    Both stand last, in sections of their own, and take no part in what is best.
+
+The best method is bold and the second of three or more underlined (not in Markdown). Who cannot
+be told apart from the best shares its place: equal after rounding, or a gap within the 95 %
+interval of the difference of two means, t sqrt(s1^2/n1 + s2^2/n2) with Student's t of n1 + n2 - 2
+degrees of freedom. A row without a spread is taken as one draw with the other's. "–" stands for
+what is missing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 MISSING = "–"
 UP, DOWN = "↑", "↓"
-TEXT_COLUMNS = {"failure": "p{4cm}"}  # LaTeX alignment of columns that hold words
+ARROWS = {"low": f" {DOWN}", "high": f" {UP}", None: ""}  # which side is better
+WORDS = ("failure",)  # columns of sentences
+WIDE = 16  # columns of a LaTeX table; more are cut into tables below each other
+WIDTH_OF_SPREAD = 1.75  # of a column with deviations, in columns
 Key = tuple[str, str]
 
 
@@ -30,10 +43,16 @@ def keys(table: pd.DataFrame) -> list[Key]:
 
 def number(value: float) -> str:
     """Three significant digits, more where they stand before the point; whole numbers as such."""
-    if float(value).is_integer():
-        return str(int(value))
-    digits = math.floor(math.log10(abs(value))) + 1
-    return f"{value:.{max(0, 3 - digits)}f}"
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.{decimals(value)}f}"
+
+
+def decimals(value: float) -> int:
+    """Digits behind the point that make three significant ones."""
+    return max(0, 2 - math.floor(math.log10(abs(value)))) if value else 2
+
+
+def rounded(value: float) -> str:
+    return f"{value:.{decimals(value)}f}"
 
 
 def text(value: Any) -> str:
@@ -42,44 +61,123 @@ def text(value: Any) -> str:
     return MISSING if pd.isna(value) else number(value)
 
 
+def exact(value: Any) -> str:
+    """Every digit that it was published with, and three at least."""
+    told = text(value)
+    lossy = not isinstance(value, str) and not pd.isna(value) and float(told) != value
+    return f"{value:.10g}" if lossy else told
+
+
+def deviation(value: float, spread: float) -> str:
+    """A spread with the digits of its value, or one of its own where they are too few."""
+    told = f"{spread:.{decimals(value)}f}"
+    return told if spread == 0 or float(told) else f"{spread:.1g}"
+
+
+def spreads(table: pd.DataFrame, key: Key) -> dict[str, tuple[float, int]]:
+    """Of a column: row to standard deviation and number of seeds."""
+    return table.attrs.get("spread", {}).get(key, {})
+
+
+def cells(table: pd.DataFrame, key: Key) -> list[tuple[str, str]]:
+    """The cells of a column as they are printed: value, and deviation or nothing."""
+    known, published = spreads(table, key), table.attrs.get("published", {})
+
+    def printed(row: str, value: Any) -> tuple[str, str]:
+        if row in known:
+            return rounded(value), deviation(value, known[row][0])
+        return (exact(value) if row in published else text(value)), ""
+
+    return [printed(row, value) for row, value in zip(table.index, table[key], strict=True)]
+
+
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The cells as they are printed."""
+    """The cells as they are printed: `98.4`, `98.4 ± 0.3`."""
     return pd.DataFrame(
-        {key: [text(value) for value in table[key]] for key in keys(table)}, index=table.index
+        {
+            key: [" ± ".join(filter(None, cell)) for cell in cells(table, key)]
+            for key in keys(table)
+        },
+        index=table.index,
     )
 
 
-def best(table: pd.DataFrame) -> pd.DataFrame:
-    """Which cells are bold: the best of two or more methods; equal after rounding shares it."""
-    bold = pd.DataFrame(False, index=table.index, columns=table.columns)
-    methods = [row for row in table.index if row not in table.attrs["scale"]]
+def methods(table: pd.DataFrame) -> list[str]:
+    """The rows that compete."""
+    apart = {*table.attrs["scale"], *table.attrs.get("published", ())}
+    return [row for row in table.index if row not in apart]
+
+
+def places(table: pd.DataFrame) -> pd.DataFrame:
+    """1 for the best of two or more methods, 2 for the second of three or more, else 0."""
+    place = pd.DataFrame(0, index=table.index, columns=table.columns)
+    rows = methods(table)
     for key in keys(table):
         if key[1][-1] not in (UP, DOWN):
             continue
-        column = table.loc[methods, key].dropna()
-        if len(column) > 1:
-            winner = text(column.min() if key[1].endswith(DOWN) else column.max())
-            bold.loc[column.index, key] = np.array([text(value) == winner for value in column])
-    return bold
+        values = {row: v for row, v in table[key].items() if row in rows and not pd.isna(v)}
+        left = sorted(values, key=lambda row: values[row], reverse=key[1].endswith(UP))
+        for rank in (1, 2)[: len(left) - 1]:
+            level = [row for row in left if not apart(table, key, left[0], row)]
+            place.loc[level, [key]] = rank
+            left = [row for row in left if row not in level]
+            if not left:
+                break
+    return place
+
+
+def best(table: pd.DataFrame) -> pd.DataFrame:
+    """Which cells are bold."""
+    return places(table) == 1
+
+
+def apart(table: pd.DataFrame, key: Key, row: str, other: str) -> bool:
+    """Whether two numbers of a column differ by more than rounding and their uncertainty."""
+    values, known = table[key], spreads(table, key)
+    one, two = known.get(row), known.get(other)
+    if rounded(values[row]) == rounded(values[other]):
+        return False
+    if one is None or two is None:
+        sd, _ = one or two or (0.0, 1)
+        one, two = one or (sd, 1), two or (sd, 1)
+    (s1, n1), (s2, n2) = one, two
+    error = math.hypot(s1 / math.sqrt(n1), s2 / math.sqrt(n2))
+    return bool(abs(values[row] - values[other]) > student(n1 + n2 - 2) * error)
+
+
+@cache
+def student(freedom: int) -> float:
+    """95 % of |t| lies below."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, max(1, freedom)))
 
 
 def heading(key: Key) -> str:
     return " ".join(filter(None, key))
 
 
+# ---------------------------------------------------------------- Markdown and CSV
+
+
 def markdown(table: pd.DataFrame) -> str:
-    cells, bold = shown(table), best(table)
+    printed, bold = shown(table), best(table)
+    published = [row in table.attrs.get("published", ()) for row in table.index]
+
+    def dressed(cell: str, strong: bool, slanted: bool) -> str:
+        mark = "**" if strong else "*" if slanted and cell != MISSING else ""
+        return f"{mark}{_bar(cell)}{mark}"
+
     flat = pd.DataFrame(
         {
             _bar(heading(key)): [
-                f"**{_bar(cell)}**" if strong else _bar(cell)
-                for cell, strong in zip(cells[key], bold[key], strict=True)
+                dressed(*one) for one in zip(printed[key], bold[key], published, strict=True)
             ]
             for key in keys(table)
         },
-        index=[_bar(row) for row in table.index],
+        index=[dressed(row, False, p) for row, p in zip(table.index, published, strict=True)],
     )
-    align = ("left", *("left" if not key[0] else "right" for key in keys(table)))
+    align = ("left", *("left" if words(key) else "right" for key in keys(table)))
     body = flat.to_markdown(disable_numparse=True, colalign=align)
     beneath = "".join(f"- {note}\n" for note in table.attrs["notes"])
     return f"{table.attrs['caption']}\n\n{body}\n" + (f"\n{beneath}" if beneath else "")
@@ -89,12 +187,28 @@ def _bar(cell: str) -> str:
     return cell.replace("|", "\\|").replace("\n", " ")
 
 
+def words(key: Key) -> bool:
+    """Whether a column holds text."""
+    return key[0] in ("", "options")
+
+
 def csv(table: pd.DataFrame) -> str:
-    """Every digit, empty where missing; headings without arrows."""
-    flat = table.copy()
-    flat.columns = pd.Index([heading(key).rstrip(f" {UP}{DOWN}") for key in keys(table)])
-    flat.insert(0, "data", table.attrs["data"])
-    return flat.to_csv(index_label="row", lineterminator="\n")
+    """Every digit, empty where missing; headings without arrows; deviations and seeds beside."""
+    columns: dict[str, Any] = {}
+    published = table.attrs.get("published", {})
+    columns["data"] = [published.get(row, table.attrs["data"]) for row in table.index]
+    for key in keys(table):
+        name = heading(key).rstrip(f" {UP}{DOWN}")
+        columns[name] = table[key].to_list()
+        known = spreads(table, key)
+        if known:
+            columns[f"{name} sd"] = [known.get(row, (None,))[0] for row in table.index]
+            seeds = [known[row][1] if row in known else None for row in table.index]
+            columns[f"{name} seeds"] = pd.array(seeds, dtype="Int64")
+    return pd.DataFrame(columns, index=table.index).to_csv(index_label="row", lineterminator="\n")
+
+
+# ---------------------------------------------------------------- LaTeX
 
 
 LATEX = str.maketrans(
@@ -103,6 +217,7 @@ LATEX = str.maketrans(
         **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
         **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
         **{UP: r"$\uparrow$", DOWN: r"$\downarrow$", MISSING: "--", "\n": " "},
+        **{"±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$"},
     }
 )
 
@@ -112,90 +227,128 @@ def escape(words: str) -> str:
 
 
 def latex(table: pd.DataFrame) -> str:
-    """A `table` float for a document with `\\usepackage{booktabs,graphicx}`; fits the line."""
-    cells = shown(table).map(escape)
-    cells.index = pd.Index([escape(row) for row in table.index])
-    escaped = [(escape(a), _stacked(b)) for a, b in keys(table)]
-    cells.columns = pd.MultiIndex.from_tuples(escaped, names=(None, None))
-    bold = best(table).to_numpy()
-    source = cells.style.apply(
-        lambda data: pd.DataFrame(
-            [["textbf:--rwrap;" if strong else "" for strong in row] for row in bold],
-            index=data.index,
-            columns=data.columns,
-        ),
-        axis=None,
-    ).to_latex(
-        hrules=True,
-        multicol_align="c",
-        column_format="l" + "".join("r" if a else TEXT_COLUMNS.get(b, "l") for a, b in keys(table)),
-        caption=escape(table.attrs["caption"]),
-        label="tab:hierdiff",
-        position="t",
-        position_float="centering",
-    )
-    return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(_dressed(table, source)) + "\n"
+    """A `table` float of booktabs that fits the line; its first line says what it needs."""
+    packages = ["booktabs", "graphicx", *(["xcolor"] if table.attrs.get("published") else [])]
+    lines = [
+        f"% needs \\usepackage{{{','.join(packages)}}}",
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{escape(table.attrs['caption'])}}}",
+        rf"\label{{tab:hierdiff-{table.attrs['preset'].replace('_', '-')}}}",
+        r"\footnotesize\setlength{\tabcolsep}{4pt}%",
+    ]
+    place = places(table)
+    for i, panel in enumerate(panels(table)):
+        lines += [r"\par\medskip"] if i else []
+        lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
+        lines += [*_tabular(table, panel, place)]
+        lines[-1] += "}"
+    if table.attrs["notes"]:
+        beneath = r" \\ ".join(_breakable(escape(note)) for note in table.attrs["notes"])
+        lines.append(rf"\par\smallskip{{\raggedright {beneath}\par}}")
+    return "\n".join([*lines, r"\end{table}", ""])
 
 
-def _dressed(table: pd.DataFrame, source: str) -> Iterator[str]:
-    """Rules under the groups and above the scale, notes beneath, all of it within the line."""
-    lines = iter(source.splitlines())
-    scale = len(table.attrs["scale"])
-    left = len(table.index) - scale  # rows of methods that are still to come
-    for line in lines:
-        if line.startswith(r"\begin{tabular}"):
-            yield r"\footnotesize\setlength{\tabcolsep}{4pt}%"
-            yield r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-        yield line + ("}" if line == r"\end{tabular}" else "")
-        if line == r"\toprule":
-            yield next(lines)
-            yield from _rules([group for group, _ in keys(table)])
-        elif line == r"\midrule":
-            for _ in range(left):
-                yield next(lines)
-            yield from [r"\midrule"] if scale and left else []
-        elif line == r"\end{tabular}" and table.attrs["notes"]:
-            beneath = r" \\ ".join(_breakable(escape(note)) for note in table.attrs["notes"])
-            yield rf"\par\smallskip{{\raggedright {beneath}\par}}"
+def panels(table: pd.DataFrame) -> list[list[Key]]:
+    """The columns in tables of at most WIDE; a group is cut, evenly, only where it is wider."""
+
+    def width(columns: Sequence[Key]) -> float:
+        return sum(WIDTH_OF_SPREAD if spreads(table, key) else 1 for key in columns)
+
+    found: list[list[Key]] = [[]]
+    for group in dict.fromkeys(group for group, _ in keys(table)):
+        own = [key for key in keys(table) if key[0] == group]
+        size = math.ceil(len(own) / math.ceil(width(own) / WIDE))
+        for piece in (own[i : i + size] for i in range(0, len(own), size)):
+            if found[-1] and width(found[-1] + piece) > WIDE:
+                found.append([])
+            found[-1] += piece
+    return found
 
 
-def _rules(groups: Sequence[str]) -> list[str]:
+def _tabular(table: pd.DataFrame, columns: Sequence[Key], place: pd.DataFrame) -> Iterator[str]:
+    align = ["p{4cm}" if what in WORDS else "l" if words((group, what)) else "r"
+             for group, what in columns]  # fmt: skip
+    groups = [group for group, _ in columns]
+    yield rf"\begin{{tabular}}{{l{''.join(align)}}}"
+    yield r"\toprule"
+    if any(groups):
+        spans = [(group, groups.count(group)) for group in dict.fromkeys(groups)]
+        yield _line("", *(rf"\multicolumn{{{n}}}{{c}}{{{escape(g)}}}" for g, n in spans))
+        yield _rules(groups)
+    yield _line("", *(_stacked(what) for _, what in columns))
+    yield r"\midrule"
+    printed = {key: cells(table, key) for key in columns}
+    others = table.attrs.get("published", {})
+    known = table[list(columns)].notna().any(axis=1)
+    own = methods(table)
+    sections = [
+        own if known[own].any() or not others else [],
+        *([row for row in rows if known[row]] for rows in (table.attrs["scale"], others)),
+    ]
+    for i, section in enumerate(section for section in sections if section):
+        yield from [r"\midrule"] if i else []
+        for row in section:
+            at = list(table.index).index(row)
+            line = [_cell(printed[key][at], int(place[key].iloc[at])) for key in columns]
+            yield _line(*map(_grey if row in others else str, (escape(row), *line)))
+    yield r"\bottomrule"
+    yield r"\end{tabular}"
+
+
+def _line(*cells: str) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _cell(cell: tuple[str, str], place: int) -> str:
+    value, spread = cell
+    told = {1: r"\textbf{%s}", 2: r"\underline{%s}"}.get(place, "%s") % escape(value)
+    return told + (rf"{{\scriptsize\,$\pm$\,{escape(spread)}}}" if spread else "")
+
+
+def _grey(cell: str) -> str:
+    return rf"\textcolor{{gray}}{{{cell}}}"
+
+
+def _rules(groups: Sequence[str]) -> str:
     """A thin rule under each column group; column 1 holds the names."""
     ends = {g: (groups.index(g) + 2, groups.index(g) + groups.count(g) + 1) for g in groups if g}
-    rules = " ".join(rf"\cmidrule(lr){{{first}-{last}}}" for first, last in ends.values())
-    return [rules] if rules else []
+    return " ".join(rf"\cmidrule(lr){{{first}-{last}}}" for first, last in ends.values())
 
 
 def _stacked(what: str) -> str:
     """A heading with a line for each word; the arrow stays with the last."""
-    words = escape(what).replace(" $", "~$").split(" ")
-    stack = r"\\".join(words)
-    return rf"\shortstack[r]{{{stack}}}" if len(words) > 1 else stack
+    parts = escape(what).replace(" $", "~$").split(" ")
+    stack = r"\\".join(parts)
+    return rf"\shortstack[r]{{{stack}}}" if len(parts) > 1 else stack
 
 
 def _breakable(words: str) -> str:
     return words.replace(":", r":\allowbreak{}").replace("@", r"@\allowbreak{}")
 
 
-def rich_table(table: pd.DataFrame) -> Table:
+# ---------------------------------------------------------------- terminal
+
+
+def rich_table(table: pd.DataFrame) -> Group:
     """For a terminal, which is narrow: a column for each row of the frame, a section a group."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    cells, bold = shown(table), best(table)
-    notes = Text("\n".join(table.attrs["notes"]))
-    printed = Table(title=Text(table.attrs["caption"]), caption=notes, caption_justify="left")
-    printed.add_column("", no_wrap=True)
+    printed, place = shown(table), places(table)
+    out = Table()
+    out.add_column("", no_wrap=True)
     for row in table.index:
-        printed.add_column(Text(str(row)), justify="right", overflow="fold")
+        out.add_column(Text(str(row)), justify="right", overflow="fold")
     for i, (group, what) in enumerate(keys(table)):
-        styles = ["bold" if strong else "" for strong in bold.iloc[:, i]]
-        printed.add_row(
+        styles = [{1: "bold", 2: "underline"}.get(rank, "") for rank in place.iloc[:, i]]
+        out.add_row(
             Text(heading((group, what))),
-            *(Text(str(c), style=b) for c, b in zip(cells.iloc[:, i], styles, strict=True)),
+            *(Text(str(c), style=b) for c, b in zip(printed.iloc[:, i], styles, strict=True)),
             end_section=[g for g, _ in keys(table)][i + 1 : i + 2] != [group],
         )
-    return printed
+    return Group(Text(table.attrs["caption"]), out, *map(Text, table.attrs["notes"]))
 
 
 FORMATS = {"markdown": markdown, "latex": latex, "csv": csv}

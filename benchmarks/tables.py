@@ -1,126 +1,170 @@
 """Tables of records; pure functions of them (Markdown, LaTeX, CSV, terminal).
 
-One row for each record, then two rows that give the scale: real images, and a Gaussian fitted to
-them. One column group for each resolution, finest first. Unlike numbers never share a column:
-another data set, metric identity, number of images, device or dtype is refused.
+One row for each method, then two rows that give the scale: real images, and a Gaussian fitted to
+them. Records that differ in the training seed alone are one row, with mean and standard deviation
+over those seeds; the spread of a row of one training seed is that over sampling seeds. One column
+group for each resolution, finest first. Unlike numbers never share a column: another data set,
+metric identity, number of images, device or dtype is refused. What a preset shows is said in
+benchmarks/presets.py, what is best, and when a gap counts, in benchmarks/formats.py. Numbers that
+others published (benchmarks/published.py) have columns and rows of their own.
 
     python -m benchmarks.tables runs --format latex --preset cost -o cost.tex
+    python -m benchmarks.tables runs --published method=ADM,CDM resolution=256
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.formats import DOWN, FORMATS, MISSING, UP, number
+from benchmarks import captions
+from benchmarks import published as papers
+from benchmarks.captions import PRETRAINED, budget, pretrained
+from benchmarks.formats import ARROWS, FORMATS, MISSING, Key
 from benchmarks.formats import csv as csv
 from benchmarks.formats import latex as latex
 from benchmarks.formats import markdown as markdown
 from benchmarks.formats import rich_table as rich_table
+from benchmarks.presets import COSTS as COSTS
+from benchmarks.presets import PRESETS, UNITS, Cost, Preset
+from benchmarks.published import Published
 from hierdiff.files import write
-from hierdiff.record import FILE, Record, Row
+from hierdiff.record import FILE, Record, Row, better
+from hierdiff.record import HIGHER_IS_BETTER as HIGHER_IS_BETTER
+from hierdiff.results import NAMED, flat, hardware, over_seeds
+from hierdiff.results import records as records_of
 
-HIGHER_IS_BETTER = ("IS", "precision", "recall", "density", "coverage", "PSNR", "SSIM")
 SCALE = {"real": "real images", "gaussian": "Gaussian"}  # key in a record, label of the row
-
-
-@dataclass(frozen=True)
-class Cost:
-    """A cost column: its key in a record, its label, what turns the stored unit into the shown one.
-
-    hardware: whether the number depends on device and dtype.
-    """
-
-    key: str
-    label: str
-    factor: float = 1
-    hardware: bool = True
-
-
-COSTS = (
-    Cost("train_images_per_s", f"train img/s {UP}"),
-    Cost("sample_images_per_s", f"sample img/s {UP}"),
-    Cost("latency_s", f"latency ms {DOWN}", 1e3),
-    Cost("train_memory_mib", f"train MiB {DOWN}"),
-    Cost("train_memory_reserved_mib", f"train reserved MiB {DOWN}"),
-    Cost("sample_memory_mib", f"sample MiB {DOWN}"),
-    Cost("sample_memory_reserved_mib", f"sample reserved MiB {DOWN}"),
-    Cost("parameters", "params M", 1e-6, hardware=False),
-    Cost("flops_per_call", "GFLOPs/call", 1e-9, hardware=False),
-    Cost("flops_per_image", "GFLOPs/image", 1e-9, hardware=False),
-    Cost("evaluations", "calls", hardware=False),
-)
-SHORT = ("train_images_per_s", "sample_images_per_s", "train_memory_mib", "sample_memory_mib")
-PRESETS = {  # whether quality is shown, and which costs
-    "main": (True, tuple(cost for cost in COSTS if cost.key in SHORT)),
-    "cost": (False, COSTS),
-    "all": (True, COSTS),
-}
+OPTIONS = 6  # columns of an ablation; more are named beneath
 
 
 # ---------------------------------------------------------------- records to numbers
 
 
-def frame(records: Iterable[Record], preset: str = "main") -> pd.DataFrame:
-    """One row for each record and the two rows of the scale; numbers in full, NaN where missing.
+def frame(
+    records: Iterable[Record], preset: str = "main", published: Sequence[Published] = ()
+) -> pd.DataFrame:
+    """One row for each method and the two rows of the scale; numbers in full, NaN where missing.
 
     Columns are pairs (resolution, what); `attrs` is that of benchmarks/formats.py. Raises
     ValueError where unlike numbers would share a column.
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    records = sorted(records, key=lambda record: (record.name, record.hash, str(record.path)))
-    if not records:
+    wanted = PRESETS[preset]
+    found = sorted(records, key=lambda record: (record.name, record.hash, str(record.path)))
+    if not found:
         raise ValueError("a table needs at least one record: finish a run first")
-    datasets = sorted({record.data for record in records})
+    datasets = sorted({record.data for record in found})
     if len(datasets) > 1:
         raise ValueError(
             f"data sets {', '.join(datasets)} cannot share a table: choose one, "
             f"--where data={datasets[0]}"
         )
-    rows = dict(sorted(zip(labels(records), records, strict=True)))
-    with_quality, costs = PRESETS[preset]
-    columns: dict[tuple[str, str], dict[str, Any]] = {}
-    for side in resolutions(rows.values()):
-        group = f"{side} px"
-        if with_quality:
-            for label, found in quality_columns(rows, side).items():
-                same_identity(f"{group} {label}", found)
-                columns[group, label] = {row: q["value"] for row, q in found.items()}
-        for cost in costs:
-            measured = cost_column(rows, side, cost)
-            if cost.hardware:
-                same_hardware(f"{group} {cost.label}", rows, measured)
-            columns[group, cost.label] = {
-                row: c[cost.key] * cost.factor for row, c in measured.items()
-            }
-    if len({record.budget for record in records}) > 1:
+    found = over_seeds(found)
+    differing = differences(found) if wanted.options else {}
+    found = sorted(
+        found, key=lambda r: (r.name, *map(_rank, map(_facts(r).get, differing.values())))
+    )
+    named = zip(labels(found, told=not differing), found, strict=True)
+    rows = dict(named if differing else sorted(named))
+    metrics = metrics_of(rows.values(), wanted.metrics)
+
+    columns, spread = columns_of(rows, wanted, metrics)
+    for name, key in list(differing.items())[:OPTIONS]:
+        columns["options", name] = {
+            row: str(_facts(r).get(key, MISSING)) for row, r in rows.items()
+        }
+    if len({record.budget for record in found}) > 1 and "budget" not in differing:
         columns["", "budget"] = {row: record.budget for row, record in rows.items()}
     columns["", "failure"] = {row: r.failure for row, r in rows.items() if r.failure is not None}
-    columns = {key: column for key, column in columns.items() if column}
     scale = [label for label in SCALE.values() if any(label in c for c in columns.values())]
-    order = [*rows, *scale]
+    others = {label: row.dataset for row, label in papers.labels(published).items()}
+    told = papers.columns(published, quality=wanted.metrics != "none", cost=wanted.parts)
+    columns = placed({key: column for key, column in columns.items() if column}, told)
+    order = [*rows, *scale, *others]
     table = pd.DataFrame(
         {key: [column.get(row) for row in order] for key, column in columns.items()}, index=order
     )
     table.columns = pd.MultiIndex.from_tuples(list(columns), names=(None, None))
     for key in table.columns:
-        if key[0]:
+        if not any(isinstance(value, str) for value in columns[key].values()):
             table[key] = table[key].astype(float)
     table.attrs = {
         "data": datasets[0],
+        "preset": preset,
         "scale": scale,
-        "caption": caption(rows, with_quality),
-        "notes": list(notes(rows, with_quality)),
+        "published": others,
+        "spread": {key: known for key, known in spread.items() if known},
+        "caption": captions.caption(rows, metrics, wanted),
+        "notes": [
+            *captions.notes(rows, metrics, wanted, list(differing)[OPTIONS:]),
+            *papers.notes(published),
+        ],
     }
     return table
+
+
+def columns_of(
+    rows: Mapping[str, Record], wanted: Preset, metrics: Sequence[str]
+) -> tuple[dict[Key, dict[str, Any]], dict[Key, dict[str, tuple[float, int]]]]:
+    """Columns of what was measured, by row; of those with a spread also that, and of how many."""
+    columns: dict[Key, dict[str, Any]] = {}
+    spread: dict[Key, dict[str, tuple[float, int]]] = {}
+    sides = resolutions(rows.values())
+    for side in sides:
+        group = f"{side} px"
+        for label, measured in quality_columns(rows, side, metrics).items():
+            same_identity(f"{group} {label}", measured)
+            columns[group, label] = {row: q["value"] for row, q in measured.items()}
+            spread[group, label] = {
+                row: (q["spread"], len(q["values"]))
+                for row, q in measured.items()
+                if q.get("spread") is not None and q.get("values")
+            }
+        for cost in wanted.costs if side == sides[0] or not wanted.finest else ():
+            taken = cost_column(rows, side, cost)
+            if cost.hardware:
+                same_hardware(f"{group} {cost.label}", rows, taken)
+            columns[group, cost.label] = {
+                row: c[cost.key] * cost.factor for row, c in taken.items()
+            }
+        if wanted.parts:
+            columns |= {(group, label): part for label, part in parts(rows, side).items()}
+    for when, what in wanted.budgets:
+        unit, factor = UNITS[what]
+        columns[when, unit] = {
+            row: amount / factor
+            for row, record in rows.items()
+            if (amount := budget(record, when, what)) is not None
+        }
+    return columns, spread
+
+
+def placed(columns: dict[Key, Any], others: dict[Key, Any]) -> dict[Key, Any]:
+    """Both by group: options, resolutions, budgets, resolutions of the others alone, words."""
+    together = {**columns, **others}
+    groups = list(dict.fromkeys(group for group, _ in together))
+
+    def order(group: str) -> int:
+        own = any(group == g for g, _ in columns)
+        ranks = {"options": 0, "planned": 2, "spent": 2, "": 4}
+        return ranks.get(group, 1 if own else 3)
+
+    return {
+        key: column
+        for group in sorted(groups, key=order)
+        for key, column in together.items()
+        if key[0] == group
+    }
 
 
 def resolutions(records: Iterable[Record]) -> list[int]:
@@ -128,7 +172,17 @@ def resolutions(records: Iterable[Record]) -> list[int]:
     return sorted({int(row["resolution"]) for r in records for row in (*r.quality, *r.cost)})[::-1]
 
 
-def quality_columns(rows: Mapping[str, Record], side: int) -> dict[str, dict[str, Row]]:
+def metrics_of(records: Iterable[Record], which: str) -> list[str]:
+    """Metrics that were measured, in the order of the records: the "first" of each, "all", none."""
+    rows = [[q["metric"] for q in record.quality] for record in records]
+    if which == "first":
+        return list(dict.fromkeys(metrics[0] for metrics in rows if metrics))
+    return list(dict.fromkeys(m for metrics in rows for m in metrics)) if which == "all" else []
+
+
+def quality_columns(
+    rows: Mapping[str, Record], side: int, metrics: Sequence[str]
+) -> dict[str, dict[str, Row]]:
     """For each metric and view at a resolution the quality row of each table row.
 
     At the finest resolution both views are the same image, and one column says it. Both views have
@@ -144,8 +198,8 @@ def quality_columns(rows: Mapping[str, Record], side: int) -> dict[str, dict[str
     }
     scale = {label: list(scale_rows(rows.values(), kind, side)) for kind, label in SCALE.items()}
     columns: dict[str, dict[str, Row]] = {}
-    for metric in sorted({q["metric"] for found in at_side.values() for q in found}):
-        arrow = UP if metric in HIGHER_IS_BETTER else DOWN
+    for metric in metrics:
+        arrow = ARROWS[direction(metric, rows.values())]
         for suffix, wanted in views.items():
             column = {
                 row: q
@@ -158,8 +212,14 @@ def quality_columns(rows: Mapping[str, Record], side: int) -> dict[str, dict[str
                 column |= {
                     row: q for row, found in scale.items() for q in found if q["metric"] == metric
                 }
-                columns[f"{metric}{suffix} {arrow}"] = column
+                columns[f"{metric}{suffix}{arrow}"] = column
     return columns
+
+
+def direction(metric: str, records: Iterable[Record]) -> str | None:
+    """Which side of a metric is better: as a row says, or else by its name."""
+    rows = [q for record in records for q in record.quality if q["metric"] == metric]
+    return better(next((q for q in rows if "better" in q), {"metric": metric}))
 
 
 def scale_rows(records: Iterable[Record], kind: str, side: int) -> Iterator[Row]:
@@ -181,6 +241,33 @@ def cost_column(rows: Mapping[str, Record], side: int, cost: Cost) -> dict[str, 
         for c in record.cost
         if c["resolution"] == side and c.get(cost.key) is not None
     }
+
+
+def parts(rows: Mapping[str, Record], side: int) -> dict[str, dict[str, float]]:
+    """The numbers of a breakdown: of any entry of a cost row that has entries itself."""
+    columns: dict[str, dict[str, float]] = {}
+    sources: dict[str, Row] = {}
+    for row, record in rows.items():
+        for c in (c for c in record.cost if c["resolution"] == side):
+            named = {key: _by_name(node) for key, node in c.items()}
+            nested = {key: node for key, node in named.items() if isinstance(node, Mapping)}
+            for key, value in flat(nested).items():
+                if isinstance(value, Real) and not isinstance(value, bool):
+                    columns.setdefault(re.sub(r"[._]", " ", key), {})[row] = float(value)
+                    sources[row] = c
+    same_hardware(f"{side} px {next(iter(columns), '')}", rows, sources)
+    return columns
+
+
+def _by_name(node: Any) -> Any:
+    """A list of things that have names as a tree."""
+    if isinstance(node, Mapping):
+        return {key: _by_name(child) for key, child in node.items()}
+    if isinstance(node, (list, tuple)) and all(
+        isinstance(n, Mapping) and "name" in n for n in node
+    ):
+        return {n["name"]: {k: v for k, v in n.items() if k != "name"} for n in node}
+    return node
 
 
 def same_identity(column: str, found: Mapping[str, Row]) -> None:
@@ -213,26 +300,26 @@ def same_hardware(column: str, rows: Mapping[str, Record], found: Mapping[str, R
         )
 
 
-def hardware(record: Record, cost: Row) -> str:
-    """Device, its model where the record knows it, and dtype: `cuda (NVIDIA H100), bfloat16`."""
-    machine = record.provenance.get("machine") or {}
-    device = str(cost.get("device"))
-    names = (machine.get("gpu") or {}).get("names") or []
-    model = names[0] if device.startswith("cuda") and names else machine.get("cpu")
-    return f"{device}{f' ({model})' if model else ''}, {cost.get('dtype')}"
+# ---------------------------------------------------------------- names and differences
 
 
-# ---------------------------------------------------------------- names and conditions
+def labels(records: Sequence[Record], told: bool = True) -> list[str]:
+    """A label for each record, all different: its name, and where names meet, what differs.
 
-
-def labels(records: Sequence[Record]) -> list[str]:
-    """A label for each record, all different: its name, and where names meet, what differs."""
+    told: whether the label tells it; else it counts.
+    """
     names = Counter(record.name for record in records)
     shown = []
     for record in records:
         rivals = [other for other in records if other.name == record.name]
-        told = f" ({_difference(record, rivals)})" if names[record.name] > 1 else ""
-        shown.append(record.name + told + (" (edited)" if record.edited else ""))
+        seeds = record.config.get("seed")
+        facts = [
+            *([_difference(record, rivals)] if told and names[record.name] > 1 else []),
+            *([f"{len(seeds)} seeds"] if isinstance(seeds, list) else []),
+            *(["edited"] if record.edited else []),
+        ]
+        label = record.name + (f" ({', '.join(facts)})" if facts else "")
+        shown.append(label + (f" {PRETRAINED}" if pretrained(record) else ""))
     taken = Counter(SCALE.values())
     unique = []
     for label in shown:
@@ -245,9 +332,7 @@ def _difference(record: Record, rivals: Sequence[Record]) -> str:
     """What tells a record from its rivals: one option, up to three, or the end of its path."""
     facts = [_facts(rival) for rival in rivals]
     own = _facts(record)
-    keys = sorted({key for fact in facts for key in fact}, key=lambda key: (key.count("."), key))
-    differing = [key for key in keys if len({str(fact.get(key)) for fact in facts}) > 1]
-    short = [key for key in differing if all(_is_short(fact.get(key)) for fact in facts)]
+    short = _differing(facts)
     telling = [[key] for key in short] + ([short] if len(short) <= 3 else [])
     for chosen in telling:
         if len({tuple(str(fact.get(key)) for key in chosen) for fact in facts}) == len(facts):
@@ -260,6 +345,17 @@ def _difference(record: Record, rivals: Sequence[Record]) -> str:
     return record.hash[:8]
 
 
+def _differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The options that are not the same in all, outermost first; long ones and places left out."""
+    keys = sorted({key for fact in facts for key in fact}, key=lambda key: (key.count("."), key))
+    return [
+        key
+        for key in keys
+        if len({str(fact.get(key)) for fact in facts}) > 1
+        and all(_is_short(fact.get(key)) for fact in facts)
+    ]
+
+
 def _is_short(value: Any) -> bool:
     return len(str(value)) <= 24 and "/" not in str(value)
 
@@ -268,74 +364,35 @@ def _facts(record: Record) -> dict[str, Any]:
     return {
         "budget": record.budget,
         "resolutions": "x".join(map(str, record.resolutions)),
-        **_flat(record.config),
+        **{key: value for key, value in flat(record.config).items() if key not in NAMED[1:]},
     }
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, Mapping):
-        return {prefix.removesuffix("."): node}
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}{key}.")
-    return flat
+def differences(records: Sequence[Record]) -> dict[str, str]:
+    """The options in which records differ, by a short name of each.
+
+    What one option sets in several places of the config is told once. A seed is no option.
+    """
+    facts = [_facts(record) for record in records]
+    told: dict[tuple[str, ...], str] = {}
+    for key in _differing(facts):
+        last = key.rpartition(".")[2]
+        if key not in ("seed", "label", "budget_name"):
+            told.setdefault((last, *(str(fact.get(key)) for fact in facts)), key)
+    ends = Counter(_end(key) for key in told.values())
+    return {_end(key) if ends[_end(key)] == 1 else key: key for key in told.values()}
 
 
-def caption(rows: Mapping[str, Record], with_quality: bool) -> str:
-    """Under which conditions the numbers hold: data, budget, counts, noise floor, hardware."""
-    records = list(rows.values())
-    budgets = sorted({record.budget for record in records})
-    parts = [f"{records[0].data}, budget {', '.join(budgets)}."]
-    found = [q for record in records for q in record.quality if q["value"] is not None]
-    for metric in sorted({q["metric"] for q in found}) if with_quality else ():
-        own = [q for q in found if q["metric"] == metric]
-        counts = sorted({f"{q.get('n')} images against {q.get('n_reference')}" for q in own})
-        parts.append(f"{metric} of {', '.join(counts)}")
-        floors = []
-        for side in resolutions(records):
-            at_side = [q.get("floor") for q in own if q["resolution"] == side]
-            known = sorted({floor for floor in at_side if floor is not None})
-            if known:
-                ends = dict.fromkeys((number(known[0]), number(known[-1])))
-                floors.append(f"{side} px {MISSING.join(ends)}")
-        parts[-1] += f"; noise floor at this count: {', '.join(floors)}." if floors else "."
-    costs = sorted(
-        {
-            f"{hardware(record, c)}, batch {c.get('batch')}"
-            for record in records
-            for c in record.cost
-            if any(c.get(cost.key) is not None for cost in COSTS if cost.hardware)
-        }
-    )
-    if costs:
-        parts.append(f"Cost on {'; '.join(costs)}.")
-    return " ".join(parts)
+def _rank(value: Any) -> tuple[bool, float, str]:
+    """Numbers by size, then words."""
+    is_number = isinstance(value, Real)
+    return not is_number, float(value) if is_number else 0.0, str(value)
 
 
-def notes(rows: Mapping[str, Record], with_quality: bool) -> Iterator[str]:
-    """Beneath the table: full metric identities, noisy timings, records edited by hand."""
-    if with_quality:
-        identities = {
-            (-q["resolution"], q["metric"], q["identity"])
-            for record in rows.values()
-            for q in record.quality
-            if q["value"] is not None
-        }
-        for side, metric, identity in sorted(identities):
-            yield f"{metric} at {-side} px: {identity}"
-    noisy = [
-        f"{row} at {c['resolution']} px"
-        for row, record in rows.items()
-        for c in record.cost
-        if c.get("noisy")
-    ]
-    if noisy:
-        yield f"times that spread widely: {', '.join(noisy)}"
-    for row, record in rows.items():
-        yield from (f"{row}: {note}" for note in record.training.get("notes", ()))
-    edited = [row for row, record in rows.items() if record.edited]
-    if edited:
-        yield f"changed by hand since they were measured: {', '.join(edited)}"
+def _end(key: str) -> str:
+    """What an option is called: its own name, or that of what it names."""
+    *_, before, last = ("", *key.split("."))
+    return f"{before}.{last}" if last == "name" and before else last
 
 
 # ---------------------------------------------------------------- command line
@@ -343,12 +400,7 @@ def notes(rows: Mapping[str, Record], with_quality: bool) -> Iterator[str]:
 
 def find(folders: Iterable[str | Path]) -> list[Record]:
     """Every record at or below the folders, each file once."""
-    paths: set[Path] = set()
-    for folder in map(Path, folders):
-        if not folder.exists():
-            raise FileNotFoundError(f"{folder} does not exist: name a folder of runs")
-        paths |= {folder.resolve()} if folder.is_file() else set(folder.resolve().rglob(FILE))
-    return [Record.read(path) for path in sorted(paths)]
+    return records_of(*folders)
 
 
 def keep(records: Iterable[Record], conditions: Iterable[str]) -> list[Record]:
@@ -371,16 +423,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--where", nargs="+", default=[], metavar="FIELD=VALUE[,VALUE]",
         help="keep the records with this name, method, data or budget",
     )  # fmt: skip
+    parser.add_argument(
+        "--published", nargs="*", metavar="FIELD=VALUE[,VALUE]",
+        help="add numbers that others published: all, or those of this method, dataset, "
+        "resolution or metric",
+    )  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, metavar="FILE")
     chosen = parser.parse_args(arguments)
     try:
-        records = keep(find(chosen.folders), chosen.where)
-        if not records:
+        found = keep(find(chosen.folders), chosen.where)
+        if not found:
             raise ValueError(
                 f"no finished run ({FILE}) under {', '.join(chosen.folders)}: "
                 f"make one by python -m benchmarks.run method=mdm"
             )
-        printed = FORMATS[chosen.format](frame(records, chosen.preset))
+        others = [] if chosen.published is None else papers.keep(papers.read(), chosen.published)
+        printed = FORMATS[chosen.format](frame(found, chosen.preset, others))
         if chosen.output is None:
             sys.stdout.write(printed)
         else:

@@ -33,6 +33,9 @@ READ: dict[Any, dict[str, Any]] = {  # what an older one lacks
 }
 FILE = "record.json"
 VIEWS = ("native", "pooled")
+BETTER = ("low", "high", None)  # None: the value of real images is the one to reach
+# what "better" was before rows said it
+HIGHER_IS_BETTER = ("IS", "precision", "recall", "density", "coverage", "PSNR", "SSIM")
 QUALITY = ("resolution", "view", "metric", "value", "identity")  # what a quality row must say
 PACKAGES = (
     *("hierdiff", "torch", "torchvision", "timm", "torchmetrics", "torch-fidelity", "einops"),
@@ -50,7 +53,7 @@ class Record:
     name: label of the row. resolutions: sides in pixels that the method produces, finest first.
     quality: one row for each resolution and view ("native": the method's own level, "pooled": its
         final image pooled to it): metric, value, floor, n, n_reference, identity, route; better
-        ("low" or "high"); values (one for each sampling seed; `value` is their mean) and spread
+        (see `better`); values (one for each sampling seed; `value` is their mean) and spread
         (their standard deviation, None for one).
     cost: one row for each resolution: device, dtype, batch, rates, latency, memory, parameters,
         FLOPs, evaluations; what was not measured is None.
@@ -146,6 +149,18 @@ def check_quality(name: str, row: Row) -> None:
         raise ValueError(f"a row of {name} lacks {missing}: {dict(row)} must say {list(QUALITY)}")
     if row["view"] not in VIEWS:
         raise ValueError(f"a row of {name} has view {row['view']!r}: it is one of {list(VIEWS)}")
+    if row.get("better") not in BETTER:
+        raise ValueError(f"a row of {name} has better {row['better']!r}: it is one of {BETTER}")
+
+
+def better(row: Row) -> str | None:
+    """Which side of a quality row is better: "low", "high", or None where neither is.
+
+    A row that does not say it, as none did before schema 3, is told by the name of its metric.
+    """
+    told = row.get("better", "high" if row["metric"] in HIGHER_IS_BETTER else "low")
+    assert told is None or isinstance(told, str)
+    return told
 
 
 def plain(value: Any, where: str, free: bool = False) -> Any:

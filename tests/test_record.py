@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hierdiff.record import SCHEMA, Record, content_hash, git_state, now, plain, provenance
+from hierdiff.record import (
+    SCHEMA,
+    Record,
+    better,
+    content_hash,
+    git_state,
+    now,
+    plain,
+    provenance,
+)
 from tests.benchmarks.rows import cost, five, quality, record
 
 
@@ -122,6 +131,15 @@ def test_a_quality_row_says_what_and_where(broken):
         del row["identity"]
     with pytest.raises(ValueError, match="a row of quality (lacks|has view)"):
         record("mdm", quality=(row,))
+
+
+def test_a_row_says_which_side_is_better_and_an_old_one_is_told_by_its_name():
+    assert better(quality(64, "native", 1.0)) == "low"
+    assert better(quality(64, "native", 1.0, metric="recall")) == "high"
+    assert better(quality(64, "native", 1.0, metric="recall", better="low")) == "low"
+    assert better(quality(64, "native", 1.0, better=None)) is None
+    with pytest.raises(ValueError, match="has better 'up': it is one of"):
+        record("mdm", quality=(quality(64, "native", 1.0, better="up"),))
 
 
 json_values = st.recursive(

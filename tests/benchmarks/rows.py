@@ -64,7 +64,7 @@ def record(name: str, **changed: Any) -> Record:
 
 
 def five() -> list[Record]:
-    """Two levels, its twin, a name that needs escaping, the same once more, a failure."""
+    """Two levels, the same under another seed, a single level, a name to escape, a failure."""
     return [
         record(
             "mdm",
@@ -74,20 +74,23 @@ def five() -> list[Record]:
                 quality(32, "native", 61.2),
                 quality(32, "pooled", 60.1),
             ),
-            cost=(cost(64, 40.123, 5.5), cost(32, 101.0, 20.25, noisy=True)),
+            cost=(cost(64, 40.123, 5.5), cost(32, 101.0, 20.25, sample_noisy=True)),
             config={"seed": 0, "denoiser": {"name": "nested_unet"}},
+            training=training(22400, 1.5e15),
         ),
         record(
             "mdm",
             quality=(quality(64, "native", 98.44), quality(32, "pooled", 59.96)),
             cost=(cost(64, 39.5, 5.25),),
             config={"seed": 1, "denoiser": {"name": "nested_unet"}},
+            training=training(22400, 1.5e15),
         ),
         record(
             "end_to_end",
             resolutions=(64,),
             quality=(quality(64, "native", 120.5), quality(32, "pooled", 77.7)),
             cost=(cost(64, 44.0, None),),
+            training=training(24000, 1.25e15),
         ),
         record(
             "50% of a|b & c_d",
@@ -96,3 +99,60 @@ def five() -> list[Record]:
         ),
         record("latent", failure="out of memory at batch_size 32: lower it", resolutions=(64,)),
     ]
+
+
+def training(images: int, flops: float, **changed: Any) -> dict[str, Any]:
+    return {
+        "steps": images // 32,
+        "images": images,
+        "seconds": 250.5,
+        "notes": [],
+        "plan": {"match": "flops", "amount": 1.5e15},
+        "planned": {"images": 22400, "flops": 1.5e15, "seconds": None},
+        "spent": {"images": images, "flops": flops, "seconds": 250.5},
+        "stages": [],
+        **changed,
+    }
+
+
+TEN = {  # metric: value at 64 px, better
+    "FD-EffLite0": (98.0, "low"),
+    "KD-EffLite0": (0.0123, "low"),
+    "FDinf-EffLite0": (88.0, "low"),
+    "MIND-EffLite0": (41.0, "low"),
+    "sFD-EffLite0": (55.0, "low"),
+    "precision": (0.61, "high"),
+    "recall": (0.32, "high"),
+    "density": (0.55, "high"),
+    "coverage": (0.47, "high"),
+    "TV parts": (0.08, "low"),
+}
+HOW = {"FD-EffLite0": "frechet", "KD-EffLite0": "kernel", "MIND-EffLite0": "sliced"}
+
+
+def ten(name: str, factor: float = 1.0, spread: float | None = 0.01, **changed: Any) -> Record:
+    """Ten metrics at two resolutions; values times `factor`, with a relative spread."""
+    rows = [
+        quality(
+            side,
+            view,
+            value * factor * side / 64,
+            metric=metric,
+            floor=10.04 if metric.startswith("FD-") else None,
+            better=better,
+            values=[value * factor * side / 64] * (3 if spread else 1),
+            spread=spread and value * spread,
+            identity=IDENTITY.format(side=side).replace("frechet", HOW.get(metric, "neighbours")),
+        )
+        for side in (64, 32)
+        for view in ("native", "pooled")
+        for metric, (value, better) in TEN.items()
+    ]
+    told: dict[str, Any] = {
+        "quality": tuple(rows),
+        "cost": (cost(64, 40.0 * factor, 5.5), cost(32, 101.0, 20.25 * factor)),
+        "training": training(22400, 1.5e15),
+        "scale": {},
+        **changed,
+    }
+    return record(name, **told)

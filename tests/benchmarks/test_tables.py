@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,18 +19,63 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from benchmarks import published as papers
+from benchmarks.formats import WIDE, places, student
+from benchmarks.presets import PRESETS
 from benchmarks.tables import csv, find, frame, latex, main, markdown, rich_table
-from tests.benchmarks.rows import cost, five, quality, record
+from hierdiff.record import Record
+from tests.benchmarks.rows import TEN, cost, five, quality, record, ten, training
+
+
+def six() -> list[Record]:
+    """Three that seeds cannot tell apart, and three that they can."""
+    factors = {"a": 1.0, "b": 1.005, "c": 0.995, "d": 1.05, "e": 1.2, "f": 1.3}
+    return [ten(name, factor) for name, factor in factors.items()]
+
+
+def ablation() -> list[Record]:
+    """Width, rule and a part that one of them lacks; the folder is no option."""
+    options: tuple[dict[str, Any], ...] = (
+        {"denoiser": {"name": "unet", "width": 64}, "sampler": {"rule": {"name": "ddim"}}},
+        {"denoiser": {"name": "unet", "width": 32}, "sampler": {"rule": {"name": "ddim"}}},
+        {
+            "denoiser": {"name": "unet", "width": 64},
+            "sampler": {"rule": {"name": "heun"}},
+            "ema": 8,
+        },
+    )
+    return [
+        ten("mdm", 1 + i / 10, config={**node, "seed": i, "folder": f"runs/{i}"})
+        for i, node in enumerate(options)
+    ]
+
+
+def others(*conditions: str) -> list[papers.Published]:
+    return papers.keep(papers.read(), conditions or ("method=ADM,CDM,DiT-XL/2", "resolution=256"))
+
+
+def printed(records: Sequence[Record], width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(rich_table(frame(records, "all")))
+    return "".join(f"{line.rstrip()}\n" for line in console.export_text().splitlines())
+
 
 GOLDEN = {
     "five.md": lambda: markdown(frame(five())),
     "five.tex": lambda: latex(frame(five())),
+    "five_cost.md": lambda: markdown(frame(five(), "cost")),
+    "five_all.csv": lambda: csv(frame(five(), "all", others())),
+    "ablation.md": lambda: markdown(frame(ablation(), "ablation")),
+    "published.md": lambda: markdown(frame(six(), "main", others())),
+    "published.tex": lambda: latex(frame(six(), "cost", others())),
+    "per_resolution.tex": lambda: latex(frame(six(), "per_resolution")),
+    "all.txt": lambda: printed(six(), 160),
 }
 FOLDER = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_the_table_of_five_records_is_the_golden_one(name: str):
+def test_a_table_is_the_golden_one(name: str):
     assert GOLDEN[name]().encode() == (FOLDER / name).read_bytes()
 
 
@@ -37,7 +85,7 @@ def test_a_table_has_one_row_a_method_whatever_the_order_of_records(order):
     records = [five()[i] for i in order]
     table = frame(records)
     assert list(table.index) == list(frame(five()).index)
-    assert len(table) == 5 + 2
+    assert len(table) == 4 + 2
     assert markdown(table) == markdown(frame(five()))
 
 
@@ -115,6 +163,99 @@ def test_a_single_method_is_not_its_own_best():
     assert "**" not in markdown(frame(five()[:1]))
 
 
+def rows_of(**values: float | tuple[float, float, int]) -> pd.DataFrame:
+    """A table of one metric: values, or value, standard deviation and number of seeds."""
+    told = {name: v if isinstance(v, tuple) else (v, None, 1) for name, v in values.items()}
+    return frame(
+        [
+            record(name, quality=(quality(64, "native", v, spread=s, values=[v] * n),), scale={})
+            for name, (v, s, n) in told.items()
+        ]
+    )
+
+
+def ranks(table: pd.DataFrame) -> dict[str, int]:
+    return dict(places(table)[("64 px", "FD-EffLite0 ↓")])
+
+
+def test_the_best_is_bold_alone_only_beyond_the_interval_of_the_difference():
+    t, s = 2.776445, 1.0  # of 4 degrees of freedom
+    edge = t * math.hypot(s, s) / math.sqrt(3)
+    assert student(4) == pytest.approx(t, rel=1e-6)
+    inside = rows_of(a=(100.0, s, 3), b=(100.0 + 0.99 * edge, s, 3))
+    beyond = rows_of(a=(100.0, s, 3), b=(100.0 + 1.01 * edge, s, 3))
+    assert (ranks(inside), ranks(beyond)) == ({"a": 1, "b": 1}, {"a": 1, "b": 0})
+
+
+def test_more_seeds_tell_methods_apart_that_few_do_not():
+    few, many = (rows_of(a=(100.0, 2.0, n), b=(103.0, 2.0, n)) for n in (2, 20))
+    assert (ranks(few), ranks(many)) == ({"a": 1, "b": 1}, {"a": 1, "b": 0})
+
+
+def test_a_row_without_a_spread_is_one_draw_with_the_spread_of_the_other():
+    edge = 4.302653 * math.hypot(1, 1 / math.sqrt(3))  # t of 2 degrees of freedom
+    inside = rows_of(a=(100.0, 1.0, 3), b=100.0 + 0.99 * edge)
+    beyond = rows_of(a=(100.0, 1.0, 3), b=100.0 + 1.01 * edge)
+    assert (ranks(inside), ranks(beyond)) == ({"a": 1, "b": 1}, {"a": 1, "b": 0})
+
+
+def test_the_second_of_three_is_underlined_and_shared_as_the_best_is():
+    assert ranks(rows_of(a=3.0, b=2.0, c=1.0)) == {"a": 0, "b": 2, "c": 1}
+    assert ranks(rows_of(a=3.0, b=2.0)) == {"a": 0, "b": 1}
+    assert ranks(rows_of(a=1.0, b=1.0, c=2.0, d=2.0, e=3.0)) == dict(a=1, b=1, c=2, d=2, e=0)
+    table = latex(rows_of(a=3.0, b=2.0, c=1.5))
+    assert (r"\textbf{1.50}" in table, r"\underline{2}" in table) == (True, True)
+
+
+def test_equal_after_rounding_is_equal_whether_or_not_a_number_is_whole():
+    assert ranks(rows_of(a=98.0, b=98.04)) == {"a": 1, "b": 1}
+
+
+def test_a_row_says_which_side_is_better_and_an_old_one_is_told_by_its_name():
+    def arrows(**changed: Any) -> list[str]:
+        rows = [
+            record(name, quality=(quality(64, "native", value, **changed),), scale={})
+            for name, value in (("a", 1.0), ("b", 2.0))
+        ]
+        table = frame(rows)
+        bold = places(table).iloc[:, 0]
+        return [table.columns[0][1], *bold.index[bold == 1]]
+
+    assert arrows(metric="new", better="high") == ["new ↑", "b"]
+    assert arrows(metric="new", better="low") == ["new ↓", "a"]
+    assert arrows(metric="new", better=None) == ["new"]
+    assert arrows(metric="precision") == ["precision ↑", "b"]
+    assert arrows(metric="FD-EffLite0") == ["FD-EffLite0 ↓", "a"]
+
+
+def test_a_spread_has_the_digits_of_its_value_or_one_of_its_own():
+    cells = {(98.41, 0.456): "98.4 ± 0.5", (98.0, 1.0): "98.0 ± 1.0", (123.4, 0.02): "123 ± 0.02"}
+    for (value, spread), cell in cells.items():
+        assert f"| {cell} |" in re.sub(" +", " ", markdown(rows_of(a=(value, spread, 3))))
+
+
+def test_training_seeds_are_one_row_with_mean_and_deviation_and_their_number():
+    values = (98.0, 101.0, 104.0)
+    seeds = [
+        record("mdm", quality=(quality(64, "native", v),), scale={}, config={"seed": i})
+        for i, v in enumerate(values)
+    ]
+    table = frame(seeds)
+    assert list(table.index) == ["mdm (3 seeds)"]
+    assert "| mdm (3 seeds) | 101 ± 3 |" in re.sub(" +", " ", markdown(table))
+    assert "Rows with a number of seeds: over training seeds" in table.attrs["caption"]
+    assert "One training seed a row." in frame(seeds[:1]).attrs["caption"]
+
+
+def test_seeds_measured_under_two_identities_are_refused_and_not_averaged():
+    rows = [
+        record("mdm", quality=(quality(64, "native", 1.0, n=n),), config={"seed": n}, scale={})
+        for n in (256, 512)
+    ]
+    with pytest.raises(ValueError, match="would mix"):
+        frame(rows)
+
+
 def test_what_was_not_measured_is_a_dash_and_never_zero():
     table = frame([record("a", quality=(quality(64, "native", None), quality(32, "native", 3.5)))])
     assert "nan" not in markdown(table).lower()
@@ -132,16 +273,48 @@ def test_a_failed_run_is_a_row_with_its_reason():
 
 
 def test_records_of_one_name_are_told_apart_by_what_differs(tmp_path: Path):
-    table = frame([replace(five()[0], config={"seed": i, "steps": 50}) for i in range(3)])
-    assert list(table.index[:3]) == [f"mdm (seed={i})" for i in range(3)]
+    table = frame([replace(five()[0], config={"steps": i, "width": 50}) for i in range(3)])
+    assert list(table.index[:3]) == [f"mdm (steps={i})" for i in range(3)]
     for name in ("first", "second"):
         replace(five()[0], training={"name": name}).write(tmp_path / name)
     assert list(frame(find([tmp_path])).index[:2]) == ["mdm (first)", "mdm (second)"]
 
 
+def test_a_failed_seed_stays_a_row_beside_the_others():
+    failed = record("mdm", failure="out of memory", config={"seed": 2}, resolutions=(64,))
+    table = frame([*five()[:2], failed])
+    assert list(table.index[:2]) == ["mdm (resolutions=64)", "mdm (resolutions=64x32, 2 seeds)"]
+    assert table[("", "failure")].iloc[0] == "out of memory"
+
+
 def test_budgets_that_differ_get_a_column():
     table = frame([record("a", budget="smoke"), record("b")])
     assert list(table[("", "budget")]) == ["smoke", "default"]
+
+
+def test_the_caption_says_which_budget_was_matched_and_the_columns_what_was_spent():
+    table = frame(five())
+    assert "matched by flops (1.50 PFLOPs)." in table.attrs["caption"]
+    assert table.loc["end_to_end", ("spent", "images")] == 24000
+    assert table.loc["end_to_end", ("spent", "PFLOPs")] == pytest.approx(1.25)
+    planned = frame(five(), "cost").loc["end_to_end"]
+    assert planned[("planned", "images")] == 22400
+    old = record("a", training={"images": 320, "seconds": 2.0, "steps": 10, "notes": []})
+    assert frame([old])[("spent", "images")].iloc[0] == 320
+
+
+def test_a_pretrained_stage_is_marked_and_a_trained_one_counted():
+    def stages(pretrained: bool) -> dict[str, Any]:
+        own = {"name": "autoencoder", "flops": 1e15, "images": 10, "pretrained": pretrained}
+        rest = {"name": "diffusion", "flops": 3e15, "images": 30, "pretrained": False}
+        return training(40, 4e15, stages=[own, rest])
+
+    marked = frame([record("x", training=stages(True))], "cost")
+    assert list(marked.index) == ["x ‡"]
+    assert "‡ x: autoencoder pretrained, which its budget does not count" in marked.attrs["notes"]
+    counted = frame([record("x", training=stages(False))], "cost")
+    assert "x, PFLOPs by stage: autoencoder 25 %, diffusion 75 %" in counted.attrs["notes"]
+    assert not any("pretrained" in note for note in counted.attrs["notes"])
 
 
 def test_a_record_changed_by_hand_is_marked_in_its_row_and_beneath(tmp_path: Path):
@@ -168,32 +341,141 @@ def test_csv_keeps_every_digit():
     assert list(read["data"]) == ["critters"] * 3
 
 
-@pytest.mark.parametrize("preset", ["main", "cost", "all"])
-def test_latex_compiles_or_at_least_has_the_form_of_what_does(tmp_path: Path, preset: str):
-    source = latex(frame(five(), preset))
-    body = source[source.index(r"\toprule") : source.index(r"\bottomrule")]
-    rows = [line for line in body.splitlines() if re.search(r"[^\\]&|^ &", line)]
-    width = len(re.search(r"\\begin{tabular}{(.*)}", source)[1].replace("p{4cm}", "p"))
-    for row in rows:
-        spans = [int(n) for n in re.findall(r"\\multicolumn{(\d+)}", row)]
-        assert len(re.findall(r"(?<!\\)&", row)) + 1 + sum(spans) - len(spans) == width
-        assert row.endswith(r"\\")
-    assert len(rows) == 2 + len(frame(five(), preset))
-    assert not re.search(
-        r"(?<!\\)[%_#]", source.partition("\n")[2].replace("{%\n", "").replace("pt}%", "")
-    )
-    assert source.isascii()
-    assert "multirow" not in source
-    for opening, closing in (("{", "}"), (r"\begin{", r"\end{")):
-        bare = source.replace(r"\{", "").replace(r"\}", "")
-        assert bare.count(opening) == bare.count(closing)
+def test_csv_has_deviations_and_seeds_in_columns_of_their_own():
+    third = rows_of(a=(100 / 3, 1 / 3, 3), b=50.0)
+    read = pd.read_csv(io.StringIO(csv(third)), dtype=str)
+    assert [float(v) for v in read["64 px FD-EffLite0"]] == [100 / 3, 50.0]
+    assert float(read["64 px FD-EffLite0 sd"][0]) == 1 / 3
+    assert read["64 px FD-EffLite0 seeds"][0] == "3"
+    assert read["64 px FD-EffLite0 sd"].isna()[1]
+
+
+def test_main_shows_the_first_metric_and_per_resolution_all_of_them_in_both_views():
+    shown = {what for _, what in frame(six()).columns if "±" not in what}
+    assert {w for w in shown if any(m in w for m in TEN)} == {
+        "FD-EffLite0 ↓", "FD-EffLite0 native ↓", "FD-EffLite0 pooled ↓",
+    }  # fmt: skip
+    columns = list(frame(six(), "per_resolution").columns)
+    assert len(columns) == len(TEN) * (1 + 2)
+    assert {what for group, what in columns if "native" in what and group == "64 px"} == set()
+
+
+def test_metrics_that_come_first_in_some_record_have_a_column_each():
+    rows = [record("a", quality=(quality(64, "native", 1.0),)),
+            record("b", quality=(quality(64, "native", 2.0, metric="FID"),))]  # fmt: skip
+    assert [c for c in frame(rows).columns if "F" in c[1]] == [
+        ("64 px", "FD-EffLite0 ↓"), ("64 px", "FID ↓"),
+    ]  # fmt: skip
+
+
+def test_an_ablation_puts_the_options_that_differ_first():
+    table = frame(ablation(), "ablation")
+    options = [what for group, what in table.columns if group == "options"]
+    assert options == ["ema", "width", "rule.name"]
+    assert table.columns[0] == ("options", "ema")
+    assert list(table[("options", "ema")]) == ["8", "–", "–"]
+    assert list(table[("options", "width")]) == ["64", "32", "64"]
+    assert list(table[("options", "rule.name")]) == ["heun", "ddim", "ddim"]
+    assert list(table.index) == ["mdm", "mdm #2", "mdm #3"]
+
+
+def test_an_ablation_of_many_options_names_those_that_have_no_column():
+    rows = [ten("a", config={f"o{i}": seed for i in range(9)}) for seed in (0, 1)]
+    table = frame(rows, "ablation")
+    assert [w for g, w in table.columns if g == "options"] == [f"o{i}" for i in range(6)]
+    assert "these options differ as well: o6, o7, o8" in table.attrs["notes"]
+
+
+def test_parts_of_a_cost_are_columns_whatever_they_are_called():
+    row = cost(64, 1.0, 1.0, energy_j=2.5, compile_s=8.0, breakdown={"decode": {"s": 0.25}})
+    named = cost(64, 1.0, 1.0, stages=[{"name": "base", "latency_s": 0.5}])
+    table = frame([record("a", cost=(row,)), record("b", cost=(named,))], "cost")
+    assert table.loc["a", ("64 px", "J/image ↓")] == 2.5
+    assert table.loc["a", ("64 px", "compile s ↓")] == 8.0
+    assert table.loc["a", ("64 px", "breakdown decode s")] == 0.25
+    assert table.loc["b", ("64 px", "stages base latency s")] == 0.5
+    assert table.loc["b", ("64 px", "batch")] == 32
+
+
+def test_published_numbers_have_rows_and_columns_of_their_own_and_are_never_the_best():
+    measured = record("a", quality=(quality(256, "native", 50.0, metric="FID"),), scale={})
+    second = replace(measured, name="b", quality=(quality(256, "native", 60.0, metric="FID"),))
+    table = frame([measured, second], "main", others())
+    assert ("256 px", "FID ↓") in table.columns
+    published = table[("256 px", "published FID ↓")]
+    assert published[["a", "b"]].isna().all()
+    assert published["ADM †1"] == 4.59
+    own = table[("256 px", "FID ↓")]
+    assert own[["ADM †1", "CDM †2", "DiT-XL/2 †1"]].isna().all()
+    assert places(table).loc[["ADM †1", "CDM †2", "DiT-XL/2 †1"]].to_numpy().sum() == 0
+    text = markdown(table)
+    assert "| *CDM †2* " in text and "*158.71*" in text
+    assert "- †2 published, not measured here: ImageNet, by TF-GAN, a number of images" in text
+    assert r"\textcolor{gray}{4.59}" in latex(table)
+    assert latex(table).startswith("% needs \\usepackage{booktabs,graphicx,xcolor}\n")
+    lines = csv(table).splitlines()
+    assert next(line for line in lines if line.startswith("ADM")).split(",")[1] == "ImageNet"
+
+
+def test_multiply_adds_and_flops_do_not_share_a_column():
+    table = frame([record("a", cost=(cost(256, 1.0, 1.0),))], "cost", others())
+    assert table.loc["DiT-XL/2 †1", ("256 px", "published GMACs/call")] == 119
+    assert table.loc["DiT-XL/2 †1", ("256 px", "published params M")] == "675+49"
+    assert pd.isna(table.loc["DiT-XL/2 †1", ("256 px", "GFLOPs/call")])
+
+
+def tables(preset: str) -> dict[str, pd.DataFrame]:
+    """Of few and of many columns."""
+    return {
+        "five": frame(five(), preset),
+        "ten metrics": frame(six(), preset),
+        "published": frame(six()[:1], preset, others()),
+        "all published": frame(ablation(), preset, papers.read()),
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_latex_of_every_preset_compiles(tmp_path: Path, preset: str):
     if shutil.which("pdflatex"):
-        document = (
-            r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}%s\end{document}"
-        )
-        (tmp_path / "t.tex").write_text(document % source)
         command = ["pdflatex", "-halt-on-error", "-interaction=batchmode", "t.tex"]
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    elif shutil.which("tectonic"):
+        command = ["tectonic", "t.tex"]
+    else:
+        pytest.skip("neither pdflatex nor tectonic is installed")
+    document = (
+        r"\documentclass{article}\usepackage{booktabs,graphicx,xcolor}"
+        r"\begin{document}%s\end{document}"
+    )
+    body = "\n".join(f"{latex(table)}\\clearpage" for table in tables(preset).values())
+    (tmp_path / "t.tex").write_text(document % body)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "t.pdf").read_bytes().startswith(b"%PDF")
+    log = tmp_path / "t.log"
+    assert not log.exists() or "Overfull \\hbox" not in log.read_text(errors="replace")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_latex_has_the_form_of_what_compiles(preset: str):
+    for table in tables(preset).values():
+        source = latex(table)
+        parts = re.findall(
+            r"\\begin{tabular}{(\S+)}\n\\toprule\n(.*?)\\bottomrule", source, re.DOTALL
+        )
+        for columns, body in parts:
+            width = len(columns.replace("p{4cm}", "p"))
+            assert width <= WIDE + 1
+            for row in (line for line in body.splitlines() if " & " in line):
+                spans = [int(n) for n in re.findall(r"\\multicolumn{(\d+)}", row)]
+                assert len(re.findall(r"(?<!\\)&", row)) + 1 + sum(spans) - len(spans) == width
+                assert row.endswith(r"\\")
+        headings = sum(len(columns.replace("p{4cm}", "p")) - 1 for columns, _ in parts)
+        assert headings == len(table.columns)
+        rest = source.partition("\n")[2].replace("{%\n", "").replace("pt}%", "")
+        assert not re.search(r"(?<!\\)[%_#]", rest)
+        assert source.isascii()
+        bare = source.replace(r"\{", "").replace(r"\}", "")
+        for opening, closing in (("{", "}"), (r"\begin{", r"\end{")):
+            assert bare.count(opening) == bare.count(closing)
 
 
 def test_names_reach_latex_escaped():
@@ -202,10 +484,17 @@ def test_names_reach_latex_escaped():
 
 
 def test_the_terminal_shows_every_number_of_the_table():
-    console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(rich_table(frame(five())))
-    text = console.export_text()
-    assert all(word in text for word in ("98.4", "mdm (seed=1)", "Gaussian", "out of memory"))
+    text = printed(five(), 200)
+    words = ("98.4 ± 0.02", "mdm (2 seeds)", "Gaussian", "out of memory", "matched by flops")
+    assert all(word in text for word in words)
+
+
+@pytest.mark.parametrize(("count", "width"), [(1, 80), (6, 160)])
+def test_the_terminal_keeps_each_number_of_ten_metrics_on_one_line(count: int, width: int):
+    text = printed(six()[:count], width)
+    body = [line for line in text.splitlines() if line.startswith("│")]
+    assert len(body) == len(frame(six()[:count], "all").columns)
+    assert all(line.count("│") == count + 2 for line in body)
 
 
 def test_the_command_prints_writes_filters_and_refuses(tmp_path: Path, capsys):
@@ -219,7 +508,13 @@ def test_the_command_prints_writes_filters_and_refuses(tmp_path: Path, capsys):
     assert capsys.readouterr().out == (FOLDER / "five.md").read_text()
     assert main([runs, "--where", "data=critters", "--format", "latex", "-o", f"{runs}/t.tex"]) == 0
     assert Path(runs, "t.tex").read_bytes() == (FOLDER / "five.tex").read_bytes()
-    for wrong in ([str(tmp_path / "none")], [runs, "--where", "name=x"], [runs, "--where", "x=y"]):
+    assert main([runs, "--where", "data=elpv", "--published", "method=CDM", "metric=IS"]) == 0
+    assert "*158.71*" in capsys.readouterr().out
+    for wrong in (
+        [str(tmp_path / "none")], [runs, "--where", "name=x"], [runs, "--where", "x=y"],
+        [runs, "--where", "data=elpv", "--published", "method=CDN"],
+        [runs, "--where", "data=elpv", "--published", "tool=ADM"],
+    ):  # fmt: skip
         assert main(wrong) == 1
         assert re.fullmatch(r"error: .*: .*\n", capsys.readouterr().err)
 

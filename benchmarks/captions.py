@@ -1,0 +1,183 @@
+"""Under which conditions the numbers of a table hold: its caption, and the notes beneath it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from benchmarks.formats import MISSING, number
+from benchmarks.presets import COSTS, UNITS, Preset
+from hierdiff.record import Record, Row
+from hierdiff.results import hardware, machine
+
+PRETRAINED = "‡"
+
+
+def caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset) -> str:
+    """Data, budget, counts, noise floor, seeds, hardware."""
+    records = list(rows.values())
+    budgets = sorted({record.budget for record in records})
+    parts = [", ".join([records[0].data, f"budget {', '.join(budgets)}", *matched(records)]) + "."]
+    found = [
+        q for r in records for q in r.quality if q["value"] is not None and q["metric"] in metrics
+    ]
+    alike: dict[str, list[str]] = {}
+    for metric in metrics:
+        own = [q for q in found if q["metric"] == metric]
+        if own:
+            makers = sorted({str(q["identity"]).partition(":")[0].strip() for q in own})
+            counts = sorted({_counts(q) for q in own})
+            alike.setdefault(f"({', '.join(makers)}) of {', '.join(counts)}", []).append(metric)
+    parts += [f"{', '.join(same)} {told}." for told, same in alike.items()]
+    parts += [f"Noise floor of {metric}: {told}." for metric, told in floors(found).items()]
+    parts += _seeds(records, found)
+    costs = sorted(
+        {
+            f"{hardware(record, c)}, batch {c.get('batch')}"
+            for record in records
+            for c in record.cost
+            if any(c.get(cost.key) is not None for cost in COSTS if cost.hardware)
+        }
+    )
+    if costs and wanted.costs:
+        parts.append(f"Cost on {'; '.join(costs)}.")
+    return " ".join(parts)
+
+
+def _counts(q: Row) -> str:
+    against = q.get("n_reference")
+    return f"{q.get('n')} images" + (f" against {against}" if against is not None else "")
+
+
+def floors(found: Sequence[Row]) -> dict[str, str]:
+    """What a perfect model would get at this count: for each metric that has it, by resolution."""
+    told: dict[str, dict[int, list[float]]] = {}
+    for q in sorted(found, key=lambda q: -q["resolution"]):
+        if q.get("floor") is not None:
+            sides = told.setdefault(q["metric"], {})
+            sides.setdefault(q["resolution"], []).append(q["floor"])
+    return {
+        metric: ", ".join(
+            f"{side} px {MISSING.join(dict.fromkeys((number(min(own)), number(max(own)))))}"
+            for side, own in sides.items()
+        )
+        for metric, sides in told.items()
+    }
+
+
+def matched(records: Sequence[Record]) -> list[str]:
+    """Which budget the runs share, where they were planned to share one."""
+    told = set()
+    for record in records:
+        plan = record.training.get("plan") or {}
+        if plan.get("match") is not None and plan.get("amount") is not None:
+            unit, factor = UNITS.get(plan["match"], (plan["match"], 1.0))
+            told.add(f"matched by {plan['match']} ({number(plan['amount'] / factor)} {unit})")
+    return sorted(told)
+
+
+def _seeds(records: Sequence[Record], found: Sequence[Row]) -> Iterator[str]:
+    merged = [r.config["seed"] for r in records if isinstance(r.config.get("seed"), list)]
+    if merged:
+        yield "Rows with a number of seeds: over training seeds, others are of one."
+    else:
+        yield "One training seed a row."
+    single = [q for r in records if not isinstance(r.config.get("seed"), list) for q in r.quality]
+    draws = sorted({len(q["values"]) for q in single if q in found and q.get("spread") is not None})
+    if draws:
+        yield f"{MISSING.join(map(str, dict.fromkeys((draws[0], draws[-1]))))} sampling seeds."
+    if any(q.get("spread") is not None for q in found):
+        yield "±: standard deviation over seeds; bold: best, or not apart from it at 95 %."
+
+
+def notes(
+    rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset, more: Sequence[str]
+) -> Iterator[str]:
+    """Beneath the table: identities of metrics, budgets, noisy timings, records edited by hand."""
+    yield from identities(rows, metrics)
+    if more:
+        yield f"these options differ as well: {', '.join(more)}"
+    for row, record in rows.items():
+        if pretrained(record):
+            name, stages = row.removesuffix(f" {PRETRAINED}"), ", ".join(pretrained(record))
+            yield f"{PRETRAINED} {name}: {stages} pretrained, which its budget does not count"
+    if wanted.parts:
+        yield from shares(rows)
+    if ("spent", "seconds") in wanted.budgets:
+        machines = {
+            machine(r, "cuda" if (r.provenance.get("machine") or {}).get("gpu") else "cpu")
+            for r in rows.values()
+            if budget(r, "spent", "seconds") is not None
+        }
+        if len(machines) > 1:
+            yield f"seconds of training are of different machines: {', '.join(sorted(machines))}"
+    spread = [
+        f"{row} at {c['resolution']} px{which}"
+        for row, record in rows.items()
+        for c in record.cost
+        if (which := noisy(c)) is not None
+    ]
+    if spread and wanted.costs:
+        yield f"times that spread widely: {', '.join(spread)}"
+    for row, record in rows.items():
+        yield from (f"{row}: {note}" for note in record.training.get("notes", ()))
+    edited = [row for row, record in rows.items() if record.edited]
+    if edited:
+        yield f"changed by hand since they were measured: {', '.join(edited)}"
+
+
+def noisy(cost: Row) -> str | None:
+    """Which times of a cost row spread widely, ` (train, sample)`; None for none of them."""
+    found = [key for key, value in cost.items() if key.endswith("noisy") and value]
+    named = [key.removesuffix("_noisy") for key in found if key != "noisy"]
+    return (f" ({', '.join(named)})" if named else "") if found else None
+
+
+def identities(rows: Mapping[str, Record], metrics: Sequence[str]) -> Iterator[str]:
+    """A line for each resolution and identity but for the estimator, which each metric tells."""
+    found = {
+        (-q["resolution"], *_halves(str(q["identity"])), q["metric"])
+        for record in rows.values()
+        for q in record.quality
+        if q["value"] is not None and q["metric"] in metrics
+    }
+    lines: dict[tuple[int, str], list[str]] = {}
+    for side, made, how, metric in sorted(found, key=lambda f: (f[0], metrics.index(f[3]), f)):
+        lines.setdefault((-side, made), []).append(f"{metric} ({how})" if how else metric)
+    for (side, made), told in lines.items():
+        yield f"{side} px, {made}: {', '.join(told)}"
+
+
+def _halves(identity: str) -> tuple[str, str]:
+    """Extractor, resize, quantisation, count and reference; estimator."""
+    made, _, how = identity.rpartition(":")
+    return (made.strip(), how.strip()) if made else (identity, "")
+
+
+def shares(rows: Mapping[str, Record]) -> Iterator[str]:
+    """How a method of several stages divides its budget."""
+    for row, record in rows.items():
+        stages = record.training.get("stages", ())
+        for what, (unit, _) in list(UNITS.items())[1::-1]:  # FLOPs, or else images
+            amounts = [float(stage.get(what) or 0) for stage in stages]
+            total = sum(amounts, start=0.0)
+            if len(stages) > 1 and total:
+                told = (
+                    f"{stage['name']} {100 * amount / total:.0f} %"
+                    for stage, amount in zip(stages, amounts, strict=True)
+                )
+                yield f"{row}, {unit} by stage: {', '.join(told)}"
+                break
+
+
+def budget(record: Record, when: str, what: str) -> float | None:
+    """Images, FLOPs or seconds of training, "planned" or "spent"; old records say it elsewhere."""
+    told = record.training.get(when)
+    if told is None and when == "spent":
+        told = record.training
+    amount = (told or {}).get(what)
+    return None if amount is None else float(amount)
+
+
+def pretrained(record: Record) -> list[str]:
+    """Names of the stages whose training is not in the budget."""
+    return [stage["name"] for stage in record.training.get("stages", ()) if stage.get("pretrained")]

@@ -1,0 +1,83 @@
+"""What a kind of table shows, and under which labels and units.
+
+main: the first metric of the records, throughput, memory, what training spent. per_resolution: all
+metrics. cost: all costs and budgets. ablation: the options that differ, the first metric, costs at
+the finest resolution. all: everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.formats import DOWN, UP
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost column: its key in a record, its label, what turns the stored unit into the shown one.
+
+    hardware: whether the number depends on device and dtype.
+    """
+
+    key: str
+    label: str
+    factor: float = 1
+    hardware: bool = True
+
+
+COSTS = (
+    Cost("train_images_per_s", f"train img/s {UP}"),
+    Cost("sample_images_per_s", f"sample img/s {UP}"),
+    Cost("latency_s", f"latency ms {DOWN}", 1e3),
+    Cost("train_memory_mib", f"train MiB {DOWN}"),
+    Cost("train_memory_reserved_mib", f"train reserved MiB {DOWN}"),
+    Cost("sample_memory_mib", f"sample MiB {DOWN}"),
+    Cost("sample_memory_reserved_mib", f"sample reserved MiB {DOWN}"),
+    Cost("energy_j", f"J/image {DOWN}"),
+    Cost("compile_s", f"compile s {DOWN}"),
+    Cost("batch", "batch", hardware=False),
+    Cost("parameters", "params M", 1e-6, hardware=False),
+    Cost("flops_per_call", "GFLOPs/call", 1e-9, hardware=False),
+    Cost("flops_per_image", "GFLOPs/image", 1e-9, hardware=False),
+    Cost("evaluations", "calls", hardware=False),
+)
+UNITS = {"images": ("images", 1.0), "flops": ("PFLOPs", 1e15), "seconds": ("s", 1.0)}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a table shows.
+
+    metrics: "first" of a record, "all" or "none". costs; parts: also those of a breakdown. budgets:
+    pairs ("spent" or "planned", what). options: those that differ, as first columns. finest: costs
+    at the finest resolution alone.
+    """
+
+    metrics: str
+    costs: tuple[Cost, ...] = ()
+    budgets: tuple[tuple[str, str], ...] = ()
+    parts: bool = False
+    options: bool = False
+    finest: bool = False
+
+
+def _costs(*keys: str) -> tuple[Cost, ...]:
+    return tuple(cost for cost in COSTS if cost.key in keys)
+
+
+SHORT = ("train_images_per_s", "sample_images_per_s", "train_memory_mib", "sample_memory_mib")
+SPENT = (("spent", "images"), ("spent", "flops"))
+BUDGETS = tuple((when, what) for when in ("planned", "spent") for what in UNITS)
+PRESETS = {
+    "main": Preset("first", _costs(*SHORT), SPENT),
+    "per_resolution": Preset("all"),
+    "cost": Preset("none", COSTS, BUDGETS, parts=True),
+    "ablation": Preset(
+        "first",
+        _costs(*SHORT[:2], "parameters", "flops_per_image"),
+        SPENT,
+        options=True,
+        finest=True,
+    ),
+    "all": Preset("all", COSTS, BUDGETS, parts=True),
+}

@@ -1,0 +1,184 @@
+"""Numbers as others published them: read from `published.csv`, never measured here.
+
+One line for each method, data set, resolution and metric.
+
+parameters: millions, of the denoiser and, behind a plus, of the decoder. gmacs: billions of
+    multiply-adds of one network call, half the FLOPs that a record counts. nfe: network calls,
+    `250x2` where guidance makes two a step, a plus between stages. count: generated images. tool:
+    what measured the metric; FIDs of different tools are not comparable.
+source: where the number was read; url: arXiv identifier of the method. verified: "source" (the
+    authors' own paper or repository) or "restated" (in someone else's table or notes on it).
+What the source does not say is empty.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from benchmarks.formats import ARROWS
+
+FILE = Path(__file__).with_name("published.csv")
+METRICS = {"FID": "low", "IS": "high"}  # which side is better
+VERIFIED = ("source", "restated")
+FORMS = {  # of what is told as text
+    "parameters": re.compile(r"\d+(\.\d+)?(\+\d+(\.\d+)?)*"),
+    "nfe": re.compile(r"\d+(x\d+)?(\+\d+(x\d+)?)*"),
+    "url": re.compile(r"\d{4}\.\d{5}"),
+}
+COSTS = {"parameters": "params M", "gmacs": "GMACs/call", "nfe": "calls"}  # as columns
+MARK = "†"
+CHOSEN_BY = ("method", "dataset", "resolution", "metric")
+
+Kind = tuple[str, str | None, int | None]  # data set, tool, number of images
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published number; fields as in the docstring of the module, None where not stated."""
+
+    method: str
+    dataset: str
+    resolution: int
+    metric: str
+    value: float
+    parameters: str | None
+    gmacs: float | None
+    nfe: str | None
+    guidance: str | None
+    count: int | None
+    tool: str | None
+    source: str
+    url: str
+    verified: str
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"metric {self.metric!r} is unknown: one of {', '.join(METRICS)}")
+        if self.verified not in VERIFIED:
+            raise ValueError(f"verified is {self.verified!r}: say one of {', '.join(VERIFIED)}")
+        for name, form in FORMS.items():
+            told = getattr(self, name)
+            if told is not None and not form.fullmatch(told):
+                raise ValueError(f"{name} {told!r} does not have the form {form.pattern}")
+        positive = (self.resolution, self.value, self.gmacs, self.count)
+        if any(number is not None and not 0 < number < float("inf") for number in positive):
+            raise ValueError("resolution, value, gmacs and count are finite and above 0")
+
+
+def read(path: str | Path = FILE) -> list[Published]:
+    """The checked lines of a file; ValueError names the line and what is wrong with it."""
+    names = [f.name for f in fields(Published)]
+    lines = csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8")))
+    if lines.fieldnames != names:
+        raise ValueError(f"{path} has columns {lines.fieldnames}: they are {names}")
+    found: dict[tuple[str, ...], Published] = {}
+    for number, line in enumerate(lines, start=2):
+        if None in line or None in line.values():
+            raise ValueError(f"{path}, line {number}: it has other columns than the first line")
+        place = tuple(line[name] for name in CHOSEN_BY)
+        if place in found:
+            raise ValueError(f"{path}, line {number}: {', '.join(place)} is there already")
+        try:
+            found[place] = _published(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    return list(found.values())
+
+
+def _published(line: dict[str, str]) -> Published:
+    for name in ("method", "dataset", "source", "url"):
+        if not line[name].strip():
+            raise ValueError(f"{name} is empty: a published number says what it is and from where")
+    return Published(
+        method=line["method"],
+        dataset=line["dataset"],
+        resolution=int(line["resolution"]),
+        metric=line["metric"],
+        value=float(line["value"]),
+        parameters=line["parameters"] or None,
+        gmacs=float(line["gmacs"]) if line["gmacs"] else None,
+        nfe=line["nfe"] or None,
+        guidance=line["guidance"] or None,
+        count=int(line["count"]) if line["count"] else None,
+        tool=line["tool"] or None,
+        source=line["source"],
+        url=line["url"],
+        verified=line["verified"],
+    )
+
+
+def keep(rows: Iterable[Published], conditions: Sequence[str]) -> list[Published]:
+    """The rows for which every condition `field=value[,value]` holds."""
+    kept = list(rows)
+    for condition in conditions:
+        name, _, values = condition.partition("=")
+        if name not in CHOSEN_BY or not values:
+            raise ValueError(
+                f"--published {condition!r}: write {'=, '.join(CHOSEN_BY[:-1])}= or "
+                f"{CHOSEN_BY[-1]}=VALUE"
+            )
+        kept = [row for row in kept if str(getattr(row, name)) in values.split(",")]
+    if not kept:
+        raise ValueError(f"no published number has {' and '.join(conditions)}: see {FILE.name}")
+    return kept
+
+
+# ---------------------------------------------------------------- in a table
+
+
+def kinds(rows: Iterable[Published]) -> dict[Kind, str]:
+    """A mark for each data set, tool and count: FIDs of two marks are not comparable."""
+    found = list(dict.fromkeys((row.dataset, row.tool, row.count) for row in rows))
+    numbers = range(1, len(found) + 1) if len(found) > 1 else [""]
+    return {kind: f"{MARK}{i}" for kind, i in zip(found, numbers, strict=False)}
+
+
+def labels(rows: Sequence[Published]) -> dict[Published, str]:
+    """For each number the label of its row: a method on a data set, with its marks."""
+    mark = kinds(rows)
+    own: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        marks = own.setdefault((row.method, row.dataset), {})
+        marks[mark[row.dataset, row.tool, row.count]] = None
+    return {row: f"{row.method} {''.join(own[row.method, row.dataset])}" for row in rows}
+
+
+def columns(
+    rows: Sequence[Published], quality: bool, cost: bool
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Columns of their own (resolution, what), finest first, by the labels of the rows."""
+    label = labels(rows)
+    wanted: list[tuple[str, str, list[tuple[Published, Any]]]] = []
+    for side in sorted({row.resolution for row in rows}, reverse=True):
+        own = [row for row in rows if row.resolution == side]
+        for metric, better in METRICS.items() if quality else ():
+            values = [(row, row.value) for row in own if row.metric == metric]
+            wanted.append((f"{side} px", metric + ARROWS[better], values))
+        for name, told in COSTS.items() if cost else ():
+            known = [(row, getattr(row, name)) for row in own]
+            wanted.append((f"{side} px", told, [pair for pair in known if pair[1] is not None]))
+    return {
+        (group, f"published {what}"): {label[row]: value for row, value in found}
+        for group, what, found in wanted
+        if found
+    }
+
+
+def notes(rows: Sequence[Published]) -> Iterator[str]:
+    """What the marks mean, where the numbers were published, which were read second-hand."""
+    for (dataset, tool, count), mark in kinds(rows).items():
+        measured = f"by {tool}" if tool else "by a tool not stated"
+        images = f"{count} images" if count else "a number of images not stated"
+        yield f"{mark} published, not measured here: {dataset}, {measured}, {images}"
+    sources = dict.fromkeys(f"{row.method} {row.url}" for row in rows)
+    if sources:
+        yield f"published in arXiv: {', '.join(sources)}"
+    told = dict.fromkeys(f"{r.method} ({r.metric})" for r in rows if r.verified != "source")
+    if told:
+        yield f"read in tables or notes of others, not at the source: {', '.join(told)}"

@@ -1,0 +1,134 @@
+"""`python -m benchmarks.report RUNS [RUNS ...] -o report`: the page of all runs in the folders."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from benchmarks import published as papers
+from benchmarks.report.charts import swatch
+from benchmarks.report.content import Page, page
+from benchmarks.report.pictures import FOLDER, Kept
+from benchmarks.tables import find, keep
+from hierdiff.files import write
+from hierdiff.record import FILE, Record
+
+INDEX = "index.html"
+MADE_BY = b'<meta name="generator" content="hierdiff report">'  # how our own folder is known
+FOLDERS = (FOLDER, "tables")
+
+
+def read(folders: Iterable[str | Path]) -> tuple[list[Record], list[str]]:
+    """The records at or below the folders, and why others could not be read."""
+    records, unread = [], []
+    paths: set[Path] = set()
+    for folder in map(Path, folders):
+        if not folder.exists():
+            raise FileNotFoundError(f"{folder} does not exist: name a folder of runs")
+        paths |= {folder.resolve()} if folder.is_file() else set(folder.resolve().rglob(FILE))
+    for path in sorted(paths):
+        try:
+            records += find([path])
+        except (ValueError, TypeError, AttributeError, OSError) as error:
+            unread.append(str(error))
+    return records, unread
+
+
+def render(shown: Page) -> bytes:
+    """The page as one file; what comes from records is escaped."""
+    source = {name: _source(f"page.{name}") for name in ("html", "css", "js")}
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.globals["swatch"] = lambda look: Markup(swatch(look))
+    environment.filters["drawn"] = Markup  # SVG of our own, escaped where it was made
+    html = environment.from_string(source["html"]).render(
+        page=shown,
+        css=Markup(source["css"]),
+        js=Markup(source["js"]),
+        policy=_policy(source["css"], source["js"]),
+    )
+    return html.encode("utf-8", "replace")
+
+
+def _source(name: str) -> str:
+    return resources.files("benchmarks.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(css: str, js: str) -> str:
+    """Nothing but our own style, our own script and pictures beside the page is loaded or run."""
+
+    def hashed(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    return (
+        f"default-src 'none'; img-src 'self' file:; style-src {hashed(css)}; "
+        f"script-src {hashed(js)}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def write_report(folder: Path, files: Mapping[str, bytes]) -> None:
+    """The files, the page last; then files of an older report are removed.
+
+    Raises FileExistsError for a folder that holds anything else than a report.
+    """
+    index = folder / INDEX
+    ours = index.is_file() and MADE_BY in index.read_bytes()
+    if folder.exists() and not ours and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} holds other files: name a new folder by -o")
+    for name in sorted(files, key=lambda name: (name == INDEX, name)):
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != files[name]:
+            write(path, files[name])
+    for path in (path for part in FOLDERS for path in (folder / part).glob("*")):
+        if path.relative_to(folder).as_posix() not in files:
+            path.unlink()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("benchmarks.report", description="A page of finished runs.")
+    parser.add_argument("folders", nargs="+", metavar="RUNS")
+    parser.add_argument(
+        "--where", nargs="+", default=[], metavar="FIELD=VALUE[,VALUE]",
+        help="keep the records with this name, method, data or budget",
+    )  # fmt: skip
+    parser.add_argument(
+        "--published", nargs="*", metavar="FIELD=VALUE[,VALUE]",
+        help="add numbers that others published to the tables: all, or those of this method, "
+        "dataset, resolution or metric",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, default=Path("report"), metavar="FOLDER")
+    chosen = parser.parse_args(arguments)
+    kept = Kept()
+    try:
+        records, unread = read(chosen.folders)
+        records = keep(records, chosen.where)
+        if not records and not unread:
+            raise ValueError(
+                f"no finished run ({FILE}) under {', '.join(chosen.folders)}: "
+                f"make one by python -m benchmarks.run method=mdm"
+            )
+        others = [] if chosen.published is None else papers.keep(papers.read(), chosen.published)
+        folders = [Path(folder) for folder in chosen.folders]
+        shown = page(records, kept, folders=folders, unread=unread, published=others)
+        kept.files[INDEX] = render(shown)
+        write_report(chosen.output, kept.files)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for line in shown.unread:
+        print(f"left out: {line}", file=sys.stderr)
+    print(f"{shown.title}: {chosen.output / INDEX}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

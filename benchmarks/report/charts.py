@@ -1,0 +1,327 @@
+"""Small charts as SVG: points with their Pareto front, and lines. Pure functions of numbers.
+
+A chart is 400 units wide and fills its place on the page. Each row of a table has
+a look (a number): it stands for a colour of the style sheet (class c0 ... c7) and for a shape, so
+that a chart reads without colour. Names stand beside what they name; there is no legend.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 400, 270
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 36, 48  # margins around the plot
+LETTER, LINE = 6.8, 14  # width and height of a letter of the labels
+COLOURS = 8
+DASHES = (("solid", ""), ("dashed", "6 3"), ("dotted", "2 3"), ("dash-dotted", "9 3 2 3"))
+BETTER = {"low": "lower is better", "high": "higher is better", None: ""}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What is measured, with its unit, and which side is better ("low", "high" or None)."""
+
+    label: str
+    better: str | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row at (x, y); spread: standard deviation of y."""
+
+    label: str
+    x: float
+    y: float
+    look: int
+    spread: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row along x; several may have one label, which told and dash (a pattern) tell apart."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    look: int
+    dash: int = 0
+    told: str = ""
+
+
+def front(points: Sequence[Point], x: Axis, y: Axis) -> list[Point]:
+    """The points that no other beats in one number without losing in the other, by growing x."""
+    sign_x, sign_y = (-1 if axis.better == "high" else 1 for axis in (x, y))
+
+    def beaten(a: Point, b: Point) -> bool:
+        one, other = (sign_x * a.x, sign_y * a.y), (sign_x * b.x, sign_y * b.y)
+        return other != one and other[0] <= one[0] and other[1] <= one[1]
+
+    left = [a for a in points if not any(beaten(a, b) for b in points)]
+    return sorted(left, key=lambda point: (point.x, point.y, point.label))
+
+
+# ---------------------------------------------------------------- scales
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Numbers between low and high to units between start and end; log: by their logarithm."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool
+
+    @classmethod
+    def over(cls, values: Sequence[float], start: float, end: float, pad: float = 0.08) -> Scale:
+        """Around the values; logarithmic where they are positive and span a factor of four."""
+        low, high = min(values), max(values)
+        log = low > 0 and high / low >= 4
+        if log:
+            room = pad * math.log(high / low)
+            return cls(low * math.exp(-room), high * math.exp(room), start, end, log)
+        room = pad * (high - low) or 0.1 * abs(high) or 1.0
+        return cls(low - room, high + room, start, end, log)
+
+    def __call__(self, value: float) -> float:
+        if self.log:
+            part = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            part = (value - self.low) / (self.high - self.low)
+        return self.start + part * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """Three to seven round numbers within."""
+        if self.log:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            for marks in ((1, 2, 5), (1, 3), (1,)):
+                found = [m * 10.0**d for d in decades for m in marks]
+                found = [value for value in found if self.low <= value <= self.high]
+                if 3 <= len(found) <= 6:
+                    return found
+            if len(found) > 6:
+                return found[:: math.ceil(len(found) / 6)]
+        rough = (self.high - self.low) / 5
+        step = 10.0 ** math.floor(math.log10(rough))
+        step *= next(m for m in (1, 2, 5, 10) if m * step >= rough)
+        first = math.ceil(self.low / step)
+        return [i * step for i in range(first, math.floor(self.high / step) + 1)]
+
+
+def compact(value: float) -> str:
+    """Four significant digits at most, with k, M, G, T, P, E for powers of a thousand."""
+    if value and (abs(value) >= 1e4 or abs(value) < 1e-3):
+        power = math.floor(math.log10(abs(value)) / 3)
+        if 1 <= power <= 6:
+            return f"{value / 1000**power:.4g}{' kMGTPE'[power]}"
+    return f"{value + 0:.4g}"
+
+
+# ---------------------------------------------------------------- charts
+
+
+def scatter(
+    points: Sequence[Point], x: Axis, y: Axis, real: tuple[str, float] | None = None
+) -> str:
+    """Each point with its name; those of the front are filled and joined by its steps.
+
+    real: name and y of a horizontal line, drawn where it lies among the points.
+    """
+    ends = [p.y + side * (p.spread or 0) for p in points for side in (-1, 1)]
+    across = Scale.over([p.x for p in points], LEFT + 8, WIDTH - RIGHT - 8)
+    up = Scale.over(ends, HEIGHT - BOTTOM - 8, TOP + 8)
+    best = front(points, x, y)
+    body = [*_frame(across, up, x, y), *_level(real, up)]
+    if len(best) > 1:
+        body.append(f'<path class="front" d="{_steps(best, across, up, x)}"/>')
+    taken = [(across(p.x) - 6, up(p.y) - 6, across(p.x) + 6, up(p.y) + 6) for p in points]
+    for p in points:
+        px, py = across(p.x), up(p.y)
+        if p.spread:
+            top, foot = up(p.y + p.spread), up(p.y - p.spread)
+            body.append(
+                f'<path class="line c{p.look % COLOURS}" d="M{px:.1f} {top:.1f}V{foot:.1f}"/>'
+            )
+        told = f"{p.label}: {compact(p.y)}" + (f" ± {compact(p.spread)}" if p.spread else "")
+        inside = f"<title>{escape(told)} at {escape(compact(p.x))}</title>"
+        body.append(mark(p.look, px, py, hollow=p not in best, inside=inside))
+    for p in sorted(points, key=lambda p: (p not in best, p.x, p.label)):
+        name = _short(p.label, 24)
+        box, side = _place(name, across(p.x), up(p.y), taken)
+        taken.append(box)
+        at = {"start": box[0], "end": box[2], "middle": (box[0] + box[2]) / 2}[side]
+        body.append(_text(at, box[3] - 3, name, "name", side))
+    values = "; ".join(f"{p.label} {compact(p.y)} at {compact(p.x)}" for p in points)
+    names = ", ".join(p.label for p in best)
+    return _svg(f"{_said(y)} against {_said(x)}. {values}. On the Pareto front: {names}.", body)
+
+
+def lines(drawn: Sequence[Line], x: Axis, y: Axis, real: tuple[str, float] | None = None) -> str:
+    """Each line; each label once, beside the ends of its lines."""
+    labels = list(dict.fromkeys(line.label for line in drawn))
+    names = [_short(label, 17) for label in labels]
+    right = WIDTH - RIGHT - LETTER * max(map(len, names))
+    height = max(HEIGHT + 30, TOP + BOTTOM + LINE * len(labels))
+    across = Scale.over([px for line in drawn for px, _ in line.points], LEFT, right - 12, 0.02)
+    up = Scale.over([py for line in drawn for _, py in line.points], height - BOTTOM, TOP)
+    body = [*_frame(across, up, x, y, right - 8), *_level(real, up, right - 8)]
+    ends: dict[str, list[float]] = {label: [] for label in labels}
+    for line in drawn:
+        placed = [(across(px), up(py)) for px, py in sorted(line.points)]
+        path = "L".join(f"{px:.1f} {py:.1f}" for px, py in placed)
+        pattern = DASHES[line.dash % len(DASHES)][1]
+        dashed = f' stroke-dasharray="{pattern}"' if pattern else ""
+        body.append(f'<path class="line c{line.look % COLOURS}"{dashed} d="M{path}"/>')
+        body.append(mark(line.look, *placed[-1], size=4))
+        ends[line.label].append(placed[-1][1])
+    wanted = [sum(ends[label]) / len(ends[label]) for label in labels]
+    for name, at in zip(names, spaced(wanted, TOP, height - BOTTOM), strict=True):
+        body.append(_text(right, at + 4, name, "name"))
+    values = "; ".join(
+        f"{' '.join(filter(None, (line.label, line.told)))} from "
+        f"{compact(min(line.points)[1])} to {compact(max(line.points)[1])}"
+        for line in drawn
+    )
+    return _svg(f"{_said(y)} over {x.label}. {values}.", body, height)
+
+
+def spaced(wanted: Sequence[float], low: float, high: float) -> list[float]:
+    """Places at least a line apart and between low and high, in the order of the wanted ones."""
+    order = sorted(range(len(wanted)), key=wanted.__getitem__)
+    placed = [*wanted]
+    floor = low
+    for i in order:
+        placed[i] = floor = max(wanted[i], floor)
+        floor += LINE
+    ceiling = high
+    for i in reversed(order):
+        placed[i] = min(placed[i], ceiling)
+        ceiling = placed[i] - LINE
+    return placed
+
+
+def mark(
+    look: int, x: float, y: float, *, size: float = 5, hollow: bool = False, inside: str = ""
+) -> str:
+    """The shape and colour of a row, centred at (x, y)."""
+    s = size
+    shapes = (
+        f"M{x - s:.1f} {y:.1f}a{s} {s} 0 1 0 {2 * s} 0a{s} {s} 0 1 0 {-2 * s} 0z",
+        f"M{x - 0.9 * s:.1f} {y - 0.9 * s:.1f}h{1.8 * s:.1f}v{1.8 * s:.1f}h{-1.8 * s:.1f}z",
+        f"M{x:.1f} {y - 1.2 * s:.1f}l{1.15 * s:.1f} {2 * s:.1f}h{-2.3 * s:.1f}z",
+        f"M{x:.1f} {y - 1.3 * s:.1f}l{1.3 * s:.1f} {1.3 * s:.1f}l{-1.3 * s:.1f} {1.3 * s:.1f}"
+        f"l{-1.3 * s:.1f} {-1.3 * s:.1f}z",
+        f"M{x:.1f} {y + 1.2 * s:.1f}l{1.15 * s:.1f} {-2 * s:.1f}h{-2.3 * s:.1f}z",
+    )
+    kind = "mark hollow" if hollow else "mark"
+    shape = shapes[look % len(shapes)]
+    return f'<path class="{kind} c{look % COLOURS}" d="{shape}">{inside}</path>'
+
+
+def swatch(look: int) -> str:
+    """The mark of a row, to stand beside its name."""
+    return (
+        f'<svg class="swatch" viewBox="0 0 14 14" aria-hidden="true" focusable="false">'
+        f"{mark(look, 7, 7)}</svg>"
+    )
+
+
+# ---------------------------------------------------------------- parts of a chart
+
+
+def _svg(told: str, body: Sequence[str], height: float = HEIGHT) -> str:
+    inside = "\n".join(body)
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'aria-label="{escape(told)}">\n{inside}\n</svg>'
+    )
+
+
+def _said(axis: Axis) -> str:
+    return axis.label + (f" ({BETTER[axis.better]})" if axis.better else "")
+
+
+def _frame(
+    across: Scale, up: Scale, x: Axis, y: Axis, right: float = WIDTH - RIGHT
+) -> Iterator[str]:
+    """Grid lines, their numbers, and what the axes are, with an arrow to the better side."""
+    floor = max(up.start, HEIGHT - BOTTOM)
+    for value in up.ticks():
+        at = up(value)
+        yield f'<path class="grid" d="M{LEFT} {at:.1f}H{right:.1f}"/>'
+        yield _text(LEFT - 6, at + 4, compact(value), "tick", "end")
+    yield f'<path class="axis" d="M{LEFT} {floor}H{right:.1f}"/>'
+    last = -math.inf
+    for value in across.ticks():
+        at, name = across(value), compact(value)
+        yield f'<path class="axis" d="M{at:.1f} {floor}v4"/>'
+        if at - LETTER * len(name) / 2 > last + 6:  # else its number would touch the one before
+            yield _text(at, floor + 18, name, "tick", "middle")
+            last = at + LETTER * len(name) / 2
+    yield _text(
+        4, 14, y.label + {"low": " ↓ better", "high": " ↑ better"}.get(y.better or "", ""), "title"
+    )
+    told = {"low": f"better ← {x.label}", "high": f"{x.label} → better", None: x.label}[x.better]
+    place = (LEFT, "start") if x.better == "low" else (right, "end")
+    yield _text(place[0], floor + BOTTOM - 8, told, "title", place[1])
+
+
+def _level(
+    real: tuple[str, float] | None, up: Scale, right: float = WIDTH - RIGHT
+) -> Iterator[str]:
+    if real is not None and up.low <= real[1] <= up.high:
+        at = up(real[1])
+        yield f'<path class="level" d="M{LEFT} {at:.1f}H{right:.1f}"/>'
+        yield _text(LEFT + 4, at - 4, real[0], "tick")
+
+
+def _steps(best: Sequence[Point], across: Scale, up: Scale, x: Axis) -> str:
+    """The edge of what is reached: no row is beyond it."""
+    path = f"M{across(best[0].x):.1f} {up(best[0].y):.1f}"
+    for p in best[1:]:
+        sideways, upright = f"H{across(p.x):.1f}", f"V{up(p.y):.1f}"
+        path += upright + sideways if x.better == "high" else sideways + upright
+    return path
+
+
+Box = tuple[float, float, float, float]
+
+
+def _place(name: str, x: float, y: float, taken: Sequence[Box]) -> tuple[Box, str]:
+    """Where a name fits beside its point, and which end of it is held there: the place that
+    touches least of what is there."""
+    w, far = LETTER * len(name), 9
+    left = {"start": 0.0, "end": -w, "middle": -w / 2}
+    places = [
+        *((far, -LINE / 2, "start"), (-far, -LINE / 2, "end")),
+        *((0, -far - LINE, "middle"), (0, far, "middle")),
+        *((5, -far - LINE, "start"), (-5, -far - LINE, "end"), (5, far, "start"), (-5, far, "end")),
+    ]
+    places += [(a, b + n * LINE, side) for n in (-1, 1, -2, 2) for a, b, side in places[:2]]
+    boxes = [
+        ((x + a + left[side], y + b, x + a + left[side] + w, y + b + LINE), side)
+        for a, b, side in places
+    ]
+    return min(boxes, key=lambda one: sum(_shared(one[0], t) for t in taken) + _outside(one[0]))
+
+
+def _shared(a: Box, b: Box) -> float:
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(0.0, wide) * max(0.0, high)
+
+
+def _outside(box: Box) -> float:
+    over = max(0.0, LEFT - box[0]) + max(0.0, box[2] - WIDTH)
+    return 100 * (over + max(0.0, TOP - 12 - box[1]) + max(0.0, box[3] - HEIGHT + BOTTOM))
+
+
+def _text(x: float, y: float, words: str, kind: str, anchor: str = "start") -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text class="{kind}" {place}>{escape(words)}</text>'
+
+
+def _short(name: str, letters: int) -> str:
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"

@@ -1,0 +1,192 @@
+"""Tables of what a row stands on: options, metrics, budgets, provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from benchmarks.formats import MISSING
+from benchmarks.report.charts import compact
+from benchmarks.report.parts import Cell, Entry, Grid, TableRow, mapping, number
+from hierdiff.record import better
+from hierdiff.results import machine
+
+OWN = ("folder", "label")  # options that only say where a run is kept
+SPENT = ("steps", "batch", "images", "flops", "seconds", "share", "pretrained")
+
+
+def told(value: Any) -> str:
+    """A value of a configuration on one line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def measured(value: Any) -> Cell:
+    found = number(value)
+    if found is not None:
+        return Cell(compact(found), found, number=True)
+    return Cell(MISSING if value is None else told(value))
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted path; the members of a list are leaves unless they have options."""
+    if isinstance(node, Mapping) and node:
+        children: Iterable[tuple[Any, Any]] = node.items()
+    elif isinstance(node, (list, tuple)) and any(isinstance(child, Mapping) for child in node):
+        children = enumerate(node)
+    else:
+        return {prefix.removesuffix("."): node}
+    found: dict[str, Any] = {}
+    for key, child in children:
+        found |= flat(child, f"{prefix}{key}.")
+    return found
+
+
+def options(entries: Sequence[Entry]) -> tuple[Grid | None, Grid | None]:
+    """The options that differ between rows, and those that all rows share."""
+    entries = [entry for entry in entries if entry.record.config]
+    found = [flat(entry.record.config) for entry in entries]
+    names = [name for name in dict.fromkeys(n for f in found for n in f) if name not in OWN]
+    values = {name: [told(f[name]) if name in f else MISSING for f in found] for name in names}
+    differ = [
+        TableRow(name, [Cell(value) for value in values[name]])
+        for name in names
+        if len(set(values[name])) > 1
+    ]
+    same = [TableRow(n, [Cell(values[n][0])]) for n in names if len(set(values[n])) == 1]
+    head = ("option", *(entry.label for entry in entries))
+    return (
+        Grid("Options that differ", head, differ) if differ else None,
+        Grid("Options that all rows share", ("option", "value"), same) if same else None,
+    )
+
+
+def metrics(entries: Sequence[Entry]) -> Grid | None:
+    """Every metric with its identity in full, and the rows it was measured for."""
+    found: dict[str, tuple[int, TableRow]] = {}
+    rows: dict[str, list[str]] = {}
+    for entry in entries:
+        for q in entry.record.quality:
+            side = int(q["resolution"])
+            cells = [
+                Cell(told(q["identity"])),
+                Cell({"low": "lower", "high": "higher", None: "as real images"}[better(q)]),
+                *(measured(q.get(key)) for key in ("n", "n_reference", "floor", "route")),
+            ]
+            row = TableRow(f"{q['metric']} at {side} px", cells)
+            found.setdefault(repr(row), (-side, row))
+            rows.setdefault(repr(row), []).append(entry.label)
+    measured_rows = {entry.label for entry in entries if entry.record.quality}
+    body = [
+        TableRow(
+            row.label,
+            [
+                *row.cells,
+                Cell(
+                    "all" if {*rows[key]} == measured_rows else ", ".join(dict.fromkeys(rows[key]))
+                ),
+            ],
+        )
+        for key, (_, row) in sorted(found.items(), key=lambda item: item[1][0])
+    ]
+    head = ("metric", "identity", "better", "images", "references", "noise floor", "route", "rows")
+    return Grid("Metrics in full", head, body) if body else None
+
+
+def budgets(entries: Sequence[Entry]) -> Grid | None:
+    """What each stage was given, and what was planned and spent in all."""
+    body = []
+    for entry in entries:
+        training = entry.record.training
+        if training.get("plan"):
+            plan = (f"{key} {told(value)}" for key, value in flat(training["plan"]).items())
+            body.append(TableRow(entry.label, look=entry.look, reason=f"plan: {', '.join(plan)}"))
+        stages = [
+            (f"stage {part.get('name', i + 1)}", part)
+            for i, part in enumerate(map(mapping, training.get("stages") or ()))
+        ]
+        sums = {name: mapping(training.get(name)) for name in ("planned", "spent")}
+        sums["spent"] = sums["spent"] or training  # of a record that knows no plan
+        for name, part in (*stages, *sums.items()):
+            if any(part.get(key) is not None for key in SPENT):
+                cells = [Cell(name), *(spent(key, part.get(key)) for key in SPENT)]
+                body.append(TableRow(entry.label, cells, entry.look))
+    head = ("row", "part", "steps", "batch", "images", "FLOPs", "time", "share", "pretrained")
+    return Grid("Plan and spending", head, body, grouped=True) if body else None
+
+
+def spent(key: str, value: Any) -> Cell:
+    found = number(value)
+    if found is None:
+        return Cell(
+            {True: "yes", False: "no"}[value] if isinstance(value, bool) else measured(value).text
+        )
+    if key == "seconds":
+        return Cell(duration(found), found, number=True)
+    if key == "share":
+        return Cell(f"{100 * found:.3g} %", found, number=True)
+    if key in ("steps", "batch", "images") and found.is_integer():
+        return Cell(f"{int(found):,}", found, number=True)
+    return measured(found)
+
+
+def duration(seconds: float) -> str:
+    """`12.5 s`, `3 min`, `1 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def origins(entries: Sequence[Entry]) -> Grid:
+    """Where each row is from, in short."""
+    body = []
+    for entry in entries:
+        record, p = entry.record, entry.record.provenance
+        git, devices = mapping(p.get("git")), {str(c.get("device")) for c in record.cost}
+        cells = (
+            "edited by hand" if record.edited else "as measured",
+            str(git["commit"])[:10] if git.get("commit") else None,
+            {True: "with changes", False: "clean"}.get(git.get("dirty")),  # type: ignore[arg-type]
+            ", ".join(machine(record, device) for device in sorted(devices)) or None,
+            mapping(p.get("packages")).get("torch"),
+            ", ".join(f"{k} {told(v)}" for k, v in mapping(p.get("seeds")).items()) or None,
+            p.get("started"),
+            _took(p.get("started"), p.get("ended")),
+            record.hash[:12],
+        )
+        shown = [Cell(MISSING if cell is None else told(cell)) for cell in cells]
+        body.append(TableRow(entry.label, shown, entry.look))
+    head = ("row", "record", "commit", "checkout", "machine", "torch", "seeds", "started", "took")
+    return Grid("Where each row is from", (*head, "hash"), body)
+
+
+def _took(started: Any, ended: Any) -> str | None:
+    try:
+        taken = datetime.fromisoformat(ended) - datetime.fromisoformat(started)
+    except (TypeError, ValueError):
+        return None
+    return duration(taken.total_seconds())
+
+
+def provenance(entry: Entry) -> Grid:
+    """All that is known of a row's origin."""
+    record = entry.record
+    found = {
+        "folder": entry.folder.name if entry.folder else None,
+        "method": record.method,
+        "budget": record.budget,
+        "resolutions": list(record.resolutions),
+        "record hash": record.hash,
+        "edited by hand": "yes" if record.edited else "no",
+        "failure": record.failure,
+        "notes": record.training.get("notes"),
+        **(flat(record.provenance) if record.provenance else {}),
+    }
+    body = [
+        TableRow(key, [Cell(told(value))])
+        for key, value in found.items()
+        if value is not None and value != []
+    ]
+    return Grid(f"Provenance of {entry.label}", ("fact", "value"), body)

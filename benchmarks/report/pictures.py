@@ -1,0 +1,177 @@
+"""The pictures of a run's folder, and what each of them shows.
+
+A picture is copied under the hash of its bytes: an old page never shows a new picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.report.facts import flat, measured
+from benchmarks.report.parts import Entry, Figure, Gallery, Grid, Picture, TableRow, mapping
+
+FOLDER = "pictures"
+
+
+@dataclass
+class Kept:
+    """Files of the report by name; broken: what could not be read."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+
+    def picture(self, path: Path) -> Picture | None:
+        """The PNG as a file of the report; None where there is none, or it is not whole."""
+        if not path.is_file():
+            return None
+        try:
+            content = path.read_bytes()
+            with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+                image.load()
+                width, height = image.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            self.broken.append(f"{path.parent.name}/{path.name} is no whole PNG")
+            return None
+        name = f"{FOLDER}/{hashlib.sha256(content).hexdigest()[:16]}.png"
+        self.files[name] = content
+        return Picture(name, width, height)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A kind of picture: its file, heading, what it shows, and the text for who cannot see it.
+
+    always: whether a row without it is named.
+    """
+
+    file: str
+    name: str
+    told: str
+    alt: str
+    always: bool = True
+
+
+SHEETS = (
+    Sheet(
+        "samples.png",
+        "Samples",
+        "The same noise seeds for every method, not chosen. A block for each resolution that a "
+        "method makes, finest left, with the same sample at the same place.",
+        "Samples of {label} at {sides} pixels, a block of images for each resolution.",
+    ),
+    Sheet(
+        "film.png",
+        "From noise to image",
+        "States of the first samples, from noise at the left to the image at the right; a row for "
+        "each level, finest first.",
+        "Film strip of {label}: levels at {sides} pixels from noise, left, to image, right.",
+    ),
+    Sheet(
+        "reconstructions.png",
+        "Reconstructions",
+        "Real images, left, and what the codec makes of them, right: no sample is better.",
+        "Real images, left, and their reconstructions by the codec of {label}, right.",
+        always=False,
+    ),
+    Sheet(
+        "neighbours.png",
+        "Nearest neighbours",
+        "Each row is a sample and the training images nearest to it in the features of the metric: "
+        "a copy would stand beside its original.",
+        "Rows of a sample of {label}, left, and the training images nearest to it.",
+    ),
+    Sheet(
+        "loss.png",
+        "Loss",
+        "Training loss over images. Losses of different methods are different quantities: compare "
+        "their course, not their height.",
+        "Training loss of {label} over images, in all and for each level.",
+    ),
+)
+EXPOSURE = (
+    "What an upsampler loses because it is given generated images: distance over the level of "
+    "augmentation (log-SNR), for real and for generated input."
+)
+NUMBERS = ("stage", "source", "level", "resolution", "metric", "value", "floor", "n")
+
+
+def galleries(data: str, entries: Sequence[Entry], kept: Kept) -> Iterator[Gallery]:
+    """Those that have a picture; the files go into `kept`."""
+    for sheet in SHEETS:
+        made = list(_figures(entries, sheet.file, sheet.alt, kept))
+        have = {label for label, _ in made}
+        missing = [e.label for e in entries if sheet.always and e.label not in have]
+        real = _real_images(data, entries, kept) if sheet.file == "samples.png" else ()
+        figures = [*real, *(figure for _, figure in made)]
+        if figures:
+            yield Gallery(sheet.name, sheet.told, figures, missing)
+    for name in dict.fromkeys(name for entry in entries for name in entry.record.analysis):
+        yield analysis(name, [e for e in entries if name in e.record.analysis], kept)
+
+
+def _figures(
+    entries: Sequence[Entry], file: str, alt: str, kept: Kept
+) -> Iterator[tuple[str, Figure]]:
+    for entry in entries:
+        picture = kept.picture(entry.folder / file) if entry.folder else None
+        if picture:
+            failed = " (failed)" if entry.record.failure is not None else ""
+            told = alt.format(label=entry.label, sides=entry.sides)
+            yield entry.label, Figure(picture, entry.label + failed, told, entry.look)
+
+
+def _real_images(data: str, entries: Sequence[Entry], kept: Kept) -> Iterator[Figure]:
+    """Each sheet of real images once."""
+    found = [kept.picture(entry.folder / "real.png") for entry in entries if entry.folder]
+    for picture in dict.fromkeys(filter(None, found)):
+        yield Figure(picture, "real images", f"Real test images of {data}.")
+
+
+def analysis(name: str, entries: Sequence[Entry], kept: Kept) -> Gallery:
+    """What was looked at beside the row: its picture, the gap of each stage, and the numbers."""
+    alt = "Curves of {label}, whose numbers stand in the table below."
+    figures = [figure for _, figure in _figures(entries, f"{Path(name).name}.png", alt, kept)]
+    gaps, numbers = [], []
+    for entry in entries:
+        found = mapping(entry.record.analysis[name])
+        levels = mapping(found.get("level"))
+        for stage, gap in mapping(found.get("gap")).items():
+            cells = [measured(stage), measured(gap), measured(levels.get(stage))]
+            gaps.append(TableRow(entry.label, cells, entry.look))
+        for row in map(mapping, found.get("rows") or ()):
+            cells = [measured(row.get(key)) for key in NUMBERS]
+            numbers.append(TableRow(entry.label, cells, entry.look))
+    title = name.replace("_", " ")
+    head = ("row", "stage", "gap: generated − real input", "log-SNR in sampling")
+    grids = [
+        *([Grid(f"Gaps of {title}", head, gaps)] if gaps else []),
+        *([Grid(f"Numbers of {title}", ("row", *NUMBERS), numbers)] if numbers else []),
+    ]
+    told = EXPOSURE if name == "exposure_bias" else ""
+    return Gallery(title[:1].upper() + title[1:], told, figures, grids=grids)
+
+
+def scaling(folders: Sequence[Path], kept: Kept) -> Iterator[Gallery]:
+    """Of the folders themselves: `scaling.png` and the numbers of `scaling.json`."""
+    for folder in folders:
+        picture = kept.picture(folder / "scaling.png")
+        alt = "Quality over training compute, with the fitted power laws."
+        figures = [Figure(picture, folder.resolve().name, alt)] if picture else []
+        grids = []
+        try:
+            content = json.loads((folder / "scaling.json").read_text(encoding="utf-8"))
+            rows = [TableRow(key, [measured(value)]) for key, value in flat(content).items()]
+            grids = [Grid("Numbers of the fits", ("what", "value"), rows)]
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError) as error:
+            kept.broken.append(f"{folder.name}/scaling.json cannot be read ({error})")
+        if figures or grids:
+            yield Gallery("Scaling", "", figures, grids=grids)

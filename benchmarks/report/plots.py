@@ -1,0 +1,148 @@
+"""The charts of a page: quality against cost, and learning curves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.report.charts import DASHES, Axis, Line, Point, compact, lines, scatter
+from benchmarks.report.parts import Charts, Entry, number
+from benchmarks.tables import SCALE
+from hierdiff.record import Row, better
+
+COSTS = (  # key of a cost row, axis, factor to its unit
+    ("sample_images_per_s", Axis("sampled images/s", "high"), 1.0),
+    ("sample_memory_mib", Axis("sampling memory, MiB", "low"), 1.0),
+    ("flops_per_image", Axis("GFLOPs per image", "low"), 1e-9),
+)
+SPENT = (  # key of a curve's row, its name, label of the axis
+    ("images", "images", "training images"),
+    ("flops", "FLOPs", "training FLOPs"),
+    ("seconds", "time", "training time"),
+)
+UNITS = (("h", 3600), ("min", 60), ("s", 1))
+Asked = tuple[int, str, str]  # resolution, view, metric
+Measured = tuple[int, str, str, str]  # and identity
+
+
+def trade(entries: Sequence[Entry]) -> Iterator[Charts]:
+    """Quality against each cost, for every resolution, view and metric; finest first.
+
+    A method's own level costs what it takes to sample that level; a final image that is pooled
+    costs what the final image does. Metrics of which neither side is better have no front.
+    """
+    finest = max((side for e in entries for side in e.record.resolutions), default=0)
+    asked = dict.fromkeys(
+        _asked(q, finest) for e in entries for q in e.record.quality if better(q) is not None
+    )
+    for side, view, metric in sorted(asked, key=lambda key: -key[0]):
+        found = [(e, q) for e in entries if (q := _quality(e, (side, view, metric), finest))]
+        drawn = []
+        for key, axis, factor in COSTS:
+            points = [
+                Point(e.label, cost * factor, q["value"], e.look, number(q.get("spread")))
+                for e, q in found
+                if (cost := _cost(e, side if view == "native" else finest, key)) is not None
+            ]
+            if points:
+                quality = Axis(f"{metric} at {side} px", better(found[0][1]))
+                real = _real(entries, side, metric, found[0][1]["identity"])
+                drawn.append((axis.label, scatter(points, axis, quality, real)))
+        if drawn:
+            yield Charts(f"{metric} at {side} px{'' if side == finest else f', {view}'}", drawn)
+
+
+def _asked(q: Row, finest: int) -> Asked:
+    """At the finest resolution both views are the same image."""
+    side = int(q["resolution"])
+    return side, "native" if side == finest else q["view"], q["metric"]
+
+
+def _quality(entry: Entry, asked: Asked, finest: int) -> Row | None:
+    rows = [q for q in entry.record.quality if number(q["value"]) is not None]
+    return next((q for q in rows if _asked(q, finest) == asked), None)
+
+
+def _cost(entry: Entry, side: int, key: str) -> float | None:
+    found = (number(c.get(key)) for c in entry.record.cost if c.get("resolution") == side)
+    return next((value for value in found if value is not None), None)
+
+
+def _real(
+    entries: Sequence[Entry], side: int, metric: str, identity: Any
+) -> tuple[str, float] | None:
+    """What real images reach, measured alike."""
+    for entry in entries:
+        for q in entry.record.scale.get("real", ()):
+            value = number(q["value"])
+            if (q["resolution"], q["metric"], q["identity"]) == (side, metric, identity):
+                return (SCALE["real"], value) if value is not None else None
+    return None
+
+
+def curves(entries: Sequence[Entry]) -> Iterator[Charts]:
+    """For every resolution, view, metric and identity its course over what was spent."""
+    rows = [row for entry in entries for row in entry.record.curves]
+    asked = dict.fromkeys(map(_measured, rows))
+    identities = Counter(key[:3] for key in asked)
+    halves = sorted({half for row in rows if (half := number(row.get("half_life"))) is not None})
+    sides = {  # of a curve's metric, told by the quality rows of the same one
+        q["metric"]: better(q) for entry in entries for q in entry.record.quality
+    }
+    for key in sorted(asked, key=lambda key: -key[0]):
+        side, view, metric, identity = key
+        axis = Axis(f"{metric} at {side} px", sides.get(metric, better({"metric": metric})))
+        real = _real(entries, side, metric, identity)
+        drawn = []
+        for spent, name, label in SPENT:
+            found, unit = list(_lines(entries, key, spent, halves)), ""
+            if spent == "seconds":
+                found, unit = _in_hours(found)
+            if found:
+                drawn.append((name, lines(found, Axis(label + unit), axis, real)))
+        if drawn:
+            more = f", {identity}" if identities[key[:3]] > 1 else ""
+            yield Charts(f"{metric} at {side} px, {view}{more}", drawn, _patterns(halves))
+
+
+def _patterns(halves: Sequence[float]) -> str:
+    """What the patterns of the lines stand for."""
+    if len(halves) < 2:
+        return ""
+    told = [f"{DASHES[i % len(DASHES)][0]} {compact(half)}" for i, half in enumerate(halves)]
+    return f"Half-life of the averaged weights, in images: {', '.join(told)}."
+
+
+def _measured(row: Row) -> Measured:
+    return int(row["resolution"]), str(row["view"]), str(row["metric"]), str(row.get("identity"))
+
+
+def _lines(
+    entries: Sequence[Entry], key: Measured, spent: str, halves: Sequence[float]
+) -> Iterator[Line]:
+    """A line for each row, and for each half-life of its average where there are several."""
+    for entry in entries:
+        rows = [row for row in entry.record.curves if _measured(row) == key]
+        own = dict.fromkeys(number(row.get("half_life")) for row in rows)
+        for half in own:
+            points = [
+                (x, value)
+                for row in rows
+                if number(row.get("half_life")) == half
+                and (x := number(row.get(spent))) is not None
+                and (value := number(row.get("value"))) is not None
+            ]
+            if points:
+                told = f"half-life {compact(half)}" if half is not None and len(own) > 1 else ""
+                dash = halves.index(half) if half is not None else 0
+                yield Line(entry.label, points, entry.look, dash, told)
+
+
+def _in_hours(found: Sequence[Line]) -> tuple[list[Line], str]:
+    """Lines over seconds, over the largest unit of which the longest has two."""
+    longest = max((x for line in found for x, _ in line.points), default=0)
+    unit, size = next((u for u in UNITS if longest >= 2 * u[1]), UNITS[-1])
+    scaled = [replace(one, points=[(x / size, y) for x, y in one.points]) for one in found]
+    return scaled, f", {unit}"

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hierdiff.record import Record, content_hash
+from hierdiff.results import COLUMNS, SPENT, dataframe, over_seeds, records, wide
+from tests.benchmarks.rows import cost, five, quality, record, training
+
+
+def written(folder: Path, *found: Record) -> Path:
+    for i, one in enumerate(found):
+        one.write(folder / f"{i}-{one.name.replace('/', '_')}")
+    return folder
+
+
+def test_records_are_found_once_at_or_below_folders_and_files(tmp_path: Path):
+    written(tmp_path, *five()[:3])
+    file = tmp_path / "0-mdm" / "record.json"
+    found = records(tmp_path, file, tmp_path / "0-mdm")
+    assert [one.name for one in found] == ["mdm", "mdm", "end_to_end"]
+    assert [one.name for one in records(file)] == ["mdm"]
+    with pytest.raises(FileNotFoundError, match="none does not exist: name a folder"):
+        records(tmp_path / "none")
+    (tmp_path / "record.json").write_text('{"schema": 99}')
+    with pytest.raises(ValueError, match="record schema 99"):
+        records(tmp_path)
+
+
+def test_each_measured_number_is_one_line_with_where_it_is_from(tmp_path: Path):
+    frame = dataframe(written(tmp_path, *five()))
+    assert list(frame.columns) == [*COLUMNS, *SPENT]
+    own = frame[(frame.run == "0-mdm") & (frame.kind == "quality")]
+    assert list(own.value) == [98.41, 98.41, 61.2, 60.1]
+    first = own.iloc[0]
+    assert (first.method, first.data, first.budget, first.seed) == ("mdm", "critters", "default", 0)
+    assert (first.resolution, first["view"], first.metric) == (64, "native", "FD-EffLite0")
+    assert first.n == 512 and first.identity.startswith("efficientnet_lite0@57938833")
+    assert Path(first.path).parent.name == "0-mdm" and not first.edited
+    costs = frame[(frame.run == "0-mdm") & (frame.kind == "cost") & (frame.resolution == 64)]
+    values = dict(zip(costs.metric, costs.value, strict=True))
+    assert values["train_images_per_s"] == 40.123
+    assert "train_memory_reserved_mib" not in values  # None is no number
+    assert "sample_noisy" not in values
+    identities = dict(zip(costs.metric, costs.identity, strict=True))
+    assert identities["latency_s"] == "cpu (Abacus 1), float32, batch 32"
+    assert pd.isna(identities["parameters"])
+    scale = frame[(frame.run == "0-mdm") & (frame.kind == "scale")]
+    assert set(scale.method) == {"real", "gaussian"}
+
+
+def test_a_failed_run_is_a_line_with_its_reason_and_no_value(tmp_path: Path):
+    frame = dataframe(written(tmp_path, *five()))
+    (failed,) = frame[frame.kind == "failure"].to_dict("records")
+    assert (failed["kind"], failed["name"]) == ("failure", "latent")
+    assert failed["failure"] == "out of memory at batch_size 32: lower it"
+    assert math.isnan(failed["value"])
+
+
+def test_a_curve_has_its_places_and_options_their_columns(tmp_path: Path):
+    curve = [
+        {**quality(64, "native", 100.0 - step), "step": step, "images": 32 * step, "flops": 1e9}
+        for step in (1, 2)
+    ]
+    one = record("a", curves=tuple(curve), config={"seed": 3, "denoiser": {"width": 64}})
+    frame = dataframe(written(tmp_path, one), options=["denoiser.width", "denoiser.heads"])
+    drawn = frame[frame.kind == "curve"]
+    assert list(drawn.images) == [32, 64] and list(drawn.value) == [99.0, 98.0]
+    assert set(frame["denoiser.width"]) == {64} and frame["denoiser.heads"].isna().all()
+    assert frame[frame.kind == "scale"].images.isna().all()
+
+
+def test_older_schemas_are_read_and_edited_records_flagged(tmp_path: Path):
+    path = record("old", quality=(quality(64, "native", 1.5),)).write(tmp_path)
+    content = json.loads(path.read_text())
+    new = ("analysis", "curves", "hash")
+    old = {k: v for k, v in content.items() if k not in new} | {"schema": 1}
+    path.write_text(json.dumps({**old, "hash": content_hash(old)}))
+    assert not dataframe(tmp_path).edited.any()
+    path.write_text(path.read_text().replace("1.5", "0.5"))
+    edited = dataframe(tmp_path)
+    assert edited.edited.all() and 0.5 in set(edited.value)
+
+
+def test_no_run_is_an_empty_frame_of_the_same_columns(tmp_path: Path):
+    frame = dataframe(tmp_path)
+    assert list(frame.columns) == [*COLUMNS, *SPENT] and frame.empty
+
+
+def test_wide_has_a_line_a_run_and_refuses_to_mix_identities(tmp_path: Path):
+    frame = dataframe(written(tmp_path, *five()))
+    table = wide(frame)
+    assert len(table) == 4
+    assert list(table.columns[0]) == [64, "native", "FD-EffLite0"]
+    assert table.loc[("0-mdm", "mdm", 0), (32, "pooled", "FD-EffLite0")] == 60.1
+    assert wide(frame, "cost").loc[("0-mdm", "mdm", 0), (64, "", "latency_s")] == 1.2345
+    other = record("b", quality=(quality(64, "native", 1.0, identity="another"),), scale={})
+    mixed = dataframe(written(tmp_path / "more", *five(), other))
+    with pytest.raises(ValueError, match="more than one identity: choose one, frame"):
+        wide(mixed)
+    with pytest.raises(ValueError, match="is there twice"):
+        wide(pd.concat([frame, frame]))
+    with pytest.raises(ValueError, match="plot the long form"):
+        wide(frame, "curve")
+
+
+# ---------------------------------------------------------------- training seeds
+
+
+def seeds(*values: float, **changed: object) -> list[Record]:
+    return [
+        record(
+            "a",
+            quality=(quality(64, "native", v, values=[v], spread=None),),
+            cost=(cost(64, 10.0 * v, 1.0, sample_noisy=v > 2, parts={"decode": {"s": v}}),),
+            training=training(int(100 * v), 1e15, notes=[f"note {v > 1}"]),
+            config={"seed": i, "folder": f"runs/{i}", "denoiser": {"width": 64}},
+            **changed,
+        )
+        for i, v in enumerate(values)
+    ]
+
+
+def test_records_that_differ_in_the_seed_alone_become_their_mean(tmp_path: Path):
+    (one,) = over_seeds(seeds(1.0, 2.0, 6.0))
+    (row,) = one.quality
+    assert (row["value"], row["values"]) == (3.0, [1.0, 2.0, 6.0])
+    assert row["spread"] == pytest.approx(math.sqrt(7.0))
+    assert one.config["seed"] == [0, 1, 2]
+    (spent,) = one.cost
+    assert spent["train_images_per_s"] == pytest.approx(30.0)
+    assert spent["parts"] == {"decode": {"s": pytest.approx(3.0)}}
+    assert (spent["parameters"], spent["sample_noisy"]) == (2_345_678, True)
+    assert one.training["spent"]["images"] == pytest.approx(300.0)
+    assert one.training["plan"] == {"match": "flops", "amount": 1.5e15}
+    assert one.training["notes"] == ["note False", "note True"]
+    assert Record.read(one.write(tmp_path)).hash == one.hash
+
+
+def test_the_order_of_runs_does_not_matter_to_their_mean():
+    ordered, turned = over_seeds(seeds(1.0, 2.0, 6.0)), over_seeds(seeds(1.0, 2.0, 6.0)[::-1])
+    assert [one.content() for one in ordered] == [one.content() for one in turned]
+
+
+def test_a_run_without_a_value_has_no_say_in_the_mean():
+    one, two, three = seeds(1.0, 2.0, 4.0)
+    hollow = replace(three, quality=(quality(64, "native", None),))
+    (row,) = over_seeds([one, two, hollow])[0].quality
+    assert (row["value"], row["values"]) == (1.5, [1.0, 2.0])
+
+
+def test_what_differs_in_more_than_the_seed_stays_apart():
+    one, two = seeds(1.0, 2.0)
+    wider = replace(two, config={**two.config, "denoiser": {"width": 32}})
+    again = replace(two, config={**two.config, "seed": 0})
+    elsewhere = replace(two, provenance={"machine": {"cpu": "Abacus 2"}})
+    fewer = replace(two, quality=(quality(64, "native", 2.0, n=256),))
+    failed = replace(two, quality=(), cost=(), failure="out of memory")
+    for other in (wider, again, elsewhere, fewer, failed, replace(two, budget="smoke")):
+        assert over_seeds([one, other]) == [one, other]
+
+
+def test_one_edited_run_marks_the_mean_as_edited():
+    one, two = seeds(1.0, 2.0)
+    assert over_seeds([one, replace(two, edited=True)])[0].edited
+    assert not over_seeds([one, two])[0].edited
