@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import BATCH, Track, autocast
+from benchmarks.measure import BATCH, Track, autocast, sampled
 from hierdiff.bridge import Bridged
 from hierdiff.data import ImageData
 from hierdiff.files import write
@@ -106,10 +106,7 @@ def generated_inputs(
     stage: Bridged, data: ImageData, n: int, seed: int, precision: str
 ) -> Iterator[Images]:
     for rows in rows_of(n):
-        noise = per_example([seed_of(seed, "sample", row) for row in rows], stage.device)
-        cond = data.batch(torch.tensor(list(rows))).cond
-        with autocast(stage.device, precision):
-            yield stage.previous.sample(len(rows), cond, noise=noise)
+        yield sampled(stage.previous, data, rows, seed=seed, precision=precision)
 
 
 def outputs(

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from hierdiff.codec import Codec
 from hierdiff.data import ImageData
 from hierdiff.files import write
 from hierdiff.images import to_float, to_uint8
-from hierdiff.method import Method
+from hierdiff.method import Method, Stage
 from hierdiff.metrics.extra import psnr, ssim
 from hierdiff.metrics.features import Extractor
 from hierdiff.metrics.fidelity import PROTOCOL, FidelityMeter
@@ -33,6 +33,7 @@ from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.metrics.reference import Reference, foreign, levels_of, references
 from hierdiff.metrics.scale import PixelGaussian
 from hierdiff.noise import from_generator, generator_of, per_example, seed_of
+from hierdiff.samplers.integrate import Watch
 
 Images = dict[int, UInt8[Tensor, "n c _h _w"]]
 Rows = list[dict[str, Any]]
@@ -50,14 +51,27 @@ def samples(
     method: Method, data: ImageData, n: int, *, seed: int, precision: str, batch: int = BATCH
 ) -> Iterator[Images]:
     """n images in batches, uint8 on the CPU; image i has a seed of its own, whatever the batch."""
-    device = next(method.parameters()).device
     for first in range(0, n, batch):
         rows = range(first, min(first + batch, n))
-        cond = data.batch(torch.tensor([row % len(data) for row in rows])).cond
-        noise = per_example([seed_of(seed, "sample", row) for row in rows], device)
-        with autocast(device, precision):
-            images = method.sample(len(rows), cond, noise=noise)
+        images = sampled(method, data, rows, seed=seed, precision=precision)
         yield {side: to_uint8(x).cpu() for side, x in images.items()}
+
+
+def sampled(
+    method: Method | Stage,
+    data: ImageData,
+    rows: Sequence[int],
+    *,
+    seed: int,
+    precision: str,
+    watch: Watch | None = None,
+) -> dict[int, Float[Tensor, "n c _h _w"]]:
+    """Images number `rows`, each from noise of its own and under the conditions of an example."""
+    device = next(method.parameters()).device
+    cond = data.batch(torch.tensor([row % len(data) for row in rows])).cond
+    noise = per_example([seed_of(seed, "sample", row) for row in rows], device)
+    with autocast(device, precision):
+        return method.sample(len(rows), cond, noise=noise, watch=watch)
 
 
 def real_references(

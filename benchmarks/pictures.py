@@ -9,12 +9,12 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.measure import autocast
+from benchmarks.measure import autocast, sampled
 from hierdiff.data import ImageData
-from hierdiff.images import sheet, to_float, to_uint8
-from hierdiff.levels import Levels, down
+from hierdiff.images import sheet, to_uint8
+from hierdiff.levels import Levels
 from hierdiff.method import Diffusion
-from hierdiff.noise import per_example, seed_of
+from hierdiff.metrics.reference import pooled
 
 FRAMES = 10  # of a film strip
 SHOWN = 3  # trajectories of a film strip
@@ -27,19 +27,21 @@ def film(stage: Diffusion, data: ImageData, *, seed: int, precision: str) -> Ima
     same for the next sample; the noise is that of the samples.
     """
     rows = range(min(SHOWN, len(data)))
-    seen: dict[int, list[Tensor]] = {}  # by side of a level in pixels
+    passed: dict[tuple[tuple[int, ...], ...], list[Levels]] = {}  # states by their shapes
 
     def watch(step: int, time: float, x: Levels) -> None:
-        shapes = tuple(tuple(level.shape[1:]) for level in x)
-        part = next(part for part in stage.chain if part.codec.shapes() == shapes)
-        for side, images in part.codec.decode(x).items():
-            seen.setdefault(side, []).append(to_uint8(images).cpu())
+        passed.setdefault(tuple(tuple(level.shape[1:]) for level in x), []).append(x)
 
-    cond = data.batch(torch.tensor(list(rows))).cond
-    noise = per_example([seed_of(seed, "sample", row) for row in rows], stage.device)
-    with torch.no_grad(), autocast(stage.device, precision):
-        stage.sample(len(rows), cond, noise=noise, watch=watch)
-    strips = {side: torch.stack(chosen(states), 1) for side, states in seen.items()}
+    sampled(stage, data, rows, seed=seed, precision=precision, watch=watch)
+    seen: dict[int, list[Tensor]] = {}  # by side of a level in pixels
+    for shapes, states in passed.items():
+        codec = next(part.codec for part in stage.chain if part.codec.shapes() == shapes)
+        with torch.no_grad(), autocast(stage.device, precision):
+            decoded = [codec.decode(x) for x in chosen(states)]
+        for images in decoded:
+            for side, level in images.items():
+                seen.setdefault(side, []).append(to_uint8(level).cpu())
+    strips = {side: torch.stack(frames, 1) for side, frames in seen.items()}
     widest = max(strips)
     frames = []
     for row in rows:
@@ -49,7 +51,7 @@ def film(stage: Diffusion, data: ImageData, *, seed: int, precision: str) -> Ima
     return sheet([torch.cat(frames)], columns=len(frames[0]))
 
 
-def chosen(states: Sequence[Tensor]) -> list[Tensor]:
+def chosen(states: Sequence[Levels]) -> list[Levels]:
     """`FRAMES` of the states, evenly, the last one among them."""
     last = len(states) - 1
     places = torch.linspace(0, last, FRAMES).round().long().tolist()
@@ -63,8 +65,7 @@ def neighbour_sheet(
 ) -> Image.Image:
     """Each row: a sample, then the training images that are nearest to it in the features."""
     side = samples.shape[-1]
-    found = torch.from_numpy(train.images[nearest.flatten().numpy()].copy())
-    found = to_uint8(down(to_float(found), side)) if found.shape[-1] != side else found
-    found = found.unflatten(0, nearest.shape)
+    found = torch.from_numpy(train.images[nearest.flatten().numpy()])
+    found = pooled(found, side).unflatten(0, nearest.shape)
     rows = torch.cat([samples[:, None], found], 1)
     return sheet([rows.flatten(0, 1)], columns=rows.shape[1])

@@ -129,6 +129,11 @@ def keep(rows: Iterable[Published], conditions: Sequence[str]) -> list[Published
     return kept
 
 
+def asked(conditions: Sequence[str] | None) -> list[Published]:
+    """What the option `--published` asks for; None: it was not given."""
+    return [] if conditions is None else keep(read(), conditions)
+
+
 # ---------------------------------------------------------------- in a table
 
 

@@ -39,6 +39,7 @@ from hierdiff.method import Diffusion, Method
 from hierdiff.metrics.features import Extractor, extractors
 from hierdiff.metrics.fidelity import check_metrics, neighbours
 from hierdiff.metrics.perceptual import perceptuals
+from hierdiff.metrics.reference import foreign
 from hierdiff.record import FILE, Record, now, provenance
 from hierdiff.train import Prepared, plain, prepare
 from hierdiff.training import train
@@ -61,11 +62,10 @@ def suffix(overrides: Sequence[str]) -> str:
 OmegaConf.register_new_resolver("suffix", suffix, replace=True)
 
 
-def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
+def measured(options: dict[str, Any], run: Prepared, folder: Path, extractor: Extractor) -> Record:
     """Trains where that is not done, then measures; the record is written last."""
     started = now()
-    wanted = options["measure"]
-    extractor, cache = _metric(options)
+    wanted, cache = options["measure"], _cache(options)
     test = run.data.part("test")
     n = min(wanted["samples"], len(test))
     if n < wanted["samples"]:
@@ -73,8 +73,6 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
     sides = check_resolutions(sorted({*wanted["resolutions"], *run.method.resolutions})[::-1])
 
     metrics = wanted["metrics"]
-    check_metrics(metrics, extractor, n=min(n, len(run.part)))
-
     summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
 
     device = torch.device("cuda" if _on_gpu(run) else "cpu")
@@ -107,7 +105,8 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
     write_png(folder / "real.png", sheet([real]))
     if finest not in wanted["references"]:  # moments alone know no neighbours
         looked_at = shown[finest][:NEAREST]
-        _, rows_of = neighbours(looked_at, extractor, references[finest], k=3)
+        k = min(3, references[finest].statistics.n)
+        _, rows_of = neighbours(looked_at, extractor, references[finest], k=int(k))
         picture = neighbour_sheet(looked_at, rows_of, run.data.part("train"))
         write_png(folder / "neighbours.png", picture)
     last = method.stages[-1]
@@ -170,9 +169,11 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path) -> Record:
     return record
 
 
-def analysed(options: dict[str, Any], run: Prepared, folder: Path, record: Record) -> Record:
+def analysed(
+    options: dict[str, Any], run: Prepared, folder: Path, record: Record, extractor: Extractor
+) -> Record:
     """The record with the analysis that `analysis=...` asks for, and its picture."""
-    wanted, extractor, cache = options["analysis"], *_metric(options)
+    wanted, cache = options["analysis"], _cache(options)
     train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
     device = torch.device("cuda" if _on_gpu(run) else "cpu")
     method, extractor = run.method.to(device), extractor.to(device)
@@ -196,11 +197,27 @@ def analysed(options: dict[str, Any], run: Prepared, folder: Path, record: Recor
     return record
 
 
-def _metric(options: dict[str, Any]) -> tuple[Extractor, Path]:
-    """The extractor, and the folder that keeps reference statistics."""
+def checked_extractor(wanted: Mapping[str, Any], run: Prepared) -> Extractor:
+    """Built once it is known that all that `measure` asks for can be had."""
+    seeds = list(wanted["seeds"])
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"measure.seeds={seeds}: name one or more, each once")
+    extractor = extractors.build(wanted["extractor"])
+    test, train_part = run.data.part("test"), run.data.part("train")
+    n = min(wanted["samples"], len(test), len(train_part))
+    check_metrics(wanted["metrics"], extractor, n=n)
+    for side, path in wanted["references"].items():
+        foreign(path, extractor, side)
+    if any(isinstance(stage, Diffusion) and stage.codec.lossy for stage in run.method.stages):
+        perceptuals.build(wanted["perceptual"])
+    return extractor
+
+
+def _cache(options: dict[str, Any]) -> Path:
+    """The folder that keeps reference statistics."""
     cache = cache_folder(options["data"].get("cache")) / "statistics"
     cache.mkdir(parents=True, exist_ok=True)
-    return extractors.build(options["measure"]["extractor"]), cache
+    return cache
 
 
 def _on_gpu(run: Prepared) -> bool:
@@ -218,7 +235,7 @@ def main(cfg: Any) -> None:
     options = plain(cfg)
     folder = Path(options["folder"])
     if sweep.in_sweep():
-        record = sweep.apart(options, folder)
+        record = finished(options, folder) or sweep.apart(options, folder)
         if record is not None:
             shown(record, folder)
         return
@@ -233,6 +250,15 @@ def main(cfg: Any) -> None:
         console().print(f"{what:<9}{place}", soft_wrap=True)
 
 
+def finished(options: dict[str, Any], folder: Path) -> Record | None:
+    """The record of a run of which nothing is missing."""
+    record = Record.read(folder) if (folder / FILE).exists() else None
+    if record is None or record.failure is not None:
+        return None
+    analysis = options.get("analysis")
+    return record if analysis is None or analysis["name"] in record.analysis else None
+
+
 def one(options: dict[str, Any], folder: Path) -> Record:
     """The record of one run: as it is there, or made; a failure becomes a record and is raised."""
     record = Record.read(folder) if (folder / FILE).exists() else None
@@ -243,14 +269,15 @@ def one(options: dict[str, Any], folder: Path) -> Record:
     run = prepare(options)  # everything that can be wrong is found before compute is spent
     analysis = options.get("analysis")
     check(run.method, analysis)
+    extractor = checked_extractor(options["measure"], run)
     options["trainer"] = run.config["trainer"]
     try:
         if record is not None:
             log.info("%s is there: remove it to measure again", folder / FILE)
         else:
-            record = measured(options, run, folder)
+            record = measured(options, run, folder, extractor)
         if analysis is not None and analysis["name"] not in record.analysis:
-            record = analysed(options, run, folder, record)
+            record = analysed(options, run, folder, record, extractor)
     except Exception as error:
         if not (folder / FILE).exists():
             sweep.failed(options, sweep.reason(error)).write(folder)

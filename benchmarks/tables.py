@@ -33,12 +33,10 @@ from benchmarks.formats import csv as csv
 from benchmarks.formats import latex as latex
 from benchmarks.formats import markdown as markdown
 from benchmarks.formats import rich_table as rich_table
-from benchmarks.presets import COSTS as COSTS
 from benchmarks.presets import PRESETS, UNITS, Cost, Preset
 from benchmarks.published import Published
 from hierdiff.files import write
 from hierdiff.record import FILE, Record, Row, better
-from hierdiff.record import HIGHER_IS_BETTER as HIGHER_IS_BETTER
 from hierdiff.results import NAMED, flat, hardware, over_seeds
 from hierdiff.results import records as records_of
 
@@ -398,11 +396,6 @@ def _end(key: str) -> str:
 # ---------------------------------------------------------------- command line
 
 
-def find(folders: Iterable[str | Path]) -> list[Record]:
-    """Every record at or below the folders, each file once."""
-    return records_of(*folders)
-
-
 def keep(records: Iterable[Record], conditions: Iterable[str]) -> list[Record]:
     """The records for which every condition `field=value[,value]` holds."""
     kept = list(records)
@@ -414,11 +407,9 @@ def keep(records: Iterable[Record], conditions: Iterable[str]) -> list[Record]:
     return kept
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("benchmarks.tables", description="Tables of finished runs.")
-    parser.add_argument("folders", nargs="+", metavar="RUNS_FOLDER")
-    parser.add_argument("--format", choices=list(FORMATS), default="markdown")
-    parser.add_argument("--preset", choices=list(PRESETS), default="main")
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """Which runs, and which numbers of others beside them."""
+    parser.add_argument("folders", nargs="+", metavar="RUNS")
     parser.add_argument(
         "--where", nargs="+", default=[], metavar="FIELD=VALUE[,VALUE]",
         help="keep the records with this name, method, data or budget",
@@ -428,16 +419,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="add numbers that others published: all, or those of this method, dataset, "
         "resolution or metric",
     )  # fmt: skip
+
+
+def nothing_under(folders: Sequence[str]) -> str:
+    return (
+        f"no finished run ({FILE}) under {', '.join(folders)}: "
+        f"make one by python -m benchmarks.run method=mdm"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("benchmarks.tables", description="Tables of finished runs.")
+    add_choices(parser)
+    parser.add_argument("--format", choices=list(FORMATS), default="markdown")
+    parser.add_argument("--preset", choices=list(PRESETS), default="main")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE")
     chosen = parser.parse_args(arguments)
     try:
-        found = keep(find(chosen.folders), chosen.where)
+        found = keep(records_of(*chosen.folders), chosen.where)
         if not found:
-            raise ValueError(
-                f"no finished run ({FILE}) under {', '.join(chosen.folders)}: "
-                f"make one by python -m benchmarks.run method=mdm"
-            )
-        others = [] if chosen.published is None else papers.keep(papers.read(), chosen.published)
+            raise ValueError(nothing_under(chosen.folders))
+        others = papers.asked(chosen.published)
         printed = FORMATS[chosen.format](frame(found, chosen.preset, others))
         if chosen.output is None:
             sys.stdout.write(printed)

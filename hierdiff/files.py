@@ -15,6 +15,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
+# of torchrun, of processes that Fabric starts, of Slurm
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+
 
 class Busy(OSError):
     """Another process works in a folder."""
@@ -24,10 +27,10 @@ class Busy(OSError):
 def worked_in(folder: Path) -> Iterator[None]:
     """Holds the folder for this process, which lets go of it also when it is killed.
 
-    Raises `Busy` where another process has it. Of the processes of one torchrun the first one
-    speaks for all.
+    Raises `Busy` where another process has it. Of the processes of one run the first one speaks
+    for all.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if any(os.environ.get(rank, "0") != "0" for rank in RANKS):
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)

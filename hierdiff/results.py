@@ -32,17 +32,25 @@ WHOLE = ("seed", "resolution", "n", "step")
 SPENT = ("step", "images", "flops", "seconds", "half_life")  # where on its curve a number is
 
 
-def records(*folders: str | Path) -> list[Record]:
-    """Every record at or below the folders (or in the files), each file once, by path.
+def paths(*folders: str | Path) -> list[Path]:
+    """The files of all records at or below the folders (or the files themselves), each once.
 
-    Raises FileNotFoundError, and ValueError for a file that is no record of a schema known here.
+    Raises FileNotFoundError.
     """
-    paths: set[Path] = set()
+    found: set[Path] = set()
     for folder in map(Path, folders):
         if not folder.exists():
             raise FileNotFoundError(f"{folder} does not exist: name a folder of runs")
-        paths |= {folder.resolve()} if folder.is_file() else set(folder.resolve().rglob(FILE))
-    return [Record.read(path) for path in sorted(paths)]
+        found |= {folder.resolve()} if folder.is_file() else set(folder.resolve().rglob(FILE))
+    return sorted(found)
+
+
+def records(*folders: str | Path) -> list[Record]:
+    """Every record at or below the folders, by path.
+
+    Raises FileNotFoundError, and ValueError for a file that is no record of a schema known here.
+    """
+    return [Record.read(path) for path in paths(*folders)]
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

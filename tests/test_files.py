@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from hierdiff.files import Busy, worked_in
+from hierdiff.files import RANKS, Busy, worked_in
 
 HOLD = textwrap.dedent(
     """
@@ -49,7 +49,8 @@ def test_a_folder_is_free_after_use_and_after_an_error(tmp_path):
         pass
 
 
-def test_only_the_first_process_of_a_group_asks(holder, tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+@pytest.mark.parametrize("rank", RANKS)
+def test_only_the_first_process_of_a_group_asks(rank, holder, tmp_path, monkeypatch):
+    monkeypatch.setenv(rank, "1")
     with worked_in(tmp_path):
         pass

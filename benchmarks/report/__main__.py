@@ -17,9 +17,10 @@ from benchmarks import published as papers
 from benchmarks.report.charts import swatch
 from benchmarks.report.content import Page, page
 from benchmarks.report.pictures import FOLDER, Kept
-from benchmarks.tables import find, keep
+from benchmarks.tables import add_choices, keep, nothing_under
 from hierdiff.files import write
-from hierdiff.record import FILE, Record
+from hierdiff.record import Record
+from hierdiff.results import paths
 
 INDEX = "index.html"
 MADE_BY = b'<meta name="generator" content="hierdiff report">'  # how our own folder is known
@@ -29,14 +30,9 @@ FOLDERS = (FOLDER, "tables")
 def read(folders: Iterable[str | Path]) -> tuple[list[Record], list[str]]:
     """The records at or below the folders, and why others could not be read."""
     records, unread = [], []
-    paths: set[Path] = set()
-    for folder in map(Path, folders):
-        if not folder.exists():
-            raise FileNotFoundError(f"{folder} does not exist: name a folder of runs")
-        paths |= {folder.resolve()} if folder.is_file() else set(folder.resolve().rglob(FILE))
-    for path in sorted(paths):
+    for path in paths(*folders):
         try:
-            records += find([path])
+            records.append(Record.read(path))
         except (ValueError, TypeError, AttributeError, OSError) as error:
             unread.append(str(error))
     return records, unread
@@ -95,16 +91,7 @@ def write_report(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("benchmarks.report", description="A page of finished runs.")
-    parser.add_argument("folders", nargs="+", metavar="RUNS")
-    parser.add_argument(
-        "--where", nargs="+", default=[], metavar="FIELD=VALUE[,VALUE]",
-        help="keep the records with this name, method, data or budget",
-    )  # fmt: skip
-    parser.add_argument(
-        "--published", nargs="*", metavar="FIELD=VALUE[,VALUE]",
-        help="add numbers that others published to the tables: all, or those of this method, "
-        "dataset, resolution or metric",
-    )  # fmt: skip
+    add_choices(parser)
     parser.add_argument("-o", "--output", type=Path, default=Path("report"), metavar="FOLDER")
     chosen = parser.parse_args(arguments)
     kept = Kept()
@@ -112,11 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records, unread = read(chosen.folders)
         records = keep(records, chosen.where)
         if not records and not unread:
-            raise ValueError(
-                f"no finished run ({FILE}) under {', '.join(chosen.folders)}: "
-                f"make one by python -m benchmarks.run method=mdm"
-            )
-        others = [] if chosen.published is None else papers.keep(papers.read(), chosen.published)
+            raise ValueError(nothing_under(chosen.folders))
+        others = papers.asked(chosen.published)
         folders = [Path(folder) for folder in chosen.folders]
         shown = page(records, kept, folders=folders, unread=unread, published=others)
         kept.files[INDEX] = render(shown)

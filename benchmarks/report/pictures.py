@@ -162,7 +162,7 @@ def scaling(folders: Sequence[Path], kept: Kept) -> Iterator[Gallery]:
     """Of the folders themselves: `scaling.png` and the numbers of `scaling.json`."""
     for folder in folders:
         picture = kept.picture(folder / "scaling.png")
-        alt = "Quality over training compute, with the fitted power laws."
+        alt = "Scaling of the methods, with the fitted power laws."
         figures = [Figure(picture, folder.resolve().name, alt)] if picture else []
         grids = []
         try:

@@ -112,6 +112,25 @@ class View:
             better=better,
         )
 
+    def compared(
+        self,
+        metric: str,
+        value: float,
+        fake: Tensor,
+        real: Tensor,
+        estimator: str,
+        better: str | None = LOW,
+    ) -> Quality:
+        """A value made from the features of `fake` and `real`."""
+        return self.quality(
+            metric,
+            value,
+            n=len(fake),
+            n_reference=len(real),
+            estimator=estimator,
+            better=better,
+        )
+
     def both(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
         """Features that are kept, of generated and of real images."""
         return self.streams["features"].kept, self.reference.statistics.kept
@@ -157,76 +176,43 @@ def extrapolated_distance(view: View) -> Iterator[Quality]:
 
 def kernel(view: View) -> Iterator[Quality]:
     fake, real = view.both()
-    yield view.quality(
-        view.extractor.labelled("KD"),
-        kernel_distance(real, fake),
-        n=len(fake),
-        n_reference=len(real),
-        estimator=f"kernel-poly3-unbiased-{SUBSETS}x{subset_size(len(fake), len(real))}",
-    )
+    estimator = f"kernel-poly3-unbiased-{SUBSETS}x{subset_size(len(fake), len(real))}"
+    value = kernel_distance(real, fake)
+    yield view.compared(view.extractor.labelled("KD"), value, fake, real, estimator)
 
 
 def clip_discrepancy(view: View) -> Iterator[Quality]:
     fake, real = view.both()
-    yield view.quality(
-        "CMMD",
-        cmmd(real, fake),
-        n=len(fake),
-        n_reference=len(real),
-        estimator="kernel-gaussian10-biased-x1000",
-    )
+    yield view.compared("CMMD", cmmd(real, fake), fake, real, "kernel-gaussian10-biased-x1000")
 
 
 def manifolds(view: View) -> Iterator[Quality]:
     fake, real = view.matched()
+    estimator = f"manifold-k{K_MANIFOLD}-{len(fake)}x{len(real)}"
     values = precision_recall(real, fake, K_MANIFOLD)
     for metric, value in zip(("precision", "recall"), values, strict=True):
-        yield view.quality(
-            metric,
-            value,
-            n=len(fake),
-            n_reference=len(real),
-            estimator=f"manifold-k{K_MANIFOLD}-{len(fake)}x{len(real)}",
-            better=HIGH,
-        )
+        yield view.compared(metric, value, fake, real, estimator, HIGH)
 
 
 def densities(view: View) -> Iterator[Quality]:
     fake, real = view.matched()
+    estimator = f"density-k{K_DENSITY}-{len(fake)}x{len(real)}"
     values = density_coverage(real, fake, K_DENSITY)
     for metric, value in zip(("density", "coverage"), values, strict=True):
-        yield view.quality(
-            metric,
-            value,
-            n=len(fake),
-            n_reference=len(real),
-            estimator=f"density-k{K_DENSITY}-{len(fake)}x{len(real)}",
-            better=HIGH,
-        )
+        yield view.compared(metric, value, fake, real, estimator, HIGH)
 
 
 def sliced(view: View) -> Iterator[Quality]:
     fake, real = view.matched()
-    yield view.quality(
-        view.extractor.labelled("MIND"),
-        mind(real, fake),
-        n=len(fake),
-        n_reference=len(real),
-        estimator=f"sliced-w2-{DIRECTIONS}-x3d-{len(fake)}x{len(real)}",
-    )
+    estimator = f"sliced-w2-{DIRECTIONS}-x3d-{len(fake)}x{len(real)}"
+    yield view.compared(view.extractor.labelled("MIND"), mind(real, fake), fake, real, estimator)
 
 
 def nearest_distance(view: View) -> Iterator[Quality]:
     """Median; well below that of held-out images it says that training images come back."""
     fake, real = view.both()
-    yield view.quality(
-        "NN-distance",
-        float(nearest(fake, real)[0].quantile(0.5)),
-        n=len(fake),
-        n_reference=len(real),
-        estimator="nearest-median",
-        better=None,
-    )
+    value = float(nearest(fake, real)[0].quantile(0.5))
+    yield view.compared("NN-distance", value, fake, real, "nearest-median", None)
 
 
 def consistency(view: View) -> Iterator[Quality]:

@@ -89,6 +89,7 @@ def test_an_absent_inception_file_ends_the_run_before_compute(tmp_path):
     assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
     assert "weights-inception-2015-12-05-6726825d.pth" in ended.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "record.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,22 @@ def test_what_cannot_be_analysed_or_sampled_is_refused_before_compute(overrides,
     method = prepared(*overrides).method
     with pytest.raises(ValueError, match=message):
         run.check(method, {"levels": levels})
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"seeds": []}, "measure.seeds=.*: name one or more"),
+        ({"seeds": [1, 1]}, "measure.seeds=.*each once"),
+        ({"metrics": ["fdd"]}, "unknown metric 'fdd', did you mean 'fd'"),
+        ({"metrics": ["dc"], "samples": 5}, "'dc' of 5 images: measure at least 6"),
+        ({"references": {32: "nowhere.npz"}}, "nowhere.npz is no file"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_compute(asked, message):
+    wanted = {"extractor": {"name": "random_conv"}, "seeds": [0], "metrics": ["fd"], "samples": 8}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run.checked_extractor({**wanted, "references": {}, **asked}, prepared())
 
 
 METHODS = ("mdm", "cascaded", "rin")

@@ -52,16 +52,23 @@ def test_the_last_line_of_a_job_is_kept_and_passed_on(capfdbinary):
     assert b"one\ntwo" in capfdbinary.readouterr().err
 
 
-def swept(folder, *options, **environment):
-    command = [sys.executable, "-m", "benchmarks.run", "-m", *QUICK, *options]
-    command += [f"folder={folder}/${{label}}"]
-    environment = {**os.environ, "JAXTYPING_DISABLE": "1", **environment}
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+def command(folder, *options):
+    place = f"folder={folder}/${{label}}"
+    return [sys.executable, "-m", "benchmarks.run", "-m", *QUICK, *options, place]
+
+
+ENVIRONMENT = {**os.environ, "JAXTYPING_DISABLE": "1"}
+BOTH = "method=end_to_end,mdm"
+
+
+def swept(folder, *options):
+    told = command(folder, *options)
+    return subprocess.run(told, env=ENVIRONMENT, capture_output=True, text=True)
 
 
 @pytest.mark.slow
 def test_a_failing_job_is_a_row_and_a_rerun_makes_only_what_is_missing(tmp_path):
-    broken = ("method=end_to_end,mdm", "method.resolutions=[32]")  # mdm's network has two levels
+    broken = (BOTH, "method.resolutions=[32]")  # mdm's network has two levels
     ended = swept(tmp_path, *broken)
     assert ended.returncode == 1
     assert "job 2 of 2: mdm" in ended.stderr
@@ -70,7 +77,7 @@ def test_a_failing_job_is_a_row_and_a_rerun_makes_only_what_is_missing(tmp_path)
     assert made.failure is None and made.quality
     assert failed.failure is not None and not failed.quality
     before = (tmp_path / "end_to_end" / "record.json").stat().st_mtime_ns
-    mended = swept(tmp_path, "method=end_to_end,mdm")
+    mended = swept(tmp_path, BOTH)
     assert mended.returncode == 0, mended.stderr
     assert (tmp_path / "end_to_end" / "record.json").stat().st_mtime_ns == before
     assert Record.read(tmp_path / "mdm").failure is None
@@ -78,16 +85,15 @@ def test_a_failing_job_is_a_row_and_a_rerun_makes_only_what_is_missing(tmp_path)
 
 @pytest.mark.slow
 def test_a_killed_sweep_keeps_what_was_finished(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.run", "-m", *QUICK, "method=end_to_end,mdm"]
-    command += [f"folder={tmp_path}/${{label}}"]
-    environment = {**os.environ, "JAXTYPING_DISABLE": "1"}
     first = tmp_path / "end_to_end" / "record.json"
-    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+    with subprocess.Popen(
+        command(tmp_path, BOTH), env=ENVIRONMENT, start_new_session=True
+    ) as process:
         while not first.exists() and process.poll() is None:
             time.sleep(0.1)
         os.killpg(process.pid, 9)
     kept = first.read_bytes()
-    ended = swept(tmp_path, "method=end_to_end,mdm")
+    ended = swept(tmp_path, BOTH)
     assert ended.returncode == 0, ended.stderr
     assert first.read_bytes() == kept
     assert Record.read(tmp_path / "mdm").failure is None
@@ -95,10 +101,7 @@ def test_a_killed_sweep_keeps_what_was_finished(tmp_path):
 
 @pytest.mark.slow
 def test_two_sweeps_into_one_folder_make_whole_records(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.run", "-m", *QUICK, "method=end_to_end,mdm"]
-    command += [f"folder={tmp_path}/${{label}}"]
-    environment = {**os.environ, "JAXTYPING_DISABLE": "1"}
-    both = [subprocess.Popen(command, env=environment) for _ in range(2)]
+    both = [subprocess.Popen(command(tmp_path, BOTH), env=ENVIRONMENT) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     for name in ("end_to_end", "mdm"):
         record = Record.read(tmp_path / name)

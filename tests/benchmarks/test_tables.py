@@ -22,8 +22,9 @@ from rich.console import Console
 from benchmarks import published as papers
 from benchmarks.formats import WIDE, places, student
 from benchmarks.presets import PRESETS
-from benchmarks.tables import csv, find, frame, latex, main, markdown, rich_table
+from benchmarks.tables import csv, frame, latex, main, markdown, rich_table
 from hierdiff.record import Record
+from hierdiff.results import records
 from tests.benchmarks.rows import TEN, cost, five, quality, record, ten, training
 
 
@@ -277,7 +278,7 @@ def test_records_of_one_name_are_told_apart_by_what_differs(tmp_path: Path):
     assert list(table.index[:3]) == [f"mdm (steps={i})" for i in range(3)]
     for name in ("first", "second"):
         replace(five()[0], training={"name": name}).write(tmp_path / name)
-    assert list(frame(find([tmp_path])).index[:2]) == ["mdm (first)", "mdm (second)"]
+    assert list(frame(records(tmp_path)).index[:2]) == ["mdm (first)", "mdm (second)"]
 
 
 def test_a_failed_seed_stays_a_row_beside_the_others():
@@ -320,7 +321,7 @@ def test_a_pretrained_stage_is_marked_and_a_trained_one_counted():
 def test_a_record_changed_by_hand_is_marked_in_its_row_and_beneath(tmp_path: Path):
     path = five()[2].write(tmp_path)
     path.write_text(path.read_text().replace("120.5", "1.5"))
-    text = markdown(frame(find([tmp_path])))
+    text = markdown(frame(records(tmp_path)))
     assert "| end_to_end (edited) |" in text
     assert "- changed by hand since they were measured: end_to_end (edited)" in text
 
@@ -329,8 +330,8 @@ def test_the_newest_record_gives_the_scale():
     old = record("a", quality=(quality(64, "native", 1.0),))
     scale = {"real": [quality(64, "pooled", 12.5)]}
     new = replace(old, name="b", scale=scale, provenance={"ended": "2026-02-01T00:00:00+00:00"})
-    for records in ([old, new], [new, old]):
-        value = frame(records).loc["real images", ("64 px", "FD-EffLite0 ↓")]
+    for both in ([old, new], [new, old]):
+        value = frame(both).loc["real images", ("64 px", "FD-EffLite0 ↓")]
         assert value == 12.5
 
 

@@ -15,26 +15,15 @@ from hierdiff.metrics.fidelity import METRICS, FidelityMeter, check_metrics, nei
 from hierdiff.metrics.frechet import Statistics, distance, frechet_features, noise_floor
 from hierdiff.metrics.kernel import cmmd, kernel_distance
 from hierdiff.metrics.neighbours import density_coverage, nearest, precision_recall
-from hierdiff.metrics.reference import levels_of, pooled, references
+from hierdiff.metrics.reference import levels_of, pooled
 from hierdiff.metrics.sliced import mind
 from tests.metrics.foreign_weights import write_clip
-
-RESOLUTIONS = (16, 8)
-
-
-def images(n=40, seed=0, low=0, high=256):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(low, high, (n, 3, 16, 16), dtype=torch.uint8, generator=generator)
+from tests.metrics.sets import RESOLUTIONS, images, kept
 
 
 @pytest.fixture
 def extractor():
     return RandomConv(width=12)
-
-
-def kept(batches, extractor, folder=None, **changes):
-    about = {"data": "ab" * 32, "split": "test", "folder": folder} | changes
-    return references(batches, extractor, RESOLUTIONS, **about)
 
 
 def measure(extractor, refs, *batches):

@@ -13,23 +13,12 @@ from hierdiff.metrics.features import RandomConv, extractors
 from hierdiff.metrics.fidelity import FidelityMeter
 from hierdiff.metrics.frechet import Moments, frechet
 from hierdiff.metrics.reference import SHIPPED, foreign, references, ship, write_moments
-
-RESOLUTIONS = (16, 8)
-
-
-def images(n=40, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=generator)
+from tests.metrics.sets import RESOLUTIONS, images, kept
 
 
 @pytest.fixture
 def extractor():
     return RandomConv(width=12)
-
-
-def kept(batches, extractor, folder=None, **changes):
-    about = {"data": "ab" * 32, "split": "test", "folder": folder} | changes
-    return references(batches, extractor, RESOLUTIONS, **about)
 
 
 def unread():
