@@ -10,6 +10,8 @@ from hierdiff.record import Record, Row
 from hierdiff.results import hardware, machine
 
 PRETRAINED = "‡"
+CASES = ("train", "sample")  # of which a cost is made
+PER_IMAGE = {"flops_per_image": ("GFLOPs an image", 1e9), "latency": ("s an image", 1.0)}
 
 
 def caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset) -> str:
@@ -68,10 +70,9 @@ def matched(records: Sequence[Record]) -> list[str]:
     """Which budget the runs share, where they were planned to share one."""
     told = set()
     for record in records:
-        plan = record.training.get("plan") or {}
-        if plan.get("match") is not None and plan.get("amount") is not None:
-            unit, factor = UNITS.get(plan["match"], (plan["match"], 1.0))
-            told.add(f"matched by {plan['match']} ({number(plan['amount'] / factor)} {unit})")
+        for name, amount in (record.training.get("plan") or {}).items():
+            unit, factor = {**UNITS, **PER_IMAGE}.get(name, (name, 1.0))
+            told.add(f"matched by {name} ({number(amount / factor)} {unit})")
     return sorted(told)
 
 
@@ -118,6 +119,12 @@ def notes(
     ]
     if spread and wanted.costs:
         yield f"times that spread widely: {', '.join(spread)}"
+    if wanted.costs:
+        for row, record in rows.items():
+            for c in record.cost:
+                told = [f"{w}: {c[f'{w}_failure']}" for w in CASES if c.get(f"{w}_failure")]
+                if told:
+                    yield f"{row} at {c['resolution']} px, {'; '.join(told)}"
     for row, record in rows.items():
         yield from (f"{row}: {note}" for note in record.training.get("notes", ()))
     edited = [row for row, record in rows.items() if record.edited]

@@ -1,177 +1,324 @@
-"""What a method costs at each resolution, each case in a fresh process.
+"""What a method costs at each resolution, each case in a process of its own.
 
 The cost at a resolution is that of the part of the method that makes images up to it (`Method.at`),
 with untrained weights: sampling goes through all stages of a cascade (parameters and FLOPs of an
 image are their sums, FLOPs of a call those of the last) and through the decoder of a codec,
-training is that of the last stage. A fresh process isolates allocator, caches and crashes, and on
-CPU its high-water mark is the memory figure. `python -m benchmarks.cost` reads a case as JSON from
-standard input and prints its numbers as JSON.
+training is that of the last stage. One sample is end to end, from a caption to 8-bit pixels.
+
+Of several batch sizes, tried from the smallest until memory runs out, the one with the best
+throughput under the cap is kept. A process of its own isolates allocator, caches and crashes, and
+on CPU its high-water mark is the memory figure. The processes are then asked for one repeat each,
+in turn, backwards and forwards, so that a machine that slows down favours nobody.
+
+    python -m benchmarks.cost RUNS       times finished runs again, all of them interleaved
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
+import signal
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
-from benchmarks.measure import autocast
-from hierdiff.batch import Batch, Cond
-from hierdiff.images import to_uint8
-from hierdiff.method import Diffusion, methods
-from hierdiff.metrics.cost import MemoryMeter, flops, parameters, time_call
-from hierdiff.noise import Noise, from_generator, generator_of
+from benchmarks.measure import Track
+from benchmarks.work import OUT_OF_MEMORY, WARMUP, Case
+from hierdiff.metrics.cost import load_average, timing
+from hierdiff.record import Record, machine, now
+from hierdiff.results import paths
 
-
-@dataclass(frozen=True)
-class Case:
-    """method, facts: node and data facts. what: "train" or "sample". device: "cpu" or "cuda"."""
-
-    method: Mapping[str, Any]
-    facts: Mapping[str, Any]
-    resolution: int
-    what: str
-    batch: int
-    precision: str
-    device: str
-    channels_last: bool
-    repeats: int
-    threads: int
+log = logging.getLogger(__name__)
 
 
-def measured(case: Case) -> dict[str, Any]:
-    """Numbers of one case, in this process."""
-    torch.set_num_threads(case.threads)
-    device = torch.device(case.device)
-    meter = MemoryMeter(device)
-    method = methods.build(case.method, offered=case.facts).to(device)
-    if case.channels_last:
-        method = method.to(memory_format=torch.channels_last)
-    for stage in method.stages:
-        stage.untrained()
-    stage = method.at(case.resolution)
-    assert isinstance(stage, Diffusion)
-    run = train_case if case.what == "train" else sample_case
-    return run(case, stage, meter)
+def cases_of(
+    config: Mapping[str, Any],
+    resolutions: Sequence[int],
+    wanted: Mapping[str, Any],
+    device: str,
+    caption: str = "",
+) -> list[Case]:
+    """Training and sampling at each resolution.
+
+    config: of a run, as it is kept beside its weights; wanted: `batches`, `repeats`, `memory_cap`.
+    """
+    trainer = config["trainer"]
+    return [
+        Case(
+            method=config["method"],
+            facts=config["facts"],
+            resolution=side,
+            what=what,
+            batches=sorted(wanted["batches"]),
+            precision=trainer["precision"],
+            device=device,
+            channels_last=trainer["channels_last"],
+            compile=trainer["compile"],
+            repeats=wanted["repeats"],
+            threads=torch.get_num_threads(),
+            memory_cap=wanted["memory_cap"],
+            text=config["text"],
+            caption=caption,
+        )
+        for side in resolutions
+        for what in ("train", "sample")
+    ]
 
 
-def train_case(case: Case, stage: Diffusion, meter: MemoryMeter) -> dict[str, Any]:
-    """Steps of AdamW; memory: weights, gradients, two moments and one average of the weights."""
-    device = torch.device(case.device)
-    optimizer = torch.optim.AdamW(stage.parameters())
-    average = [p.detach().clone() for p in stage.parameters()]
-    side, channels = stage.resolutions[0], case.facts["channels"]
-    noise = from_generator(generator_of(0, "cost"), device)
-    images = noise((case.batch, channels, side, side)).clamp(-1, 1)
-    if case.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    batch = stage.fed(Batch(images, stage.complete(Cond(), case.batch)))
-
-    def step() -> None:
-        draws = stage.draw(batch, noise)
-        with autocast(device, case.precision):
-            loss = stage(batch, draws)
-        loss.total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        torch._foreach_lerp_(average, [p.detach() for p in stage.parameters()], 0.01)
-
-    timing = time_call(step, warmup=2, repeats=case.repeats, device=device)
-    peak = meter.peak()
-    return {
-        "train_images_per_s": case.batch / timing.median,
-        "train_noisy": timing.unsteady,
-        "train_iqr_s": timing.iqr,
-        "train_load": timing.load,
-        "train_memory_mib": peak.host if device.type == "cpu" else peak.allocated,
-        "train_memory_reserved_mib": peak.reserved,
-        "train_memory_baseline_mib": peak.host_baseline,
-    }
+class Failed(Exception):
+    """A case ended without its numbers; the message is the reason."""
 
 
-def sample_case(case: Case, stage: Diffusion, meter: MemoryMeter) -> dict[str, Any]:
-    """End to end from noise to uint8; latency is that of one image alone."""
-    device = torch.device(case.device)
-    noise = from_generator(generator_of(0, "cost"), device)
+class Worker:
+    """The process of a case at one batch size, warmed up. Raises `Failed`, here and later."""
 
-    def sample(n: int, steps: int | None = None) -> None:
-        with autocast(device, case.precision):
-            images = stage.sample(n, noise=noise, steps=steps)
-        _ = {side: to_uint8(x).cpu() for side, x in images.items()}
-
-    sample(case.batch, steps=2)
-    timing = time_call(lambda: sample(case.batch), warmup=0, repeats=case.repeats, device=device)
-    peak = meter.peak()
-    sample(1, steps=2)
-    latency = time_call(lambda: sample(1), warmup=0, repeats=case.repeats, device=device)
-    calls = [flops_of_call(part, noise, device) for part in stage.chain]
-    decoded = sum(flops_of_decode(part, noise) for part in stage.chain)
-    return {
-        "device": case.device,
-        "dtype": case.precision,
-        "threads": case.threads if device.type == "cpu" else None,
-        "batch": case.batch,
-        "repeats": case.repeats,
-        "channels_last": case.channels_last,
-        "sample_images_per_s": case.batch / timing.median,
-        "sample_noisy": timing.unsteady,
-        "sample_iqr_s": timing.iqr,
-        "sample_load": timing.load,
-        "latency_s": latency.median,
-        "latency_iqr_s": latency.iqr,
-        "sample_memory_mib": peak.host if device.type == "cpu" else peak.allocated,
-        "sample_memory_reserved_mib": peak.reserved,
-        "sample_memory_baseline_mib": peak.host_baseline,
-        "parameters": sum(
-            parameters(module)
-            for part in stage.chain
-            for module in (part, part.codec.network)
-            if module is not None
-        ),
-        "flops_per_call": calls[-1],
-        "flops_per_image": decoded
-        + sum(call * part.evaluations for call, part in zip(calls, stage.chain, strict=True)),
-        "evaluations": sum(part.evaluations for part in stage.chain),
-    }
-
-
-@torch.no_grad()
-def flops_of_decode(stage: Diffusion, noise: Noise) -> int:
-    """From the state of one image to its pixels."""
-    x = tuple(noise((1, *shape)) for shape in stage.codec.shapes())
-    return flops(lambda: stage.codec.decode(x))
-
-
-@torch.no_grad()
-def flops_of_call(stage: Diffusion, noise: Noise, device: torch.device) -> int:
-    """Of one network call for one image."""
-    x = tuple(noise((1, *shape)) for shape in stage.codec.shapes())
-    denoise = stage.denoise(stage.complete(Cond(), 1))
-    return flops(lambda: denoise(x, torch.full((1,), 0.5, device=device), None))
-
-
-def costs(cases: Iterable[Case]) -> list[dict[str, Any]]:
-    """One row for each resolution, from a fresh process for each case; a failure is its reason."""
-    rows: dict[int, dict[str, Any]] = {}
-    for case in cases:
-        row = rows.setdefault(case.resolution, {"resolution": case.resolution})
-        ended = subprocess.run(
-            [sys.executable, "-m", "benchmarks.cost"],
-            input=json.dumps(vars(case)),
-            capture_output=True,
+    def __init__(self, case: Case, batch: int):
+        self.case, self.batch = case, batch
+        self.times: dict[str, list[float]] = {}
+        self.load = load_average()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.work"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
         )
-        if ended.returncode == 0:
-            row |= json.loads(ended.stdout.splitlines()[-1])
-        else:
-            last = ended.stderr.strip().splitlines()
-            row[f"{case.what}_failure"] = last[-1] if last else f"exit code {ended.returncode}"
-    return list(rows.values())
+        try:
+            self._ask(f"{json.dumps(asdict(case))}\n{batch}")
+        except BaseException:
+            self.close()
+            raise
+
+    def repeat(self) -> None:
+        for what, seconds in self._ask("repeat").items():
+            self.times.setdefault(what, []).append(seconds)
+
+    @property
+    def images_per_s(self) -> float:
+        return self.batch / statistics.median(self.times["seconds"])
+
+    def memory(self) -> dict[str, float | None]:
+        """The peak so far: that of the allocator on a GPU, else that of the process. MiB."""
+        peak = self._ask("memory")
+        used = peak["host"] if self.case.device == "cpu" else peak["allocated"]
+        cap = self.case.memory_cap
+        if cap is not None and used is not None and used > cap:
+            raise Failed(
+                f"{OUT_OF_MEMORY} at batch {self.batch}: {used:.0f} MiB, the cap is {cap:.0f}"
+            )
+        found = {"": used, "_reserved": peak["reserved"], "_baseline": peak["host_baseline"]}
+        return {f"{self.case.what}_memory{which}_mib": value for which, value in found.items()}
+
+    def row(self) -> dict[str, Any]:
+        """The numbers of the case."""
+        what, memory = self.case.what, self.memory()
+        whole = timing(self.times["seconds"], warmup=WARMUP, load=self.load)
+        found = {
+            f"{what}_images_per_s": self.images_per_s,
+            f"{what}_noisy": whole.unsteady,
+            f"{what}_iqr_s": whole.iqr,
+            f"{what}_load": whole.load,
+            **memory,
+            **self._ask(f"told {whole.median!r}"),
+        }
+        if "latency" in self.times:
+            alone = timing(self.times["latency"], warmup=WARMUP)
+            found |= {"latency_s": alone.median, "latency_iqr_s": alone.iqr}
+        return found
+
+    def _ask(self, line: str) -> dict[str, Any]:
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended: why, is read below
+        answer = process.stdout.readline()
+        if not answer:
+            raise Failed(self._reason(process.wait()))
+        found = json.loads(answer)
+        if "failure" in found:
+            raise Failed(found["failure"])
+        return found
+
+    def _reason(self, code: int) -> str:
+        if code == -signal.SIGKILL:  # as the system does where memory runs out
+            return f"{OUT_OF_MEMORY} at batch {self.batch}: killed by SIGKILL"
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"exit code {code}"
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+
+def best_batch(case: Case) -> tuple[Worker | None, list[dict[str, Any]]]:
+    """A worker of the batch size with the best throughput, None where none fits, and what each
+    size gave. The first that does not fit ends the search, and is told."""
+    best: Worker | None = None
+    tried: list[dict[str, Any]] = []
+    for batch in case.batches:
+        worker = None
+        try:
+            worker = Worker(case, batch)
+            worker.repeat()
+            used = worker.memory()[f"{case.what}_memory_mib"]
+        except Failed as failed:
+            tried.append({"name": f"batch {batch}", "failure": str(failed)})
+            if worker is not None:
+                worker.close()
+            break
+        rate = worker.images_per_s
+        tried.append({"name": f"batch {batch}", "images_per_s": rate, "memory_mib": used})
+        if best is None or rate > best.images_per_s:
+            best, worker = worker, best
+        if worker is not None:
+            worker.close()
+    return best, tried
+
+
+def costs(
+    cases: Sequence[Case], track: Track = lambda items, what, total: items
+) -> list[dict[str, Any]]:
+    """Of each case its numbers; a failure is its reason. Repeats are interleaved over all cases."""
+    rows: list[dict[str, Any]] = [{"resolution": case.resolution} for case in cases]
+    workers: dict[int, Worker] = {}
+    try:
+        for place in track(range(len(cases)), "cost: batch sizes", len(cases)):
+            what = cases[place].what
+            worker, tried = best_batch(cases[place])
+            if len(tried) > 1:
+                rows[place][f"{what}_sweep"] = tried
+            if worker is None:
+                rows[place][f"{what}_failure"] = tried[-1]["failure"]
+            else:
+                workers[place] = worker
+        rounds = max((case.repeats for case in cases), default=1) - 1  # beside that of the search
+        for number in track(range(rounds), "cost: repeats", rounds):
+            for place in sorted(workers, reverse=not number % 2):
+                if number + 1 < cases[place].repeats:
+                    _tried(rows[place], workers, place, Worker.repeat)
+        for place in list(workers):
+            rows[place] |= _tried(rows[place], workers, place, Worker.row) or {}
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return rows
+
+
+def _tried(
+    row: dict[str, Any], workers: dict[int, Worker], place: int, what: Callable[[Worker], Any]
+) -> Any:
+    """What a worker answers; one that fails leaves, and its reason stays."""
+    try:
+        return what(workers[place])
+    except Failed as failed:
+        worker = workers.pop(place)
+        row[f"{worker.case.what}_failure"] = str(failed)
+        worker.close()
+        return None
+
+
+def by_resolution(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Training and sampling of one resolution as one row, as records have it."""
+    merged: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        merged.setdefault(row["resolution"], {}).update(row)
+    return list(merged.values())
+
+
+# ---------------------------------------------------------------- finished runs again
+
+
+def again(folders: Sequence[str]) -> list[Path]:
+    """Times all finished runs below the folders anew, interleaved, and writes their records.
+
+    A record says that its costs were measured together, when, and on which machine.
+    """
+    found = {path: Record.read(path) for path in paths(*folders)}
+    found = {path: record for path, record in found.items() if record.failure is None}
+    if not found:
+        raise ValueError(
+            f"no finished run under {', '.join(folders)}: make one by python -m benchmarks.run"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    cases, owners = [], []
+    for path, record in found.items():
+        own = cases_of(
+            kept_config(path.parent), record.resolutions, record.config["measure"], device
+        )
+        cases += own
+        owners += [path] * len(own)
+    rows: dict[Path, list[dict[str, Any]]] = {path: [] for path in found}
+    places = range(len(cases))
+    for what in ("train", "sample"):  # as many processes at once as there are levels of methods
+        chosen = [place for place in places if cases[place].what == what]
+        for place, row in zip(
+            chosen, costs([cases[place] for place in chosen], track), strict=True
+        ):
+            rows[owners[place]].append(row)
+    here = machine()
+    about = {"ended": now(), "machine": here, "together": [r.name for r in found.values()]}
+    for path, record in found.items():
+        if record.edited:
+            log.warning("%s was changed by hand: left alone", path)
+            continue
+        cost = tuple(by_resolution(rows[path]))
+        replace(record, cost=cost, provenance={**record.provenance, "cost": about}).write(path)
+    return list(found)
+
+
+def kept_config(folder: Path) -> dict[str, Any]:
+    """What a run kept beside its weights."""
+    path = folder / "config.yaml"
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read, without which {folder} cannot be timed"
+        ) from error
+
+
+def track(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+    """A bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(items, what, total, console=console, disable=not console.is_terminal)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "benchmarks.cost", description="Times finished runs again, interleaved."
+    )
+    parser.add_argument("folders", nargs="+", metavar="RUNS")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        for path in again(parser.parse_args(arguments).folders):
+            print(path)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    print(json.dumps(measured(Case(**json.load(sys.stdin)))))
+    sys.exit(main())

@@ -5,6 +5,7 @@ A frame has pairs (group, what) as columns; "what" ends in an arrow where one si
 
 caption, notes: above and beneath. data: of the rows. preset: the kind of table.
 spread: by column and row a pair (standard deviation, number of seeds), printed behind a ±.
+words: by column and row what stands in place of a number that could not be measured (`OOM`).
 scale: rows that are no method. published: rows that were not measured here, with their data set.
     Both stand last, in sections of their own, and take no part in what is best.
 
@@ -82,8 +83,11 @@ def spreads(table: pd.DataFrame, key: Key) -> dict[str, tuple[float, int]]:
 def cells(table: pd.DataFrame, key: Key) -> list[tuple[str, str]]:
     """The cells of a column as they are printed: value, and deviation or nothing."""
     known, published = spreads(table, key), table.attrs.get("published", {})
+    instead = table.attrs.get("words", {}).get(key, {})
 
     def printed(row: str, value: Any) -> tuple[str, str]:
+        if row in instead:
+            return instead[row], ""
         if row in known:
             return rounded(value), deviation(value, known[row][0])
         return (exact(value) if row in published else text(value)), ""
@@ -205,6 +209,9 @@ def csv(table: pd.DataFrame) -> str:
             columns[f"{name} sd"] = [known.get(row, (None,))[0] for row in table.index]
             seeds = [known[row][1] if row in known else None for row in table.index]
             columns[f"{name} seeds"] = pd.array(seeds, dtype="Int64")
+        instead = table.attrs.get("words", {}).get(key)
+        if instead:
+            columns[f"{name} failure"] = [instead.get(row) for row in table.index]
     return pd.DataFrame(columns, index=table.index).to_csv(index_label="row", lineterminator="\n")
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,21 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 BATCH = 64
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a method of this precision samples."""
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """The context in which a method of this precision computes."""
+    if not torch.amp.is_autocast_available(device.type):  # meta
+        return nullcontext()
     return torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16"))
 
 
 def samples(
-    method: Method, data: ImageData, n: int, *, seed: int, precision: str, batch: int = BATCH
+    method: Method | Stage,
+    data: ImageData,
+    n: int,
+    *,
+    seed: int,
+    precision: str,
+    batch: int = BATCH,
 ) -> Iterator[Images]:
     """n images in batches, uint8 on the CPU; image i has a seed of its own, whatever the batch."""
     for first in range(0, n, batch):
@@ -155,7 +164,7 @@ def reconstructions(
 ) -> tuple[Rows, Tensor]:
     """What a lossy codec makes of real images: its distance (the floor of what diffuses in it),
     PSNR in dB, SSIM and the mean perceptual distance of pairs, and the images, uint8."""
-    side, real = reference.resolution, torch.from_numpy(images)
+    side, real = reference.resolution, torch.from_numpy(images.copy())
     made = torch.cat(
         [to_uint8(codec.decode(codec.encode(to_float(chunk)))[side]) for chunk in real.split(BATCH)]
     )

@@ -24,6 +24,16 @@ class Cost:
     factor: float = 1
     hardware: bool = True
 
+    @property
+    def measured(self) -> bool:
+        """Whether a finished case always has it."""
+        return self.key.endswith(("_images_per_s", "latency_s", "_memory_mib"))
+
+    @property
+    def case(self) -> str:
+        """Which of the two cases gives it, "train" or "sample"."""
+        return "train" if self.key.startswith(("train", "compile")) else "sample"
+
 
 COSTS = (
     Cost("train_images_per_s", f"train img/s {UP}"),
@@ -35,12 +45,19 @@ COSTS = (
     Cost("sample_memory_reserved_mib", f"sample reserved MiB {DOWN}"),
     Cost("energy_j", f"J/image {DOWN}"),
     Cost("compile_s", f"compile s {DOWN}"),
+    Cost("train_batch", "train batch", hardware=False),
     Cost("batch", "batch", hardware=False),
     Cost("parameters", "params M", 1e-6, hardware=False),
     Cost("flops_per_call", "GFLOPs/call", 1e-9, hardware=False),
     Cost("flops_per_image", "GFLOPs/image", 1e-9, hardware=False),
     Cost("evaluations", "calls", hardware=False),
 )
+PARTS = {  # numbers of a breakdown or of a search over batch sizes
+    "seconds": ("ms/image", 1e3),
+    "flops": ("GFLOPs/image", 1e-9),
+    "images_per_s": ("img/s", 1.0),
+    "memory_mib": ("MiB", 1.0),
+}
 UNITS = {"images": ("images", 1.0), "flops": ("PFLOPs", 1e15), "seconds": ("s", 1.0)}
 
 

@@ -1,7 +1,8 @@
 """The main job: train a method, sample it, measure it, write its record, print its row.
 
 `python -m benchmarks.run method=mdm`; `-m method=mdm,end_to_end` runs one after another. The same
-command again goes on where it stopped; a run that has its record prints it.
+command again goes on where it stopped; a run that has its record prints it. `--dry-run` shows what
+each stage would be given of the budget, and does nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import hydra
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import track
 
-from benchmarks import exposure, sweep
-from benchmarks.cost import Case, costs
+from benchmarks import exposure, protocol, sweep
+from benchmarks.cost import by_resolution, cases_of, costs, track
+from benchmarks.curves import learning_curves
 from benchmarks.measure import (
     quality,
     real_references,
@@ -29,13 +30,14 @@ from benchmarks.measure import (
     scale_rows,
 )
 from benchmarks.pictures import film, neighbour_sheet
+from benchmarks.protocol import Plan, device_of
 from benchmarks.tables import frame, rich_table
 from hierdiff.config import folder_of_configs, reported
 from hierdiff.data.cache import cache_folder
 from hierdiff.files import Busy, worked_in, write_png
 from hierdiff.images import sheet
 from hierdiff.levels import check_resolutions
-from hierdiff.method import Diffusion, Method
+from hierdiff.method import Diffusion, Method, methods
 from hierdiff.metrics.features import Extractor, extractors
 from hierdiff.metrics.fidelity import check_metrics, neighbours
 from hierdiff.metrics.perceptual import perceptuals
@@ -49,7 +51,7 @@ log = logging.getLogger(__name__)
 SHOWN, NEAREST = 32, 12  # images on the sheet, and on that of nearest neighbours
 
 # overrides that do not make another run: they name it, or look at it
-NAMED = ("method", "data", "budget", "analysis", "folder", "name", "label")
+NAMED = ("method", "data", "budget", "analysis", "folder", "name", "label", "dry_run")
 
 
 def suffix(overrides: Sequence[str]) -> str:
@@ -62,7 +64,9 @@ def suffix(overrides: Sequence[str]) -> str:
 OmegaConf.register_new_resolver("suffix", suffix, replace=True)
 
 
-def measured(options: dict[str, Any], run: Prepared, folder: Path, extractor: Extractor) -> Record:
+def measured(
+    options: dict[str, Any], run: Prepared, plan: Plan, folder: Path, extractor: Extractor
+) -> Record:
     """Trains where that is not done, then measures; the record is written last."""
     started = now()
     wanted, cache = options["measure"], _cache(options)
@@ -75,7 +79,7 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path, extractor: Ex
     metrics = wanted["metrics"]
     summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
 
-    device = torch.device("cuda" if _on_gpu(run) else "cpu")
+    device = device_of(run)
     extractor = extractor.to(device)
     method, precision = run.method.to(device), run.recipe.precision
     references = real_references(run.data, extractor, sides, cache, given=wanted["references"])
@@ -86,14 +90,14 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path, extractor: Ex
         n,
         seed=wanted["seeds"][0],
         folder=cache,
-        track=_track,
+        track=track,
         metrics=metrics,
     )
     shown: dict[int, torch.Tensor] = {}  # of the first batch of the first seed
 
     def drawn(seed: int) -> Iterable[dict[int, torch.Tensor]]:
         batches = samples(method, test, n, seed=seed, precision=precision, batch=wanted["batch"])
-        for images in _track(batches, f"samples of seed {seed}", -(-n // wanted["batch"])):
+        for images in track(batches, f"samples of seed {seed}", -(-n // wanted["batch"])):
             shown.update({} if shown else {side: x[:SHOWN] for side, x in images.items()})
             yield images
 
@@ -123,25 +127,24 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path, extractor: Ex
         )
         rows += kept
         write_png(folder / "reconstructions.png", sheet([real, made[:SHOWN]]))
+    curves = learning_curves(
+        folder,
+        methods.build(run.config["method"], offered=run.data.facts).to(device),
+        plan,
+        test,
+        extractor,
+        references,
+        wanted=wanted["curve"],
+        seed=wanted["seeds"][0],
+        precision=precision,
+        track=track,
+    )
 
     log.info("cost, each case in a fresh process")
-    cases = [
-        Case(
-            method=run.config["method"],
-            facts=run.config["facts"],
-            resolution=side,
-            what=what,
-            batch=wanted["batch"],
-            precision=run.recipe.precision,
-            device=device.type,
-            channels_last=run.recipe.channels_last,
-            repeats=wanted["repeats"],
-            threads=torch.get_num_threads(),
-        )
-        for side in run.method.resolutions
-        for what in ("train", "sample")
-    ]
-    cost = costs(_track(cases, "cost", len(cases)))
+    caption = "" if test.captions is None else test.captions[0]
+    cases = cases_of(
+        run.config, run.method.resolutions, options["cost"], device.type, caption=caption
+    )
     record = Record(
         name=options["label"],
         method=run.config["method"]["name"],
@@ -149,13 +152,11 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path, extractor: Ex
         budget=options["budget_name"],
         resolutions=tuple(run.method.resolutions),
         quality=tuple(rows),
-        cost=tuple(cost),
+        cost=tuple(by_resolution(costs(cases, track))),
         scale=scale,
+        curves=tuple(curves),
         training={
-            "steps": summary.steps,
-            "images": summary.images,
-            "seconds": summary.seconds,
-            "images_per_s": summary.images_per_second,
+            **plan.training(summary),
             "notes": [note for stage in method.stages for note in stage.notes],
         },
         config=options,
@@ -175,7 +176,7 @@ def analysed(
     """The record with the analysis that `analysis=...` asks for, and its picture."""
     wanted, cache = options["analysis"], _cache(options)
     train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
-    device = torch.device("cuda" if _on_gpu(run) else "cpu")
+    device = device_of(run)
     method, extractor = run.method.to(device), extractor.to(device)
     test = run.data.part("test")
     rows = exposure.exposure_bias(
@@ -187,7 +188,7 @@ def analysed(
         levels=wanted["levels"],
         seed=options["measure"]["seeds"][0],
         precision=run.recipe.precision,
-        track=_track,
+        track=track,
     )
     own = {stage.name: stage.bridge.level for stage in exposure.upsamplers(method)}
     exposure.write_picture(folder / f"{wanted['name']}.png", rows, own)
@@ -206,6 +207,9 @@ def checked_extractor(wanted: Mapping[str, Any], run: Prepared) -> Extractor:
     test, train_part = run.data.part("test"), run.data.part("train")
     n = min(wanted["samples"], len(test), len(train_part))
     check_metrics(wanted["metrics"], extractor, n=n)
+    curve = wanted["curve"]
+    if curve["samples"]:
+        check_metrics(curve["metrics"], extractor, n=min(n, curve["samples"]))
     for side, path in wanted["references"].items():
         foreign(path, extractor, side)
     if any(isinstance(stage, Diffusion) and stage.codec.lossy for stage in run.method.stages):
@@ -220,20 +224,15 @@ def _cache(options: dict[str, Any]) -> Path:
     return cache
 
 
-def _on_gpu(run: Prepared) -> bool:
-    return run.recipe.accelerator != "cpu" and torch.cuda.is_available()
-
-
-def _track(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
-    console = Console(stderr=True)
-    return track(items, what, total, console=console, disable=not console.is_terminal)
-
-
 @hydra.main(version_base="1.3", config_path=folder_of_configs(), config_name="benchmark")
 @reported
 def main(cfg: Any) -> None:
     options = plain(cfg)
     folder = Path(options["folder"])
+    if options["dry_run"]:
+        _, plan = settled(options, folder, timed=True)
+        console().print(protocol.table({options["label"]: plan}))
+        return
     if sweep.in_sweep():
         record = finished(options, folder) or sweep.apart(options, folder)
         if record is not None:
@@ -266,7 +265,7 @@ def one(options: dict[str, Any], folder: Path) -> Record:
         log.info("tried again, it had failed: %s", record.failure)
         (folder / FILE).unlink()
         record = None
-    run = prepare(options)  # everything that can be wrong is found before compute is spent
+    run, plan = settled(options, folder)  # what can be wrong is found before compute is spent
     analysis = options.get("analysis")
     check(run.method, analysis)
     extractor = checked_extractor(options["measure"], run)
@@ -275,7 +274,8 @@ def one(options: dict[str, Any], folder: Path) -> Record:
         if record is not None:
             log.info("%s is there: remove it to measure again", folder / FILE)
         else:
-            record = measured(options, run, folder, extractor)
+            console(stderr=True).print(protocol.table({options["label"]: plan}))
+            record = measured(options, run, plan, folder, extractor)
         if analysis is not None and analysis["name"] not in record.analysis:
             record = analysed(options, run, folder, record, extractor)
     except Exception as error:
@@ -285,13 +285,23 @@ def one(options: dict[str, Any], folder: Path) -> Record:
     return record
 
 
+def settled(options: dict[str, Any], folder: Path, *, timed: bool = False) -> tuple[Prepared, Plan]:
+    """The run as its budgets want it; `options` then say what was settled."""
+    run = prepare(options)
+    plan = protocol.planned(run, options["match"], folder, timed=timed)
+    if plan.match:
+        options["trainer"]["steps"], options["sampler"]["steps"] = plan.steps, plan.sampler_steps
+        run = prepare(options)
+    return run, plan
+
+
 def shown(record: Record, folder: Path) -> None:
     """The table of the record and of those beside it."""
     console().print(rich_table(frame(beside(record, folder), preset="all")))
 
 
-def console() -> Console:
-    made = Console()
+def console(stderr: bool = False) -> Console:
+    made = Console(stderr=stderr)
     made.width = made.width if made.is_terminal else 160
     return made
 
@@ -333,4 +343,5 @@ def told(record: Record, folder: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = ["dry_run=true" if word == "--dry-run" else word for word in sys.argv[1:]]
     main()

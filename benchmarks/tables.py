@@ -33,7 +33,7 @@ from benchmarks.formats import csv as csv
 from benchmarks.formats import latex as latex
 from benchmarks.formats import markdown as markdown
 from benchmarks.formats import rich_table as rich_table
-from benchmarks.presets import PRESETS, UNITS, Cost, Preset
+from benchmarks.presets import PARTS, PRESETS, UNITS, Cost, Preset
 from benchmarks.published import Published
 from hierdiff.files import write
 from hierdiff.record import FILE, Record, Row, better
@@ -41,6 +41,7 @@ from hierdiff.results import NAMED, flat, hardware, over_seeds
 from hierdiff.results import records as records_of
 
 SCALE = {"real": "real images", "gaussian": "Gaussian"}  # key in a record, label of the row
+OUT_OF_MEMORY, OOM = "out of memory", "OOM"  # how such a reason begins, what a cell says
 OPTIONS = 6  # columns of an ablation; more are named beneath
 
 
@@ -77,6 +78,9 @@ def frame(
     metrics = metrics_of(rows.values(), wanted.metrics)
 
     columns, spread = columns_of(rows, wanted, metrics)
+    words = failures_of(rows, wanted)
+    for failed in words:
+        columns[failed] = columns.get(failed) or dict.fromkeys(words[failed], None)
     for name, key in list(differing.items())[:OPTIONS]:
         columns["options", name] = {
             row: str(_facts(r).get(key, MISSING)) for row, r in rows.items()
@@ -102,6 +106,7 @@ def frame(
         "scale": scale,
         "published": others,
         "spread": {key: known for key, known in spread.items() if known},
+        "words": words,
         "caption": captions.caption(rows, metrics, wanted),
         "notes": [
             *captions.notes(rows, metrics, wanted, list(differing)[OPTIONS:]),
@@ -145,6 +150,21 @@ def columns_of(
             if (amount := budget(record, when, what)) is not None
         }
     return columns, spread
+
+
+def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Key, dict[str, str]]:
+    """Costs that ended without a number, by row: `OOM` where memory ran out."""
+    words: dict[Key, dict[str, str]] = {}
+    sides = resolutions(rows.values())
+    for side in sides:
+        for cost in wanted.costs if side == sides[0] or not wanted.finest else ():
+            for row, record in rows.items():
+                for c in (c for c in record.cost if c["resolution"] == side):
+                    reason = c.get(f"{cost.case}_failure")
+                    if reason is not None and c.get(cost.key) is None and cost.measured:
+                        word = OOM if reason.startswith(OUT_OF_MEMORY) else "failed"
+                        words.setdefault((f"{side} px", cost.label), {})[row] = word
+    return words
 
 
 def placed(columns: dict[Key, Any], others: dict[Key, Any]) -> dict[Key, Any]:
@@ -251,7 +271,10 @@ def parts(rows: Mapping[str, Record], side: int) -> dict[str, dict[str, float]]:
             nested = {key: node for key, node in named.items() if isinstance(node, Mapping)}
             for key, value in flat(nested).items():
                 if isinstance(value, Real) and not isinstance(value, bool):
-                    columns.setdefault(re.sub(r"[._]", " ", key), {})[row] = float(value)
+                    place, _, last = key.rpartition(".")
+                    unit, factor = PARTS.get(last, (last, 1.0))
+                    name = re.sub(r"[._]", " ", f"{place}.{unit}")
+                    columns.setdefault(name, {})[row] = float(value) * factor
                     sources[row] = c
     same_hardware(f"{side} px {next(iter(columns), '')}", rows, sources)
     return columns

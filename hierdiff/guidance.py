@@ -41,7 +41,7 @@ def guided(
     scale: Scale,
     *,
     channels: slice = slice(None),
-    interval: tuple[float, float] = (0.0, 1.0),
+    interval: Sequence[float] = (0.0, 1.0),
 ) -> Denoise:
     """weak + scale (strong - weak); scale 1 is `strong` itself, and nothing else is called.
 

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -81,6 +82,12 @@ class Stage(nn.Module, ABC):
     @property
     def turns(self) -> tuple[Turn, ...]:
         return (Turn("denoiser", self),)
+
+    @property
+    def changes(self) -> tuple[int, ...]:
+        """Steps of its training, `steps` in all, from which on a step does other work: what plans
+        of a budget must know."""
+        return ()
 
     def start(self, previous: Stage | None, data: Any) -> Any:
         """Once, before the first step: carries weights over, measures statistics."""
@@ -171,7 +178,7 @@ class Sampling:
     grid: Grid | Node = field(default_factory=lambda: {"name": "uniform"})
     steps: int = 25
     guidance: Scale = 1.0
-    interval: tuple[float, float] = (0.0, 1.0)
+    interval: Sequence[float] = (0.0, 1.0)
     channels: int | None = None
     threshold: Node = field(default_factory=lambda: {"name": "static"})
 
@@ -180,6 +187,9 @@ class Sampling:
         object.__setattr__(self, "grid", grids.build(self.grid))
         if self.steps < 1:
             raise ValueError(f"{self.steps} sampling steps: take 1 or more")
+        low, high = self.interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"guidance in the interval {[low, high]}: give two times in [0, 1]")
         if self.channels is not None and self.channels < 1:
             raise ValueError(f"guidance of {self.channels} channels: name 1 or more, null for all")
         name = self.threshold.get("name")
@@ -365,10 +375,14 @@ class Diffusion(Stage):
 
     @property
     def evaluations(self) -> int:
-        """Network calls for one image; guidance calls twice."""
-        calls = self.sampling.steps * self.sampling.rule.calls_per_step  # type: ignore[union-attr]
-        calls -= self.sampling.rule.calls_per_step - 1  # type: ignore[union-attr]
-        return calls * (1 if is_off(self.sampling.guidance) else 2)
+        """Network calls for one image; where guidance acts there are two."""
+        plan = self.sampling
+        times = plan.grid(plan.steps, self.process).tolist()  # type: ignore[operator]
+        calls = [t for step in pairwise(times) for t in step[: plan.rule.calls_per_step]]  # type: ignore[union-attr]
+        calls = calls[: len(calls) - plan.rule.calls_per_step + 1]  # type: ignore[union-attr]
+        low, high = plan.interval
+        guided = 0 if is_off(plan.guidance) else sum(low <= t <= high for t in calls)
+        return len(calls) + guided
 
     def complete(self, cond: Cond, n: int) -> Cond:
         """`cond` on this device, with "none" for the labels and text that the data has."""
@@ -379,7 +393,7 @@ class Diffusion(Stage):
                 raise ValueError(f"{len(part)} {name} for {n} images: give one for each")
         if classes and cond.labels is None:
             cond = replace(cond, labels=torch.full((n,), -1, device=self.device))
-        if classes and cond.labels is not None:
+        if classes and cond.labels is not None and not cond.labels.is_meta:
             check_labels(cond.labels, classes)
         if width and cond.tokens is None:
             length = self.facts["text_length"]

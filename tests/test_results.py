@@ -137,7 +137,7 @@ def test_records_that_differ_in_the_seed_alone_become_their_mean(tmp_path: Path)
     assert spent["parts"] == {"decode": {"s": pytest.approx(3.0)}}
     assert (spent["parameters"], spent["sample_noisy"]) == (2_345_678, True)
     assert one.training["spent"]["images"] == pytest.approx(300.0)
-    assert one.training["plan"] == {"match": "flops", "amount": 1.5e15}
+    assert one.training["plan"] == {"flops": 1.5e15}
     assert one.training["notes"] == ["note False", "note True"]
     assert Record.read(one.write(tmp_path)).hash == one.hash
 

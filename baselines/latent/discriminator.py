@@ -6,6 +6,9 @@ their code.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -67,6 +70,13 @@ def generator_loss(fake: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
     return -fake.mean()
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Without autocast, on devices that have it."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def adaptive_weight(
     nll: Float[Tensor, ""],
     g_loss: Float[Tensor, ""],
@@ -86,7 +96,7 @@ def adaptive_weight(
     def length(loss: Tensor) -> Tensor:
         (grad,) = torch.autograd.grad(loss, images, retain_graph=True)
         dtype = torch.promote_types(grad.dtype, torch.float32)
-        with torch.autocast(grad.device.type, enabled=False):
+        with full_precision(grad.device):
             read, grad = last_input.detach().to(dtype), grad.to(dtype)
             weight = conv2d_weight(read, size, grad, last_layer.stride, last_layer.padding)
         return weight.norm()

@@ -5,6 +5,7 @@ Rombach et al., arXiv 2112.10752; Esser et al., arXiv 2012.09841, and their code
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -116,6 +117,10 @@ class AutoencoderStage(Stage):
         return (made, Turn("discriminator", self.discriminator, self.loss.discriminator_lr))
 
     @property
+    def changes(self) -> tuple[int, ...]:
+        return () if self.discriminator is None else (math.ceil(self.start_step),)
+
+    @property
     def identity(self) -> str:
         return f"autoencoder, {type(self.autoencoder.regulariser).__name__}"
 
@@ -157,6 +162,7 @@ class AutoencoderStage(Stage):
         adversarial = self.discriminator is not None and step >= self.start_step
         if turn == "discriminator":
             return self._judged(batch.images, draws, adversarial)
+        adversarial = adversarial and torch.is_grad_enabled()  # its weight is a ratio of gradients
         images = batch.images
         made = self.autoencoder(images, draws, self.loss.reduction)
         pixel = (images - made.images).abs()

@@ -94,17 +94,20 @@ def time_call(
     """Wall-clock time of `fn`, with the device synchronised before and after every call."""
     if repeats < 1 or warmup < 0:
         raise ValueError(f"repeats {repeats} and warmup {warmup}: repeat once or more")
-    load = _load()
+    load = load_average()
     for _ in range(warmup):
         fn()
-    times = []
-    for _ in range(repeats):
-        _synchronize(device)
-        start = time.perf_counter()
-        fn()
-        _synchronize(device)
-        times.append(time.perf_counter() - start)
+    times = [seconds_of(fn, device) for _ in range(repeats)]
     return timing(times, warmup=warmup, load=load)
+
+
+def seconds_of(fn: Callable[[], Any], device: torch.device | str = "cpu") -> float:
+    """Wall-clock time of one call, with the device synchronised before and after it."""
+    _synchronize(device)
+    start = time.perf_counter()
+    fn()
+    _synchronize(device)
+    return time.perf_counter() - start
 
 
 def timing(times: list[float], *, warmup: int, load: float | None = None) -> Timing:
@@ -155,6 +158,41 @@ def host_peak() -> float | None:
     return _rusage_peak() if peak is None else peak
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of a device or of the host: torch raises a plain RuntimeError for the latter."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def energy_of(
+    fn: Callable[[], Any], device: torch.device | str, at_least: float = 5.0
+) -> float | None:
+    """Joules of one call, over as many as take `at_least` seconds; None where nothing counts them.
+
+    NVML's counter of a GPU's total energy: it is told every 20 to 100 ms, so a window must be
+    long, and it sees everything that runs on that GPU. Needs the package nvidia-ml-py.
+    """
+    if torch.device(device).type != "cuda":
+        return None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(
+            f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        )
+        before = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # mJ
+    except Exception:  # absent, or a GPU without the counter: NVMLError has no common base
+        return None
+    calls, start = 0, time.perf_counter()
+    while calls == 0 or time.perf_counter() - start < at_least:
+        seconds_of(fn, device)
+        calls += 1
+    spent = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before
+    return spent / 1000 / calls
+
+
 def _status(key: str) -> float | None:
     """A line of /proc/self/status, which Linux gives in KiB, as MiB."""
     try:
@@ -174,7 +212,8 @@ def _rusage_peak() -> float | None:
     return peak / MIB if sys.platform == "darwin" else peak / 1024  # bytes there, KiB elsewhere
 
 
-def _load() -> float | None:
+def load_average() -> float | None:
+    """Of the machine over the last minute."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 

@@ -33,7 +33,7 @@ DECISIVE = ("data", "method", "trainer", "seed", "data_sha256")  # parts that de
 FREE = frozenset(  # options that do not
     {
         *("accelerator", "devices", "strategy", "compile", "channels_last", "progress"),
-        *("tensorboard", "keep", "checkpoint_every", "sheet_every", "sheet_images"),
+        *("tensorboard", "keep", "checkpoint_every", "sheet_every", "sheet_images", "snapshots"),
         *("cache", "root", "sampling"),
     }
 )
@@ -45,7 +45,8 @@ class Checkpoint:
 
     stage, step: what comes next, step counted inside the stage. started: were steps of the stage
     done, so that `ema` and `optimizers` hold its state. images: seen in all stages before `step`.
-    log: length and open sums of the log. optimizers: what is no tensor, by turn.
+    seconds: spent in the steps of each stage. log: length and open sums of the log. optimizers:
+    what is no tensor, by turn.
     """
 
     config: dict[str, Any]
@@ -57,6 +58,7 @@ class Checkpoint:
     log: dict[str, Any]
     tensors: Mapping[str, Tensor]
     optimizers: dict[str, Any] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Tensors below `prefix/`, by the rest of their names."""
@@ -162,8 +164,11 @@ def load_tensors(method: Method, tensors: Mapping[str, Tensor], source: Path) ->
         tensor.copy_(given)
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    write(path, packed(tensors, {"kind": "weights", "config": config}))
+def save_weights(
+    path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], **more: Any
+) -> None:
+    """`more`: what else is known of the weights, as JSON."""
+    write(path, packed(tensors, {"kind": "weights", "config": config, **more}))
 
 
 def load_method(path: str | Path, trust: Collection[str] = ()) -> tuple[Method, dict[str, Any]]:

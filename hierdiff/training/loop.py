@@ -43,15 +43,16 @@ from hierdiff.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 TOTALS = ("loss", "grad_norm")  # of a turn; the parts of a loss have names of their own
+SNAPSHOTS = "snapshots"  # folder of a run
 
 
 @dataclass(frozen=True)
 class Summary:
     """What came of a run.
 
-    weights: file of the averaged weights, which the method also holds. seconds: spent in steps by
-    this process, without sheets, checkpoints and start; images_per_second: of those (0 where the
-    run had been finished before). loss: mean over the last line of the log, by name.
+    weights: file of the averaged weights, which the method also holds. stage_steps, stage_seconds:
+    of each stage, over all processes that worked on the run; seconds are those spent in steps,
+    without sheets, checkpoints and start. loss: mean over the last line of the log, by name.
     """
 
     folder: Path
@@ -59,10 +60,18 @@ class Summary:
     sheet: Path
     steps: int
     images: int
-    seconds: float
-    images_per_second: float
+    stage_steps: tuple[int, ...]
+    stage_seconds: tuple[float, ...]
     loss: dict[str, float]
     resumed_at: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.stage_seconds)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds if self.seconds else 0.0
 
 
 def train(
@@ -164,12 +173,13 @@ class Player:
 
 @dataclass
 class Place:
-    """Where a run stands: `step` inside `stage` comes next."""
+    """Where a run stands: `step` inside `stage` comes next. seconds: spent in each stage."""
 
     stage: int = 0
     step: int = 0
     total_step: int = 0
     images: int = 0
+    seconds: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -185,7 +195,6 @@ class Run:
     config: dict[str, Any]
     place: Place = field(default_factory=Place)
     given: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # weights of other runs
-    seconds: float = 0.0
     images_here: int = 0
     last_saved: Path | None = None
 
@@ -195,6 +204,7 @@ class Run:
         self.dtype = torch.float64 if self.recipe.precision == "64-true" else torch.float32
         self.checkpoints = self.folder / "checkpoints"
         self.counts = stage_steps(self.method, self.recipe.steps)
+        self.place.seconds = [0.0] * len(self.counts)
         self.chunks = self.fabric.world_size * self.recipe.accumulate
         self.batches = [stage.batch_size or self.recipe.batch_size for stage in self.method.stages]
         for batch in self.batches:
@@ -267,6 +277,8 @@ class Run:
         try:
             while self.place.step < self.counts[index]:
                 self._step(stage, index, players, ema, feed)
+                if due(self.place.step, self.counts[index], self.recipe.snapshots):
+                    self._snapshot(ema)
                 if self.place.step < self.counts[index]:
                     self._between(stage, players, ema)
         finally:
@@ -312,7 +324,7 @@ class Run:
         if self.place.total_step % self.recipe.log_every == 0 or self._last(index):
             self._line(stage)
         seconds = time.perf_counter() - began
-        self.seconds += seconds
+        self.place.seconds[index] += seconds
         first = next(value for key, value in told.items() if key.startswith("loss"))
         self.progress.step(stage.name, batch, seconds, first)
 
@@ -408,8 +420,28 @@ class Run:
         self.fabric.barrier()
         self.last_saved = path
 
+    def _snapshot(self, ema: EMA) -> None:
+        """Every average of the weights as a file of weights that knows where it was taken."""
+        if self.main:
+            raw, place = files.tensors_of(self.method), vars(self.place)
+            for which, half_life in enumerate(ema.half_lives):
+                name = f"step_{self.place.total_step:07d}_ema_{half_life:g}.safetensors"
+                files.save_weights(
+                    self.folder / SNAPSHOTS / name,
+                    {**raw, **ema.weights(which)},
+                    self.config,
+                    taken={**place, "half_life": half_life},
+                )
+        self.fabric.barrier()
+
     def _resume(self, path: Path, found: Checkpoint) -> Checkpoint:
-        self.place = Place(found.stage, found.step, found.total_step, found.images)
+        self.place = Place(
+            found.stage,
+            found.step,
+            found.total_step,
+            found.images,
+            found.seconds or self.place.seconds,
+        )
         self.last_saved = path
         self._load_model(found)
         if self.main:
@@ -467,8 +499,8 @@ class Run:
             sheet=sheet,
             steps=self.place.total_step,
             images=self.place.images,
-            seconds=self.seconds,
-            images_per_second=self.images_here / self.seconds if self.seconds else 0.0,
+            stage_steps=tuple(self.counts),
+            stage_seconds=tuple(self.place.seconds),
             loss={k: v for k, v in lines[-1].items() if k.startswith("loss")} if lines else {},
             resumed_at=resumed_at,
         )
@@ -551,6 +583,12 @@ def only(stage: Stage, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in others:
             parameter.requires_grad_(True)
+
+
+def due(step: int, count: int, times: int) -> bool:
+    """Whether one of `times` even marks of a stage of `count` steps, the last at its end, has just
+    been reached."""
+    return any(step == round(count * mark / times) for mark in range(1, times + 1))
 
 
 def last_trained(counts: Sequence[int]) -> int:

@@ -26,6 +26,8 @@ class Recipe:
     weights); ema_ramp: a half-life is at most this part of the images seen in the stage.
     precision: 32-true, bf16-mixed or 64-true. compile: the loss, as one graph.
     log_every, checkpoint_every, sheet_every: steps (0: only at the end); keep: checkpoints.
+    snapshots: times, evenly over each stage, at which the weights of every average are kept for
+    learning curves; each is a file of all weights.
     """
 
     steps: int
@@ -52,6 +54,7 @@ class Recipe:
     keep: int = 2
     sheet_every: int = 0
     sheet_images: int = 16
+    snapshots: int = 0
     tensorboard: bool = False
     progress: bool = True
 
@@ -59,7 +62,8 @@ class Recipe:
         for name in ("steps", "batch_size", "accumulate", "keep", "log_every", "sheet_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: take 1 or more")
-        for name in ("lr", "warmup", "clip", "weight_decay", "checkpoint_every", "sheet_every"):
+        least_zero = ("lr", "warmup", "clip", "weight_decay")
+        for name in (*least_zero, "checkpoint_every", "sheet_every", "snapshots"):
             if getattr(self, name) < 0:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: take 0 or more")
         if self.precision not in PRECISIONS:

@@ -107,7 +107,7 @@ def training(images: int, flops: float, **changed: Any) -> dict[str, Any]:
         "images": images,
         "seconds": 250.5,
         "notes": [],
-        "plan": {"match": "flops", "amount": 1.5e15},
+        "plan": {"flops": 1.5e15},
         "planned": {"images": 22400, "flops": 1.5e15, "seconds": None},
         "spent": {"images": images, "flops": flops, "seconds": 250.5},
         "stages": [],

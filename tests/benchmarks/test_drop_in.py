@@ -41,7 +41,7 @@ stranger = "stranger"
 """
 QUICK = (
     *("budget=smoke", "trainer.steps=2", "trainer.progress=false", "measure.samples=8"),
-    *("measure.batch=8", "measure.repeats=1", "sampler.steps=2"),
+    *("measure.batch=8", "cost.batches=[8]", "cost.repeats=1", "sampler.steps=2"),
     "measure.extractor={name: random_conv}",
 )
 

@@ -74,7 +74,7 @@ def three(data: str = "critters") -> dict[str, Record]:
                 curve(i * 1000, 300 / i, half_life=h) for i in (1, 2, 4) for h in (1000, 10_000)
             ),
             training={
-                "plan": {"match": "images"},
+                "plan": {"images": 192_000},
                 "planned": {"images": 192_000, "flops": 1.5e16, "seconds": None},
                 "spent": {"images": 192_000, "flops": 1.4e16, "seconds": 4800.0},
                 "stages": [{"name": "64x32", "steps": 6000, "batch": 32, "share": 0.75}],
@@ -400,7 +400,7 @@ def test_budgets_tell_plan_and_spending_by_stage(runs: Path):
     root = parsed(made(runs))
     (found,) = (t for t in root.all("table") if "Plan and spending" in t.text)
     cells = [[c.text for c in row.all("td")] for b in found.all("tbody") for row in b.all("tr")]
-    assert ["plan: match images"] in cells
+    assert ["plan: images 192000"] in cells
     assert ["stage 64x32", "6,000", "32", "–", "–", "–", "75 %", "–"] in cells
     assert ["planned", "–", "–", "192,000", "15P", "–", "–", "–"] in cells
     assert ["spent", "–", "–", "192,000", "14P", "1 h 20 min", "–", "–"] in cells
@@ -448,7 +448,7 @@ def test_what_comes_from_records_is_shown_and_never_run(tmp_path: Path):
         training={
             "notes": [HOSTILE],
             "stages": [{"name": HOSTILE, "steps": HOSTILE}],
-            "plan": {HOSTILE: HOSTILE},
+            "plan": {HOSTILE: 1.0},
         },  # fmt: skip
         config={HOSTILE: HOSTILE, "other": 1},
         analysis={HOSTILE: {"gap": {HOSTILE: 1.0}, "rows": [{"stage": HOSTILE}]}},

@@ -16,7 +16,7 @@ from hierdiff.train import plain, prepare
 
 QUICK = (
     *("budget=smoke", "trainer.steps=2", "trainer.progress=false", "measure.samples=8"),
-    *("measure.batch=8", "measure.repeats=1", "sampler.steps=2"),
+    *("measure.batch=8", "cost.batches=[8]", "cost.repeats=1", "sampler.steps=2"),
     "measure.extractor={name: random_conv}",
 )
 
@@ -114,12 +114,14 @@ def test_what_cannot_be_analysed_or_sampled_is_refused_before_compute(overrides,
         ({"metrics": ["fdd"]}, "unknown metric 'fdd', did you mean 'fd'"),
         ({"metrics": ["dc"], "samples": 5}, "'dc' of 5 images: measure at least 6"),
         ({"references": {32: "nowhere.npz"}}, "nowhere.npz is no file"),
+        ({"curve": {"samples": 4, "metrics": ["dc"]}}, "'dc' of 4 images: measure at least 6"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_compute(asked, message):
     wanted = {"extractor": {"name": "random_conv"}, "seeds": [0], "metrics": ["fd"], "samples": 8}
+    wanted |= {"references": {}, "curve": {"samples": 0}}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        run.checked_extractor({**wanted, "references": {}, **asked}, prepared())
+        run.checked_extractor({**wanted, **asked}, prepared())
 
 
 METHODS = ("mdm", "cascaded", "rin")

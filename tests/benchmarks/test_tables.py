@@ -326,6 +326,49 @@ def test_a_record_changed_by_hand_is_marked_in_its_row_and_beneath(tmp_path: Pat
     assert "- changed by hand since they were measured: end_to_end (edited)" in text
 
 
+def test_memory_that_ran_out_is_a_cell_and_its_reason_a_note():
+    out = {"train_failure": "out of memory at batch 8", "train_memory_mib": None}
+    broken = {"sample_failure": "error: no luck", "latency_s": None, "sample_memory_mib": None}
+    found = [
+        record("a", cost=(cost(64, 40.0, 5.0),)),
+        record("b", cost=(cost(64, None, 4.0, **out),)),
+        record("c", cost=(cost(64, 30.0, None, **broken),)),
+    ]
+    table = frame(found, "cost")
+    text = markdown(table)
+    head = next(line for line in text.splitlines() if "train img/s" in line).split(" | ")
+    row = {line.split(" | ")[0]: line.split(" | ") for line in text.splitlines() if "|" in line}
+    for label, name, word in (
+        ("| b", "64 px train img/s ↑", "OOM"),
+        ("| b", "64 px train MiB ↓", "OOM"),
+        ("| c", "64 px sample img/s ↑", "failed"),
+        ("| c", "64 px latency ms ↓", "failed"),
+    ):
+        assert (
+            row[next(key for key in row if key.startswith(label))][
+                [h.strip() for h in head].index(name)
+            ].strip()
+            == word
+        )
+    assert "- b at 64 px, train: out of memory at batch 8" in text
+    assert "- c at 64 px, sample: error: no luck" in text
+    assert "OOM" in latex(table) and "64 px train img/s failure" in csv(table)
+    assert math.isnan(table.loc["b", ("64 px", "train img/s ↑")])
+
+
+def test_a_cost_that_nobody_could_measure_still_has_its_column():
+    none = cost(64, None, None, train_failure="out of memory at batch 1", train_memory_mib=None)
+    table = frame([record("a", cost=(none,))], "cost")
+    assert ("64 px", "train img/s ↑") in table.columns
+
+
+def test_the_parts_of_a_cost_have_units():
+    parts = [{"name": "decoder", "seconds": 0.0025, "flops": 3e9}]
+    table = frame([record("a", cost=(cost(64, 1.0, 1.0, breakdown=parts),))], "cost")
+    assert table.loc["a", ("64 px", "breakdown decoder ms/image")] == 2.5
+    assert table.loc["a", ("64 px", "breakdown decoder GFLOPs/image")] == 3.0
+
+
 def test_the_newest_record_gives_the_scale():
     old = record("a", quality=(quality(64, "native", 1.0),))
     scale = {"real": [quality(64, "pooled", 12.5)]}

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from hierdiff.training import load_method, train
+from hierdiff.training.checkpoint import unpacked
 from hierdiff.training.interrupt import Interrupted
 from hierdiff.training.loop import Feed, stage_steps
 from hierdiff.training.pictures import smoothed
@@ -144,10 +145,11 @@ def test_a_stage_without_a_share_is_started_and_not_trained(tmp_path: Path):
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path):
-    run(tmp_path)
+    first = run(tmp_path)
     before = files_of(tmp_path)
     summary = run(tmp_path)
-    assert summary.resumed_at == 12 and summary.seconds == 0 and summary.loss
+    assert summary.resumed_at == 12 and summary.loss
+    assert summary.stage_seconds == first.stage_seconds and first.seconds > 0
     assert files_of(tmp_path) == before
 
 
@@ -235,6 +237,43 @@ def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_smoothing_keeps_a_constant_and_has_no_lag_at_the_start():
     assert smoothed(torch.full((9,), 0.3).numpy()) == pytest.approx(0.3)
     assert smoothed(torch.tensor([2.0, 1.0]).numpy())[0] == pytest.approx(2.0)
+
+
+# -- snapshots -----------------------------------------------------------------------------------
+
+
+def snapshots(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in sorted((folder / "snapshots").iterdir())}
+
+
+def test_each_stage_leaves_every_average_at_even_marks(tmp_path: Path):
+    summary = run(tmp_path, GROWN, snapshots=2)  # 5 steps, then 7
+    found = snapshots(tmp_path)
+    steps = [2, 5, 9, 12]  # the marks 2.5 and 3.5 inside a stage are rounded to even
+    assert list(found) == [f"step_{s:07d}_ema_{h}.safetensors" for s in steps for h in (0, 16)]
+    _, facts = unpacked(found["step_0000009_ema_16.safetensors"])
+    taken = facts["taken"]
+    assert (taken["stage"], taken["step"], taken["images"], taken["half_life"]) == (1, 4, 36, 16)
+    assert 0 < sum(taken["seconds"]) < sum(summary.stage_seconds)
+    last, _ = load_method(found["step_0000012_ema_16.safetensors"])
+    final, _ = load_method(summary.weights)
+    for a, b in zip(last.parameters(), final.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_run_that_goes_on_leaves_the_snapshots_of_one_that_did_not_stop(tmp_path: Path):
+    run(tmp_path / "whole", GROWN, snapshots=3)
+    run(tmp_path / "broken", GROWN, snapshots=3)
+    newest = sorted((tmp_path / "broken/checkpoints").iterdir())[-1]
+    newest.unlink()
+    for path in snapshots(tmp_path / "broken").values():
+        path.unlink()
+    run(tmp_path / "broken", GROWN, snapshots=3)  # from step 8 on
+    again, whole = snapshots(tmp_path / "broken"), snapshots(tmp_path / "whole")
+    assert list(again) == [name for name in whole if name >= "step_0000009"]
+    for name, path in again.items():
+        one, other = load_file(path), load_file(whole[name])
+        assert all(torch.equal(one[key], other[key]) for key in other)
 
 
 # -- interruptions -------------------------------------------------------------------------------

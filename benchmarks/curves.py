@@ -1,0 +1,150 @@
+"""Learning curves: what the snapshots of a run were worth, over images, operations and seconds.
+
+Every snapshot holds all weights with those of its stage averaged over one half-life. Two curves are
+made of it: the validation loss of each level, on held-out images with the same noise and times at
+every snapshot, and metrics of a few samples, where the stage makes images. A stage that makes the
+lower resolutions alone is measured there alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import Track, autocast, quality, samples
+from benchmarks.protocol import Plan
+from hierdiff.data import ImageData
+from hierdiff.method import Diffusion, Method, Stage
+from hierdiff.metrics.features import Extractor
+from hierdiff.metrics.reference import Reference
+from hierdiff.noise import from_generator, generator_of
+from hierdiff.training.checkpoint import load_tensors, unpacked
+from hierdiff.training.loop import SNAPSHOTS
+
+CHUNK = 64  # images of one loss
+
+
+def learning_curves(
+    folder: Path,
+    method: Method,
+    plan: Plan,
+    data: ImageData,
+    extractor: Extractor,
+    references: Mapping[int, Reference],
+    *,
+    wanted: Mapping[str, Any],
+    seed: int,
+    precision: str,
+    track: Track,
+) -> list[dict[str, Any]]:
+    """One row for each snapshot of the run in `folder`, half-life, resolution and metric.
+
+    method: takes the weights of the snapshots, and keeps the last. data: held out. wanted:
+    `samples` and `metrics` of them, 0 for none, and `loss`, the number of held-out images.
+    """
+    found = sorted((folder / SNAPSHOTS).glob("*.safetensors"))
+    rows: list[dict[str, Any]] = []
+    for path in track(found, "learning curve", len(found)):
+        tensors, facts = unpacked(path)
+        load_tensors(method, tensors, path)
+        taken = facts["taken"]
+        stage = method.stages[taken["stage"]]
+        at = {
+            "stage": stage.name,
+            "step": taken["total_step"],
+            "images": taken["images"],
+            "flops": plan.flops(taken["stage"], taken["step"]),
+            "seconds": sum(taken["seconds"]),
+            "half_life": taken["half_life"],
+        }
+        n = min(wanted["loss"], len(data))
+        made = list(validation_loss(stage, data, n, precision)) if n else []
+        n = min(wanted["samples"], len(data))
+        if n and isinstance(stage, Diffusion):
+            whole = stage.resolutions[0] == method.resolutions[0]
+            made += measured(
+                stage, data, n, extractor, references, wanted["metrics"],
+                seed=seed, precision=precision, whole=whole,
+            )  # fmt: skip
+        rows += [{**at, **row} for row in made]
+    return rows
+
+
+def validation_loss(
+    stage: Stage, data: ImageData, n: int, precision: str
+) -> Iterator[dict[str, Any]]:
+    """The loss of each level on the first n images, each with noise and time of its own.
+
+    It is the loss that is trained, so that two stages share a curve only where process, prediction
+    and loss are the same.
+    """
+    sides = iter(stage.resolutions)  # of the levels, which the log names by their own sides
+    for name, value in mean_losses(stage, data, n, precision).items():
+        is_level = name.isdigit()
+        yield {
+            "resolution": next(sides) if is_level else stage.resolutions[0],
+            "view": "native",
+            "metric": "validation loss" if is_level else f"validation {name}",
+            "value": value,
+            "n": n,
+            "identity": loss_identity(stage, n),
+            "better": "low",
+        }
+
+
+@torch.no_grad()
+def mean_losses(stage: Stage, data: ImageData, n: int, precision: str) -> dict[str, float]:
+    """Means of what a stage logs as a loss, by the name behind `loss/`."""
+    device = next(stage.parameters()).device
+    sums: dict[str, float] = {}
+    training = stage.training
+    stage.eval()
+    try:
+        for first in range(0, n, CHUNK):
+            rows = torch.arange(first, min(first + CHUNK, n))
+            batch = stage.fed(data.batch(rows).map(lambda tensor: tensor.to(device)))
+            noise = from_generator(generator_of("validation", first), device)
+            draws = stage.draw(batch, noise)
+            with autocast(device, precision):
+                loss = stage(batch, draws, stage.turns[0].name, 0)
+            for name, value in loss.logs.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(batch) / n
+    finally:
+        stage.train(training)
+    return {name.removeprefix("loss/"): v for name, v in sums.items() if name.startswith("loss/")}
+
+
+def loss_identity(stage: Stage, n: int) -> str:
+    """Equal where the losses of two stages are the same quantity."""
+    told: list[Any] = [stage.identity, stage.resolutions]
+    if isinstance(stage, Diffusion):
+        told += [stage.codec.shapes(), stage.objective]
+    digest = hashlib.sha256(repr(told).encode()).hexdigest()
+    return f"loss@{digest[:8]} : N={n} : fixed noise"
+
+
+def measured(
+    stage: Diffusion,
+    data: ImageData,
+    n: int,
+    extractor: Extractor,
+    references: Mapping[int, Reference],
+    metrics: Sequence[str],
+    *,
+    seed: int,
+    precision: str,
+    whole: bool,
+) -> list[dict[str, Any]]:
+    """Metrics of n samples of a stage; whole: whether it makes the method's finest images, which
+    alone are pooled."""
+    finest = stage.resolutions[0]
+    below = {side: reference for side, reference in references.items() if side <= finest}
+    drawn = samples(stage, data, n, seed=seed, precision=precision)
+    rows = quality([drawn], extractor, below, metrics, captions=data.captions)
+    return [
+        row for row in rows if row["view"] == "native" or (whole and row["resolution"] < finest)
+    ]

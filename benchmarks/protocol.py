@@ -1,0 +1,418 @@
+"""Budgets that methods share, and the plan by which a method spends one.
+
+A comparison is fair along one axis at a time: equal images, equal floating-point operations or
+equal seconds of training; equal operations or equal latency for one image. A budget of training
+decides `trainer.steps` and nothing else, so that the stages of a method keep the proportions of its
+recipe (its shares and batch sizes), and the sum over all of them meets the budget: each stage of a
+cascade, each stage of a grown network at its own cost, a first pass of self-conditioning, both
+turns of an adversarial stage before and after its discriminator starts, the encoding of the images
+for a latent stage. A budget of sampling decides `sampler.steps`.
+
+Operations are counted on shapes alone (the meta device, nothing is computed), forward and backward,
+2 for a multiply-add. Seconds are those of a few steps on this machine. A stage whose weights come
+from another run is marked as pretrained and not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from benchmarks.work import META, Steps, flops_of_sample, noise_on
+from hierdiff.files import write
+from hierdiff.method import Diffusion, Method, Stage, methods
+from hierdiff.metrics.cost import flops, seconds_of, time_call
+from hierdiff.record import content_hash, plain
+from hierdiff.train import Prepared
+from hierdiff.training import Summary
+from hierdiff.training.loop import stage_steps
+
+log = logging.getLogger(__name__)
+
+FILE = "plan.json"
+TRAINING = ("images", "flops", "seconds")  # of all stages together
+SAMPLING = ("flops_per_image", "latency")  # latency: seconds for one image alone
+BUDGETS = (*TRAINING, *SAMPLING)
+CLOSE = 0.02  # a plan that misses its budget by more is told
+TIMED = 4  # steps of which the median is taken
+FEW, MORE = 2, 6  # sampler steps between which a latency is interpolated
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage is given.
+
+    batch: images of a step. start: operations before its first step (images are encoded once).
+    parts: pairs (steps, operations of one) one after another. seconds: expected, None where no step
+    was timed. pretrained: it stands on weights of another run, whose training nobody counts here.
+    """
+
+    name: str
+    batch: int
+    start: float
+    parts: Sequence[tuple[int, float]]
+    seconds: float | None = None
+    pretrained: bool = False
+
+    @property
+    def steps(self) -> int:
+        return sum(steps for steps, _ in self.parts)
+
+    def flops(self, done: int | None = None) -> float:
+        """Operations of the first `done` steps, None for all."""
+        left = self.steps if done is None else done
+        total = self.start if left else 0.0
+        for steps, each in self.parts:
+            total += min(steps, left) * each
+            left = max(0, left - steps)
+        return total
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a method spends its budget.
+
+    match: the budgets asked for, by name. steps: `trainer.steps`; sampler_steps: `sampler.steps`.
+    flops_per_image: of sampling.
+    """
+
+    match: Mapping[str, float]
+    steps: int
+    sampler_steps: int
+    stages: Sequence[StagePlan]
+    flops_per_image: float
+
+    def flops(self, stage: int | None = None, done: int | None = None) -> float:
+        """Operations of training, all of them, or up to step `done` of a stage."""
+        if stage is None:
+            return sum(part.flops() for part in self.stages)
+        return sum(part.flops() for part in self.stages[:stage]) + self.stages[stage].flops(done)
+
+    def training(self, summary: Summary) -> dict[str, Any]:
+        """What a record says of the training: planned and spent, in all and by stage."""
+        stages: list[dict[str, Any]] = []
+        for part, steps, seconds in zip(
+            self.stages, summary.stage_steps, summary.stage_seconds, strict=True
+        ):
+            spent = {"images": steps * part.batch, "flops": part.flops(steps), "seconds": seconds}
+            about = {"name": part.name, "batch": part.batch, "pretrained": part.pretrained}
+            stages.append({**about, "steps": steps, **spent})
+        timed = [part.seconds for part in self.stages]
+        whole = self.flops()
+        planned = {
+            "images": sum(part.steps * part.batch for part in self.stages),
+            "flops": whole,
+            "seconds": None if None in timed else sum(timed),  # type: ignore[arg-type]
+        }
+        return {
+            "steps": summary.steps,
+            "images_per_s": summary.images_per_second,
+            "plan": dict(self.match),
+            "planned": planned,
+            "spent": {key: sum(stage[key] for stage in stages) for key in TRAINING},
+            "stages": [{**s, "share": s["flops"] / whole if whole else None} for s in stages],
+        }
+
+
+def planned(run: Prepared, match: Mapping[str, float | None], folder: Path, *, timed: bool) -> Plan:
+    """The plan of a run under the budgets that are given (not None).
+
+    timed: also expect seconds. What was decided by a clock is kept in `folder`, so that a run that
+    goes on keeps its plan. Errors: ValueError for two budgets of one kind, one that pays for no
+    step, one that nothing depends on.
+    """
+    asked = checked(match)
+    steps, sampler_steps = run.recipe.steps, run.config["method"]["sampling"]["steps"]
+    kept = Decided(folder / FILE, run, asked)
+    flops = Prices(run, on_shapes)
+    clock = Prices(run, by_clock) if timed or "seconds" in asked else None
+    if kept.found is not None:
+        steps, sampler_steps = kept.found
+    else:
+        for name in (name for name in TRAINING if name in asked):
+            total = {"images": flops.images, "flops": flops.total, "seconds": clock and clock.total}
+            steps = solved(total[name], asked[name], f"match.{name}", run)  # type: ignore[arg-type]
+        for name in (name for name in SAMPLING if name in asked):
+            sampler_steps = sampled(run, name, asked[name])
+        if asked:
+            kept.keep(steps, sampler_steps)
+    parts = flops.plans(steps)
+    if clock is not None:
+        seconds = clock.by_stage(steps)
+        parts = [replace(part, seconds=s) for part, s in zip(parts, seconds, strict=True)]
+    image = flops_of_sample(shapes_alone(run, sampler_steps), run.data.text)
+    return Plan(asked, steps, sampler_steps, parts, image)
+
+
+def checked(match: Mapping[str, float | None]) -> dict[str, float]:
+    """The budgets that are given."""
+    asked = {name: float(amount) for name, amount in match.items() if amount is not None}
+    for name, amount in asked.items():
+        if amount <= 0:
+            raise ValueError(f"match.{name}={amount:g}: take more than 0, or null for no budget")
+    for kind in (TRAINING, SAMPLING):
+        both = [name for name in kind if name in asked]
+        if len(both) > 1:
+            raise ValueError(
+                f"budgets {' and '.join(f'match.{name}' for name in both)} contradict each other: "
+                f"methods are equal in one of them, the others then differ; leave one"
+            )
+    return asked
+
+
+class Decided:
+    """`plan.json` of a run: what a budget decided, for the run and budgets that it was asked of."""
+
+    def __init__(self, path: Path, run: Prepared, asked: Mapping[str, float]):
+        self.path = path
+        node = {**run.config, "trainer": {**run.config["trainer"], "steps": None}}
+        free = {k: v for k, v in node["method"]["sampling"].items() if k != "steps"}
+        node["method"] = {**node["method"], "sampling": free}
+        self.key = content_hash(plain({"run": node, "match": asked}, "plan", free=True))
+        self.found: tuple[int, int] | None = None
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["for"] == self.key:
+                self.found = (kept["trainer.steps"], kept["sampler.steps"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            pass
+
+    def keep(self, steps: int, sampler_steps: int) -> None:
+        told = {"for": self.key, "trainer.steps": steps, "sampler.steps": sampler_steps}
+        write(self.path, f"{json.dumps(told)}\n".encode())
+
+
+# ---------------------------------------------------------------- what a step costs
+
+
+Price = Callable[[Stage, Prepared, int], Callable[[int | None], float]]
+
+
+def on_shapes(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
+    """Operations of a step by its number in the stage; None: of encoding a batch of images."""
+    with torch.device(META):
+        steps = Steps(stage, facts=run.data.facts, batch=batch, precision="32-true")
+    return lambda step: flops(steps.prepare if step is None else lambda: steps(step))
+
+
+def by_clock(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
+    """Seconds of a step, likewise."""
+    steps = Steps(
+        stage,
+        facts=run.data.facts,
+        batch=batch,
+        precision=run.recipe.precision,
+        channels_last=run.recipe.channels_last,
+        compiled=run.recipe.compile,
+    )
+
+    def price(step: int | None) -> float:
+        fn = steps.prepare if step is None else lambda: steps(step)
+        return time_call(fn, warmup=2, repeats=TIMED, device=steps.device).median
+
+    return price
+
+
+class Prices:
+    """What training costs, by the number of steps; the work of each kind of step is found once."""
+
+    def __init__(self, run: Prepared, price: Price):
+        self.run, self.price = run, price
+        device = META if price is on_shapes else device_of(run)
+        self.method = untrained(run, device)
+        self.batches = [s.batch_size or run.recipe.batch_size for s in self.method.stages]
+        self._of: dict[int, Callable[[int | None], float]] = {}
+        self._known: dict[tuple[int, int], float] = {}
+
+    def counts(self, steps: int) -> list[int]:
+        return stage_steps(self.method, steps)
+
+    def images(self, steps: int) -> float:
+        return sum(n * batch for n, batch in zip(self.counts(steps), self.batches, strict=True))
+
+    def total(self, steps: int) -> float:
+        return sum(self.by_stage(steps))
+
+    def by_stage(self, steps: int) -> list[float]:
+        return [plan.flops() for plan in self.plans(steps)]
+
+    def plans(self, steps: int) -> list[StagePlan]:
+        """Of each stage, with this price in the place of operations."""
+        found = []
+        for index, (n, batch) in enumerate(zip(self.counts(steps), self.batches, strict=True)):
+            stage = self.method.stages[index]
+            found.append(
+                StagePlan(
+                    name=stage.name,
+                    batch=batch,
+                    start=self._start(index) if n else 0.0,
+                    parts=self._parts(index, n),
+                    pretrained=stage.weights is not None,
+                )
+            )
+        return found
+
+    def _parts(self, index: int, steps: int) -> list[tuple[int, float]]:
+        stage = self.method.stages[index]
+        stage.steps = steps  # on which the marks may depend
+        marks = [0, *sorted({mark for mark in stage.changes if 0 < mark < steps}), steps]
+        spans = zip(marks, marks[1:], strict=False)
+        return [(end - first, self._step(index, first)) for first, end in spans if end > first]
+
+    def _step(self, index: int, step: int) -> float:
+        kind = sum(mark <= step for mark in self.method.stages[index].changes)
+        if (index, kind) not in self._known:
+            self._known[index, kind] = self._price(index)(step)
+        return self._known[index, kind]
+
+    def _start(self, index: int) -> float:
+        """Of encoding every training image, and its mirrored view where the data has one."""
+        if (index, -1) not in self._known:
+            views = len(self.run.part) * (2 if self.run.part.flip else 1)
+            once = self._price(index)(None) if self._encodes(index) else 0.0
+            self._known[index, -1] = once * views / self.batches[index]
+        return self._known[index, -1]
+
+    def _encodes(self, index: int) -> bool:
+        stage = self.method.stages[index]
+        return isinstance(stage, Diffusion) and stage.codec.network is not None
+
+    def _price(self, index: int) -> Callable[[int | None], float]:
+        if index not in self._of:
+            self._of[index] = self.price(self.method.stages[index], self.run, self.batches[index])
+        return self._of[index]
+
+
+def untrained(run: Prepared, device: torch.device, sampler_steps: int | None = None) -> Method:
+    """The method of a run with other weights, and with other steps of its sampler."""
+    node = run.config["method"]
+    if sampler_steps is not None:
+        node = {**node, "sampling": {**node["sampling"], "steps": sampler_steps}}
+    with torch.device(device):
+        method = methods.build(node, offered=run.data.facts)
+    if device != META:
+        method = method.to(device)
+    for stage in method.stages:
+        stage.untrained()
+    return method
+
+
+def device_of(run: Prepared) -> torch.device:
+    on_gpu = run.recipe.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+# ---------------------------------------------------------------- how many steps a budget pays for
+
+
+def solved(total: Callable[[int], float], amount: float, what: str, run: Prepared) -> int:
+    """The steps whose total is nearest to the amount."""
+    least = next(n for n in count(1) if _possible(total, n))
+    if total(least) > (1 + CLOSE) * amount:
+        raise ValueError(
+            f"{what}={amount:g} does not pay for {run.config['method']['name']}, whose stages need "
+            f"{total(least):.3g} for a step each: give more"
+        )
+    high = least
+    while total(high) < amount:
+        high *= 2
+        if total(high) == total(high // 2):
+            raise ValueError(f"{what}={amount:g}: nothing is trained that it could pay for")
+    above = bisect_left(range(high + 1), amount, lo=least, key=total)
+    steps = min((n for n in (above - 1, above) if n >= least), key=lambda n: abs(total(n) - amount))
+    if abs(total(steps) - amount) > CLOSE * amount:
+        log.warning(
+            "%s=%g: the nearest plan has %.3g (%d steps): a budget of few steps cannot be met "
+            "closely", what, amount, total(steps), steps,
+        )  # fmt: skip
+    return steps
+
+
+def _possible(total: Callable[[int], float], steps: int) -> bool:
+    try:
+        total(steps)
+    except ValueError:  # a stage would have none
+        return False
+    return True
+
+
+def shapes_alone(run: Prepared, sampler_steps: int) -> Diffusion:
+    """What makes the images of a run, on the meta device."""
+    return _sampled_stage(untrained(run, META, sampler_steps))
+
+
+def _sampled_stage(method: Method) -> Diffusion:
+    stage = method.at(method.resolutions[0])
+    assert isinstance(stage, Diffusion)
+    return stage
+
+
+def sampled(run: Prepared, what: str, amount: float) -> int:
+    """`sampler.steps` whose operations or seconds for an image are nearest to the amount: both
+    are linear in it."""
+    price = {"flops_per_image": _image_flops, "latency": _latency}[what]
+    low, high = (price(run, steps) for steps in (FEW, MORE))
+    slope = (high - low) / (MORE - FEW)
+    if slope <= 0:
+        raise ValueError(
+            f"match.{what}={amount:g}: it does not depend on sampler.steps here, which the stages "
+            f"state each for itself: leave it out there, or match something else"
+        )
+    steps = round(FEW + (amount - low) / slope)
+    if steps < 1:
+        raise ValueError(
+            f"match.{what}={amount:g} does not pay for one sampler step of "
+            f"{run.config['method']['name']} ({low - (FEW - 1) * slope:.3g}): give more"
+        )
+    return steps
+
+
+def _image_flops(run: Prepared, steps: int) -> float:
+    return flops_of_sample(shapes_alone(run, steps), run.data.text)
+
+
+def _latency(run: Prepared, steps: int) -> float:
+    stage = _sampled_stage(untrained(run, device_of(run), steps))
+    noise = noise_on(stage.device)
+    stage.sample(1, noise=noise, steps=1)
+    return min(seconds_of(lambda: stage.sample(1, noise=noise), stage.device) for _ in range(3))
+
+
+# ---------------------------------------------------------------- shown
+
+
+def table(plans: Mapping[str, Plan]) -> Table:
+    """A line for each stage of each method, and one for the whole."""
+    out = Table(title="plan")
+    for head in ("method", "stage", "steps", "batch", "images", "TFLOPs", "seconds"):
+        out.add_column(head, justify="left" if head in ("method", "stage") else "right")
+    for head in ("sampler steps", "GFLOPs/image"):
+        out.add_column(head, justify="right")
+    for name, plan in plans.items():
+        for part in plan.stages:
+            mark = " (pretrained)" if part.pretrained else ""
+            out.add_row(name, part.name + mark, *_numbers([part]), "", "")
+        whole = _numbers(plan.stages)
+        image = f"{plan.flops_per_image / 1e9:.3g}"
+        out.add_row(
+            name, "all", *whole, str(plan.sampler_steps), image, style="bold", end_section=True
+        )
+    return out
+
+
+def _numbers(parts: Sequence[StagePlan]) -> Iterable[str]:
+    yield f"{sum(part.steps for part in parts):,}"
+    yield ", ".join(dict.fromkeys(str(part.batch) for part in parts))
+    yield f"{sum(part.steps * part.batch for part in parts):,}"
+    yield f"{sum(part.flops() for part in parts) / 1e12:,.4g}"
+    timed = [part.seconds for part in parts]
+    yield "–" if None in timed else f"{sum(timed):,.0f}"  # type: ignore[arg-type]

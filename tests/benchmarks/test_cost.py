@@ -1,0 +1,207 @@
+"""What a method costs: cases in processes of their own, asked in turn, and reasons for failures."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import cost, work
+from benchmarks.cost import Failed, best_batch, by_resolution, costs
+from benchmarks.work import Case, Sampled, built, flops_of_sample, serve, without_guidance
+from tests import tiny
+
+CASE = Case(
+    method=tiny.method_node("mdm"),
+    facts=tiny.facts("class"),
+    resolution=16,
+    what="sample",
+    batches=[4],
+    precision="32-true",
+    device="cpu",
+    repeats=2,
+)
+
+
+class Asked(cost.Worker):
+    """In place of a process: takes as long as it is told, and fails where it is told."""
+
+    log: list[tuple[int, str, str]] = []
+    seconds: dict[int, float] = {}  # of a batch
+    fails: dict[tuple[int, str], str] = {}  # batch and call
+
+    def __init__(self, case: Case, batch: int):
+        self.case, self.batch = case, batch
+        self.times: dict[str, list[float]] = {}
+        self._did("start")
+
+    def _did(self, what: str) -> None:
+        Asked.log.append((self.case.resolution, self.case.what, what))
+        if (self.batch, what) in Asked.fails:
+            raise Failed(Asked.fails[self.batch, what])
+
+    @property
+    def images_per_s(self) -> float:
+        return self.batch / Asked.seconds.get(self.batch, 1.0)
+
+    def repeat(self) -> None:
+        self._did("repeat")
+
+    def memory(self) -> dict[str, Any]:
+        self._did("memory")
+        return {f"{self.case.what}_memory_mib": 10.0 * self.batch}
+
+    def row(self) -> dict[str, Any]:
+        self._did("row")
+        return {f"{self.case.what}_images_per_s": self.images_per_s}
+
+    def close(self) -> None:
+        Asked.log.append((self.case.resolution, self.case.what, "close"))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    monkeypatch.setattr(cost, "Worker", Asked)
+    Asked.log, Asked.seconds, Asked.fails = [], {}, {}
+    return Asked
+
+
+# ---------------------------------------------------------------- who asks
+
+
+def test_the_batch_size_with_the_best_throughput_is_kept(asked):
+    asked.seconds = {1: 1.0, 2: 1.0, 4: 1.2, 8: 4.0}
+    worker, tried = best_batch(replace(CASE, batches=[1, 2, 4, 8]))
+    assert worker is not None and worker.batch == 4
+    assert [row["images_per_s"] for row in tried] == pytest.approx([1, 2, 4 / 1.2, 2])
+    assert [row["memory_mib"] for row in tried] == [10, 20, 40, 80]
+    closed = [what for *_, what in asked.log].count("close")
+    assert closed == 3  # all but the one that is kept
+
+
+@pytest.mark.parametrize("when", ["start", "repeat", "memory"])
+def test_memory_that_runs_out_ends_the_search_and_is_told(asked, when):
+    asked.fails = {(4, when): "out of memory at batch 4"}
+    worker, tried = best_batch(replace(CASE, batches=[1, 2, 4, 8]))
+    assert worker is not None and worker.batch == 2
+    assert tried[-1] == {"name": "batch 4", "failure": "out of memory at batch 4"}
+
+
+def test_a_case_that_never_fits_is_a_row_with_its_reason(asked):
+    asked.fails = {(4, "start"): "out of memory at batch 4"}
+    (row,) = costs([CASE])
+    assert row == {"resolution": 16, "sample_failure": "out of memory at batch 4"}
+
+
+def test_a_case_that_fails_late_does_not_take_the_others_along(asked):
+    asked.fails = {(4, "row"): "error: no luck"}
+    other = replace(CASE, what="train", batches=[2])
+    failed, made = costs([CASE, other])
+    assert failed["sample_failure"] == "error: no luck"
+    assert made["train_images_per_s"] == 2
+    assert [what for *_, what in asked.log].count("close") == 2
+
+
+def test_repeats_are_interleaved_backwards_and_forwards(asked):
+    cases = [replace(CASE, resolution=side, repeats=3) for side in (1, 2, 3)]
+    costs(cases)
+    order = [side for side, _, what in asked.log if what == "repeat"]
+    assert order == [1, 2, 3] + [3, 2, 1] + [1, 2, 3]
+
+
+def test_training_and_sampling_of_a_resolution_are_one_row():
+    rows = [{"resolution": 16, "a": 1}, {"resolution": 8, "a": 2}, {"resolution": 16, "b": 3}]
+    assert by_resolution(rows) == [
+        {"resolution": 16, "a": 1, "b": 3},
+        {"resolution": 8, "a": 2},
+    ]
+
+
+# ---------------------------------------------------------------- the process of a case
+
+
+def answers(case: Case, *lines: str, batch: int = 2) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    given = io.StringIO("\n".join([json.dumps(asdict(case)), str(batch), *lines]) + "\n")
+    serve(given, lambda answer: found.append(json.loads(json.dumps(answer))))
+    return found
+
+
+def test_a_sample_is_timed_in_a_batch_and_alone_and_told_by_its_parts():
+    ready, repeat, memory, told = answers(CASE, "repeat", "memory", "told 0.5")
+    assert ready == {} and set(repeat) == {"seconds", "latency"}
+    assert memory["host"] > 0 and memory["allocated"] is None
+    assert told["batch"] == 2 and told["evaluations"] == 3 and told["energy_j"] is None
+    assert told["flops_per_image"] == 3 * told["flops_per_call"] > 0
+    names = [part["name"] for part in told["breakdown"]]
+    assert names == ["stage 16x8", "rest"]
+    assert told["breakdown"][0]["flops"] == told["flops_per_image"]
+
+
+def test_a_step_of_training_is_timed(monkeypatch):
+    ready, repeat, told = answers(replace(CASE, what="train"), "repeat", "told 0.5")
+    assert repeat["seconds"] > 0 and told == {"train_batch": 2, "compile_s": None}
+
+
+def test_lack_of_memory_is_an_answer(monkeypatch):
+    def full(*given: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(work, "built", full)
+    assert answers(CASE) == [{"failure": "out of memory at batch 2"}]
+
+
+def test_other_errors_are_none():
+    with pytest.raises(ValueError, match="no level makes images at 32"):
+        answers(replace(CASE, resolution=32))
+
+
+def test_guidance_and_each_stage_of_a_chain_are_parts():
+    node = tiny.method_node("cascaded", sampling={"steps": 3, "guidance": 2.0})
+    stage = built(replace(CASE, method=node))
+    parts = {part["name"]: part for part in Sampled(CASE, stage, 2).parts()}
+    assert list(parts) == ["stage 8", "guidance 8", "stage 8to16", "guidance 8to16"]
+    assert parts["guidance 8"]["flops"] == parts["stage 8"]["flops"]
+    assert sum(part["flops"] for part in parts.values()) == flops_of_sample(stage)
+
+
+def test_guidance_costs_where_it_acts():
+    sampling = {"steps": 4, "guidance": 2.0, "interval": [0.4, 0.8]}
+    stage = built(replace(CASE, method=tiny.method_node("mdm", sampling=sampling)))
+    assert without_guidance(stage) == 4
+    assert stage.evaluations == 4 + 2  # at 0.75 and 0.5 of 1, 0.75, 0.5, 0.25
+
+
+def test_a_text_encoder_is_part_of_a_sample():
+    text = {"name": "vocabulary", "words": ["a", "red", "block"], "width": 6, "length": 4}
+    case = replace(CASE, text=text, caption="a red block", facts=tiny.facts("text"))
+    sampled = Sampled(case, built(case), 2)
+    assert "text encoder" in [part["name"] for part in sampled.parts()]
+    sampled.sample(2)
+
+
+# ---------------------------------------------------------------- real processes
+
+
+@pytest.mark.slow
+def test_real_processes_give_rows_and_a_cap_is_kept():
+    cases = [replace(CASE, what=what) for what in ("train", "sample")]
+    (row,) = by_resolution(costs(cases))
+    assert row["train_images_per_s"] > 0 and row["latency_s"] > 0 and row["sample_iqr_s"] >= 0
+    assert row["sample_memory_mib"] >= row["sample_memory_baseline_mib"] > 0
+    capped = replace(CASE, memory_cap=10.0)
+    (failed,) = costs([capped])
+    assert failed["sample_failure"].startswith("out of memory at batch 4: ")
+    assert failed["sample_failure"].endswith("MiB, the cap is 10")
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_says_why():
+    (row,) = costs([replace(CASE, resolution=32)])
+    assert row["sample_failure"] == (
+        "ValueError: no level makes images at 32: choose one of [16, 8]"
+    )

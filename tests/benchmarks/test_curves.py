@@ -1,0 +1,90 @@
+"""A learning curve says what every snapshot was worth, and what had been spent by then."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.curves import learning_curves, loss_identity, validation_loss
+from benchmarks.measure import real_references
+from benchmarks.protocol import Plan, StagePlan
+from hierdiff.metrics.features import RandomConv
+from tests.training.runs import GROWN, NODE, built, images, run
+
+WANTED = {"samples": 6, "metrics": ["fd", "kd"], "loss": 10}
+STAGES = [StagePlan("4", 4, 0.0, [(5, 10.0)]), StagePlan("8x4", 4, 0.0, [(7, 100.0)])]
+PLAN = Plan({}, 12, 2, STAGES, 0.0)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Of a network that grows from 4 px to 8 px: two snapshots in each stage, two averages."""
+    folder = tmp_path_factory.mktemp("run")
+    run(folder, GROWN, snapshots=2)
+    data, extractor = images(), RandomConv(width=4)
+    references = real_references(data, extractor, (8, 4), folder)
+    return learning_curves(
+        folder, built(GROWN), PLAN, data, extractor, references,
+        wanted=WANTED, seed=0, precision="32-true", track=lambda items, what, total: items,
+    )  # fmt: skip
+
+
+def test_every_snapshot_and_average_has_its_losses(rows):
+    losses = [row for row in rows if row["metric"] == "validation loss"]
+    places = [(row["step"], row["half_life"], row["resolution"]) for row in losses]
+    low = [(step, half, 4) for step in (2, 5) for half in (0, 16)]
+    both = [(step, half, side) for step in (9, 12) for half in (0, 16) for side in (8, 4)]
+    assert places == low + both
+
+
+def test_what_was_spent_stands_beside_each_point(rows):
+    spent = {row["step"]: (row["images"], row["flops"], row["stage"]) for row in rows}
+    assert spent == {
+        2: (8, 20.0, "4"), 5: (20, 50.0, "4"), 9: (36, 450.0, "8x4"), 12: (48, 750.0, "8x4")
+    }  # fmt: skip
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+
+
+def test_a_stage_of_the_low_level_is_measured_there_alone(rows):
+    seen = {
+        (row["step"], row["resolution"], row["view"])
+        for row in rows
+        if row["metric"].startswith("FD")
+    }
+    low = {(step, 4, "native") for step in (2, 5)}
+    whole = [(8, "native"), (4, "native"), (4, "pooled")]
+    assert seen == low | {(step, *place) for step in (9, 12) for place in whole}
+
+
+def test_a_snapshot_is_measured_with_its_own_weights(rows):
+    losses = [row for row in rows if row["metric"] == "validation loss"]
+    for half in (0, 16):
+        for side, count in ((8, 2), (4, 4)):
+            own = [r["value"] for r in losses if (r["half_life"], r["resolution"]) == (half, side)]
+            assert len(set(own)) == len(own) == count
+
+
+def test_the_validation_loss_is_the_same_at_every_look():
+    stage = built(NODE).stages[0]
+    looks = [list(validation_loss(stage, images(), 10, "32-true")) for _ in range(2)]
+    assert looks[0] == looks[1]
+    torch.manual_seed(1)  # the noise is none of the process's
+    assert list(validation_loss(stage, images(), 10, "32-true")) == looks[0]
+
+
+def test_losses_of_other_processes_are_other_quantities():
+    one, same = (loss_identity(built(NODE).stages[0], 10) for _ in range(2))
+    shifted = loss_identity(built({**NODE, "shift": 2.0}).stages[0], 10)
+    other = loss_identity(built({**NODE, "objective": {"loss_space": "v"}}).stages[0], 10)
+    assert one == same and len({one, shifted, other}) == 3
+
+
+def test_without_samples_the_loss_alone_is_measured(tmp_path):
+    run(tmp_path, snapshots=1)
+    rows = learning_curves(
+        tmp_path, built(), Plan({}, 12, 2, STAGES[1:], 0.0), images(), RandomConv(width=4), {},
+        wanted={"samples": 0, "metrics": [], "loss": 10}, seed=0, precision="32-true",
+        track=lambda items, what, total: items,
+    )  # fmt: skip
+    assert {row["metric"] for row in rows} == {"validation loss"}

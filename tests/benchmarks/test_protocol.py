@@ -1,0 +1,248 @@
+"""A budget decides how many steps a method makes, and the plan counts what training does."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from rich.console import Console
+
+from benchmarks import protocol
+from benchmarks.protocol import Plan, StagePlan, planned, solved
+from hierdiff.config import folder_of_configs
+from hierdiff.metrics.cost import flops
+from hierdiff.train import Prepared, plain, prepare
+from hierdiff.training import train
+
+METHODS = ("mdm", "end_to_end", "cascaded", "latent", "simple_diffusion", "chen", "rin", "sit")
+NONE = dict.fromkeys(protocol.BUDGETS)
+# small enough that a training run is counted in seconds
+SMALL = ("budget=smoke", "trainer.progress=false", "trainer.sheet_images=1", "sampler.steps=2")
+
+
+def prepared(*overrides: str) -> Prepared:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(folder_of_configs(), version_base="1.3"):
+        cfg = compose("benchmark", overrides=list(overrides))
+        return prepare(
+            {k: plain(cfg[k]) for k in ("data", "denoiser", "sampler", "method", "trainer")}
+        )
+
+
+def few(run: Prepared, n: int = 12) -> Prepared:
+    """The run with n training images."""
+    return replace(run, part=run.part.taken(torch.arange(n).numpy()))
+
+
+def plan(run: Prepared, folder: Any, **match: float) -> Plan:
+    return planned(run, {**NONE, **match}, folder, timed=False)
+
+
+# ---------------------------------------------------------------- what is counted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        *((name, ()) for name in METHODS),
+        ("mdm", ("method.growth=[0.3]", "method.fractions=[0.5,1]")),
+        ("latent", ("method.codec.discriminator=null",)),
+        ("cascaded", ("method.stages.0.share=0.5",)),
+    ],
+)
+def test_the_plan_is_what_training_counts(method: str, more: tuple[str, ...], tmp_path):
+    run = few(prepared(*SMALL, f"method={method}", *more))
+    told = plan(run, tmp_path).flops()
+    steps, sheet = [], [0]
+
+    def counted() -> None:
+        steps.append(train(run.method, run.part, tmp_path, run.recipe, seed=0))
+
+    whole = flops(counted)
+    for index in {*range(len(run.method.stages))}:  # sheets of samples are no training
+        stage = run.method.stages[index]
+        if steps[0].stage_steps[index]:
+            batch = run.part.batch(torch.arange(1))
+            sheet.append(flops(lambda s=stage, b=batch: s.preview(b.cond, b, _noise(1))))
+    assert told == pytest.approx(whole - sum(sheet), rel=0.01)
+
+
+def _noise(seed: int) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda shape: torch.randn(tuple(shape), generator=generator)
+
+
+def test_an_adversarial_stage_costs_more_once_its_discriminator_has_started(tmp_path):
+    run = prepared(*SMALL, "method=latent")
+    (before, cheap), (after, dear) = plan(run, tmp_path).stages[0].parts
+    assert (before, after) == (15, 9)  # of 24, from 0.6 of them on: 14.4
+    assert dear > 1.2 * cheap
+
+
+def test_a_grown_network_pays_for_the_levels_that_it_has(tmp_path):
+    run = prepared(*SMALL, "trainer.steps=10", "method.growth=[0.3]")
+    low, both = plan(run, tmp_path).stages
+    assert (low.steps, both.steps) == (3, 7)
+    assert low.parts[0][1] < both.parts[0][1]
+
+
+def test_a_first_pass_of_self_conditioning_is_paid_for(tmp_path):
+    whole = plan(prepared(*SMALL, "method=rin"), tmp_path).flops()
+    alone = prepared(*SMALL, "method=rin", "method.objective.self_conditioning=0")
+    assert whole == pytest.approx(plan(alone, tmp_path).flops() * 4 / 3, rel=0.01)
+
+
+@pytest.mark.slow
+def test_images_are_encoded_once_and_mirrored_ones_too(tmp_path):
+    run = prepared(*SMALL, "method=latent")
+    once = plan(run, tmp_path).stages[1].start
+    assert once > 0 and plan(run, tmp_path).stages[0].start == 0
+    mirrored = replace(run, part=replace(run.part, flip=True))
+    assert plan(mirrored, tmp_path).stages[1].start == pytest.approx(2 * once)
+
+
+def test_operations_up_to_a_step_of_a_stage():
+    stages = [StagePlan("a", 4, 0.0, [(2, 10.0), (3, 20.0)]), StagePlan("b", 4, 7.0, [(5, 1.0)])]
+    made = Plan({}, 5, 20, stages, 0.0)
+    assert [made.flops(0, n) for n in (0, 1, 2, 4, 5)] == [0, 10, 20, 60, 80]
+    assert [made.flops(1, n) for n in (0, 1, 5)] == [80, 88, 92]
+    assert made.flops() == 92
+
+
+# ---------------------------------------------------------------- what a budget decides
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", ["flops", "images"])
+def test_methods_under_one_budget_spend_the_same(budget: str, tmp_path):
+    amount = {"flops": 3e13, "images": 20_000}[budget]
+    for method in METHODS:
+        run = prepared(f"method={method}")
+        made = plan(run, tmp_path / method, **{budget: amount})
+        images = sum(part.steps * part.batch for part in made.stages)
+        spent = {"flops": made.flops(), "images": images}[budget]
+        assert spent == pytest.approx(amount, rel=0.01), method
+
+
+def test_stages_keep_the_proportions_of_the_recipe(tmp_path):
+    run = prepared("method=cascaded")
+    base, upsampler = plan(run, tmp_path, flops=2e13).stages
+    assert upsampler.steps == pytest.approx(0.75 * base.steps, abs=1)
+
+
+def test_a_share_of_the_recipe_is_no_privilege_under_a_budget(tmp_path):
+    whole = plan(prepared("method=rin"), tmp_path / "a", flops=2e13)
+    other = plan(prepared("method=rin", "method.share=1"), tmp_path / "b", flops=2e13)
+    assert whole.stages[0].steps == pytest.approx(other.stages[0].steps, abs=2)
+
+
+@pytest.mark.slow
+def test_sampler_steps_meet_a_budget_for_an_image(tmp_path):
+    for method in ("mdm", "cascaded", "latent"):
+        made = plan(prepared(f"method={method}"), tmp_path / method, flops_per_image=2e10)
+        assert made.flops_per_image == pytest.approx(2e10, rel=0.06)
+        assert made.steps == 700 and made.sampler_steps != 20
+
+
+def test_guidance_halves_the_sampler_steps_of_a_budget(tmp_path):
+    free = plan(prepared(), tmp_path / "a", flops_per_image=4e10)
+    guided = plan(prepared("sampler.guidance=2"), tmp_path / "b", flops_per_image=4e10)
+    assert guided.sampler_steps == pytest.approx(free.sampler_steps / 2, abs=1)
+
+
+def test_the_nearest_number_of_steps_is_found():
+    run = prepared(*SMALL)
+    assert solved(lambda n: 10.0 * n, 1004, "match.flops", run) == 100
+    assert solved(lambda n: 10.0 * n, 1006, "match.flops", run) == 101
+
+
+def test_a_budget_of_a_few_steps_is_told_to_be_coarse(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert solved(lambda n: 10.0 * n, 26, "match.flops", prepared(*SMALL)) == 3
+    assert "match.flops=26: the nearest plan has 30 (3 steps)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("match", "message"),
+    [
+        ({"flops": 1e12, "images": 5}, "match.images and match.flops contradict"),
+        ({"latency": 1, "flops_per_image": 5}, "match.flops_per_image and match.latency contra"),
+        ({"flops": -1}, "match.flops=-1: take more than 0"),
+        ({"flops": 5}, "match.flops=5 does not pay for mdm"),
+        ({"flops_per_image": 5}, "match.flops_per_image=5 does not pay for one sampler step"),
+    ],
+)
+def test_impossible_budgets_are_refused(match: dict[str, float], message: str, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        plan(prepared(*SMALL), tmp_path, **match)
+
+
+def test_sampler_steps_that_nothing_depends_on_are_refused(tmp_path):
+    own = "method.stages=[{share: 1, sampling: {steps: 3}}, {share: 1, sampling: {steps: 3}}]"
+    run = prepared(*SMALL, "method=cascaded", own)
+    with pytest.raises(ValueError, match="does not depend on sampler.steps here"):
+        plan(run, tmp_path, flops_per_image=1e10)
+
+
+# ---------------------------------------------------------------- what a clock decides
+
+
+class Clock:
+    """Steps that take a second for each image, and half of that at the second look."""
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+
+    def __call__(self, stage: Any, run: Prepared, batch: int) -> Any:
+        return lambda step: 0.0 if step is None else self.factor * batch
+
+
+def test_seconds_are_planned_from_timed_steps_and_a_plan_is_kept(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(protocol, "by_clock", clock)
+    run = prepared(*SMALL)  # batches of 8
+    made = plan(run, tmp_path, seconds=800)
+    assert made.steps == 100 and made.stages[0].seconds == 800
+    clock.factor = 0.5  # the machine is faster when the run goes on
+    assert plan(run, tmp_path, seconds=800).steps == 100
+    assert plan(run, tmp_path, seconds=400).steps == 100  # another budget is another plan
+    assert plan(run, tmp_path / "fresh", seconds=800).steps == 200
+
+
+def test_a_kept_plan_is_for_one_method_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(protocol, "by_clock", Clock())
+    assert plan(prepared(*SMALL), tmp_path, seconds=800).steps == 100
+    other = prepared(*SMALL, "trainer.batch_size=16")
+    assert plan(other, tmp_path, seconds=800).steps == 50
+
+
+def test_latency_is_interpolated_between_few_and_more_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(protocol, "_latency", lambda run, steps: 0.1 + 0.02 * steps)
+    assert plan(prepared(*SMALL), tmp_path, latency=0.5).sampler_steps == 20
+
+
+@pytest.mark.slow
+def test_real_clocks_give_a_plan(tmp_path):
+    run = prepared(*SMALL)
+    made = plan(run, tmp_path, seconds=20, latency=2)
+    assert made.steps >= 1 and made.sampler_steps >= 1
+    assert made.stages[0].seconds == pytest.approx(20, rel=0.5)
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def test_the_plan_names_every_stage_and_the_whole(tmp_path):
+    made = plan(prepared(*SMALL, "method=cascaded", "trainer.steps=40"), tmp_path)
+    console = Console(width=140)
+    with console.capture() as shown:
+        console.print(protocol.table({"cascaded": made}))
+    lines = shown.get().splitlines()
+    assert any(" 16to32 " in line and " 30 " in line and " 240 " in line for line in lines)
+    assert any(" all " in line and " 70 " in line and " 560 " in line for line in lines)
