@@ -235,7 +235,7 @@ def main(cfg: Any) -> None:
     options = plain(cfg)
     folder = Path(options["folder"])
     if sweep.in_sweep():
-        record = finished(options, folder) or sweep.apart(options, folder)
+        record = sweep.job(options, folder)
         if record is not None:
             shown(record, folder)
         return
@@ -248,15 +248,6 @@ def main(cfg: Any) -> None:
     shown(record, folder)
     for what, place in told(record, folder).items():
         console().print(f"{what:<9}{place}", soft_wrap=True)
-
-
-def finished(options: dict[str, Any], folder: Path) -> Record | None:
-    """The record of a run of which nothing is missing."""
-    record = Record.read(folder) if (folder / FILE).exists() else None
-    if record is None or record.failure is not None:
-        return None
-    analysis = options.get("analysis")
-    return record if analysis is None or analysis["name"] in record.analysis else None
 
 
 def one(options: dict[str, Any], folder: Path) -> Record:
@@ -333,4 +324,4 @@ def told(record: Record, folder: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    sweep.launched(main)
