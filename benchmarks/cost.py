@@ -48,10 +48,14 @@ def cases_of(
     device: str,
     caption: str = "",
 ) -> list[Case]:
-    """Training and sampling at each resolution.
+    """Training and sampling at each resolution, none for no repeats.
 
     config: of a run, as it is kept beside its weights; wanted: `batches`, `repeats`, `memory_cap`.
     """
+    if not wanted["repeats"]:
+        return []
+    if not wanted["batches"] or min(wanted["batches"]) < 1:
+        raise ValueError(f"cost.batches={list(wanted['batches'])}: give sizes of 1 or more to try")
     trainer = config["trainer"]
     return [
         Case(

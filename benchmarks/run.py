@@ -234,7 +234,7 @@ def main(cfg: Any) -> None:
         console().print(protocol.table({options["label"]: plan}))
         return
     if sweep.in_sweep():
-        record = finished(options, folder) or sweep.apart(options, folder)
+        record = sweep.job(options, folder)
         if record is not None:
             shown(record, folder)
         return
@@ -247,15 +247,6 @@ def main(cfg: Any) -> None:
     shown(record, folder)
     for what, place in told(record, folder).items():
         console().print(f"{what:<9}{place}", soft_wrap=True)
-
-
-def finished(options: dict[str, Any], folder: Path) -> Record | None:
-    """The record of a run of which nothing is missing."""
-    record = Record.read(folder) if (folder / FILE).exists() else None
-    if record is None or record.failure is not None:
-        return None
-    analysis = options.get("analysis")
-    return record if analysis is None or analysis["name"] in record.analysis else None
 
 
 def one(options: dict[str, Any], folder: Path) -> Record:
@@ -314,7 +305,8 @@ def check(method: Method, analysis: Mapping[str, Any] | None) -> None:
 
 
 def beside(record: Record, folder: Path) -> list[Record]:
-    """The record, and those of the same data and budget in the folders next to it."""
+    """The record, and of those of the same data and budget in the folders next to it the ones whose
+    numbers may share its table."""
     found = [record]
     for path in sorted(folder.parent.glob(f"*/{FILE}")):
         try:
@@ -324,7 +316,12 @@ def beside(record: Record, folder: Path) -> list[Record]:
             continue
         same = (other.data, other.budget) == (record.data, record.budget)
         if same and path.resolve() != (folder / FILE).resolve():
-            found.append(other)
+            try:
+                frame([*found, other], preset="all")
+            except ValueError as error:
+                log.info("%s is not in this table: %s", path.parent, error)
+            else:
+                found.append(other)
     return found
 
 
@@ -344,4 +341,4 @@ def told(record: Record, folder: Path) -> dict[str, str]:
 
 if __name__ == "__main__":
     sys.argv[1:] = ["dry_run=true" if word == "--dry-run" else word for word in sys.argv[1:]]
-    main()
+    sweep.launched(main)

@@ -4,34 +4,37 @@ A crash, a lack of memory or a kill ends one job and not the sweep: what it leav
 the reason. The same sweep again does what is missing: finished runs are printed, interrupted ones
 go on, failed ones are tried again. The launcher is hydra's: one after another by default,
 `hydra/launcher=joblib` for several at once on one machine, `submitit_slurm` for a cluster.
+Ctrl-C reaches every process of a terminal: jobs end with a checkpoint, and no further one begins.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-import os
+import atexit
+import importlib.util
+import itertools
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
+from benchmarks import ledger as states
+from benchmarks.ledger import Job, Ledger, opened
 from hierdiff.record import FILE, Record
+from hierdiff.train import plain
 
-log = logging.getLogger(__name__)
-
-STARTED = "HIERDIFF_SWEEP"  # number of jobs and the time at which the first one began
-FAILED: list[str] = []  # labels of the jobs of this process that ended without numbers
 INTERRUPTED = 130  # exit code of a run that was asked to stop
 BUSY = 75  # exit code of a run whose folder another process works on (EX_TEMPFAIL)
 
@@ -40,66 +43,238 @@ def in_sweep() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+# -- the process that launches ---------------------------------------------------------------------
+
+
+def launched(main: Callable[[], None]) -> None:
+    """`main` as a command; says what hydra does not: a launcher that is not installed, Ctrl-C."""
+    check_launcher(sys.argv[1:])
+    try:
+        main()
+    except KeyboardInterrupt:  # between two jobs, or while those of a cluster are waited for
+        print("interrupted: the same command goes on; jobs in a queue stay there", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def check_launcher(arguments: Sequence[str]) -> None:
+    """Ends the process where `hydra/launcher=` names one that is an extra and not installed."""
+    for name in (one.partition("=")[2] for one in arguments if one.startswith("hydra/launcher=")):
+        plugin = f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher"
+        if name != "basic" and not _installed(plugin):
+            sys.exit(
+                f"error: hydra/launcher={name} is not installed: pip install 'hierdiff[sweep]' "
+                f"brings joblib, submitit_slurm and submitit_local; basic is always there"
+            )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # there is not even one plugin
+        return False
+
+
 class Progress(Callback):
-    """Counts the jobs before the first one; the sweep's exit code is 1 where one failed."""
+    """Opens the ledger before the first job; tells at the end what the jobs left in it.
+
+    Exit code of the sweep: 130 where it was interrupted, 1 where a job ended without its numbers.
+    """
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._ledger: Ledger | None = None
+
+    def __reduce__(self) -> tuple[type[Progress], tuple[()]]:
+        return Progress, ()  # launchers send it to their jobs, which find the ledger themselves
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
-        told = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-        os.environ[STARTED] = f"{jobs(told)}:{time.time()}"  # type: ignore[arg-type]
+        given = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        swept = jobs(given)  # type: ignore[arg-type]
+        self._ledger = self._open.enter_context(opened(Path(config.hydra.sweep.dir), len(swept)))
+        atexit.register(self._open.close)  # also where the sweep is interrupted
+        for number, overrides in enumerate(swept):
+            label = there(config, overrides)
+            if label is not None:
+                now = time.time()
+                self._ledger.put(number, Job(label, states.PASSED, now, now))
+        if "joblib" in config.hydra.launcher._target_:
+            # else the launcher would answer Ctrl-C with SIGKILL to jobs that write a checkpoint,
+            # and idle workers, which inherit this, would break its pool
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        os.environ.pop(STARTED, None)
-        if FAILED:
-            print(f"failed: {', '.join(FAILED)}; the same command tries again", file=sys.stderr)
-            sys.exit(1)
+        if self._ledger is None:
+            return
+        code, lines = verdict(self._ledger)
+        self._open.close()
+        for line in lines:
+            print(line, file=sys.stderr)
+        if code:
+            sys.exit(code)
 
 
-def jobs(overrides: Sequence[str]) -> int:
-    """How many jobs the sweep of these overrides has."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    swept = [one for one in parsed if one.is_sweep_override()]
-    return math.prod(len(list(one.sweep_iterator())) for one in swept)
+def verdict(ledger: Ledger) -> tuple[int, list[str]]:
+    """Exit code of a sweep whose launcher is through, and what is told of it."""
+    failed = ledger.labels(states.FAILED) + ledger.labels(states.RUNNING)
+    interrupted = ledger.labels(states.INTERRUPTED)
+    missing = ledger.total - len(ledger.jobs())
+    code, lines = 0, []
+    if failed:
+        code = 1
+        lines.append(f"failed: {', '.join(failed)}; the same command tries again")
+    if interrupted or ledger.stopped:
+        begun = f" in {', '.join(interrupted)}" if interrupted else ""
+        return INTERRUPTED, [*lines, f"interrupted{begun}: the same command goes on"]
+    if missing:
+        code = 1
+        lines.append(f"no word of {missing} of {ledger.total} jobs: see their logs and records")
+    return code, lines
 
 
-def apart(options: dict[str, Any], folder: Path) -> Record | None:
-    """The job's record, made in a fresh process; a failure is a record too, None: another process
-    is at it. KeyboardInterrupt where the job was interrupted."""
+def jobs(overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """The overrides of each job of a sweep, in hydra's order."""
+    choices = {}
+    for one in OverridesParser.create().parse_overrides(list(overrides)):
+        key = one.get_key_element()
+        swept = one.is_sweep_override()
+        values = one.sweep_string_iterator() if swept else [one.get_value_element_as_str()]
+        choices[key] = [f"{key}={value}" for value in values]
+    return list(itertools.product(*choices.values()))
+
+
+def there(config: Any, overrides: Sequence[str]) -> str | None:
+    """The label of a job of which nothing is missing; None for another, or one that is no good."""
+    before = HydraConfig.instance().cfg
+    try:
+        cfg = GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        options = plain(cfg)
+        return options["label"] if finished(options, Path(options["folder"])) else None
+    except Exception:  # the job itself says what is wrong
+        return None
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+# -- a job -----------------------------------------------------------------------------------------
+
+
+def finished(options: dict[str, Any], folder: Path) -> Record | None:
+    """The record of a run of which nothing is missing."""
+    record = Record.read(folder) if (folder / FILE).exists() else None
+    if record is None or record.failure is not None:
+        return None
+    analysis = options.get("analysis")
+    return record if analysis is None or analysis["name"] in record.analysis else None
+
+
+def job(options: dict[str, Any], folder: Path) -> Record | None:
+    """The record of a job of this sweep, as it is there or made in a fresh process; None where it
+    was interrupted or another process is at it. A failure is a record too, and no exception."""
+    number, label = int(HydraConfig.get().job.num), options["label"]
+    ledger, began = Ledger.here(), time.time()
+    if ledger is not None and ledger.stopped:
+        return None
+
+    def put(state: str) -> None:
+        if ledger is not None:
+            ended = None if state == states.RUNNING else time.time()
+            ledger.put(number, Job(label, state, began, ended))
+
+    try:
+        record = finished(options, folder)
+        if record is not None:
+            put(states.PASSED)
+            return record
+        put(states.RUNNING)
+        line = f"job {number + 1}: {label}" if ledger is None else ledger.place(number, label)
+        print(line, file=sys.stderr, flush=True)
+        state, record = apart(options, folder, ledger)
+        put(state)
+        return record
+    except Exception as error:
+        print(f"error: {label}: {reason(error)}", file=sys.stderr, flush=True)
+        put(states.FAILED)
+        return None
+
+
+def apart(
+    options: dict[str, Any], folder: Path, ledger: Ledger | None
+) -> tuple[str, Record | None]:
+    """How a job ended in a process of its own, and its record."""
     told = HydraConfig.get()
-    print(place(int(told.job.num), options["label"]), file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "benchmarks.run", *told.overrides.task]
     for source in told.runtime.config_sources:
         if source.provider == "command-line":
             command += ["--config-dir", source.path]
-    code, last = run(command)
+    with noticed() as interrupts:
+        try:
+            code, last = run(command)
+        except Exception as error:  # submitit raises one where a job's time is up
+            code, last = 1, reason(error)
+    if interrupts and ledger is not None:
+        ledger.stop()
     if code in (INTERRUPTED, -signal.SIGINT):
-        raise KeyboardInterrupt(f"interrupted: the same command goes on with {folder}")
+        return states.INTERRUPTED, None
     if code == BUSY:
-        log.warning("%s", last)
-        return None
+        return states.PASSED, None
     if not (folder / FILE).exists():
         failed(options, ended(code, last)).write(folder)
     record = Record.read(folder)
-    if record.failure is not None or code:
-        FAILED.append(record.name)
-    return record
+    return states.FAILED if record.failure is not None or code else states.MADE, record
+
+
+@contextmanager
+def noticed() -> Iterator[list[int]]:
+    """Inside, Ctrl-C is added to the list and work goes on: the job has got it as well."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run(command: Sequence[str]) -> tuple[int, str]:
-    """Exit code and last line of stderr, which passes through as it comes."""
+    """Exit code and last line of stderr, which passes through as it comes.
+
+    Where a launcher's signal handler raises (submitit's does before a job's time is up), the
+    process is asked to end, with its checkpoint, and waited for.
+    """
     last = b""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with spawned(command) as process:
         assert process.stderr is not None
-        while True:
-            try:
-                while chunk := process.stderr.read1():  # type: ignore[attr-defined]
-                    sys.stderr.buffer.write(chunk)
-                    sys.stderr.flush()
-                    last = (last + chunk)[-4000:]
-                break
-            except KeyboardInterrupt:  # the job has got it as well, and ends with a checkpoint
-                continue
+        try:
+            while chunk := process.stderr.read1():  # type: ignore[attr-defined]
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.flush()
+                last = (last + chunk)[-4000:]
+        except BaseException:
+            process.terminate()
+            process.communicate()
+            raise
     lines = last.decode(errors="replace").replace("\r", "\n").strip().splitlines()
     return process.returncode, lines[-1].strip() if lines else ""
+
+
+def spawned(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A process that ignores the signals by which Slurm tells all those of a job that its time is
+    up, if this one answers them."""
+    main = threading.current_thread() is threading.main_thread()
+    answered = {n: signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGUSR2) if main}
+    answered = {n: handler for n, handler in answered.items() if callable(handler)}
+    for number in answered:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    finally:
+        for number, handler in answered.items():
+            signal.signal(number, handler)
 
 
 def ended(code: int, last: str) -> str:
@@ -131,14 +306,3 @@ def failed(options: dict[str, Any], reason: str) -> Record:
         config=options,
         failure=reason,
     )
-
-
-def place(number: int, label: str) -> str:
-    """Where the sweep stands: `job 3 of 7: rin; 12 min so far, about 16 min left`."""
-    total, _, began = os.environ.get(STARTED, "").partition(":")
-    line = f"job {number + 1}{f' of {total}' if total else ''}: {label}"
-    if number and total:
-        spent = time.time() - float(began)
-        left = spent / number * (int(total) - number)
-        line += f"; {spent / 60:.0f} min so far, about {left / 60:.0f} min left"
-    return line

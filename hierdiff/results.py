@@ -71,7 +71,11 @@ def training_seed(record: Record) -> Any:
 
 def machine(record: Record, device: str) -> str:
     """A device with its model, where the record knows it: `cuda (NVIDIA H100)`."""
-    known = record.provenance.get("machine") or {}
+    return hardware_of(device, record.provenance.get("machine") or {})
+
+
+def hardware_of(device: str, known: Mapping[str, Any]) -> str:
+    """A device with its model; known: the machine as provenance has it."""
     names = (known.get("gpu") or {}).get("names") or []
     model = names[0] if device.startswith("cuda") and names else known.get("cpu")
     return f"{device} ({model})" if model else device
@@ -79,7 +83,9 @@ def machine(record: Record, device: str) -> str:
 
 def hardware(record: Record, cost: Row) -> str:
     """What a time or a memory depends on: `cuda (NVIDIA H100), bf16-mixed`."""
-    return f"{machine(record, str(cost.get('device')))}, {cost.get('dtype')}"
+    timed = record.provenance.get("cost") or {}  # timed again, maybe elsewhere
+    known = timed.get("machine") or record.provenance.get("machine") or {}
+    return f"{hardware_of(str(cost.get('device')), known)}, {cost.get('dtype')}"
 
 
 # ---------------------------------------------------------------- training seeds

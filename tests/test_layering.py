@@ -40,7 +40,7 @@ APART = (  # who never imports whom, whatever the order says
 )
 ENTRY_POINTS = (  # who may import hydra
     *("hierdiff.train", "hierdiff.sample", "benchmarks.run", "benchmarks.sweep"),
-    "benchmarks.reference",
+    *("benchmarks.reference", "benchmarks.scaling"),
 )
 HEAVY = (
     *("timm", "torchvision", "torchmetrics", "torch_fidelity", "transformers"),

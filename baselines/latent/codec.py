@@ -98,7 +98,8 @@ class AutoencoderCodec(Codec):
     """Images of one resolution to unit latents, and back through the decoder.
 
     autoencoder: options of `Autoencoder`. statistics: by channel or tensor. checkpoint: weights of
-    another run, whose autoencoder is used as it is and not trained. Everything else is how the
+    another run, whose autoencoder is used as it is and not trained. cache: folder in which the
+    moments of all training images are kept, None: `cache_folder()`. Everything else is how the
     autoencoder is trained (`AutoencoderStage`). resolution, channels: of the images.
     """
 
@@ -119,12 +120,13 @@ class AutoencoderCodec(Codec):
         lr: float = 1.0,
         share: float = 1.0,
         batch_size: int | None = None,
+        cache: str | None = None,
         channels: int = 3,
     ):
         if isinstance(autoencoder, Mapping):
             facts = {"resolution": resolution, "channels": channels}
             autoencoder = constructed(Autoencoder, {**facts, **autoencoder})
-        self.resolution, self.channels = resolution, channels
+        self.resolution, self.channels, self.cache = resolution, channels, cache
         self.network = autoencoder
         self.statistics = Statistics(autoencoder.latent_channels, statistics)
         self._shape = autoencoder.latent_shape(resolution)

@@ -5,14 +5,19 @@ Rombach et al., arXiv 2112.10752; Esser et al., arXiv 2012.09841, and their code
 
 from __future__ import annotations
 
+import logging
 import math
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from baselines.latent import moments
 from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.discriminator import PatchGAN, adaptive_weight, generator_loss, hinge
 from baselines.latent.regularisers import REDUCTIONS, reduced
@@ -26,7 +31,9 @@ from hierdiff.objective import Draws, Loss
 from hierdiff.registry import Node, constructed, suggest
 from hierdiff.samplers.integrate import Watch
 
+log = logging.getLogger(__name__)
 ENCODED = 64  # images encoded at once
+INTERVAL = 10.0  # seconds between words of progress
 
 
 @dataclass(frozen=True)
@@ -235,11 +242,11 @@ class LatentDraws(NamedTuple):
 
 @dataclass(frozen=True)
 class LatentData:
-    """Moments of all images, (views, n, m, h, w) on the CPU: as they are and, where the data may be
-    mirrored, mirrored. A posterior is sampled afresh at every step; what is kept is no sample."""
+    """Moments of all images, (views, n, m, h, w) in a mapped file: as they are and, where the data
+    may be mirrored, mirrored. A posterior is sampled afresh at every step; these are no samples."""
 
     data: Any
-    moments: Tensor
+    moments: np.ndarray
 
     @property
     def flip(self) -> bool:
@@ -250,7 +257,14 @@ class LatentData:
 
     def batch(self, index: Tensor, flip: Tensor | None = None) -> Batch:
         view = torch.zeros_like(index) if flip is None else flip.long()
-        return Batch(self.moments[view, index], self.data.batch(index).cond)
+        rows = self.moments[view.numpy(), index.numpy()]
+        return Batch(torch.from_numpy(rows), self.data.batch(index).cond)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """All of them, in batches."""
+        for view in self.moments:
+            for first in range(0, len(view), ENCODED):
+                yield torch.from_numpy(view[first : first + ENCODED].copy())
 
 
 class LatentDiffusion(Diffusion):
@@ -263,20 +277,32 @@ class LatentDiffusion(Diffusion):
 
     @torch.no_grad()
     def start(self, previous: Stage | None, data: Any) -> LatentData:
-        """Encodes every image once and measures the statistics."""
-        views = []
-        for mirrored in (False, True) if getattr(data, "flip", False) else (False,):
-            rows = torch.arange(len(data)).split(ENCODED)
-            views.append(torch.cat([self._moments(data, part, mirrored) for part in rows]))
+        """Encodes every image once, where no run has, and measures the statistics."""
         codec: Any = self.codec
-        moments = torch.stack(views)
-        self.statistics.measure(moments.flatten(0, 1).split(ENCODED), codec.network)
-        return LatentData(data, moments)
+        views = (False, True) if getattr(data, "flip", False) else (False,)
+        (first,) = data.batch(torch.arange(1)).images
+        shape = (len(views), len(data), *codec.moments(self._placed(first[None]))[0].shape)
+        dtype = np.dtype(str(self.statistics.mean.dtype).removeprefix("torch."))
+        path = moments.place(codec.cache, data.name, data.sha256, codec.network, shape, dtype)
+        kept = moments.kept(path, shape, dtype, self._encoded(data, views))
+        found = LatentData(data, kept)
+        self.statistics.measure(found.chunks(), codec.network)
+        return found
 
-    def _moments(self, data: Any, rows: Tensor, mirrored: bool) -> Tensor:
-        flip = torch.full((len(rows),), mirrored)
-        images = data.batch(rows, flip).images.to(self.device, self.statistics.mean.dtype)
-        return self.codec.moments(images).cpu()  # type: ignore[attr-defined]
+    def _encoded(self, data: Any, views: Sequence[bool]) -> Iterator[np.ndarray]:
+        """Moments of all images of each view, in batches."""
+        codec: Any = self.codec
+        said = time.monotonic()
+        for mirrored in views:
+            for rows in torch.arange(len(data)).split(ENCODED):
+                images = data.batch(rows, torch.full((len(rows),), mirrored)).images
+                yield codec.moments(self._placed(images)).cpu().numpy()
+                if time.monotonic() - said > INTERVAL:
+                    said = time.monotonic()
+                    log.info("stage latent  encoded %d/%d images", int(rows[-1]) + 1, len(data))
+
+    def _placed(self, images: Tensor) -> Tensor:
+        return images.to(self.device, self.statistics.mean.dtype)
 
     def untrained(self) -> None:
         self.statistics.none(self.codec.network)  # type: ignore[attr-defined]

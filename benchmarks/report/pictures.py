@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from benchmarks.report.facts import flat, measured
+from benchmarks.report.facts import measured
 from benchmarks.report.parts import Entry, Figure, Gallery, Grid, Picture, TableRow, mapping
 
 FOLDER = "pictures"
@@ -99,6 +100,11 @@ EXPOSURE = (
     "What an upsampler loses because it is given generated images: distance over the level of "
     "augmentation (log-SNR), for real and for generated input."
 )
+SCALING = (
+    "What an image costs as its side grows, with untrained weights. An exponent of 2 is "
+    "proportional to the pixels."
+)
+SCALED = ("resolution", "batch", "seconds", "memory_mib", "flops", "evaluations", "failure")
 NUMBERS = ("stage", "source", "level", "resolution", "metric", "value", "floor", "n")
 
 
@@ -159,19 +165,38 @@ def analysis(name: str, entries: Sequence[Entry], kept: Kept) -> Gallery:
 
 
 def scaling(folders: Sequence[Path], kept: Kept) -> Iterator[Gallery]:
-    """Of the folders themselves: `scaling.png` and the numbers of `scaling.json`."""
-    for folder in folders:
+    """Of the folders and of `scaling/` in them: the picture, the fits and the numbers."""
+    for folder in (place for one in folders for place in (one, one / "scaling")):
         picture = kept.picture(folder / "scaling.png")
-        alt = "Scaling of the methods, with the fitted power laws."
+        alt = "Time, memory and operations of an image over its side, a line for each method."
         figures = [Figure(picture, folder.resolve().name, alt)] if picture else []
-        grids = []
         try:
             content = json.loads((folder / "scaling.json").read_text(encoding="utf-8"))
-            rows = [TableRow(key, [measured(value)]) for key, value in flat(content).items()]
-            grids = [Grid("Numbers of the fits", ("what", "value"), rows)]
+            grids = list(_scaling_grids(mapping(content)))
         except (FileNotFoundError, NotADirectoryError):
-            pass
+            grids = []
         except (OSError, ValueError) as error:
+            grids = []
             kept.broken.append(f"{folder.name}/scaling.json cannot be read ({error})")
         if figures or grids:
-            yield Gallery("Scaling", "", figures, grids=grids)
+            yield Gallery("Scaling", SCALING, figures, grids=grids)
+
+
+def _scaling_grids(content: Mapping[str, Any]) -> Iterator[Grid]:
+    exponents = mapping(content.get("exponents"))
+    quantities = dict.fromkeys(key for own in exponents.values() for key in mapping(own))
+    fits = [
+        TableRow(name, [measured(mapping(own).get(key)) for key in quantities])
+        for name, own in exponents.items()
+    ]
+    if fits:
+        yield Grid("Exponents of the side", ("method", *quantities), fits)
+    rows = [
+        TableRow(str(row.get("method")), [measured(row.get(key)) for key in SCALED])
+        for row in map(mapping, content.get("rows") or ())
+    ]
+    if rows:
+        yield Grid("Measured", ("method", *SCALED), rows, grouped=True)
+    about = [TableRow(key, [measured(v)]) for key, v in mapping(content.get("conditions")).items()]
+    if about:
+        yield Grid("Conditions", ("what", "value"), about)

@@ -417,12 +417,25 @@ def test_an_analysis_is_shown_with_gap_and_numbers(runs: Path):
 
 
 def test_scaling_figures_are_those_of_the_folder_of_runs(runs: Path):
-    Image.new("RGB", (50, 40)).save(runs / "scaling.png")
-    (runs / "scaling.json").write_text(json.dumps({"joint": {"exponent": -0.125, "r2": None}}))
+    folder = runs / "scaling"
+    folder.mkdir()
+    Image.new("RGB", (50, 40)).save(folder / "scaling.png")
+    content = {
+        "conditions": {"hardware": "cpu (Abacus 1)"},
+        "exponents": {"joint": {"seconds": "2.04 ± 0.10", "flops": "–"}},
+        "rows": [
+            {"method": "joint", "resolution": 32, "seconds": 0.125, "flops": 3e9},
+            {"method": "joint", "resolution": 64, "failure": "out of memory at batch 1"},
+        ],
+    }
+    (folder / "scaling.json").write_text(json.dumps(content))
     root = parsed(made(runs))
-    told = table(root, "Numbers of the fits")
-    assert told == {"joint.exponent": ["-0.125"], "joint.r2": ["–"]}
-    assert any("power laws" in image.attributes["alt"] for image in root.all("img"))
+    assert table(root, "Exponents of the side") == {"joint": ["2.04 ± 0.10", "–"]}
+    assert table(root, "Conditions") == {"hardware": ["cpu (Abacus 1)"]}
+    cells = [[cell.text for cell in row.all("td")] for row in root.all("tr")]
+    assert ["32", "–", "0.125", "–", "3G", "–", "–"] in cells
+    assert ["64", "–", "–", "–", "–", "–", "out of memory at batch 1"] in cells
+    assert any("over its side" in image.attributes["alt"] for image in root.all("img"))
 
 
 def test_published_numbers_stand_apart_when_asked_for(runs: Path):

@@ -1,36 +1,64 @@
 """A sweep goes on after a failure, says why, and does what is missing when it is given again."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmarks import sweep
+from benchmarks.ledger import FAILED, INTERRUPTED, MADE, PASSED, RUNNING, Job, opened
+from hierdiff.config import folder_of_configs
 from hierdiff.record import Record
-from tests.benchmarks.test_run import QUICK
+from tests.benchmarks.test_run import QUICK as MEASURED
+
+QUICK = (*(word for word in MEASURED if not word.startswith("cost.")), "cost.repeats=0")
 
 
 @pytest.mark.parametrize(
-    ("overrides", "count"),
+    ("overrides", "jobs"),
     [
-        (["method=mdm"], 1),
-        (["method=mdm,rin", "data=critters"], 2),
-        (["method=mdm,rin", "seed=range(0,3)"], 6),
-        (["trainer.lr=choice(1e-3,2e-3)", "+a=[1,2]"], 2),
+        (["method=mdm"], ["method=mdm"]),
+        (["method=mdm,rin", "a=b"], ["method=mdm a=b", "method=rin a=b"]),
+        (
+            ["method=mdm,rin", "seed=range(0,2)"],
+            ["method=mdm seed=0", "method=mdm seed=1", "method=rin seed=0", "method=rin seed=1"],
+        ),
+        (["lr=choice(1e-3,2e-3)", "+a=[1,2]"], ["lr=0.001 +a=[1,2]", "lr=0.002 +a=[1,2]"]),
+        (["seed=1,2", "seed=3"], ["seed=3"]),
     ],
 )
-def test_jobs_are_counted_before_the_first(overrides, count):
-    assert sweep.jobs(overrides) == count
+def test_the_jobs_of_a_sweep_are_known_before_the_first(overrides, jobs):
+    assert [" ".join(job) for job in sweep.jobs(overrides)] == jobs
+    split = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
+    assert [" ".join(job) for job in split[0]] == jobs  # as hydra has it
 
 
-def test_the_time_left_is_that_of_the_jobs_so_far(monkeypatch):
-    monkeypatch.setenv(sweep.STARTED, f"4:{time.time() - 600}")
-    assert sweep.place(0, "mdm") == "job 1 of 4: mdm"
-    assert sweep.place(1, "rin") == "job 2 of 4: rin; 10 min so far, about 30 min left"
-    monkeypatch.delenv(sweep.STARTED)
-    assert sweep.place(1, "rin") == "job 2: rin"  # on another machine
+@pytest.mark.parametrize(
+    ("left", "stopped", "code", "lines"),
+    [
+        ({0: MADE, 1: PASSED}, False, 0, []),
+        ({0: FAILED, 1: MADE}, False, 1, ["failed: job0; the same command tries again"]),
+        ({0: RUNNING, 1: MADE}, False, 1, ["failed: job0; the same command tries again"]),
+        ({0: INTERRUPTED, 1: MADE}, False, 130, ["interrupted in job0: the same command goes on"]),
+        ({0: MADE}, True, 130, ["interrupted: the same command goes on"]),
+        ({0: MADE}, False, 1, ["no word of 1 of 2 jobs: see their logs and records"]),
+    ],
+)
+def test_the_exit_code_is_made_of_what_the_jobs_left(tmp_path, left, stopped, code, lines):
+    with opened(tmp_path, 2) as ledger:
+        for number, state in left.items():
+            ledger.put(number, Job(f"job{number}", state, 0, 1))
+        if stopped:
+            ledger.stop()
+        assert sweep.verdict(ledger) == (code, lines)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +78,71 @@ def test_the_last_line_of_a_job_is_kept_and_passed_on(capfdbinary):
     code, last = sweep.run([sys.executable, "-c", "import sys; sys.exit('one\\ntwo')"])
     assert (code, last) == (1, "two")
     assert b"one\ntwo" in capfdbinary.readouterr().err
+
+
+def test_ctrl_c_is_noticed_and_the_job_is_waited_for():
+    code = "import time; time.sleep(0.4)"
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with sweep.noticed() as interrupts:
+        assert sweep.run([sys.executable, "-c", code]) == (0, "")
+    assert interrupts == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+SAVES = """
+import os, signal, sys, time
+def ask(number, frame):
+    sys.stderr.write("x" * 100_000)  # more than a pipe holds
+    open(sys.argv[1], "w").write("saved")
+    sys.exit(130)
+signal.signal(signal.SIGTERM, ask)
+open(sys.argv[1], "w").write("works")
+os.kill(os.getpid(), signal.SIGUSR2)  # Slurm tells every process of a job
+time.sleep(60)
+"""
+
+
+def test_a_job_whose_time_is_up_is_asked_to_save(tmp_path):
+    """As under submitit, whose handler of SIGUSR2 raises."""
+
+    def raises(number, frame):
+        raise SystemExit("requeued")
+
+    def tell():
+        while not saved.exists() or not saved.read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    saved, before = tmp_path / "saved", signal.signal(signal.SIGUSR2, raises)
+    try:
+        threading.Thread(target=tell).start()
+        with pytest.raises(SystemExit, match="requeued"):
+            sweep.run([sys.executable, "-c", SAVES, str(saved)])
+        assert signal.getsignal(signal.SIGUSR2) is raises
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert saved.read_text() == "saved"
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_slurm"])
+def test_a_launcher_that_is_not_installed_names_the_extra(monkeypatch, launcher):
+    sweep.check_launcher(["-m", "hydra/launcher=basic", f"hydra/launcher={launcher}"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    sweep.check_launcher(["hydra/launcher=basic", "method=mdm"])
+    with pytest.raises(SystemExit, match=rf"{launcher} .*pip install 'hierdiff\[sweep\]'"):
+        sweep.check_launcher(["-m", f"hydra/launcher={launcher}"])
+
+
+def test_slurm_takes_its_options_and_logs_beside_the_runs():
+    GlobalHydra.instance().clear()
+    options = ("partition=gpu", "timeout_min=240", "gpus_per_node=1", "cpus_per_task=8")
+    overrides = ["hydra/launcher=submitit_slurm", *(f"hydra.launcher.{one}" for one in options)]
+    with initialize_config_dir(folder_of_configs(), version_base="1.3"):
+        cfg = compose("benchmark", overrides=overrides, return_hydra_config=True)
+    launcher = cfg.hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher")
+    assert (launcher.partition, launcher.timeout_min, launcher.gpus_per_node) == ("gpu", 240, 1)
+    assert launcher.submitit_folder == "runs/.submitit/%j"
 
 
 def command(folder, *options):
@@ -106,3 +199,48 @@ def test_two_sweeps_into_one_folder_make_whole_records(tmp_path):
     for name in ("end_to_end", "mdm"):
         record = Record.read(tmp_path / name)
         assert record.failure is None and not record.edited and record.quality
+
+
+@pytest.mark.slow
+def test_jobs_at_once_leave_what_jobs_in_turn_leave(tmp_path):
+    several = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    ended = swept(tmp_path, BOTH, "method.resolutions=[32]", *several)
+    assert ended.returncode == 1, ended.stderr
+    assert "failed: mdm; the same command tries again" in ended.stderr
+    made, failed = (Record.read(tmp_path / name) for name in ("end_to_end", "mdm"))
+    assert made.failure is None and "nest one network" in str(failed.failure)
+    assert not list((tmp_path.parent / "runs").glob(".sweeps/*"))
+
+
+@pytest.mark.slow
+def test_jobs_that_are_submitted_leave_what_jobs_in_turn_leave(tmp_path):
+    """Slurm's launcher on this machine: it shares all but the queue."""
+    place = ("hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path}")
+    ended = swept(tmp_path, BOTH, *place)
+    assert ended.returncode == 0, ended.stderr
+    for name in ("end_to_end", "mdm"):
+        assert Record.read(tmp_path / name).failure is None
+    assert list((tmp_path / ".submitit").glob("*/*_log.err"))
+    assert not (tmp_path / ".sweeps").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_ctrl_c_ends_a_sweep_with_checkpoints_and_the_same_command_goes_on(tmp_path, launcher):
+    more = ["trainer.steps=3000", "trainer.checkpoint_every=0", f"hydra/launcher={launcher}"]
+    told = [*command(tmp_path, BOTH, *more), f"hydra.sweep.dir={tmp_path}"]
+    log = tmp_path / "end_to_end" / "log.jsonl"
+    with subprocess.Popen(
+        told, env=ENVIRONMENT, start_new_session=True, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not log.exists() and process.poll() is None:
+            time.sleep(0.1)
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "the same command goes on" in said
+    assert list((tmp_path / "end_to_end" / "checkpoints").glob("step_*"))
+    assert not (tmp_path / "end_to_end" / "record.json").exists()
+    if launcher == "basic":  # the second job never began
+        assert not (tmp_path / "mdm").exists()

@@ -1,0 +1,267 @@
+"""How time, memory and operations of an image grow with its side, for all methods, untrained.
+
+    python -m benchmarks.scaling method=mdm,cascaded resolutions=[32,64,128,256]
+
+Without `method=` all of `configs/method` are taken; other words are options of a run, the same for
+every method. At one resolution all methods are timed in turn, each in a process of its own. What
+was measured is kept in the folder (`folder=runs/scaling`), and the same command goes on after it. A
+method that fails or runs out of memory at a resolution has that as its row. An exponent p is that
+of a power law in the side, value ~ side^p, fitted by least squares in logarithms: 2 is
+proportional to the pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.cost import cases_of, costs, track
+from benchmarks.work import Case
+from hierdiff.config import folder_of_configs, reported
+from hierdiff.data import datasets
+from hierdiff.files import worked_in, write
+from hierdiff.record import content_hash, machine, now
+from hierdiff.results import hardware_of
+from hierdiff.train import method_node, plain, settled
+
+log = logging.getLogger(__name__)
+
+RESOLUTIONS = (32, 64, 128, 256)
+FOLDER = Path("runs/scaling")
+BATCH = 1  # images at once, unless cost.batches says otherwise
+QUANTITIES = {  # key of a row: what it is, its unit, factor to it
+    "seconds": ("time of an image", "s", 1.0),
+    "memory_mib": ("memory", "MiB", 1.0),
+    "flops": ("operations of an image", "GFLOPs", 1e-9),
+}
+Row = dict[str, Any]
+
+
+def asked(words: Sequence[str]) -> tuple[list[str], list[int], Path, list[str]]:
+    """Methods, resolutions, folder and the other options of a command line."""
+    names, sides, folder, rest = [*known()], list(RESOLUTIONS), FOLDER, []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key == "method":
+            names = value.split(",")
+        elif key == "resolutions":
+            sides = _numbers(word)
+        elif key == "folder":
+            folder = Path(value)
+        elif equals:
+            rest.append(word)
+        else:
+            raise ValueError(f"{word!r} is no option: write key=value, as in resolutions=[32,64]")
+    unknown = sorted(set(names) - set(known()))
+    if unknown:
+        raise ValueError(f"unknown method {', '.join(unknown)}: choose from {', '.join(known())}")
+    return names, sides, folder, rest
+
+
+def known() -> list[str]:
+    return sorted(path.stem for path in (Path(folder_of_configs()) / "method").glob("*.yaml"))
+
+
+def _numbers(word: str) -> list[int]:
+    value = OverridesParser.create().parse_override(word).value()
+    if not isinstance(value, list) or not value or not all(isinstance(v, int) for v in value):
+        raise ValueError(f"{word}: give a list of sides in pixels, as in resolutions=[32,64]")
+    return sorted(set(value))
+
+
+def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any]) -> Case:
+    """Sampling with a method at a resolution."""
+    with initialize_config_dir(folder_of_configs(), version_base="1.3"):
+        given = [f"method={name}", f"data.resolution={side}", f"cost.batches=[{BATCH}]", *rest]
+        cfg = compose("benchmark", overrides=given)
+        options = {
+            key: plain(cfg[key]) for key in ("method", "denoiser", "sampler", "trainer", "cost")
+        }
+    node = method_node(options)
+    config = {"method": node, "facts": facts, "trainer": settled(options["trainer"]), "text": None}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    _, sample = cases_of(config, [node["resolutions"][0]], options["cost"], device)
+    return sample
+
+
+def facts_of(rest: Sequence[str]) -> dict[str, Any]:
+    """Of the data at its own resolution: the larger images are never made."""
+    with initialize_config_dir(folder_of_configs(), version_base="1.3"):
+        cfg = compose("benchmark", overrides=list(rest))
+        return datasets.build(plain(cfg["data"])).facts
+
+
+def measured(name: str, case: Case, found: Mapping[str, Any]) -> Row:
+    """What a case gave, in plain units; on a CPU memory is that above the process at its start."""
+    row = {"method": name, "resolution": case.resolution, "batch": found.get("batch")}
+    if "sample_failure" in found:
+        return {**row, "failure": found["sample_failure"]}
+    memory, base = found["sample_memory_mib"], found["sample_memory_baseline_mib"]
+    return {
+        **row,
+        "seconds": 1 / found["sample_images_per_s"],
+        "memory_mib": memory - base if case.device == "cpu" else memory,
+        "flops": found["flops_per_image"],
+        "parameters": found["parameters"],
+        "evaluations": found["evaluations"],
+        "iqr_s": found["sample_iqr_s"],
+        "noisy": found["sample_noisy"],
+    }
+
+
+def exponent(sides: Sequence[float], values: Sequence[float]) -> tuple[float, float | None] | None:
+    """(p, its standard error) of value ~ side^p; None from one point, no error from two."""
+    pairs = [(math.log(x), math.log(y)) for x, y in zip(sides, values, strict=True) if y > 0]
+    if len(pairs) < 2:
+        return None
+    x, y = np.array(pairs).T
+    spread = float(((x - x.mean()) ** 2).sum())
+    slope = float(((x - x.mean()) * y).sum()) / spread
+    if len(pairs) == 2:
+        return slope, None
+    rest = y - y.mean() - slope * (x - x.mean())
+    return slope, math.sqrt(float((rest**2).sum()) / (len(pairs) - 2) / spread)
+
+
+def fits(rows: Sequence[Row]) -> dict[str, dict[str, tuple[float, float | None] | None]]:
+    """Exponents by method and quantity."""
+    found = {}
+    for name in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == name and "failure" not in row]
+        found[name] = {
+            key: exponent([row["resolution"] for row in own], [row[key] for row in own])
+            for key in QUANTITIES
+        }
+    return found
+
+
+def told(fit: tuple[float, float | None] | None) -> str:
+    if fit is None:
+        return "–"
+    slope, error = fit
+    return f"{slope:.2f}" if error is None else f"{slope:.2f} ± {error:.2f}"
+
+
+def content(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
+    """What `scaling.json` says."""
+    return {
+        "conditions": dict(about),
+        "exponents": {
+            name: {key: told(fit) for key, fit in own.items()} for name, own in fits(rows).items()
+        },
+        "rows": list(rows),
+    }
+
+
+def table(rows: Sequence[Row]) -> Table:
+    out = Table(title="exponents of the side (2: proportional to the pixels)")
+    out.add_column("method")
+    for what, unit, _ in QUANTITIES.values():
+        out.add_column(f"{what}, {unit}", justify="right")
+    for name, own in fits(rows).items():
+        out.add_row(name, *(told(fit) for fit in own.values()))
+    return out
+
+
+def write_picture(path: Path, rows: Sequence[Row], conditions: str) -> None:
+    """A panel for each quantity, both axes logarithmic, a line for each method."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    sides = sorted({row["resolution"] for row in rows})
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    for axes, (key, (what, unit, factor)) in zip(
+        figure.subplots(1, len(QUANTITIES)), QUANTITIES.items(), strict=True
+    ):
+        for i, name in enumerate(names):
+            own = [row for row in rows if row["method"] == name and row.get(key)]
+            axes.plot(
+                [row["resolution"] for row in own],
+                [row[key] * factor for row in own],
+                marker="osD^vPX*"[i % 8],
+                color=f"C{i % 10}",
+                label=f"{name}: {told(fits(rows)[name][key])}",
+            )
+        axes.set(xscale="log", yscale="log", xlabel="side, px", ylabel=f"{what}, {unit}")
+        axes.set_xticks(sides, [str(side) for side in sides])
+        axes.minorticks_off()
+        axes.legend(frameon=False, fontsize=7, title="exponent", title_fontsize=7)
+    figure.suptitle(f"untrained, {conditions}", fontsize=9)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    write(path, buffer.getvalue())
+
+
+class Kept:
+    """Rows of a folder by what they were measured of, written after each resolution."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "rows.json"
+        self.rows: dict[str, Row] = {}
+        if self.path.exists():
+            self.rows = json.loads(self.path.read_text(encoding="utf-8"))
+
+    def add(self, rows: Mapping[str, Row]) -> None:
+        """Failures are tried again by the same command."""
+        self.rows |= {key: row for key, row in rows.items() if "failure" not in row}
+        write(self.path, json.dumps(self.rows, indent=1).encode())
+
+
+def scaled(
+    names: Sequence[str], sides: Sequence[int], folder: Path, rest: Sequence[str]
+) -> list[Row]:
+    """A row for each method and resolution; pictures and numbers are in the folder after each."""
+    facts, here = facts_of(rest), machine()
+    kept, rows, where = Kept(folder), [], ""
+    for side in sides:
+        cases = {name: case_of(name, side, rest, facts) for name in names}
+        device = next(iter(cases.values())).device
+        where = hardware_of(device, here)
+        keys = {name: content_hash([asdict(case), where]) for name, case in cases.items()}
+        missing = [name for name in names if keys[name] not in kept.rows]
+        if missing:
+            log.info("%d px: %s", side, ", ".join(missing))
+        found = costs([cases[name] for name in missing], track)
+        new = {
+            keys[name]: measured(name, cases[name], row)
+            for name, row in zip(missing, found, strict=True)
+        }
+        kept.add(new)
+        rows += [{**kept.rows, **new}[keys[name]] for name in names]
+        case = cases[names[0]]
+        conditions = f"{where}, {case.precision}, batch {'/'.join(map(str, case.batches))}"
+        about = {"ended": now(), "hardware": conditions, "options": list(rest)}
+        write(folder / "scaling.json", json.dumps(content(rows, about), indent=1).encode())
+        write_picture(folder / "scaling.png", rows, conditions)
+    return rows
+
+
+@reported
+def main(words: Sequence[str] | None = None) -> None:
+    names, sides, folder, rest = asked(sys.argv[1:] if words is None else words)
+    with worked_in(folder):
+        rows = scaled(names, sides, folder, rest)
+    Console().print(table(rows))
+    for row in rows:
+        if "failure" in row:
+            print(f"{row['method']} at {row['resolution']} px: {row['failure']}")
+    print(folder / "scaling.png", folder / "scaling.json")
+
+
+if __name__ == "__main__":
+    main()

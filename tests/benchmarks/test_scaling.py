@@ -1,0 +1,109 @@
+"""How cost grows with the side: exponents are known answers, and a run goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from benchmarks import scaling
+from benchmarks.scaling import asked, case_of, exponent, facts_of, fits, told
+
+
+def row(name, side, value, **more):
+    return {
+        "method": name,
+        "resolution": side,
+        **dict.fromkeys(scaling.QUANTITIES, value),
+        **more,
+    }
+
+
+@pytest.mark.parametrize("power", [-1.0, 0.0, 2.0, 3.5])
+def test_a_power_law_gives_its_exponent_without_error(power):
+    sides = [32, 64, 128, 256]
+    slope, error = exponent(sides, [5 * side**power for side in sides])
+    assert slope == pytest.approx(power, abs=1e-12) and error == pytest.approx(0, abs=1e-12)
+
+
+def test_the_error_is_that_of_least_squares():
+    """Residuals +-d about a line through three equidistant points: slope and error in hand."""
+    step, d = math.log(2), 0.1
+    values = [math.exp(y) for y in (0 + d, 2 * step - 2 * d, 4 * step + d)]
+    slope, error = exponent([1, 2, 4], values)
+    assert slope == pytest.approx(2)
+    assert error == pytest.approx(math.sqrt(6 * d**2 / 1 / (2 * step**2)))
+
+
+def test_two_points_have_no_error_and_one_has_no_exponent():
+    assert exponent([1, 2], [1, 4]) == (pytest.approx(2), None)
+    assert exponent([1], [1]) is None
+    assert exponent([1, 2], [0.0, 4]) is None  # memory below what the process had anyway
+    assert [told(fit) for fit in (None, (2, None), (2, 0.25))] == ["–", "2.00", "2.00 ± 0.25"]
+
+
+def test_a_failure_is_no_point_of_a_fit():
+    rows = [row("a", 1, 1.0), row("a", 2, 4.0)]
+    rows.append({"method": "a", "resolution": 4, "failure": "out of memory at batch 1"})
+    assert fits(rows)["a"]["seconds"] == (pytest.approx(2), None)
+
+
+def test_the_command_line_names_methods_resolutions_and_options():
+    names, sides, folder, rest = asked(
+        ["method=mdm,rin", "resolutions=[64,32]", "folder=/x", "sampler.steps=3"]
+    )
+    assert (names, sides, str(folder), rest) == (
+        ["mdm", "rin"], [32, 64], "/x", ["sampler.steps=3"]
+    )  # fmt: skip
+    everything, sides, *_ = asked([])
+    assert {"mdm", "cascaded", "latent", "rin"} <= set(everything) and sides == [32, 64, 128, 256]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=mdn"], "unknown method mdn: choose from cascaded"),
+        (["resolutions=32"], "resolutions=32: give a list of sides"),
+        (["resolutions=[]"], "give a list of sides"),
+        (["--help"], "'--help' is no option"),
+    ],
+)
+def test_what_is_no_option_is_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        asked(words)
+
+
+def test_methods_are_built_for_sides_that_the_data_does_not_have():
+    facts = facts_of([])
+    for name in scaling.known():
+        case = case_of(name, 256, [], facts)
+        assert case.resolution == 256 and case.what == "sample" and list(case.batches) == [1]
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
+    calls = []
+
+    def costs(cases, track):
+        calls.append([(case.method["name"], case.resolution) for case in cases])
+        fails = {"sample_failure": "out of memory at batch 1"}
+        return [
+            fails if case.resolution == 64 and case.method["name"] == "mdm" else
+            {"sample_images_per_s": 2.0, "sample_memory_mib": 900.0, "batch": 1,
+             "sample_memory_baseline_mib": 800.0, "flops_per_image": 1e9 * case.resolution**2,
+             "parameters": 5, "evaluations": 20, "sample_iqr_s": 0.1, "sample_noisy": False}
+            for case in cases
+        ]  # fmt: skip
+
+    monkeypatch.setattr(scaling, "costs", costs)
+    rows = scaling.scaled(["mdm", "end_to_end"], [32, 64], tmp_path, [])
+    assert [len(call) for call in calls] == [2, 2]
+    assert rows[0]["seconds"] == 0.5 and rows[0]["memory_mib"] == 100
+    assert rows[2]["failure"] == "out of memory at batch 1"
+    again = scaling.scaled(["mdm", "end_to_end"], [32, 64], tmp_path, [])
+    assert calls[2:] == [[], [("mdm", 64)]] and again == rows  # the failure is tried again
+    content = json.loads((tmp_path / "scaling.json").read_text())
+    assert content["exponents"]["end_to_end"]["flops"] == "2.00"
+    assert (tmp_path / "scaling.png").stat().st_size > 1000
+    scaling.scaled(["mdm"], [32], tmp_path, ["sampler.steps=3"])
+    assert calls[-1] == [("mdm", 32)]  # other options are other cases
