@@ -2,6 +2,7 @@
 #
 #   make bench                      Matryoshka diffusion: train, sample, measure, table
 #   make bench method=end_to_end    its end-to-end twin; also data=elpv, budget=smoke, args="..."
+#   make compare                    all methods at a small matched budget: table and report
 #   make table                      every run so far side by side; format=latex or csv, out=FILE
 #   make report                     the same as a page to look at, report/index.html
 #   make test  test-slow  lint    make speed times the hot paths
@@ -10,6 +11,7 @@ PYTHON ?= python3
 EXTRAS ?= dev,elpv,sweep,tensorboard,text
 
 method ?= mdm
+methods ?= mdm,end_to_end,cascaded,latent,simple_diffusion,chen,rin
 runs ?= runs
 format ?= markdown
 
@@ -21,7 +23,7 @@ installed := .venv/.installed
 # options of benchmarks.run that are passed on when they are set
 given = $(foreach option,data budget,$(if $($(option)),$(option)=$($(option))))
 
-.PHONY: install bench table report test test-slow speed lint
+.PHONY: install bench compare table report test test-slow speed lint
 .DELETE_ON_ERROR:
 
 install: $(installed)
@@ -34,6 +36,14 @@ $(installed): pyproject.toml constraints.txt
 
 bench: $(installed)
 	$(bin)/python -m benchmarks.run method=$(method) $(given) $(args)
+
+# exit code 1 of a sweep: a method failed, which is a row; others, as of Ctrl-C, end it
+compare: $(installed)
+	$(bin)/python -m benchmarks.run -m budget=compare method=$(methods) $(if $(data),data=$(data)) \
+		hydra.sweep.dir=$(runs)/compare 'folder=$(runs)/compare/$${label}' $(args) || [ $$? -eq 1 ]
+	$(bin)/python -m benchmarks.cost $(runs)/compare
+	$(bin)/python -m benchmarks.tables $(runs)/compare --format $(format) $(if $(out),-o $(out))
+	$(bin)/python -m benchmarks.report $(runs)/compare -o report
 
 table: $(installed)
 	$(bin)/python -m benchmarks.tables $(runs) --format $(format) $(if $(out),-o $(out)) $(args)

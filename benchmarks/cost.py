@@ -251,39 +251,39 @@ def by_resolution(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- finished runs again
 
 
-def again(folders: Sequence[str]) -> list[Path]:
-    """Times all finished runs below the folders anew, interleaved, and writes their records.
+def again(folders: Sequence[str], asked: Mapping[str, Any], *, anew: bool = False) -> list[Path]:
+    """Times all finished runs below the folders together, interleaved, and writes their records.
 
-    A record says that its costs were measured together, when, and on which machine.
+    asked: `batches`, `repeats`, `memory_cap`, None for those of each run. A record says with which
+    runs it was timed, when and where; runs that were last timed with each other are left alone
+    unless `anew`.
     """
     found = {path: Record.read(path) for path in paths(*folders)}
-    found = {path: record for path, record in found.items() if record.failure is None}
+    found = {path: r for path, r in found.items() if r.failure is None and not r.edited}
     if not found:
         raise ValueError(
             f"no finished run under {', '.join(folders)}: make one by python -m benchmarks.run"
         )
+    names = sorted(str(path.parent.name) for path in found)
+    timed = [record.provenance.get("cost") or {} for record in found.values()]
+    if not anew and all(one.get("together") == names for one in timed):
+        log.info("timed together at %s: --anew times them again", timed[0]["ended"])
+        return list(found)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cases, owners = [], []
     for path, record in found.items():
-        own = cases_of(
-            kept_config(path.parent), record.resolutions, record.config["measure"], device
-        )
+        wanted = {**record.config["cost"], **{k: v for k, v in asked.items() if v is not None}}
+        own = cases_of(kept_config(path.parent), record.resolutions, wanted, device)
         cases += own
         owners += [path] * len(own)
     rows: dict[Path, list[dict[str, Any]]] = {path: [] for path in found}
-    places = range(len(cases))
-    for what in ("train", "sample"):  # as many processes at once as there are levels of methods
-        chosen = [place for place in places if cases[place].what == what]
-        for place, row in zip(
-            chosen, costs([cases[place] for place in chosen], track), strict=True
-        ):
+    for what in ("train", "sample"):  # as many processes at once as the methods have levels
+        chosen = [place for place, case in enumerate(cases) if case.what == what]
+        timed_rows = costs([cases[place] for place in chosen], track)
+        for place, row in zip(chosen, timed_rows, strict=True):
             rows[owners[place]].append(row)
-    here = machine()
-    about = {"ended": now(), "machine": here, "together": [r.name for r in found.values()]}
+    about = {"ended": now(), "machine": machine(), "together": names}
     for path, record in found.items():
-        if record.edited:
-            log.warning("%s was changed by hand: left alone", path)
-            continue
         cost = tuple(by_resolution(rows[path]))
         replace(record, cost=cost, provenance={**record.provenance, "cost": about}).write(path)
     return list(found)
@@ -314,9 +314,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "benchmarks.cost", description="Times finished runs again, interleaved."
     )
     parser.add_argument("folders", nargs="+", metavar="RUNS")
+    parser.add_argument("--repeats", type=int, default=3, help="of each timing (3)")
+    parser.add_argument("--batches", type=int, nargs="+", help="sizes to try, for those of the run")
+    parser.add_argument("--memory-cap", type=float, metavar="MIB")
+    parser.add_argument("--anew", action="store_true", help="also what was timed together before")
+    chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    asked = {
+        "repeats": chosen.repeats,
+        "batches": chosen.batches,
+        "memory_cap": chosen.memory_cap,
+    }
     try:
-        for path in again(parser.parse_args(arguments).folders):
+        for path in again(chosen.folders, asked, anew=chosen.anew):
             print(path)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

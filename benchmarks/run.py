@@ -260,6 +260,7 @@ def one(options: dict[str, Any], folder: Path) -> Record:
     analysis = options.get("analysis")
     check(run.method, analysis)
     extractor = checked_extractor(options["measure"], run)
+    cases_of(run.config, run.method.resolutions, options["cost"], "cpu")  # refuses what is none
     options["trainer"] = run.config["trainer"]
     try:
         if record is not None:

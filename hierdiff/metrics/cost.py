@@ -171,7 +171,7 @@ def energy_of(
     """Joules of one call, over as many as take `at_least` seconds; None where nothing counts them.
 
     NVML's counter of a GPU's total energy: it is told every 20 to 100 ms, so a window must be
-    long, and it sees everything that runs on that GPU. Needs the package nvidia-ml-py.
+    long, and it sees everything that runs on that GPU. Needs nvidia-ml-py (`hierdiff[energy]`).
     """
     if torch.device(device).type != "cuda":
         return None

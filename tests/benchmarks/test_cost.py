@@ -11,9 +11,13 @@ import pytest
 import torch
 
 from benchmarks import cost, work
-from benchmarks.cost import Failed, best_batch, by_resolution, costs
+from benchmarks.cost import Failed, again, best_batch, by_resolution, cases_of, costs
 from benchmarks.work import Case, Sampled, built, flops_of_sample, serve, without_guidance
+from hierdiff.config import to_yaml
+from hierdiff.files import write
+from hierdiff.record import Record
 from tests import tiny
+from tests.benchmarks.rows import record
 
 CASE = Case(
     method=tiny.method_node("mdm"),
@@ -121,6 +125,71 @@ def test_training_and_sampling_of_a_resolution_are_one_row():
     ]
 
 
+# ---------------------------------------------------------------- finished runs again
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """Two runs and one that failed, as a sweep leaves them."""
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        trainer = {"precision": "32-true", "channels_last": False, "compile": False}
+        kept = {"method": CASE.method, "facts": CASE.facts, "text": None, "trainer": trainer}
+        write(folder / "config.yaml", to_yaml(json.loads(json.dumps(kept))))
+        options = {"cost": {"batches": [4], "repeats": 0, "memory_cap": None}}
+        record(name, resolutions=(16, 8), config=options).write(folder)
+    record("c", failure="no luck").write(tmp_path / "c")
+    return tmp_path
+
+
+def test_finished_runs_are_timed_together_and_their_records_say_so(finished, asked):
+    again([str(finished)], {"repeats": 2, "batches": None, "memory_cap": None})
+    for name in ("a", "b"):
+        found = Record.read(finished / name)
+        assert [row["resolution"] for row in found.cost] == [16, 8] and not found.edited
+        assert found.cost[0] == {
+            "resolution": 16, "train_images_per_s": 4.0, "sample_images_per_s": 4.0
+        }  # fmt: skip
+        assert found.provenance["cost"]["together"] == ["a", "b"]
+        assert found.provenance["machine"] == {"cpu": "Abacus 1"}  # of its training
+    order = [(what, side) for side, what, call in asked.log if call == "repeat"]
+    one = [("train", 16), ("train", 8)] * 2
+    assert order[:8] == one + one[::-1]  # both runs, forwards and backwards
+    assert Record.read(finished / "c").failure == "no luck"
+
+
+def test_what_was_timed_together_is_left_alone_unless_asked(finished, asked):
+    wanted = {"repeats": 1, "batches": None, "memory_cap": None}
+    again([str(finished)], wanted)
+    before, calls = (finished / "a" / "record.json").read_bytes(), len(asked.log)
+    again([str(finished)], wanted)
+    assert (finished / "a" / "record.json").read_bytes() == before and len(asked.log) == calls
+    again([str(finished)], wanted, anew=True)
+    assert len(asked.log) == 2 * calls
+
+
+def test_a_run_that_joined_later_makes_all_of_them_be_timed_again(finished, asked):
+    wanted = {"repeats": 1, "batches": None, "memory_cap": None}
+    again([str(finished / "a")], wanted)
+    asked.log.clear()
+    again([str(finished)], wanted)
+    assert {call for *_, call in asked.log} >= {"start", "row"}
+    assert Record.read(finished / "a").provenance["cost"]["together"] == ["a", "b"]
+
+
+def test_where_nothing_is_finished_there_is_nothing_to_time(tmp_path, capsys):
+    record("c", failure="no luck").write(tmp_path / "c")
+    assert cost.main([str(tmp_path)]) == 1
+    assert "no finished run under" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batches", [[], [0, 4]])
+def test_batch_sizes_that_are_none_are_refused(batches):
+    wanted = {"batches": batches, "repeats": 1, "memory_cap": None}
+    with pytest.raises(ValueError, match="give sizes of 1 or more to try"):
+        cases_of({"trainer": {}}, [16], wanted, "cpu")
+
+
 # ---------------------------------------------------------------- the process of a case
 
 
@@ -205,3 +274,10 @@ def test_a_process_that_dies_says_why():
     assert row["sample_failure"] == (
         "ValueError: no level makes images at 32: choose one of [16, 8]"
     )
+
+
+@pytest.mark.slow
+def test_the_time_to_compile_stands_apart():
+    case = replace(CASE, what="train", compile=True)
+    row = costs([case])[0]
+    assert row["compile_s"] > 10 * 4 / row["train_images_per_s"]

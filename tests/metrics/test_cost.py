@@ -1,5 +1,6 @@
 """Operations are counted exactly; times and memory say how they were taken."""
 
+import sys
 import time
 
 import pytest
@@ -103,3 +104,62 @@ def test_the_host_peak_sees_an_allocation_that_is_gone_again():
 
 def test_the_fallback_agrees_with_the_kernel():
     assert cost._rusage_peak() == pytest.approx(cost._status("VmHWM"), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 TB"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+)
+def test_lack_of_memory_is_told_from_other_errors(error, is_one):
+    assert cost.is_out_of_memory(error) == is_one
+
+
+def test_the_host_says_in_these_words_that_memory_ran_out():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**55, dtype=torch.uint8)
+    assert cost.is_out_of_memory(error.value)
+
+
+class Counter:
+    """In place of pynvml: a card that has used 10 J more at each look, in mJ."""
+
+    def __init__(self):
+        self.looks, self.asked = 0, None
+
+    def nvmlInit(self):
+        pass
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        self.asked = uuid
+        return "card"
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle):
+        self.looks += 1
+        return 1_000_000 + 10_000 * self.looks
+
+
+def test_energy_is_that_of_one_call_over_a_long_window(monkeypatch):
+    counter, calls = Counter(), []
+    monkeypatch.setitem(sys.modules, "pynvml", counter)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+    card = type("Card", (), {"uuid": "1234"})()
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+
+    def fn():
+        calls.append(time.sleep(0.01))
+
+    joules = cost.energy_of(fn, "cuda", at_least=0.05)
+    assert joules == pytest.approx(10 / len(calls)) and len(calls) >= 2
+    assert counter.asked == "GPU-1234"
+
+
+def test_energy_is_not_measured_where_nothing_counts_it(monkeypatch):
+    assert cost.energy_of(lambda: None, "cpu") is None
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed
+    assert cost.energy_of(lambda: None, "cuda") is None
