@@ -27,6 +27,7 @@ from benchmarks.measure import (
     reconstructions,
     samples,
     scale_rows,
+    settled_metrics,
 )
 from benchmarks.pictures import film, neighbour_sheet
 from benchmarks.tables import frame, rich_table
@@ -36,6 +37,7 @@ from hierdiff.files import Busy, worked_in, write_png
 from hierdiff.images import sheet
 from hierdiff.levels import check_resolutions
 from hierdiff.method import Diffusion, Method
+from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
 from hierdiff.metrics.features import Extractor, extractors
 from hierdiff.metrics.fidelity import check_metrics, neighbours
 from hierdiff.metrics.perceptual import perceptuals
@@ -70,7 +72,7 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path, extractor: Ex
     n = min(wanted["samples"], len(test))
     if n < wanted["samples"]:
         log.warning("%d samples instead of %d: as many as test images", n, wanted["samples"])
-    sides = check_resolutions(sorted({*wanted["resolutions"], *run.method.resolutions})[::-1])
+    sides = sides_of(wanted, run)
 
     metrics = wanted["metrics"]
     summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
@@ -98,7 +100,7 @@ def measured(options: dict[str, Any], run: Prepared, folder: Path, extractor: Ex
             yield images
 
     streams = (drawn(seed) for seed in wanted["seeds"])
-    rows = quality(streams, extractor, references, metrics, captions=test.captions)
+    rows = quality(streams, extractor, references, metrics, captions=test.captions, conditions=test)
     finest = max(shown)
     real = torch.from_numpy(test.images[:SHOWN].copy())
     write_png(folder / "samples.png", sheet([shown[side] for side in sorted(shown)[::-1]]))
@@ -205,12 +207,19 @@ def checked_extractor(wanted: Mapping[str, Any], run: Prepared) -> Extractor:
     extractor = extractors.build(wanted["extractor"])
     test, train_part = run.data.part("test"), run.data.part("train")
     n = min(wanted["samples"], len(test), len(train_part))
-    check_metrics(wanted["metrics"], extractor, n=n)
+    check_metrics(wanted["metrics"], extractor, n=n, others=[ATTRIBUTES])
+    if ATTRIBUTES in wanted["metrics"]:
+        check_attributes(run.data.law, sides_of(wanted, run))
     for side, path in wanted["references"].items():
         foreign(path, extractor, side)
     if any(isinstance(stage, Diffusion) and stage.codec.lossy for stage in run.method.stages):
         perceptuals.build(wanted["perceptual"])
     return extractor
+
+
+def sides_of(wanted: Mapping[str, Any], run: Prepared) -> tuple[int, ...]:
+    """Where there are numbers: at the resolutions that are asked for, and at the method's own."""
+    return check_resolutions(sorted({*wanted["resolutions"], *run.method.resolutions})[::-1])
 
 
 def _cache(options: dict[str, Any]) -> Path:
@@ -269,7 +278,10 @@ def one(options: dict[str, Any], folder: Path) -> Record:
     run = prepare(options)  # everything that can be wrong is found before compute is spent
     analysis = options.get("analysis")
     check(run.method, analysis)
-    extractor = checked_extractor(options["measure"], run)
+    measure = options["measure"]
+    sides = sides_of(measure, run)
+    measure["metrics"] = settled_metrics(measure["metrics"], run.data, sides)
+    extractor = checked_extractor(measure, run)
     options["trainer"] = run.config["trainer"]
     try:
         if record is not None:
