@@ -144,7 +144,8 @@ def measured(
     finest = stage.resolutions[0]
     below = {side: reference for side, reference in references.items() if side <= finest}
     drawn = samples(stage, data, n, seed=seed, precision=precision)
-    rows = quality([drawn], extractor, below, metrics, captions=data.captions)
+    told = {"captions": data.captions, "conditions": data}
+    rows = quality([drawn], extractor, below, metrics, **told)  # type: ignore[arg-type]
     return [
         row for row in rows if row["view"] == "native" or (whole and row["resolution"] < finest)
     ]

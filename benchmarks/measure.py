@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from hierdiff.codec import Codec
@@ -27,6 +28,8 @@ from hierdiff.data import ImageData
 from hierdiff.files import write
 from hierdiff.images import to_float, to_uint8
 from hierdiff.method import Method, Stage
+from hierdiff.metrics.attributes import ATTRIBUTES, AttributeMeter, hindrance
+from hierdiff.metrics.classifier import classifier_of
 from hierdiff.metrics.extra import psnr, ssim
 from hierdiff.metrics.features import Extractor
 from hierdiff.metrics.fidelity import PROTOCOL, FidelityMeter
@@ -36,11 +39,14 @@ from hierdiff.metrics.scale import PixelGaussian
 from hierdiff.noise import from_generator, generator_of, per_example, seed_of
 from hierdiff.samplers.integrate import Watch
 
+log = logging.getLogger(__name__)
+
 Images = dict[int, UInt8[Tensor, "n c _h _w"]]
 Rows = list[dict[str, Any]]
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 BATCH = 64
+AUTO = "auto"  # in a list of metrics: those of the data's parts, where its law is known
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -123,22 +129,58 @@ def quality(
     metrics: Sequence[str] = ("fd",),
     *,
     captions: Sequence[str] | None = None,
+    conditions: ImageData | None = None,
 ) -> Rows:
     """One row for each resolution, view and metric, from one stream for each sampling seed.
 
     Streams are measured one after another. captions: of the images of a stream, again from the
-    first one when they are used up.
+    first one when they are used up; conditions: the data of which the images of a stream have the
+    conditions, in the same order, for the metric `attributes`.
     """
     found = []
+    others = [name for name in metrics if name != ATTRIBUTES]
     for stream in streams:
-        meter, first = FidelityMeter(extractor, references, metrics), 0
+        meter, first = FidelityMeter(extractor, references, others), 0
+        parts = _part_meter(conditions, extractor, references) if ATTRIBUTES in metrics else None
         for levels in stream:
             count = len(next(iter(levels.values())))
             rows = range(first, first + count)
             meter.add(levels, captions and [captions[row % len(captions)] for row in rows])
+            if parts is not None and conditions is not None:
+                parts.add(levels, wanted_of(conditions, rows))
             first += count
-        found.append([asdict(row) for row in meter.qualities()])
+        made = [*meter.qualities(), *(parts.qualities() if parts is not None else [])]
+        made.sort(key=lambda row: (-row.resolution, row.view))
+        found.append([asdict(row) for row in made])
     return [over_seeds(same) for same in zip(*found, strict=True)]
+
+
+def _part_meter(
+    data: ImageData | None, extractor: Extractor, references: Mapping[int, Reference]
+) -> AttributeMeter:
+    """On the extractor's device. ValueError where the data is not given, or has no law."""
+    if data is None or data.law is None:
+        raise ValueError(f"metric {ATTRIBUTES!r} needs data with a law: leave the metric out")
+    device = next(extractor.parameters()).device
+    return AttributeMeter(data.law, list(references), classifier_of(data.law).to(device))
+
+
+def wanted_of(data: ImageData, rows: Sequence[int]) -> dict[str, Int[Tensor, " n"]]:
+    """What the conditions of images number `rows` say of their parts, as `sampled` gives them."""
+    at = np.array([row % len(data) for row in rows], dtype=np.int64)
+    return {name: torch.from_numpy(codes[at]) for name, codes in data.told.items()}
+
+
+def settled_metrics(names: Sequence[str], data: ImageData, resolutions: Sequence[int]) -> list[str]:
+    """The metrics with `auto` made definite, as a record keeps it: `attributes` where they can be
+    measured, and where not the log says why."""
+    if AUTO not in names:
+        return list(names)
+    reason = hindrance(data.law, resolutions)
+    if reason is not None:
+        log.info("measure.metrics: %s", reason)
+    able = [ATTRIBUTES] if reason is None else []
+    return [one for name in names for one in (able if name == AUTO else [name])]
 
 
 def over_seeds(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -219,8 +261,10 @@ def scale_rows(
     They depend on data and metrics alone, so they are kept in `folder`. Of metrics that compare
     levels of one method there is none.
     """
-    sides, metrics = list(references), list(metrics)
+    sides, metrics, test = list(references), list(metrics), data.part("test")
     asked = [extractor.identity, [references[side].hash for side in sides], metrics, PROTOCOL]
+    if ATTRIBUTES in metrics:
+        asked += [_part_meter(test, extractor, references).identity, sorted(test.told)]
     parts = [*asked, n, seed, data.sha256]
     kept = folder / f"scale-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
     if kept.exists():
@@ -228,7 +272,6 @@ def scale_rows(
             return json.loads(kept.read_text(encoding="utf-8"))
         except ValueError:
             kept.unlink()  # half a file: measured again
-    test = data.part("test")
     real = [
         levels_of(images, sides) for images in batches(test.taken(np.arange(min(n, len(test)))))
     ]
@@ -238,7 +281,9 @@ def scale_rows(
 
     def measured(levels: list[Any], what: str) -> Rows:
         stream = track(levels, what, len(levels))
-        return quality([stream], extractor, references, metrics, captions=test.captions)
+        return quality(
+            [stream], extractor, references, metrics, captions=test.captions, conditions=test
+        )
 
     rows = {"real": measured(real, "real images"), "gaussian": measured(fake, "Gaussian")}
     rows = {kind: [row for row in found if row["view"] == "pooled"] for kind, found in rows.items()}

@@ -28,6 +28,7 @@ from benchmarks.measure import (
     reconstructions,
     samples,
     scale_rows,
+    settled_metrics,
 )
 from benchmarks.pictures import film, neighbour_sheet
 from benchmarks.protocol import Plan, device_of
@@ -38,6 +39,7 @@ from hierdiff.files import Busy, worked_in, write_png
 from hierdiff.images import sheet
 from hierdiff.levels import check_resolutions
 from hierdiff.method import Diffusion, Method, methods
+from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
 from hierdiff.metrics.features import Extractor, extractors
 from hierdiff.metrics.fidelity import check_metrics, neighbours
 from hierdiff.metrics.perceptual import perceptuals
@@ -74,7 +76,7 @@ def measured(
     n = min(wanted["samples"], len(test))
     if n < wanted["samples"]:
         log.warning("%d samples instead of %d: as many as test images", n, wanted["samples"])
-    sides = check_resolutions(sorted({*wanted["resolutions"], *run.method.resolutions})[::-1])
+    sides = sides_of(wanted, run)
 
     metrics = wanted["metrics"]
     summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
@@ -102,7 +104,7 @@ def measured(
             yield images
 
     streams = (drawn(seed) for seed in wanted["seeds"])
-    rows = quality(streams, extractor, references, metrics, captions=test.captions)
+    rows = quality(streams, extractor, references, metrics, captions=test.captions, conditions=test)
     finest = max(shown)
     real = torch.from_numpy(test.images[:SHOWN].copy())
     write_png(folder / "samples.png", sheet([shown[side] for side in sorted(shown)[::-1]]))
@@ -206,15 +208,21 @@ def checked_extractor(wanted: Mapping[str, Any], run: Prepared) -> Extractor:
     extractor = extractors.build(wanted["extractor"])
     test, train_part = run.data.part("test"), run.data.part("train")
     n = min(wanted["samples"], len(test), len(train_part))
-    check_metrics(wanted["metrics"], extractor, n=n)
-    curve = wanted["curve"]
-    if curve["samples"]:
-        check_metrics(curve["metrics"], extractor, n=min(n, curve["samples"]))
+    check_metrics(wanted["metrics"], extractor, n=n, others=[ATTRIBUTES])
+    curve = wanted["curve"] if wanted["curve"]["samples"] else {"metrics": [], "samples": n}
+    check_metrics(curve["metrics"], extractor, n=min(n, curve["samples"]), others=[ATTRIBUTES])
+    if ATTRIBUTES in (*wanted["metrics"], *curve["metrics"]):
+        check_attributes(run.data.law, sides_of(wanted, run))
     for side, path in wanted["references"].items():
         foreign(path, extractor, side)
     if any(isinstance(stage, Diffusion) and stage.codec.lossy for stage in run.method.stages):
         perceptuals.build(wanted["perceptual"])
     return extractor
+
+
+def sides_of(wanted: Mapping[str, Any], run: Prepared) -> tuple[int, ...]:
+    """Where there are numbers: at the resolutions that are asked for, and at the method's own."""
+    return check_resolutions(sorted({*wanted["resolutions"], *run.method.resolutions})[::-1])
 
 
 def _cache(options: dict[str, Any]) -> Path:
@@ -259,7 +267,10 @@ def one(options: dict[str, Any], folder: Path) -> Record:
     run, plan = settled(options, folder)  # what can be wrong is found before compute is spent
     analysis = options.get("analysis")
     check(run.method, analysis)
-    extractor = checked_extractor(options["measure"], run)
+    measure = options["measure"]
+    sides = sides_of(measure, run)
+    measure["metrics"] = settled_metrics(measure["metrics"], run.data, sides)
+    extractor = checked_extractor(measure, run)
     cases_of(run.config, run.method.resolutions, options["cost"], "cpu")  # refuses what is none
     options["trainer"] = run.config["trainer"]
     try:

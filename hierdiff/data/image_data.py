@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hierdiff.batch import Batch, Cond
+from hierdiff.data.law import Law
 from hierdiff.images import to_float
 from hierdiff.registry import Node, Registry, suggest
 from hierdiff.text import Encoded, TextEncoder, encoded, encoders, vocabulary_of
@@ -31,7 +32,8 @@ class ImageData:
     images: uint8 (n c s s); labels: int64 (n,), -1 for none, or None without classes; captions: ""
     for none; keys: stable names; groups: examples of one group stay on one side of the split.
     flip: may a random horizontal flip be used; scalars: named numbers handed to `Cond`;
-    attributes: codes (n,) of known parts, named by `attribute_names`; skipped: "PATH: reason".
+    attributes: codes (n,) of known parts, named by `attribute_names`; law: that they are drawn
+    from, where it is known; skipped: "PATH: reason".
     """
 
     name: str
@@ -46,6 +48,7 @@ class ImageData:
     scalars: Mapping[str, np.ndarray] = field(default_factory=dict)
     attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
     attribute_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    law: Law | None = None
     skipped: tuple[str, ...] = ()
     text: TextEncoder | None = None
     encodings: Encoded | None = None
@@ -67,6 +70,24 @@ class ImageData:
         if self.scalars:
             facts["scalars"] = tuple(sorted(self.scalars))
         return facts
+
+    @property
+    def told(self) -> dict[str, Int[np.ndarray, " n"]]:
+        """What the conditions of each image say of the parts in its law: codes by attribute, -1
+        where they say nothing of an image. Empty without a law, classes and text."""
+        told: dict[str, np.ndarray] = {}
+        if self.law is None:
+            return told
+        if self.law.classes is not None and self.class_names and self.labels is not None:
+            told[self.law.classes] = np.where(
+                self.labels < 0, -1, self.attributes[self.law.classes]
+            )
+        if self.text is not None and self.captions is not None:
+            said = np.array([caption != "" for caption in self.captions])
+            for name in self.law.captioned:
+                codes = np.where(said, self.attributes[name], -1)
+                told[name] = np.maximum(codes, told[name]) if name in told else codes
+        return told
 
     @property
     def text_node(self) -> dict[str, Any] | None:

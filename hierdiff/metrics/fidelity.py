@@ -286,14 +286,24 @@ METRICS = {
 }
 
 
-def check_metrics(names: Sequence[str], extractor: Extractor, n: int | None = None) -> None:
+def check_metrics(
+    names: Sequence[str],
+    extractor: Extractor,
+    n: int | None = None,
+    others: Sequence[str] = (),
+) -> None:
     """ValueError for an unknown metric, one given twice, one that the extractor cannot give, or
-    one that n images are too few for (of generated and of real ones the smaller number)."""
+    one that n images are too few for (of generated and of real ones the smaller number).
+
+    others: names that are known elsewhere.
+    """
     for name in names:
+        if name in others:
+            continue
         if name not in METRICS:
+            known = (*METRICS, *others)
             raise ValueError(
-                f"unknown metric {name!r}{suggest(name, METRICS) or ','} "
-                f"known: {', '.join(METRICS)}"
+                f"unknown metric {name!r}{suggest(name, known) or ','} known: {', '.join(known)}"
             )
         metric = METRICS[name]
         given = metric.takes in (*extractor.outputs, *SCALARS)

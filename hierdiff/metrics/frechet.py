@@ -412,6 +412,15 @@ def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def summed(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """Over all processes of the default group; itself where there is no group."""
+    if not _distributed():
+        return x
+    total = x.to(_group_device(), copy=True)
+    dist.all_reduce(total)
+    return total.cpu()
+
+
 def _world() -> int:
     return dist.get_world_size()
 

@@ -1,7 +1,9 @@
 """Sampling seeds, their mean and spread, and the scale that is kept."""
 
 import json
+import logging
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +11,19 @@ import torch
 from torch import nn
 
 from benchmarks import measure
-from benchmarks.measure import over_seeds, quality, real_references, samples, scale_rows
+from benchmarks.measure import (
+    over_seeds,
+    quality,
+    real_references,
+    samples,
+    scale_rows,
+    settled_metrics,
+    wanted_of,
+)
+from hierdiff.data.critters.law import LAW
+from hierdiff.data.law import Law
 from hierdiff.method import Method
+from hierdiff.metrics.attributes import AttributeMeter
 from hierdiff.metrics.features import RandomConv
 from hierdiff.metrics.fidelity import FidelityMeter
 from hierdiff.metrics.reference import levels_of, references, write_moments
@@ -196,3 +209,84 @@ def test_of_no_seed_there_is_no_row():
     assert quality([], RandomConv(width=12), {}) == []
     one = {"resolution": 8, "view": "native", "metric": "FD", "identity": "i", "value": 2.0}
     assert over_seeds([one]) == {**one, "values": [2.0], "spread": None}
+
+
+PARTS = {"TV parts", "impossible pairs", "attribute accuracy"}
+
+
+@pytest.fixture
+def lawful(data):
+    """Noise that claims to be critters, with random parts; the bodies are its classes."""
+    generator = np.random.default_rng(0)
+    codes = {name: generator.integers(0, k, len(data)) for name, k in LAW.sizes.items()}
+    return replace(data, law=LAW, attributes=codes, labels=codes["body"])
+
+
+def test_parts_are_measured_beside_the_other_metrics_of_the_same_stream(lawful, extractor):
+    reference = refs(lawful, extractor)
+    rows = quality([stream(1)], extractor, reference, ["fd", "attributes", "kd"], conditions=lawful)
+    alone = quality([stream(1)], extractor, reference, ["fd", "kd"])
+    assert [row for row in rows if row["metric"] not in PARTS] == alone
+    views = {(row["resolution"], row["view"]) for row in alone}
+    for metric in PARTS:
+        found = [row for row in rows if row["metric"] == metric]
+        assert {(row["resolution"], row["view"]) for row in found} == views
+    meter = AttributeMeter(LAW, SIDES)
+    for levels, first in zip(stream(1), (0, 10, 20), strict=True):
+        count = len(levels[8])
+        meter.add(levels, wanted_of(lawful, range(first, first + count)))
+    expected = [(q.metric, q.value, q.identity) for q in meter.qualities()]
+    told = [(r["metric"], r["value"], r["identity"]) for r in rows if r["metric"] in PARTS]
+    assert told == expected
+
+
+def test_an_image_is_wanted_as_the_test_example_under_whose_conditions_it_is(lawful):
+    wanted = wanted_of(lawful, range(75, 85))
+    assert list(wanted) == ["body"]
+    body = lawful.attributes["body"]
+    assert wanted["body"].tolist() == [*body[75:], *body[:5]]
+    conditions = lawful.batch(torch.tensor([row % 80 for row in range(75, 85)])).cond
+    assert torch.equal(wanted["body"], conditions.labels)
+
+
+def test_parts_without_data_that_has_a_law_are_refused(data, extractor):
+    for conditions in (None, data):
+        with pytest.raises(ValueError, match="'attributes' needs data with a law"):
+            quality(
+                [stream(1)], extractor, refs(data, extractor), ["attributes"], conditions=conditions
+            )
+
+
+def test_auto_becomes_the_metric_of_parts_where_it_can_be_measured(lawful, caplog):
+    with caplog.at_level(logging.INFO):
+        assert settled_metrics(["fd", "auto"], lawful, [16, 8]) == ["fd", "attributes"]
+        assert settled_metrics(["fd", "kd"], lawful, [4]) == ["fd", "kd"]
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("law", "sides", "reason"),
+    [
+        (None, [16, 8], "this data states none"),
+        (Law("mine", {"part": (1.0,)}), [16, 8], "no classifier of the parts of 'mine'"),
+        (LAW, [8, 4], "at 4 px"),
+    ],
+)
+def test_auto_that_cannot_be_measured_is_left_out_and_the_log_says_why(
+    data, law, sides, reason, caplog
+):
+    with caplog.at_level(logging.INFO):
+        assert settled_metrics(["fd", "auto"], replace(data, law=law), sides) == ["fd"]
+    assert reason in caplog.text and caplog.text.count("\n") == 1
+
+
+def test_the_scale_has_the_parts_of_real_images_and_of_the_gaussian(lawful, extractor, tmp_path):
+    found = scale(lawful, extractor, tmp_path, metrics=["fd", "attributes"])
+    for kind in ("real", "gaussian"):
+        assert {row["metric"] for row in found[kind]} == {"FD-RandomConv", *PARTS}
+        assert {row["view"] for row in found[kind]} == {"pooled"}
+    unconditional = replace(lawful, labels=None)
+    other = scale(unconditional, extractor, tmp_path, metrics=["fd", "attributes"])
+    assert {row["metric"] for row in other["real"]} == {"FD-RandomConv", *PARTS} - {
+        "attribute accuracy"
+    }

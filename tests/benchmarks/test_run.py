@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -115,13 +116,27 @@ def test_what_cannot_be_analysed_or_sampled_is_refused_before_compute(overrides,
         ({"metrics": ["dc"], "samples": 5}, "'dc' of 5 images: measure at least 6"),
         ({"references": {32: "nowhere.npz"}}, "nowhere.npz is no file"),
         ({"curve": {"samples": 4, "metrics": ["dc"]}}, "'dc' of 4 images: measure at least 6"),
+        ({"metrics": ["atributes"]}, "unknown metric 'atributes', did you mean 'attributes'"),
+        ({"metrics": ["attributes", "attributes"]}, "attributes is named twice"),
+        ({"metrics": ["attributes"], "resolutions": [4]}, "'attributes' at 4 px"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_compute(asked, message):
     wanted = {"extractor": {"name": "random_conv"}, "seeds": [0], "metrics": ["fd"], "samples": 8}
-    wanted |= {"references": {}, "curve": {"samples": 0}}
+    wanted |= {"references": {}, "curve": {"samples": 0}, "resolutions": [32, 16]}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run.checked_extractor({**wanted, **asked}, prepared())
+
+
+def test_parts_of_data_without_a_law_are_refused_before_compute():
+    made = prepared()
+    lawless = replace(made, data=replace(made.data, law=None))
+    wanted = {"extractor": {"name": "random_conv"}, "seeds": [0], "samples": 8, "references": {}}
+    wanted |= {"metrics": ["fd", "attributes"], "resolutions": [32, 16], "curve": {"samples": 0}}
+    run.checked_extractor(wanted, made)
+    with pytest.raises(ValueError, match="this data states none: leave the metric out") as error:
+        run.checked_extractor(wanted, lawless)
+    assert "\n" not in str(error.value)
 
 
 METHODS = ("mdm", "cascaded", "rin")
@@ -193,4 +208,4 @@ def test_exposure_bias_joins_the_record_of_a_run(runs):
 def test_a_record_is_json_that_anybody_reads(runs):
     content = json.loads((runs[0] / "rin" / "record.json").read_text())
     assert content["provenance"]["packages"]["torch"] and content["provenance"]["config_hash"]
-    assert content["training"]["images"] == 3 * 2 * 8  # its share of the steps is 3
+    assert content["training"]["spent"]["images"] == 3 * 2 * 8  # its share of the steps is 3

@@ -4,9 +4,11 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from hierdiff.data import datasets
 from hierdiff.data.critters import SHA256
+from hierdiff.data.critters.law import LAW
 from hierdiff.data.critters.words import caption
 
 
@@ -83,3 +85,47 @@ def test_the_accent_is_known_exactly_where_there_is_a_top(place):
         data.attributes["body_colour"][shown],
     )
     assert (accent != body).all()
+
+
+def test_the_law_has_a_frequency_for_each_name_of_each_part(place):
+    data = build(place, resolution=8)
+    assert data.law is LAW
+    assert LAW.sizes == {name: len(names) for name, names in data.attribute_names.items()}
+
+
+@pytest.mark.parametrize("attribute", LAW.frequencies)
+def test_the_shipped_examples_are_as_frequent_as_the_law_says(place, attribute):
+    """They are one draw of 2,048: a chi-square test below 0.1 % would speak against the law."""
+    data = build(place, resolution=8)
+    counts = np.bincount(data.attributes[attribute], minlength=LAW.sizes[attribute])
+    expected = len(data) * np.array(LAW.frequencies[attribute])
+    assert chisquare(counts, expected).pvalue > 1e-3
+    wrong = np.roll(expected, 1) if attribute in ("top", "pattern", "cheeks") else expected
+    skewed = wrong * np.linspace(0.7, 1.3, len(wrong))
+    assert chisquare(counts, skewed / skewed.sum() * len(data)).pvalue < 1e-3
+
+
+def test_impossible_pairs_never_occur_in_the_shipped_examples(place):
+    attributes = build(place, resolution=8).attributes
+    assert len(LAW.impossible) == 12
+    for (one, code), (other, its) in LAW.impossible:
+        assert (attributes[one] == code).sum() > 100 and (attributes[other] == its).sum() > 80
+        assert not ((attributes[one] == code) & (attributes[other] == its)).any()
+
+
+def test_a_part_of_the_data_keeps_the_law_and_its_own_codes(place):
+    data = build(place, resolution=8)
+    test = data.part("test")
+    assert test.law is LAW
+    rows = [data.keys.index(key) for key in test.keys]
+    assert np.array_equal(test.attributes["eyes"], data.attributes["eyes"][rows])
+
+
+def test_labels_tell_the_body_and_captions_six_parts(place):
+    silent = build(place, resolution=8)
+    assert list(silent.told) == ["body"]
+    assert np.array_equal(silent.told["body"], silent.labels)
+    spoken = build(place, resolution=8, text={"name": "vocabulary"}).told
+    assert set(spoken) == {"body", "body_colour", "eyes", "mouth", "top", "background"}
+    for name, codes in spoken.items():
+        assert np.array_equal(codes, silent.attributes[name])

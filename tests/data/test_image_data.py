@@ -4,6 +4,7 @@ import torch
 
 from hierdiff.data import ImageData, conditions
 from hierdiff.data.image_data import is_test
+from hierdiff.data.law import Law, uniform
 from hierdiff.text import Vocabulary
 
 
@@ -116,3 +117,26 @@ def test_parts_keep_every_field_aligned(tmp_path):
         assert batch.cond.scalars["scale"][place] == row
         expected, _ = data.text.encode([f"word{row}"])
         assert torch.equal(batch.cond.tokens[place], expected[0])
+
+
+def test_conditions_tell_the_parts_of_the_images_that_have_them():
+    law = Law(
+        "toy", {"kind": uniform(2), "hat": uniform(3)}, classes="kind", captioned=("hat", "kind")
+    )
+    kind, hat = np.array([0, 1, 1, 0]), np.array([2, 0, 1, 1])
+    known = {
+        "labels": np.array([0, -1, 1, -1]),
+        "class_names": ("a", "b"),
+        "captions": ("x", "y", "", ""),
+        "attributes": {"kind": kind, "hat": hat},
+        "law": law,
+    }
+    data = toy(n=4, **known)
+    assert {name: codes.tolist() for name, codes in data.told.items()} == {"kind": [0, -1, 1, -1]}
+    spoken = toy(n=4, **known, text=Vocabulary(words=("x", "y"), width=4))
+    assert {name: codes.tolist() for name, codes in spoken.told.items()} == {
+        "kind": [0, 1, 1, -1],
+        "hat": [2, 0, -1, -1],
+    }
+    assert toy(n=4, **{**known, "law": None}).told == {}
+    assert toy(n=4, **{**known, "class_names": ()}).told == {}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hierdiff.data.cache import cache_folder, decoded
+from hierdiff.data.critters.law import LAW
 from hierdiff.data.critters.words import caption
 from hierdiff.data.image_data import ImageData, datasets, in_split_order
 from hierdiff.data.pixels import area
@@ -35,7 +36,8 @@ def critters(
 ) -> ImageData:
     """Block means of the 64 px images; class = body shape (14), captions from the parts.
 
-    resolution: a divisor of 64. `attributes` holds the code of each of nine parts.
+    resolution: a divisor of 64. `attributes` holds the code of each of nine parts, whose `law` is
+    known.
     """
     if not 1 <= resolution <= SIDE or SIDE % resolution:
         raise ValueError(
@@ -80,5 +82,6 @@ def critters(
         flip=flip,
         attributes=attributes,
         attribute_names={name: tuple(values) for name, values in names.items()},
+        law=LAW,
         digests=found.digests,
     ).with_text(text, folder_of_cache)

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -89,9 +90,11 @@ def attribute_of(options: dict[str, Any], attribute: str) -> str:
     return COLOURS.get(attribute, {}).get(value, value)
 
 
-def draw() -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, list[str]]]:
-    """Pixels uint8 (n h w c, which packs a third better than n c h w), codes uint8 (n,) by
-    attribute, and the names of the codes."""
+def draw(
+    seeds: Sequence[int] = range(COUNT),
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, list[str]]]:
+    """One creature for each seed: pixels uint8 (n h w c, which packs a third better than n c h w),
+    codes uint8 (n,) by attribute, and the names of the codes."""
     check_pins()
     import resvg_py
     from dicebear import Avatar, Style
@@ -99,18 +102,18 @@ def draw() -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, list[str]]]:
     definition = json.loads((files("dicebear_styles") / "critters.json").read_text("utf-8"))
     style = Style(definition)
     names = names_of(definition)
-    pixels = np.empty((COUNT, SIDE, SIDE, 3), np.uint8)
-    codes = {attribute: np.empty(COUNT, np.uint8) for attribute in names}
-    for seed in range(COUNT):
+    pixels = np.empty((len(seeds), SIDE, SIDE, 3), np.uint8)
+    codes = {attribute: np.empty(len(seeds), np.uint8) for attribute in names}
+    for row, seed in enumerate(seeds):
         avatar = Avatar(style, {"seed": str(seed), "size": SIDE})
         png = resvg_py.svg_to_bytes(
             svg_string=avatar.to_string(), width=SIDE, height=SIDE, skip_system_fonts=True
         )
         image = Image.open(io.BytesIO(bytes(png))).convert("RGB")
-        pixels[seed] = np.asarray(image)
+        pixels[row] = np.asarray(image)
         options = avatar.to_json()["options"]
         for attribute, known in names.items():
-            codes[attribute][seed] = known.index(attribute_of(options, attribute))
+            codes[attribute][row] = known.index(attribute_of(options, attribute))
     codes["accent_colour"][codes["top"] == 0] = 0  # the accent shows on the top alone
     return pixels, codes, names
 

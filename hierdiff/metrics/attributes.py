@@ -1,0 +1,261 @@
+"""What is drawn, beside how: parts of generated images against the law that real ones are drawn by.
+
+A classifier (`hierdiff.metrics.classifier`) names the parts of every image. Three numbers come of
+it: how far the frequencies of parts are from the law, how often an image has parts that exclude
+each other, and how often a part is what the condition said. The classifier errs, more at low
+resolutions: a value is read beside that of real images, measured in the same way.
+
+Views are those of `fidelity`: `native` is a level of the method, `pooled` its finest image reduced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import exp, floor, lgamma, log, log1p
+from statistics import fmean
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from hierdiff.data.law import Law
+from hierdiff.metrics.classifier import SHA256, SIDES, classifier_of, unknown
+from hierdiff.metrics.features import Extractor
+from hierdiff.metrics.fidelity import HIGH, LOW, NATIVE, POOLED, Quality
+from hierdiff.metrics.frechet import summed
+from hierdiff.metrics.reference import extracted, pooled
+
+ATTRIBUTES = "attributes"  # the name under which a benchmark asks for these metrics
+
+Codes = Mapping[str, Int[Tensor, " b"]]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of images: sums, so that those of batches and of processes merge by addition.
+
+    parts: images by predicted code, one attribute after another; impossible: images with a pair of
+    parts that exclude each other. By attribute, asked: images whose condition said its code, right:
+    those that have it; conditioned: images whose condition said anything.
+    """
+
+    law: Law
+    parts: Int[Tensor, " codes"]
+    impossible: Int[Tensor, ""]
+    asked: Int[Tensor, " attributes"]
+    right: Int[Tensor, " attributes"]
+    conditioned: Int[Tensor, ""]
+
+    @staticmethod
+    def of(law: Law, found: Codes, wanted: Codes | None = None) -> Counts:
+        """found: predicted codes; wanted: those that conditions said, -1 for none."""
+        b = len(next(iter(found.values())))
+        silent = torch.full((b,), -1)
+        said = torch.stack([(wanted or {}).get(name, silent) for name in law.frequencies])
+        seen = torch.stack([found[name] for name in law.frequencies])
+        parts = [torch.bincount(found[name], minlength=k) for name, k in law.sizes.items()]
+        excluded = torch.zeros(b, dtype=torch.bool)
+        for (one, code), (other, its) in law.impossible:
+            excluded |= (found[one] == code) & (found[other] == its)
+        return Counts(
+            law,
+            torch.cat(parts),
+            excluded.sum(),
+            (said >= 0).sum(1),
+            ((said >= 0) & (said == seen)).sum(1),
+            (said >= 0).any(0).sum(),
+        )
+
+    @property
+    def n(self) -> int:
+        return int(self.parts.sum()) // len(self.law.frequencies)
+
+    def merge(self, other: Counts) -> Counts:
+        return self._of([a + b for a, b in zip(self._sums, other._sums, strict=True)])
+
+    def all_reduce(self) -> Counts:
+        """Over all processes of the default group; itself where there is no group."""
+        return self._of([summed(x) for x in self._sums])
+
+    @property
+    def variations(self) -> dict[str, float]:
+        """Total variation of the frequencies from the law, half the sum of |difference|, by
+        attribute: 0 to 1."""
+        seen = self.parts.double().split(list(self.law.sizes.values()))
+        return {
+            name: float((counts / self.n - torch.tensor(p, dtype=torch.float64)).abs().sum()) / 2
+            for (name, p), counts in zip(self.law.frequencies.items(), seen, strict=True)
+        }
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Share of images with the part that their condition said, by attribute that was said."""
+        rows = zip(self.law.frequencies, self.right.tolist(), self.asked.tolist(), strict=True)
+        return {name: right / asked for name, right, asked in rows if asked}
+
+    @property
+    def _sums(self) -> list[Tensor]:
+        return [self.parts, self.impossible, self.asked, self.right, self.conditioned]
+
+    def _of(self, sums: Sequence[Tensor]) -> Counts:
+        return Counts(self.law, *sums)
+
+
+def variation_floor(law: Law, n: int) -> float:
+    """Expected mean total variation of n draws of the law itself, classified without error.
+
+    Exact: a count is binomial, whose mean absolute deviation is De Moivre's
+    2 m C(n, m) p^m (1 - p)^(n - m + 1) with m = floor(n p) + 1. That parts of an image depend on
+    each other does not move an expectation. Where conditions fix a part, its frequencies are those
+    of the conditions and not of new draws.
+    """
+    return fmean(
+        sum(_mean_deviation(n, probability) for probability in p) / (2 * n)
+        for p in law.frequencies.values()
+    )
+
+
+def _mean_deviation(n: int, p: float) -> float:
+    """E|X - n p| of a binomial X."""
+    m = floor(n * p) + 1
+    if p == 0 or m > n:  # the last only where p = 1, but for rounding
+        return 0.0
+    ways = lgamma(n + 1) - lgamma(m + 1) - lgamma(n - m + 1)
+    return 2 * m * exp(ways + m * log(p) + (n - m + 1) * log1p(-p))
+
+
+def hindrance(law: Law | None, resolutions: Sequence[int]) -> str | None:
+    """Why these metrics cannot be had of images at `resolutions`, None where they can."""
+    if law is None:
+        return (
+            f"metric {ATTRIBUTES!r} compares parts of images with the law that they are drawn by, "
+            f"and this data states none: leave the metric out, or take data=critters"
+        )
+    if law.name not in SHA256:
+        return f"metric {ATTRIBUTES!r}: {unknown(law)}"
+    if min(resolutions) < min(SIDES):
+        return (
+            f"metric {ATTRIBUTES!r} at {min(resolutions)} px: its classifier knows images from "
+            f"{min(SIDES)} px on, leave the metric out or measure at larger resolutions"
+        )
+    return None
+
+
+def check_attributes(law: Law | None, resolutions: Sequence[int]) -> None:
+    """ValueError, in one sentence, where the metrics cannot be had or the classifier is damaged."""
+    reason = hindrance(law, resolutions)
+    if law is None or reason is not None:
+        raise ValueError(reason)
+    classifier_of(law)
+
+
+class AttributeMeter:
+    """Streams the images of one method into `Quality` rows of their parts, as `FidelityMeter` does.
+
+    law: of the data; resolutions: at which the finest images are also measured when reduced;
+    classifier: its outputs are logits of each attribute, without it the one that ships. `counts`
+    has what was seen, by resolution and view.
+    """
+
+    def __init__(self, law: Law, resolutions: Sequence[int], classifier: Extractor | None = None):
+        self.law, self.resolutions = law, tuple(resolutions)
+        self.classifier = classifier_of(law) if classifier is None else classifier
+        self.counts: dict[tuple[int, str], Counts] = {}
+        self._finest = 0
+
+    @property
+    def identity(self) -> str:
+        """classifier@weights : resize : quantisation : law."""
+        return f"{self.classifier.identity} : law-{self.law.hash}"
+
+    def add(
+        self, levels: Mapping[int, UInt8[Tensor, "b c _h _w"]], wanted: Codes | None = None
+    ) -> None:
+        """One batch of a method, {resolution: images}.
+
+        wanted: by attribute the codes that the conditions of the images said, -1 for none.
+        """
+        for side in levels:
+            if side not in self.resolutions:
+                raise ValueError(
+                    f"images at {side} px where {list(self.resolutions)} are measured: give the "
+                    f"resolutions {sorted({*levels, *self.resolutions}, reverse=True)}"
+                )
+        self._check(wanted or {})
+        finest = self._finest = max(levels)
+        for side, images in levels.items():
+            self._count(images, side, NATIVE, wanted)
+        for side in self.resolutions:
+            if side < finest:
+                self._count(pooled(levels[finest], side), side, POOLED, wanted)
+
+    def qualities(self) -> list[Quality]:
+        """Every view, finest resolution first; a collective call where processes share the work.
+
+        At a method's finest resolution both views are the same images. No accuracy where nothing
+        was conditioned, no impossible pairs where the law has none.
+        """
+        rows = []
+        for (side, name), counts in sorted(self.counts.items(), reverse=True):
+            made = self._rows(side, counts.all_reduce())
+            views = (NATIVE, POOLED) if side == self._finest else (name,)
+            rows += [replace(row, view=view) for view in views for row in made]
+        return sorted(rows, key=lambda row: (-row.resolution, row.view))
+
+    def _rows(self, side: int, seen: Counts) -> list[Quality]:
+        def row(
+            metric: str,
+            value: float,
+            estimator: str,
+            *,
+            better: str = LOW,
+            n: int = seen.n,
+            floor: float | None = None,
+        ) -> Quality:
+            made = f"{self.classifier.identity} : N={n} : ref=law-{self.law.hash} : {estimator}"
+            return Quality(side, NATIVE, metric, value, floor, n, None, made, None, better)
+
+        rows = [
+            row(
+                "TV parts",
+                fmean(seen.variations.values()),
+                f"total-variation-mean-of-{len(self.law.frequencies)}",
+                floor=variation_floor(self.law, seen.n),
+            )
+        ]
+        if self.law.impossible:
+            share = int(seen.impossible) / seen.n
+            rows.append(
+                row("impossible pairs", share, f"share-of-{len(self.law.impossible)}-pairs")
+            )
+        if seen.accuracies:
+            share = int(seen.right.sum()) / int(seen.asked.sum())
+            told = f"accuracy-{'+'.join(seen.accuracies)}"
+            n = int(seen.conditioned)
+            rows.append(row("attribute accuracy", share, told, better=HIGH, n=n))
+        return rows
+
+    def _count(self, images: Tensor, side: int, view: str, wanted: Codes | None) -> None:
+        parts = list(extracted(self.classifier, images))
+        found = {
+            name: torch.cat([part[name].argmax(1) for part in parts]).cpu()
+            for name in self.law.frequencies
+        }
+        counts = Counts.of(self.law, found, wanted)
+        before = self.counts.get((side, view))
+        self.counts[side, view] = counts if before is None else before.merge(counts)
+
+    def _check(self, wanted: Codes) -> None:
+        for name, codes in wanted.items():
+            if name not in self.law.frequencies:
+                raise ValueError(
+                    f"codes of {name!r}, which is no attribute of {self.law.name!r}: give those of "
+                    f"{', '.join(self.law.frequencies)}"
+                )
+            low, high, most = int(codes.min()), int(codes.max()), self.law.sizes[name] - 1
+            if not -1 <= low <= high <= most:
+                raise ValueError(
+                    f"codes of {name!r} are from {low} to {high}: give one of 0 to {most} for each "
+                    f"image, or -1 for none"
+                )
