@@ -244,7 +244,7 @@ def main(cfg: Any) -> None:
     if sweep.in_sweep():
         record = sweep.job(options, folder)
         if record is not None:
-            shown(record, folder)
+            shown(record, folder, preset="main")
         return
     try:
         with worked_in(folder):
@@ -298,9 +298,9 @@ def settled(options: dict[str, Any], folder: Path, *, timed: bool = False) -> tu
     return run, plan
 
 
-def shown(record: Record, folder: Path) -> None:
+def shown(record: Record, folder: Path, preset: str = "all") -> None:
     """The table of the record and of those beside it."""
-    console().print(rich_table(frame(beside(record, folder), preset="all")))
+    console().print(rich_table(frame(beside(record, folder), preset)))
 
 
 def console(stderr: bool = False) -> Console:

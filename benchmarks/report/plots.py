@@ -83,15 +83,19 @@ def _real(
 
 
 def curves(entries: Sequence[Entry]) -> Iterator[Charts]:
-    """For every resolution, view, metric and identity its course over what was spent."""
+    """For every resolution, view, metric and identity its course over what was spent; first what
+    most rows share. Losses of different methods are different quantities, told by their rows."""
     rows = [row for entry in entries for row in entry.record.curves]
-    asked = dict.fromkeys(map(_measured, rows))
-    identities = Counter(key[:3] for key in asked)
+    shared: dict[Measured, list[str]] = {}  # names of the rows that have it
+    for entry in entries:
+        for key in dict.fromkeys(map(_measured, entry.record.curves)):
+            shared.setdefault(key, []).append(entry.label)
+    identities = Counter(key[:3] for key in shared)
     halves = sorted({half for row in rows if (half := number(row.get("half_life"))) is not None})
     sides = {  # of a curve's metric, told by the quality rows of the same one
         q["metric"]: better(q) for entry in entries for q in entry.record.quality
     }
-    for key in sorted(asked, key=lambda key: -key[0]):
+    for key in sorted(shared, key=lambda key: (-key[0], -len(shared[key]))):
         side, view, metric, identity = key
         axis = Axis(f"{metric} at {side} px", sides.get(metric, better({"metric": metric})))
         real = _real(entries, side, metric, identity)
@@ -103,7 +107,7 @@ def curves(entries: Sequence[Entry]) -> Iterator[Charts]:
             if found:
                 drawn.append((name, lines(found, Axis(label + unit), axis, real)))
         if drawn:
-            more = f", {identity}" if identities[key[:3]] > 1 else ""
+            more = f", of {', '.join(shared[key])}" if identities[key[:3]] > 1 else ""
             yield Charts(f"{metric} at {side} px, {view}{more}", drawn, _patterns(halves))
 
 

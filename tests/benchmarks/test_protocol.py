@@ -8,30 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
 from benchmarks import protocol
 from benchmarks.protocol import Plan, StagePlan, planned, solved
-from hierdiff.config import folder_of_configs
 from hierdiff.metrics.cost import flops
-from hierdiff.train import Prepared, plain, prepare
+from hierdiff.train import Prepared
 from hierdiff.training import train
+from tests.benchmarks.test_run import prepared
 
 METHODS = ("mdm", "end_to_end", "cascaded", "latent", "simple_diffusion", "chen", "rin", "sit")
 NONE = dict.fromkeys(protocol.BUDGETS)
 # small enough that a training run is counted in seconds
 SMALL = ("budget=smoke", "trainer.progress=false", "trainer.sheet_images=1", "sampler.steps=2")
-
-
-def prepared(*overrides: str) -> Prepared:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(folder_of_configs(), version_base="1.3"):
-        cfg = compose("benchmark", overrides=list(overrides))
-        return prepare(
-            {k: plain(cfg[k]) for k in ("data", "denoiser", "sampler", "method", "trainer")}
-        )
 
 
 def few(run: Prepared, n: int = 12) -> Prepared:

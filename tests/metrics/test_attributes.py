@@ -174,7 +174,10 @@ def test_a_level_that_is_not_measured_is_refused():
     ("wanted", "message"),
     [
         ({"tail": torch.zeros(4, dtype=torch.int64)}, "'tail', which is no attribute of 'toy'"),
-        ({"hat": torch.tensor([0, 1, 2, 3])}, "from 0 to 3: give one of 0 to 2 for each image, or -1"),
+        (
+            {"hat": torch.tensor([0, 1, 2, 3])},
+            "from 0 to 3: give one of 0 to 2 for each image, or -1",
+        ),
         ({"hat": torch.tensor([0, 1, 2, -2])}, "from -2 to 2"),
     ],
 )
