@@ -34,7 +34,7 @@ def caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset) 
     parts += _seeds(records, found)
     costs = sorted(
         {
-            f"{hardware(record, c)}, batch {c.get('batch')}"
+            f"{hardware(record, c)}, {batch_of(c)}"
             for record in records
             for c in record.cost
             if any(c.get(cost.key) is not None for cost in COSTS if cost.hardware)
@@ -43,6 +43,11 @@ def caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset) 
     if costs and wanted.costs:
         parts.append(f"Cost on {'; '.join(costs)}.")
     return " ".join(parts)
+
+
+def batch_of(cost: Row) -> str:
+    size = cost.get("batch") or cost.get("train_batch")
+    return f"batch {size}" if size else "each at its best batch"
 
 
 def _counts(q: Row) -> str:

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ import yaml
 
 from benchmarks.measure import Track
 from benchmarks.work import OUT_OF_MEMORY, WARMUP, Case
+from hierdiff.files import worked_in
 from hierdiff.metrics.cost import load_average, timing
 from hierdiff.record import Record, machine, now
 from hierdiff.results import paths
@@ -202,7 +203,7 @@ def costs(
     cases: Sequence[Case], track: Track = lambda items, what, total: items
 ) -> list[dict[str, Any]]:
     """Of each case its numbers; a failure is its reason. Repeats are interleaved over all cases."""
-    rows: list[dict[str, Any]] = [{"resolution": case.resolution} for case in cases]
+    rows = [case.conditions for case in cases]
     workers: dict[int, Worker] = {}
     try:
         for place in track(range(len(cases)), "cost: batch sizes", len(cases)):
@@ -255,38 +256,50 @@ def again(folders: Sequence[str], asked: Mapping[str, Any], *, anew: bool = Fals
     """Times all finished runs below the folders together, interleaved, and writes their records.
 
     asked: `batches`, `repeats`, `memory_cap`, None for those of each run. A record says with which
-    runs it was timed, when and where; runs that were last timed with each other are left alone
-    unless `anew`.
+    runs it was timed, how, when and where; runs that were last timed so with each other are left
+    alone unless `anew`. No other process works in their folders meanwhile, or `Busy` is raised.
     """
-    found = {path: Record.read(path) for path in paths(*folders)}
-    found = {path: r for path, r in found.items() if r.failure is None and not r.edited}
-    if not found:
-        raise ValueError(
-            f"no finished run under {', '.join(folders)}: make one by python -m benchmarks.run"
-        )
-    names = sorted(str(path.parent.name) for path in found)
-    timed = [record.provenance.get("cost") or {} for record in found.values()]
-    if not anew and all(one.get("together") == names for one in timed):
-        log.info("timed together at %s: --anew times them again", timed[0]["ended"])
-        return list(found)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    cases, owners = [], []
+    with ExitStack() as held:
+        found: dict[Path, Record] = {}
+        for path in paths(*folders):
+            held.enter_context(worked_in(path.parent))
+            record = Record.read(path)
+            if record.edited:
+                log.warning("%s was changed by hand and keeps its times: make it again", path)
+            elif record.failure is None:
+                found[path] = record
+        if not found:
+            raise ValueError(
+                f"no finished run under {', '.join(folders)}: make one by python -m benchmarks.run"
+            )
+        about = {"together": sorted(path.parent.name for path in found), "asked": dict(asked)}
+        timed = [record.provenance.get("cost") or {} for record in found.values()]
+        if not anew and all({**one, **about} == one for one in timed):
+            log.info("timed together at %s: --anew times them again", timed[0]["ended"])
+            return list(found)
+        rows = _timed(found, asked)
+        about |= {"ended": now(), "machine": machine()}
+        for path, record in found.items():
+            told = {**record.provenance, "cost": about}
+            replace(record, cost=tuple(by_resolution(rows[path])), provenance=told).write(path)
+    return list(found)
+
+
+def _timed(found: Mapping[Path, Record], asked: Mapping[str, Any]) -> dict[Path, list[Any]]:
+    """Rows of the cases of each record, as many processes at once as the methods have levels."""
+    owned = []
     for path, record in found.items():
         wanted = {**record.config["cost"], **{k: v for k, v in asked.items() if v is not None}}
-        own = cases_of(kept_config(path.parent), record.resolutions, wanted, device)
-        cases += own
-        owners += [path] * len(own)
-    rows: dict[Path, list[dict[str, Any]]] = {path: [] for path in found}
-    for what in ("train", "sample"):  # as many processes at once as the methods have levels
-        chosen = [place for place, case in enumerate(cases) if case.what == what]
-        timed_rows = costs([cases[place] for place in chosen], track)
-        for place, row in zip(chosen, timed_rows, strict=True):
-            rows[owners[place]].append(row)
-    about = {"ended": now(), "machine": machine(), "together": names}
-    for path, record in found.items():
-        cost = tuple(by_resolution(rows[path]))
-        replace(record, cost=cost, provenance={**record.provenance, "cost": about}).write(path)
-    return list(found)
+        config = kept_config(path.parent)
+        on_gpu = config["trainer"].get("accelerator") != "cpu" and torch.cuda.is_available()
+        cases = cases_of(config, record.resolutions, wanted, "cuda" if on_gpu else "cpu")
+        owned += [(path, case) for case in cases]
+    rows: dict[Path, list[Any]] = {path: [] for path in found}
+    for what in ("train", "sample"):
+        chosen = [(path, case) for path, case in owned if case.what == what]
+        for (path, _), row in zip(chosen, costs([case for _, case in chosen], track), strict=True):
+            rows[path].append(row)
+    return rows
 
 
 def kept_config(folder: Path) -> dict[str, Any]:

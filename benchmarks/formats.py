@@ -5,6 +5,7 @@ A frame has pairs (group, what) as columns; "what" ends in an arrow where one si
 
 caption, notes: above and beneath. data: of the rows. preset: the kind of table.
 spread: by column and row a pair (standard deviation, number of seeds), printed behind a ±.
+noise: the same over repeats of a timing, which is not printed.
 words: by column and row what stands in place of a number that could not be measured (`OOM`).
 scale: rows that are no method. published: rows that were not measured here, with their data set.
     Both stand last, in sections of their own, and take no part in what is best.
@@ -137,7 +138,7 @@ def best(table: pd.DataFrame) -> pd.DataFrame:
 
 def apart(table: pd.DataFrame, key: Key, row: str, other: str) -> bool:
     """Whether two numbers of a column differ by more than rounding and their uncertainty."""
-    values, known = table[key], spreads(table, key)
+    values, known = table[key], spreads(table, key) or table.attrs.get("noise", {}).get(key, {})
     one, two = known.get(row), known.get(other)
     if rounded(values[row]) == rounded(values[other]):
         return False

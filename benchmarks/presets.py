@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.formats import DOWN, UP
+from hierdiff.record import Row
+
+IQR = 1.349  # interquartile range of a standard normal
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,28 @@ class Cost:
         """Which of the two cases gives it, "train" or "sample"."""
         return "train" if self.key.startswith(("train", "compile")) else "sample"
 
+    def deviation(self, cost: Row) -> tuple[float, int] | None:
+        """Of a time or rate the standard deviation of its repeats, in the shown unit, as a normal
+        of this interquartile range has it, and their number; None where it was not kept."""
+        if self.key == "latency_s":
+            seconds, iqr = cost.get(self.key), cost.get("latency_iqr_s")
+        elif self.key.endswith("_images_per_s"):
+            batch = cost.get("train_batch" if self.case == "train" else "batch")
+            seconds, iqr = batch and batch / cost[self.key], cost.get(f"{self.case}_iqr_s")
+        else:
+            return None
+        if not seconds or iqr is None or not cost.get("repeats"):
+            return None
+        return iqr / IQR / seconds * cost[self.key] * self.factor, cost["repeats"]
+
 
 COSTS = (
     Cost("train_images_per_s", f"train img/s {UP}"),
     Cost("sample_images_per_s", f"sample img/s {UP}"),
     Cost("latency_s", f"latency ms {DOWN}", 1e3),
+    Cost("train_iqr_s", "train batch IQR ms", 1e3),
+    Cost("sample_iqr_s", "sample batch IQR ms", 1e3),
+    Cost("latency_iqr_s", "latency IQR ms", 1e3),
     Cost("train_memory_mib", f"train MiB {DOWN}"),
     Cost("train_memory_reserved_mib", f"train reserved MiB {DOWN}"),
     Cost("sample_memory_mib", f"sample MiB {DOWN}"),

@@ -42,6 +42,7 @@ from hierdiff.results import records as records_of
 
 SCALE = {"real": "real images", "gaussian": "Gaussian"}  # key in a record, label of the row
 OUT_OF_MEMORY, OOM = "out of memory", "OOM"  # how such a reason begins, what a cell says
+Deviations = dict[Key, dict[str, tuple[float, int]]]  # by column and row: and of how many
 OPTIONS = 6  # columns of an ablation; more are named beneath
 
 
@@ -68,6 +69,12 @@ def frame(
             f"data sets {', '.join(datasets)} cannot share a table: choose one, "
             f"--where data={datasets[0]}"
         )
+    protocols = sorted({str(p) for r in found if (p := r.provenance.get("protocol")) is not None})
+    if len(protocols) > 1:
+        raise ValueError(
+            f"records measured under protocols {' and '.join(protocols)} cannot share a table: "
+            f"measure the older ones again"
+        )
     found = over_seeds(found)
     differing = differences(found) if wanted.options else {}
     found = sorted(
@@ -77,7 +84,7 @@ def frame(
     rows = dict(named if differing else sorted(named))
     metrics = metrics_of(rows.values(), wanted.metrics)
 
-    columns, spread = columns_of(rows, wanted, metrics)
+    columns, spread, noise = columns_of(rows, wanted, metrics)
     words = failures_of(rows, wanted)
     for failed in words:
         columns[failed] = columns.get(failed) or dict.fromkeys(words[failed], None)
@@ -106,6 +113,7 @@ def frame(
         "scale": scale,
         "published": others,
         "spread": {key: known for key, known in spread.items() if known},
+        "noise": {key: known for key, known in noise.items() if known},
         "words": words,
         "caption": captions.caption(rows, metrics, wanted),
         "notes": [
@@ -118,10 +126,12 @@ def frame(
 
 def columns_of(
     rows: Mapping[str, Record], wanted: Preset, metrics: Sequence[str]
-) -> tuple[dict[Key, dict[str, Any]], dict[Key, dict[str, tuple[float, int]]]]:
-    """Columns of what was measured, by row; of those with a spread also that, and of how many."""
+) -> tuple[dict[Key, dict[str, Any]], Deviations, Deviations]:
+    """Columns of what was measured, by row; the deviation over seeds and over repeats of a timing,
+    and of how many, where there is one."""
     columns: dict[Key, dict[str, Any]] = {}
-    spread: dict[Key, dict[str, tuple[float, int]]] = {}
+    spread: Deviations = {}
+    noise: Deviations = {}
     sides = resolutions(rows.values())
     for side in sides:
         group = f"{side} px"
@@ -140,6 +150,9 @@ def columns_of(
             columns[group, cost.label] = {
                 row: c[cost.key] * cost.factor for row, c in taken.items()
             }
+            noise[group, cost.label] = {
+                row: known for row, c in taken.items() if (known := cost.deviation(c)) is not None
+            }
         if wanted.parts:
             columns |= {(group, label): part for label, part in parts(rows, side).items()}
     for when, what in wanted.budgets:
@@ -149,7 +162,7 @@ def columns_of(
             for row, record in rows.items()
             if (amount := budget(record, when, what)) is not None
         }
-    return columns, spread
+    return columns, spread, noise
 
 
 def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Key, dict[str, str]]:

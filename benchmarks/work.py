@@ -120,6 +120,18 @@ class Case:
     text: Mapping[str, Any] | None = None
     caption: str = ""
 
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What a cost row says of how it was measured, also where nothing came of it."""
+        return {
+            "resolution": self.resolution,
+            "device": self.device,
+            "dtype": self.precision,
+            "threads": self.threads if self.device == "cpu" else None,
+            "repeats": self.repeats,
+            "channels_last": self.channels_last,
+        }
+
 
 class Trained:
     """Steps of the stage that a case trains; memory: weights, gradients, moments, one average."""
@@ -138,6 +150,9 @@ class Trained:
 
     def warm(self) -> None:
         self.first = seconds_of(self.steps, self.device)
+        self.wake()
+
+    def wake(self) -> None:
         for _ in range(WARMUP - 1):
             self.steps()
 
@@ -172,6 +187,9 @@ class Sampled:
         _ = {side: to_uint8(x).cpu() for side, x in images.items()}
 
     def warm(self) -> None:
+        self.wake()
+
+    def wake(self) -> None:
         self.sample(self.batch, steps=2)
         self.sample(1, steps=2)
 
@@ -182,17 +200,12 @@ class Sampled:
 
     def told(self, seconds: float) -> dict[str, Any]:
         """seconds: of a batch, the median."""
-        case, chain = self.case, self.stage.chain
+        chain = self.stage.chain
         parts = list(self.parts())
         energy = energy_of(lambda: self.sample(self.batch), self.device)
         rest = seconds / self.batch - sum(part["seconds"] for part in parts)
         return {
-            "device": case.device,
-            "dtype": case.precision,
-            "threads": case.threads if self.device.type == "cpu" else None,
             "batch": self.batch,
-            "repeats": case.repeats,
-            "channels_last": case.channels_last,
             "parameters": sum(
                 parameters(module)
                 for part in chain
@@ -292,7 +305,7 @@ def built(case: Case) -> Diffusion:
 def serve(lines: Iterable[str], say: Callable[[Mapping[str, Any]], None]) -> None:
     """The process of a case: lines with the case and a batch size, then any number of "repeat" and
     "memory", then "told" with the median seconds; each is answered by a line. Lack of memory is an
-    answer too, and the last."""
+    answer too, and the last. While it waits it leaves to others what it can of a GPU's memory."""
     asked = iter(lines)
     case = Case(**json.loads(next(asked)))
     batch = int(next(asked))
@@ -305,19 +318,29 @@ def serve(lines: Iterable[str], say: Callable[[Mapping[str, Any]], None]) -> Non
             torch.cuda.set_per_process_memory_fraction(min(1.0, case.memory_cap * MIB / whole))
         work = (Trained if case.what == "train" else Sampled)(case, built(case), batch)
         work.warm()
+        release(device)
         say({})
         for line in asked:
             what, *given = line.split()
             if what == "repeat":
-                say(work.repeat())
+                if device.type == "cuda":  # allocations are no part of the time
+                    work.wake()
+                answer = work.repeat()
             elif what == "memory":
-                say(vars(meter.peak()))
+                answer = vars(meter.peak())
             else:
-                say(work.told(*map(float, given)))
+                answer = work.told(*map(float, given))
+            release(device)
+            say(answer)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         say({"failure": f"{OUT_OF_MEMORY} at batch {batch}"})
+
+
+def release(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def main() -> None:

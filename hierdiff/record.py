@@ -117,12 +117,12 @@ class Record:
         try:
             content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
         except ValueError as error:
-            raise ValueError(f"{path} is no JSON ({error}): remove it or run again") from error
+            raise ValueError(f"{path} is no JSON ({error}): remove it and run again") from error
         schema = content.get("schema") if isinstance(content, dict) else None
         if not isinstance(schema, int) or schema not in READ:
             raise ValueError(
                 f"{path} has record schema {schema!r}, this version reads {SCHEMA}: "
-                f"read it with the hierdiff that wrote it, or run again"
+                f"read it with the hierdiff that wrote it, or remove it and run again"
             )
         kept = content.pop("hash", None)
         edited = kept != content_hash(content)
@@ -132,7 +132,7 @@ class Record:
         if unknown or missing:
             raise ValueError(
                 f"{path} is no record of schema {SCHEMA} (unknown: {unknown}, missing: {missing}): "
-                f"remove it or run again"
+                f"remove it and run again"
             )
         for name in ("resolutions", "quality", "cost", "curves"):
             content[name] = tuple(content[name])

@@ -28,6 +28,7 @@ COLUMNS = (
     *("value", "spread", "n", "identity", "path", "edited", "failure"),
 )
 ANYWHERE = ("parameters", "flops_per_call", "flops_per_image", "evaluations")  # on any hardware
+CLOCKED = {"seconds": "trainer", "latency": "sampler"}  # budget: whose steps it decides
 WHOLE = ("seed", "resolution", "n", "step")
 SPENT = ("step", "images", "flops", "seconds", "half_life")  # where on its curve a number is
 
@@ -82,10 +83,15 @@ def hardware_of(device: str, known: Mapping[str, Any]) -> str:
 
 
 def hardware(record: Record, cost: Row) -> str:
-    """What a time or a memory depends on: `cuda (NVIDIA H100), bf16-mixed`."""
+    """What a time or a memory depends on: `cuda (NVIDIA H100), bf16-mixed`, of a CPU also the
+    threads."""
     timed = record.provenance.get("cost") or {}  # timed again, maybe elsewhere
     known = timed.get("machine") or record.provenance.get("machine") or {}
-    return f"{hardware_of(str(cost.get('device')), known)}, {cost.get('dtype')}"
+    parts = [hardware_of(str(cost.get("device")), known), str(cost.get("dtype"))]
+    threads = cost.get("threads")
+    if threads is not None:
+        parts.append(f"{threads} thread{'s' * (threads != 1)}")
+    return ", ".join(parts)
 
 
 # ---------------------------------------------------------------- training seeds
@@ -108,14 +114,19 @@ def over_seeds(found: Iterable[Record]) -> list[Record]:
 
 
 def _but_seed(record: Record) -> str:
-    """The same text for records that are the same run under another seed."""
+    """The same text for records that are the same run under another seed. Steps that a clock
+    decided are no difference."""
+    options = {k: v for k, v in record.config.items() if k not in NAMED}
+    for budget, part in CLOCKED.items():
+        if (options.get("match") or {}).get(budget) is not None:
+            options[part] = {k: v for k, v in options[part].items() if k != "steps"}
     measured = {
         (str(q["resolution"]), q["metric"]): (q["identity"], q.get("n"), q.get("n_reference"))
         for q in record.quality
     }
     told = {
         "row": (record.name, record.method, record.data, record.budget, record.resolutions),
-        "options": {k: v for k, v in record.config.items() if k not in NAMED},
+        "options": options,
         "measured": sorted(measured.items()),
         "hardware": sorted({hardware(record, c) for c in record.cost}),
     }
@@ -135,7 +146,7 @@ def _merged(group: Sequence[Record]) -> Sequence[Record]:
             newest,
             quality=tuple(_over_runs(record.quality for record in group)),
             cost=tuple(
-                _mean([c for record in group for c in record.cost if c["resolution"] == side])
+                _mean_cost([c for r in group for c in r.cost if c["resolution"] == side])
                 for side in dict.fromkeys(c["resolution"] for r in group for c in r.cost)
             ),
             training={**training, "notes": list(dict.fromkeys(notes))},
@@ -161,6 +172,13 @@ def _over_runs(qualities: Iterable[Sequence[Row]]) -> Iterator[Row]:
             "values": values,
             "spread": statistics.stdev(values) if len(values) > 1 else None,
         }
+
+
+def _mean_cost(rows: Sequence[Row]) -> Row:
+    """A batch size that was best under one seed and not under another is no number."""
+    merged = _mean(rows)
+    unlike = [k for k in ("batch", "train_batch") if len({row.get(k) for row in rows}) > 1]
+    return {**merged, **dict.fromkeys(unlike, None)}
 
 
 def _mean(nodes: Sequence[Any]) -> Any:

@@ -165,6 +165,26 @@ def test_what_differs_in_more_than_the_seed_stays_apart():
         assert over_seeds([one, other]) == [one, other]
 
 
+@pytest.mark.parametrize(("budget", "part"), [("seconds", "trainer"), ("latency", "sampler")])
+def test_steps_that_a_clock_decided_keep_no_seeds_apart(budget: str, part: str):
+    def made(seed: int, steps: int, **match: float) -> Record:
+        return record("a", config={"seed": seed, part: {"steps": steps}, "match": match})
+
+    assert len(over_seeds([made(0, 90, **{budget: 60.0}), made(1, 91, **{budget: 60.0})])) == 1
+    assert len(over_seeds([made(0, 90, **{budget: 60.0}), made(1, 91, **{budget: 50.0})])) == 2
+    assert len(over_seeds([made(0, 90, images=1e4), made(1, 91, images=1e4)])) == 2
+
+
+def test_a_best_batch_that_seeds_disagree_on_is_no_number():
+    found = [
+        record("a", config={"seed": seed}, cost=(cost(64, 40.0, 5.0, batch=batch, train_batch=8),))
+        for seed, batch in enumerate((16, 64))
+    ]
+    (merged,) = over_seeds(found)
+    assert merged.cost[0]["batch"] is None and merged.cost[0]["train_batch"] == 8
+    assert merged.cost[0]["sample_images_per_s"] == 5.0
+
+
 def test_one_edited_run_marks_the_mean_as_edited():
     one, two = seeds(1.0, 2.0)
     assert over_seeds([one, replace(two, edited=True)])[0].edited

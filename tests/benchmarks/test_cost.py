@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import get_num_threads
 
 from benchmarks import cost, work
 from benchmarks.cost import Failed, again, best_batch, by_resolution, cases_of, costs
+from benchmarks.tables import frame
 from benchmarks.work import Case, Sampled, built, flops_of_sample, serve, without_guidance
 from hierdiff.config import to_yaml
-from hierdiff.files import write
+from hierdiff.files import Busy, worked_in, write
 from hierdiff.record import Record
 from tests import tiny
 from tests.benchmarks.rows import record
@@ -98,7 +100,19 @@ def test_memory_that_runs_out_ends_the_search_and_is_told(asked, when):
 def test_a_case_that_never_fits_is_a_row_with_its_reason(asked):
     asked.fails = {(4, "start"): "out of memory at batch 4"}
     (row,) = costs([CASE])
-    assert row == {"resolution": 16, "sample_failure": "out of memory at batch 4"}
+    assert row == {**CASE.conditions, "sample_failure": "out of memory at batch 4"}
+    assert row["device"] == "cpu" and row["dtype"] == "32-true" and row["threads"] == 1
+
+
+def test_a_row_whose_samples_did_not_fit_shares_a_table_with_others(asked):
+    cases = [replace(CASE, what="train"), replace(CASE, batches=[2])]
+    whole = by_resolution(costs(cases))
+    asked.fails = {(2, "start"): "out of memory at batch 2"}
+    table = frame(
+        [record("a", cost=tuple(whole)), record("b", cost=tuple(by_resolution(costs(cases))))]
+    )
+    assert table.attrs["words"]["16 px", "sample img/s ↑"] == {"b": "OOM"}
+    assert table.loc["b", ("16 px", "train img/s ↑")] == 4
 
 
 def test_a_case_that_fails_late_does_not_take_the_others_along(asked):
@@ -147,9 +161,8 @@ def test_finished_runs_are_timed_together_and_their_records_say_so(finished, ask
     for name in ("a", "b"):
         found = Record.read(finished / name)
         assert [row["resolution"] for row in found.cost] == [16, 8] and not found.edited
-        assert found.cost[0] == {
-            "resolution": 16, "train_images_per_s": 4.0, "sample_images_per_s": 4.0
-        }  # fmt: skip
+        timed = {"train_images_per_s": 4.0, "sample_images_per_s": 4.0}
+        assert found.cost[0] == {**replace(CASE, threads=get_num_threads()).conditions, **timed}
         assert found.provenance["cost"]["together"] == ["a", "b"]
         assert found.provenance["machine"] == {"cpu": "Abacus 1"}  # of its training
     order = [(what, side) for side, what, call in asked.log if call == "repeat"]
@@ -166,6 +179,22 @@ def test_what_was_timed_together_is_left_alone_unless_asked(finished, asked):
     assert (finished / "a" / "record.json").read_bytes() == before and len(asked.log) == calls
     again([str(finished)], wanted, anew=True)
     assert len(asked.log) == 2 * calls
+    again([str(finished)], {**wanted, "memory_cap": 100.0})  # another question
+    assert len(asked.log) == 3 * calls
+
+
+def test_a_run_that_is_worked_on_is_not_timed(finished, asked):
+    with worked_in(finished / "b"), pytest.raises(Busy, match="another process works in"):
+        again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
+    assert not asked.log
+
+
+def test_a_record_changed_by_hand_keeps_its_times_and_its_mark(finished, asked):
+    path = finished / "b" / "record.json"
+    path.write_text(path.read_text().replace("critters", "Critters"))
+    again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
+    assert Record.read(path).edited and not Record.read(path).cost
+    assert Record.read(finished / "a").provenance["cost"]["together"] == ["a"]
 
 
 def test_a_run_that_joined_later_makes_all_of_them_be_timed_again(finished, asked):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from benchmarks import published as papers
-from benchmarks.formats import WIDE, places, student
+from benchmarks.formats import WIDE, best, places, student
 from benchmarks.presets import PRESETS
 from benchmarks.tables import csv, frame, latex, main, markdown, rich_table
 from hierdiff.record import Record
@@ -354,6 +354,40 @@ def test_memory_that_ran_out_is_a_cell_and_its_reason_a_note():
     assert "- c at 64 px, sample: error: no luck" in text
     assert "OOM" in latex(table) and "64 px train img/s failure" in csv(table)
     assert math.isnan(table.loc["b", ("64 px", "train img/s ↑")])
+
+
+def timed(rate: float, iqr: float, **changed: Any) -> dict[str, Any]:
+    return cost(64, rate, 5.0, train_batch=32, train_iqr_s=iqr, repeats=5, **changed)
+
+
+def test_rates_whose_repeats_overlap_share_the_bold():
+    def bold(*rows: dict[str, Any]) -> list[bool]:
+        records = [record(name, cost=(row,)) for name, row in zip("ab", rows, strict=True)]
+        return best(frame(records, "cost"))["64 px", "train img/s ↑"].tolist()[:2]
+
+    assert bold(timed(40.0, 0.001), timed(38.0, 0.001)) == [True, False]
+    assert bold(timed(40.0, 0.1), timed(38.0, 0.1)) == [True, True]
+    # sd = iqr / 1.349 * rate^2 / batch; |gap| = 2 = t(0.975, 8) sqrt((sd1^2 + sd2^2) / 5) at 0.0388
+    assert bold(timed(40.0, 0.038), timed(38.0, 0.038)) == [True, False]
+    assert bold(timed(40.0, 0.040), timed(38.0, 0.040)) == [True, True]
+
+
+def test_interquartile_ranges_are_columns_of_the_costs():
+    table = frame([record("a", cost=(timed(40.0, 0.0125, latency_iqr_s=0.5),))], "cost")
+    assert table.loc["a", ("64 px", "train batch IQR ms")] == 12.5
+    assert table.loc["a", ("64 px", "latency IQR ms")] == 500
+
+
+def test_times_under_other_numbers_of_threads_share_no_column():
+    rows = [record(str(n), cost=(cost(64, 40.0, 5.0, threads=n),)) for n in (1, 2)]
+    with pytest.raises(ValueError, match="float32, 1 thread .* float32, 2 threads"):
+        frame(rows)
+
+
+def test_records_of_two_protocols_share_no_table():
+    rows = [record(str(n), provenance={"protocol": n}) for n in (2, 3)]
+    with pytest.raises(ValueError, match="protocols 2 and 3 cannot share a table"):
+        frame([*rows, record("before it was told")])
 
 
 def test_a_cost_that_nobody_could_measure_still_has_its_column():
