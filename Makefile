@@ -20,6 +20,7 @@ export GOMP_SPINCOUNT ?= 5000
 
 bin := .venv/bin
 installed := .venv/.installed
+compared := $(runs)/compare$(addprefix -,$(data))
 # options of benchmarks.run that are passed on when they are set
 given = $(foreach option,data budget,$(if $($(option)),$(option)=$($(option))))
 
@@ -40,10 +41,10 @@ bench: $(installed)
 # exit code 1 of a sweep: a method failed, which is a row; others, as of Ctrl-C, end it
 compare: $(installed)
 	$(bin)/python -m benchmarks.run -m budget=compare method=$(methods) $(if $(data),data=$(data)) \
-		hydra.sweep.dir=$(runs)/compare 'folder=$(runs)/compare/$${label}' $(args) || [ $$? -eq 1 ]
-	$(bin)/python -m benchmarks.cost $(runs)/compare
-	$(bin)/python -m benchmarks.tables $(runs)/compare --format $(format) $(if $(out),-o $(out))
-	$(bin)/python -m benchmarks.report $(runs)/compare -o report
+		hydra.sweep.dir=$(compared) 'folder=$(compared)/$${label}' $(args) || [ $$? -eq 1 ]
+	$(bin)/python -m benchmarks.cost $(compared)
+	$(bin)/python -m benchmarks.tables $(compared) --format $(format) $(if $(out),-o $(out))
+	$(bin)/python -m benchmarks.report $(compared) -o report
 
 table: $(installed)
 	$(bin)/python -m benchmarks.tables $(runs) --format $(format) $(if $(out),-o $(out)) $(args)
@@ -51,12 +52,16 @@ table: $(installed)
 report: $(installed)
 	$(bin)/python -m benchmarks.report $(runs) -o $(or $(out),report) $(args)
 
+# two processes of one thread each
+test test-slow: export OMP_NUM_THREADS ?= 1
+workers ?= 2
+
 test: $(installed)
-	$(bin)/python -m pytest $(args)
+	$(bin)/python -m pytest -n $(workers) --dist loadfile $(args)
 
 # torch.compile does not see through the shape checks of tests on every torch version
 test-slow: $(installed)
-	$(bin)/python -m pytest -m slow -k 'not compile' $(args)
+	$(bin)/python -m pytest -n $(workers) --dist loadscope -m slow -k 'not compile' $(args)
 	$(bin)/python -m pytest -m slow -k compile --jaxtyping-packages= $(args)
 
 speed: $(installed)

@@ -99,12 +99,7 @@ def real_references(
 ) -> dict[int, Reference]:
     """Of the training images, kept in `folder`; `given`: files of foreign moments by resolution."""
     train, given = data.part("train"), given or {}
-    unknown = sorted(set(given) - set(resolutions))
-    if unknown:
-        raise ValueError(
-            f"reference files for {unknown} px, where nothing is measured: give them for some of "
-            f"{list(resolutions)}"
-        )
+    check_sides(given, resolutions)
     foreigners = {side: foreign(path, extractor, side) for side, path in given.items()}
     own = references(
         batches(train),
@@ -115,6 +110,16 @@ def real_references(
         folder=folder,
     )
     return {side: (own | foreigners)[side] for side in resolutions}
+
+
+def check_sides(given: Iterable[int], resolutions: Sequence[int]) -> None:
+    """Refuses reference files for a resolution at which nothing is measured."""
+    unknown = sorted(set(given) - set(resolutions))
+    if unknown:
+        raise ValueError(
+            f"reference files for {unknown} px, where nothing is measured: give them for some of "
+            f"{list(resolutions)}"
+        )
 
 
 def batches(data: ImageData, size: int = BATCH) -> Iterator[UInt8[Tensor, "_b c h w"]]:
@@ -203,13 +208,20 @@ def reconstructions(
     extractor: Extractor,
     reference: Reference,
     perceptual: Perceptual | None = None,
+    *,
+    precision: str = "32-true",
 ) -> tuple[Rows, Tensor]:
-    """What a lossy codec makes of real images: its distance (the floor of what diffuses in it),
-    PSNR in dB, SSIM and the mean perceptual distance of pairs, and the images, uint8."""
+    """What a lossy codec makes of real images on the extractor's device, at the precision of the
+    samples: its distance (the floor of what diffuses in it), PSNR in dB, SSIM and the mean
+    perceptual distance of pairs, and the images, uint8 on the CPU."""
     side, real = reference.resolution, torch.from_numpy(images.copy())
-    made = torch.cat(
-        [to_uint8(codec.decode(codec.encode(to_float(chunk)))[side]) for chunk in real.split(BATCH)]
-    )
+    device = next(extractor.parameters()).device
+
+    def again(chunk: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return to_uint8(codec.decode(codec.encode(to_float(chunk.to(device))))[side]).cpu()
+
+    made = torch.cat([again(chunk) for chunk in real.split(BATCH)])
     distance, *_ = quality([[{side: made}]], extractor, {side: reference})
     n = f"uint8-round : N={len(real)} : ref={reference.hash}"
     pairs = [
@@ -217,7 +229,7 @@ def reconstructions(
         ("SSIM", ssim(made, real), f"torchmetrics : {n}", "high"),
     ]
     if perceptual is not None and perceptual.identity != "none":
-        value = _mean_distance(perceptual, made, real)
+        value = _mean_distance(perceptual, made, real, device)
         pairs.append(("perceptual", value, f"{perceptual.identity} : {n}", "low"))
     same = {**distance, "floor": None, "n_reference": len(real), "route": "pairs"}
     rows = [{**distance, "metric": f"r{distance['metric']}"}]
@@ -236,10 +248,13 @@ def reconstructions(
 
 
 def _mean_distance(
-    perceptual: Perceptual, made: UInt8[Tensor, "n c h w"], real: UInt8[Tensor, "n c h w"]
+    perceptual: Perceptual,
+    made: UInt8[Tensor, "n c h w"],
+    real: UInt8[Tensor, "n c h w"],
+    device: torch.device,
 ) -> float:
     found = [
-        perceptual(to_float(a), to_float(b)).double()
+        perceptual(to_float(a.to(device)), to_float(b.to(device))).double()
         for a, b in zip(made.split(BATCH), real.split(BATCH), strict=True)
     ]
     return float(torch.cat(found).mean())

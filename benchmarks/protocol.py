@@ -9,28 +9,32 @@ turns of an adversarial stage before and after its discriminator starts, the enc
 for a latent stage. A budget of sampling decides `sampler.steps`.
 
 Operations are counted on shapes alone (the meta device, nothing is computed), forward and backward,
-2 for a multiply-add. Seconds are those of a few steps on this machine. A stage whose weights come
-from another run is marked as pretrained and not counted.
+2 for a multiply-add; those of a network that cannot run there are unknown (None). Seconds are those
+of a few steps on this machine. A stage whose weights come from another run is marked as pretrained
+and not counted.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+import statistics
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 
-from benchmarks.work import META, Steps, flops_of_sample, noise_on
+from benchmarks.work import META, Case, Sampled, Steps, built, flops_of_sample, flops_of_text
 from hierdiff.files import write
 from hierdiff.method import Diffusion, Method, Stage, methods
-from hierdiff.metrics.cost import flops, seconds_of, time_call
+from hierdiff.metrics.cost import flops, time_call
 from hierdiff.record import content_hash, plain
 from hierdiff.train import Prepared
 from hierdiff.training import Summary
@@ -42,9 +46,11 @@ FILE = "plan.json"
 TRAINING = ("images", "flops", "seconds")  # of all stages together
 SAMPLING = ("flops_per_image", "latency")  # latency: seconds for one image alone
 BUDGETS = (*TRAINING, *SAMPLING)
+INSTEAD = {"flops": "images", "flops_per_image": "latency"}  # budgets that count no operations
 CLOSE = 0.02  # a plan that misses its budget by more is told
-TIMED = 4  # steps of which the median is taken
+TIMED = 4  # steps, or samples, of which the median is taken
 FEW, MORE = 2, 6  # sampler steps between which a latency is interpolated
+MOST = 10**6  # steps: a stage that has none of so many is refused
 
 
 @dataclass(frozen=True)
@@ -52,14 +58,15 @@ class StagePlan:
     """What one stage is given.
 
     batch: images of a step. start: operations before its first step (images are encoded once).
-    parts: pairs (steps, operations of one) one after another. seconds: expected, None where no step
-    was timed. pretrained: it stands on weights of another run, whose training nobody counts here.
+    parts: pairs (steps, operations of one) one after another, None for unknown operations. seconds:
+    expected, None where no step was timed. pretrained: it stands on weights of another run, whose
+    training nobody counts here.
     """
 
     name: str
     batch: int
     start: float
-    parts: Sequence[tuple[int, float]]
+    parts: Sequence[tuple[int, float | None]]
     seconds: float | None = None
     pretrained: bool = False
 
@@ -67,11 +74,13 @@ class StagePlan:
     def steps(self) -> int:
         return sum(steps for steps, _ in self.parts)
 
-    def flops(self, done: int | None = None) -> float:
-        """Operations of the first `done` steps, None for all."""
+    def flops(self, done: int | None = None) -> float | None:
+        """Operations of the first `done` steps, None for all; None where they are unknown."""
         left = self.steps if done is None else done
         total = self.start if left else 0.0
         for steps, each in self.parts:
+            if each is None:
+                return None
             total += min(steps, left) * each
             left = max(0, left - steps)
         return total
@@ -82,20 +91,21 @@ class Plan:
     """How a method spends its budget.
 
     match: the budgets asked for, by name. steps: `trainer.steps`; sampler_steps: `sampler.steps`.
-    flops_per_image: of sampling.
+    flops_per_image: of sampling, None where unknown.
     """
 
     match: Mapping[str, float]
     steps: int
     sampler_steps: int
     stages: Sequence[StagePlan]
-    flops_per_image: float
+    flops_per_image: float | None
 
-    def flops(self, stage: int | None = None, done: int | None = None) -> float:
-        """Operations of training, all of them, or up to step `done` of a stage."""
+    def flops(self, stage: int | None = None, done: int | None = None) -> float | None:
+        """Operations of training, all of them, or up to step `done` of a stage; None: unknown."""
         if stage is None:
-            return sum(part.flops() for part in self.stages)
-        return sum(part.flops() for part in self.stages[:stage]) + self.stages[stage].flops(done)
+            return in_all(part.flops() for part in self.stages)
+        before = [part.flops() for part in self.stages[:stage]]
+        return in_all([*before, self.stages[stage].flops(done)])
 
     def training(self, summary: Summary) -> dict[str, Any]:
         """What a record says of the training: planned and spent, in all and by stage."""
@@ -106,51 +116,79 @@ class Plan:
             spent = {"images": steps * part.batch, "flops": part.flops(steps), "seconds": seconds}
             about = {"name": part.name, "batch": part.batch, "pretrained": part.pretrained}
             stages.append({**about, "steps": steps, **spent})
-        timed = [part.seconds for part in self.stages]
         whole = self.flops()
         planned = {
             "images": sum(part.steps * part.batch for part in self.stages),
             "flops": whole,
-            "seconds": None if None in timed else sum(timed),  # type: ignore[arg-type]
+            "seconds": in_all(part.seconds for part in self.stages),
         }
         return {
             "steps": summary.steps,
             "images_per_s": summary.images_per_second,
             "plan": dict(self.match),
             "planned": planned,
-            "spent": {key: sum(stage[key] for stage in stages) for key in TRAINING},
+            "spent": {key: in_all(stage[key] for stage in stages) for key in TRAINING},
             "stages": [{**s, "share": s["flops"] / whole if whole else None} for s in stages],
         }
 
 
-def planned(run: Prepared, match: Mapping[str, float | None], folder: Path, *, timed: bool) -> Plan:
+def in_all(amounts: Iterable[float | None]) -> float | None:
+    """The sum; None where one is unknown."""
+    found = list(amounts)
+    return None if None in found else sum(found)  # type: ignore[arg-type]
+
+
+def planned(run: Prepared, match: Mapping[str, float | None], folder: Path, *, dry: bool) -> Plan:
     """The plan of a run under the budgets that are given (not None).
 
-    timed: also expect seconds. What was decided by a clock is kept in `folder`, so that a run that
-    goes on keeps its plan. Errors: ValueError for two budgets of one kind, one that pays for no
-    step, one that nothing depends on.
+    dry: also expect seconds, and leave nothing. Else what was decided is kept in `folder`, so that
+    a run that goes on keeps its plan. Errors: ValueError for two budgets of one kind, one that pays
+    for no step, one that nothing depends on, one of operations that cannot be counted.
     """
     asked = checked(match)
-    steps, sampler_steps = run.recipe.steps, run.config["method"]["sampling"]["steps"]
     kept = Decided(folder / FILE, run, asked)
-    flops = Prices(run, on_shapes)
-    clock = Prices(run, by_clock) if timed or "seconds" in asked else None
-    if kept.found is not None:
-        steps, sampler_steps = kept.found
-    else:
-        for name in (name for name in TRAINING if name in asked):
-            total = {"images": flops.images, "flops": flops.total, "seconds": clock and clock.total}
-            steps = solved(total[name], asked[name], f"match.{name}", run)  # type: ignore[arg-type]
-        for name in (name for name in SAMPLING if name in asked):
-            sampler_steps = sampled(run, name, asked[name])
-        if asked:
-            kept.keep(steps, sampler_steps)
-    parts = flops.plans(steps)
+    operations = Prices(run, on_shapes)
+    clock = Prices(run, by_clock) if dry or "seconds" in asked else None
+    work: Sequence[Work]
+    image: float | None
+    try:
+        steps, sampler_steps = kept.found or decided(run, asked, operations, clock)
+        work, image = operations.work(steps), _image_flops(run, sampler_steps)
+    except NotCounted as error:
+        needed = next((name for name in INSTEAD if name in asked), None)
+        if needed is not None:
+            raise ValueError(
+                f"match.{needed}={asked[needed]:g} needs operations, which cannot be counted: "
+                f"{error}: take match.{INSTEAD[needed]}"
+            ) from error
+        log.warning("operations are not counted: %s", error)
+        work = [(0.0, [(n, None)] if n else []) for n in operations.counts(steps)]
+        image = None
+    seconds = clock.by_stage(steps) if clock else [None] * len(work)
+    stages = [
+        StagePlan(stage.name, batch, start, parts, expected, pretrained=stage.weights is not None)
+        for stage, batch, (start, parts), expected in zip(
+            run.method.stages, operations.batches, work, seconds, strict=True
+        )
+    ]
+    if asked and not dry and not kept.found:
+        kept.keep(steps, sampler_steps)
+    return Plan(asked, steps, sampler_steps, stages, image)
+
+
+def decided(
+    run: Prepared, asked: Mapping[str, float], operations: Prices, clock: Prices | None
+) -> tuple[int, int]:
+    """`trainer.steps` and `sampler.steps`; what no budget decides is as the run has it."""
+    steps, sampler_steps = run.recipe.steps, run.config["method"]["sampling"]["steps"]
+    total = {"images": operations.images, "flops": operations.total}
     if clock is not None:
-        seconds = clock.by_stage(steps)
-        parts = [replace(part, seconds=s) for part, s in zip(parts, seconds, strict=True)]
-    image = flops_of_sample(shapes_alone(run, sampler_steps), run.data.text)
-    return Plan(asked, steps, sampler_steps, parts, image)
+        total["seconds"] = clock.total
+    for name in (name for name in TRAINING if name in asked):
+        steps = solved(total[name], asked[name], f"match.{name}", run)
+    for name in (name for name in SAMPLING if name in asked):
+        sampler_steps = sampled(run, name, asked[name])
+    return steps, sampler_steps
 
 
 def checked(match: Mapping[str, float | None]) -> dict[str, float]:
@@ -195,6 +233,24 @@ class Decided:
 
 
 Price = Callable[[Stage, Prepared, int], Callable[[int | None], float]]
+# before the first step of a stage; (steps, price of one) one after another
+Work = tuple[float, Sequence[tuple[int, float | None]]]
+
+
+class NotCounted(Exception):
+    """A network cannot run on shapes alone; the message says why."""
+
+
+@contextmanager
+def counted(run: Prepared) -> Iterator[None]:
+    """Around what runs on shapes alone. Error: NotCounted for whatever stops it."""
+    try:
+        yield
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": .")
+        raise NotCounted(
+            f"on shapes alone (the meta device) {run.config['method']['name']} stops with {why}"
+        ) from error
 
 
 def on_shapes(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
@@ -227,14 +283,18 @@ class Prices:
 
     def __init__(self, run: Prepared, price: Price):
         self.run, self.price = run, price
-        device = META if price is on_shapes else device_of(run)
-        self.method = untrained(run, device)
-        self.batches = [s.batch_size or run.recipe.batch_size for s in self.method.stages]
+        self.batches = [s.batch_size or run.recipe.batch_size for s in run.method.stages]
         self._of: dict[int, Callable[[int | None], float]] = {}
         self._known: dict[tuple[int, int], float] = {}
 
+    @cached_property
+    def method(self) -> Method:
+        if self.price is on_shapes:
+            return shapes_alone(self.run)
+        return untrained(self.run.config["method"], self.run).to(device_of(self.run))
+
     def counts(self, steps: int) -> list[int]:
-        return stage_steps(self.method, steps)
+        return stage_steps(self.run.method, steps)
 
     def images(self, steps: int) -> float:
         return sum(n * batch for n, batch in zip(self.counts(steps), self.batches, strict=True))
@@ -243,23 +303,16 @@ class Prices:
         return sum(self.by_stage(steps))
 
     def by_stage(self, steps: int) -> list[float]:
-        return [plan.flops() for plan in self.plans(steps)]
+        return [start + sum(n * each for n, each in parts) for start, parts in self.work(steps)]
 
-    def plans(self, steps: int) -> list[StagePlan]:
-        """Of each stage, with this price in the place of operations."""
-        found = []
-        for index, (n, batch) in enumerate(zip(self.counts(steps), self.batches, strict=True)):
-            stage = self.method.stages[index]
-            found.append(
-                StagePlan(
-                    name=stage.name,
-                    batch=batch,
-                    start=self._start(index) if n else 0.0,
-                    parts=self._parts(index, n),
-                    pretrained=stage.weights is not None,
-                )
-            )
-        return found
+    def work(self, steps: int) -> list[tuple[float, list[tuple[int, float]]]]:
+        """Of each stage what it costs before its first step, and pairs (steps, price of one)."""
+        counts = self.counts(steps)
+        with counted(self.run) if self.price is on_shapes else nullcontext():
+            return [
+                (self._start(index) if n else 0.0, self._parts(index, n))
+                for index, n in enumerate(counts)
+            ]
 
     def _parts(self, index: int, steps: int) -> list[tuple[int, float]]:
         stage = self.method.stages[index]
@@ -292,18 +345,25 @@ class Prices:
         return self._of[index]
 
 
-def untrained(run: Prepared, device: torch.device, sampler_steps: int | None = None) -> Method:
-    """The method of a run with other weights, and with other steps of its sampler."""
-    node = run.config["method"]
-    if sampler_steps is not None:
-        node = {**node, "sampling": {**node["sampling"], "steps": sampler_steps}}
-    with torch.device(device):
-        method = methods.build(node, offered=run.data.facts)
-    if device != META:
-        method = method.to(device)
+def untrained(node: Mapping[str, Any], run: Prepared) -> Method:
+    """The method of a node with other weights than those of the run."""
+    method = methods.build(node, offered=run.data.facts)
     for stage in method.stages:
         stage.untrained()
     return method
+
+
+def shapes_alone(run: Prepared, sampler_steps: int | None = None) -> Method:
+    """The method of a run on the meta device, and with other steps of its sampler."""
+    node = run.config["method"] if sampler_steps is None else with_steps(run, sampler_steps)
+    with torch.device(META):
+        return untrained(node, run)
+
+
+def with_steps(run: Prepared, sampler_steps: int) -> dict[str, Any]:
+    """The node of the method with other steps of its sampler."""
+    node = run.config["method"]
+    return {**node, "sampling": {**node["sampling"], "steps": sampler_steps}}
 
 
 def device_of(run: Prepared) -> torch.device:
@@ -316,7 +376,7 @@ def device_of(run: Prepared) -> torch.device:
 
 def solved(total: Callable[[int], float], amount: float, what: str, run: Prepared) -> int:
     """The steps whose total is nearest to the amount."""
-    least = next(n for n in count(1) if _possible(total, n))
+    least = fewest(run.method)
     if total(least) > (1 + CLOSE) * amount:
         raise ValueError(
             f"{what}={amount:g} does not pay for {run.config['method']['name']}, whose stages need "
@@ -337,23 +397,20 @@ def solved(total: Callable[[int], float], amount: float, what: str, run: Prepare
     return steps
 
 
-def _possible(total: Callable[[int], float], steps: int) -> bool:
+def fewest(method: Method) -> int:
+    """The steps from which on every stage has some. Error: ValueError where there are none."""
+    stage_steps(method, MOST)
+    # rounding takes less than one step of a stage
+    enough = math.ceil(2 / min(stage.share for stage in method.stages if stage.share > 0))
+    return 1 + max((n for n in range(1, enough) if not _possible(method, n)), default=0)
+
+
+def _possible(method: Method, steps: int) -> bool:
     try:
-        total(steps)
+        stage_steps(method, steps)
     except ValueError:  # a stage would have none
         return False
     return True
-
-
-def shapes_alone(run: Prepared, sampler_steps: int) -> Diffusion:
-    """What makes the images of a run, on the meta device."""
-    return _sampled_stage(untrained(run, META, sampler_steps))
-
-
-def _sampled_stage(method: Method) -> Diffusion:
-    stage = method.at(method.resolutions[0])
-    assert isinstance(stage, Diffusion)
-    return stage
 
 
 def sampled(run: Prepared, what: str, amount: float) -> int:
@@ -377,14 +434,32 @@ def sampled(run: Prepared, what: str, amount: float) -> int:
 
 
 def _image_flops(run: Prepared, steps: int) -> float:
-    return flops_of_sample(shapes_alone(run, steps), run.data.text)
+    caption = flops_of_text(run.data.text)
+    with counted(run):
+        method = shapes_alone(run, steps)
+        stage = method.at(method.resolutions[0])
+        assert isinstance(stage, Diffusion)
+        return caption + flops_of_sample(stage)
 
 
 def _latency(run: Prepared, steps: int) -> float:
-    stage = _sampled_stage(untrained(run, device_of(run), steps))
-    noise = noise_on(stage.device)
-    stage.sample(1, noise=noise, steps=1)
-    return min(seconds_of(lambda: stage.sample(1, noise=noise), stage.device) for _ in range(3))
+    """Seconds for one image alone, as a cost row has them."""
+    captions = run.data.part("test").captions
+    case = Case(
+        method=with_steps(run, steps),
+        facts=run.data.facts,
+        resolution=run.method.resolutions[0],
+        what="sample",
+        batches=[1],
+        precision=run.recipe.precision,
+        device=device_of(run).type,
+        channels_last=run.recipe.channels_last,
+        text=run.config["text"],
+        caption="" if captions is None else captions[0],
+    )
+    alone = Sampled(case, built(case), batch=1)
+    alone.warm()
+    return statistics.median(alone.repeat()["latency"] for _ in range(TIMED))
 
 
 # ---------------------------------------------------------------- shown
@@ -402,7 +477,7 @@ def table(plans: Mapping[str, Plan]) -> Table:
             mark = " (pretrained)" if part.pretrained else ""
             out.add_row(name, part.name + mark, *_numbers([part]), "", "")
         whole = _numbers(plan.stages)
-        image = f"{plan.flops_per_image / 1e9:.3g}"
+        image = _told(plan.flops_per_image, 1e9, ".3g")
         out.add_row(
             name, "all", *whole, str(plan.sampler_steps), image, style="bold", end_section=True
         )
@@ -413,6 +488,9 @@ def _numbers(parts: Sequence[StagePlan]) -> Iterable[str]:
     yield f"{sum(part.steps for part in parts):,}"
     yield ", ".join(dict.fromkeys(str(part.batch) for part in parts))
     yield f"{sum(part.steps * part.batch for part in parts):,}"
-    yield f"{sum(part.flops() for part in parts) / 1e12:,.4g}"
-    timed = [part.seconds for part in parts]
-    yield "–" if None in timed else f"{sum(timed):,.0f}"  # type: ignore[arg-type]
+    yield _told(in_all(part.flops() for part in parts), 1e12, ",.4g")
+    yield _told(in_all(part.seconds for part in parts), 1, ",.0f")
+
+
+def _told(amount: float | None, unit: float, form: str) -> str:
+    return "–" if amount is None else f"{amount / unit:{form}}"

@@ -23,6 +23,7 @@ from benchmarks import exposure, protocol, sweep
 from benchmarks.cost import by_resolution, cases_of, costs, track
 from benchmarks.curves import learning_curves
 from benchmarks.measure import (
+    check_sides,
     quality,
     real_references,
     reconstructions,
@@ -41,7 +42,13 @@ from hierdiff.levels import check_resolutions
 from hierdiff.method import Diffusion, Method, methods
 from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
 from hierdiff.metrics.features import Extractor, extractors
-from hierdiff.metrics.fidelity import check_metrics, neighbours
+from hierdiff.metrics.fidelity import (
+    CAPTIONED,
+    PROTOCOL,
+    check_metrics,
+    check_reference,
+    neighbours,
+)
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.reference import foreign
 from hierdiff.record import FILE, Record, now, provenance
@@ -126,6 +133,7 @@ def measured(
             extractor,
             references[sides[0]],
             perceptuals.build(wanted["perceptual"]).to(device),
+            precision=precision,
         )
         rows += kept
         write_png(folder / "reconstructions.png", sheet([real, made[:SHOWN]]))
@@ -162,11 +170,14 @@ def measured(
             "notes": [note for stage in method.stages for note in stage.notes],
         },
         config=options,
-        provenance=provenance(
-            started=started,
-            seeds={"training": run.seed, "samples": wanted["seeds"]},
-            config=options,
-        ),
+        provenance={
+            "protocol": PROTOCOL,
+            **provenance(
+                started=started,
+                seeds={"training": run.seed, "samples": wanted["seeds"]},
+                config=options,
+            ),
+        },
     )
     record.write(folder)
     return record
@@ -211,10 +222,19 @@ def checked_extractor(wanted: Mapping[str, Any], run: Prepared) -> Extractor:
     check_metrics(wanted["metrics"], extractor, n=n, others=[ATTRIBUTES])
     curve = wanted["curve"] if wanted["curve"]["samples"] else {"metrics": [], "samples": n}
     check_metrics(curve["metrics"], extractor, n=min(n, curve["samples"]), others=[ATTRIBUTES])
-    if ATTRIBUTES in (*wanted["metrics"], *curve["metrics"]):
-        check_attributes(run.data.law, sides_of(wanted, run))
+    metrics, sides = {*wanted["metrics"], *curve["metrics"]}, sides_of(wanted, run)
+    if ATTRIBUTES in metrics:
+        check_attributes(run.data.law, sides)
+    if CAPTIONED in metrics and test.captions is None:
+        raise ValueError(
+            f"metric {CAPTIONED!r} needs captions, which {run.data.name} has none of: take data "
+            f"with captions, or leave the metric out"
+        )
+    check_sides(wanted["references"], sides)
     for side, path in wanted["references"].items():
-        foreign(path, extractor, side)
+        reference = foreign(path, extractor, side)
+        for name in metrics - {ATTRIBUTES}:
+            check_reference(name, reference)
     if any(isinstance(stage, Diffusion) and stage.codec.lossy for stage in run.method.stages):
         perceptuals.build(wanted["perceptual"])
     return extractor
@@ -238,8 +258,10 @@ def main(cfg: Any) -> None:
     options = plain(cfg)
     folder = Path(options["folder"])
     if options["dry_run"]:
-        _, plan = settled(options, folder, timed=True)
+        _, plan = settled(options, folder, dry=True)
         console().print(protocol.table({options["label"]: plan}))
+        if sweep.in_sweep():
+            sweep.passed(options["label"])
         return
     if sweep.in_sweep():
         record = sweep.job(options, folder)
@@ -264,8 +286,15 @@ def one(options: dict[str, Any], folder: Path) -> Record:
         log.info("tried again, it had failed: %s", record.failure)
         (folder / FILE).unlink()
         record = None
-    run, plan = settled(options, folder)  # what can be wrong is found before compute is spent
     analysis = options.get("analysis")
+    if record is not None:
+        sweep.check_same(record, options, folder)
+        if record.edited and analysis is not None:
+            raise ValueError(
+                f"{folder / FILE} was changed by hand, and an analysis would make it look whole: "
+                f"remove it and run again"
+            )
+    run, plan = settled(options, folder)  # what can be wrong is found before compute is spent
     check(run.method, analysis)
     measure = options["measure"]
     sides = sides_of(measure, run)
@@ -288,10 +317,10 @@ def one(options: dict[str, Any], folder: Path) -> Record:
     return record
 
 
-def settled(options: dict[str, Any], folder: Path, *, timed: bool = False) -> tuple[Prepared, Plan]:
+def settled(options: dict[str, Any], folder: Path, *, dry: bool = False) -> tuple[Prepared, Plan]:
     """The run as its budgets want it; `options` then say what was settled."""
     run = prepare(options)
-    plan = protocol.planned(run, options["match"], folder, timed=timed)
+    plan = protocol.planned(run, options["match"], folder, dry=dry)
     if plan.match:
         options["trainer"]["steps"], options["sampler"]["steps"] = plan.steps, plan.sampler_steps
         run = prepare(options)

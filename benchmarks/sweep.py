@@ -32,11 +32,25 @@ from omegaconf import OmegaConf, open_dict
 
 from benchmarks import ledger as states
 from benchmarks.ledger import Job, Ledger, opened
+from benchmarks.measure import AUTO
+from benchmarks.protocol import SAMPLING, TRAINING
+from hierdiff.metrics.attributes import ATTRIBUTES
 from hierdiff.record import FILE, Record
+from hierdiff.record import plain as record_plain
+from hierdiff.results import flat
 from hierdiff.train import plain
 
 INTERRUPTED = 130  # exit code of a run that was asked to stop
+REFUSED = 2
 BUSY = 75  # exit code of a run whose folder another process works on (EX_TEMPFAIL)
+
+
+# options that name or show a run
+NAMES = ("folder", "name", "label", "analysis", "dry_run")
+APPEARANCE = (
+    *("cache", "progress", "tensorboard", "keep", "checkpoint_every"),
+    *("sheet_every", "sheet_images", "log_every"),
+)
 
 
 def in_sweep() -> bool:
@@ -77,7 +91,8 @@ def _installed(module: str) -> bool:
 class Progress(Callback):
     """Opens the ledger before the first job; tells at the end what the jobs left in it.
 
-    Exit code of the sweep: 130 where it was interrupted, 1 where a job ended without its numbers.
+    Exit code of the sweep: 130 where it was interrupted, 1 where a job ended without its numbers, 2
+    where a record is there that was made otherwise.
     """
 
     def __init__(self) -> None:
@@ -93,7 +108,11 @@ class Progress(Callback):
         self._ledger = self._open.enter_context(opened(Path(config.hydra.sweep.dir), len(swept)))
         atexit.register(self._open.close)  # also where the sweep is interrupted
         for number, overrides in enumerate(swept):
-            label = there(config, overrides)
+            try:
+                label = there(config, overrides)
+            except Unlike as error:  # before anything is spent
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(REFUSED)
             if label is not None:
                 now = time.time()
                 self._ledger.put(number, Job(label, states.PASSED, now, now))
@@ -143,7 +162,8 @@ def jobs(overrides: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def there(config: Any, overrides: Sequence[str]) -> str | None:
-    """The label of a job of which nothing is missing; None for another, or one that is no good."""
+    """The label of a job of which nothing is missing; None for another, or one that is no good.
+    Raises `Unlike`."""
     before = HydraConfig.instance().cfg
     try:
         cfg = GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
@@ -151,7 +171,11 @@ def there(config: Any, overrides: Sequence[str]) -> str | None:
         with open_dict(cfg):
             del cfg["hydra"]
         options = plain(cfg)
+        if options["dry_run"]:
+            return None
         return options["label"] if finished(options, Path(options["folder"])) else None
+    except Unlike:
+        raise
     except Exception:  # the job itself says what is wrong
         return None
     finally:
@@ -161,13 +185,48 @@ def there(config: Any, overrides: Sequence[str]) -> str | None:
 # -- a job -----------------------------------------------------------------------------------------
 
 
+class Unlike(ValueError):
+    """A finished run was made with other options than are asked for."""
+
+
 def finished(options: dict[str, Any], folder: Path) -> Record | None:
-    """The record of a run of which nothing is missing."""
+    """The record of a run of which nothing is missing. Raises `Unlike`."""
     record = Record.read(folder) if (folder / FILE).exists() else None
     if record is None or record.failure is not None:
         return None
+    check_same(record, options, folder)
     analysis = options.get("analysis")
     return record if analysis is None or analysis["name"] in record.analysis else None
+
+
+def check_same(record: Record, options: dict[str, Any], folder: Path) -> None:
+    """Refuses a finished run as the answer to other options than it was made with. What was open
+    then (`auto`, steps that a budget decides) is no difference."""
+    was, now = (flat(record_plain(node, "config", free=True)) for node in (record.config, options))
+    budgets = {name for name, amount in options["match"].items() if amount is not None}
+    decided = {"trainer.steps": TRAINING, "sampler.steps": SAMPLING}
+    undecisive = {key for key, kind in decided.items() if budgets & set(kind)}
+    for key in sorted({*was, *now} - undecisive):
+        path, kept, asked = key.split("."), was.get(key), now.get(key)
+        open_then = asked == AUTO or (isinstance(asked, list) and kept in _closed(asked))
+        if path[0] not in NAMES and path[-1] not in APPEARANCE and kept != asked and not open_then:
+            raise Unlike(
+                f"{folder / FILE} was made with {key}={kept!r}, now it is {asked!r}: "
+                f"remove it, or give another folder=..."
+            )
+
+
+def _closed(metrics: list[Any]) -> list[list[Any]]:
+    """What `auto` in a list may have become."""
+    return [[m for name in metrics for m in (able if name == AUTO else [name])]
+            for able in ([], [ATTRIBUTES])]  # fmt: skip
+
+
+def passed(label: str) -> None:
+    """Says of a job of this sweep that there was nothing to make."""
+    ledger, now = Ledger.here(), time.time()
+    if ledger is not None:
+        ledger.put(int(HydraConfig.get().job.num), Job(label, states.PASSED, now, now))
 
 
 def job(options: dict[str, Any], folder: Path) -> Record | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -46,6 +47,7 @@ def render(shown: Page) -> bytes:
     )
     environment.globals["swatch"] = lambda look: Markup(swatch(look))
     environment.filters["drawn"] = Markup  # SVG of our own, escaped where it was made
+    environment.filters["breakable"] = _breakable
     html = environment.from_string(source["html"]).render(
         page=shown,
         css=Markup(source["css"]),
@@ -53,6 +55,11 @@ def render(shown: Page) -> bytes:
         policy=_policy(source["css"], source["js"]),
     )
     return html.encode("utf-8", "replace")
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in the next line after the dots of an option in it."""
+    return Markup("<wbr>").join(re.split(r"(?<=\w\.)(?=[a-z])", name))
 
 
 def _source(name: str) -> str:

@@ -2,7 +2,8 @@
 
 A chart is 400 units wide and fills its place on the page. Each row of a table has
 a look (a number): it stands for a colour of the style sheet (class c0 ... c7) and for a shape, so
-that a chart reads without colour. Names stand beside what they name; there is no legend.
+that a chart reads without colour. Names stand beside what they name, those of lines with their
+mark; there is no legend.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
-WIDTH, HEIGHT = 400, 270
+WIDTH, HEIGHT = 400, 280
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 36, 48  # margins around the plot
-LETTER, LINE = 6.8, 14  # width and height of a letter of the labels
+LINE = 14  # height of a label
+LETTER, WIDE, NARROW = 7.2, 11.5, 4.5  # widths of letters, about
 COLOURS = 8
 DASHES = (("solid", ""), ("dashed", "6 3"), ("dotted", "2 3"), ("dash-dotted", "9 3 2 3"))
 BETTER = {"low": "lower is better", "high": "higher is better", None: ""}
@@ -76,10 +79,19 @@ class Scale:
     log: bool
 
     @classmethod
-    def over(cls, values: Sequence[float], start: float, end: float, pad: float = 0.08) -> Scale:
-        """Around the values; logarithmic where they are positive and span a factor of four."""
+    def over(
+        cls,
+        values: Sequence[float],
+        start: float,
+        end: float,
+        pad: float = 0.08,
+        *,
+        linear: bool = False,
+    ) -> Scale:
+        """Around the values; logarithmic where they are positive and span a factor of four, unless
+        `linear`."""
         low, high = min(values), max(values)
-        log = low > 0 and high / low >= 4
+        log = not linear and low > 1e-100 and high / low >= 4  # a quotient that is finite
         if log:
             room = pad * math.log(high / low)
             return cls(low * math.exp(-room), high * math.exp(room), start, end, log)
@@ -120,6 +132,12 @@ def compact(value: float) -> str:
     return f"{value + 0:.4g}"
 
 
+def width(words: str) -> float:
+    """What words take of a chart, about: the font is the reader's."""
+    sizes = dict.fromkeys("mwMW%@", WIDE) | dict.fromkeys("fijlrtI.,:;'|()[]- ", NARROW)
+    return sum(sizes.get(letter, LETTER) for letter in words)
+
+
 # ---------------------------------------------------------------- charts
 
 
@@ -132,41 +150,47 @@ def scatter(
     """
     ends = [p.y + side * (p.spread or 0) for p in points for side in (-1, 1)]
     across = Scale.over([p.x for p in points], LEFT + 8, WIDTH - RIGHT - 8)
-    up = Scale.over(ends, HEIGHT - BOTTOM - 8, TOP + 8)
+    up = Scale.over(ends, HEIGHT - BOTTOM - 14, TOP + 8, linear=_bounded(y))
     best = front(points, x, y)
     body = [*_frame(across, up, x, y), *_level(real, up)]
+    edge = _edge(best, across, up, x)
     if len(best) > 1:
-        body.append(f'<path class="front" d="{_steps(best, across, up, x)}"/>')
+        body.append(f'<path class="front" d="{_steps(edge)}"/>')
     taken = [(across(p.x) - 6, up(p.y) - 6, across(p.x) + 6, up(p.y) + 6) for p in points]
+    taken += [_around(a, b) for a, b in pairwise(edge)]
+    if real is not None and _within(real, up):
+        taken.append((LEFT, up(real[1]) - LINE, LEFT + 4 + width(real[0]), up(real[1])))
     for p in points:
         px, py = across(p.x), up(p.y)
         if p.spread:
             top, foot = up(p.y + p.spread), up(p.y - p.spread)
+            taken.append(_around((px, top), (px, foot)))
             body.append(
                 f'<path class="line c{p.look % COLOURS}" d="M{px:.1f} {top:.1f}V{foot:.1f}"/>'
             )
         told = f"{p.label}: {compact(p.y)}" + (f" ± {compact(p.spread)}" if p.spread else "")
         inside = f"<title>{escape(told)} at {escape(compact(p.x))}</title>"
         body.append(mark(p.look, px, py, hollow=p not in best, inside=inside))
-    for p in sorted(points, key=lambda p: (p not in best, p.x, p.label)):
-        name = _short(p.label, 24)
-        box, side = _place(name, across(p.x), up(p.y), taken)
-        taken.append(box)
+    ordered = sorted(points, key=lambda p: (p not in best, p.x, p.label))
+    names = [(_short(p.label, 24), across(p.x), up(p.y)) for p in ordered]
+    for (name, _, _), (box, side) in zip(names, _placed(names, taken), strict=True):
         at = {"start": box[0], "end": box[2], "middle": (box[0] + box[2]) / 2}[side]
         body.append(_text(at, box[3] - 3, name, "name", side))
     values = "; ".join(f"{p.label} {compact(p.y)} at {compact(p.x)}" for p in points)
-    names = ", ".join(p.label for p in best)
-    return _svg(f"{_said(y)} against {_said(x)}. {values}. On the Pareto front: {names}.", body)
+    winners = ", ".join(p.label for p in best)
+    return _svg(f"{_said(y)} against {_said(x)}. {values}. On the Pareto front: {winners}.", body)
 
 
 def lines(drawn: Sequence[Line], x: Axis, y: Axis, real: tuple[str, float] | None = None) -> str:
-    """Each line; each label once, beside the ends of its lines."""
-    labels = list(dict.fromkeys(line.label for line in drawn))
+    """Each line; each label once, with its mark, at the height where its lines end."""
+    looks = {line.label: line.look for line in drawn}
+    labels = list(looks)
     names = [_short(label, 17) for label in labels]
-    right = WIDTH - RIGHT - LETTER * max(map(len, names))
+    right = WIDTH - RIGHT - 10 - max(map(width, names))
     height = max(HEIGHT + 30, TOP + BOTTOM + LINE * len(labels))
     across = Scale.over([px for line in drawn for px, _ in line.points], LEFT, right - 12, 0.02)
-    up = Scale.over([py for line in drawn for _, py in line.points], height - BOTTOM, TOP)
+    heights = [py for line in drawn for _, py in line.points]
+    up = Scale.over(heights, height - BOTTOM, TOP, linear=_bounded(y))
     body = [*_frame(across, up, x, y, right - 8), *_level(real, up, right - 8)]
     ends: dict[str, list[float]] = {label: [] for label in labels}
     for line in drawn:
@@ -178,8 +202,9 @@ def lines(drawn: Sequence[Line], x: Axis, y: Axis, real: tuple[str, float] | Non
         body.append(mark(line.look, *placed[-1], size=4))
         ends[line.label].append(placed[-1][1])
     wanted = [sum(ends[label]) / len(ends[label]) for label in labels]
-    for name, at in zip(names, spaced(wanted, TOP, height - BOTTOM), strict=True):
-        body.append(_text(right, at + 4, name, "name"))
+    places = spaced(wanted, TOP, height - BOTTOM)
+    for name, at, look in zip(names, places, looks.values(), strict=True):
+        body += [mark(look, right + 2, at, size=4), _text(right + 10, at + 4, name, "name")]
     values = "; ".join(
         f"{' '.join(filter(None, (line.label, line.told)))} from "
         f"{compact(min(line.points)[1])} to {compact(max(line.points)[1])}"
@@ -258,9 +283,9 @@ def _frame(
     for value in across.ticks():
         at, name = across(value), compact(value)
         yield f'<path class="axis" d="M{at:.1f} {floor}v4"/>'
-        if at - LETTER * len(name) / 2 > last + 6:  # else its number would touch the one before
+        if at - width(name) / 2 > last + 6:  # else its number would touch the one before
             yield _text(at, floor + 18, name, "tick", "middle")
-            last = at + LETTER * len(name) / 2
+            last = at + width(name) / 2
     yield _text(
         4, 14, y.label + {"low": " ↓ better", "high": " ↑ better"}.get(y.better or "", ""), "title"
     )
@@ -272,40 +297,88 @@ def _frame(
 def _level(
     real: tuple[str, float] | None, up: Scale, right: float = WIDTH - RIGHT
 ) -> Iterator[str]:
-    if real is not None and up.low <= real[1] <= up.high:
+    if real is not None and _within(real, up):
         at = up(real[1])
         yield f'<path class="level" d="M{LEFT} {at:.1f}H{right:.1f}"/>'
         yield _text(LEFT + 4, at - 4, real[0], "tick")
 
 
-def _steps(best: Sequence[Point], across: Scale, up: Scale, x: Axis) -> str:
-    """The edge of what is reached: no row is beyond it."""
-    path = f"M{across(best[0].x):.1f} {up(best[0].y):.1f}"
-    for p in best[1:]:
-        sideways, upright = f"H{across(p.x):.1f}", f"V{up(p.y):.1f}"
-        path += upright + sideways if x.better == "high" else sideways + upright
-    return path
+def _within(real: tuple[str, float], up: Scale) -> bool:
+    return up.low <= real[1] <= up.high
 
 
+def _bounded(y: Axis) -> bool:
+    """Whether more is better: most such measures end at one, where a logarithm would mislead."""
+    return y.better == "high"
+
+
+Place = tuple[float, float]
 Box = tuple[float, float, float, float]
 
 
-def _place(name: str, x: float, y: float, taken: Sequence[Box]) -> tuple[Box, str]:
+def _edge(best: Sequence[Point], across: Scale, up: Scale, x: Axis) -> list[Place]:
+    """Corners of the edge of what is reached: no row is beyond it."""
+    places = [(across(p.x), up(p.y)) for p in best]
+    found = places[:1]
+    for (ax, ay), (bx, by) in pairwise(places):
+        found += [(ax, by) if x.better == "high" else (bx, ay), (bx, by)]
+    return found
+
+
+def _steps(edge: Sequence[Place]) -> str:
+    turns = (f"V{b[1]:.1f}" if a[0] == b[0] else f"H{b[0]:.1f}" for a, b in pairwise(edge))
+    return f"M{edge[0][0]:.1f} {edge[0][1]:.1f}{''.join(turns)}"
+
+
+def _around(a: Place, b: Place) -> Box:
+    """What an upright or level line takes."""
+    (left, right), (top, foot) = sorted((a[0], b[0])), sorted((a[1], b[1]))
+    return left - 1, top - 1, right + 1, foot + 1
+
+
+def _placed(
+    names: Sequence[tuple[str, float, float]], taken: Sequence[Box]
+) -> list[tuple[Box, str]]:
+    """Where each name of a point (x, y) stands, chosen anew once the others are known."""
+    found: dict[int, tuple[Box, str]] = {}
+    for _ in range(3):
+        for i, (name, x, y) in enumerate(names):
+            rest = [box for j, (box, _) in found.items() if j != i]
+            marks = [(a, b) for _, a, b in names if (a, b) != (x, y)]
+            found[i] = _place(name, x, y, [*taken, *rest], marks)
+    return list(found.values())
+
+
+def _place(
+    name: str, x: float, y: float, taken: Sequence[Box], marks: Sequence[Place]
+) -> tuple[Box, str]:
     """Where a name fits beside its point, and which end of it is held there: the place that
-    touches least of what is there."""
-    w, far = LETTER * len(name), 9
+    touches least of what is there and is not nearer to the marks of other points."""
+    w, far = width(name), 9
     left = {"start": 0.0, "end": -w, "middle": -w / 2}
     places = [
         *((far, -LINE / 2, "start"), (-far, -LINE / 2, "end")),
         *((0, -far - LINE, "middle"), (0, far, "middle")),
         *((5, -far - LINE, "start"), (-5, -far - LINE, "end"), (5, far, "start"), (-5, far, "end")),
     ]
-    places += [(a, b + n * LINE, side) for n in (-1, 1, -2, 2) for a, b, side in places[:2]]
+    places += [
+        (a, b + n * LINE, side) for n in (-0.5, 0.5, -1, 1, -2, 2) for a, b, side in places[:2]
+    ]
     boxes = [
         ((x + a + left[side], y + b, x + a + left[side] + w, y + b + LINE), side)
         for a, b, side in places
     ]
-    return min(boxes, key=lambda one: sum(_shared(one[0], t) for t in taken) + _outside(one[0]))
+
+    def cost(place: tuple[Box, str]) -> float:
+        box, own = place[0], _away(place[0], x, y)
+        nearer = sum(_away(box, *mark) < own for mark in marks)
+        return sum(_shared(box, t) for t in taken) + _outside(box) + own + 100 * nearer
+
+    return min(boxes, key=cost)
+
+
+def _away(box: Box, x: float, y: float) -> float:
+    return math.hypot(max(box[0] - x, 0, x - box[2]), max(box[1] - y, 0, y - box[3]))
 
 
 def _shared(a: Box, b: Box) -> float:

@@ -29,6 +29,7 @@ class Section:
     galleries: Sequence[Gallery]
     budgets: Grid | None
     differences: Grid | None
+    alone: Sequence[Grid]
     shared: Grid | None
     metrics: Grid | None
     origins: Grid
@@ -120,7 +121,7 @@ def section(
     groups: Sequence[Group],
     kept: Kept,
 ) -> Section:
-    differences, shared = facts.options(entries)
+    differences, alone, shared = facts.options(entries)
     return Section(
         slug=slug,
         data=data,
@@ -130,6 +131,7 @@ def section(
         galleries=list(galleries(data, entries, kept)),
         budgets=facts.budgets(entries),
         differences=differences,
+        alone=alone,
         shared=shared,
         metrics=facts.metrics(entries),
         origins=facts.origins(entries),

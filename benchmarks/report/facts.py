@@ -11,9 +11,9 @@ from benchmarks.formats import MISSING
 from benchmarks.report.charts import compact
 from benchmarks.report.parts import Cell, Entry, Grid, TableRow, mapping, number
 from hierdiff.record import better
-from hierdiff.results import machine
+from hierdiff.results import hardware, machine
 
-OWN = ("folder", "label")  # options that only say where a run is kept
+OWN = ("folder", "label", "name")  # options that only say what a run is called
 SPENT = ("steps", "batch", "images", "flops", "seconds", "share", "pretrained")
 
 
@@ -43,21 +43,36 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def options(entries: Sequence[Entry]) -> tuple[Grid | None, Grid | None]:
-    """The options that differ between rows, and those that all rows share."""
+def options(entries: Sequence[Entry]) -> tuple[Grid | None, list[Grid], Grid | None]:
+    """The options that differ between rows, those that one of several alone has, for each row, and
+    those that all rows share."""
     entries = [entry for entry in entries if entry.record.config]
     found = [flat(entry.record.config) for entry in entries]
     names = [name for name in dict.fromkeys(n for f in found for n in f) if name not in OWN]
     values = {name: [told(f[name]) if name in f else MISSING for f in found] for name in names}
+    alone = {name for name in names if sum(name in f for f in found) == 1 < len(found)}
     differ = [
         TableRow(name, [Cell(value) for value in values[name]])
         for name in names
-        if len(set(values[name])) > 1
+        if len(set(values[name])) > 1 and name not in alone
+    ]
+    own = [
+        Grid(
+            f"Options of {entry.label} alone",
+            ("option", "value"),
+            [
+                TableRow(name, [Cell(told(f[name]))])
+                for name in names
+                if name in alone and name in f
+            ],
+        )
+        for entry, f in zip(entries, found, strict=True)
     ]
     same = [TableRow(n, [Cell(values[n][0])]) for n in names if len(set(values[n])) == 1]
     head = ("option", *(entry.label for entry in entries))
     return (
         Grid("Options that differ", head, differ) if differ else None,
+        [grid for grid in own if grid.rows],
         Grid("Options that all rows share", ("option", "value"), same) if same else None,
     )
 
@@ -100,7 +115,9 @@ def budgets(entries: Sequence[Entry]) -> Grid | None:
     for entry in entries:
         training = entry.record.training
         if training.get("plan"):
-            plan = (f"{key} {told(value)}" for key, value in flat(training["plan"]).items())
+            plan = (
+                f"{key} {spent(key, value).text}" for key, value in flat(training["plan"]).items()
+            )
             body.append(TableRow(entry.label, look=entry.look, reason=f"plan: {', '.join(plan)}"))
         stages = [
             (f"stage {part.get('name', i + 1)}", part)
@@ -132,42 +149,62 @@ def spent(key: str, value: Any) -> Cell:
 
 
 def duration(seconds: float) -> str:
-    """`12.5 s`, `3 min`, `1 h 05 min`."""
+    """`12.5 s`, `3 min 05 s`, `35 min`, `1 h 05 min`."""
     if seconds < 60:
         return f"{seconds:.3g} s"
+    if round(seconds) < 600:
+        return f"{round(seconds) // 60} min {round(seconds) % 60:02} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def origins(entries: Sequence[Entry]) -> Grid:
-    """Where each row is from, in short."""
+    """Where each row is from, in short. Costs may be timed again on another machine."""
     body = []
     for entry in entries:
         record, p = entry.record, entry.record.provenance
-        git, devices = mapping(p.get("git")), {str(c.get("device")) for c in record.cost}
+        git, known = mapping(p.get("git")), mapping(p.get("machine"))
         cells = (
             "edited by hand" if record.edited else "as measured",
-            str(git["commit"])[:10] if git.get("commit") else None,
-            {True: "with changes", False: "clean"}.get(git.get("dirty")),  # type: ignore[arg-type]
-            ", ".join(machine(record, device) for device in sorted(devices)) or None,
+            _commit(git),
+            machine(record, "cuda" if known.get("gpu") else "cpu") if known else None,
+            "; ".join(sorted({hardware(record, cost) for cost in record.cost})) or None,
             mapping(p.get("packages")).get("torch"),
             ", ".join(f"{k} {told(v)}" for k, v in mapping(p.get("seeds")).items()) or None,
-            p.get("started"),
+            _minute(p.get("started")),
             _took(p.get("started"), p.get("ended")),
             record.hash[:12],
         )
-        shown = [Cell(MISSING if cell is None else told(cell)) for cell in cells]
+        shown = [
+            cell if isinstance(cell, Cell) else Cell(MISSING if cell is None else told(cell))
+            for cell in cells
+        ]
         body.append(TableRow(entry.label, shown, entry.look))
-    head = ("row", "record", "commit", "checkout", "machine", "torch", "seeds", "started", "took")
+    head = ("row", "record", "commit", "machine", "costs", "torch", "seeds", "started", "took")
     return Grid("Where each row is from", (*head, "hash"), body)
 
 
-def _took(started: Any, ended: Any) -> str | None:
+def _commit(git: Mapping[str, Any]) -> str | None:
+    if not git.get("commit"):
+        return None
+    state = {True: " with changes", False: " clean"}.get(git.get("dirty"), "")  # type: ignore[arg-type]
+    return str(git["commit"])[:10] + state
+
+
+def _minute(moment: Any) -> Any:
+    try:
+        found = datetime.fromisoformat(moment)
+    except (TypeError, ValueError):
+        return moment
+    return f"{found:%Y-%m-%d %H:%M} {found.tzname() or ''}".rstrip()
+
+
+def _took(started: Any, ended: Any) -> Cell | None:
     try:
         taken = datetime.fromisoformat(ended) - datetime.fromisoformat(started)
     except (TypeError, ValueError):
         return None
-    return duration(taken.total_seconds())
+    return spent("seconds", taken.total_seconds())
 
 
 def provenance(entry: Entry) -> Grid:

@@ -54,7 +54,8 @@ class TableRow:
 class Grid:
     """A plain table: headings, and rows that begin with their name.
 
-    grouped: rows of one name follow each other, and the name stands once.
+    grouped: rows of one name follow each other, and the name stands once; such a table has an
+    order of its own and is not sorted by its headings.
     """
 
     label: str
@@ -144,9 +145,10 @@ class Gallery:
 
     def twelfths(self, figure: Figure) -> int:
         """Width of a figure in a line of 12: pixels have one size in all figures, and the widest
-        has the whole line, or half of it where it is not wide."""
+        has the whole line, half of it where it is not wide, or a third where it is high."""
         widest = max((other.picture for other in self.figures), key=lambda p: p.width)
-        line = 12 if widest.width > 2 * widest.height else 6
+        wide, high = widest.width > 2 * widest.height, widest.height > 2 * widest.width
+        line = 12 if wide else 4 if high else 6
         return ceil(line * figure.picture.width / widest.width)
 
 

@@ -9,14 +9,24 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from benchmarks.report.facts import measured
-from benchmarks.report.parts import Entry, Figure, Gallery, Grid, Picture, TableRow, mapping
+from benchmarks.report.parts import (
+    Cell,
+    Entry,
+    Figure,
+    Gallery,
+    Grid,
+    Picture,
+    TableRow,
+    mapping,
+    number,
+)
 
 FOLDER = "pictures"
 
@@ -70,9 +80,9 @@ SHEETS = (
     Sheet(
         "film.png",
         "From noise to image",
-        "States of the first samples, from noise at the left to the image at the right; a row for "
-        "each level, finest first.",
-        "Film strip of {label}: levels at {sides} pixels from noise, left, to image, right.",
+        "States of the first samples, from noise at the left to the image at the right: of each a "
+        "row for every level that the last stage makes at once, finest first.",
+        "Film strip of {label}: the first samples from noise, left, to image, right.",
     ),
     Sheet(
         "reconstructions.png",
@@ -105,6 +115,12 @@ SCALING = (
     "proportional to the pixels."
 )
 SCALED = ("resolution", "batch", "seconds", "memory_mib", "flops", "evaluations", "failure")
+HEADS = {
+    "resolution": "side, px",
+    "seconds": "s/image",
+    "memory_mib": "MiB",
+    "flops": "FLOPs/image",
+}
 NUMBERS = ("stage", "source", "level", "resolution", "metric", "value", "floor", "n")
 
 
@@ -186,17 +202,32 @@ def _scaling_grids(content: Mapping[str, Any]) -> Iterator[Grid]:
     exponents = mapping(content.get("exponents"))
     quantities = dict.fromkeys(key for own in exponents.values() for key in mapping(own))
     fits = [
-        TableRow(name, [measured(mapping(own).get(key)) for key in quantities])
+        TableRow(name, [_fitted(mapping(own).get(key)) for key in quantities])
         for name, own in exponents.items()
     ]
     if fits:
-        yield Grid("Exponents of the side", ("method", *quantities), fits)
+        heads = (HEADS.get(key, key) for key in quantities)
+        yield Grid("Exponents of the side", ("method", *heads), fits)
+    found = sorted(
+        map(mapping, content.get("rows") or ()),
+        key=lambda row: (str(row.get("method")), number(row.get("resolution")) or 0.0),
+    )
     rows = [
         TableRow(str(row.get("method")), [measured(row.get(key)) for key in SCALED])
-        for row in map(mapping, content.get("rows") or ())
+        for row in found
     ]
     if rows:
-        yield Grid("Measured", ("method", *SCALED), rows, grouped=True)
+        heads = (HEADS.get(key, key) for key in SCALED)
+        yield Grid("Measured", ("method", *heads), rows, grouped=True)
     about = [TableRow(key, [measured(v)]) for key, v in mapping(content.get("conditions")).items()]
     if about:
         yield Grid("Conditions", ("what", "value"), about)
+
+
+def _fitted(value: Any) -> Cell:
+    """`2.04 ± 0.10`, sorted by the number before its error."""
+    cell = measured(value)
+    try:
+        return replace(cell, value=float(cell.text.split(" ")[0]), number=True)
+    except ValueError:
+        return cell

@@ -31,7 +31,8 @@ def trade(entries: Sequence[Entry]) -> Iterator[Charts]:
     """Quality against each cost, for every resolution, view and metric; finest first.
 
     A method's own level costs what it takes to sample that level; a final image that is pooled
-    costs what the final image does. Metrics of which neither side is better have no front.
+    costs what the final image does. Metrics of which neither side is better have no front, and
+    one that a single row of several has is no comparison.
     """
     finest = max((side for e in entries for side in e.record.resolutions), default=0)
     asked = dict.fromkeys(
@@ -39,6 +40,8 @@ def trade(entries: Sequence[Entry]) -> Iterator[Charts]:
     )
     for side, view, metric in sorted(asked, key=lambda key: -key[0]):
         found = [(e, q) for e in entries if (q := _quality(e, (side, view, metric), finest))]
+        if len(found) == 1 < sum(bool(e.record.quality) for e in entries):
+            continue
         drawn = []
         for key, axis, factor in COSTS:
             points = [
@@ -51,7 +54,11 @@ def trade(entries: Sequence[Entry]) -> Iterator[Charts]:
                 real = _real(entries, side, metric, found[0][1]["identity"])
                 drawn.append((axis.label, scatter(points, axis, quality, real)))
         if drawn:
-            yield Charts(f"{metric} at {side} px{'' if side == finest else f', {view}'}", drawn)
+            yield Charts(_name(side, view, metric, finest), drawn)
+
+
+def _name(side: int, view: str, metric: str, finest: int) -> str:
+    return f"{metric} at {side} px{'' if (side, view) == (finest, 'native') else f', {view}'}"
 
 
 def _asked(q: Row, finest: int) -> Asked:
@@ -84,7 +91,9 @@ def _real(
 
 def curves(entries: Sequence[Entry]) -> Iterator[Charts]:
     """For every resolution, view, metric and identity its course over what was spent; first what
-    most rows share. Losses of different methods are different quantities, told by their rows."""
+    most rows share, metrics as in the tables. Losses of different methods are different quantities,
+    told by their rows."""
+    finest = max((side for e in entries for side in e.record.resolutions), default=0)
     rows = [row for entry in entries for row in entry.record.curves]
     shared: dict[Measured, list[str]] = {}  # names of the rows that have it
     for entry in entries:
@@ -95,7 +104,9 @@ def curves(entries: Sequence[Entry]) -> Iterator[Charts]:
     sides = {  # of a curve's metric, told by the quality rows of the same one
         q["metric"]: better(q) for entry in entries for q in entry.record.quality
     }
-    for key in sorted(shared, key=lambda key: (-key[0], -len(shared[key]))):
+    order = [*sides]
+    ranked = sorted(shared, key=lambda key: order.index(key[2]) if key[2] in order else len(order))
+    for key in sorted(ranked, key=lambda key: (-key[0], -len(shared[key]))):
         side, view, metric, identity = key
         axis = Axis(f"{metric} at {side} px", sides.get(metric, better({"metric": metric})))
         real = _real(entries, side, metric, identity)
@@ -108,7 +119,22 @@ def curves(entries: Sequence[Entry]) -> Iterator[Charts]:
                 drawn.append((name, lines(found, Axis(label + unit), axis, real)))
         if drawn:
             more = f", of {', '.join(shared[key])}" if identities[key[:3]] > 1 else ""
-            yield Charts(f"{metric} at {side} px, {view}{more}", drawn, _patterns(halves))
+            own = [row for row in rows if _measured(row) == key]
+            told = " ".join(filter(None, (_counts(own), _patterns(halves))))
+            yield Charts(_name(side, view, metric, finest) + more, drawn, told)
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    """How many images a point is of, which may be fewer than in the tables."""
+    told = []
+    for n, against, floor in dict.fromkeys(
+        tuple(number(row.get(key)) for key in ("n", "n_reference", "floor")) for row in rows
+    ):
+        if n is not None:
+            more = f" against {against:.0f}" if against is not None else ""
+            noise = f" (noise floor {compact(floor)})" if floor is not None else ""
+            told.append(f"{n:.0f} images{more}{noise}")
+    return f"Each point is of {' or '.join(told)}." if told else ""
 
 
 def _patterns(halves: Sequence[float]) -> str:

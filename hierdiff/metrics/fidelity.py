@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 PROTOCOL = 2  # counts changes of an estimator; 2: other metrics beside the Fréchet distance
 NATIVE, POOLED = "native", "pooled"
 LOW, HIGH = "low", "high"
+CAPTIONED = "clip_score"  # the metric that needs captions
 K_MANIFOLD, K_DENSITY, SPLITS = 3, 5, 10
 SCALARS = ("consistency", "alignment")  # one number an image, not made by the extractor
 
@@ -282,7 +283,7 @@ METRICS = {
     "consistency": Metric(consistency, takes="consistency", keeps=0, against=""),
     "is": Metric(scored, takes="logits", keeps=50_000, against="", least=SPLITS),
     "cmmd": Metric(clip_discrepancy, only=CLIP),
-    "clip_score": Metric(alignment, takes="alignment", keeps=0, against="", only=CLIP),
+    CAPTIONED: Metric(alignment, takes="alignment", keeps=0, against="", only=CLIP),
 }
 
 
@@ -342,7 +343,7 @@ class FidelityMeter:
                     f"{extractor.identity!r}: compute them with it"
                 )
             for name in metrics:
-                _check_reference(name, reference)
+                check_reference(name, reference)
         self.extractor = extractor
         self.references = dict(references)
         self.metrics = tuple(metrics)
@@ -445,7 +446,8 @@ class FidelityMeter:
             )  # fmt: skip
 
 
-def _check_reference(name: str, reference: Reference) -> None:
+def check_reference(name: str, reference: Reference) -> None:
+    """ValueError for a metric of `METRICS` that needs more than a reference holds."""
     metric = METRICS[name]
     statistics = reference.of(metric.takes) if metric.against else None
     if metric.against and statistics is None:

@@ -88,3 +88,14 @@ def test_without_samples_the_loss_alone_is_measured(tmp_path):
         track=lambda items, what, total: items,
     )  # fmt: skip
     assert {row["metric"] for row in rows} == {"validation loss"}
+
+
+def test_operations_that_are_unknown_are_none(tmp_path):
+    run(tmp_path, snapshots=1)
+    stages = [StagePlan("8x4", 4, 0.0, [(12, None)])]
+    rows = learning_curves(
+        tmp_path, built(), Plan({}, 12, 2, stages, None), images(), RandomConv(width=4), {},
+        wanted={"samples": 0, "metrics": [], "loss": 10}, seed=0, precision="32-true",
+        track=lambda items, what, total: items,
+    )  # fmt: skip
+    assert {row["flops"] for row in rows} == {None} and rows[-1]["images"] == 48

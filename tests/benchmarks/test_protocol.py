@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 from benchmarks import protocol
+from benchmarks.cost import cases_of
 from benchmarks.protocol import Plan, StagePlan, planned, solved
+from hierdiff.denoisers import OneLevelDenoiser
+from hierdiff.method import Method, Stage
 from hierdiff.metrics.cost import flops
 from hierdiff.train import Prepared
-from hierdiff.training import train
+from hierdiff.training import Summary, train
+from hierdiff.training.loop import stage_steps
 from tests.benchmarks.test_run import prepared
 
 METHODS = ("mdm", "end_to_end", "cascaded", "latent", "simple_diffusion", "chen", "rin", "sit")
@@ -29,7 +36,29 @@ def few(run: Prepared, n: int = 12) -> Prepared:
 
 
 def plan(run: Prepared, folder: Any, **match: float) -> Plan:
-    return planned(run, {**NONE, **match}, folder, timed=False)
+    return planned(run, {**NONE, **match}, folder, dry=False)
+
+
+class Stubborn(OneLevelDenoiser):
+    """Looks at numbers, in its constructor or in a call; `refuses` a call everywhere."""
+
+    def __init__(self, *, at: str = "call", channels: int = 3):
+        super().__init__()
+        self.at = at
+        self.net = nn.Conv2d(channels, channels, 1)
+        self.scale = 1.0 if at != "constructor" else float(torch.linspace(0, 1, 3).numpy()[1])
+
+    def denoise(self, x, log_snr, cond):
+        if self.at == "refuses":
+            raise ValueError("nothing pleases it")
+        return self.net(x) * (log_snr.mean().item() if self.at == "call" else self.scale)
+
+
+def stubborn(at: str, *more: str) -> Prepared:
+    name = f"denoiser.name={__name__}:Stubborn"
+    return prepared(
+        *SMALL, "method=end_to_end", "denoiser=custom", name, f"+denoiser.at={at}", *more
+    )
 
 
 # ---------------------------------------------------------------- what is counted
@@ -104,6 +133,69 @@ def test_operations_up_to_a_step_of_a_stage():
     assert made.flops() == 92
 
 
+# ---------------------------------------------------------------- what cannot be counted
+
+
+@pytest.mark.parametrize("at", ["constructor", "call"])
+def test_a_network_that_does_not_run_on_shapes_alone_is_planned_without_operations(
+    at: str, tmp_path, caplog
+):
+    run = stubborn(at)
+    made = plan(run, tmp_path)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1 and "operations are not counted: on shapes alone" in warned[0]
+    assert "end_to_end stops with" in warned[0] and "meta" in warned[0]
+    assert made.stages[0].steps == made.steps == run.recipe.steps
+    assert made.flops() is made.flops(0, 1) is made.flops_per_image is None
+    told = made.training(summary(run))
+    assert told["planned"]["flops"] is told["spent"]["flops"] is None
+    assert told["stages"][0]["flops"] is told["stages"][0]["share"] is None
+    assert told["spent"]["images"] == told["planned"]["images"] == run.recipe.steps * 8
+    assert told["spent"]["seconds"] == 2
+    assert flops(lambda: torch.ones(2, 2) @ torch.ones(2, 2)) == 16  # none are left behind
+
+
+def summary(run: Prepared) -> Summary:
+    """Of a training of one stage in 2 s."""
+    steps, nowhere = run.recipe.steps, Path()
+    return Summary(nowhere, nowhere, nowhere, steps, 8 * steps, (steps,), (2.0,), {})
+
+
+@pytest.mark.parametrize(
+    ("budget", "other"), [("flops", "match.images"), ("flops_per_image", "match.latency")]
+)
+def test_a_budget_of_operations_that_cannot_be_counted_is_refused(budget, other, tmp_path):
+    told = f"match.{budget}=1e[+]12 needs operations.*end_to_end stops with .*meta.*take {other}$"
+    for at in ("constructor", "call"):
+        with pytest.raises(ValueError, match=told):
+            plan(stubborn(at), tmp_path / "run", **{budget: 1e12})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_cannot_be_counted_is_planned_by_images(tmp_path):
+    assert plan(stubborn("call"), tmp_path, images=80).steps == 10
+
+
+@pytest.mark.parametrize("match", [{}, {"flops": 1e12}, {"images": 80}])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["method=end_to_end", "+method.share=0"], r"shares \[0\] of the stages"),
+        (["method=end_to_end", "+method.share=1e-9"], "leave a stage without any"),
+    ],
+)
+def test_stages_without_steps_are_refused_under_any_budget(options, message, match, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        plan(prepared(*SMALL, *options), tmp_path, **match)
+
+
+def test_an_error_of_a_network_is_no_lack_of_steps(tmp_path):
+    with pytest.raises(ValueError, match="match.flops=1e[+]12 needs .*: nothing pleases it: take"):
+        plan(stubborn("refuses"), tmp_path, flops=1e12)
+    with pytest.raises(ValueError, match="^nothing pleases it$"):
+        plan(stubborn("refuses"), tmp_path, seconds=10)
+
+
 # ---------------------------------------------------------------- what a budget decides
 
 
@@ -149,6 +241,36 @@ def test_the_nearest_number_of_steps_is_found():
     run = prepared(*SMALL)
     assert solved(lambda n: 10.0 * n, 1004, "match.flops", run) == 100
     assert solved(lambda n: 10.0 * n, 1006, "match.flops", run) == 101
+
+
+class Shares(Method):
+    """Stages that are their shares."""
+
+    def __init__(self, *shares: float):
+        super().__init__()
+        self.stages = [SimpleNamespace(share=share) for share in shares]  # type: ignore[misc]
+
+    def at(self, resolution: int) -> Stage:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("shares", "least"),
+    [((1,), 1), ((0.5, 0.5), 2), ((0, 1), 1), ((0.7, 0.15, 1), 6), ((1, 1e-3), 501)],
+)
+def test_from_the_fewest_steps_on_every_stage_has_some(shares: tuple[float, ...], least: int):
+    method = Shares(*shares)
+    assert protocol.fewest(method) == least
+    for steps in range(least, 3000):
+        counts = stage_steps(method, steps)
+        assert [n > 0 for n in counts] == [share > 0 for share in shares]
+
+
+def test_numbers_of_steps_that_leave_a_stage_without_any_are_passed_over():
+    method = Shares(0.7, 0.15, 1)  # 2 steps are enough, 4 are not
+    run = replace(prepared(*SMALL), method=method)
+    total: Any = lambda steps: float(sum(stage_steps(method, steps)))  # noqa: E731
+    assert [solved(total, amount, "match.images", run) for amount in (11, 37)] == [6, 20]
 
 
 def test_a_budget_of_a_few_steps_is_told_to_be_coarse(caplog):
@@ -211,6 +333,66 @@ def test_a_kept_plan_is_for_one_method_alone(tmp_path, monkeypatch):
     assert plan(other, tmp_path, seconds=800).steps == 50
 
 
+def test_a_dry_run_leaves_nothing_and_reads_what_was_kept(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(protocol, "by_clock", clock)
+    run, match, folder = prepared(*SMALL), {**NONE, "seconds": 800}, tmp_path / "run"
+    made = planned(run, match, folder, dry=True)
+    assert made.steps == 100 and made.stages[0].seconds == 800
+    assert not folder.exists()
+    assert plan(run, folder, seconds=800).steps == 100
+    before = (folder / protocol.FILE).read_bytes()
+    clock.factor = 0.5
+    assert planned(run, match, folder, dry=True).steps == 100
+    assert planned(run, {**match, "seconds": 400}, folder, dry=True).steps == 100
+    assert (folder / protocol.FILE).read_bytes() == before
+
+
+def test_a_dry_run_expects_seconds_where_operations_are_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(protocol, "by_clock", Clock())
+    made = planned(stubborn("call"), NONE, tmp_path, dry=True)
+    assert made.stages[0].seconds == 8 * made.steps and made.flops() is None
+
+
+def test_latency_is_that_of_a_cost_row(tmp_path, monkeypatch):
+    """Precision, layout of memory, text and all: sampler steps are its own."""
+    run = prepared(
+        *SMALL,
+        "trainer.precision=bf16-mixed",
+        "trainer.channels_last=true",
+        "data.text={name: vocabulary}",
+    )
+    caption = run.data.part("test").captions[0]
+    wanted = {"batches": [1], "repeats": 3, "memory_cap": None}
+    _, row = cases_of(run.config, run.method.resolutions[:1], wanted, "cpu", caption=caption)
+    monkeypatch.setattr(protocol, "Sampled", Recorded)
+    monkeypatch.setattr(Recorded, "cases", [])
+    assert plan(run, tmp_path, latency=0.5).sampler_steps == 20
+    for case, steps in zip(Recorded.cases, (2, 6), strict=True):
+        node = {**row.method, "sampling": {**row.method["sampling"], "steps": steps}}
+        assert replace(case, threads=row.threads) == replace(row, method=node)
+
+
+class Recorded:
+    """Stands in for samples: 0.1 s and 0.02 s a step, but for a few that the machine disturbs."""
+
+    cases: list[Any] = []
+
+    def __init__(self, case: Any, stage: Any, batch: int):
+        assert batch == 1 and stage.resolutions[0] == case.resolution
+        self.cases.append(case)
+        self.noise = iter([0.0, 9.0, 0.0, -0.05] * 9)
+        self.warmed = False
+
+    def warm(self) -> None:
+        self.warmed = True
+
+    def repeat(self) -> dict[str, float]:
+        assert self.warmed
+        steps = self.cases[-1].method["sampling"]["steps"]
+        return {"seconds": 99.0, "latency": 0.1 + 0.02 * steps + next(self.noise)}
+
+
 def test_latency_is_interpolated_between_few_and_more_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(protocol, "_latency", lambda run, steps: 0.1 + 0.02 * steps)
     assert plan(prepared(*SMALL), tmp_path, latency=0.5).sampler_steps == 20
@@ -235,3 +417,15 @@ def test_the_plan_names_every_stage_and_the_whole(tmp_path):
     lines = shown.get().splitlines()
     assert any(" 16to32 " in line and " 30 " in line and " 240 " in line for line in lines)
     assert any(" all " in line and " 70 " in line and " 560 " in line for line in lines)
+
+
+def test_what_is_unknown_is_a_dash():
+    stages = [StagePlan("a", 4, 0.0, [(2, None)]), StagePlan("b", 4, 0.0, [(5, 1e12)], 3.0)]
+    console = Console(width=140)
+    with console.capture() as shown:
+        console.print(protocol.table({"own": Plan({}, 7, 20, stages, None)}))
+    rows = [[cell.strip() for cell in line.split("│")] for line in shown.get().splitlines()]
+    numbers = {row[2]: row[6:-1] for row in rows if len(row) > 2}
+    assert numbers["a"] == ["–", "–", "", ""]
+    assert numbers["b"] == ["5", "3", "", ""]
+    assert numbers["all"] == ["–", "–", "20", "–"]

@@ -52,6 +52,27 @@ def rows_of(exact, perceptual=None):
     return {row["metric"]: row for row in rows}, torch.from_numpy(pixels), made
 
 
+class Watched(Blocks):
+    """Tells whether it computed under autocast."""
+
+    def encode(self, images, noise=None):
+        self.seen = [torch.is_autocast_enabled("cpu")]
+        return super().encode(images, noise)
+
+    def decode(self, levels):
+        self.seen.append(torch.is_autocast_enabled("cpu"))
+        return super().decode(levels)
+
+
+@pytest.mark.parametrize(("precision", "cast"), [("32-true", False), ("bf16-mixed", True)])
+def test_reconstructions_are_made_at_the_precision_of_samples(precision, cast):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), dtype=np.uint8)
+    extractor, codec = extractors.build({"name": "random_conv"}), Watched(exact=True)
+    reference = references([torch.from_numpy(pixels)], extractor, [8], data="d", split="train")[8]
+    reconstructions(codec, pixels, extractor, reference, precision=precision)
+    assert codec.seen == [cast, cast]
+
+
 def test_an_exact_codec_has_no_distance_and_ssim_1():
     rows, real, made = rows_of(exact=True)
     assert torch.equal(made, real)

@@ -20,6 +20,7 @@ from PIL import Image
 
 from benchmarks.formats import FORMATS
 from benchmarks.report.__main__ import INDEX, main, read, render, write_report
+from benchmarks.report.charts import BOTTOM, HEIGHT, Axis, Line, Point, lines, scatter
 from benchmarks.report.content import page, slugs
 from benchmarks.report.facts import duration, flat
 from benchmarks.report.parts import Figure, Gallery, Picture
@@ -127,7 +128,7 @@ def made(runs: Path, *options: str) -> Path:
 
 # ---------------------------------------------------------------- a strict reader of HTML
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "link", "input", "hr", "wbr"}
 
 
 @dataclass
@@ -264,6 +265,7 @@ def test_pixels_have_one_size_in_all_pictures_of_a_kind():
     assert of((1616, 404), (804, 404)) == [12, 6]
     assert of((804, 404), (804, 804)) == [6, 6]
     assert of((700, 400)) == [6]
+    assert of((404, 1204), (404, 1204)) == [4, 4]
 
 
 # ---------------------------------------------------------------- what stands on it
@@ -337,7 +339,35 @@ def test_learning_curves_are_over_images_flops_and_time(runs: Path):
     text = (made(runs) / INDEX).read_text(encoding="utf-8")
     for axis in ("training images", "training FLOPs", "training time, s"):
         assert f"over {axis}. joint half-life 1000 from 300 to 75" in text
+    assert "Each point is of 512 images." in text
     assert "Half-life of the averaged weights, in images: solid 1000, dashed 10k." in text
+
+
+def test_curves_are_named_and_ordered_as_the_qualities_of_the_table(tmp_path: Path):
+    found = [curve(n, 1.0 / n, metric=name) for name in ("a", "b", "c") for n in (1, 2)]
+    found += [{**row, "resolution": 32, "view": "pooled"} for row in found[:2]]
+    found[0] |= {"n_reference": 1500, "floor": 9.5}
+    measured = tuple(quality(64, "native", 1.0, metric=name) for name in ("c", "a", "b"))
+    one = record("one", quality=measured, curves=tuple(found))
+    (section,) = page([put(tmp_path, one, ())], Kept()).sections
+    names = [charts.name for charts in section.curves]
+    assert names == ["c at 64 px", "a at 64 px", "b at 64 px", "a at 32 px, pooled"]
+    told = "Each point is of 512 images against 1500 (noise floor 9.5) or 512 images."
+    assert section.curves[1].told == told
+
+
+def test_a_quality_of_a_single_row_is_drawn_only_where_there_is_no_other():
+    codec = quality(64, "native", 5.0, metric="rFD")
+    one, other = (record(n, quality=rows(9.0), cost=(cost(64, 1.0, 2.0),)) for n in ("a", "b"))
+    one = replace(one, quality=(*one.quality, codec))
+
+    def drawn(*found: Record) -> set[str]:
+        return {it.name for it in page(found, Kept()).sections[0].groups[0].trade}
+
+    assert "rFD at 64 px" in drawn(one)
+    assert "rFD at 64 px" not in drawn(one, other)
+    assert drawn(one, other) == drawn(other)
+    assert drawn(one, record("c", failure="out of memory")) == drawn(one)
 
 
 def test_a_method_keeps_its_colour_over_seeds_and_data_sets(tmp_path: Path):
@@ -372,20 +402,73 @@ def test_only_the_options_that_differ_are_told_first(runs: Path):
     assert table(root, "Options that all rows share")["denoiser.width"] == ["64"]
 
 
+def test_options_of_one_row_alone_stand_apart(runs: Path):
+    third = record("third", config={"seed": 0, "denoiser": {"name": "unet", "depth": 2}})
+    put(runs / "third", third, ())
+    root = parsed(made(runs))
+    assert table(root, "Options of third alone") == {"denoiser.depth": ["2"]}
+    assert set(table(root, "Options that differ")) == {"denoiser.name", "denoiser.width", "lr"}
+    assert "Options of flat alone" not in root.text
+
+
+def test_an_option_may_go_on_in_the_next_line_after_its_dots(runs: Path):
+    text = (made(runs) / INDEX).read_text(encoding="utf-8")
+    assert "<td>" in text
+    assert "denoiser.<wbr>name" in text
+    put(runs / "flat", record("flat 0.5.a&b", quality=rows(1.0)), ())
+    assert "flat 0.5.<wbr>a&amp;b" in (made(runs) / INDEX).read_text(encoding="utf-8")
+
+
 def test_origin_tells_commit_machine_seeds_and_time(runs: Path):
     root = parsed(made(runs))
     short = table(root, "Where each row is from")["joint"]
     hash_ = Record.read(runs / "joint").hash
-    assert short == ["as measured", "0123456789", "with changes", "cpu (Abacus 1)", "2.15.0"] + [
-        "training 7",
-        "2026-01-01T00:00:00+00:00",
-        "1 h 05 min",
-        hash_[:12],
+    assert short == [
+        *("as measured", "0123456789 with changes", "cpu (Abacus 1)"),
+        *("cpu (Abacus 1), float32", "2.15.0", "training 7", "2026-01-01 00:00 UTC"),
+        *("1 h 05 min", hash_[:12]),
     ]
     full = table(root, "Provenance of joint")
     assert full["command"] == ["python -m benchmarks.run method=joint"]
     assert full["record hash"] == [hash_]
     assert full["git.commit"] == ["0123456789abcdef"]
+    assert full["started"] == ["2026-01-01T00:00:00+00:00"]
+
+
+def test_costs_timed_again_elsewhere_name_the_machine_of_the_timing(runs: Path):
+    trained = {"cpu": "Abacus 1", "gpu": {"names": ["Loom 9"]}}
+    timed = {"machine": {"cpu": "Abacus 2", "gpu": None}}
+    made_of = {"cost": (cost(64, 1.0, 2.0),), "quality": rows(1.0)}
+    for name, provenance in {
+        "same": {"machine": trained},
+        "again": {"machine": trained, "cost": timed},
+        "unknown": {},
+    }.items():
+        put(runs / name, record(name, provenance=provenance, **made_of), ())
+    found = table(parsed(made(runs)), "Where each row is from")
+    assert found["same"][2:4] == ["cuda (Loom 9)", "cpu (Abacus 1), float32"]
+    assert found["again"][2:4] == ["cuda (Loom 9)", "cpu (Abacus 2), float32"]
+    assert found["unknown"][2:4] == ["–", "cpu, float32"]
+    assert found["large"][3] == "–"  # which failed before its costs
+
+
+def test_durations_are_sorted_by_their_seconds(runs: Path):
+    ended = ("00:00:54", "00:02:00", "01:05:00")
+    for i, end in enumerate(ended):
+        moments = {"started": "2026-01-01T00:00:00+00:00", "ended": f"2026-01-01T{end}+00:00"}
+        put(runs / f"r{i}", record(f"r{i}", provenance=moments, quality=rows(1.0)), ())
+    (origin,) = (
+        found
+        for found in parsed(made(runs)).all("table")
+        if any(c.text == "Where each row is from" for c in found.all("caption"))
+    )
+    values = {
+        next(row.all("th")).text: next(
+            (c.attributes.get("data-value") for c in row.all("td") if " min" in c.text or
+             c.text.endswith(" s")), None)
+        for row in next(origin.all("tbody")).all("tr")
+    }  # fmt: skip
+    assert [values[f"r{i}"] for i in range(3)] == ["54.0", "120.0", "3900.0"]
 
 
 def test_metrics_are_told_with_their_identity_in_full(runs: Path):
@@ -400,7 +483,7 @@ def test_budgets_tell_plan_and_spending_by_stage(runs: Path):
     root = parsed(made(runs))
     (found,) = (t for t in root.all("table") if "Plan and spending" in t.text)
     cells = [[c.text for c in row.all("td")] for b in found.all("tbody") for row in b.all("tr")]
-    assert ["plan: images 192000"] in cells
+    assert ["plan: images 192,000"] in cells
     assert ["stage 64x32", "6,000", "32", "–", "–", "–", "75 %", "–"] in cells
     assert ["planned", "–", "–", "192,000", "15P", "–", "–", "–"] in cells
     assert ["spent", "–", "–", "192,000", "14P", "1 h 20 min", "–", "–"] in cells
@@ -438,12 +521,98 @@ def test_scaling_figures_are_those_of_the_folder_of_runs(runs: Path):
     assert any("over its side" in image.attributes["alt"] for image in root.all("img"))
 
 
+def test_scaling_of_several_methods_is_in_order_and_keeps_it(runs: Path):
+    """They are measured side by side; a name that stands for several rows cannot be sorted."""
+    (runs / "scaling").mkdir()
+    measured = [
+        {"method": name, "resolution": side, "seconds": 0.1 * side}
+        for side in (32, 64, 128)
+        for name in ("joint", "flat")
+    ]
+    (runs / "scaling/scaling.json").write_text(json.dumps({"rows": measured}))
+    root = parsed(made(runs))
+    (found,) = (t for t in root.all("table") if [c.text for c in t.all("caption")] == ["Measured"])
+    rows_of = list(next(found.all("tbody")).all("tr"))
+    assert [[head.text for head in row.all("th")] for row in rows_of] == [
+        ["flat"], [], [], ["joint"], [], []
+    ]  # fmt: skip
+    assert [next(row.all("td")).text for row in rows_of] == ["32", "64", "128"] * 2
+    for one in root.all("table", "sortable"):
+        for body in one.all("tbody"):
+            assert all(len(list(row.all("th"))) == 1 for row in body.all("tr"))
+
+
+def test_exponents_are_sorted_as_numbers(runs: Path):
+    (runs / "scaling").mkdir()
+    told = {"joint": {"seconds": "2.4"}, "flat": {"seconds": "2.14 ± 0.10"}, "x": {"seconds": "–"}}
+    (runs / "scaling/scaling.json").write_text(json.dumps({"exponents": told}))
+    cells = {cell.text: cell.attributes.get("data-value") for cell in parsed(made(runs)).all("td")}
+    assert cells["2.4"] == "2.4"
+    assert cells["2.14 ± 0.10"] == "2.14"
+
+
 def test_published_numbers_stand_apart_when_asked_for(runs: Path):
     assert not list(parsed(made(runs)).all("tbody", "published"))
     root = parsed(made(runs, "--published", "method=ADM"))
     bodies = list(next(root.all("table")).all("tbody", "published"))
     assert len(bodies) == 1
     assert all("ADM" in head.text for head in bodies[0].all("th"))
+
+
+# ---------------------------------------------------------------- names and scales of charts
+
+
+def boxes(svg: str) -> dict[str, tuple[float, float, float, float]]:
+    """What each name takes, with letters of 6 units."""
+    found = {}
+    for x, y, anchor, name in re.findall(
+        r'<text class="name" x="(\S+)" y="(\S+)" text-anchor="(\w+)">([^<]*)<', svg
+    ):
+        wide = 6 * len(name)
+        left = float(x) - {"start": 0, "middle": wide / 2, "end": wide}[anchor]
+        found[name] = (left, float(y) - 9, left + wide, float(y) + 2)
+    return found
+
+
+def test_names_cover_neither_marks_nor_each_other_nor_the_axis():
+    """Points of a comparison that had names on the marks of others."""
+    found = {
+        "rin": (16.9, 0.41), "cascaded": (21.4, 0.36), "mdm": (12.6, 0.187), "chen": (13.0, 0.146),
+        "latent": (8.53, 0.203), "simple_diffusion": (11.5, 0.121), "end_to_end": (13.0, 0.131),
+    }  # fmt: skip
+    points = [Point(name, x, y, 0) for name, (x, y) in found.items()]
+    svg = scatter(points, Axis("GFLOPs", "low"), Axis("KD", "low"))
+    placed = boxes(svg)
+    assert set(placed) == set(found)
+    marks = re.findall(r'class="mark[^"]*" d="M(\S+) (\S+)a5 5', svg)
+    centres = [(float(x) + 5, float(y)) for x, y in marks]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
+    for i, (name, a) in enumerate(placed.items()):
+        for b in [*taken, *[*placed.values()][:i]]:
+            apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+            assert apart, name
+        assert a[3] < HEIGHT - BOTTOM
+
+
+def test_what_has_an_upper_end_is_drawn_by_a_linear_scale():
+    points = [Point("a", 1, 0.1, 0), Point("b", 2, 0.5, 0), Point("c", 3, 0.9, 0)]
+
+    def heights(better: str) -> list[float]:
+        svg = scatter(points, Axis("images/s", "high"), Axis("m", better))
+        return [float(y) for y in re.findall(r'class="mark[^"]*" d="M\S+ (\S+)a5 5', svg)]
+
+    a, b, c = heights("high")
+    assert a - b == pytest.approx(b - c, abs=0.2)
+    a, b, c = heights("low")
+    assert a - b > 2 * (b - c)
+
+
+def test_the_name_of_a_line_has_the_mark_of_the_line():
+    drawn = [
+        Line(name, [(1, 2.0), (2, y)], i) for i, (name, y) in enumerate({"a": 1, "b": 1.01}.items())
+    ]
+    svg = lines(drawn, Axis("images"), Axis("loss", "low"))
+    assert [len(re.findall(rf'class="mark c{look}"', svg)) for look in (0, 1)] == [2, 2]
 
 
 # ---------------------------------------------------------------- what it survives
@@ -631,7 +800,9 @@ def test_no_run_is_an_error_that_says_how_to_make_one(tmp_path: Path, there: boo
     [
         (12.345, "12.3 s"),
         (59.99, "60 s"),
-        (61, "1 min"),
+        (61, "1 min 01 s"),
+        (599.4, "9 min 59 s"),
+        (600, "10 min"),
         (3599, "1 h 00 min"),
         (3900, "1 h 05 min"),
     ],

@@ -1,19 +1,24 @@
 """The main job: bad input is refused before compute, a good run leaves what it promises."""
 
+import copy
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from benchmarks import run
+from benchmarks import run, sweep
 from hierdiff.config import folder_of_configs
+from hierdiff.metrics.features import extractors
 from hierdiff.record import Record
 from hierdiff.train import plain, prepare
+from tests.benchmarks import rows
 
 QUICK = (
     *("budget=smoke", "trainer.steps=2", "trainer.progress=false", "measure.samples=8"),
@@ -115,6 +120,7 @@ def test_what_cannot_be_analysed_or_sampled_is_refused_before_compute(overrides,
         ({"metrics": ["fdd"]}, "unknown metric 'fdd', did you mean 'fd'"),
         ({"metrics": ["dc"], "samples": 5}, "'dc' of 5 images: measure at least 6"),
         ({"references": {32: "nowhere.npz"}}, "nowhere.npz is no file"),
+        ({"references": {8: "nowhere.npz"}}, r"reference files for \[8\] px, where nothing is"),
         ({"curve": {"samples": 4, "metrics": ["dc"]}}, "'dc' of 4 images: measure at least 6"),
         ({"metrics": ["atributes"]}, "unknown metric 'atributes', did you mean 'attributes'"),
         ({"metrics": ["attributes", "attributes"]}, "attributes is named twice"),
@@ -126,6 +132,94 @@ def test_what_cannot_be_measured_is_refused_before_compute(asked, message):
     wanted |= {"references": {}, "curve": {"samples": 0}, "resolutions": [32, 16]}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run.checked_extractor({**wanted, **asked}, prepared())
+
+
+def test_moments_alone_are_refused_where_features_are_compared(tmp_path):
+    """Before training, not after it."""
+    extractor = extractors.build({"name": "random_conv"})
+    path, d = tmp_path / "moments.npz", extractor.width
+    np.savez(path, mu=np.zeros(d), sigma=np.eye(d))
+    wanted = {"extractor": {"name": "random_conv"}, "seeds": [0], "samples": 8}
+    wanted |= {"references": {32: path}, "curve": {"samples": 0}, "resolutions": [32, 16]}
+    run.checked_extractor({**wanted, "metrics": ["fd"]}, prepared())
+    with pytest.raises(ValueError, match="'kd' compares with features of real images"):
+        run.checked_extractor({**wanted, "metrics": ["fd", "kd"]}, prepared())
+
+
+def test_captions_that_the_data_lacks_are_refused_before_compute(monkeypatch):
+    monkeypatch.setattr(run, "check_metrics", lambda *given, **more: None)  # CLIP is not here
+    wanted = {"extractor": {"name": "random_conv"}, "seeds": [0], "samples": 8, "references": {}}
+    wanted |= {"metrics": ["clip_score"], "resolutions": [32], "curve": {"samples": 0}}
+    made = prepared()
+    test = replace(made.data.part("test"), captions=None)
+    bare = replace(made, data=replace(made.data, captions=None))
+    assert test.captions is None
+    with pytest.raises(ValueError, match="needs captions, which critters has none of"):
+        run.checked_extractor(wanted, bare)
+
+
+OPTIONS = {
+    "seed": 0,
+    "folder": "a",
+    "trainer": {"precision": "auto", "steps": 10, "progress": True},
+    "sampler": {"steps": 5},
+    "match": {"flops": None, "latency": None},
+    "measure": {"metrics": ["fd", "auto"], "references": {32: "x.npz"}},
+    "dry_run": False,
+}
+
+
+def changed(key: str, value: object) -> dict[str, Any]:
+    options = copy.deepcopy(OPTIONS)
+    *path, last = key.split(".")
+    node = options
+    for name in path:
+        node = node[name]
+    node[last] = value
+    return options
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("folder", "b"),
+        ("trainer.progress", False),
+        ("trainer.precision", "32-true"),
+        ("measure.metrics", ["fd", "attributes"]),
+        ("measure.metrics", ["fd"]),
+    ],
+)
+def test_what_a_run_settled_is_no_other_run(tmp_path, key, value):
+    record = rows.record("a", config=changed(key, value))
+    record.write(tmp_path)
+    sweep.check_same(Record.read(tmp_path), OPTIONS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 1),
+        ("trainer.steps", 11),
+        ("sampler.steps", 4),
+        ("match.flops", 1e12),
+        ("measure.metrics", ["fd", "kd", "attributes"]),
+        ("measure.references", {32: "y.npz"}),
+        ("measure.new", 3),
+    ],
+)
+def test_a_finished_run_is_no_answer_to_other_options(tmp_path, key, value):
+    rows.record("a", config=changed(key, value)).write(tmp_path)
+    where = key if not isinstance(value, dict) else f"{key}.32"
+    with pytest.raises(sweep.Unlike, match=rf"made with {where}=.*, now it is .*: remove it, or"):
+        sweep.check_same(Record.read(tmp_path), OPTIONS, tmp_path)
+
+
+def test_steps_that_a_budget_decides_are_no_other_run(tmp_path):
+    budget = {"flops": 1e12, "latency": 0.5}
+    made = changed("match", budget)
+    made["trainer"]["steps"], made["sampler"]["steps"] = 77, 7
+    rows.record("a", config=made).write(tmp_path)
+    sweep.check_same(Record.read(tmp_path), changed("match", budget), tmp_path)
 
 
 def test_parts_of_data_without_a_law_are_refused_before_compute():

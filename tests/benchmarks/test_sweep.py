@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from unittest.mock import ANY
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -17,6 +18,7 @@ from benchmarks import sweep
 from benchmarks.ledger import FAILED, INTERRUPTED, MADE, PASSED, RUNNING, Job, opened
 from hierdiff.config import folder_of_configs
 from hierdiff.record import Record
+from hierdiff.results import records
 from tests.benchmarks.test_run import QUICK as MEASURED
 
 QUICK = (*(word for word in MEASURED if not word.startswith("cost.")), "cost.repeats=0")
@@ -161,19 +163,88 @@ def swept(folder, *options):
 
 @pytest.mark.slow
 def test_a_failing_job_is_a_row_and_a_rerun_makes_only_what_is_missing(tmp_path):
-    broken = (BOTH, "method.resolutions=[32]")  # mdm's network has two levels
-    ended = swept(tmp_path, *broken)
+    broken = "method.resolutions=[32]"  # mdm's network has two levels
+    ended = swept(tmp_path, BOTH, broken)
     assert ended.returncode == 1
     assert "job 2 of 2: mdm" in ended.stderr
     assert "nest one network for each" in ended.stdout  # in the table
     made, failed = (Record.read(tmp_path / name) for name in ("end_to_end", "mdm"))
     assert made.failure is None and made.quality
     assert failed.failure is not None and not failed.quality
-    before = (tmp_path / "end_to_end" / "record.json").stat().st_mtime_ns
+    kept = (tmp_path / "end_to_end" / "record.json").read_bytes()
     mended = swept(tmp_path, BOTH)
     assert mended.returncode == 0, mended.stderr
-    assert (tmp_path / "end_to_end" / "record.json").stat().st_mtime_ns == before
+    assert (tmp_path / "end_to_end" / "record.json").read_bytes() == kept
     assert Record.read(tmp_path / "mdm").failure is None
+    other = swept(tmp_path, BOTH, "seed=1")  # refused before anything is spent
+    assert other.returncode == 2 and "job " not in other.stderr
+    assert "end_to_end/record.json was made with seed=0, now it is 1: remove it" in other.stderr
+
+
+@pytest.mark.slow
+def test_training_that_diverges_is_a_row(tmp_path):
+    ended = swept(tmp_path, "method=end_to_end", "trainer.lr=1e30", "trainer.steps=20")
+    assert ended.returncode == 1
+    record = Record.read(tmp_path / "end_to_end")
+    assert "loss" in str(record.failure) and not record.quality
+
+
+@pytest.mark.slow
+def test_a_job_that_the_system_kills_is_a_row(tmp_path):
+    """As where memory runs out."""
+    told = command(tmp_path, "method=end_to_end", "trainer.steps=3000")
+    log = tmp_path / "end_to_end" / "log.jsonl"
+    with subprocess.Popen(told, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+        while not log.exists() and process.poll() is None:
+            time.sleep(0.1)
+        (job,) = children(process.pid)
+        os.kill(job, signal.SIGKILL)
+        process.communicate(timeout=120)
+    assert process.returncode == 1
+    failure = Record.read(tmp_path / "end_to_end").failure
+    assert failure == "killed by SIGKILL (as the system does where memory runs out)"
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(word) for word in found.stdout.split()]
+
+
+@pytest.mark.slow
+def test_a_dry_run_shows_every_plan_and_leaves_nothing(tmp_path):
+    ended = swept(tmp_path, BOTH, "match.flops=1e11", "--dry-run", f"hydra.sweep.dir={tmp_path}")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("sampler steps") == 2 and "no word" not in ended.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".yaml"]
+
+
+@pytest.mark.slow
+def test_a_sweep_at_equal_operations_is_timed_together_and_ends_in_table_and_page(tmp_path):
+    """What `make compare` does, small."""
+    place = tmp_path / "runs"
+    asked = ("method=end_to_end,cascaded,latent", "match.flops=2e11")
+    ended = swept(place, *asked)
+    assert ended.returncode == 0, ended.stderr
+
+    def called(module: str, *options: str) -> str:
+        told = [sys.executable, "-m", f"benchmarks.{module}", str(place), *options]
+        done = subprocess.run(told, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    called("cost", "--repeats", "1", "--batches", "2")
+    spent = []
+    for record in records(place):
+        assert record.training["spent"] == {**record.training["planned"], "seconds": ANY}
+        assert record.provenance["cost"]["together"] == ["cascaded", "end_to_end", "latent"]
+        assert all(row["train_images_per_s"] > 0 for row in record.cost)
+        spent.append(record.training["spent"]["flops"])
+    assert len(spent) == 3 and max(spent) <= 1.02 * min(spent)
+    table = called("tables")
+    assert "matched by flops" in table and table.count("| latent") == 1
+    called("report", "-o", str(tmp_path / "page"))
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert all(name in page for name in ("cascaded", "end_to_end", "latent", "real images"))
 
 
 @pytest.mark.slow
