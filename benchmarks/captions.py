@@ -124,6 +124,16 @@ def notes(
     ]
     if spread and wanted.costs:
         yield f"times that spread widely: {', '.join(spread)}"
+    bases = sorted(
+        base
+        for record in rows.values()
+        for c in record.cost
+        for w in CASES
+        if c.get("device") == "cpu" and (base := c.get(f"{w}_memory_baseline_mib")) is not None
+    )
+    if bases and wanted.costs:
+        had = MISSING.join(dict.fromkeys((number(round(bases[0])), number(round(bases[-1])))))
+        yield f"memory on a CPU is that of the process, which had {had} MiB before the method"
     if wanted.costs:
         for row, record in rows.items():
             for c in record.cost:

@@ -8,6 +8,7 @@ which the mean does not feel (iDDPM, arXiv 2102.09672, section 3.1).
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from hierdiff.noise import Noise
 from hierdiff.parameterization import Parameterization, check_kind, error_ratio, target
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Node, Registry
+
+log = logging.getLogger(__name__)
 
 
 class Weight(ABC):
@@ -233,7 +236,8 @@ class Objective:
         denoiser: Denoiser | None = None,
         shapes: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """Refuses what cannot work with this process, network and state, before compute.
+        """Refuses what cannot work with this process, network and state, before compute; warns of a
+        learned variance that has no loss.
 
         shapes: c h w of each level. A network that predicts eps says nothing about x0 where the SNR
         is 0.
@@ -265,6 +269,12 @@ class Objective:
             raise ValueError(
                 f"vlb {self.vlb} with {type(denoiser).__name__}, which learns no variance: "
                 f"choose 0, or a denoiser that does (dit with learned_variance: true)"
+            )
+        if not self.vlb and denoiser is not None and denoiser.learns_variance:
+            log.warning(
+                "%s learns a variance, which vlb 0 leaves untrained: set objective.vlb (1 in DiT) "
+                "or learned_variance: false, and sample by no rule with variance: learned",
+                type(denoiser).__name__,
             )
         end = process.log_snr(torch.ones(1, dtype=torch.float64, device="cpu"))
         if self.parameterization.prediction == "eps" and bool(torch.isneginf(end).any()):

@@ -171,8 +171,8 @@ class DiT(WithVariance):
         vector = self._vector(log_snr, cond)
         h = self.patches(with_low(x, cond, self.low_channels))
         rows, columns = h.shape[-2:]
-        where = positions(rows, columns, self.width, h.device).to(h.dtype)
-        h = rearrange(h, "b c h w -> b (h w) c") + where
+        where = positions(rows, columns, self.width, h.device).to(self.patches.weight.dtype)
+        h = rearrange(h, "b c h w -> b (h w) c") + where  # under autocast to float32, as published
         for block in self.blocks:
             h = block(h, vector)
         shift, scale = self.modulation(F.silu(vector))[:, None].chunk(2, dim=-1)

@@ -1,7 +1,8 @@
 """What a run says of itself: `log.jsonl`, one line an interval, and TensorBoard as an extra.
 
-A line is the mean since the line before it. No wall time stands in it, so that a run that was
-killed and resumed leaves the same bytes as one that was not.
+A line holds the mean of each name since the line before it, over the steps that told the name. No
+wall time stands in it, so that a run that was killed and resumed leaves the same bytes as one that
+was not.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ class Log:
     def __init__(self, path: Path, *, written: bool = True, tensorboard: bool = False):
         self.path, self._written = path, written
         self._sums: dict[str, float] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}  # steps in each sum
         self._board = _board(path.parent) if tensorboard else None
 
     def add(self, values: Mapping[str, float]) -> None:
-        self._count += 1
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def line(self, **first: Any) -> None:
         """A line of `first` and the means; nothing where no value came since the last one."""
-        if not self._count:
+        if not self._sums:
             return
-        means = {name: total / self._count for name, total in self._sums.items()}
-        self._sums, self._count = {}, 0
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
         if self._written:
             self._write({**first, **means})
         if self._board is not None:
@@ -57,12 +58,12 @@ class Log:
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
                 length = file.seek(0, os.SEEK_END)
-        return {"bytes": length, "sums": self._sums, "count": self._count}
+        return {"bytes": length, "sums": self._sums, "counts": self._counts}
 
     def load(self, state: Mapping[str, Any] | None) -> None:
         """Cut back to where `state` was taken; None: a new log."""
         self._sums = dict(state["sums"]) if state else {}
-        self._count = state["count"] if state else 0
+        self._counts = counts_in(state) if state else {}
         if self._written and self.path.exists():
             length = self.path.stat().st_size
             os.truncate(self.path, min(state["bytes"] if state else 0, length))
@@ -70,6 +71,11 @@ class Log:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
+
+
+def counts_in(state: Mapping[str, Any]) -> dict[str, int]:
+    """Steps in each sum; older checkpoints have one `count` for all."""
+    return dict(state.get("counts") or dict.fromkeys(state["sums"], state.get("count")))
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -207,11 +207,13 @@ class Run:
         self.place.seconds = [0.0] * len(self.counts)
         self.chunks = self.fabric.world_size * self.recipe.accumulate
         self.batches = [stage.batch_size or self.recipe.batch_size for stage in self.method.stages]
-        for batch in self.batches:
+        for batch, stage in zip(self.batches, self.method.stages, strict=True):
             if batch % self.chunks:
+                own = f"batch_size={batch} of stage {stage.name}"
+                told = own if stage.batch_size else f"trainer.batch_size={batch}"
                 raise ValueError(
-                    f"trainer.batch_size={batch} is not a multiple of {self.fabric.world_size} "
-                    f"device(s) x {self.recipe.accumulate} micro batch(es): choose one that is"
+                    f"{told} is not a multiple of {self.fabric.world_size} device(s) x "
+                    f"{self.recipe.accumulate} micro batch(es): choose one that is"
                 )
         self.config = files.as_json(self.config)
 
@@ -471,7 +473,11 @@ class Run:
     # -- ends --------------------------------------------------------------------------------------
 
     def _end_stage(self, stage: Stage, index: int, ema: EMA) -> None:
-        """The averaged weights become the weights; what comes next grows from those."""
+        """The averaged weights become the weights; what comes next grows from those. Buffers become
+        those of the first process: batch norms have seen the rows of their own process only."""
+        if self.fabric.world_size > 1:
+            for buffer in stage.buffers():
+                buffer.copy_(self.fabric.broadcast(buffer))
         if index == last_trained(self.counts):
             raw = files.tensors_of(self.method)
             for which, length in list(enumerate(ema.half_lives))[1:]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,31 +44,68 @@ def sample_sheet(
 
 
 def write_curves(path: Path, log: Path) -> None:
-    """Loss of each level over images, raw and smoothed, on a log scale."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    lines = read(log)
-    names = [name for name in dict.fromkeys(key for line in lines for key in line)]
-    names = [name for name in names if name.startswith("loss")]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for name in names:
-        points = [(line["images"], line[name]) for line in lines if name in line]
-        images, values = np.array(points, dtype=float).T
-        (raw,) = axes.plot(images, values, linewidth=0.8, alpha=0.3)
-        label = "all levels" if name == "loss" else name.removeprefix("loss/")
-        axes.plot(images, smoothed(values), color=raw.get_color(), label=label)
-    axes.set(xlabel="images", ylabel="loss", yscale="log")
-    if names:
-        axes.legend(frameon=False)
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    FigureCanvasAgg(curves(read(log))).print_png(buffer)
     write(path, buffer.getvalue())
 
 
+def curves(lines: Sequence[Mapping[str, Any]]) -> Any:
+    """A figure of the losses over images, raw and smoothed; a dotted line where a stage ends.
+
+    Losses above zero share a panel with a log scale; each other one has a linear panel of its own.
+    """
+    from matplotlib.figure import Figure
+
+    series = losses(lines)
+    signed = [name for name, pieces in series.items() if min(p[:, 1].min() for p in pieces) <= 0]
+    positive = [name for name in series if name not in signed]
+    panels = [[name] for name in signed] + ([positive] if positive else [])
+    figure = Figure(figsize=(7, 1.5 + 2.5 * len(panels)), layout="constrained")
+    ends = [a["images"] for a, b in pairwise(lines) if a["stage"] != b["stage"]]
+    for place, names in enumerate(panels, 1):
+        axes = figure.add_subplot(len(panels), 1, place)
+        axes.set(xlabel="images", ylabel="loss", yscale="log" if names is positive else "linear")
+        axes.set_xlim(0, 1.02 * lines[-1]["images"])
+        for name in names:
+            draw(axes, name, series[name], log=names is positive)
+        for end in ends:
+            axes.axvline(end, color="0.5", linewidth=0.8, linestyle=":")
+        axes.legend(frameon=False)
+    return figure
+
+
+def losses(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[np.ndarray]]:
+    """(images, value) of each loss by its name in the log, a piece for each stage.
+
+    A total that is its only part is left out.
+    """
+    series: dict[str, list[np.ndarray]] = {}
+    for _, rows in groupby(lines, key=lambda line: line["stage"]):
+        pieces: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            for name in row:
+                if name.startswith("loss"):
+                    pieces.setdefault(name, []).append((row["images"], row[name]))
+        for name, piece in pieces.items():
+            if name != "loss" or list(pieces.values()).count(piece) == 1:
+                series.setdefault(name, []).append(np.array(piece, dtype=float))
+    return series
+
+
+def draw(axes: Any, name: str, pieces: Sequence[np.ndarray], *, log: bool) -> None:
+    label = "all levels" if name == "loss" else name.removeprefix("loss/")
+    color = None
+    for images, values in (piece.T for piece in pieces):
+        (raw,) = axes.plot(images, values, color=color, linewidth=0.8, alpha=0.3)
+        color = raw.get_color()
+        smooth = np.exp(smoothed(np.log(values))) if log else smoothed(values)
+        axes.plot(images, smooth, color=color, label=label)
+        label = ""  # once in the legend
+
+
 def smoothed(values: np.ndarray, half: int = 4) -> np.ndarray:
-    """Geometric mean over up to `half` points on either side, so that it does not lag."""
-    logs = np.log(np.maximum(values, 1e-12))
-    widths = [min(half, i, len(logs) - 1 - i) for i in range(len(logs))]
-    return np.exp([logs[i - w : i + w + 1].mean() for i, w in enumerate(widths)])
+    """Mean over up to `half` points on either side, so that it does not lag."""
+    widths = [min(half, i, len(values) - 1 - i) for i in range(len(values))]
+    return np.array([values[i - w : i + w + 1].mean() for i, w in enumerate(widths)])

@@ -390,6 +390,14 @@ def test_records_of_two_protocols_share_no_table():
         frame([*rows, record("before it was told")])
 
 
+def test_what_a_process_had_before_the_method_is_a_note_on_a_cpu():
+    base = {"train_memory_baseline_mib": 814.6, "sample_memory_baseline_mib": 817.2}
+    note = "memory on a CPU is that of the process, which had 815–817 MiB before the method"
+    for device, told in (("cpu", [note]), ("cuda", [])):
+        table = frame([record("a", cost=(cost(64, 40.0, 5.0, device=device, **base),))])
+        assert [one for one in table.attrs["notes"] if "before the method" in one] == told
+
+
 def test_a_cost_that_nobody_could_measure_still_has_its_column():
     none = cost(64, None, None, train_failure="out of memory at batch 1", train_memory_mib=None)
     table = frame([record("a", cost=(none,))], "cost")

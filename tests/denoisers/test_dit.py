@@ -238,6 +238,16 @@ def test_half_precision_runs():
     assert out.dtype == torch.bfloat16 and torch.isfinite(out).all()
 
 
+def test_mixed_precision_keeps_the_residual_stream_in_the_dtype_of_the_weights():
+    """As the float32 table of positions of the official network does."""
+    network, seen = dit("class"), []
+    for block in network.blocks:
+        block.register_forward_hook(lambda block, inputs, output: seen.append((inputs[0], output)))
+    with torch.autocast("cpu", torch.bfloat16):
+        run(network, image(), tiny.cond("class", 2))
+    assert seen and all(part.dtype == torch.float32 for pair in seen for part in pair)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

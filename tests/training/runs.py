@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hierdiff.batch import Batch, Cond
@@ -89,6 +90,18 @@ def in_process(folder: Path, node: dict[str, Any], environment: dict[str, str], 
     os.environ.update(environment)
     torch.set_num_threads(1)
     run(folder, node, **options)
+
+
+def kept_in_process(
+    folder: Path, node: dict[str, Any], environment: dict[str, str], **options: Any
+):
+    """Training as the work of another process, which keeps what it holds at the end by its rank."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    method = built(node)
+    train(method, images(), folder, recipe(**options), config=config(node))
+    state = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    save_file(state, folder / f"rank_{environment['RANK']}.safetensors")
 
 
 def entry(module: str, folder: Path, arguments: Sequence[str], largest: int | None) -> None:

@@ -21,6 +21,7 @@ from hierdiff.training.loop import Feed, stage_steps
 from hierdiff.training.pictures import smoothed
 from tests.training.runs import (
     GROWN,
+    INNER,
     NODE,
     Line,
     Lines,
@@ -28,6 +29,7 @@ from tests.training.runs import (
     config,
     images,
     in_process,
+    kept_in_process,
     recipe,
     run,
     server,
@@ -183,8 +185,16 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Pat
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="batch_size=4 is not a multiple of 1 device"):
+    with pytest.raises(ValueError, match="trainer.batch_size=4 is not a multiple of 1 device"):
         run(tmp_path, accumulate=3)
+
+
+def test_a_batch_of_a_stage_that_cannot_be_cut_is_refused_by_its_own_name(tmp_path: Path):
+    stages = [Line(share=0.5), Line(share=0.5)]
+    stages[1].batch_size = 3
+    message = "^batch_size=3 of stage line is not a multiple of 1 device"
+    with pytest.raises(ValueError, match=message):
+        train(Lines(stages), images(), tmp_path, recipe(accumulate=2))
 
 
 @pytest.mark.parametrize(
@@ -350,8 +360,7 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def test_two_processes_train_what_one_trains_with_two_micro_batches(tmp_path: Path):
-    run(tmp_path / "one", GROWN, accumulate=2, precision="64-true")
+def in_two_processes(work: Any, folder: Path, node: dict[str, Any], **options: Any) -> None:
     shared = {
         **{"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1"},
         **{"MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
@@ -360,16 +369,17 @@ def test_two_processes_train_what_one_trains_with_two_micro_batches(tmp_path: Pa
     both = []
     for rank in ("0", "1"):
         environment = {**shared, "RANK": rank, "LOCAL_RANK": rank}
-        process = server.Process(
-            target=in_process,
-            args=(tmp_path / "two", GROWN, environment),
-            kwargs={"precision": "64-true"},
-        )
+        process = server.Process(target=work, args=(folder, node, environment), kwargs=options)
         process.start()
         both.append(process)
     for process in both:
-        process.join(60)
+        process.join(120)
         assert process.exitcode == 0
+
+
+def test_two_processes_train_what_one_trains_with_two_micro_batches(tmp_path: Path):
+    run(tmp_path / "one", GROWN, accumulate=2, precision="64-true")
+    in_two_processes(in_process, tmp_path / "two", GROWN, precision="64-true")
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, tensor in one.items():
@@ -380,6 +390,39 @@ def test_two_processes_train_what_one_trains_with_two_micro_batches(tmp_path: Pa
     ]
     for a, b in zip(*lines, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-6)  # logged in float32
+
+
+LATENT: dict[str, Any] = {
+    "name": "latent",
+    "resolutions": [8],
+    "denoiser": INNER,
+    "codec": {
+        "name": "autoencoder",
+        "autoencoder": {"width": 8, "multiples": [1, 2], "blocks": 1, "groups": 4},
+        "perceptual": {"name": "none"},
+        "discriminator": {"width": 4, "layers": 1},
+        "loss": {"start": 0.5},
+        "batch_size": 4,
+    },
+    "sampling": {"steps": 2},
+}
+
+
+def test_two_processes_hold_the_same_after_a_stage_of_two_turns(tmp_path: Path):
+    """Also the running means of a discriminator's batch norms, of which each saw its own rows."""
+    node = {**LATENT, "codec": {**LATENT["codec"], "cache": str(tmp_path / "cache")}}
+    options = {"steps": 8, "precision": "64-true"}
+    in_two_processes(kept_in_process, tmp_path / "two", node, **options)
+    held = [load_file(tmp_path / f"two/rank_{rank}.safetensors") for rank in (0, 1)]
+    assert held[0].keys() == held[1].keys()
+    different = [name for name, tensor in held[0].items() if not tensor.equal(held[1][name])]
+    assert not different
+    run(tmp_path / "one", node, accumulate=2, **options)
+    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(two[name], tensor, rtol=1e-7, atol=1e-9, msg=name)
 
 
 @pytest.mark.slow
