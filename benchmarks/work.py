@@ -206,11 +206,13 @@ class Sampled:
         rest = seconds / self.batch - sum(part["seconds"] for part in parts)
         return {
             "batch": self.batch,
-            "parameters": sum(
-                parameters(module)
-                for part in chain
-                for module in (part, part.codec.network)
-                if module is not None
+            "parameters": parameters(
+                nn.ModuleList(
+                    module
+                    for part in chain
+                    for module in (part, part.codec.network)
+                    if module is not None
+                )
             ),
             "flops_per_call": flops_of_call(chain[-1], self.noise),
             "flops_per_image": flops_of_sample(self.stage, self.text),

@@ -206,6 +206,7 @@ class Diffusion(Stage):
 
     fractions: part of a training batch that has each level, finest first, ending in 1
     (mixed-resolution batches; a level's loss is the mean over its own rows, so it stays unbiased).
+    codec: the network of one that no stage trains is frozen here, and is kept with the weights.
     facts: of the data (classes, text_width, text_length), to complete the conditions that a caller
     leaves out.
     """
@@ -248,6 +249,9 @@ class Diffusion(Stage):
             )
         self.codec, self.process, self.objective = codec, process, objective
         self.denoiser = denoiser
+        self.frozen: nn.Module | None = None  # of the codec
+        if codec.stage is None and codec.network is not None:
+            self.frozen = codec.network.eval().requires_grad_(False)
         self.sampling = sampling
         self.resolutions = tuple(resolutions)
         self.name = "x".join(str(side) for side in resolutions)
@@ -283,6 +287,12 @@ class Diffusion(Stage):
             batch_size=self.batch_size,
         )
 
+    def train(self, mode: bool = True) -> Diffusion:
+        super().train(mode)
+        if self.frozen is not None:
+            self.frozen.eval()
+        return self
+
     def draw(self, batch: Batch, noise: Noise) -> Any:
         b = len(batch)
         rows = [math.ceil(fraction * b) for fraction in self.fractions]
@@ -290,7 +300,8 @@ class Diffusion(Stage):
         return self.objective.draw(self.process, shapes, noise)
 
     def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss:
-        levels = self.codec.encode(batch.images)
+        with torch.no_grad():
+            levels = self.codec.encode(batch.images)
         x0 = tuple(level[: len(eps)] for level, eps in zip(levels, draws.eps, strict=True))
         return self.objective(self.process, self.denoiser, x0, batch.cond, draws)
 

@@ -7,10 +7,13 @@ arXiv 2112.10752, appendix G, and their code.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -196,6 +199,42 @@ class Autoencoder(nn.Module):
             act=nn.SiLU(),
         )
         self.last_layer = nn.Conv2d(widths[0], channels, 3, padding=1)
+        kept = [tuple(p.shape) for p in self.regulariser.parameters()]
+        self.layout = {
+            "channels": channels,
+            "widths": [width, *widths],
+            "blocks": blocks,
+            "levels with attention": [i for i, side in enumerate(sides) if side in attention_at],
+            "attention in the middle": middle_attention,
+            "groups": groups,
+            "latent channels": latent_channels,
+            "regulariser": [type(self.regulariser).__name__, *kept],
+        }
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 of layout and weights, these as float32, so that another dtype changes nothing.
+
+        Zeros on the meta device.
+        """
+        state = self.state_dict()
+        digest = hashlib.sha256(repr(self.layout).encode())
+        if any(tensor.is_meta for tensor in state.values()):
+            return bytes(digest.digest_size)
+        for name, tensor in state.items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().float().contiguous().flatten().numpy())
+        return digest.digest()
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Inside, without gradients and in eval mode, whatever mode its training left it in."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)
 
     def latent_shape(self, side: int) -> tuple[int, int, int]:
         """Of the latents of square images, without the batch. ValueError where none fit."""

@@ -25,8 +25,8 @@ class Statistics(nn.Module):
     """Mean and standard deviation of latents by channel, or of all together (`by="tensor"`).
 
     They are those of the state z that diffuses, over posterior noise too: the variance of z is that
-    of the posterior means plus the mean posterior variance. `mark` tells whose latents were
-    measured.
+    of the posterior means plus the mean posterior variance. `mark` is the fingerprint of the
+    autoencoder whose latents were measured, 0 before that.
     """
 
     mean: Tensor
@@ -40,7 +40,8 @@ class Statistics(nn.Module):
         self.by = by
         for name, value in (("mean", 0.0), ("std", 1.0)):
             self.register_buffer(name, torch.full((channels, 1, 1), value))
-        self.register_buffer("mark", torch.full((2,), float("nan")))
+        self.register_buffer("mark", torch.zeros(32, dtype=torch.uint8))
+        self._found: list[tuple[int, int]] | None = None  # where a check found no fault
 
     def measure(self, moments: Iterable[Tensor], autoencoder: Autoencoder) -> None:
         """From the moments of all training images, in batches."""
@@ -56,25 +57,41 @@ class Statistics(nn.Module):
             mean, square = mean.mean().expand_as(mean), square.mean().expand_as(mean)
         self.mean.copy_(mean[:, None, None])
         self.std.copy_((square - mean**2).sqrt()[:, None, None])
-        self.mark.copy_(mark_of(autoencoder))
+        self._marked(autoencoder)
 
     def none(self, autoencoder: Autoencoder) -> None:
         """Mean 0 and deviation 1, for weights that are timed and not looked at."""
         self.mean.zero_()
         self.std.fill_(1)
-        self.mark.copy_(mark_of(autoencoder))
+        self._marked(autoencoder)
+
+    def _marked(self, autoencoder: Autoencoder) -> None:
+        self.mark.copy_(torch.tensor(list(autoencoder.fingerprint()), dtype=torch.uint8))
+        self._found = self._places(autoencoder)
+
+    def _places(self, autoencoder: Autoencoder) -> list[tuple[int, int]]:
+        """Address and version of what a check depends on: tensors that are moved or written to
+        (by any but a fused optimizer, whose steps torch does not count) have others."""
+        tensors = [self.mark, *autoencoder.state_dict(keep_vars=True).values()]
+        return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
 
     def check(self, autoencoder: Autoencoder) -> None:
-        if torch.isnan(self.mark).any():
+        """ValueError where they are missing or of another autoencoder; at once, where nothing was
+        moved or written to since the last time."""
+        places = self._places(autoencoder)
+        if places == self._found:
+            return
+        if not self.mark.any():
             raise ValueError(
                 "the latent statistics were never measured: train the latent stage, which measures "
                 "them on its training set, or call `statistics.measure`"
             )
-        if not torch.allclose(self.mark, mark_of(autoencoder).to(self.mark), rtol=1e-6, atol=0):
+        if bytes(self.mark.tolist()) != autoencoder.fingerprint():
             raise ValueError(
-                "the latent statistics are those of another autoencoder (its weights have changed "
-                "since): train the latent stage again with this one"
+                "the latent statistics are those of another autoencoder (its weights or layout "
+                "have changed since): train the latent stage again with this one"
             )
+        self._found = places
 
 
 def of_state(autoencoder: Autoencoder, moments: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,21 +103,15 @@ def of_state(autoencoder: Autoencoder, moments: Tensor) -> tuple[Tensor, Tensor]
     return z, torch.zeros_like(z)
 
 
-@torch.no_grad()
-def mark_of(autoencoder: Autoencoder) -> Float[Tensor, " two"]:
-    """Sums of |w| and w^2 over all weights: other weights, another mark."""
-    weights = torch.cat([p.double().flatten() for p in autoencoder.parameters()])
-    return torch.stack([weights.abs().sum(), weights.square().sum()])
-
-
 @codecs.register("autoencoder")
 class AutoencoderCodec(Codec):
     """Images of one resolution to unit latents, and back through the decoder.
 
     autoencoder: options of `Autoencoder`. statistics: by channel or tensor. checkpoint: weights of
-    another run, whose autoencoder is used as it is and not trained. cache: folder in which the
-    moments of all training images are kept, None: `cache_folder()`. Everything else is how the
-    autoencoder is trained (`AutoencoderStage`). resolution, channels: of the images.
+    another run (or of `baselines.latent.convert`), whose autoencoder is used as it is and not
+    trained, so that no discriminator is made. cache: folder in which the moments of all training
+    images are kept, None: `cache_folder()`. Everything else is how the autoencoder is trained
+    (`AutoencoderStage`). resolution, channels: of the images.
     """
 
     lossy = True
@@ -135,7 +146,7 @@ class AutoencoderCodec(Codec):
             resolution=resolution,
             loss=loss or {},
             perceptual=perceptual or {"name": "efficientnet_lite0"},
-            discriminator=discriminator,
+            discriminator=discriminator if checkpoint is None else None,
             lr=lr,
             share=0.0 if checkpoint is not None else share,
             weights=checkpoint,
@@ -144,7 +155,7 @@ class AutoencoderCodec(Codec):
         )
 
     def moments(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b m _h _w"]:
-        with torch.no_grad():
+        with self.network.at_rest():
             return self.network.encode(images)
 
     def normalised(self, moments: Tensor, eps: Tensor | None) -> Levels:
@@ -158,7 +169,7 @@ class AutoencoderCodec(Codec):
 
     def decode(self, levels: Levels) -> dict[int, Float[Tensor, "b c _h _w"]]:
         z = levels[0] * self.statistics.std + self.statistics.mean
-        with torch.no_grad():
+        with self.network.at_rest():
             return {self.resolution: self.network.decode(z).clamp(-1, 1)}
 
     def shapes(self) -> tuple[tuple[int, ...], ...]:

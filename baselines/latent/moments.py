@@ -1,9 +1,9 @@
 """Posterior moments of every image, encoded once into a mapped file of the cache folder.
 
 A posterior is sampled afresh at every step; what is kept is no sample. The name of a file says
-whose images it holds, and ends in a hash of the pixels and of all weights of the autoencoder: a run
-that goes on and another run with the same autoencoder find it, another autoencoder has its own.
-Files are never removed: delete `moments/` of the cache folder to make room.
+whose images it holds, and ends in a hash of the pixels and of the autoencoder (its layout and all
+weights): a run that goes on and another run with the same autoencoder find it, another autoencoder
+has its own. Files are never removed: delete `moments/` of the cache folder to make room.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import torch
 from filelock import FileLock
-from torch import nn
 
+from baselines.latent.autoencoder import Autoencoder
 from hierdiff.data.cache import cache_folder
 from hierdiff.files import explained
 
@@ -29,24 +28,14 @@ def place(
     cache: str | None,
     name: str,
     pixels: str,
-    network: nn.Module,
+    network: Autoencoder,
     shape: tuple[int, ...],
     dtype: np.dtype,
 ) -> Path:
     """The file for images of this name and SHA-256 in the latents of `network`."""
-    told = repr((pixels, weights_hash(network), shape, dtype.str))
+    told = repr((pixels, network.fingerprint(), shape, dtype.str))
     key = hashlib.sha256(told.encode()).hexdigest()[:16]
     return cache_folder(cache) / FOLDER / f"{name}-{shape[-2]}x{shape[-1]}-{key}.npy"
-
-
-def weights_hash(network: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers, on whatever device."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def kept(

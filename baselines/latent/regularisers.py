@@ -5,7 +5,7 @@ diffuses (b c h w) and says what the decoder sees of z, and what the encoder pay
 
 A loss has a named reduction, here and for the reconstruction: "sum" is the sum over the elements of
 an example, mean over examples; "mean" is the mean over all. The released KL autoencoders are
-trained with "sum", to which their weight of 1e-6 belongs; the VQ ones with "mean".
+trained with "sum", to which their weight of 1e-6 belongs; the VQ ones with "mean" and weight 1.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class Regularised(NamedTuple):
 
 
 class Regulariser(nn.Module, ABC):
-    """expansion: channels of moments for each of z; stochastic: `sample` uses its noise."""
+    """expansion: channels of moments for each of z; published: weight of its loss, as released."""
 
     expansion: int
-    stochastic: bool
+    published: float
 
     @abstractmethod
     def forward(
@@ -88,7 +88,7 @@ class KL(Regulariser):
     """
 
     expansion = 2
-    stochastic = True
+    published = 1e-6
 
     def posterior(
         self, moments: Float[Tensor, "b m h w"]
@@ -138,7 +138,7 @@ class VQ(Regulariser):
     """
 
     expansion = 1
-    stochastic = False
+    published = 1.0
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from baselines.latent import moments
 from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.discriminator import PatchGAN, adaptive_weight, generator_loss, hinge
-from baselines.latent.regularisers import REDUCTIONS, reduced
+from baselines.latent.regularisers import reduced
 from hierdiff.batch import NOTHING, Batch, Cond
 from hierdiff.guidance import Scale
 from hierdiff.levels import Levels
@@ -28,7 +28,7 @@ from hierdiff.method import Diffusion, Images, Stage, Turn
 from hierdiff.metrics.perceptual import Perceptual, perceptuals
 from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss
-from hierdiff.registry import Node, constructed, suggest
+from hierdiff.registry import Node, constructed
 from hierdiff.samplers.integrate import Watch
 
 log = logging.getLogger(__name__)
@@ -41,28 +41,26 @@ class Losses:
     """Weights of an autoencoder's loss.
 
     reduction: of reconstruction and regulariser, "sum" over an example's elements (the released KL
-    autoencoders, to which 1e-6 belongs) or "mean" over all. perceptual: on the distance of a pair,
-    which counts at every element. adversarial: on top of the adaptive weight. start: of the
-    discriminator, a share of the stage's steps (up to 1) or a step. discriminator_lr: over the
-    trainer's learning rate. learnt_variance: one log-variance for all elements is learnt.
+    autoencoders, to which 1e-6 belongs) or "mean" over all (the VQ ones). perceptual: on the
+    distance of a pair, which counts at every element. regulariser: None for the published weight
+    of the one that there is (1e-6 of KL, 1 of VQ). adversarial: on top of the adaptive weight.
+    start: of the discriminator, a share of the stage's steps (below 1; at 1 it never starts) or,
+    above 1, a step. discriminator_lr: over the trainer's learning rate. learnt_variance: one
+    log-variance for all elements is learnt.
     """
 
     reduction: str = "sum"
     perceptual: float = 1.0
-    regulariser: float = 1e-6
+    regulariser: float | None = None
     adversarial: float = 0.5
     start: float = 0.5
     discriminator_lr: float = 1.0
     learnt_variance: bool = True
 
     def __post_init__(self) -> None:
-        if self.reduction not in REDUCTIONS:
-            raise ValueError(
-                f"unknown reduction {self.reduction!r}{suggest(self.reduction, REDUCTIONS) or ','} "
-                f"choose from {', '.join(REDUCTIONS)}"
-            )
+        reduced(torch.zeros(1), self.reduction)  # refuses an unknown one
         for name in ("perceptual", "regulariser", "adversarial", "start", "discriminator_lr"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"loss.{name}={getattr(self, name)}: take 0 or more")
 
 
@@ -80,7 +78,11 @@ class AutoencoderStage(Stage):
     Loss of the first: sum of (|x - x'| + perceptual) / exp(s) + s, plus the regulariser, plus, from
     `start` on, the generator's loss times the ratio of gradients at the last layer. discriminator:
     options of `PatchGAN`, None for none. lr: of the autoencoder, over the trainer's learning rate.
+    `imagenet`: was the autoencoder trained on a perceptual network from ImageNet; it goes with the
+    weights, so that a run which uses them again knows.
     """
+
+    imagenet: Tensor
 
     name = "autoencoder"
     compiles = False  # the adaptive weight takes gradients inside the loss
@@ -106,7 +108,11 @@ class AutoencoderStage(Stage):
         self.autoencoder, self.lr = autoencoder, lr
         self.loss = constructed(Losses, loss)
         self.log_variance = LogVariance(self.loss.learnt_variance)
-        perceptuals.get(perceptual["name"])  # unknown names are refused at once
+        network = perceptuals.get(perceptual["name"])  # unknown names are refused at once
+        seen = bool(self.loss.perceptual) and getattr(network, "uses_imagenet", True)
+        self.register_buffer("imagenet", torch.tensor(seen and weights is None))
+        own = self.loss.regulariser
+        self.regulariser_weight = autoencoder.regulariser.published if own is None else own
         self.perceptual_node = perceptual
         self._perceptual: tuple[Perceptual] | None = None  # in a tuple: no part of the state
         self.discriminator = None
@@ -129,15 +135,22 @@ class AutoencoderStage(Stage):
 
     @property
     def identity(self) -> str:
-        return f"autoencoder, {type(self.autoencoder.regulariser).__name__}"
+        layout = (f"{name} {value}" for name, value in self.autoencoder.layout.items())
+        return f"autoencoder of {', '.join(layout)}"
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        """Of the stage alone, for another run: without the discriminator, whose work is done."""
+        state = super().state_dict(*args, **options)
+        if args or "destination" in options:  # as a part of its method
+            return state
+        return {k: tensor for k, tensor in state.items() if not k.startswith("discriminator.")}
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         told = []
         if self.weights is not None:
             told.append(f"autoencoder of another run ({self.weights})")
-        network = perceptuals.get(self.perceptual_node["name"])
-        if self.loss.perceptual and getattr(network, "uses_imagenet", True):
+        if self.imagenet:
             told.append("perceptual loss on an ImageNet network, which flatters Frechet distances")
         return tuple(told)
 
@@ -151,7 +164,7 @@ class AutoencoderStage(Stage):
         """Built when it is needed: its weights are no part of the stage."""
         if self._perceptual is None:
             made = perceptuals.build(self.perceptual_node)
-            self._perceptual = (made.to(next(self.parameters()).device),)
+            self._perceptual = (made.to(next(self.parameters())),)
         return self._perceptual[0]
 
     def start(self, previous: Stage | None, data: Any) -> Any:
@@ -179,7 +192,7 @@ class AutoencoderStage(Stage):
         error = pixel + self.loss.perceptual * perceptual.to(pixel)[:, None, None, None]
         s = self.log_variance.value
         nll = reduced(error / s.exp() + s, self.loss.reduction)
-        total = nll + self.loss.regulariser * made.loss
+        total = nll + self.regulariser_weight * made.loss
         logs = {"loss/pixel": pixel.mean(), "loss/perceptual": perceptual.mean(), **made.logs}
         logs["log_variance"] = s * 1.0
         if adversarial and self.discriminator is not None:
@@ -193,7 +206,7 @@ class AutoencoderStage(Stage):
 
     def _judged(self, images: Tensor, eps: Tensor, adversarial: bool) -> Loss:
         assert self.discriminator is not None
-        if not adversarial:  # its weights stay
+        if not adversarial:  # no gradient: weight decay alone moves it
             return Loss(
                 sum((0 * p.sum() for p in self.discriminator.parameters()), images.new_zeros(())),
                 {},
@@ -216,16 +229,11 @@ class AutoencoderStage(Stage):
     ) -> Images:
         raise ValueError("an autoencoder makes no images from noise: sample the latent stage")
 
-    @torch.no_grad()
     def reconstructed(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """From the mode of the posterior, in [-1, 1]."""
-        training = self.training
-        self.eval()
-        try:
+        with self.autoencoder.at_rest():
             z = self.autoencoder.regulariser.mode(self.autoencoder.encode(images))
             return self.autoencoder.decode(z).clamp(-1, 1)
-        finally:
-            self.train(training)
 
     def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
         """Originals, each followed by its reconstruction."""
@@ -243,7 +251,8 @@ class LatentDraws(NamedTuple):
 @dataclass(frozen=True)
 class LatentData:
     """Moments of all images, (views, n, m, h, w) in a mapped file: as they are and, where the data
-    may be mirrored, mirrored. A posterior is sampled afresh at every step; these are no samples."""
+    may be mirrored, mirrored. A posterior is sampled afresh at every step; these are no samples.
+    data: for its conditions alone."""
 
     data: Any
     moments: np.ndarray
@@ -285,7 +294,7 @@ class LatentDiffusion(Diffusion):
         dtype = np.dtype(str(self.statistics.mean.dtype).removeprefix("torch."))
         path = moments.place(codec.cache, data.name, data.sha256, codec.network, shape, dtype)
         kept = moments.kept(path, shape, dtype, self._encoded(data, views))
-        found = LatentData(data, kept)
+        found = LatentData(replace(data, images=data.images[:, :0]), kept)
         self.statistics.measure(found.chunks(), codec.network)
         return found
 

@@ -2,6 +2,7 @@
 
 Only names differ; every tensor keeps its shape. Ours are those of the convolutional autoencoder
 under `configs/autoencoder/`, of which each file there but the small ones is a released layout.
+`python -m baselines.latent.convert` makes weights of a released file that a run can take.
 """
 
 from __future__ import annotations

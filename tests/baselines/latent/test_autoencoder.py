@@ -54,6 +54,28 @@ def images(n=2, side=8, channels=3) -> torch.Tensor:
     return torch.randn(n, channels, side, side, generator=generator, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("change", ["next", "sign", "order", "groups"])
+def test_every_change_has_another_fingerprint(change):
+    network, other = new().float(), new(groups=2 if change == "groups" else 4).float()
+    assert network.fingerprint() == new().float().fingerprint()
+    weight = other.last_layer.weight
+    with torch.no_grad():
+        if change == "next":
+            weight[0, 0, 0, 0] = torch.nextafter(weight[0, 0, 0, 0], torch.tensor(9.0))
+        if change == "sign":
+            weight[0].neg_()
+        if change == "order":
+            weight.copy_(weight.flip(0))
+    assert other.fingerprint() != network.fingerprint()
+
+
+def test_another_dtype_or_memory_layout_has_the_same_fingerprint():
+    network = new().float()
+    before = network.fingerprint()
+    assert network.double().fingerprint() == before
+    assert network.to(memory_format=torch.channels_last).fingerprint() == before
+
+
 def count(*modules: nn.Module) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 

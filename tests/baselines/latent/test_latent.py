@@ -1,12 +1,13 @@
 """The two stages of latent diffusion: their losses, what they keep, and what is refused."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from baselines.latent.codec import AutoencoderCodec, Statistics, mark_of
+from baselines.latent.codec import Statistics
 from baselines.latent.stage import Losses
 from hierdiff.batch import Batch
 from hierdiff.codec import Codec, Pyramid
@@ -43,13 +44,13 @@ def built(seed=0, **options):
     return methods.build(node(**options), offered=LATENT_FACTS)
 
 
-def trained(folder: Path, cascade=None, steps=6):
+def trained(folder: Path, cascade=None, steps=6, data=None, **more):
     cascade = cascade or node()
-    data = images()
+    data = data or images()
     kept = config(cascade, data_sha256=data.sha256)
     torch.manual_seed(1)
     method = methods.build(cascade, offered=LATENT_FACTS)
-    options = recipe(steps=steps, checkpoint_every=2, keep=20, batch_size=4)
+    options = recipe(steps=steps, checkpoint_every=2, keep=20, batch_size=4, **more)
     return train(method, data, folder, options, config=kept)
 
 
@@ -117,9 +118,24 @@ def test_missing_and_stale_statistics_are_errors(whole):
         method.sample(1, noise=tiny.noise())
 
 
-def test_the_mark_tells_autoencoders_apart():
-    marks = [mark_of(built(seed).stages[0].autoencoder) for seed in (0, 0, 1)]
-    assert torch.equal(marks[0], marks[1]) and not torch.allclose(marks[0], marks[2])
+def test_samples_after_the_first_do_not_read_the_weights_again(whole, monkeypatch):
+    method, _ = load_method(whole.weights)
+    stage, calls = method.stages[1], []
+    network = stage.codec.network
+    found = network.fingerprint
+    monkeypatch.setattr(network, "fingerprint", lambda: calls.append(1) or found())
+    for _ in range(3):
+        stage.handed(1, noise=tiny.noise())
+    assert len(calls) == 1
+    with torch.no_grad():
+        network.last_layer.bias[0] *= -1
+    with pytest.raises(ValueError, match="those of another autoencoder"):
+        stage.handed(1, noise=tiny.noise())
+
+
+def test_statistics_hold_in_another_dtype(whole):
+    method, _ = load_method(whole.weights)
+    method.to(torch.float64).stages[1].codec.check()
 
 
 # -- losses --------------------------------------------------------------------------------------
@@ -128,6 +144,24 @@ def test_the_mark_tells_autoencoders_apart():
 def loss_of(stage, turn, step, x=None, eps=None):
     batch = Batch(x if x is not None else tiny.batch("", side=8).images)
     return stage(batch, stage.draw(batch, tiny.noise()) if eps is None else eps, turn, step)
+
+
+@pytest.mark.parametrize(("name", "weight"), [("kl", 1e-6), ("vq", 1.0)])
+def test_a_regulariser_has_its_published_weight(name, weight):
+    own, given = built(regulariser=name), built(regulariser=name, loss={"regulariser": weight})
+    losses = [loss_of(method.stages[0], "autoencoder", 0).total for method in (own, given)]
+    assert torch.equal(*losses)
+
+
+def test_adam_sees_the_gradient_of_the_codes():
+    """Clipped to a norm of 1 it is far above Adam's epsilon, also with the released 0.25."""
+    released = {"name": "vq", "codes": 64, "commitment": 1, "codebook": 0.25}
+    stage = built(autoencoder={**AUTOENCODER, "regulariser": released}).stages[0]
+    loss_of(stage, "autoencoder", 0).total.backward()
+    moved = [p for p in stage.turns[0].module.parameters() if p.grad is not None]
+    torch.nn.utils.clip_grad_norm_(moved, 1.0)
+    pull = stage.autoencoder.regulariser.codes.weight.grad.abs()
+    assert pull[pull > 0].median() > 1e3 * 1e-8
 
 
 def test_the_reconstruction_loss_is_a_likelihood_summed_over_an_example():
@@ -153,7 +187,7 @@ def test_the_mean_reduction_divides_by_the_elements():
     torch.testing.assert_close(losses[0], losses[1] * 3 * 8 * 8)
 
 
-@pytest.mark.parametrize(("start", "first"), [(0.5, 5), (0, 0), (7, 7)])
+@pytest.mark.parametrize(("start", "first"), [(0.5, 5), (0, 0), (7, 7), (1, 10)])
 def test_the_discriminator_starts_at_a_share_of_the_steps_or_at_a_step(start, first):
     stage = built(loss={"start": start}).stages[0]
     stage.steps = 10
@@ -168,11 +202,16 @@ def test_the_discriminator_starts_at_a_share_of_the_steps_or_at_a_step(start, fi
         assert all(torch.isfinite(value) for value in logs.values())
 
 
-def test_each_turn_moves_its_own_parameters(tmp_path: Path):
-    stage = built().stages[0]
-    first, second = stage.turns
-    made, judged = ({id(p) for p in turn.module.parameters()} for turn in (first, second))
-    assert not made & judged and len(made | judged) == len(list(stage.parameters()))
+@pytest.mark.parametrize("turn", ["autoencoder", "discriminator"])
+def test_each_turn_moves_its_own_parameters(turn):
+    stage = built(loss={"start": 0}).stages[0]
+    stage.steps = 10
+    (player,) = (one for one in stage.turns if one.name == turn)
+    before = {name: p.detach().clone() for name, p in stage.named_parameters()}
+    loss_of(stage, turn, 0).total.backward()
+    torch.optim.AdamW(player.module.parameters()).step()
+    moved = {name for name, p in stage.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name in before if (turn == "discriminator") == ("discr" in name)}
 
 
 def test_a_sheet_shows_originals_beside_their_reconstructions():
@@ -217,9 +256,70 @@ def test_an_autoencoder_is_trained_once_and_used_again(tmp_path: Path, whole):
     state = after.stages[0].state_dict()
     for name, tensor in before.stages[0].state_dict().items():
         assert torch.equal(tensor, state[name])
-    other = {**AUTOENCODER, "latent_channels": 3}
-    with pytest.raises(ValueError, match="'autoencoder'.*differs in its network"):
-        trained(tmp_path / "third", node(checkpoint=str(first.weights), autoencoder=other))
+
+
+@pytest.mark.parametrize("change", [{"latent_channels": 3}, {"groups": 2}, {"attention_at": [4]}])
+def test_an_autoencoder_of_another_layout_is_refused(tmp_path: Path, whole, change):
+    wanted = node(checkpoint=str(whole.weights), autoencoder={**AUTOENCODER, **change})
+    with pytest.raises(ValueError, match=r"'autoencoder'.*widths \[8, 8, 16\].*here") as refused:
+        trained(tmp_path, wanted)
+    assert len(str(refused.value)) < 900 and not (tmp_path / "checkpoints").exists()
+
+
+def test_an_autoencoder_comes_without_its_discriminator(tmp_path: Path, whole):
+    wanted = node(checkpoint=str(whole.weights), discriminator=None)
+    assert trained(tmp_path / "a", wanted).steps == 6
+    alone = trained(tmp_path / "b", node(discriminator=None))
+    assert trained(tmp_path / "c", node(checkpoint=str(alone.weights))).steps == 6
+
+
+def test_dropout_is_none_where_latents_are_made_and_read(tmp_path: Path):
+    dropping = built(autoencoder={**AUTOENCODER, "dropout": 0.9})
+    method, x = built(autoencoder=AUTOENCODER), tiny.batch("", side=8).images
+    made = [
+        m.train().stages[1].codec.decode(m.stages[1].codec.encode(x)) for m in (dropping, method)
+    ]
+    assert torch.equal(made[0][8], made[1][8])
+
+
+IMAGENET = "ImageNet"
+
+
+@pytest.mark.parametrize("saw", [True, False])
+def test_the_note_of_a_row_tells_what_its_autoencoder_was_trained_on(tmp_path: Path, saw):
+    """Through a chain of runs, whatever these would train on themselves."""
+    perceptual = [{"name": "none"}, {"name": "efficientnet_lite0"}]
+    last = trained(tmp_path / "first", node(perceptual=perceptual[saw]), steps=2)
+    for name in ("second", "third"):
+        options = {"perceptual": perceptual[not saw], "checkpoint": str(last.weights)}
+        last = trained(tmp_path / name, node(**options), steps=2)
+        stage = load_method(last.weights)[0].stages[0]
+        assert any(IMAGENET in note for note in stage.notes) == saw
+        assert any("another run" in note for note in stage.notes)
+
+
+def test_an_autoencoder_of_other_images_has_its_latents_measured_anew(tmp_path: Path, whole):
+    dark = replace(images(), images=images().images // 8)
+    found = trained(tmp_path, node(checkpoint=str(whole.weights)), data=dark)
+    method, _ = load_method(found.weights)
+    codec, first = method.stages[1].codec, load_method(whole.weights)[0].stages[1].codec
+    x = dark.batch(torch.arange(20)).images
+    z = torch.cat([codec.encode(x)[0], codec.encode(x.flip(-1))[0]])
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(2), atol=0.05, rtol=0)
+    assert not torch.allclose(codec.statistics.mean, first.statistics.mean, atol=0.01)
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, whole):
+    shutil.copytree(whole.folder, tmp_path / "run")
+    dark = replace(images(), images=images().images // 8)
+    with pytest.raises(ValueError, match="was written with data_sha256=.*another run"):
+        trained(tmp_path / "run", data=dark)
+
+
+def test_double_precision_has_a_perceptual_network_too(tmp_path: Path):
+    wanted = node(perceptual={"name": "efficientnet_lite0", "side": 32})
+    summary = trained(tmp_path, wanted, steps=2, precision="64-true")
+    load_method(summary.weights)[0].stages[1].codec.check()  # read in single precision
 
 
 class Halved(Codec):
@@ -239,6 +339,37 @@ class Halved(Codec):
 
     def tail(self, n):
         return self
+
+
+def double(tensor):
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+class Networked(Halved):
+    """One that computes with a network, in a halved pyramid."""
+
+    def __init__(self, *, resolution: int, channels: int = 3):
+        super().__init__(resolution=resolution, channels=channels)
+        self.network = torch.nn.Sequential(
+            torch.nn.Conv2d(channels, channels, 1), torch.nn.Dropout()
+        )
+
+    def encode(self, images, noise=None):
+        return super().encode(self.network(images))
+
+
+def test_the_network_of_a_codec_follows_its_stage_and_is_frozen(tmp_path: Path):
+    wanted = {**node(), "codec": {"name": f"{__name__}:Networked"}}
+    method = methods.build(wanted, offered=LATENT_FACTS).to(torch.float64).train()
+    (stage,), batch = method.stages, images().batch(torch.arange(4)).map(double)
+    weight = stage.codec.network[0].weight
+    assert weight.dtype == torch.float64 and not stage.codec.network.training
+    draws = stage.draw(batch, lambda shape: tiny.noise()(shape).double())
+    stage(batch, draws).total.backward()
+    assert weight.grad is None and next(stage.denoiser.parameters()).grad is not None
+    summary = trained(tmp_path, wanted, steps=2)  # nothing but the weights rebuilds a random one
+    first, second = (load_method(summary.weights, ["tests"])[0].stages[0].codec for _ in range(2))
+    assert torch.equal(first.network[0].weight, second.network[0].weight)
 
 
 def test_a_codec_of_ones_own_comes_by_its_path():
@@ -288,6 +419,9 @@ def test_a_denoiser_of_other_channels_is_refused_before_compute():
         methods.build({**node(), "denoiser": {**NET, "channels": 3}}, offered=LATENT_FACTS)
 
 
-def test_losses_are_checked():
-    assert Losses().reduction == "sum"
-    assert isinstance(built().stages[1].codec, AutoencoderCodec)
+@pytest.mark.parametrize(
+    "name", ["perceptual", "regulariser", "adversarial", "start", "discriminator_lr"]
+)
+def test_no_weight_of_a_loss_is_negative(name):
+    with pytest.raises(ValueError, match=f"loss.{name}=-0.5: take 0 or more"):
+        Losses(**{name: -0.5})

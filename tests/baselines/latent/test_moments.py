@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from baselines.latent import moments
-from baselines.latent.moments import kept, weights_hash
-from tests.baselines.latent.test_latent import built
+from baselines.latent.moments import kept
+from hierdiff.data import image_data
+from tests.baselines.latent.test_latent import AUTOENCODER, built
 from tests.training.runs import images
 
 F32 = np.dtype("float32")
 
 
-def started(folder, seed=0, data=None):
+def started(folder, seed=0, data=None, **codec):
     """The data of a latent stage after its start, and how many batches were encoded for it."""
-    method = built(seed, cache=str(folder))
+    method = built(seed, cache=str(folder), **codec)
     stage, calls = method.stages[1], []
     encode = stage.codec.moments
 
@@ -55,13 +56,28 @@ def test_statistics_are_measured_of_what_was_found_too(tmp_path):
     assert torch.equal(made.mean, found.mean) and torch.equal(made.std, found.std)
 
 
-def test_the_hash_sees_one_changed_weight():
-    network = torch.nn.Linear(3, 3)
-    before = weights_hash(network)
-    assert weights_hash(network) == before
-    with torch.no_grad():
-        network.bias[2] = torch.nextafter(network.bias[2], torch.tensor(9.0))
-    assert weights_hash(network) != before
+def test_moments_are_those_of_a_network_that_does_not_drop(tmp_path):
+    dropping = {**AUTOENCODER, "dropout": 0.9}
+    _, wanted, _ = started(tmp_path / "none", autoencoder=AUTOENCODER)
+    method, found, _ = started(tmp_path / "some", autoencoder=dropping)
+    np.testing.assert_array_equal(found.moments, wanted.moments)
+    assert method.stages[0].autoencoder.training  # as it was
+
+
+def test_the_same_weights_in_other_groups_have_moments_of_their_own(tmp_path):
+    with_groups = [{**AUTOENCODER, "groups": groups} for groups in (4, 2)]
+    calls = [started(tmp_path, autoencoder=options)[2] for options in with_groups]
+    assert calls == [[20, 20], [20, 20]]
+
+
+def test_conditions_come_without_pixels(tmp_path, monkeypatch):
+    _, data, _ = started(tmp_path)
+    index = torch.tensor([5, 2])
+    wanted, seen = images().batch(index).cond, []
+    to_float = image_data.to_float
+    monkeypatch.setattr(image_data, "to_float", lambda x: seen.append(x.numel()) or to_float(x))
+    assert torch.equal(data.batch(index).cond.labels, wanted.labels)
+    assert sum(seen) == 0
 
 
 @pytest.mark.parametrize("spoil", ["cut", "other", "empty"])
