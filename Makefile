@@ -62,7 +62,7 @@ test: $(installed)
 # torch.compile does not see through the shape checks of tests on every torch version
 test-slow: $(installed)
 	$(bin)/python -m pytest -n $(workers) --dist loadscope -m slow -k 'not compile' $(args)
-	$(bin)/python -m pytest -m slow -k compile --jaxtyping-packages= $(args)
+	$(bin)/python -m pytest -n $(workers) --dist load -m slow -k compile --jaxtyping-packages= $(args)
 
 speed: $(installed)
 	$(bin)/python -m pytest tests/test_speed.py --benchmark-enable --benchmark-only --jaxtyping-packages= $(args)

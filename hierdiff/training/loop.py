@@ -18,10 +18,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from hierdiff.batch import Batch
@@ -40,6 +39,9 @@ from hierdiff.training.optimizer import load_tensors, lr_factor, optimizer_of, s
 from hierdiff.training.pictures import sample_sheet, write_curves
 from hierdiff.training.progress import Progress
 from hierdiff.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 log = logging.getLogger(__name__)
 TOTALS = ("loss", "grad_norm")  # of a turn; the parts of a loss have names of their own
@@ -97,6 +99,8 @@ def train(
 
 def fabric_of(recipe: Recipe) -> Fabric:
     """Under torchrun the processes are its own, whatever `devices` says."""
+    from lightning_fabric import Fabric  # seconds, which processes that time a case do not need
+
     devices, nodes, strategy = recipe.devices, 1, recipe.strategy
     if "TORCHELASTIC_RUN_ID" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
