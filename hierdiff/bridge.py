@@ -145,8 +145,7 @@ class Bridged(Diffusion):
 
         low: images that stand for those of the earlier stages, at least at the resolution below:
         real ones for the exposure bias, or generated ones kept from another call. level: log_snr of
-        the augmentation instead of the bridge's. steps, guidance: of every stage. watch: of the
-        last one.
+        the augmentation instead of the bridge's. steps, guidance, watch: of every stage.
         """
         plan: dict[str, Any] = {"steps": steps, "guidance": guidance, "watch": watch}
         return self.handed(n, cond, noise=noise, low=low, level=level, **plan)[0]
@@ -168,7 +167,7 @@ class Bridged(Diffusion):
         level = self.bridge.level if level is None else level
         side = self.bridge.low
         crossing = self.bridge.fixed((n, self.codec.shapes()[0][0], side, side), noise, level)
-        plan: dict[str, Any] = {"steps": steps, "guidance": guidance}
+        plan: dict[str, Any] = {"steps": steps, "guidance": guidance, "watch": watch}
         if low is None:
             halt = self.bridge.stop(level)
             low, (x, *_) = self.previous.handed(n, cond, halt, noise=noise, **plan)
@@ -176,7 +175,7 @@ class Bridged(Diffusion):
         else:
             x, here = low[side].to(self.device), CLEAN
         told = self.bridge(x, here, crossing, self.complete(cond, n))
-        made, state = super().handed(n, told, stop, noise=noise, watch=watch, **plan)
+        made, state = super().handed(n, told, stop, noise=noise, **plan)
         return {**made, **low}, state
 
     def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:

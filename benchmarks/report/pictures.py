@@ -81,7 +81,7 @@ SHEETS = (
         "film.png",
         "From noise to image",
         "States of the first samples, from noise at the left to the image at the right: of each a "
-        "row for every level that the last stage makes at once, finest first.",
+        "row for every level of every stage, finest first.",
         "Film strip of {label}: the first samples from noise, left, to image, right.",
     ),
     Sheet(

@@ -1,0 +1,22 @@
+"""A film strip has every level that a sample goes through."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.pictures import FRAMES, SHOWN, film
+from hierdiff.method import Diffusion
+from tests import tiny
+from tests.training.runs import images
+
+
+@pytest.mark.parametrize("name", ["end_to_end", "mdm", "cascaded"])
+def test_a_film_strip_shows_every_level_from_noise_to_image(name):
+    stage = tiny.method(name, "unconditional").stages[-1]
+    assert isinstance(stage, Diffusion)
+    sides = sorted({side for part in stage.chain for side in part.resolutions}, reverse=True)
+    assert len(sides) == (1 if name == "end_to_end" else 2)
+    data = images(4)
+    strip = np.asarray(film(stage, data, seed=0, precision="32-true"))
+    assert strip.shape[0] / strip.shape[1] == pytest.approx(SHOWN * len(sides) / FRAMES, rel=0.1)
