@@ -124,27 +124,31 @@ def notes(
     ]
     if spread and wanted.costs:
         yield f"times that spread widely: {', '.join(spread)}"
-    bases = sorted(
-        base
-        for record in rows.values()
-        for c in record.cost
-        for w in CASES
-        if c.get("device") == "cpu" and (base := c.get(f"{w}_memory_baseline_mib")) is not None
-    )
-    if bases and wanted.costs:
-        had = MISSING.join(dict.fromkeys((number(round(bases[0])), number(round(bases[-1])))))
-        yield f"memory on a CPU is that of the process, which had {had} MiB before the method"
     if wanted.costs:
-        for row, record in rows.items():
-            for c in record.cost:
-                told = [f"{w}: {c[f'{w}_failure']}" for w in CASES if c.get(f"{w}_failure")]
-                if told:
-                    yield f"{row} at {c['resolution']} px, {'; '.join(told)}"
+        yield from _of_costs(rows)
     for row, record in rows.items():
         yield from (f"{row}: {note}" for note in record.training.get("notes", ()))
     edited = [row for row, record in rows.items() if record.edited]
     if edited:
         yield f"changed by hand since they were measured: {', '.join(edited)}"
+
+
+def _of_costs(rows: Mapping[str, Record]) -> Iterator[str]:
+    """What CPU processes held before the method, and why costs are missing."""
+    found = [(row, c) for row, record in rows.items() for c in record.cost]
+    bases = sorted(
+        base
+        for _, c in found
+        for case in CASES
+        if c.get("device") == "cpu" and (base := c.get(f"{case}_memory_baseline_mib")) is not None
+    )
+    if bases:
+        had = MISSING.join(dict.fromkeys((number(round(bases[0])), number(round(bases[-1])))))
+        yield f"memory on a CPU is that of the process, which had {had} MiB before the method"
+    for row, c in found:
+        failed = [f"{case}: {c[f'{case}_failure']}" for case in CASES if c.get(f"{case}_failure")]
+        if failed:
+            yield f"{row} at {c['resolution']} px, {'; '.join(failed)}"
 
 
 def noisy(cost: Row) -> str | None:

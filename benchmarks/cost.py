@@ -33,7 +33,7 @@ import torch
 import yaml
 
 from benchmarks.measure import Track
-from benchmarks.work import OUT_OF_MEMORY, WARMUP, Case
+from benchmarks.work import OUT_OF_MEMORY, WARMUP, Case, device_for
 from hierdiff.files import worked_in
 from hierdiff.metrics.cost import load_average, timing
 from hierdiff.record import Record, machine, now
@@ -291,8 +291,8 @@ def _timed(found: Mapping[Path, Record], asked: Mapping[str, Any]) -> dict[Path,
     for path, record in found.items():
         wanted = {**record.config["cost"], **{k: v for k, v in asked.items() if v is not None}}
         config = kept_config(path.parent)
-        on_gpu = config["trainer"].get("accelerator") != "cpu" and torch.cuda.is_available()
-        cases = cases_of(config, record.resolutions, wanted, "cuda" if on_gpu else "cpu")
+        device = device_for(config["trainer"].get("accelerator"))
+        cases = cases_of(config, record.resolutions, wanted, device.type)
         owned += [(path, case) for case in cases]
     rows: dict[Path, list[Any]] = {path: [] for path in found}
     for what in ("train", "sample"):

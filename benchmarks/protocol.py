@@ -31,7 +31,16 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from benchmarks.work import META, Case, Sampled, Steps, built, flops_of_sample, flops_of_text
+from benchmarks.work import (
+    META,
+    Case,
+    Sampled,
+    Steps,
+    built,
+    device_for,
+    flops_of_sample,
+    flops_of_text,
+)
 from hierdiff.files import write
 from hierdiff.method import Diffusion, Method, Stage, methods
 from hierdiff.metrics.cost import flops, time_call
@@ -367,8 +376,7 @@ def with_steps(run: Prepared, sampler_steps: int) -> dict[str, Any]:
 
 
 def device_of(run: Prepared) -> torch.device:
-    on_gpu = run.recipe.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if on_gpu else "cpu")
+    return device_for(run.recipe.accelerator)
 
 
 # ---------------------------------------------------------------- how many steps a budget pays for

@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cost import cases_of, costs, track
-from benchmarks.work import Case
+from benchmarks.work import Case, device_for
 from hierdiff.config import folder_of_configs, reported
 from hierdiff.data import datasets
 from hierdiff.files import worked_in, write
@@ -93,8 +92,8 @@ def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any])
         }
     node = method_node(options)
     config = {"method": node, "facts": facts, "trainer": settled(options["trainer"]), "text": None}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    _, sample = cases_of(config, [node["resolutions"][0]], options["cost"], device)
+    device = device_for(options["trainer"]["accelerator"])
+    _, sample = cases_of(config, [node["resolutions"][0]], options["cost"], device.type)
     return sample
 
 

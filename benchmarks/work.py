@@ -40,6 +40,12 @@ WARMUP = 2  # steps of training before the first that is timed
 META = torch.device("meta")
 
 
+def device_for(accelerator: str | None) -> torch.device:
+    """Where a run with this `trainer.accelerator` computes on this machine."""
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
 def noise_on(device: torch.device) -> Noise:
     """Standard normals; on the meta device shapes alone."""
     if device == META:

@@ -28,17 +28,21 @@ def read() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, 
     return weights, tensors, metadata
 
 
-def new(**options) -> Autoencoder:
+def layout() -> dict:
+    """Theirs, under our names."""
     config = json.loads(read()[2]["config"])
-    found = {
+    return {
         "width": config["ch"],
         "multiples": config["ch_mult"],
         "blocks": config["num_res_blocks"],
         "attention_at": config["attn_resolutions"],
         "resolution": config["resolution"],
         "latent_channels": config["z_channels"],
-        "dropout": config["dropout"],
     }
+
+
+def new(**options) -> Autoencoder:
+    found = {**layout(), "dropout": json.loads(read()[2]["config"])["dropout"]}
     return Autoencoder(**{**found, **options}).eval()
 
 

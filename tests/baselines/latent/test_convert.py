@@ -1,45 +1,24 @@
 """A released autoencoder becomes weights that a run takes."""
 
-import json
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from baselines.latent.convert import main
 from hierdiff.training import load_method
 from tests import tiny
 from tests.baselines.latent.test_latent import NET, node, trained
+from tests.interop.test_autoencoder import FILE, read
+from tests.interop.test_autoencoder import layout as theirs
 from tests.training.runs import images
-
-FILE = Path(__file__).parents[2] / "reference_data" / "kl_autoencoder_tiny.safetensors"
-
-
-@cache
-def released() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict]:
-    """Weights under their names, other tensors, our layout."""
-    with safe_open(FILE, "pt") as file:
-        config = json.loads(file.metadata()["config"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    state = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
-    layout = {
-        "width": config["ch"],
-        "multiples": config["ch_mult"],
-        "blocks": config["num_res_blocks"],
-        "attention_at": config["attn_resolutions"],
-        "resolution": config["resolution"],
-        "latent_channels": config["z_channels"],
-    }
-    return state, tensors, layout
 
 
 def convert(folder: Path, state, name="released.ckpt", **layout) -> Path:
-    (folder / "layout.yaml").write_text(yaml.safe_dump({**released()[2], **layout}))
+    (folder / "layout.yaml").write_text(yaml.safe_dump({**theirs(), **layout}))
     if name.endswith(".safetensors"):
         save_file(state, folder / name)
     else:
@@ -50,13 +29,13 @@ def convert(folder: Path, state, name="released.ckpt", **layout) -> Path:
 
 
 def whole() -> dict:
-    first = {f"first_stage_model.{key}": value for key, value in released()[0].items()}
+    first = {f"first_stage_model.{key}": value for key, value in read()[0].items()}
     return {"epoch": 3, "state_dict": {**first, "scale_factor": torch.tensor(0.18215)}}
 
 
 @pytest.mark.parametrize("name", ["released.safetensors", "released.ckpt"])
 def test_a_run_uses_it_and_measures_its_latents_on_its_own_images(tmp_path: Path, name):
-    state, tensors, layout = released()
+    (state, tensors, _), layout = read(), theirs()
     out = convert(tmp_path, state if name.endswith(".safetensors") else whole(), name)
     with pytest.raises(ValueError, match="sampled before it is trained"):
         load_method(out)[0].sample(1, noise=tiny.noise())
@@ -74,7 +53,7 @@ def test_a_run_uses_it_and_measures_its_latents_on_its_own_images(tmp_path: Path
 
 
 def test_its_latents_were_never_measured(tmp_path: Path):
-    method, _ = load_method(convert(tmp_path, released()[0]))
+    method, _ = load_method(convert(tmp_path, read()[0]))
     with pytest.raises(ValueError, match="latent statistics were never measured"):
         method.stages[1].codec.check()
 
@@ -89,14 +68,14 @@ def test_its_latents_were_never_measured(tmp_path: Path):
 )
 def test_another_layout_is_refused(tmp_path: Path, monkeypatch, capsys, layout, message):
     with pytest.raises(SystemExit):
-        convert(tmp_path, released()[0], **layout)
+        convert(tmp_path, read()[0], **layout)
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "weights.safetensors").exists()
 
 
 def test_a_file_with_more_than_tensors_is_refused(tmp_path: Path, capsys):
     with pytest.raises(SystemExit):
-        convert(tmp_path, {"state_dict": released()[0], "callbacks": {Path: 1}})
+        convert(tmp_path, {"state_dict": read()[0], "callbacks": {Path: 1}})
     assert "if you trust its author" in capsys.readouterr().err
 
 
