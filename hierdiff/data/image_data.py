@@ -19,9 +19,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hierdiff.batch import Batch, Cond
+from hierdiff.data.classes import class_index
 from hierdiff.data.law import Law
 from hierdiff.images import to_float
-from hierdiff.registry import Node, Registry, suggest
+from hierdiff.registry import Node, Registry
 from hierdiff.text import Encoded, TextEncoder, encoded, encoders, vocabulary_of
 
 
@@ -178,7 +179,7 @@ class ImageData:
         return Batch(images, cond)
 
     def cond(
-        self, labels: Sequence[int | str] | None = None, captions: Sequence[str] | None = None
+        self, labels: Sequence[object] | None = None, captions: Sequence[str] | None = None
     ) -> Cond:
         """`conditions` with this data's classes and text encoder."""
         return conditions(labels, captions, class_names=self.class_names, text=self.text)
@@ -188,7 +189,7 @@ datasets: Registry[ImageData] = Registry("dataset", ImageData)
 
 
 def conditions(
-    labels: Sequence[int | str] | None = None,
+    labels: Sequence[object] | None = None,
     captions: Sequence[str] | None = None,
     *,
     class_names: Sequence[str] = (),
@@ -213,27 +214,13 @@ def conditions(
         return Cond()
     numbers = tokens = mask = None
     if class_names:
-        given = [-1] * count if labels is None else [class_of(one, class_names) for one in labels]
+        given = (
+            [-1] * count if labels is None else [class_index(one, class_names) for one in labels]
+        )
         numbers = torch.tensor(given, dtype=torch.int64)
     if text is not None:
         tokens, mask = text.encode([""] * count if captions is None else captions)
     return Cond(labels=numbers, tokens=tokens, mask=mask)
-
-
-def class_of(label: int | str, class_names: Sequence[str]) -> int:
-    """The number of a class given by number or name; -1 is "none"."""
-    listed = ", ".join(f"{number} {name}" for number, name in enumerate(class_names))
-    if isinstance(label, str) and label in class_names:
-        return list(class_names).index(label)
-    try:
-        number = int(label)
-    except ValueError:
-        raise ValueError(
-            f"unknown class {label!r}{suggest(str(label), class_names)}: choose from {listed}"
-        ) from None
-    if not -1 <= number < len(class_names):
-        raise ValueError(f"class {number} is out of range: choose from {listed}, or -1 for none")
-    return number
 
 
 def is_test(group: str) -> bool:
