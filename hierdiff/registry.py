@@ -40,6 +40,9 @@ def suggest(word: str, known: Collection[str]) -> str:
     return f", did you mean {near[0]!r}?" if near else ""
 
 
+ROLES: dict[str, Registry[Any]] = {}  # every registry by its role
+
+
 class Registry(Generic[T]):
     """Constructors of one role ("denoiser", "sampler", ...) by name.
 
@@ -50,6 +53,19 @@ class Registry(Generic[T]):
         self.role = role
         self.base = base
         self._entries: dict[str, Callable[..., T]] = {}
+        ROLES[role] = self
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
+    def __len__(self) -> int:
+        return len(self.names())
+
+    def __repr__(self) -> str:
+        return f"<registry of {self.role}: {', '.join(self.names())}>"
 
     def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
         """Decorator: `@denoisers.register("my_net")` above a class or a function."""

@@ -26,7 +26,7 @@ ORDER = (
     ),
     ("hierdiff.method", "hierdiff.matryoshka", "hierdiff.bridge"),
     ("hierdiff.training", "hierdiff.metrics", "hierdiff.interop"),
-    ("hierdiff.train", "hierdiff.sample", "hierdiff.results"),
+    ("hierdiff.train", "hierdiff.sample", "hierdiff.results", "hierdiff.list"),
     ("baselines", "benchmarks"),
 )
 APART = (  # who never imports whom, whatever the order says
