@@ -13,16 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra
-
 from benchmarks.measure import batches
-from hierdiff.config import folder_of_configs, reported
+from hierdiff.command import command, plain
 from hierdiff.data import ImageData, datasets
 from hierdiff.data.cache import cache_folder
 from hierdiff.levels import check_resolutions
 from hierdiff.metrics.features import Extractor, extractors
 from hierdiff.metrics.reference import OPERATOR, Reference, references, ship, write_moments
-from hierdiff.train import plain
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +57,7 @@ def write_all(output: Path, made: Mapping[int, Reference], about: Mapping[str, s
     return list(places.values())
 
 
-@hydra.main(version_base="1.3", config_path=folder_of_configs(), config_name="reference")
-@reported
+@command("reference")
 def main(cfg: Any) -> None:
     node, split = plain(cfg["data"]), str(cfg["split"])
     extractor = extractors.build(plain(cfg["measure"])["extractor"])

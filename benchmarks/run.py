@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -34,7 +33,7 @@ from benchmarks.measure import (
 from benchmarks.pictures import film, neighbour_sheet
 from benchmarks.protocol import Plan, device_of
 from benchmarks.tables import frame, rich_table
-from hierdiff.config import folder_of_configs, reported
+from hierdiff.command import command, plain
 from hierdiff.data.cache import cache_folder
 from hierdiff.files import Busy, worked_in, write_png
 from hierdiff.images import sheet
@@ -52,7 +51,7 @@ from hierdiff.metrics.fidelity import (
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.reference import foreign
 from hierdiff.record import FILE, Record, now, provenance
-from hierdiff.train import Prepared, plain, prepare
+from hierdiff.train import Prepared, prepare
 from hierdiff.training import train
 
 log = logging.getLogger(__name__)
@@ -252,8 +251,7 @@ def _cache(options: dict[str, Any]) -> Path:
     return cache
 
 
-@hydra.main(version_base="1.3", config_path=folder_of_configs(), config_name="benchmark")
-@reported
+@command("benchmark")
 def main(cfg: Any) -> None:
     options = plain(cfg)
     folder = Path(options["folder"])

@@ -30,12 +30,13 @@ from rich.table import Table
 
 from benchmarks.cost import cases_of, costs, track
 from benchmarks.work import Case, device_for
+from hierdiff.command import plain, with_sentences
 from hierdiff.config import folder_of_configs, reported
 from hierdiff.data import datasets
 from hierdiff.files import worked_in, write
 from hierdiff.record import content_hash, machine, now
 from hierdiff.results import hardware_of
-from hierdiff.train import method_node, plain, settled
+from hierdiff.train import method_node, settled
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def known() -> list[str]:
 
 
 def _numbers(word: str) -> list[int]:
-    value = OverridesParser.create().parse_override(word).value()
+    value = with_sentences(OverridesParser.create().parse_overrides)([word])[0].value()
     if not isinstance(value, list) or not value or not all(isinstance(v, int) for v in value):
         raise ValueError(f"{word}: give a list of sides in pixels, as in resolutions=[32,64]")
     return sorted(set(value))
@@ -86,7 +87,7 @@ def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any])
     """Sampling with a method at a resolution."""
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         given = [f"method={name}", f"data.resolution={side}", f"cost.batches=[{BATCH}]", *rest]
-        cfg = compose("benchmark", overrides=given)
+        cfg = with_sentences(compose)("benchmark", overrides=given)
         options = {
             key: plain(cfg[key]) for key in ("method", "denoiser", "sampler", "trainer", "cost")
         }
@@ -100,7 +101,7 @@ def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any])
 def facts_of(rest: Sequence[str]) -> dict[str, Any]:
     """Of the data at its own resolution: the larger images are never made."""
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
-        cfg = compose("benchmark", overrides=list(rest))
+        cfg = with_sentences(compose)("benchmark", overrides=list(rest))
         return datasets.build(plain(cfg["data"])).facts
 
 

@@ -34,11 +34,11 @@ from benchmarks import ledger as states
 from benchmarks.ledger import Job, Ledger, opened
 from benchmarks.measure import AUTO
 from benchmarks.protocol import SAMPLING, TRAINING
+from hierdiff.command import plain
 from hierdiff.metrics.attributes import ATTRIBUTES
 from hierdiff.record import FILE, Record
 from hierdiff.record import plain as record_plain
 from hierdiff.results import flat
-from hierdiff.train import plain
 
 INTERRUPTED = 130  # exit code of a run that was asked to stop
 REFUSED = 2

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import hydra
 import torch
 
 from hierdiff.batch import Cond
-from hierdiff.config import folder_of_configs, reported
+from hierdiff.command import command, plain
 from hierdiff.data import conditions
 from hierdiff.files import write_png
 from hierdiff.guidance import is_off
@@ -23,7 +22,6 @@ from hierdiff.images import sheet, to_pil, to_uint8
 from hierdiff.method import Method
 from hierdiff.noise import per_example, seed_of
 from hierdiff.text import encoders
-from hierdiff.train import plain
 from hierdiff.training import load_method
 
 log = logging.getLogger(__name__)
@@ -93,8 +91,7 @@ def sample(
     return path
 
 
-@hydra.main(version_base="1.3", config_path=folder_of_configs(), config_name="sample")
-@reported
+@command("sample")
 def main(cfg: Any) -> None:
     options = plain(cfg)
     if options["batch_size"] < 1:

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from hierdiff.config import folder_of_configs, reported
+from hierdiff.command import command, plain
 from hierdiff.data import ImageData, datasets
 from hierdiff.files import worked_in
 from hierdiff.method import Method, methods
@@ -42,15 +40,6 @@ class Prepared:
     recipe: Recipe
     seed: int
     config: dict[str, Any]
-
-
-def plain(cfg: Any) -> dict[str, Any]:
-    """An OmegaConf config as plain dicts, lists and numbers, every reference resolved."""
-    try:
-        node = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{str(error).splitlines()[0]}: give it as key=value") from error
-    return {str(key): value for key, value in node.items()}  # type: ignore[union-attr]
 
 
 def chosen_precision(accelerator: str) -> str:
@@ -105,8 +94,7 @@ def prepare(cfg: Mapping[str, Any]) -> Prepared:
     return Prepared(method, data, part, recipe, seed, config)
 
 
-@hydra.main(version_base="1.3", config_path=folder_of_configs(), config_name="train")
-@reported
+@command("train")
 def main(cfg: Any) -> None:
     options = plain(cfg)
     folder = Path(options["folder"])

@@ -25,7 +25,7 @@ ORDER = (
         *("hierdiff.data", "hierdiff.text"),
     ),
     ("hierdiff.method", "hierdiff.matryoshka", "hierdiff.bridge"),
-    ("hierdiff.training", "hierdiff.metrics", "hierdiff.interop"),
+    ("hierdiff.training", "hierdiff.metrics", "hierdiff.interop", "hierdiff.command"),
     ("hierdiff.train", "hierdiff.sample", "hierdiff.results", "hierdiff.list"),
     ("baselines", "benchmarks"),
 )
@@ -39,8 +39,8 @@ APART = (  # who never imports whom, whatever the order says
     ("baselines", "benchmarks"),
 )
 ENTRY_POINTS = (  # who may import hydra
-    *("hierdiff.train", "hierdiff.sample", "benchmarks.run", "benchmarks.sweep"),
-    *("benchmarks.reference", "benchmarks.scaling"),
+    *("hierdiff.command", "hierdiff.train", "hierdiff.sample", "benchmarks.run"),
+    *("benchmarks.sweep", "benchmarks.scaling"),
 )
 HEAVY = (
     *("timm", "torchvision", "torchmetrics", "torch_fidelity", "transformers"),

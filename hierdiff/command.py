@@ -1,0 +1,265 @@
+"""Commands: words `key=value` over the files of `configs/`, and a sentence for what is wrong.
+
+Hydra composes; how a word sets an option is stated here, for every command, sweep and `compose`:
+
+- `a.b=value` sets an option whether the files name it or not, where a constructor checks it: in the
+  groups `PARTS`, and in every part with a `name` inside the others. Elsewhere an option must be
+  there; `+` and `++` in front of a word change nothing.
+- A mapping sets the options that it names and leaves the others; one with a `name` is another part
+  and replaces the one that was there.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from hierdiff.config import folder_of_configs, reported
+from hierdiff.registry import suggest
+
+PARTS = ("data", "denoiser", "sampler", "method", "trainer")  # groups that constructors check
+Key = tuple[str, ...]  # `a.b` in its parts
+
+_hydras_own = ConfigLoaderImpl._apply_overrides_to_config
+
+
+def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    """Decorator: the function of a config composed from `configs/` as a command.
+
+    Messages go to stderr, errors as one line with exit code 1 (see `reported`).
+    """
+
+    def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
+        compose = hydra.main(
+            version_base="1.3", config_path=folder_of_configs(), config_name=config_name
+        )
+        composed = compose(reported(main))
+
+        @reported
+        @functools.wraps(main)
+        def run() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises what it would print otherwise
+            sys.argv[1:] = in_order(sys.argv[1:])
+            with_sentences(composed)()
+
+        return run
+
+    return decorate
+
+
+def with_sentences(compose: Callable[..., Any]) -> Callable[..., Any]:
+    """`compose` with hydra's errors as a ValueError of one sentence."""
+
+    @functools.wraps(compose)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return compose(*args, **kwargs)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ValueError(sentence(error)) from error
+
+    return call
+
+
+def sentence(error: Exception) -> str:
+    """What hydra has to say, without its jargon."""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read: write key=value, lists as [a,b], mappings as "
+            f"{{a: b}}, and what has other signs in quotes"
+        )
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        known = ", ".join(error.options)
+        return f"unknown {group} {name!r}{suggest(name, error.options) or ','} known: {known}"
+    text = " ".join(str(error).split())
+    if choice := re.match("Could not override '(.*?)'. No match in the defaults list", text):
+        return (
+            f"{choice[1]}=... chooses a part that this config does not have: the files of "
+            f"configs/method say which groups belong to a method"
+        )
+    return text
+
+
+def in_order(words: Sequence[str]) -> list[str]:
+    """Flags before options, as hydra's parser wants them, and no `+` before a group of ours. Error:
+    ValueError for unknown flags."""
+    parser = get_args_parser()
+    known, rest = parser.parse_known_args(words)
+    options = [*known.overrides, *rest]
+    for word in options:
+        if word.startswith("-"):
+            flag, names = word.partition("=")[0], [*parser._option_string_actions, "--dry-run"]
+            raise ValueError(
+                f"unknown flag {flag}{suggest(flag, names) or ','} options are written key=value"
+            )
+    flags = [word for word in words if word not in options]
+    return [*flags, *(word[word.startswith("+") and is_group(word) :] for word in options)]
+
+
+def is_group(word: str) -> bool:
+    """Does `+GROUP=NAME` choose from a folder of `configs/`?"""
+    group = word.lstrip("+").partition("=")[0].partition("@")[0]
+    return (Path(folder_of_configs()) / group).is_dir()
+
+
+def plain(cfg: Any) -> dict[str, Any]:
+    """An OmegaConf config as plain dicts, lists and numbers, every reference resolved.
+
+    Error: ValueError for what must be given and is not, or refers to nothing.
+    """
+    try:
+        node = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key
+        raise ValueError(f"{key} is missing: give {key}=VALUE") from error
+    except OmegaConfBaseException as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"{error.full_key}: {why}: write ${{KEY}} for another option") from error
+    return {str(key): value for key, value in node.items()}  # type: ignore[union-attr]
+
+
+# -- how a word sets an option ---------------------------------------------------------------------
+
+
+def applied(overrides: Sequence[Override], cfg: Any) -> None:
+    """Sets in a composed config what the words say. Error: ValueError for what does not exist."""
+    for one in overrides:
+        path = tuple(str(one.key_or_group).replace("[", ".").replace("]", "").split("."))
+        if one.package is not None:
+            raise ValueError(unknown_group(str(one.key_or_group)))
+        if one.is_delete():
+            check_removal(cfg, path)
+        elif path[0] == "hydra":
+            check_known(cfg, path)
+        else:
+            put(cfg, path, one.value())
+            continue
+        _hydras_own([one], cfg)
+
+
+ConfigLoaderImpl._apply_overrides_to_config = staticmethod(applied)  # type: ignore[method-assign]
+
+
+def put(cfg: Any, path: Key, value: Any) -> None:
+    check_known(cfg, path)
+    old = at(cfg, path)
+    if isinstance(old, DictConfig) and not is_open(cfg, path) and not isinstance(value, dict):
+        example = ".".join([*path, next(iter(names_in(old)), "OPTION")])
+        raise ValueError(
+            f"{'.'.join(path)}={value}: it is a mapping of options, set one of them, {example}=..."
+        )
+    if isinstance(old, DictConfig) and isinstance(value, dict) and "name" not in value:
+        for key, one in value.items():
+            put(cfg, (*path, str(key)), one)
+        return
+    above = cfg
+    with open_dict(cfg):
+        for name in path[:-1]:
+            below = above._get_node(key_in(above, name))
+            if not isinstance(below, (DictConfig, ListConfig)):
+                above[key_in(above, name)] = {}
+            above = above[key_in(above, name)]
+        above[key_in(above, path[-1])] = value
+
+
+def at(cfg: Any, path: Key) -> Any:
+    """The node at a path, None where there is none."""
+    for name in path:
+        if not isinstance(cfg, (DictConfig, ListConfig)) or name not in names_in(cfg):
+            return None
+        cfg = cfg._get_node(key_in(cfg, name))
+    return cfg
+
+
+def names_in(node: Any) -> list[str]:
+    if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
+        return [str(key) for key in node.keys()]  # noqa: SIM118  (values may refer to others)
+    return [str(i) for i in range(len(node))] if isinstance(node, ListConfig) else []
+
+
+def key_in(node: Any, name: str) -> Any:
+    """Whole numbers are numbers in lists and in mappings by number."""
+    number = isinstance(node, ListConfig) or is_by_number(node)
+    return int(name) if number and name.lstrip("-").isdecimal() else name
+
+
+def is_by_number(node: Any) -> bool:
+    """Is it a mapping whose keys the user chooses: an empty one, or one with numbers for keys?"""
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+        return False
+    return not any(isinstance(key, str) for key in node.keys())  # noqa: SIM118
+
+
+def is_open(cfg: Any, path: Key) -> bool:
+    """May the node at a path get options that the files do not name?"""
+    inside = [at(cfg, path[: i + 1]) for i in range(1, len(path))]
+    return path[0] in PARTS or any(
+        "name" in names_in(node) or is_by_number(node) for node in inside
+    )
+
+
+def check_known(cfg: Any, path: Key) -> None:
+    """ValueError where an option does not exist and its node takes no other ones."""
+    for depth, name in enumerate(path):
+        node, place = at(cfg, path[:depth]), ".".join(path[:depth])
+        if isinstance(node, ListConfig) and name not in names_in(node):
+            raise ValueError(
+                f"{place} has {len(node)} entries, of which {name!r} is none: "
+                f"count from 0, or give the whole list"
+            )
+        known = names_in(node)
+        if name in known or (place and is_open(cfg, path[:depth])):
+            continue
+        if not depth:
+            known = [key for key in dict.fromkeys([*known, *groups()]) if key != "hydra"]
+        near = suggest(name, known) or elsewhere(cfg, name)
+        what = f"{place} has no" if place else "there is no"
+        raise ValueError(f"{what} option {name!r}{near or ','} options: {', '.join(known)}")
+
+
+def elsewhere(cfg: Any, name: str) -> str:
+    """Where else options of this name stand, at most three of them."""
+    found = [".".join(path) for path in leaves(cfg) if path[-1] == name and path[0] != "hydra"]
+    return f", did you mean {' or '.join(found[:3])}?" if found else ""
+
+
+def leaves(node: Any, path: Key = ()) -> Iterator[Key]:
+    for name in names_in(node):
+        yield (*path, name)
+        yield from leaves(node._get_node(key_in(node, name)), (*path, name))
+
+
+def check_removal(cfg: Any, path: Key) -> None:
+    """ValueError where `~key` names nothing, or what every run needs."""
+    key = ".".join(path)
+    if at(cfg, path) is None:
+        near = suggest(path[-1], names_in(at(cfg, path[:-1])))
+        raise ValueError(f"~{key}: there is no such option to leave out{near}")
+    if len(path) < 2 or not is_open(cfg, path[:-1]):
+        raise ValueError(f"~{key}: this option cannot be left out, set {key}=... to another value")
+
+
+def groups() -> list[str]:
+    if not GlobalHydra.instance().is_initialized():
+        return []
+    found = GlobalHydra.instance().config_loader().list_groups("")
+    return [name for name in found if name != "hydra"]
+
+
+def unknown_group(group: str) -> str:
+    known = groups()
+    return f"there is no group {group!r}{suggest(group, known) or ','} groups: {', '.join(known)}"
