@@ -1,15 +1,26 @@
 """Files written at once: beside their place, to the disk, then moved over the old one.
 
-A reader sees the old file or the new one, and a full disk leaves the old one.
+A reader sees the old file or the new one, and a full disk leaves the old one. What a kill leaves
+beside its place is a `.part`; its writer locks it while it lives, so that others know it from one
+that nobody will finish.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # no POSIX: age alone tells a `.part` that nobody will finish
+    fcntl = None  # type: ignore[assignment]
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -17,6 +28,11 @@ from PIL import Image
 
 # of torchrun, of processes that Fabric starts, of Slurm
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+
+
+LOCK = ".lock"  # of a folder that one process at a time works in
+PART = re.compile(r"\..+\.([0-9a-f]+\.)?part")
+ABANDONED = 3600  # seconds without a change after which a `.part` that has no lock is nobody's
 
 
 class Busy(OSError):
@@ -27,14 +43,14 @@ class Busy(OSError):
 def worked_in(folder: Path) -> Iterator[None]:
     """Holds the folder for this process, which lets go of it also when it is killed.
 
-    Raises `Busy` where another process has it. Of the processes of one run the first one speaks
-    for all.
+    Files that a killed process left half-written in it are removed. Raises `Busy` where another
+    process has it. Of the processes of one run the first one speaks for all.
     """
     if any(os.environ.get(rank, "0") != "0" for rank in RANKS):
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -42,6 +58,7 @@ def worked_in(folder: Path) -> Iterator[None]:
             f"another process works in {folder}: wait for it, or give another folder=..."
         ) from None
     try:
+        clean(folder)
         yield
     finally:
         lock.release()
@@ -49,19 +66,91 @@ def worked_in(folder: Path) -> Iterator[None]:
 
 def write(path: Path, content: bytes) -> None:
     """`content` as the file `path`; an OSError says what could not be written and what to do."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_pieces(path, [content], len(content))
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes], size: int) -> None:
+    """`pieces` one after another as the file `path`; size: of all, in bytes, for the message."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb", buffering=0) as file:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[file.write(rest) :]
+        with _part(path) as (part, file):
+            for piece in pieces:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
-        os.replace(part, path)
+            os.replace(part, path)
     except OSError as error:
-        raise explained(error, path, len(content)) from error
+        raise explained(error, path, size) from error
+
+
+def part_of(path: Path) -> Path:
+    """A name beside `path` that no other process takes, in this container or another."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")
+
+
+@contextmanager
+def _part(path: Path) -> Iterator[tuple[Path, io.FileIO]]:
+    """A new file beside `path`, locked; it is gone at the end unless it was moved."""
+    while True:
+        part = part_of(path)
+        with part.open("xb", buffering=0) as file:
+            try:
+                with suppress(BlockingIOError):  # another process cleans at this moment
+                    _lock(file.fileno())
+                if os.fstat(file.fileno()).st_nlink:  # else it was taken for an abandoned one
+                    yield part, file
+                    return
+            finally:
+                part.unlink(missing_ok=True)
+
+
+def clean(folder: Path) -> None:
+    """Removes what killed processes left half-written in `folder` and below.
+
+    A folder below that a process may hold on its own is left to it, and so is what is written now.
+    """
+    for place, names, files in os.walk(folder):
+        if place != str(folder) and LOCK in files:
+            names.clear()
+            continue
+        for name in [*files, *names]:
+            if PART.fullmatch(name):
+                with suppress(OSError):  # another process was first, or may not be looked at
+                    _remove(Path(place, name))
+
+
+def _remove(part: Path) -> None:
+    """The `.part`, unless its writer lives."""
+    if part.is_dir() and not part.is_symlink():
+        inside = (Path(place, name) for place, _, names in os.walk(part) for name in names)
+        if time.time() - max(path.lstat().st_mtime for path in (part, *inside)) > ABANDONED:
+            shutil.rmtree(part)
+        return
+    descriptor = os.open(part, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if _lock(descriptor) or time.time() - os.fstat(descriptor).st_mtime > ABANDONED:
+            part.unlink()
+    except BlockingIOError:
+        return
     finally:
-        part.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the file could be locked; False where the system knows no locks.
+
+    Raises BlockingIOError where another process has it.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def write_png(path: Path, image: Image.Image) -> None:

@@ -9,8 +9,9 @@ has its own. Files are never removed: delete `moments/` of the cache folder to m
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from filelock import FileLock
 
 from baselines.latent.autoencoder import Autoencoder
 from hierdiff.data.cache import cache_folder
-from hierdiff.files import explained
+from hierdiff.files import write_pieces
 
 log = logging.getLogger(__name__)
 FOLDER = "moments"
@@ -74,17 +75,13 @@ def _opened(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray |
 def _make(
     path: Path, shape: tuple[int, ...], dtype: np.dtype, batches: Iterable[np.ndarray]
 ) -> None:
-    part = path.with_name(f".{path.name}.part")
-    size = int(np.prod(shape)) * dtype.itemsize
-    try:
-        # plain writes: a full disk is then an error, where a mapped file would kill the process
-        with part.open("wb") as file:
-            about = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, about)
-            for batch in batches:
-                file.write(np.ascontiguousarray(batch, dtype).tobytes())
-        part.replace(path)
-    except OSError as error:
-        raise explained(error, path, size) from error
-    finally:
-        part.unlink(missing_ok=True)
+    def pieces() -> Iterator[bytes]:
+        header = io.BytesIO()
+        about = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, about)
+        yield header.getvalue()
+        for batch in batches:
+            yield np.ascontiguousarray(batch, dtype).tobytes()
+
+    # plain writes: a full disk is then an error, where a mapped file would kill the process
+    write_pieces(path, pieces(), int(np.prod(shape)) * dtype.itemsize)
