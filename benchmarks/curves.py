@@ -15,11 +15,14 @@ from typing import Any
 
 import torch
 
+from benchmarks.kept import Kept
 from benchmarks.measure import Track, autocast, quality, samples
 from benchmarks.protocol import Plan
 from hierdiff.data import ImageData
+from hierdiff.data.order import evaluation_rows, evaluation_rule
 from hierdiff.method import Diffusion, Method, Stage
 from hierdiff.metrics.features import Extractor
+from hierdiff.metrics.fidelity import finite
 from hierdiff.metrics.reference import Reference
 from hierdiff.noise import from_generator, generator_of
 from hierdiff.training.checkpoint import load_tensors, unpacked
@@ -40,15 +43,16 @@ def learning_curves(
     seed: int,
     precision: str,
     track: Track,
+    kept: Kept | None = None,
 ) -> list[dict[str, Any]]:
     """One row for each snapshot of the run in `folder`, half-life, resolution and metric.
 
     method: takes the weights of the snapshots, and keeps the last. data: held out. wanted:
-    `samples` and `metrics` of them, 0 for none, and `loss`, the number of held-out images.
+    `samples` and `metrics` of them, 0 for none, and `loss`, the number of held-out images. kept:
+    what was measured before the process was killed.
     """
-    found = sorted((folder / SNAPSHOTS).glob("*.safetensors"))
-    rows: list[dict[str, Any]] = []
-    for path in track(found, "learning curve", len(found)):
+
+    def measured_at(path: Path) -> list[dict[str, Any]]:
         tensors, facts = unpacked(path)
         load_tensors(method, tensors, path)
         taken = facts["taken"]
@@ -63,21 +67,27 @@ def learning_curves(
         }
         n = min(wanted["loss"], len(data))
         made = list(validation_loss(stage, data, n, precision)) if n else []
-        n = min(wanted["samples"], len(data))
+        n = wanted["samples"]
         if n and isinstance(stage, Diffusion):
             whole = stage.resolutions[0] == method.resolutions[0]
             made += measured(
                 stage, data, n, extractor, references, wanted["metrics"],
                 seed=seed, precision=precision, whole=whole,
             )  # fmt: skip
-        rows += [{**at, **row} for row in made]
+        return [{**at, **row} for row in made]
+
+    found = sorted((folder / SNAPSHOTS).glob("*.safetensors"))
+    kept = Kept() if kept is None else kept
+    rows: list[dict[str, Any]] = []
+    for path in track(found, "learning curve", len(found)):
+        rows += kept.once(f"curve {path.name}", lambda path=path: measured_at(path))  # type: ignore[misc]
     return rows
 
 
 def validation_loss(
     stage: Stage, data: ImageData, n: int, precision: str
 ) -> Iterator[dict[str, Any]]:
-    """The loss of each level on the first n images, each with noise and time of its own.
+    """The loss of each level on n images (`evaluation_rows`), each with its own noise and time.
 
     It is the loss that is trained, so that two stages share a curve only where process, prediction
     and loss are the same.
@@ -89,9 +99,9 @@ def validation_loss(
             "resolution": next(sides) if is_level else stage.resolutions[0],
             "view": "native",
             "metric": "validation loss" if is_level else f"validation {name}",
-            "value": value,
+            "value": finite(value, f"the validation loss {name} of stage {stage.name}"),
             "n": n,
-            "identity": loss_identity(stage, n),
+            "identity": loss_identity(stage, n, len(data)),
             "better": "low",
         }
 
@@ -105,7 +115,7 @@ def mean_losses(stage: Stage, data: ImageData, n: int, precision: str) -> dict[s
     stage.eval()
     try:
         for first in range(0, n, CHUNK):
-            rows = torch.arange(first, min(first + CHUNK, n))
+            rows = evaluation_rows(len(data), range(first, min(first + CHUNK, n)))
             batch = stage.fed(data.batch(rows).map(lambda tensor: tensor.to(device)))
             noise = from_generator(generator_of("validation", first), device)
             draws = stage.draw(batch, noise)
@@ -118,13 +128,13 @@ def mean_losses(stage: Stage, data: ImageData, n: int, precision: str) -> dict[s
     return {name.removeprefix("loss/"): v for name, v in sums.items() if name.startswith("loss/")}
 
 
-def loss_identity(stage: Stage, n: int) -> str:
-    """Equal where the losses of two stages are the same quantity."""
+def loss_identity(stage: Stage, n: int, size: int) -> str:
+    """Equal where the losses of two stages are the same quantity; of n of `size` images."""
     told: list[Any] = [stage.identity, stage.resolutions]
     if isinstance(stage, Diffusion):
         told += [stage.codec.shapes(), stage.objective]
     digest = hashlib.sha256(repr(told).encode()).hexdigest()
-    return f"loss@{digest[:8]} : N={n} : fixed noise"
+    return f"loss@{digest[:8]} : N={n} : {evaluation_rule(size)} : fixed noise"
 
 
 def measured(
@@ -144,8 +154,7 @@ def measured(
     finest = stage.resolutions[0]
     below = {side: reference for side, reference in references.items() if side <= finest}
     drawn = samples(stage, data, n, seed=seed, precision=precision)
-    told = {"captions": data.captions, "conditions": data}
-    rows = quality([drawn], extractor, below, metrics, **told)  # type: ignore[arg-type]
+    rows = quality([drawn], extractor, below, metrics, conditions=data)
     return [
         row for row in rows if row["view"] == "native" or (whole and row["resolution"] < finest)
     ]

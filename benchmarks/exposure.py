@@ -20,8 +20,9 @@ from torch import Tensor
 from benchmarks.measure import BATCH, Track, autocast, sampled
 from hierdiff.bridge import Bridged
 from hierdiff.data import ImageData
+from hierdiff.data.order import evaluation_rows, evaluation_rule
 from hierdiff.files import write
-from hierdiff.images import to_float, to_uint8
+from hierdiff.images import to_uint8
 from hierdiff.levels import down
 from hierdiff.method import Images, Method
 from hierdiff.metrics.features import Extractor
@@ -78,7 +79,9 @@ def exposure_bias(
         }
         for level in chosen:
             for source in SOURCES:
-                meter = FidelityMeter(extractor, {side: references[side]})
+                meter = FidelityMeter(
+                    extractor, {side: references[side]}, rows=evaluation_rule(len(data))
+                )
                 made = outputs(stage, data, inputs[source], level, seed, precision)
                 what = f"{stage.name} {source} {level:g}"
                 for images in track(made, what, len(inputs[source])):
@@ -98,7 +101,7 @@ def rows_of(n: int) -> Iterator[range]:
 def real_inputs(stage: Bridged, data: ImageData, n: int) -> Iterator[Images]:
     low = stage.bridge.low
     for rows in rows_of(n):
-        images = to_float(torch.from_numpy(data.images[rows.start : rows.stop].copy()))
+        images = data.batch(evaluation_rows(len(data), rows)).images
         yield {low: down(images, low)}
 
 
@@ -123,7 +126,7 @@ def outputs(
         rows = range(first, first + len(low[stage.bridge.low]))
         first = rows.stop
         noise = per_example([seed_of(seed, stage.name, row) for row in rows], stage.device)
-        cond = data.batch(torch.tensor(list(rows))).cond
+        cond = data.batch(evaluation_rows(len(data), rows)).cond
         with autocast(stage.device, precision):
             images = stage.sample(len(rows), cond, noise=noise, low=low, level=level)
         yield to_uint8(images[stage.resolutions[0]]).cpu()

@@ -26,7 +26,7 @@ def film(stage: Diffusion, data: ImageData, *, seed: int, precision: str) -> Ima
     A row for each level of each stage that a sample goes through, finest first, and below it the
     same for the next sample; the noise is that of the samples.
     """
-    rows = range(min(SHOWN, len(data)))
+    rows = range(SHOWN)
     passed: dict[tuple[tuple[int, ...], ...], list[Levels]] = {}  # states by their shapes
 
     def watch(step: int, time: float, x: Levels) -> None:

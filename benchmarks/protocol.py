@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from benchmarks.measure import caption_of
 from benchmarks.work import (
     META,
     Case,
@@ -452,7 +453,6 @@ def _image_flops(run: Prepared, steps: int) -> float:
 
 def _latency(run: Prepared, steps: int) -> float:
     """Seconds for one image alone, as a cost row has them."""
-    captions = run.data.part("test").captions
     case = Case(
         method=with_steps(run, steps),
         facts=run.data.facts,
@@ -463,7 +463,7 @@ def _latency(run: Prepared, steps: int) -> float:
         device=device_of(run).type,
         channels_last=run.recipe.channels_last,
         text=run.config["text"],
-        caption="" if captions is None else captions[0],
+        caption=caption_of(run.data.part("test")),
     )
     alone = Sampled(case, built(case), batch=1)
     alone.warm()

@@ -21,9 +21,14 @@ from rich.console import Console
 from benchmarks import exposure, protocol, sweep
 from benchmarks.cost import by_resolution, cases_of, costs, track
 from benchmarks.curves import learning_curves
+from benchmarks.kept import FILE as MEASURING
+from benchmarks.kept import Kept, key_of, weights_hash
 from benchmarks.measure import (
+    Meter,
+    caption_of,
     check_sides,
-    quality,
+    quality_of_seeds,
+    real_images,
     real_references,
     reconstructions,
     samples,
@@ -35,6 +40,7 @@ from benchmarks.protocol import Plan, device_of
 from benchmarks.tables import frame, rich_table
 from hierdiff.command import command, plain
 from hierdiff.data.cache import cache_folder
+from hierdiff.data.order import RULE
 from hierdiff.files import Busy, worked_in, write_png
 from hierdiff.images import sheet
 from hierdiff.levels import check_resolutions
@@ -79,9 +85,9 @@ def measured(
     started = now()
     wanted, cache = options["measure"], _cache(options)
     test = run.data.part("test")
-    n = min(wanted["samples"], len(test))
-    if n < wanted["samples"]:
-        log.warning("%d samples instead of %d: as many as test images", n, wanted["samples"])
+    n, batch, seeds = wanted["samples"], wanted["batch"], wanted["seeds"]
+    if n > len(test):
+        log.info("%d samples under the conditions of %d test images, in turn", n, len(test))
     sides = sides_of(wanted, run)
 
     metrics = wanted["metrics"]
@@ -96,23 +102,29 @@ def measured(
         extractor,
         references,
         n,
-        seed=wanted["seeds"][0],
+        seed=seeds[0],
         folder=cache,
         track=track,
         metrics=metrics,
     )
-    shown: dict[int, torch.Tensor] = {}  # of the first batch of the first seed
+    key = key_of(
+        *(PROTOCOL, run.config["method"], wanted, precision, device.type, run.data.sha256),
+        *(extractor.identity, [references[side].hash for side in sides], weights_hash(method)),
+    )
+    kept = Kept(folder / MEASURING, key)
 
-    def drawn(seed: int) -> Iterable[dict[int, torch.Tensor]]:
-        batches = samples(method, test, n, seed=seed, precision=precision, batch=wanted["batch"])
-        for images in track(batches, f"samples of seed {seed}", -(-n // wanted["batch"])):
-            shown.update({} if shown else {side: x[:SHOWN] for side, x in images.items()})
+    def drawn(seed: int, start: int) -> Iterable[dict[int, torch.Tensor]]:
+        options = {"seed": seed, "precision": precision, "batch": batch, "start": start}
+        left = -(-(n - start) // batch)
+        for images in track(samples(method, test, n, **options), f"samples of seed {seed}", left):
+            if not kept.shown:  # the first images of the first seed
+                kept.shown = {side: x[:SHOWN].clone() for side, x in images.items()}
             yield images
 
-    streams = (drawn(seed) for seed in wanted["seeds"])
-    rows = quality(streams, extractor, references, metrics, captions=test.captions, conditions=test)
+    rows = quality_of_seeds(drawn, seeds, lambda: Meter(extractor, references, metrics, test), kept)
+    shown = kept.shown
     finest = max(shown)
-    real = torch.from_numpy(test.images[:SHOWN].copy())
+    real = real_images(test, SHOWN)
     write_png(folder / "samples.png", sheet([shown[side] for side in sorted(shown)[::-1]]))
     write_png(folder / "real.png", sheet([real]))
     if finest not in wanted["references"]:  # moments alone know no neighbours
@@ -123,18 +135,19 @@ def measured(
         write_png(folder / "neighbours.png", picture)
     last = method.stages[-1]
     if isinstance(last, Diffusion):
-        strip = film(last, test, seed=wanted["seeds"][0], precision=precision)
+        strip = film(last, test, seed=seeds[0], precision=precision)
         write_png(folder / "film.png", strip)
     if isinstance(last, Diffusion) and last.codec.lossy:
-        kept, made = reconstructions(
+        again, made = reconstructions(
             last.codec,
-            test.images[:n],
+            real_images(test, n),
             extractor,
             references[sides[0]],
             perceptuals.build(wanted["perceptual"]).to(device),
             precision=precision,
+            conditions=test,
         )
-        rows += kept
+        rows += again
         write_png(folder / "reconstructions.png", sheet([real, made[:SHOWN]]))
     curves = learning_curves(
         folder,
@@ -144,15 +157,15 @@ def measured(
         extractor,
         references,
         wanted=wanted["curve"],
-        seed=wanted["seeds"][0],
+        seed=seeds[0],
         precision=precision,
         track=track,
+        kept=kept,
     )
 
     log.info("cost, each case in a fresh process")
-    caption = "" if test.captions is None else test.captions[0]
     cases = cases_of(
-        run.config, run.method.resolutions, options["cost"], device.type, caption=caption
+        run.config, run.method.resolutions, options["cost"], device.type, caption=caption_of(test)
     )
     record = Record(
         name=options["label"],
@@ -171,6 +184,7 @@ def measured(
         config=options,
         provenance={
             "protocol": PROTOCOL,
+            "rows": {"rule": RULE, "n": len(test)},
             **provenance(
                 started=started,
                 seeds={"training": run.seed, "samples": wanted["seeds"]},
@@ -179,6 +193,7 @@ def measured(
         },
     )
     record.write(folder)
+    kept.remove()
     return record
 
 
@@ -196,7 +211,7 @@ def analysed(
         test,
         extractor,
         real_references(run.data, extractor, run.method.resolutions, cache),
-        n=min(wanted["samples"], len(test)),
+        n=wanted["samples"],
         levels=wanted["levels"],
         seed=options["measure"]["seeds"][0],
         precision=run.recipe.precision,

@@ -36,6 +36,7 @@ from benchmarks.formats import rich_table as rich_table
 from benchmarks.presets import PARTS, PRESETS, UNITS, Cost, Preset
 from benchmarks.published import Published
 from hierdiff.files import write
+from hierdiff.metrics.fidelity import apart_from_count
 from hierdiff.record import FILE, Record, Row, better
 from hierdiff.results import NAMED, flat, hardware, over_seeds
 from hierdiff.results import records as records_of
@@ -118,6 +119,7 @@ def frame(
         "caption": captions.caption(rows, metrics, wanted),
         "notes": [
             *captions.notes(rows, metrics, wanted, list(differing)[OPTIONS:]),
+            *fewer_real(rows.values(), metrics),
             *papers.notes(published),
         ],
     }
@@ -305,9 +307,13 @@ def _by_name(node: Any) -> Any:
 
 
 def same_identity(column: str, found: Mapping[str, Row]) -> None:
-    """One identity, one number of images and one number of references in a column."""
+    """One identity, one number of images and one number of references in a column; real images may
+    be fewer, for of them there are no more (`fewer_real` says how many)."""
     seen: dict[tuple[Any, ...], str] = {}
     for row, q in found.items():
+        about = apart_from_count(q["identity"])
+        if row == SCALE["real"] and any(_fewer(q, o, about) for o in found.values()):
+            continue
         seen.setdefault((q["identity"], q.get("n"), q.get("n_reference")), row)
     if len(seen) > 1:
         (first, row), (second, other) = list(seen.items())[:2]
@@ -315,6 +321,36 @@ def same_identity(column: str, found: Mapping[str, Row]) -> None:
             f"column {column!r} would mix {_identity(first)} ({row}) with {_identity(second)} "
             f"({other}): leave one out by --where, or measure one again under the other's protocol"
         )
+
+
+def _fewer(real: Row, other: Row, about: str) -> bool:
+    """Is a row of real images one of less images than the other, and else like it?"""
+    return (real.get("n") or 0) < (other.get("n") or 0) and apart_from_count(
+        other["identity"]
+    ) == about
+
+
+def fewer_real(rows: Iterable[Record], metrics: Sequence[str]) -> Iterator[str]:
+    """A note where real images are fewer than generated ones: distances of few images read high."""
+    records = list(rows)
+    counts = {
+        (q["n"], max(ns))
+        for side in resolutions(records)
+        for q in scale_rows(records, "real", side)
+        if q["metric"] in metrics and q.get("n")
+        if (ns := _counts_of(records, side, q["metric"])) and q["n"] < max(ns)
+    }
+    for few, many in sorted(counts):
+        yield f"real images are {few}, all test images there are, beside {many} generated ones"
+
+
+def _counts_of(records: Iterable[Record], side: int, metric: str) -> list[int]:
+    return [
+        q["n"]
+        for record in records
+        for q in record.quality
+        if (q["resolution"], q["metric"]) == (side, metric) and q.get("n")
+    ]
 
 
 def _identity(identity: tuple[Any, ...]) -> str:

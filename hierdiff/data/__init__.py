@@ -1,4 +1,4 @@
-"""Datasets by name. Each gives an `ImageData`; the order of examples is `order.indices`."""
+"""Datasets by name. Each gives an `ImageData`; which examples are used when is said in `order`."""
 
 from hierdiff.data import critters, elpv, fluent_emoji, folder, order
 from hierdiff.data.classes import class_index

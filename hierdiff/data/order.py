@@ -1,10 +1,14 @@
-"""Which examples a step sees: a pure function of step and seed, so that resuming saves nothing.
+"""Which examples a step sees, and which an image is made and measured under.
 
-Epoch e is the permutation seeded by (seed, "order", e); batches run on across the end of an epoch.
+Both are pure functions, so that resuming saves nothing. Epoch e of training is the permutation
+seeded by (seed, "order", e); batches run on across the end of an epoch. Image number i of any
+draw has the conditions of `evaluation_rows`: rows of a folder are sorted by class, so that the
+first n of them are no sample of the data.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -33,11 +37,38 @@ def indices(
     stop = start + share
     parts = []
     for epoch in range(start // n, (stop - 1) // n + 1):
-        order = _epoch(epoch, n, seed)
+        order = _permutation(n, seed, "order", epoch)
         parts.append(order[max(start - epoch * n, 0) : stop - epoch * n])
     return torch.cat(parts)
 
 
-@lru_cache(maxsize=4)
-def _epoch(epoch: int, n: int, seed: int) -> Int[Tensor, " n"]:
-    return torch.randperm(n, generator=generator_of(seed, "order", epoch))
+def evaluation_rows(n: int, places: Sequence[int]) -> Int[Tensor, " places"]:
+    """Rows (0..n-1) of held-out data for the images number `places` (0, 1, ...) of any draw.
+
+    Images e n to (e + 1) n - 1 have the permutation seeded by ("evaluation", e): the first images
+    of a larger draw are the smaller draw, and every method has the same.
+    """
+    if n < 1:
+        raise ValueError(
+            "images are made under the conditions of held-out ones, and there are none"
+        )
+    epochs = {place // n: None for place in places}
+    orders = {epoch: _permutation(n, "evaluation", epoch) for epoch in epochs}
+    rows = [int(orders[place // n][place % n]) for place in places]
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+def evaluation_rule(n: int) -> str:
+    """What an identity says of `evaluation_rows` of n held-out images."""
+    return f"rows=permuted({n})"
+
+
+RULE = (
+    "permuted(n): image i has row i % n of the n test rows in the permutation that is seeded by "
+    "('evaluation', i // n), for all methods and sampling seeds"
+)
+
+
+@lru_cache(maxsize=8)
+def _permutation(n: int, *key: int | str) -> Int[Tensor, " n"]:
+    return torch.randperm(n, generator=generator_of(*key))

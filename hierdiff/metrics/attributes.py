@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from math import exp, floor, lgamma, log, log1p
 from statistics import fmean
 
+import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
@@ -154,12 +155,19 @@ class AttributeMeter:
     """Streams the images of one method into `Quality` rows of their parts, as `FidelityMeter` does.
 
     law: of the data; resolutions: at which the finest images are also measured when reduced;
-    classifier: its outputs are logits of each attribute, without it the one that ships. `counts`
-    has what was seen, by resolution and view.
+    classifier: its outputs are logits of each attribute, without it the one that ships. rows: what
+    an identity says of the conditions (`fidelity.View`). `counts` has what was seen, by resolution
+    and view.
     """
 
-    def __init__(self, law: Law, resolutions: Sequence[int], classifier: Extractor | None = None):
-        self.law, self.resolutions = law, tuple(resolutions)
+    def __init__(
+        self,
+        law: Law,
+        resolutions: Sequence[int],
+        classifier: Extractor | None = None,
+        rows: str = "",
+    ):
+        self.law, self.resolutions, self.rows = law, tuple(resolutions), rows
         self.classifier = classifier_of(law) if classifier is None else classifier
         self.counts: dict[tuple[int, str], Counts] = {}
         self._finest = 0
@@ -203,6 +211,27 @@ class AttributeMeter:
             rows += [replace(row, view=view) for view in views for row in made]
         return sorted(rows, key=lambda row: (-row.resolution, row.view))
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All that the images so far have given, to go on from by `restore`."""
+        arrays = {
+            f"{side}/{view}/{i}": total.numpy()
+            for (side, view), counts in self.counts.items()
+            for i, total in enumerate(counts._sums)
+        }
+        return {"finest": np.asarray(self._finest), **arrays}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """The state of another meter of the same law; KeyError, ValueError if it is none."""
+        state = dict(arrays)
+        self._finest = int(state.pop("finest"))
+        places = dict.fromkeys(tuple(key.split("/")[:2]) for key in state)
+        self.counts = {
+            (int(side), view): Counts(
+                self.law, *(torch.from_numpy(state[f"{side}/{view}/{i}"].copy()) for i in range(5))
+            )
+            for side, view in places
+        }
+
     def _rows(self, side: int, seen: Counts) -> list[Quality]:
         def row(
             metric: str,
@@ -213,7 +242,9 @@ class AttributeMeter:
             n: int = seen.n,
             floor: float | None = None,
         ) -> Quality:
-            made = f"{self.classifier.identity} : N={n} : ref=law-{self.law.hash} : {estimator}"
+            about = f"{self.classifier.identity} : N={n}"
+            about += f" : {self.rows}" if self.rows else ""
+            made = f"{about} : ref=law-{self.law.hash} : {estimator}"
             return Quality(side, NATIVE, metric, value, floor, n, None, made, None, better)
 
         rows = [
@@ -238,6 +269,11 @@ class AttributeMeter:
 
     def _count(self, images: Tensor, side: int, view: str, wanted: Codes | None) -> None:
         parts = list(extracted(self.classifier, images))
+        if not all(bool(part[name].isfinite().all()) for part in parts for name in part):
+            raise FloatingPointError(
+                f"the classifier of parts gives values that are not finite for images at {side} px "
+                f"({view}): its weights or the images hold NaN"
+            )
         found = {
             name: torch.cat([part[name].argmax(1) for part in parts]).cpu()
             for name in self.law.frequencies

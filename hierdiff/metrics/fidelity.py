@@ -5,8 +5,9 @@ finest image reduced to that resolution. Metrics are rows of the table `METRICS`
 made from one pass over the images.
 
 A value stands beside its noise floor and the identity under which it may be compared:
-extractor@weights : resize : quantisation : N : reference : estimator. N counts the images that the
-value is made from: moments take all, metrics of the features themselves up to `CAP` of them.
+extractor@weights : resize : quantisation : N : rows : reference : estimator. N counts the images
+that the value is made from: moments take all, metrics of the features themselves up to `CAP` of
+them. rows: under which held-out rows they were made, permuted(119) for `evaluation_rows` of 119.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isinf
+from math import isfinite, isinf
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -40,7 +42,10 @@ from hierdiff.registry import suggest
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = 2  # counts changes of an estimator; 2: other metrics beside the Fréchet distance
+# Counts changes of what a number means. 2: other metrics beside the Fréchet distance. 3: image i is
+# made under row `evaluation_rows(i)`, a seeded permutation, where it was row i; more images than
+# rows go through further permutations.
+PROTOCOL = 3
 NATIVE, POOLED = "native", "pooled"
 LOW, HIGH = "low", "high"
 CAPTIONED = "clip_score"  # the metric that needs captions
@@ -68,16 +73,36 @@ class Quality:
     route: str | None
     better: str | None = LOW
 
+    def __post_init__(self) -> None:
+        where = f"{self.metric} at {self.resolution} px ({self.view}, {self.n} images)"
+        finite(self.value, where)
+        if self.floor is not None:
+            finite(self.floor, f"the noise floor of {where}")
+
+
+def finite(value: float, what: str) -> float:
+    """The value. FloatingPointError, with its name, where it is NaN or infinite."""
+    if not isfinite(value):
+        raise FloatingPointError(
+            f"{what} is {value}, which is no result: look at the images and at the features of "
+            f"the extractor"
+        )
+    return value
+
 
 @dataclass(frozen=True)
 class View:
-    """What a metric is made of: the streams of one view, by name, and their reference."""
+    """What a metric is made of: the streams of one view, by name, and their reference.
+
+    rows: what an identity says of the conditions of the images, "" for none.
+    """
 
     resolution: int
     name: str
     extractor: Extractor
     streams: Mapping[str, Statistics]
     reference: Reference
+    rows: str = ""
 
     def quality(
         self,
@@ -96,6 +121,7 @@ class View:
         parts = (
             made_by or self.extractor.identity,
             f"N={n:.0f}",
+            *([self.rows] if self.rows else []),
             f"ref={against or self.reference.hash}",
             estimator,
         )
@@ -271,6 +297,12 @@ class Metric:
     only: type[Extractor] | None = None
 
 
+def apart_from_count(identity: str) -> str:
+    """An identity without N and estimator: what values of fewer images share with those of more."""
+    *parts, _ = (part.strip() for part in identity.split(":"))
+    return " : ".join(part for part in parts if not part.startswith("N="))
+
+
 METRICS = {
     "fd": Metric(frechet_distance, keeps=0, against="moments", least=2),
     "fd_infinity": Metric(extrapolated_distance, against="moments", least=8),
@@ -326,7 +358,7 @@ def check_metrics(
 class FidelityMeter:
     """Streams the images of one method into a `Quality` for each resolution, view and metric.
 
-    metrics: names of `METRICS`, in the order of the rows.
+    metrics: names of `METRICS`, in the order of the rows. rows: see `View`.
     """
 
     def __init__(
@@ -334,6 +366,7 @@ class FidelityMeter:
         extractor: Extractor,
         references: Mapping[int, Reference],
         metrics: Sequence[str] = ("fd",),
+        rows: str = "",
     ):
         check_metrics(metrics, extractor)
         for reference in references.values():
@@ -347,6 +380,7 @@ class FidelityMeter:
         self.extractor = extractor
         self.references = dict(references)
         self.metrics = tuple(metrics)
+        self.rows = rows
         takes = {METRICS[name].takes for name in metrics}
         self._keep = {
             output: max(METRICS[name].keeps for name in metrics if METRICS[name].takes == output)
@@ -391,7 +425,7 @@ class FidelityMeter:
         rows = []
         for (side, name), streams in sorted(self.streams.items(), reverse=True):
             whole = {output: streams[output].all_reduce() for output in sorted(streams)}
-            view = View(side, name, self.extractor, whole, self.references[side])
+            view = View(side, name, self.extractor, whole, self.references[side], self.rows)
             made = [
                 row
                 for metric in self.metrics
@@ -402,6 +436,28 @@ class FidelityMeter:
             rows += [replace(row, view=each) for each in views for row in made]
         self._say_few()
         return sorted(rows, key=lambda row: (-row.resolution, row.view))
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All that the images so far have given, to go on from by `restore`."""
+        arrays = {
+            f"{side}/{view}/{output}/{name}": array
+            for (side, view), streams in self.streams.items()
+            for output, statistics in streams.items()
+            for name, array in statistics.to_arrays().items()
+        }
+        return {"finest": np.asarray(self._finest), **arrays}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """The state of another meter of the same metrics; KeyError, ValueError if it is none."""
+        parts: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
+        for key, array in arrays.items():
+            *place, name = key.split("/")
+            parts.setdefault(tuple(place), {})[name] = array
+        self._finest = int(parts.pop(())["finest"])
+        self.streams = {}
+        for (side, view, output), state in parts.items():
+            streams = self.streams.setdefault((int(side), view), {})
+            streams[output] = Statistics.from_arrays(state)
 
     def _extract(self, images: Tensor, side: int, view: str, said: Tensor | None) -> None:
         outputs = self.extractor.outputs

@@ -374,9 +374,16 @@ def noise_floor(
 
 
 def _assemble(a: Moments, b: Moments, root: Tensor) -> float:
-    """|m1 - m2|² + tr S1 + tr S2 - 2 root; rounding below zero is cut off."""
+    """|m1 - m2|² + tr S1 + tr S2 - 2 root; rounding below zero is cut off. FloatingPointError where
+    it is not finite, of which a maximum with 0 would make 0."""
     shift = (a.mean - b.mean).square().sum()
-    return max(0.0, float(shift + (a.trace + b.trace) - 2 * root))
+    value = float(shift + (a.trace + b.trace) - 2 * root)
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"the Fréchet distance of {a.n:g} and {b.n:g} images is {value}: their moments are not "
+            f"finite, or too large"
+        )
+    return max(0.0, value)
 
 
 def _sqrt_trace(symmetric: Float64[Tensor, "k k"]) -> Tensor:

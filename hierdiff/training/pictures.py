@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from hierdiff.batch import Cond
+from hierdiff.data.order import evaluation_rows
 from hierdiff.files import write
 from hierdiff.images import sheet, to_uint8
 from hierdiff.method import Stage
@@ -37,7 +38,7 @@ def sample_sheet(
         return part.to(device, dtype if part.is_floating_point() else part.dtype)
 
     noise = per_example([seed_of(seed, "sheet", i) for i in range(n)], device, dtype)
-    real = data.batch(torch.arange(n) % len(data))
+    real = data.batch(evaluation_rows(len(data), range(n)))
     cond = sheet_cond(data, real.cond).map(placed)
     images = stage.preview(cond, real.map(placed), noise)
     return sheet([to_uint8(images[side]).cpu() for side in sorted(images, reverse=True)])

@@ -74,9 +74,9 @@ def test_the_validation_loss_is_the_same_at_every_look():
 
 
 def test_losses_of_other_processes_are_other_quantities():
-    one, same = (loss_identity(built(NODE).stages[0], 10) for _ in range(2))
-    shifted = loss_identity(built({**NODE, "shift": 2.0}).stages[0], 10)
-    other = loss_identity(built({**NODE, "objective": {"loss_space": "v"}}).stages[0], 10)
+    one, same = (loss_identity(built(NODE).stages[0], 10, 20) for _ in range(2))
+    shifted = loss_identity(built({**NODE, "shift": 2.0}).stages[0], 10, 20)
+    other = loss_identity(built({**NODE, "objective": {"loss_space": "v"}}).stages[0], 10, 20)
     assert one == same and len({one, shifted, other}) == 3
 
 

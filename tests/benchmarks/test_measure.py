@@ -12,8 +12,10 @@ from torch import nn
 
 from benchmarks import measure
 from benchmarks.measure import (
+    caption_of,
     over_seeds,
     quality,
+    real_images,
     real_references,
     samples,
     scale_rows,
@@ -22,10 +24,11 @@ from benchmarks.measure import (
 )
 from hierdiff.data.critters.law import LAW
 from hierdiff.data.law import Law
+from hierdiff.data.order import evaluation_rows
 from hierdiff.method import Method
 from hierdiff.metrics.attributes import AttributeMeter
 from hierdiff.metrics.features import RandomConv
-from hierdiff.metrics.fidelity import FidelityMeter
+from hierdiff.metrics.fidelity import FidelityMeter, apart_from_count
 from hierdiff.metrics.reference import levels_of, references, write_moments
 from tests import tiny
 from tests.training.runs import images as noises
@@ -144,14 +147,54 @@ def test_streams_are_drawn_one_after_another(data, extractor):
     assert order == [1, 1, 1, 2, 2, 2]
 
 
-def test_captions_go_round(data, extractor, monkeypatch):
+def test_captions_are_those_of_the_conditions_and_go_round(data, extractor, monkeypatch):
     heard = []
     monkeypatch.setattr(
         FidelityMeter, "add", lambda self, levels, captions=None: heard.append(captions)
     )
-    quality([stream(0)], extractor, {}, captions=["a", "b", "c"])
+    few = replace(data.taken(np.arange(3)), captions=("a", "b", "c"))
+    quality([stream(0)], extractor, {}, conditions=few)
     assert [len(said) for said in heard] == [10, 10, 4]
-    assert heard[1][:3] == ["b", "c", "a"]
+    rows = evaluation_rows(3, range(24)).tolist()
+    assert [one for said in heard for one in said] == ["abc"[row] for row in rows]
+    assert caption_of(few) == "abc"[rows[0]] and caption_of(data) == ""
+
+
+def test_samples_have_the_conditions_of_the_rows_and_may_be_more(data):
+    """Each image shows its label."""
+
+    class Labels(Noise):
+        def sample(self, n, cond=None, *, noise, **options):
+            return {8: (cond.labels[:, None, None, None] / 127.5 - 1).expand(n, 3, 8, 8)}
+
+    few = data.taken(np.arange(3))
+    made = drawn(few, 0, n=8, batch=3, method=Labels())[:, 0, 0, 0].tolist()
+    rows = evaluation_rows(3, range(8))
+    assert made == few.labels[rows.numpy()].tolist()
+    assert drawn(few, 0, n=5, batch=5, method=Labels())[:, 0, 0, 0].tolist() == made[:5]
+
+
+def test_real_images_are_those_of_the_conditions_and_none_comes_twice(data):
+    found = real_images(data, 500)
+    assert len(found) == 80 and len(found.flatten(1).unique(dim=0)) == 80
+    rows = evaluation_rows(80, range(7)).numpy()
+    assert torch.equal(real_images(data, 7), torch.from_numpy(data.images[rows]))
+
+
+def test_the_identity_says_under_which_rows_images_were_made(data, extractor):
+    (row, *_) = quality([stream(1)], extractor, refs(data, extractor), conditions=data)
+    assert " : N=24 : rows=permuted(80) : ref=" in row["identity"]
+
+
+def test_more_samples_than_test_images_are_measured_beside_all_of_those(data, extractor, tmp_path):
+    """The Gaussian is as many as the samples; real images say that they are fewer."""
+    reference, test = refs(data, extractor), data.part("test")
+    options = {"seed": 0, "folder": tmp_path, "track": lambda items, what, total: items}
+    found = scale_rows(data, extractor, reference, 100, **options)
+    counts = {kind: {row["n"] for row in rows} for kind, rows in found.items()}
+    assert counts == {"real": {len(test)}, "gaussian": {100}}
+    real, gaussian = found["real"][0]["identity"], found["gaussian"][0]["identity"]
+    assert real != gaussian and apart_from_count(real) == apart_from_count(gaussian)
 
 
 def scale(data, extractor, folder, metrics=METRICS, **options):
@@ -226,12 +269,15 @@ def test_parts_are_measured_beside_the_other_metrics_of_the_same_stream(lawful, 
     reference = refs(lawful, extractor)
     rows = quality([stream(1)], extractor, reference, ["fd", "attributes", "kd"], conditions=lawful)
     alone = quality([stream(1)], extractor, reference, ["fd", "kd"])
-    assert [row for row in rows if row["metric"] not in PARTS] == alone
+    others = [row for row in rows if row["metric"] not in PARTS]
+    assert [{**row, "identity": None} for row in others] == [
+        {**row, "identity": None} for row in alone
+    ]
     views = {(row["resolution"], row["view"]) for row in alone}
     for metric in PARTS:
         found = [row for row in rows if row["metric"] == metric]
         assert {(row["resolution"], row["view"]) for row in found} == views
-    meter = AttributeMeter(LAW, SIDES)
+    meter = AttributeMeter(LAW, SIDES, rows="rows=permuted(80)")
     for levels, first in zip(stream(1), (0, 10, 20), strict=True):
         count = len(levels[8])
         meter.add(levels, wanted_of(lawful, range(first, first + count)))
@@ -243,9 +289,9 @@ def test_parts_are_measured_beside_the_other_metrics_of_the_same_stream(lawful, 
 def test_an_image_is_wanted_as_the_test_example_under_whose_conditions_it_is(lawful):
     wanted = wanted_of(lawful, range(75, 85))
     assert list(wanted) == ["body"]
-    body = lawful.attributes["body"]
-    assert wanted["body"].tolist() == [*body[75:], *body[:5]]
-    conditions = lawful.batch(torch.tensor([row % 80 for row in range(75, 85)])).cond
+    rows = evaluation_rows(80, range(75, 85))
+    assert wanted["body"].tolist() == lawful.attributes["body"][rows.numpy()].tolist()
+    conditions = lawful.batch(rows).cond
     assert torch.equal(wanted["body"], conditions.labels)
 
 

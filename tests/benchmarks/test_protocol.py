@@ -15,6 +15,7 @@ from torch import nn
 
 from benchmarks import protocol
 from benchmarks.cost import cases_of
+from benchmarks.measure import caption_of
 from benchmarks.protocol import Plan, StagePlan, planned, solved
 from hierdiff.denoisers import OneLevelDenoiser
 from hierdiff.method import Method, Stage
@@ -362,7 +363,7 @@ def test_latency_is_that_of_a_cost_row(tmp_path, monkeypatch):
         "trainer.channels_last=true",
         "data.text={name: vocabulary}",
     )
-    caption = run.data.part("test").captions[0]
+    caption = caption_of(run.data.part("test"))
     wanted = {"batches": [1], "repeats": 3, "memory_cap": None}
     _, row = cases_of(run.config, run.method.resolutions[:1], wanted, "cpu", caption=caption)
     monkeypatch.setattr(protocol, "Sampled", Recorded)

@@ -48,7 +48,9 @@ def rows_of(exact, perceptual=None):
     pixels = np.random.default_rng(0).integers(0, 256, (70, 3, 8, 8), dtype=np.uint8)
     extractor = extractors.build({"name": "random_conv"})
     reference = references([torch.from_numpy(pixels)], extractor, [8], data="d", split="train")[8]
-    rows, made = reconstructions(Blocks(exact), pixels, extractor, reference, perceptual)
+    rows, made = reconstructions(
+        Blocks(exact), torch.from_numpy(pixels), extractor, reference, perceptual
+    )
     return {row["metric"]: row for row in rows}, torch.from_numpy(pixels), made
 
 
@@ -69,7 +71,7 @@ def test_reconstructions_are_made_at_the_precision_of_samples(precision, cast):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), dtype=np.uint8)
     extractor, codec = extractors.build({"name": "random_conv"}), Watched(exact=True)
     reference = references([torch.from_numpy(pixels)], extractor, [8], data="d", split="train")[8]
-    reconstructions(codec, pixels, extractor, reference, precision=precision)
+    reconstructions(codec, torch.from_numpy(pixels), extractor, reference, precision=precision)
     assert codec.seen == [cast, cast]
 
 
@@ -98,7 +100,12 @@ def test_the_perceptual_distance_is_the_mean_of_pairs_under_the_networks_name():
 
 @pytest.mark.parametrize("perceptual", [None, perceptuals.build({"name": "none"})])
 def test_without_a_perceptual_network_there_is_no_such_row(perceptual):
-    assert set(rows_of(True, perceptual)[0]) == {"rFD-RandomConv", "PSNR", "SSIM"}
+    assert set(rows_of(False, perceptual)[0]) == {"rFD-RandomConv", "PSNR", "SSIM"}
+
+
+def test_an_infinite_psnr_is_no_row_and_the_log_says_why(caplog):
+    assert "PSNR" not in rows_of(exact=True)[0]
+    assert "no PSNR: it is infinite" in caplog.text
 
 
 def test_every_row_says_which_way_is_better_and_that_it_is_one_value():

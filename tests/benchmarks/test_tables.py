@@ -25,7 +25,7 @@ from benchmarks.presets import PRESETS
 from benchmarks.tables import csv, frame, latex, main, markdown, rich_table
 from hierdiff.record import Record
 from hierdiff.results import records
-from tests.benchmarks.rows import TEN, cost, five, quality, record, ten, training
+from tests.benchmarks.rows import IDENTITY, TEN, cost, five, quality, record, ten, training
 
 
 def six() -> list[Record]:
@@ -107,11 +107,38 @@ def test_other_metric_identities_are_refused_by_name_with_a_way_out(changed):
         frame([one, other])
 
 
-def test_a_scale_of_another_identity_is_refused():
-    scale = {"real": [quality(64, "pooled", 10.0, n=100)]}
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"n": 600},
+        {"identity": "efficientnet_lite0@57938833:bilinear-224:uint8:N=100:ref=a1b2_64:frechet"},
+        {"identity": IDENTITY.format(side=32)},
+    ],
+)
+def test_a_scale_of_another_identity_is_refused(changed):
+    scale = {"real": [quality(64, "pooled", 10.0, **{"n": 100, **changed})]}
     one = record("a", quality=(quality(64, "native", 1.0),), scale=scale)
     with pytest.raises(ValueError, match="real images"):
         frame([one])
+
+
+def test_real_images_that_are_fewer_stand_beside_the_samples_and_a_note_says_so():
+    """Fifty thousand samples of data that has 100 test images; the Gaussian is as many."""
+    few = IDENTITY.format(side=64).replace("N=512", "N=100").replace("frechet", "frechet-factor")
+    scale = {
+        "real": [quality(64, "pooled", 10.0, n=100, identity=few)],
+        "gaussian": [quality(64, "pooled", 90.0)],
+    }
+    table = frame([record("a", quality=(quality(64, "native", 1.0),), scale=scale)])
+    (column,) = [column for column in table.columns if column[1].startswith("FD")]
+    assert table[column].tolist() == [1.0, 10.0, 90.0]
+    note = "real images are 100, all test images there are, beside 512 generated ones"
+    assert note in table.attrs["notes"]
+    alone = frame([record("a", quality=(quality(64, "native", 1.0),))])
+    assert not [note for note in alone.attrs["notes"] if note.startswith("real images")]
+    with pytest.raises(ValueError, match="Gaussian"):
+        scale["gaussian"][0]["n"] = 100
+        frame([record("a", quality=(quality(64, "native", 1.0),), scale=scale)])
 
 
 def test_data_sets_do_not_share_a_table():

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierdiff.data.order import indices
+from hierdiff.data.order import evaluation_rows, indices
 
 sizes = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(0, 99))
 
@@ -51,3 +51,31 @@ def test_a_batch_that_ranks_do_not_divide_is_refused():
 def test_no_examples_are_refused():
     with pytest.raises(ValueError, match="from 0 examples"):
         indices(0, n=0, batch=4, seed=0)
+
+
+@given(n=st.integers(1, 40), count=st.integers(1, 100))
+def test_images_are_made_under_every_row_once_before_one_comes_again(n, count):
+    rows = evaluation_rows(n, range(count)).tolist()
+    for epoch in range(0, count, n):
+        whole = rows[epoch : epoch + n]
+        assert len(set(whole)) == len(whole) and set(whole) <= set(range(n))
+
+
+@given(n=st.integers(1, 40), some=st.lists(st.integers(0, 99), min_size=1, max_size=8))
+def test_the_row_of_an_image_depends_on_its_number_alone(n, some):
+    whole = evaluation_rows(n, range(100))
+    assert evaluation_rows(n, some).tolist() == [int(whole[place]) for place in some]
+
+
+def test_evaluation_rows_are_a_sample_and_every_round_another_one():
+    """Of rows sorted by class the first ones are of one class."""
+    rows = evaluation_rows(900, range(1800))
+    assert len(set((rows[:36] // 100).tolist())) > 6  # of 9 classes
+    assert not torch.equal(rows[:900], rows[900:])
+    with pytest.raises(ValueError, match="there are none"):
+        evaluation_rows(0, range(1))
+
+
+def test_evaluation_rows_are_the_ones_that_records_were_measured_with():
+    """Other rows are another protocol: raise PROTOCOL of hierdiff/metrics/fidelity.py with them."""
+    assert evaluation_rows(10, range(12)).tolist() == [7, 4, 9, 1, 5, 0, 6, 8, 2, 3, 8, 0]

@@ -1,0 +1,128 @@
+"""What a measuring has done so far, in the run folder until the record is written.
+
+Fifty thousand images take hours: after a kill the same command goes on from the last batch that was
+kept, with the same bits as without the kill, because image i has noise of its own and batches end
+where they would have ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor, nn
+
+from hierdiff.files import write
+
+log = logging.getLogger(__name__)
+
+FILE = "measuring.safetensors"
+EVERY = 60.0  # seconds of measuring between two writes
+SHARE = 20  # and so many times as long as the last write took
+
+Rows = list[dict[str, Any]]
+
+
+class Kept:
+    """Rows of what is done, the state of what is under way, and the images to show.
+
+    path: None keeps nothing. key: of everything that decides the numbers; a file of another key is
+    not read, a damaged one is ignored with a warning. every: seconds between two writes.
+    """
+
+    def __init__(self, path: Path | None = None, key: str = "", *, every: float = EVERY):
+        self.path, self.key, self.every = path, key, every
+        self.rows: dict[str, Rows] = {}
+        self.state: dict[str, np.ndarray] = {}
+        self.shown: dict[int, UInt8[Tensor, "n c _h _w"]] = {}
+        self._next = time.monotonic() + every
+        if path is not None and path.exists():
+            self._read(path)
+
+    def once(self, name: str, make: Callable[[], Rows]) -> Rows:
+        """The rows of `name`: as they were kept, or made now and kept."""
+        if name not in self.rows:
+            self.rows[name] = make()
+            self.state = {}
+            self._write()
+        return self.rows[name]
+
+    def keep(self, state: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        """Keeps the state of what is under way, if the last time is long enough ago."""
+        if self.path is not None and time.monotonic() >= self._next:
+            self.state = dict(state())
+            self._write()
+
+    def remove(self) -> None:
+        """The record is written: nothing is left to go on from."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        if self.path is None:
+            return
+        started = time.monotonic()
+        arrays = {f"state/{name}": array for name, array in self.state.items()}
+        arrays |= {f"shown/{side}": images.numpy() for side, images in self.shown.items()}
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        rows = json.dumps(self.rows)
+        about = {"key": self.key, "rows": rows, "sha256": _digest(arrays, self.key, rows)}
+        write(self.path, save(arrays, metadata=about))
+        ended = time.monotonic()
+        self._next = ended + max(self.every, SHARE * (ended - started) if self.every else 0.0)
+
+    def _read(self, path: Path) -> None:
+        try:
+            with safe_open(path, "numpy") as file:
+                about = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if about["sha256"] != _digest(arrays, about["key"], about["rows"]):
+                raise ValueError("its content does not match its sha256")
+            rows = json.loads(about["rows"])
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged (%s): measured from the start", path, error)
+            return
+        if about["key"] != self.key:
+            log.info("%s is of other weights or options: measured from the start", path)
+            return
+        self.rows = rows
+        for name, array in arrays.items():
+            kind, _, rest = name.partition("/")
+            if kind == "state":
+                self.state[rest] = array
+            else:
+                self.shown[int(rest)] = torch.from_numpy(array)
+
+
+def key_of(*parts: Any) -> str:
+    """One hash of all that decides the numbers of a measuring; parts are told by `repr`."""
+    return hashlib.sha256(repr((torch.__version__, *parts)).encode()).hexdigest()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Of all parameters and buffers, bit by bit."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()
+
+
+def _digest(arrays: Mapping[str, np.ndarray], *texts: str) -> str:
+    digest = hashlib.sha256(repr(texts).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(repr((name, array.dtype.str, array.shape)).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
