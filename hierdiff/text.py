@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hierdiff.files import write_npy
+from hierdiff.files import kept_array
 from hierdiff.registry import Registry, suggest
 
 log = logging.getLogger(__name__)
@@ -309,30 +309,31 @@ class Encoded:
 def encoded(encoder: TextEncoder, captions: Sequence[str], cache: Path) -> Encoded:
     """The states of every caption, read from the folder `cache` or computed once into it.
 
-    The key is the encoder's identity and the captions; float32, as `encode` gives them.
+    The key is the encoder's identity and the captions; float32, as `encode` gives them, with the
+    mask as one more channel.
     """
     distinct = sorted(set(captions))
     digest = hashlib.sha256(repr((encoder.identity, distinct)).encode()).hexdigest()[:16]
-    tokens_file = cache / f"text-{digest}.tokens.npy"
-    mask_file = cache / f"text-{digest}.mask.npy"
-    shape = (len(distinct), encoder.length, encoder.width)
-    found = _mapped(tokens_file, shape), _mapped(mask_file, shape[:2])
-    if found[0] is None or found[1] is None:
-        parts = [
-            encoder.encode(distinct[start : start + BATCH])
-            for start in _steps(len(distinct), encoder.identity)
-        ]
-        write_npy(mask_file, torch.cat([mask for _, mask in parts]).numpy())
-        write_npy(tokens_file, torch.cat([tokens for tokens, _ in parts]).numpy())
-        found = _mapped(tokens_file, shape), _mapped(mask_file, shape[:2])
-    tokens, mask = found
-    if tokens is None or mask is None:
-        raise ValueError(
-            f"text encoder {encoder.identity} did not give states of shape {shape}: "
-            f"its width or length is stated wrongly"
-        )
+    shape = (len(distinct), encoder.length, encoder.width + 1)
+    states = kept_array(
+        cache / f"text-{digest}.tokens.npy", shape, np.dtype("float32"), _states(encoder, distinct)
+    )
     place = {caption: row for row, caption in enumerate(distinct)}
-    return Encoded(tokens, mask, np.array([place[caption] for caption in captions], np.int64))
+    rows = np.array([place[caption] for caption in captions], np.int64)
+    return Encoded(states[..., :-1], states[..., -1] != 0, rows)
+
+
+def _states(encoder: TextEncoder, captions: Sequence[str]) -> Iterator[np.ndarray]:
+    for start in _steps(len(captions), encoder.identity):
+        some = captions[start : start + BATCH]
+        tokens, mask = encoder.encode(some)
+        shape = (len(some), encoder.length, encoder.width)
+        if tokens.shape != shape or mask.shape != shape[:2]:
+            raise ValueError(
+                f"text encoder {encoder.identity} did not give states of shape {shape}: "
+                f"its width or length is stated wrongly"
+            )
+        yield torch.cat([tokens.float(), mask[..., None].float()], dim=2).numpy()
 
 
 def _steps(count: int, name: str) -> Iterable[int]:
@@ -343,12 +344,3 @@ def _steps(count: int, name: str) -> Iterable[int]:
     from rich.progress import track
 
     return track(steps, description=f"encoding captions ({name})", console=Console(stderr=True))
-
-
-def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array of a file, or None where it is absent, cut short or of another shape."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return array if array.shape == shape else None

@@ -1,19 +1,20 @@
 """Images are decoded once into a mapped uint8 file; here are its form and its key.
 
-An entry is a folder `NAME-RESOLUTION-KEY` with `images.npy` (n c s s) and `index.npz` (which
-sources could be read, the SHA-256 of their pixels, why the others were skipped). It is made under
-another name and renamed, so that a reader sees a whole one or none.
+An entry is a folder `NAME-RESOLUTION-KEY` with `images.npy` (n c s s), its seal, and `index.npz`
+(which sources could be read, the SHA-256 of their pixels, why the others were skipped). It is made
+under another name and renamed, so that a reader sees a whole one or none. A damaged one is made
+again, and leaves its place when the new one is whole.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import os
 import shutil
 import sys
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from hierdiff.files import Damaged, built_by_one, check_seal, read_npy, read_npz, remove, seal
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-FORMAT = 1  # raised when the decoding of the same file changes
+FORMAT = 2  # raised when the decoding of the same file, or the form of an entry, changes
+SHOWN = 5  # skipped files that are named in the log when they were skipped before
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,21 @@ def cache_folder(cache: str | Path | None = None) -> Path:
 
 
 def fingerprint(root: Path, paths: Iterable[Path]) -> str:
-    """Changes when a file is added, removed, renamed, resized or touched."""
-    lines = []
+    """Changes when a file is added, removed, renamed, resized or written to.
+
+    Files are not read. The time of any change (ctime) is beside the time that programs set (mtime):
+    it also tells a file that was replaced by one of the same size and mtime. Not seen: a second
+    write within one tick of the file system's clock (milliseconds), and what a network file system
+    hides from its clients. Inodes are left out, because some file systems number them anew.
+    """
+    lines: list[tuple[str, tuple[int, ...] | None]] = []
     for path in paths:
-        stat = path.stat()
-        lines.append((path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns))
+        try:
+            stat = path.stat()
+            state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        except OSError:  # absent by now: whoever reads it will say so
+            state = None
+        lines.append((path.relative_to(root).as_posix(), state))
     return hashlib.sha256(repr((str(root.resolve()), lines)).encode()).hexdigest()
 
 
@@ -71,37 +85,54 @@ def decoded(
     key = repr((FORMAT, name, channels, resolution, identity))
     entry = cache / f"{name}-{resolution}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     shape = (channels, resolution, resolution)
-    found = _opened(entry, shape)
-    if found is None:
-        _build(name, sources, read, shape, entry)
-        found = _opened(entry, shape)
+    found = _kept(entry, len(sources), shape)
+    if found is not None:
+        for line in found.skipped[:SHOWN]:
+            log.warning("%s: skipped, as before: %s", name, line)
+        if len(found.skipped) > SHOWN:
+            log.warning("%s: and %d more", name, len(found.skipped) - SHOWN)
+        return found
+    with built_by_one(entry) as part:
+        found = _kept(entry, len(sources), shape, said=True)  # another process may have been first
         if found is None:
-            raise OSError(f"{entry} was written and cannot be read: set cache= to another folder")
-    elif found.skipped:
-        log.warning(
-            "%s: %d files skipped, as before: %s", name, len(found.skipped), found.skipped[0]
-        )
+            _build(name, sources, read, shape, part)
+            _move_in(part, entry, lambda: _kept(entry, len(sources), shape) is not None)
+            found = _kept(entry, len(sources), shape)
+    if found is None:
+        raise OSError(f"{entry} was written and cannot be read: set cache= to another folder")
     return found
 
 
-def _opened(entry: Path, shape: tuple[int, ...]) -> Decoded | None:
-    if not entry.exists():
-        return None
+def _kept(entry: Path, sources: int, shape: tuple[int, ...], said: bool = False) -> Decoded | None:
+    """The entry, if it is there and whole; `said`: of damage there is a warning."""
     try:
-        images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
-        with (
-            (entry / "index.npz").open("rb") as file,
-            np.load(file, allow_pickle=False) as index,
-        ):
-            parts = {key: index[key] for key in ("rows", "sides", "digests", "skipped")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("cache %s is broken (%s) and is made again", entry, error)
+        return _opened(entry, sources, shape)
+    except FileNotFoundError:
         return None
-    if images.shape != (len(parts["rows"]), *shape) or images.dtype != np.uint8:
-        log.warning("cache %s has images of shape %s and is made again", entry, images.shape)
+    except Damaged as error:
+        if said:
+            log.warning("cache %s is broken and is made again: %s", entry, error)
         return None
-    skipped = tuple(str(line) for line in parts.pop("skipped"))
-    return Decoded(images=images, skipped=skipped, **parts)
+
+
+def _opened(entry: Path, sources: int, shape: tuple[int, ...]) -> Decoded:
+    check_seal(entry / "images.npy")
+    images = read_npy(entry / "images.npy", mapped=True)
+    index = read_npz(entry / "index.npz")
+    n = len(images) if images.ndim else 0
+    kinds = {"rows": ("int64", (n,)), "sides": ("int64", (n,)), "digests": ("uint8", (n, 32))}
+    parts = {name: index.get(name, np.empty(0)) for name in kinds}
+    fits = all((str(parts[k].dtype), parts[k].shape) == kind for k, kind in kinds.items())
+    if not n or images.shape != (n, *shape) or images.dtype != np.uint8 or not fits:
+        raise Damaged(f"{entry}: images {images.shape} and their index do not fit together")
+    rows = parts["rows"]
+    if rows[0] < 0 or rows[-1] >= sources or (np.diff(rows) <= 0).any() or parts["sides"].min() < 1:
+        raise Damaged(f"{entry}: its index has rows or sides out of range")
+    try:
+        skipped = json.loads(index["skipped"].tobytes())
+        return Decoded(images=images, skipped=tuple(map(str, skipped)), **parts)
+    except (KeyError, ValueError, TypeError) as error:
+        raise Damaged(f"{entry}: its list of skipped files cannot be read") from error
 
 
 def _build(
@@ -109,30 +140,39 @@ def _build(
     sources: Sequence[T],
     read: Callable[[T], tuple[np.ndarray, int]],
     shape: tuple[int, ...],
-    entry: Path,
+    part: Path,
 ) -> None:
-    part = entry.with_name(f".{entry.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
     try:
-        part.mkdir(parents=True)
+        part.mkdir()
         _check_room(part, len(sources) * int(np.prod(shape)))
         _decode(name, sources, read, shape, part)
-        shutil.rmtree(entry, ignore_errors=True)
-        try:
-            os.rename(part, entry)
-        except OSError:
-            if not entry.is_dir():  # else another process was first, and made the same
-                raise
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise OSError(
                 errno.ENOSPC,
-                f"no room for the decoded {name} in {entry.parent}: "
+                f"no room for the decoded {name} in {part.parent}: "
                 f"free some or set cache= to another folder",
             ) from error
         raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+
+
+def _move_in(part: Path, entry: Path, is_whole: Callable[[], bool]) -> None:
+    """The new entry in the place of none or of a damaged one, which is moved away before it is
+    removed; one that a process without the lock moved in meanwhile stays."""
+    old = part.with_name(f"{part.name}.old.part")
+    for _ in range(10):
+        if is_whole():
+            return
+        try:
+            if os.path.lexists(entry):
+                os.rename(entry, old)
+            os.rename(part, entry)
+            return
+        except OSError as error:  # another process moved its own away, or in
+            if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+        finally:
+            remove(old)
 
 
 def _check_room(folder: Path, size: int) -> None:
@@ -158,8 +198,9 @@ def _decode(
             try:
                 pixels, side = read(source)
             except Exception as error:  # decoders raise many kinds on a broken file
-                log.warning("skipped %s: %s", source, error)
-                skipped.append(f"{source}: {error}")
+                reason = " ".join(str(error).split()) or type(error).__name__
+                log.warning("skipped %s: %s", source, reason)
+                skipped.append(f"{source}: {reason}")
                 continue
             data = np.ascontiguousarray(pixels, np.uint8).reshape(shape).tobytes()
             file.write(data)
@@ -173,13 +214,15 @@ def _decode(
         _header(file, len(rows), shape)
         file.flush()
         os.fsync(file.fileno())
+    with (part / "images.npy").open("rb") as file:
+        seal(part / "images.npy", hashlib.file_digest(file, "sha256").hexdigest())
     with (part / "index.npz").open("wb") as file:
         np.savez(
             file,
             rows=np.array(rows, np.int64),
             sides=np.array(sides, np.int64),
             digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
-            skipped=np.array(skipped, dtype=np.str_),
+            skipped=np.frombuffer(json.dumps(skipped).encode(), np.uint8),
         )
         file.flush()
         os.fsync(file.fileno())
