@@ -33,7 +33,7 @@ from hierdiff.metrics.cost import (
 )
 from hierdiff.noise import Noise, from_generator, generator_of
 from hierdiff.text import TextEncoder, encoders
-from hierdiff.training.loop import column_of, only
+from hierdiff.training.step import column_of, only
 
 OUT_OF_MEMORY = "out of memory"  # how the reason of a case begins that did not fit
 WARMUP = 2  # steps of training before the first that is timed

@@ -9,42 +9,38 @@ generator is saved, and a run that was killed ends with the weights of one that 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hierdiff.batch import Batch
 from hierdiff.config import to_yaml
 from hierdiff.data import ImageData, order
 from hierdiff.files import write, write_png
-from hierdiff.method import Method, Stage, Turn
-from hierdiff.noise import from_generator, generator_of, seed_of
-from hierdiff.objective import Loss
+from hierdiff.method import Method, Stage
+from hierdiff.noise import generator_of, seed_of
 from hierdiff.training import checkpoint as files
 from hierdiff.training.checkpoint import Checkpoint
 from hierdiff.training.ema import EMA
 from hierdiff.training.interrupt import Asked, Interrupted
 from hierdiff.training.log import Log, read
-from hierdiff.training.optimizer import load_tensors, lr_factor, optimizer_of, set_lr, tensors_of
+from hierdiff.training.optimizer import load_tensors, lr_factor, tensors_of
 from hierdiff.training.pictures import sample_sheet, write_curves
 from hierdiff.training.progress import Progress
 from hierdiff.training.recipe import Recipe
+from hierdiff.training.step import Player, TrainingStep
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 log = logging.getLogger(__name__)
-TOTALS = ("loss", "grad_norm")  # of a turn; the parts of a loss have names of their own
 SNAPSHOTS = "snapshots"  # folder of a run
 
 
@@ -138,43 +134,6 @@ def stage_steps(method: Method, steps: int) -> list[int]:
     return counts
 
 
-class Wrapped(nn.Module):
-    """A stage behind one forward that takes a function of it.
-
-    Fabric and its wrappers look into arguments; a function is left alone, and `Batch` and `Draws`
-    reach the stage as they are.
-    """
-
-    def __init__(self, stage: Stage, compiled: bool):
-        super().__init__()
-        self.stage = stage
-        self._column = torch.compile(column_of, fullgraph=True) if compiled else column_of
-
-    def forward(self, call: Callable[..., Any]) -> tuple[Tensor, tuple[str, ...]]:
-        """Total and logs of the loss in one column, and the names of the logs."""
-        return call(self._column, self.stage)
-
-
-def column_of(
-    stage: Stage, batch: Batch, draws: Any, turn: str, step: int
-) -> tuple[Tensor, tuple[str, ...]]:
-    """One tensor, because a compiler may return equal ones as the same: with one level the total
-    is the detached log of that level, and would lose its gradient."""
-    loss: Loss = stage(batch, draws, turn, step)
-    logs = [value.detach().to(loss.total.dtype) for value in loss.logs.values()]
-    return torch.stack([loss.total, *logs]), tuple(loss.logs)
-
-
-@dataclass
-class Player:
-    """A turn with its optimizer, its wrapped stage and the parameters that it moves."""
-
-    turn: Turn
-    module: Any
-    optimizer: torch.optim.Optimizer
-    parameters: list[nn.Parameter]
-
-
 @dataclass
 class Place:
     """Where a run stands: `step` inside `stage` comes next. seconds: spent in each stage."""
@@ -266,13 +225,15 @@ class Run:
             self.place.stage, self.place.step = index + 1, 0
             return
         stage.train()
-        players = [self._player(stage, turn) for turn in stage.turns]
-        weights = {
-            name: parameter
-            for name, parameter in self.method.named_parameters()
-            if any(parameter is moved for player in players for moved in player.parameters)
-        }
-        ema = EMA(weights, self.recipe.ema, self.recipe.ema_ramp)
+        work = TrainingStep(
+            self.fabric,
+            stage,
+            self.recipe,
+            named=dict(self.method.named_parameters()),
+            images=self.batches[index],
+            place=(self.seed, index),
+        )
+        players, ema = work.players, work.ema
         if resumed is not None:
             ema.load(resumed.part("ema"))
             for player in players:
@@ -282,7 +243,7 @@ class Run:
         feed = Feed(self, index, data)
         try:
             while self.place.step < self.counts[index]:
-                self._step(stage, index, players, ema, feed)
+                self._step(stage, index, work, feed)
                 if due(self.place.step, self.counts[index], self.recipe.snapshots):
                     self._snapshot(ema)
                 if self.place.step < self.counts[index]:
@@ -291,87 +252,33 @@ class Run:
             feed.close()
         self._end_stage(stage, index, ema)
 
-    def _player(self, stage: Stage, turn: Turn) -> Player:
-        parameters = [p for p in turn.module.parameters() if p.requires_grad]
-        recipe = self.recipe
-        optimizer = optimizer_of(
-            parameters,
-            name=recipe.optimizer,
-            lr=recipe.lr,
-            betas=recipe.betas,
-            weight_decay=recipe.weight_decay,
-            options=dict(recipe.optimizer_options),
-        )
-        with only(stage, parameters):
-            module = self.fabric.setup_module(Wrapped(stage, recipe.compile and stage.compiles))
-        return Player(turn, module, optimizer, parameters)
-
-    def _step(self, stage: Stage, index: int, players: list[Player], ema: EMA, feed: Feed) -> None:
+    def _step(self, stage: Stage, index: int, work: TrainingStep, feed: Feed) -> None:
         began = time.perf_counter()
         batch, step = self.batches[index], self.place.step
-        factor = lr_factor(
+        lr = self.recipe.lr * lr_factor(
             step, self.counts[index], warmup=self.recipe.warmup, decay=self.recipe.lr_schedule
         )
-        told: dict[str, float] = {"lr": self.recipe.lr * factor}
         chunks = feed.chunks(step)
-        for player in players:
-            name = "" if len(players) == 1 else f"/{player.turn.name}"
-            with only(stage, player.parameters) if name else nullcontext():
-                values = self._turn(stage, index, player, chunks)
-            set_lr(player.optimizer, self.recipe.lr * factor * player.turn.lr)
-            player.optimizer.step()
-            told |= {f"{key}{name}" if key in TOTALS else key: v for key, v in values.items()}
-        ema.update(step * batch, batch)
+        try:
+            values = work(step, chunks, lr)
+        except FloatingPointError as error:
+            raise FloatingPointError(self._not_finite(str(error))) from error
         self.place.step += 1
         self.place.total_step += 1
         self.place.images += batch
         self.images_here += batch
-        self.log.add(told)
+        self.log.add({"lr": lr, **values})
         if self.place.total_step % self.recipe.log_every == 0 or self._last(index):
             self._line(stage)
         seconds = time.perf_counter() - began
         self.place.seconds[index] += seconds
-        first = next(value for key, value in told.items() if key.startswith("loss"))
+        first = next(value for key, value in values.items() if key.startswith("loss"))
         self.progress.step(stage.name, batch, seconds, first)
 
     def _last(self, index: int) -> bool:
         return self.place.step == self.counts[index]
 
-    def _turn(
-        self, stage: Stage, index: int, player: Player, chunks: list[tuple[int, Batch]]
-    ) -> dict[str, float]:
-        """Gradients of one turn, clipped; loss, its parts and gradient norm over all devices."""
-        step, count = self.place.step, len(chunks)
-        name = player.turn.name
-        player.optimizer.zero_grad(set_to_none=True)
-        sums, names = torch.zeros((), device=self.device), ()
-        for i, (chunk, batch) in enumerate(chunks):
-            place = (self.seed, name, index, step, chunk)
-            generator = generator_of("draws", *place, device=self.device)
-            draws = stage.draw(batch, from_generator(generator, self.device, self.dtype))
-            torch.manual_seed(seed_of("dropout", *place))
-            call = partial(loss_of, batch, draws, name, step)
-            with self.fabric.no_backward_sync(player.module, enabled=i + 1 < count):
-                column, names = player.module(call)
-                self.fabric.backward(column[0] / count)
-            sums = sums + column.detach() / count
-        return self._checked(player, ("loss", *names, "grad_norm"), sums)
-
-    def _checked(self, player: Player, names: Sequence[str], sums: Tensor) -> dict[str, float]:
-        """The numbers, if all are finite, after clipping; one transfer from the device."""
-        norm = nn.utils.get_total_norm([p.grad for p in player.parameters if p.grad is not None])
-        column = torch.cat([sums, norm[None].to(sums.dtype)])
-        if self.fabric.world_size > 1:
-            column = self.fabric.all_reduce(column, reduce_op="mean")  # type: ignore[assignment]
-        if self.recipe.clip:
-            nn.utils.clip_grads_with_norm_(player.parameters, self.recipe.clip, norm)
-        values = dict(zip(names, column.tolist(), strict=True))
-        if not all(math.isfinite(value) for value in values.values()):
-            raise FloatingPointError(self._not_finite(values))
-        return values
-
-    def _not_finite(self, values: Mapping[str, float]) -> str:
-        numbers = ", ".join(f"{key} {value:.4g}" for key, value in values.items())
+    def _not_finite(self, numbers: str) -> str:
         last = (
             f"the last checkpoint is {self.last_saved}" if self.last_saved else "no checkpoint yet"
         )
@@ -573,26 +480,6 @@ class Feed:
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-
-
-def loss_of(
-    batch: Batch, draws: Any, turn: str, step: int, column: Callable[..., Any], stage: Stage
-) -> Any:
-    return column(stage, batch, draws, turn, step)
-
-
-@contextmanager
-def only(stage: Stage, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Inside, the other parameters of the stage are frozen."""
-    moved = {id(parameter) for parameter in parameters}
-    others = [p for p in stage.parameters() if p.requires_grad and id(p) not in moved]
-    for parameter in others:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in others:
-            parameter.requires_grad_(True)
 
 
 def due(step: int, count: int, times: int) -> bool:

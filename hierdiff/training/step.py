@@ -1,0 +1,189 @@
+"""One step of training a stage: what the trainer makes, and what the cost of training is timed of.
+
+Every turn in order: the gradients of all its micro batches, clipped; its learning rate; its
+optimizer. Then the averages of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hierdiff.batch import Batch
+from hierdiff.method import Stage, Turn
+from hierdiff.noise import Noise, from_generator, generator_of, seed_of
+from hierdiff.objective import Loss
+from hierdiff.training.ema import EMA
+from hierdiff.training.optimizer import optimizer_of, set_lr
+from hierdiff.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+TOTALS = ("loss", "grad_norm")  # of a turn; the parts of a loss have names of their own
+
+
+@dataclass
+class Player:
+    """A turn with its optimizer, its wrapped stage and the parameters that it moves."""
+
+    turn: Turn
+    module: Any
+    optimizer: torch.optim.Optimizer
+    parameters: list[nn.Parameter]
+
+
+class TrainingStep:
+    """The step of one stage, with its optimizers and averages.
+
+    named: parameters by name, of which those that a turn moves are averaged. images: of one step,
+    in all its micro batches on all devices. place: what the randomness is a function of, beside
+    turn, step and micro batch: the seed of the run and the number of the stage.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        stage: Stage,
+        recipe: Recipe,
+        *,
+        named: Mapping[str, nn.Parameter],
+        images: int,
+        place: tuple[int, int],
+    ):
+        self.fabric, self.stage, self.recipe = fabric, stage, recipe
+        self.images, self.place = images, place
+        self.device = next(stage.parameters()).device
+        self.players = [self._player(turn) for turn in stage.turns]
+        moved = {id(p) for player in self.players for p in player.parameters}
+        weights = {name: parameter for name, parameter in named.items() if id(parameter) in moved}
+        self.ema = EMA(weights, recipe.ema, recipe.ema_ramp)
+
+    def _player(self, turn: Turn) -> Player:
+        parameters = [p for p in turn.module.parameters() if p.requires_grad]
+        recipe = self.recipe
+        optimizer = optimizer_of(
+            parameters,
+            name=recipe.optimizer,
+            lr=recipe.lr,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            options=dict(recipe.optimizer_options),
+        )
+        with only(self.stage, parameters):
+            wrapped = Wrapped(self.stage, recipe.compile and self.stage.compiles)
+            module = self.fabric.setup_module(wrapped, move_to_device=self.device.type != "meta")
+        return Player(turn, module, optimizer, parameters)
+
+    def __call__(
+        self, step: int, chunks: Sequence[tuple[int, Batch]], lr: float
+    ) -> dict[str, float]:
+        """Loss, its parts and the gradient norm over all devices; no numbers on shapes alone.
+
+        step: inside the stage. chunks: this device's micro batches with their numbers. lr: of this
+        step. Error: FloatingPointError, with the numbers, where one is not finite.
+        """
+        numbers: dict[str, float] = {}
+        for player in self.players:
+            name = "" if len(self.players) == 1 else f"/{player.turn.name}"
+            with only(self.stage, player.parameters) if name else nullcontext():
+                values = self._gradients(player, step, chunks)
+            set_lr(player.optimizer, lr * player.turn.lr)
+            player.optimizer.step()
+            numbers |= {f"{key}{name}" if key in TOTALS else key: v for key, v in values.items()}
+        self.ema.update(step * self.images, self.images)
+        return numbers
+
+    def _gradients(
+        self, player: Player, step: int, chunks: Sequence[tuple[int, Batch]]
+    ) -> dict[str, float]:
+        """Of one turn, summed over its micro batches and clipped."""
+        (seed, index), name, count = self.place, player.turn.name, len(chunks)
+        player.optimizer.zero_grad(set_to_none=True)
+        sums, names = torch.zeros((), device=self.device), ()
+        for i, (chunk, batch) in enumerate(chunks):
+            place = (seed, name, index, step, chunk)
+            draws = self.stage.draw(batch, self._noise(batch, *place))
+            torch.manual_seed(seed_of("dropout", *place))
+            call = partial(loss_of, batch, draws, name, step)
+            with self.fabric.no_backward_sync(player.module, enabled=i + 1 < count):
+                column, names = player.module(call)
+                self.fabric.backward(column[0] / count)
+            sums = sums + column.detach() / count
+        return self._checked(player, ("loss", *names, "grad_norm"), sums)
+
+    def _noise(self, batch: Batch, *place: int | str) -> Noise:
+        dtype = batch.images.dtype
+        if self.device.type == "meta":
+            return lambda shape: torch.empty(tuple(shape), device=self.device, dtype=dtype)
+        generator = generator_of("draws", *place, device=self.device)
+        return from_generator(generator, self.device, dtype)
+
+    def _checked(self, player: Player, names: Sequence[str], sums: Tensor) -> dict[str, float]:
+        """The numbers, if all are finite, after clipping; one transfer from the device."""
+        norm = nn.utils.get_total_norm([p.grad for p in player.parameters if p.grad is not None])
+        column = torch.cat([sums, norm[None].to(sums.dtype)])
+        if self.fabric.world_size > 1:
+            column = self.fabric.all_reduce(column, reduce_op="mean")  # type: ignore[assignment]
+        if self.recipe.clip:
+            nn.utils.clip_grads_with_norm_(player.parameters, self.recipe.clip, norm)
+        if column.is_meta:
+            return {}
+        values = dict(zip(names, column.tolist(), strict=True))
+        if not all(math.isfinite(value) for value in values.values()):
+            raise FloatingPointError(", ".join(f"{k} {value:.4g}" for k, value in values.items()))
+        return values
+
+
+class Wrapped(nn.Module):
+    """A stage behind one forward that takes a function of it.
+
+    Fabric and its wrappers look into arguments; a function is left alone, and `Batch` and `Draws`
+    reach the stage as they are.
+    """
+
+    def __init__(self, stage: Stage, compiled: bool):
+        super().__init__()
+        self.stage = stage
+        self._column = torch.compile(column_of, fullgraph=True) if compiled else column_of
+
+    def forward(self, call: Callable[..., Any]) -> tuple[Tensor, tuple[str, ...]]:
+        """Total and logs of the loss in one column, and the names of the logs."""
+        return call(self._column, self.stage)
+
+
+def column_of(
+    stage: Stage, batch: Batch, draws: Any, turn: str, step: int
+) -> tuple[Tensor, tuple[str, ...]]:
+    """One tensor, because a compiler may return equal ones as the same: with one level the total
+    is the detached log of that level, and would lose its gradient."""
+    loss: Loss = stage(batch, draws, turn, step)
+    logs = [value.detach().to(loss.total.dtype) for value in loss.logs.values()]
+    return torch.stack([loss.total, *logs]), tuple(loss.logs)
+
+
+def loss_of(
+    batch: Batch, draws: Any, turn: str, step: int, column: Callable[..., Any], stage: Stage
+) -> Any:
+    return column(stage, batch, draws, turn, step)
+
+
+@contextmanager
+def only(stage: Stage, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Inside, the other parameters of the stage are frozen."""
+    moved = {id(parameter) for parameter in parameters}
+    others = [p for p in stage.parameters() if p.requires_grad and id(p) not in moved]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
