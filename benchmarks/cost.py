@@ -23,20 +23,21 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from benchmarks.measure import Track
 from benchmarks.work import OUT_OF_MEMORY, WARMUP, Case, device_for
+from hierdiff.config import from_yaml
 from hierdiff.files import worked_in
 from hierdiff.metrics.cost import load_average, timing
 from hierdiff.record import Record, machine, now
+from hierdiff.registry import check_trust
 from hierdiff.results import paths
 
 log = logging.getLogger(__name__)
@@ -252,12 +253,20 @@ def by_resolution(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- finished runs again
 
 
-def again(folders: Sequence[str], asked: Mapping[str, Any], *, anew: bool = False) -> list[Path]:
+def again(
+    folders: Sequence[str],
+    asked: Mapping[str, Any],
+    *,
+    anew: bool = False,
+    trust: Collection[str] = (),
+) -> list[Path]:
     """Times all finished runs below the folders together, interleaved, and writes their records.
 
     asked: `batches`, `repeats`, `memory_cap`, None for those of each run. A record says with which
     runs it was timed, how, when and where; runs that were last timed so with each other are left
     alone unless `anew`. No other process works in their folders meanwhile, or `Busy` is raised.
+    trust: as `check_trust` has it, for classes that the runs name by path. A run none of whose
+    cases could be timed keeps the costs that it has, and ValueError says why.
     """
     with ExitStack() as held:
         found: dict[Path, Record] = {}
@@ -277,20 +286,35 @@ def again(folders: Sequence[str], asked: Mapping[str, Any], *, anew: bool = Fals
         if not anew and all({**one, **about} == one for one in timed):
             log.info("timed together at %s: --anew times them again", timed[0]["ended"])
             return list(found)
-        rows = _timed(found, asked)
+        rows = _timed(found, asked, trust)
+        lost = {path: why for path in found if (why := _all_failed(rows[path])) is not None}
         about |= {"ended": now(), "machine": machine()}
         for path, record in found.items():
-            told = {**record.provenance, "cost": about}
-            replace(record, cost=tuple(by_resolution(rows[path])), provenance=told).write(path)
+            if path not in lost:
+                told = {**record.provenance, "cost": about}
+                replace(record, cost=tuple(by_resolution(rows[path])), provenance=told).write(path)
+        if lost:
+            told = "; ".join(f"{path.parent}: {why}" for path, why in lost.items())
+            raise ValueError(
+                f"no case could be timed, so the costs there stay as they were: {told}"
+            )
     return list(found)
 
 
-def _timed(found: Mapping[Path, Record], asked: Mapping[str, Any]) -> dict[Path, list[Any]]:
+def _all_failed(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The reason of the first case where none has numbers."""
+    reasons = [[v for k, v in row.items() if k.endswith("_failure")] for row in rows]
+    return str(reasons[0][0]) if reasons and all(reasons) else None
+
+
+def _timed(
+    found: Mapping[Path, Record], asked: Mapping[str, Any], trust: Collection[str]
+) -> dict[Path, list[Any]]:
     """Rows of the cases of each record, as many processes at once as the methods have levels."""
     owned = []
     for path, record in found.items():
         wanted = {**record.config["cost"], **{k: v for k, v in asked.items() if v is not None}}
-        config = kept_config(path.parent)
+        config = kept_config(path.parent, trust)
         device = device_for(config["trainer"].get("accelerator"))
         cases = cases_of(config, record.resolutions, wanted, device.type)
         owned += [(path, case) for case in cases]
@@ -302,15 +326,25 @@ def _timed(found: Mapping[Path, Record], asked: Mapping[str, Any]) -> dict[Path,
     return rows
 
 
-def kept_config(folder: Path) -> dict[str, Any]:
-    """What a run kept beside its weights."""
+def kept_config(folder: Path, trust: Collection[str] = ()) -> dict[str, Any]:
+    """What a run kept beside its weights, of a size that its weights have.
+
+    Errors: PermissionError before anything untrusted is imported; ValueError.
+    """
     path = folder / "config.yaml"
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = from_yaml(path)
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read, without which {folder} cannot be timed"
         ) from error
+    missing = [
+        key for key in ("method", "facts", "trainer") if not isinstance(config.get(key), dict)
+    ]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: copy it again from its run")
+    check_trust(config, trust, path)
+    return config
 
 
 def track(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
@@ -331,6 +365,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batches", type=int, nargs="+", help="sizes to try, for those of the run")
     parser.add_argument("--memory-cap", type=float, metavar="MIB")
     parser.add_argument("--anew", action="store_true", help="also what was timed together before")
+    parser.add_argument(
+        "--trust",
+        nargs="+",
+        default=(),
+        metavar="PACKAGE",
+        help="packages, or paths of code, whose classes the runs may name (my_nets ./nets.py)",
+    )
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     asked = {
@@ -339,7 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "memory_cap": chosen.memory_cap,
     }
     try:
-        for path in again(chosen.folders, asked, anew=chosen.anew):
+        for path in again(chosen.folders, asked, anew=chosen.anew, trust=chosen.trust):
             print(path)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

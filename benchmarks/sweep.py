@@ -45,11 +45,12 @@ REFUSED = 2
 BUSY = 75  # exit code of a run whose folder another process works on (EX_TEMPFAIL)
 
 
-# options that name or show a run
+# options that name or show a run, and all that is in them
 NAMES = ("folder", "name", "label", "analysis", "dry_run")
-APPEARANCE = (
-    *("cache", "progress", "tensorboard", "keep", "checkpoint_every"),
-    *("sheet_every", "sheet_images", "log_every"),
+APPEARANCE = (  # options that leave its numbers as they are
+    *("data.cache", "method.codec.cache", "trainer.progress", "trainer.tensorboard"),
+    *("trainer.keep", "trainer.checkpoint_every", "trainer.sheet_every", "trainer.sheet_images"),
+    "trainer.log_every",
 )
 
 
@@ -207,9 +208,10 @@ def check_same(record: Record, options: dict[str, Any], folder: Path) -> None:
     decided = {"trainer.steps": TRAINING, "sampler.steps": SAMPLING}
     undecisive = {key for key, kind in decided.items() if budgets & set(kind)}
     for key in sorted({*was, *now} - undecisive):
-        path, kept, asked = key.split("."), was.get(key), now.get(key)
+        kept, asked = was.get(key), now.get(key)
         open_then = asked == AUTO or (isinstance(asked, list) and kept in _closed(asked))
-        if path[0] not in NAMES and path[-1] not in APPEARANCE and kept != asked and not open_then:
+        shown = key.partition(".")[0] in NAMES or key in APPEARANCE
+        if not shown and kept != asked and not open_then:
             raise Unlike(
                 f"{folder / FILE} was made with {key}={kept!r}, now it is {asked!r}: "
                 f"remove it, or give another folder=..."

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 R = TypeVar("R")
+LARGEST = 1 << 24  # bytes of a config
+DEEPEST = 60  # options in options
 
 EXPECTED = (ValueError, OSError, ImportError, FloatingPointError, TypeError)
 
@@ -64,6 +66,50 @@ def to_yaml(node: Mapping[str, Any]) -> bytes:
     import yaml
 
     return yaml.safe_dump(dict(node), sort_keys=False, allow_unicode=True).encode()
+
+
+def from_yaml(path: Path) -> dict[str, Any]:
+    """The config in a file that somebody else may have written: plain values, without aliases.
+
+    Errors: OSError, and ValueError for a file that is too large, too deep or no config.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("aliases (*name) are not read")
+            return super().compose_node(parent, index)
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise ValueError(f"more than {LARGEST} bytes")
+        node = yaml.load(text.decode(), Loader)  # noqa: S506  (a SafeLoader)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no config of a run ({_one_line(error)}): copy it again from its run"
+        ) from error
+    if not isinstance(node, dict):
+        raise ValueError(f"{path} is no config of a run: it holds a {type(node).__name__}")
+    check_depth(node, path)
+    return node
+
+
+def check_depth(node: Any, source: Path) -> None:
+    """ValueError where lists and mappings stand more than `DEEPEST` in each other."""
+    layer = [node]
+    for _ in range(DEEPEST):
+        children = [v.values() if isinstance(v, Mapping) else v for v in layer if _holds(v)]
+        layer = [child for row in children for child in row]
+        if not layer:
+            return
+    raise ValueError(f"{source} nests more than {DEEPEST} lists and options: no run does that")
+
+
+def _holds(node: Any) -> bool:
+    return isinstance(node, (Mapping, list, tuple))
 
 
 def folder_of_configs() -> str:

@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hierdiff.config import folder_of_configs, reported
+from hierdiff.config import folder_of_configs, from_yaml, reported
 from hierdiff.interop import autoencoder
 from hierdiff.method import Method, methods
-from hierdiff.registry import suggest
+from hierdiff.registry import check_trust, suggest
 from hierdiff.training.checkpoint import save_weights, tensors_of
 
 log = logging.getLogger(__name__)
@@ -59,7 +58,9 @@ def layout_of(name: str) -> dict[str, Any]:
             f"unknown layout {name!r}{suggest(name, known) or ','} known: {', '.join(known)}; "
             f"one of your own is a FILE.yaml of the same options"
         )
-    return yaml.safe_load(path.read_text())
+    layout = from_yaml(path)
+    check_trust(layout, source=path)
+    return layout
 
 
 @torch.no_grad()

@@ -30,11 +30,17 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 KEY = "hierdiff"  # of the metadata
 DECISIVE = ("data", "method", "trainer", "seed", "data_sha256")  # parts that decide the weights
-FREE = frozenset(  # options that do not
+FREE = frozenset(  # options that do not; the digest of the data stands for where it lies
     {
-        *("accelerator", "devices", "strategy", "compile", "channels_last", "progress"),
-        *("tensorboard", "keep", "checkpoint_every", "sheet_every", "sheet_images", "snapshots"),
-        *("cache", "root", "sampling"),
+        *("data.root", "data.cache", "method.sampling", "method.codec.cache"),
+        *(
+            f"trainer.{name}"
+            for name in (
+                *("accelerator", "devices", "strategy", "compile", "channels_last", "progress"),
+                *("tensorboard", "keep", "checkpoint_every", "sheet_every", "sheet_images"),
+                "snapshots",
+            )
+        ),
     }
 )
 
@@ -174,7 +180,8 @@ def save_weights(
 def load_method(path: str | Path, trust: Collection[str] = ()) -> tuple[Method, dict[str, Any]]:
     """The method of final weights or of a checkpoint (its first average), and the config.
 
-    trust: packages whose classes the config may name by path. The method is on the CPU, in eval.
+    trust: packages whose classes the config may name by path (`check_trust`). The method is on the
+    CPU, in eval.
     Errors: PermissionError before anything untrusted is imported, ValueError, FileNotFoundError.
     """
     path = Path(path)
@@ -182,7 +189,7 @@ def load_method(path: str | Path, trust: Collection[str] = ()) -> tuple[Method, 
     config = facts.get("config")
     if not isinstance(config, dict) or "method" not in config or "facts" not in config:
         raise ValueError(f"{path} holds no config of a method: it cannot be rebuilt from it alone")
-    check_trust(config, trust)
+    check_trust(config, trust, path)
     method = methods.build(config["method"], offered=config["facts"])
     if facts["kind"] == "checkpoint":
         whole = Checkpoint(tensors=tensors, **{k: v for k, v in facts.items() if k != "kind"})
@@ -242,8 +249,9 @@ def check_config(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
 def _difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return None if old == new else (key, old, new)
-    for name in sorted((old.keys() | new.keys()) - FREE):
-        found = _difference(f"{key}.{name}", old.get(name), new.get(name))
+    for name in sorted(old.keys() | new.keys()):
+        place = f"{key}.{name}"
+        found = None if place in FREE else _difference(place, old.get(name), new.get(name))
         if found:
             return found
     return None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import get_num_threads
 
 from benchmarks import cost, work
@@ -204,6 +205,67 @@ def test_a_run_that_joined_later_makes_all_of_them_be_timed_again(finished, aske
     again([str(finished)], wanted)
     assert {call for *_, call in asked.log} >= {"start", "row"}
     assert Record.read(finished / "a").provenance["cost"]["together"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["method.denoiser", "method.denoiser.inner", "method.schedule", "method.sampling.rule", "text"],
+)
+def test_a_shared_run_cannot_run_code(finished, asked, monkeypatch, capsys, place):
+    """Refused before an import; the owner of the code opens it by its path."""
+    payload = finished / "b" / "payload.py"
+    payload.write_text(f"open({str(finished / 'executed')!r}, 'w')\nclass X: ...\n")
+    monkeypatch.chdir(finished)
+    monkeypatch.syspath_prepend(finished)
+    config = yaml.safe_load((finished / "b" / "config.yaml").read_text())
+    *parts, last = place.split(".")
+    inside = config
+    for part in parts:
+        inside = inside.setdefault(part, {})
+    inside[last] = {"name": "b.payload:X"}
+    write(finished / "b" / "config.yaml", to_yaml(config))
+    kept = (finished / "a" / "record.json").read_bytes()
+    for trust in ((), ("--trust", "b"), ("--trust", "b.payload")):
+        assert cost.main([str(finished), *trust]) == 1
+        said = capsys.readouterr().err
+        assert "b/config.yaml wants to import 'b.payload:X'" in said and str(payload) in said
+    assert not asked.log and not (finished / "executed").exists()
+    assert (finished / "a" / "record.json").read_bytes() == kept
+    assert cost.main([str(finished), "--trust", str(payload), "--repeats", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system ['touch executed']",
+        "method: !!python/name:os.system",
+        "method: &a [1, 2]\nfacts: {x: *a}",
+        "method: " + "[" * 5000 + "]" * 5000,
+        "method: " + "{a: " * 80 + "1" + "}" * 80 + "\nfacts: {}\ntrainer: {}",
+        "a: " + "x" * (1 << 24),
+        "[1, 2]",
+        "facts: {}",
+        "\x00",
+        "",
+    ],
+    ids=["call", "name", "alias", "deep", "deeper", "large", "list", "lacks", "zero", "empty"],
+)
+def test_a_config_that_is_none_is_one_sentence(finished, asked, monkeypatch, capsys, text):
+    monkeypatch.chdir(finished)
+    (finished / "b" / "config.yaml").write_text(text)
+    assert cost.main([str(finished)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and "b/config.yaml" in said
+    assert not asked.log and not (finished / "executed").exists()
+
+
+def test_costs_that_all_fail_do_not_replace_good_ones(finished, asked, capsys):
+    assert cost.main([str(finished), "--repeats", "1"]) == 0
+    kept = {name: (finished / name / "record.json").read_bytes() for name in "ab"}
+    asked.fails = {(4, "start"): "no module payload"}
+    assert cost.main([str(finished), "--repeats", "1", "--anew"]) == 1
+    assert "stay as they were" in (said := capsys.readouterr().err) and "no module payload" in said
+    assert kept == {name: (finished / name / "record.json").read_bytes() for name in "ab"}
 
 
 def test_where_nothing_is_finished_there_is_nothing_to_time(tmp_path, capsys):

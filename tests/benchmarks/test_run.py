@@ -174,7 +174,7 @@ def changed(key: str, value: object) -> dict[str, Any]:
     *path, last = key.split(".")
     node = options
     for name in path:
-        node = node[name]
+        node = node.setdefault(name, {})
     node[last] = value
     return options
 
@@ -211,6 +211,14 @@ def test_a_finished_run_is_no_answer_to_other_options(tmp_path, key, value):
     rows.record("a", config=changed(key, value)).write(tmp_path)
     where = key if not isinstance(value, dict) else f"{key}.32"
     with pytest.raises(sweep.Unlike, match=rf"made with {where}=.*, now it is .*: remove it, or"):
+        sweep.check_same(Record.read(tmp_path), OPTIONS, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["keep", "progress", "cache", "root", "log_every", "folder"])
+@pytest.mark.parametrize("place", ["denoiser", "method.codec.inner", "measure.extractor"])
+def test_an_option_is_passed_over_by_its_whole_path_alone(tmp_path, place, name):
+    rows.record("a", config=changed(f"{place}.{name}", 1)).write(tmp_path)
+    with pytest.raises(sweep.Unlike, match=rf"made with {place}.{name}=1, now it is None"):
         sweep.check_same(Record.read(tmp_path), OPTIONS, tmp_path)
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save, save_file
 from hierdiff.files import write
 from hierdiff.training.checkpoint import (
     SCHEMA,
+    check_config,
     load_method,
     newest,
     packed,
@@ -99,6 +100,20 @@ def test_a_truncated_file_is_one_clear_error(tmp_path: Path, keep: float):
     path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
     with pytest.raises(ValueError, match="cut short or no safetensors file"):
         load_method(path)
+
+
+@pytest.mark.parametrize(
+    "place", ["method.denoiser.keep", "method.codec.root", "method.denoiser.compile", "data.keep"]
+)
+def test_an_option_is_free_by_its_whole_path_alone(tmp_path: Path, place: str):
+    """Options of other parts may have the names of those that leave the weights as they are."""
+    part, *path, last = place.split(".")
+    old, new = {last: 1}, {last: 2}
+    for name in reversed(path):
+        old, new = {name: old}, {name: new}
+    with pytest.raises(ValueError, match=f"was written with {place}=1, now it is 2"):
+        check_config(tmp_path, {part: old}, {part: new})
+    check_config(tmp_path, {"trainer": {"keep": 1}, "data": {"root": "a"}}, {"trainer": {}})
 
 
 def test_a_pickle_is_not_read(tmp_path: Path):
