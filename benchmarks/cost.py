@@ -294,9 +294,9 @@ def again(
                 told = {**record.provenance, "cost": about}
                 replace(record, cost=tuple(by_resolution(rows[path])), provenance=told).write(path)
         if lost:
-            told = "; ".join(f"{path.parent}: {why}" for path, why in lost.items())
+            reasons = "; ".join(f"{path.parent}: {why}" for path, why in lost.items())
             raise ValueError(
-                f"no case could be timed, so the costs there stay as they were: {told}"
+                f"no case could be timed, so the costs there stay as they were: {reasons}"
             )
     return list(found)
 
