@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from hierdiff.batch import Cond
 from hierdiff.bridge import CLEAN, Bridge, Bridged, bridges
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import check_resolutions
+from hierdiff.levels import Resolutions, check_resolutions
 from hierdiff.matryoshka import diffusion
 from hierdiff.method import Diffusion, Method, Sampling, Stage, methods
 from hierdiff.noise import Noise
 from hierdiff.objective import Objective, uniforms
+from hierdiff.options import Count, Length, Limit, Natural, Pair, Share, check_fields
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Node, suggest
 from hierdiff.schedules import Schedule, Shifted, schedules
@@ -54,18 +55,19 @@ class Augmented(Bridge):
     for `blur_share` of the training examples and for none in sampling. process: of the low model.
     """
 
-    low: int
-    high: int
+    low: Count
+    high: Count
     process: GaussianProcess = field(repr=False)
-    levels: Sequence[float] | None = (-5.0, 15.0)
-    level: float = field(default=3.0, repr=False)
+    levels: Annotated[Sequence[Limit], Length(2)] | None = (-5.0, 15.0)
+    level: Limit = field(default=3.0, repr=False)
     noise_at: str = "low"
     resize: str = "bilinear"
     truncated: bool = field(default=False, repr=False)
-    blur: Sequence[float] | None = None
-    blur_share: float = 0.5
+    blur: Pair | None = None
+    blur_share: Share = 0.5
 
     def __post_init__(self) -> None:
+        check_fields(self, "bridge")
         for name, known in (("noise_at", ("low", "high")), ("resize", RESIZES)):
             value = getattr(self, name)
             if value not in known:
@@ -82,9 +84,9 @@ class Augmented(Bridge):
             raise ValueError("truncated without noise: give levels, or take truncated=false")
         if self.levels is None:
             object.__setattr__(self, "level", CLEAN)
-        elif len(self.levels) != 2 or not self.levels[0] < self.levels[1]:
+        elif not self.levels[0] < self.levels[1]:
             raise ValueError(f"levels {list(self.levels)}: give [lowest, highest] log_snr")
-        if self.blur is not None and (len(self.blur) != 2 or not 0 < self.blur[0] <= self.blur[1]):
+        if self.blur is not None and not 0 < self.blur[0] <= self.blur[1]:
             raise ValueError(f"blur {list(self.blur)}: give [least, largest] standard deviation")
         self._check(self.level)
 
@@ -176,20 +178,20 @@ class Cascaded(Method):
     def __init__(
         self,
         *,
-        resolutions: Sequence[int],
+        resolutions: Resolutions,
         denoiser: Denoiser | Node | None = None,
         stages: Sequence[Mapping[str, Any]] | None = None,
         bridge: Bridge | Node | None = None,
         schedule: Schedule | Node | None = None,
-        reference: int | None = None,
+        reference: Count | None = None,
         process: str = "variance_preserving",
         objective: Objective | Node | None = None,
         sampling: Sampling | Node | None = None,
-        batch_size: int | None = None,
-        channels: int = 3,
-        classes: int = 0,
-        text_width: int = 0,
-        text_length: int = 0,
+        batch_size: Count | None = None,
+        channels: Count = 3,
+        classes: Natural = 0,
+        text_width: Natural = 0,
+        text_length: Natural = 0,
     ):
         super().__init__()
         self.resolutions = check_resolutions(resolutions)

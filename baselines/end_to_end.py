@@ -5,15 +5,14 @@ Simple diffusion, Hoogeboom et al., arXiv 2301.11093.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import check_resolutions
+from hierdiff.levels import Resolutions, check_resolutions
 from hierdiff.matryoshka import diffusion
 from hierdiff.method import Method, Sampling, Stage, methods
 from hierdiff.objective import Objective
+from hierdiff.options import Count, Natural, NonNegative
 from hierdiff.registry import Node
 from hierdiff.schedules import Schedule, Shifted, schedules
 
@@ -30,19 +29,19 @@ class EndToEnd(Method):
     def __init__(
         self,
         *,
-        resolutions: Sequence[int],
+        resolutions: Resolutions,
         denoiser: Denoiser | Node,
         schedule: Schedule | Node | None = None,
-        reference: int | None = None,
+        reference: Count | None = None,
         process: str = "variance_preserving",
         objective: Objective | Node | None = None,
         sampling: Sampling | Node | None = None,
-        batch_size: int | None = None,
-        share: float = 1.0,
-        channels: int = 3,
-        classes: int = 0,
-        text_width: int = 0,
-        text_length: int = 0,
+        batch_size: Count | None = None,
+        share: NonNegative = 1.0,
+        channels: Count = 3,
+        classes: Natural = 0,
+        text_width: Natural = 0,
+        text_length: Natural = 0,
     ):
         super().__init__()
         self.resolutions = check_resolutions(resolutions)

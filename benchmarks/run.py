@@ -35,6 +35,7 @@ from benchmarks.measure import (
     scale_rows,
     settled_metrics,
 )
+from benchmarks.options import check_options
 from benchmarks.pictures import film, neighbour_sheet
 from benchmarks.protocol import Plan, device_of
 from benchmarks.tables import frame, rich_table
@@ -332,6 +333,7 @@ def one(options: dict[str, Any], folder: Path) -> Record:
 
 def settled(options: dict[str, Any], folder: Path, *, dry: bool = False) -> tuple[Prepared, Plan]:
     """The run as its budgets want it; `options` then say what was settled."""
+    check_options(options)
     run = prepare(options)
     plan = protocol.planned(run, options["match"], folder, dry=dry)
     if plan.match:

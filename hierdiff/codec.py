@@ -6,15 +6,15 @@ The pyramid is the codec of pixel methods; a pyramid of one resolution is the id
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hierdiff.levels import Levels, check_resolutions, pyramid
+from hierdiff.levels import Levels, Resolutions, check_resolutions, pyramid
 from hierdiff.noise import Noise
+from hierdiff.options import Count
 from hierdiff.registry import Registry
 
 
@@ -51,8 +51,8 @@ codecs: Registry[Codec] = Registry("codec", Codec)
 class Pyramid(Codec):
     """Block means at each resolution (MDM, arXiv 2310.15111, section 3.1)."""
 
-    resolutions: Sequence[int]
-    channels: int = 3
+    resolutions: Resolutions
+    channels: Count = 3
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "resolutions", check_resolutions(self.resolutions))
@@ -71,6 +71,6 @@ class Pyramid(Codec):
 
 
 @codecs.register("identity")
-def identity(*, resolution: int, channels: int = 3) -> Pyramid:
+def identity(*, resolution: Count, channels: Count = 3) -> Pyramid:
     """Pixels as they are, one level."""
     return Pyramid((resolution,), channels)

@@ -7,13 +7,14 @@ out. Guidance joins two of them and thresholding wraps one, level by level.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hierdiff.levels import Levels
+from hierdiff.options import Between, Positive, Share
 
 Carry = Any  # a tree of batch-first tensors handed from step to step, or None
 
@@ -72,12 +73,14 @@ def guided(
     return denoise
 
 
-def static_threshold(limit: float = 1.0) -> Callable[[Levels], Levels]:
+def static_threshold(limit: Positive = 1.0) -> Callable[[Levels], Levels]:
     """x0 clipped to [-limit, limit]."""
     return lambda x0: tuple(level.clamp(-limit, limit) for level in x0)
 
 
-def dynamic_threshold(quantile: float = 0.995, cap: float = 100.0) -> Callable[[Levels], Levels]:
+def dynamic_threshold(
+    quantile: Share = 0.995, cap: Annotated[float, Between(1)] = 100.0
+) -> Callable[[Levels], Levels]:
     """Per example and level: clipped to its own quantile s of |x0|, 1 <= s <= cap, then over s.
 
     Imagen, arXiv 2205.11487, section 2.3; quantile 0.95 and cap 1.5 are DeepFloyd IF's.

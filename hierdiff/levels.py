@@ -7,13 +7,17 @@ pooling, and the pooled image is not rescaled).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch.nn.functional as F
 from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from hierdiff.options import Count, Length
+
 Levels = tuple[Tensor, ...]
+Resolutions = Annotated[Sequence[Count], Length(1, more=True)]  # sides in pixels, finest first
 
 
 def down(x: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c s s"]:

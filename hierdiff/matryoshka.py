@@ -13,10 +13,10 @@ from torch import nn
 
 from hierdiff.codec import Codec, Pyramid
 from hierdiff.denoisers import Denoiser, protocol
-from hierdiff.levels import check_resolutions
+from hierdiff.levels import Resolutions, check_resolutions
 from hierdiff.method import Diffusion, Method, Sampling, Stage, methods
 from hierdiff.objective import Objective
-from hierdiff.parameterization import Parameterization
+from hierdiff.options import Count, Natural, Share
 from hierdiff.process import processes
 from hierdiff.registry import Node, constructed
 from hierdiff.schedules import Schedule, Shifted, schedules
@@ -40,13 +40,10 @@ def diffusion(
     `more`: options of the stage.
     """
     codec = codec or Pyramid(resolutions, facts["channels"])
-    options = dict(objective) if isinstance(objective, Mapping) else objective or {}
-    if isinstance(options, dict) and isinstance(options.get("parameterization"), Mapping):
-        options["parameterization"] = constructed(Parameterization, options["parameterization"])
     return stage(
         codec=codec,
         process=processes.build({"name": process, "schedules": schedules}),
-        objective=constructed(Objective, options),
+        objective=constructed(Objective, objective or {}),
         denoiser=protocol.built(denoiser, {**facts, "channels": codec.shapes()[0][0]}),
         sampling=constructed(Sampling, sampling or {}),
         resolutions=resolutions,
@@ -69,21 +66,21 @@ class Matryoshka(Method):
     def __init__(
         self,
         *,
-        resolutions: Sequence[int],
+        resolutions: Resolutions,
         denoiser: Denoiser | Node,
         schedule: Schedule | Node | None = None,
         shift: float = 1.0,
-        reference: int | None = None,
+        reference: Count | None = None,
         process: str = "variance_preserving",
         objective: Objective | Node | None = None,
         sampling: Sampling | Node | None = None,
-        fractions: Sequence[float] | None = None,
-        growth: Sequence[float] = (),
-        batch_size: int | None = None,
-        channels: int = 3,
-        classes: int = 0,
-        text_width: int = 0,
-        text_length: int = 0,
+        fractions: Sequence[Share] | None = None,
+        growth: Sequence[Share] = (),
+        batch_size: Count | None = None,
+        channels: Count = 3,
+        classes: Natural = 0,
+        text_width: Natural = 0,
+        text_length: Natural = 0,
     ):
         super().__init__()
         self.resolutions = check_resolutions(resolutions)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ from hierdiff.guidance import (
 from hierdiff.levels import Levels
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss, Objective
+from hierdiff.options import Count, Length, Share, check_fields
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Node, Registry, checked, suggest
 from hierdiff.samplers import Sampler, grids, integrate, samplers
@@ -176,22 +177,21 @@ class Sampling:
 
     rule: Sampler | Node = field(default_factory=lambda: {"name": "dpmpp_2m"})
     grid: Grid | Node = field(default_factory=lambda: {"name": "uniform"})
-    steps: int = 25
+    steps: Count = 25
     guidance: Scale = 1.0
-    interval: Sequence[float] = (0.0, 1.0)
-    channels: int | None = None
+    interval: Annotated[Sequence[Share], Length(2)] = (0.0, 1.0)
+    channels: Count | None = None
     threshold: Node = field(default_factory=lambda: {"name": "static"})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rule", samplers.build(self.rule))
         object.__setattr__(self, "grid", grids.build(self.grid))
-        if self.steps < 1:
-            raise ValueError(f"{self.steps} sampling steps: take 1 or more")
+        check_fields(self, "sampling")
         low, high = self.interval
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"guidance in the interval {[low, high]}: give two times in [0, 1]")
-        if self.channels is not None and self.channels < 1:
-            raise ValueError(f"guidance of {self.channels} channels: name 1 or more, null for all")
+        if low > high:
+            raise ValueError(
+                f"guidance in the interval {[low, high]}: write the smaller time first"
+            )
         name = self.threshold.get("name")
         if name not in THRESHOLDS:
             raise ValueError(
@@ -313,10 +313,10 @@ class Diffusion(Stage):
         def denoise(x: Levels, t: Float[Tensor, " b"], carry: Carry = None) -> Denoised:
             log_snr = self.process.log_snr(t)
             alpha, sigma = self.process.coefficients(log_snr)
-            seen = parameterization.scaled(x, alpha, sigma)
+            seen = parameterization.scaled(x, alpha, sigma)  # type: ignore[union-attr]
             limited = log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
             out = self.denoiser(seen, limited, told, carry)
-            x0, _ = parameterization.x0_eps(out.levels, x, alpha, sigma)
+            x0, _ = parameterization.x0_eps(out.levels, x, alpha, sigma)  # type: ignore[union-attr]
             return Denoised(x0, out.carry, out.variance)
 
         return denoise

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,9 +24,10 @@ from hierdiff.batch import Cond
 from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Denoiser
 from hierdiff.levels import Levels, down, spread
 from hierdiff.noise import Noise
+from hierdiff.options import Between, Count, NonNegative, Positive, Share
 from hierdiff.parameterization import Parameterization, check_kind, error_ratio, target
 from hierdiff.process import GaussianProcess
-from hierdiff.registry import Node, Registry
+from hierdiff.registry import Node, Registry, constructed
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class TruncatedSNR(Weight):
 class MinSNR(Weight):
     """min(SNR, gamma) (Hang et al., arXiv 2303.09556)."""
 
-    gamma: float = 5.0
+    gamma: Positive = 5.0
 
     def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
         return log_snr.exp().clamp(max=self.gamma)
@@ -95,7 +96,7 @@ class SigmoidWeight(Weight):
 class EDMWeight(Weight):
     """SNR + 1 / sigma_data^2: EDM's lambda (arXiv 2206.00364, table 1)."""
 
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
 
     def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
         return log_snr.exp() + self.sigma_data**-2
@@ -124,7 +125,7 @@ class LogitNormal(TimeDensity):
     """logit(t) ~ N(mean, std^2) (Esser et al., arXiv 2403.03206)."""
 
     mean: float = 0.0
-    std: float = 1.0
+    std: Positive = 1.0
 
     def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
@@ -136,7 +137,7 @@ class EDMLogNormal(TimeDensity):
     """ln sigma/alpha ~ N(mean, std^2) at the coarsest level (EDM, arXiv 2206.00364, table 1)."""
 
     mean: float = -1.2
-    std: float = 1.2
+    std: Positive = 1.2
 
     def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
         log_sigma = self.mean + self.std * torch.special.ndtri(u)
@@ -202,20 +203,22 @@ class Objective:
     over the chain, vlb_steps / 1000. Both are for uniform times.
     """
 
-    parameterization: Parameterization = field(default_factory=Parameterization)
+    parameterization: Parameterization | Node = field(default_factory=Parameterization)
     loss_space: str = "eps"
     weight: Weight | Node = field(default_factory=Constant)
-    level_weights: Sequence[float] | None = None
+    level_weights: Sequence[NonNegative] | None = None
     time: TimeDensity | Node = field(default_factory=Uniform)
     stratified: bool = True
-    drop: float = 0.0
-    multiscale: Sequence[int] = ()
-    self_conditioning: float = 0.0
-    vlb: float = 0.0
-    vlb_steps: int = 1000
+    drop: Share = 0.0
+    multiscale: Sequence[Count] = ()
+    self_conditioning: Share = 0.0
+    vlb: NonNegative = 0.0
+    vlb_steps: Annotated[int, Between(2)] = 1000
 
     def __post_init__(self) -> None:
         check_kind(self.loss_space)
+        parameterization = constructed(Parameterization, self.parameterization)
+        object.__setattr__(self, "parameterization", parameterization)
         object.__setattr__(self, "weight", _weight(self.weight))
         object.__setattr__(self, "time", _density(self.time))
         if not 0 <= self.drop <= 1:
@@ -247,7 +250,7 @@ class Objective:
                 f"{len(self.level_weights)} level weights for {len(process.schedules)} levels: "
                 f"give one for each, finest first"
             )
-        scales = self.parameterization.input_scale
+        scales = self.parameterization.input_scale  # type: ignore[union-attr]
         if not isinstance(scales, str) and len(scales) != len(process.schedules):
             raise ValueError(
                 f"{len(scales)} input scales for {len(process.schedules)} levels: "
@@ -277,7 +280,7 @@ class Objective:
                 type(denoiser).__name__,
             )
         end = process.log_snr(torch.ones(1, dtype=torch.float64, device="cpu"))
-        if self.parameterization.prediction == "eps" and bool(torch.isneginf(end).any()):
+        if self.parameterization.prediction == "eps" and bool(torch.isneginf(end).any()):  # type: ignore[union-attr]
             raise ValueError(
                 "prediction 'eps' with SNR 0 at t = 1 cannot be turned into an image: "
                 "predict 'v' or 'x0', or choose a schedule with a finite log_snr at t = 1, "
@@ -296,10 +299,10 @@ class Objective:
     def tail(self, n: int) -> Objective:
         """The objective of the n coarsest levels."""
         weights = None if self.level_weights is None else self.level_weights[-n:]
-        scale = self.parameterization.input_scale
+        scale = self.parameterization.input_scale  # type: ignore[union-attr]
         if not isinstance(scale, str):
             scale = scale[-n:]
-        parameterization = replace(self.parameterization, input_scale=scale)
+        parameterization = replace(self.parameterization, input_scale=scale)  # type: ignore[type-var]
         return replace(self, level_weights=weights, parameterization=parameterization)
 
     def draw(
@@ -322,7 +325,7 @@ class Objective:
         log_snr = process.log_snr(draws.t)
         alpha, sigma = process.coefficients(log_snr)
         x_t = process.corrupt(x0, draws.eps, draws.t)
-        seen = self.parameterization.scaled(x_t, alpha, sigma)
+        seen = self.parameterization.scaled(x_t, alpha, sigma)  # type: ignore[union-attr]
         told = denoiser.prepare(cond.dropped(draws.drop))
         limited = log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
         carry = None
@@ -331,12 +334,12 @@ class Objective:
                 first = denoiser(seen, limited, told)
             carry = masked(first.carry, draws.again)
         prediction = denoiser(seen, limited, told, carry)
-        clean, eps = self.parameterization.x0_eps(prediction.levels, x_t, alpha, sigma)
+        clean, eps = self.parameterization.x0_eps(prediction.levels, x_t, alpha, sigma)  # type: ignore[union-attr]
         logs: dict[str, Tensor] = {}
         total = x0[-1].new_zeros(())
         shares = self.level_weights or [1.0] * len(x0)
         columns = zip(spread(alpha, x0), spread(sigma, x0), spread(log_snr, x0), strict=True)
-        sigma_data = self.parameterization.sigma_data
+        sigma_data = self.parameterization.sigma_data  # type: ignore[union-attr]
         for i, (a, s, level_log_snr) in enumerate(columns):
             wanted = target(self.loss_space, x0[i], draws.eps[i], a, s, sigma_data)
             guessed = target(self.loss_space, clean[i], eps[i], a, s, sigma_data)

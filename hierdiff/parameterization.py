@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hierdiff.levels import Levels, spread
+from hierdiff.options import Positive
 from hierdiff.registry import suggest
 
 Pair = tuple[Tensor, Tensor]
@@ -89,7 +90,7 @@ class Parameterization:
 
     prediction: str = "v"
     input_scale: str | Sequence[str] = "none"
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
 
     def __post_init__(self) -> None:
         check_kind(self.prediction)

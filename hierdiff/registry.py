@@ -1,13 +1,14 @@
 """One generic registry: a part is found by a short name, or by `package.module:Class`.
 
 A config node is `{"name": "unet", "widths": [64, 96]}`; `build` calls the constructor with the
-other keys, so the constructor's signature is the schema and there is no second one. Packages
-announce their parts through the entry-point group `hierdiff.plugins`; an entry is a module.
+other keys, so the constructor's signature is the schema and there is no second one: its names say
+which options there are, its annotations what they may be (`hierdiff.options`), those of the parts
+inside too. Packages announce their parts through the entry-point group `hierdiff.plugins`; an entry
+is a module.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import inspect
 import os
@@ -21,6 +22,9 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from hierdiff import options
+from hierdiff.options import suggest as suggest
 
 T = TypeVar("T")
 Node = Mapping[str, Any]
@@ -41,12 +45,6 @@ def load_plugins() -> None:
             ) from error
 
 
-def suggest(word: str, known: Collection[str]) -> str:
-    """`", did you mean 'x'?"` for the nearest known word, or `""`."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
-
-
 ROLES: dict[str, Registry[Any]] = {}  # every registry by its role
 
 
@@ -61,6 +59,7 @@ class Registry(Generic[T]):
         self.base = base
         self._entries: dict[str, Callable[..., T]] = {}
         ROLES[role] = self
+        options.ROLES[base] = role
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -105,11 +104,19 @@ class Registry(Generic[T]):
             )
         return self._entries[name]
 
-    def build(self, node: Node | T, *, offered: Node | None = None) -> T:
+    def build(
+        self,
+        node: Node | T,
+        *,
+        offered: Node | None = None,
+        at: str = "",
+        elsewhere: Mapping[str, str] | None = None,
+    ) -> T:
         """The part of a node; a part that is already built is passed through.
 
         `offered` holds facts (channels, classes, ...): the constructor gets those that its
-        signature names and that the node does not set itself.
+        signature names and that the node does not set itself. For errors, at: path of the node in
+        the config; elsewhere: paths of those options that stand in another place.
         """
         if isinstance(node, self.base):
             return node
@@ -119,10 +126,11 @@ class Registry(Generic[T]):
                 f"add a name, one of {', '.join(self.names())}"
             )
         entry = self.get(node["name"])
+        what = f"{self.role} {node['name']!r}"
+        chosen = checked(entry, node, what, at, elsewhere)
         parameters = inspect.signature(entry).parameters
-        options = checked(entry, node, f"{self.role} {node['name']!r}")
-        facts = {k: v for k, v in (offered or {}).items() if k in parameters and k not in options}
-        part = entry(**options, **facts)
+        facts = {k: v for k, v in (offered or {}).items() if k in parameters and k not in chosen}
+        part = entry(**complete(entry, {**chosen, **facts}, what))
         if not isinstance(part, self.base):
             raise TypeError(
                 f"{self.role} {node['name']!r} built a {type(part).__name__}, which is no "
@@ -153,26 +161,72 @@ class Registry(Generic[T]):
         return entry
 
 
-def checked(entry: Callable[..., Any], node: Node, what: str) -> dict[str, Any]:
-    """The options of a node (all but its name), each of which `entry` must take."""
+def checked(
+    entry: Callable[..., Any],
+    node: Node,
+    what: str,
+    at: str = "",
+    elsewhere: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The options of a node (all but its name), each of which `entry` must take and its annotation
+    allow, those of the nodes inside too.
+
+    what: the part in words. at, elsewhere: as in `Registry.build`. Error: ValueError.
+    """
     parameters = inspect.signature(entry).parameters
-    options = {key: value for key, value in node.items() if key != "name"}
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return options
-    for option in options:
-        if option not in parameters:
-            raise ValueError(
-                f"{what} has no option {option!r}{suggest(option, parameters) or ','} "
-                f"options: {', '.join(parameters)}"
-            )
-    return options
+    chosen = {key: value for key, value in node.items() if key != "name"}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for option in chosen:
+            if option not in parameters:
+                raise ValueError(
+                    f"{what} has no option {option!r}{suggest(str(option), parameters) or ','} "
+                    f"options: {', '.join(parameters)}"
+                )
+    hints = options.hints(entry)
+    for option, value in chosen.items():
+        if option in hints and option in parameters:
+            own = f"{at}.{option}" if at else f"{what}: {option}"
+            place = (elsewhere or {}).get(option, own)
+            options.check(value, hints[option], place, parameters[option].default)
+            _check_inside(value, hints[option], place)
+    return chosen
 
 
-def constructed(cls: type[T], node: Node | T) -> T:
-    """`cls(**node)` for a role with one class, same errors; a built part passes through."""
+def _check_inside(value: Any, annotation: Any, place: str) -> None:
+    """The nodes in a value, which a constructor will build: unnamed ones may not be whole yet."""
+    if isinstance(value, (list, tuple)):
+        for i, one in enumerate(value):
+            _check_inside(one, options.items(annotation), f"{place}[{i}]")
+    elif isinstance(value, Mapping):
+        for part in options.parts(annotation):
+            if part not in options.ROLES:
+                checked(part, value, part.__name__.lower(), place)
+            elif isinstance(name := value.get("name"), str):
+                role = ROLES[options.ROLES[part]]
+                checked(role.get(name), value, f"{role.role} {name!r}", place)
+
+
+def complete(entry: Callable[..., Any], chosen: dict[str, Any], what: str) -> dict[str, Any]:
+    """`chosen`, if no option that `entry` has no default for is missing. Error: ValueError."""
+    for name, parameter in inspect.signature(entry).parameters.items():
+        named = parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        if named and parameter.default is parameter.empty and name not in chosen:
+            kind = options.words(options.hints(entry).get(name, Any))
+            raise ValueError(f"{what} needs the option {name!r}: give it {kind}")
+    return chosen
+
+
+def constructed(cls: type[T], node: Node | T, at: str = "") -> T:
+    """`cls(**node)` for a role with one class, same errors; a built part passes through.
+
+    at: path of the node in the config, for errors.
+    """
     if isinstance(node, cls):
         return node
-    return cls(**checked(cls, node, cls.__name__.lower()))  # type: ignore[arg-type]
+    what = at or cls.__name__.lower()
+    if not isinstance(node, Mapping):
+        raise ValueError(f"{what}={options.shown(node)}: {what} takes a mapping of its options")
+    return cls(**complete(cls, checked(cls, node, cls.__name__.lower(), at), what))
 
 
 def where(entry: Any) -> str:

@@ -11,15 +11,18 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hierdiff.options import Between, Count, Limit, Positive, Share
 from hierdiff.registry import Node, Registry
 
 Times = Float[Tensor, "*b"]
+Steps = Annotated[int, Between(2)]  # of a table
+Beta = Annotated[float, Between(0, 1, above=True, below=True)]
 
 
 class Schedule(ABC):
@@ -75,7 +78,7 @@ class Sigmoid(Schedule):
 
     start: float = -3.0
     end: float = 3.0
-    tau: float = 1.0
+    tau: Positive = 1.0
 
     def __call__(self, t: Times) -> Times:
         first, last = self._values()
@@ -100,9 +103,9 @@ class GammaCosine(Schedule):
     t = 0 to 0 at t = 1 (Chen, arXiv 2301.10972).
     """
 
-    start: float = 0.0
-    end: float = 1.0
-    tau: float = 1.0
+    start: Share = 0.0
+    end: Share = 1.0
+    tau: Positive = 1.0
 
     def __call__(self, t: Times) -> Times:
         before_end = (1 - self.end) + (1 - t.double()) * (self.end - self.start)
@@ -155,8 +158,8 @@ class Power(Schedule):
     EDM, arXiv 2206.00364, equation 5, with sigma = 0 at t = 0.
     """
 
-    sigma_max: float = 80.0
-    rho: float = 7.0
+    sigma_max: Positive = 80.0
+    rho: Positive = 7.0
 
     def __call__(self, t: Times) -> Times:
         return -2 * (math.log(self.sigma_max) + self.rho * torch.log(t))
@@ -210,7 +213,7 @@ def _table(schedule: DiscreteTable) -> Float[Tensor, " steps_and_one"]:
 class SquaredCosine(DiscreteTable):
     """alpha^2 = cos^2((u + 0.008) / 1.008 * pi / 2), betas at most 0.999 (arXiv 2102.09672)."""
 
-    steps: int = 1000
+    steps: Steps = 1000
 
     def betas(self) -> Float[Tensor, " steps"]:
         u = torch.arange(self.steps + 1, dtype=torch.float64, device="cpu") / self.steps
@@ -223,9 +226,9 @@ class SquaredCosine(DiscreteTable):
 class LinearBeta(DiscreteTable):
     """Betas from `start` to `end` in equal steps (DDPM, arXiv 2006.11239; given for 1000 steps)."""
 
-    steps: int = 1000
-    start: float = 1e-4
-    end: float = 0.02
+    steps: Steps = 1000
+    start: Beta = 1e-4
+    end: Beta = 0.02
 
     def betas(self) -> Float[Tensor, " steps"]:
         scale = 1000 / self.steps
@@ -238,9 +241,9 @@ class LinearBeta(DiscreteTable):
 class ScaledLinearBeta(DiscreteTable):
     """Square roots of the betas in equal steps (latent diffusion, arXiv 2112.10752)."""
 
-    steps: int = 1000
-    start: float = 0.00085
-    end: float = 0.012
+    steps: Steps = 1000
+    start: Beta = 0.00085
+    end: Beta = 0.012
 
     def betas(self) -> Float[Tensor, " steps"]:
         first, last = math.sqrt(self.start), math.sqrt(self.end)
@@ -262,8 +265,8 @@ class Limited(Schedule):
     """
 
     base: Schedule | Node
-    log_snr_min: float = -20.7
-    log_snr_max: float = math.inf
+    log_snr_min: Limit = -20.7
+    log_snr_max: Limit = math.inf
     _times: tuple[float, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -305,8 +308,8 @@ class Shifted(Schedule):
     """
 
     base: Schedule | Node
-    resolution: int
-    reference: int = 64
+    resolution: Count
+    reference: Count = 64
     exponent: float = 2.0
 
     def __post_init__(self) -> None:
@@ -333,7 +336,7 @@ class InputScaled(Schedule):
     """
 
     base: Schedule | Node
-    scale: float
+    scale: Positive
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base", _built(self.base))

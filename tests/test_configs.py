@@ -8,12 +8,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks import run  # noqa: F401  (registers what configs refer to)
+from benchmarks.options import check_options
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import denoisers
 from hierdiff.method import Sampling, methods
 from hierdiff.metrics.features import extractors
 from hierdiff.registry import constructed
-from hierdiff.train import method_node, plain, settled
+from hierdiff.train import method_node, plain, prepare, settled
 from hierdiff.training import Recipe
 
 CONFIGS = Path(folder_of_configs())
@@ -82,3 +83,54 @@ def test_every_experiment_builds(name):
 
 def test_the_extractor_of_the_benchmark_is_registered():
     assert composed()["measure"]["extractor"]["name"] in extractors.names()
+
+
+def refusal(*overrides: str) -> str:
+    """What a run says to overrides, before it makes anything."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        names = ("label=x", "budget_name=smoke", "name=x", "folder=x")
+        options = plain(compose("benchmark", overrides=[*names, *overrides]))
+    with pytest.raises(ValueError) as caught:
+        check_options(options)
+        prepare(options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "rule"),
+    [
+        ("+sampler.grid.start=5", "a number from 0 to 1"),
+        ("sampler.steps=2.5", "a whole number, 1 or more"),
+        ("sampler.guidance=null", "a number, or a list of numbers"),
+        ("sampler.guidance=nan", "a number, or a list of numbers"),
+        ("sampler.threshold=null", "a mapping"),
+        ("measure.batch=0", "a whole number, 1 or more"),
+        ("measure.samples=8.5", "a whole number, 2 or more"),
+        ("measure.seeds=0", "a list of one or more whole numbers"),
+        ("measure.curve.samples=many", "a whole number, 0 or more"),
+        ("+measure.references.a=b", "a mapping"),
+        ("match.flops=-1", "a number above 0, or null"),
+        ("cost.batches=[1,2.5]", "a list of one or more whole numbers of 1 or more"),
+        ("trainer.ema=16", "a list of one or more numbers"),
+        ("trainer.betas=0.9", "a list of two numbers"),
+        ("trainer.batch_size=8.0", "a whole number, 1 or more"),
+        ("trainer.lr=abc", "a number, 0 or more"),
+        ("trainer.steps=2.5", "a whole number, 1 or more"),
+        ("trainer.compile=1", "true or false"),
+        ("trainer.lr_schedule=linar", "did you mean 'linear'?"),
+        ("seed=null", "a whole number"),
+        ("seed=1.5", "a whole number"),
+        ("part=trian", "one of train, test, all"),
+        ("method.growth=0.5", "a list of numbers from 0 to 1"),
+        ("method.objective.drop=2", "a number from 0 to 1"),
+        ("method.resolutions=[16,8.0]", "a list of one or more whole numbers"),
+        ("denoiser.inner.heads=2.0", "a whole number, 1 or more"),
+        ("denoiser.multiples=[1,x]", "a list of one or more numbers above 0"),
+        ("data.flip=yes_please", "true or false"),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_refused_by_its_path_before_compute(word, rule):
+    said = refusal(*([f"+{word}"] if word.startswith("data.flip") else [word]))
+    path = word.lstrip("+").partition("=")[0].removesuffix(".a")
+    assert said.startswith(f"{path}=") and rule in said and "\n" not in said

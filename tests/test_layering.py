@@ -17,6 +17,7 @@ PACKAGES = ("hierdiff", "baselines", "benchmarks")
 # From low to high. A name stands for a module and all that is in it; a line may import from itself
 # and from the lines above it.
 ORDER = (
+    ("hierdiff.options",),
     ("hierdiff.registry", "hierdiff.batch", "hierdiff.noise", "hierdiff.config", "hierdiff.files"),
     ("hierdiff.levels", "hierdiff.schedules", "hierdiff.images", "hierdiff.record"),
     ("hierdiff.process", "hierdiff.parameterization", "hierdiff.codec"),
@@ -139,7 +140,7 @@ def test_only_entry_points_know_hydra(module: str):
 
 
 def test_import_hierdiff_loads_no_heavy_library():
-    light = [m for m in FILES if (rank(m) or 0) <= 2 and within(m, "hierdiff")]
+    light = [m for m in FILES if (rank(m) or 0) <= 3 and within(m, "hierdiff")]
     code = f"import sys, {', '.join(light)}\nprint(*(set(sys.modules) & {set(HEAVY)!r}))\n"
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -107,7 +107,7 @@ def test_guidance_of_some_channels_leaves_the_others_as_they_were():
 def test_guidance_of_channels_that_are_not_there_is_refused():
     with pytest.raises(ValueError, match="4 channels where the state has 3"):
         tiny.method("mdm", sampling={"channels": 4})
-    with pytest.raises(ValueError, match="guidance of 0 channels"):
+    with pytest.raises(ValueError, match="channels takes a whole number, 1 or more, or null"):
         Sampling(channels=0)
 
 

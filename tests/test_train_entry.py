@@ -95,7 +95,7 @@ def test_the_same_command_again_goes_on(tmp_path: Path, own: list[str]):
         ("method.resolutions=[8,3]", "3 does not divide 8"),
         ("method.resolutions=[4,8]", "not in order"),
         ("trainer.accumulate=3", "not a multiple of"),
-        ("trainer.precision=16", "choose from 32-true"),
+        ("trainer.precision=16", "precision takes one of 32-true"),
         ("+trainer.stepz=3", "did you mean 'steps'"),
     ],
 )

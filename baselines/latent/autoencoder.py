@@ -20,7 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from baselines.latent.regularisers import Regulariser, regularisers
-from hierdiff.denoisers.layers import Upsample
+from hierdiff.denoisers.layers import Multiples, Rate, Upsample
+from hierdiff.options import Count
 from hierdiff.registry import Node
 
 EPSILON = 1e-6  # of the released group norms
@@ -109,17 +110,17 @@ class Autoencoder(nn.Module):
     def __init__(
         self,
         *,
-        width: int = 128,
-        multiples: Sequence[float] = (1, 2, 4, 4),
-        blocks: int = 2,
-        attention_at: Sequence[int] = (),
+        width: Count = 128,
+        multiples: Multiples = (1, 2, 4, 4),
+        blocks: Count = 2,
+        attention_at: Sequence[Count] = (),
         middle_attention: bool = True,
-        resolution: int = 256,
-        latent_channels: int = 4,
+        resolution: Count = 256,
+        latent_channels: Count = 4,
         regulariser: Regulariser | Node | None = None,
-        channels: int = 3,
-        groups: int = 32,
-        dropout: float = 0.0,
+        channels: Count = 3,
+        groups: Count = 32,
+        dropout: Rate = 0.0,
     ):
         super().__init__()
         widths = [int(width * multiple) for multiple in multiples]

@@ -7,6 +7,7 @@ A missing or stale statistic is an error: published pipelines divide by a consta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 
 from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.regularisers import KL
-from baselines.latent.stage import AutoencoderStage
+from baselines.latent.stage import AutoencoderStage, Losses
 from hierdiff.codec import Codec, codecs
 from hierdiff.levels import Levels
 from hierdiff.noise import Noise
+from hierdiff.options import Count, NonNegative, Positive
 from hierdiff.registry import Node, constructed
 
 
@@ -121,18 +123,18 @@ class AutoencoderCodec(Codec):
     def __init__(
         self,
         *,
-        resolution: int,
+        resolution: Count,
         autoencoder: Autoencoder | Node,
-        statistics: str = "channel",
+        statistics: Literal["channel", "tensor"] = "channel",
         checkpoint: str | None = None,
-        loss: Node | None = None,
+        loss: Losses | Node | None = None,
         perceptual: Node | None = None,
         discriminator: Node | None = None,
-        lr: float = 1.0,
-        share: float = 1.0,
-        batch_size: int | None = None,
+        lr: Positive = 1.0,
+        share: NonNegative = 1.0,
+        batch_size: Count | None = None,
         cache: str | None = None,
-        channels: int = 3,
+        channels: Count = 3,
     ):
         if isinstance(autoencoder, Mapping):
             facts = {"resolution": resolution, "channels": channels}

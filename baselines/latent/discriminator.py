@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from hierdiff.options import Count
+
 DELTA = 1e-4  # of the released code; 1e-6 in the paper
 LARGEST = 1e4
 
@@ -28,7 +30,7 @@ class PatchGAN(nn.Module):
     while it trains. channels: of the images.
     """
 
-    def __init__(self, *, width: int = 64, layers: int = 3, channels: int = 3):
+    def __init__(self, *, width: Count = 64, layers: Count = 3, channels: Count = 3):
         super().__init__()
         self.smallest = 3 * 2**layers
         widths = [width * min(2**i, 8) for i in range(layers + 1)]

@@ -19,6 +19,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hierdiff.options import Count, NonNegative
 from hierdiff.registry import Registry, suggest
 
 LOGVAR = (-30.0, 20.0)  # range of log-variance; outside of it there is no gradient
@@ -143,10 +144,10 @@ class VQ(Regulariser):
     def __init__(
         self,
         *,
-        codes: int = 8192,
-        channels: int = 3,
-        commitment: float = 0.25,
-        codebook: float = 1.0,
+        codes: Count = 8192,
+        channels: Count = 3,
+        commitment: NonNegative = 0.25,
+        codebook: NonNegative = 1.0,
     ):
         super().__init__()
         self.weights = {"commitment": commitment, "codebook": codebook}

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from hierdiff.method import Diffusion, Images, Stage, Turn
 from hierdiff.metrics.perceptual import Perceptual, perceptuals
 from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss
+from hierdiff.options import Count, NonNegative, Positive, check_fields
 from hierdiff.registry import Node, constructed
 from hierdiff.samplers.integrate import Watch
 
@@ -49,19 +50,16 @@ class Losses:
     log-variance for all elements is learnt.
     """
 
-    reduction: str = "sum"
-    perceptual: float = 1.0
-    regulariser: float | None = None
-    adversarial: float = 0.5
-    start: float = 0.5
-    discriminator_lr: float = 1.0
+    reduction: Literal["sum", "mean"] = "sum"
+    perceptual: NonNegative = 1.0
+    regulariser: NonNegative | None = None
+    adversarial: NonNegative = 0.5
+    start: NonNegative = 0.5
+    discriminator_lr: NonNegative = 1.0
     learnt_variance: bool = True
 
     def __post_init__(self) -> None:
-        reduced(torch.zeros(1), self.reduction)  # refuses an unknown one
-        for name in ("perceptual", "regulariser", "adversarial", "start", "discriminator_lr"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"loss.{name}={getattr(self, name)}: take 0 or more")
+        check_fields(self, "loss")
 
 
 class LogVariance(nn.Module):
@@ -96,11 +94,11 @@ class AutoencoderStage(Stage):
         loss: Losses | Node,
         perceptual: Node,
         discriminator: Node | None,
-        lr: float = 1.0,
-        share: float = 1.0,
+        lr: Positive = 1.0,
+        share: NonNegative = 1.0,
         weights: str | None = None,
-        batch_size: int | None = None,
-        channels: int = 3,
+        batch_size: Count | None = None,
+        channels: Count = 3,
     ):
         super().__init__()
         if lr <= 0:

@@ -26,6 +26,7 @@ from hierdiff.denoisers.protocol import (
     with_low,
     words_of,
 )
+from hierdiff.options import Count, Natural, Positive
 from hierdiff.registry import Node
 
 WAVES = 256  # sines and cosines of the clock
@@ -89,17 +90,17 @@ class DiT(WithVariance):
     def __init__(
         self,
         *,
-        width: int = 384,
-        depth: int = 12,
-        heads: int = 6,
-        patch: int = 2,
-        mlp_ratio: float = 4.0,
+        width: Count = 384,
+        depth: Natural = 12,
+        heads: Count = 6,
+        patch: Count = 2,
+        mlp_ratio: Positive = 4.0,
         clock: Clock | Node | None = None,
         learned_variance: bool = False,
-        channels: int = 3,
-        classes: int = 0,
-        text_width: int = 0,
-        low_channels: int = 0,
+        channels: Count = 3,
+        classes: Natural = 0,
+        text_width: Natural = 0,
+        low_channels: Natural = 0,
     ):
         super().__init__()
         if width % heads or width % 4:

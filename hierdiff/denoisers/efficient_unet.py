@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hierdiff.denoisers.layers import Clock
+from hierdiff.denoisers.layers import Clock, Multiples, Rate
 from hierdiff.denoisers.protocol import denoisers
 from hierdiff.denoisers.unet import UNet
+from hierdiff.options import Count, Natural, Positive
 from hierdiff.registry import Node
 
 
@@ -27,27 +28,27 @@ class EfficientUNet(UNet):
     def __init__(
         self,
         *,
-        width: int = 128,
-        multiples: Sequence[float] = (1, 2, 4, 8),
-        blocks: int | Sequence[int] = (2, 4, 8, 8),
-        attention: int | Sequence[int] = (0, 0, 0, 1),
-        heads: int = 8,
-        groups: int = 32,
+        width: Count = 128,
+        multiples: Multiples = (1, 2, 4, 8),
+        blocks: Natural | Sequence[Natural] = (2, 4, 8, 8),
+        attention: Natural | Sequence[Natural] = (0, 0, 0, 1),
+        heads: Count = 8,
+        groups: Count = 32,
         ffn: bool = True,
         middle: bool = True,
-        dropout: float | Sequence[float] = 0.0,
+        dropout: Rate | Sequence[Rate] = 0.0,
         skip_scale: float = 2**-0.5,
         resample_first: bool = True,
         self_attention: bool = True,
-        time_width: int | None = None,
-        text_hidden: int | None = None,
+        time_width: Count | None = None,
+        text_hidden: Count | None = None,
         mask_text: bool = False,
-        scalars: Mapping[str, float] | None = None,
+        scalars: Mapping[str, Positive] | None = None,
         clock: Clock | Node | None = None,
-        channels: int = 3,
-        classes: int = 0,
-        text_width: int = 0,
-        low_channels: int = 0,
+        channels: Count = 3,
+        classes: Natural = 0,
+        text_width: Natural = 0,
+        low_channels: Natural = 0,
     ):
         super().__init__(
             width=width,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,12 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from hierdiff.options import Between, Count, Length, Positive
 from hierdiff.registry import Node, Registry
 from hierdiff.schedules import Schedule, schedules
+
+Multiples = Annotated[Sequence[Positive], Length(1, more=True)]  # of a width
+Rate = Annotated[float, Between(0, 1, below=True)]  # of dropout
 
 
 def zeroed(layer: nn.Conv2d | nn.Linear) -> Any:
@@ -72,7 +77,7 @@ class GammaClock(Clock):
     The other way round: 0 is noise. Chen, arXiv 2301.10972; Jabri et al., arXiv 2212.11972, code.
     """
 
-    scale: float = 1000.0
+    scale: Positive = 1000.0
 
     def __call__(self, log_snr: Tensor) -> Tensor:
         return self.scale * torch.sigmoid(log_snr)
@@ -88,7 +93,7 @@ class StepClock(Clock):
     """
 
     schedule: Schedule | Node
-    steps: int = 1000
+    steps: Count = 1000
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "schedule", schedules.build(self.schedule))
@@ -103,6 +108,11 @@ class Embedding(nn.Module):
 
     def __init__(self, width: int, *, zero: bool = False):
         super().__init__()
+        if width < 8 or width % 8:
+            raise ValueError(
+                f"a number is embedded in {width} features: choose a multiple of 8, a quarter of "
+                f"which holds sines and cosines (time_width, 4 * width if it is left out)"
+            )
         self.features = width // 4
         self.first = nn.Linear(self.features, width)
         last = nn.Linear(width, width)

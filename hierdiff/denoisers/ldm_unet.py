@@ -25,6 +25,8 @@ from hierdiff.denoisers.layers import (
     Clock,
     Embedding,
     LogSNRClock,
+    Multiples,
+    Rate,
     Upsample,
     clocks,
     zeroed,
@@ -37,6 +39,7 @@ from hierdiff.denoisers.protocol import (
     with_low,
     words_of,
 )
+from hierdiff.options import Count, Natural
 from hierdiff.registry import Node
 
 
@@ -204,17 +207,17 @@ class LDMUNet(WithVariance):
     def __init__(
         self,
         *,
-        width: int = 192,
-        multiples: Sequence[float] = (1, 2, 3, 5),
-        blocks: int = 2,
-        attention: int | Sequence[int] = (0, 1, 1, 1),
-        depth: int = 1,
-        heads: int = 1,
-        head_width: int | None = None,
-        groups: int = 32,
-        dropout: float = 0.0,
+        width: Count = 192,
+        multiples: Multiples = (1, 2, 3, 5),
+        blocks: Natural = 2,
+        attention: Natural | Sequence[Natural] = (0, 1, 1, 1),
+        depth: Count = 1,
+        heads: Count = 1,
+        head_width: Count | None = None,
+        groups: Count = 32,
+        dropout: Rate = 0.0,
         clock: Clock | Node | None = None,
-        context: int | None = None,
+        context: Count | None = None,
         class_token: bool = False,
         mask_text: bool = False,
         transformer: bool = True,
@@ -222,10 +225,10 @@ class LDMUNet(WithVariance):
         resample_blocks: bool = False,
         learned_variance: bool = False,
         augmentation: bool = True,
-        channels: int = 3,
-        classes: int = 0,
-        text_width: int = 0,
-        low_channels: int = 0,
+        channels: Count = 3,
+        classes: Natural = 0,
+        text_width: Natural = 0,
+        low_channels: Natural = 0,
     ):
         super().__init__()
         widths = [int(width * multiple) for multiple in multiples]

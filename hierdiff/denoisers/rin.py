@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hierdiff.batch import Cond
-from hierdiff.denoisers.layers import Clock, GammaClock, clocks, sinusoid
+from hierdiff.denoisers.layers import Clock, GammaClock, Rate, clocks, sinusoid
 from hierdiff.denoisers.protocol import (
     Denoiser,
     Prediction,
@@ -28,6 +28,7 @@ from hierdiff.denoisers.protocol import (
     words_of,
 )
 from hierdiff.levels import Levels
+from hierdiff.options import Count, Natural
 from hierdiff.registry import Node
 
 EPS = 1e-6
@@ -95,8 +96,8 @@ class Layer(nn.Module):
         heads: int,
         expansion: int,
         source: int | None = None,
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
+        dropout: Rate = 0.0,
+        drop_path: Rate = 0.0,
     ):
         super().__init__()
         inner = width if source is None else min(width, source)
@@ -190,24 +191,24 @@ class RIN(Denoiser):
     def __init__(
         self,
         *,
-        width: int = 256,
-        latents: int = 128,
-        latent_width: int | None = None,
-        patch: int = 2,
-        blocks: int = 3,
-        depth: int = 2,
-        heads: int = 16,
-        read_heads: int | None = None,
-        expansion: int = 4,
-        latent_expansion: int = 4,
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
-        resolution: int = 32,
+        width: Count = 256,
+        latents: Count = 128,
+        latent_width: Count | None = None,
+        patch: Count = 2,
+        blocks: Count = 3,
+        depth: Natural = 2,
+        heads: Count = 16,
+        read_heads: Count | None = None,
+        expansion: Count = 4,
+        latent_expansion: Count = 4,
+        dropout: Rate = 0.0,
+        drop_path: Rate = 0.0,
+        resolution: Count = 32,
         clock: Clock | Node | None = None,
-        channels: int = 3,
-        classes: int = 0,
-        text_width: int = 0,
-        low_channels: int = 0,
+        channels: Count = 3,
+        classes: Natural = 0,
+        text_width: Natural = 0,
+        low_channels: Natural = 0,
     ):
         super().__init__()
         latent_width = latent_width or 2 * width

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hierdiff.options import Count, Natural
 from hierdiff.registry import Registry
 
 
@@ -61,7 +62,7 @@ class Patch(Stem):
     stays zero.
     """
 
-    def __init__(self, factor: int = 2, *, channels: int = 3, low_channels: int = 0):
+    def __init__(self, factor: Count = 2, *, channels: Count = 3, low_channels: Natural = 0):
         if factor < 1:
             raise ValueError(f"patches of factor {factor}: the factor is 1 or more pixels")
         size = factor * factor
@@ -90,7 +91,7 @@ class Wavelet(Stem):
     is correlated. That is no matter inside a network, but this is no change of state space.
     """
 
-    def __init__(self, levels: int = 1, *, channels: int = 3, low_channels: int = 0):
+    def __init__(self, levels: Count = 1, *, channels: Count = 3, low_channels: Natural = 0):
         if levels < 1:
             raise ValueError(f"{levels} wavelet levels: choose 1 or more, or the stem none")
         super().__init__(2**levels, 4**levels * (channels + low_channels), 4**levels * channels)

@@ -25,6 +25,8 @@ from hierdiff.denoisers.layers import (
     Clock,
     Embedding,
     LogSNRClock,
+    Multiples,
+    Rate,
     ResidualBlock,
     Upsample,
     clocks,
@@ -42,6 +44,7 @@ from hierdiff.denoisers.protocol import (
     words_of,
 )
 from hierdiff.levels import Levels
+from hierdiff.options import Count, Natural, Positive
 from hierdiff.registry import Node
 
 N = TypeVar("N", bound=float)
@@ -112,28 +115,28 @@ class UNet(Denoiser):
     def __init__(
         self,
         *,
-        width: int = 128,
-        multiples: Sequence[float] = (1, 2, 3),
-        blocks: int | Sequence[int] = 2,
-        attention: int | Sequence[int] = (0, 1, 1),
-        heads: int = 8,
-        groups: int = 32,
+        width: Count = 128,
+        multiples: Multiples = (1, 2, 3),
+        blocks: Natural | Sequence[Natural] = 2,
+        attention: Natural | Sequence[Natural] = (0, 1, 1),
+        heads: Count = 8,
+        groups: Count = 32,
         ffn: bool = True,
         middle: bool = True,
-        dropout: float | Sequence[float] = 0.0,
+        dropout: Rate | Sequence[Rate] = 0.0,
         skip_scale: float = 1.0,
         resample_first: bool = False,
         self_attention: bool = True,
-        time_width: int | None = None,
-        text_hidden: int | None = None,
+        time_width: Count | None = None,
+        text_hidden: Count | None = None,
         mask_text: bool = False,
-        scalars: Mapping[str, float] | None = None,
+        scalars: Mapping[str, Positive] | None = None,
         clock: Clock | Node | None = None,
         inner: Denoiser | Node | None = None,
-        channels: int = 3,
-        classes: int = 0,
-        text_width: int = 0,
-        low_channels: int = 0,
+        channels: Count = 3,
+        classes: Natural = 0,
+        text_width: Natural = 0,
+        low_channels: Natural = 0,
     ):
         super().__init__()
         widths = [int(width * multiple) for multiple in multiples]

@@ -22,6 +22,8 @@ from hierdiff.denoisers.layers import (
     Clock,
     Embedding,
     LogSNRClock,
+    Multiples,
+    Rate,
     ResidualBlock,
     Upsample,
     clocks,
@@ -37,6 +39,7 @@ from hierdiff.denoisers.protocol import (
     words_of,
 )
 from hierdiff.denoisers.stems import Stem, stems
+from hierdiff.options import Count, Natural, Positive
 from hierdiff.registry import Node
 
 
@@ -110,21 +113,21 @@ class UViT(OneLevelDenoiser):
     def __init__(
         self,
         *,
-        width: int = 128,
-        multiples: Sequence[float] = (1, 2, 4),
-        blocks: int | Sequence[int] = 2,
-        depth: int = 12,
-        heads: int = 8,
-        groups: int = 32,
-        dropout: float = 0.0,
+        width: Count = 128,
+        multiples: Multiples = (1, 2, 4),
+        blocks: Count | Sequence[Count] = 2,
+        depth: Natural = 12,
+        heads: Count = 8,
+        groups: Count = 32,
+        dropout: Rate = 0.0,
         stem: Stem | Node | None = None,
-        time_width: int | None = None,
-        scalars: Mapping[str, float] | None = None,
+        time_width: Count | None = None,
+        scalars: Mapping[str, Positive] | None = None,
         clock: Clock | Node | None = None,
-        channels: int = 3,
-        classes: int = 0,
-        text_width: int = 0,
-        low_channels: int = 0,
+        channels: Count = 3,
+        classes: Natural = 0,
+        text_width: Natural = 0,
+        low_channels: Natural = 0,
     ):
         super().__init__()
         *widths, deep = [int(width * multiple) for multiple in multiples]

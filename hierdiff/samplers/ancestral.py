@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from hierdiff.guidance import Denoise
 from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
+from hierdiff.options import check_fields
 from hierdiff.process import GaussianProcess
 from hierdiff.samplers.integrate import Sampler, State, samplers
 
-VARIANCES = ("small", "large", "learned")
+Variance = Literal["small", "large", "learned"]
 
 
 @samplers.register("ancestral")
@@ -23,13 +25,10 @@ class Ancestral(Sampler):
     (iDDPM, arXiv 2102.09672, equation 15). The step to t = 0 adds no noise.
     """
 
-    variance: str = "small"
+    variance: Variance = "small"
 
     def __post_init__(self) -> None:
-        if self.variance not in VARIANCES:
-            raise ValueError(
-                f"unknown variance {self.variance!r}: choose one of {', '.join(VARIANCES)}"
-            )
+        check_fields(self, "ancestral")
 
     def __call__(
         self,

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hierdiff.options import Count, Positive, Share, check_fields
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Node, Registry
 from hierdiff.schedules import Schedule, schedules
@@ -29,8 +30,16 @@ grids: Registry[Grid] = Registry("time grid", Grid)
 class UniformGrid(Grid):
     """Equal steps in t from `start` to `end`."""
 
-    start: float = 1.0
-    end: float = 0.0
+    start: Share = 1.0
+    end: Share = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "grid")
+        if self.start <= self.end:
+            raise ValueError(
+                f"a grid from {self.start:g} to {self.end:g} does not fall: choose a start (noise) "
+                f"above its end (image)"
+            )
 
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
         return torch.linspace(self.start, self.end, steps + 1, dtype=torch.float64)
@@ -44,9 +53,17 @@ class KarrasGrid(Grid):
     EDM, arXiv 2206.00364, equation 5; read at the coarsest level's schedule.
     """
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    rho: Positive = 7.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "grid")
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(
+                f"sigma_min {self.sigma_min:g} is not below sigma_max {self.sigma_max:g}: "
+                f"choose a smaller one"
+            )
 
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
         first, last = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
@@ -64,7 +81,7 @@ class MDMGrid(Grid):
     It does not start at 1: with 10 steps of 1000 the first time is 0.910.
     """
 
-    table: int = 1000
+    table: Count = 1000
 
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
         k = torch.arange(steps, -1, -1, dtype=torch.float64)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from hierdiff.options import Between, Count, Length, Natural, NonNegative, Positive, check_fields
 from hierdiff.training.ema import RAMP
 from hierdiff.training.log import check_tensorboard
-from hierdiff.training.optimizer import lr_factor
 
-PRECISIONS = ("32-true", "bf16-mixed", "64-true")
+Precision = Literal["32-true", "bf16-mixed", "64-true"]
+Decay = Literal["constant", "linear", "cosine"]
+Betas = Annotated[Sequence[Annotated[float, Between(0, 1, below=True)]], Length(2)]
 
 
 @dataclass(frozen=True)
@@ -30,50 +32,35 @@ class Recipe:
     learning curves; each is a file of all weights.
     """
 
-    steps: int
-    batch_size: int = 64
-    accumulate: int = 1
+    steps: Count
+    batch_size: Count = 64
+    accumulate: Count = 1
     optimizer: str = "adamw"
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
-    lr: float = 1e-3
-    betas: Sequence[float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    warmup: int = 50
-    lr_schedule: str = "linear"
-    clip: float = 1.0
-    ema: Sequence[float] = (2000,)
-    ema_ramp: float | None = RAMP
-    precision: str = "32-true"
+    lr: NonNegative = 1e-3
+    betas: Betas = (0.9, 0.99)
+    weight_decay: NonNegative = 0.0
+    warmup: Natural = 50
+    lr_schedule: Decay = "linear"
+    clip: NonNegative = 1.0
+    ema: Annotated[Sequence[NonNegative], Length(1, more=True)] = (2000,)
+    ema_ramp: Positive | None = RAMP
+    precision: Precision = "32-true"
     accelerator: str = "auto"
-    devices: int | str = 1
+    devices: Count | Literal["auto"] = 1
     strategy: str = "auto"
     compile: bool = False
     channels_last: bool = False
-    log_every: int = 10
-    checkpoint_every: int = 500
-    keep: int = 2
-    sheet_every: int = 0
-    sheet_images: int = 16
-    snapshots: int = 0
+    log_every: Count = 10
+    checkpoint_every: Natural = 500
+    keep: Count = 2
+    sheet_every: Natural = 0
+    sheet_images: Count = 16
+    snapshots: Natural = 0
     tensorboard: bool = False
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "keep", "log_every", "sheet_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"trainer.{name}={getattr(self, name)}: take 1 or more")
-        least_zero = ("lr", "warmup", "clip", "weight_decay")
-        for name in (*least_zero, "checkpoint_every", "sheet_every", "snapshots"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"trainer.{name}={getattr(self, name)}: take 0 or more")
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"trainer.precision={self.precision!r}: choose from {', '.join(PRECISIONS)}"
-            )
-        if not self.ema or min(self.ema) < 0:
-            raise ValueError(
-                f"trainer.ema={list(self.ema)}: give one or more half-lives in images, 0 for none"
-            )
-        lr_factor(0, 1, warmup=self.warmup, decay=self.lr_schedule)
+        check_fields(self, "trainer")
         if self.tensorboard:
             check_tensorboard()

@@ -195,8 +195,8 @@ def test_the_part_for_a_resolution_makes_images_up_to_it(name):
     ("options", "message"),
     [
         ({"resolutions": [8, 16]}, r"not in order|one resolution"),
-        ({"resolutions": []}, r"one or more positive sides"),
-        ({"sampling": {"steps": 0}}, r"0 sampling steps"),
+        ({"resolutions": []}, r"resolutions=\[\]: resolutions takes a list of one or more whole"),
+        ({"sampling": {"steps": 0}}, r"sampling.steps=0: steps takes a whole number, 1 or more"),
         ({"sampling": {"rule": {"name": "dimm"}}}, r"unknown sampler 'dimm', did you mean 'ddim'"),
         ({"sampling": {"grid": {"name": "karas"}}}, r"did you mean 'karras'"),
         ({"sampling": {"threshold": {"name": "statc"}}}, r"did you mean 'static'"),

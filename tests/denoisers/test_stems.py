@@ -135,8 +135,8 @@ def test_no_stem_is_the_image_itself():
     [
         ({"name": "wavelett"}, r"unknown stem 'wavelett', did you mean 'wavelet'"),
         ({"name": "patch", "levels": 2}, r"stem 'patch' has no option 'levels'"),
-        ({"name": "patch", "factor": 0}, r"factor 0: the factor is 1 or more"),
-        ({"name": "wavelet", "levels": 0}, r"0 wavelet levels: choose 1 or more"),
+        ({"name": "patch", "factor": 0}, r"factor=0: factor takes a whole number, 1 or more"),
+        ({"name": "wavelet", "levels": 0}, r"levels=0: levels takes a whole number, 1 or more"),
     ],
 )
 def test_bad_stems_are_refused_at_build(node, message):

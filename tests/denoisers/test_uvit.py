@@ -274,7 +274,7 @@ def test_half_precision_runs():
         ({"heads": 3}, r"width 32 with 3 heads"),
         ({"width": 6, "groups": 2, "multiples": (1, 1)}, r"width 6 with 2 heads.*of 4"),
         ({"blocks": [1, 2]}, r"blocks \[1, 2\] for 1 convolutional"),
-        ({"blocks": 0}, r"blocks \[0\] for 1 convolutional.*1 or more"),
+        ({"blocks": 0}, r"blocks=0: blocks takes a whole number, 1 or more"),
         ({"stem": {"name": "pach"}}, r"unknown stem 'pach', did you mean 'patch'"),
         ({"dept": 3}, r"no option 'dept', did you mean 'depth'"),
     ],

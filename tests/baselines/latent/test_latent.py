@@ -389,8 +389,8 @@ def test_a_codec_of_ones_own_comes_by_its_path():
         ),
         ({"autoencoder": {**AUTOENCODER, "chanels": 3}}, "did you mean 'channels'"),
         ({"discriminator": {"layers": 3}}, "image side 8 is too small for this discriminator"),
-        ({"statistics": "pixel"}, "statistics by 'pixel': choose channel or tensor"),
-        ({"loss": {"reduction": "men"}}, "unknown reduction 'men', did you mean 'mean'"),
+        ({"statistics": "pixel"}, "statistics takes one of channel, tensor"),
+        ({"loss": {"reduction": "men"}}, "reduction takes one of sum, mean, did you mean 'mean'"),
         ({"loss": {"adversarial": -1}}, "loss.adversarial=-1"),
         ({"perceptual": {"name": "lpip"}}, "did you mean 'lpips'"),
     ],
@@ -423,5 +423,5 @@ def test_a_denoiser_of_other_channels_is_refused_before_compute():
     "name", ["perceptual", "regulariser", "adversarial", "start", "discriminator_lr"]
 )
 def test_no_weight_of_a_loss_is_negative(name):
-    with pytest.raises(ValueError, match=f"loss.{name}=-0.5: take 0 or more"):
+    with pytest.raises(ValueError, match=f"loss.{name}=-0.5: {name} takes a number, 0 or more"):
         Losses(**{name: -0.5})
