@@ -35,6 +35,7 @@ from benchmarks.measure import Track
 from benchmarks.work import OUT_OF_MEMORY, WARMUP, Case, device_for
 from hierdiff.config import from_yaml
 from hierdiff.files import worked_in
+from hierdiff.inputs import inputs
 from hierdiff.metrics.cost import load_average, timing
 from hierdiff.record import Record, machine, now
 from hierdiff.registry import check_trust
@@ -282,11 +283,15 @@ def again(
                 f"no finished run under {', '.join(folders)}: make one by python -m benchmarks.run"
             )
         about = {"together": sorted(path.parent.name for path in found), "asked": dict(asked)}
+        configs = {path: kept_config(path.parent, trust) for path in found}
+        made_of = {path.parent.name: inputs(config) for path, config in configs.items()}
+        if any(made_of.values()):
+            about["inputs"] = made_of
         timed = [record.provenance.get("cost") or {} for record in found.values()]
         if not anew and all({**one, **about} == one for one in timed):
-            log.info("timed together at %s: --anew times them again", timed[0]["ended"])
+            log.info("timed together at %s: --anew times them again", timed[0].get("ended"))
             return list(found)
-        rows = _timed(found, asked, trust)
+        rows = _timed(found, configs, asked)
         lost = {path: why for path in found if (why := _all_failed(rows[path])) is not None}
         about |= {"ended": now(), "machine": machine()}
         for path, record in found.items():
@@ -308,13 +313,15 @@ def _all_failed(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _timed(
-    found: Mapping[Path, Record], asked: Mapping[str, Any], trust: Collection[str]
+    found: Mapping[Path, Record],
+    configs: Mapping[Path, Mapping[str, Any]],
+    asked: Mapping[str, Any],
 ) -> dict[Path, list[Any]]:
     """Rows of the cases of each record, as many processes at once as the methods have levels."""
     owned = []
     for path, record in found.items():
         wanted = {**record.config["cost"], **{k: v for k, v in asked.items() if v is not None}}
-        config = kept_config(path.parent, trust)
+        config = configs[path]
         device = device_for(config["trainer"].get("accelerator"))
         cases = cases_of(config, record.resolutions, wanted, device.type)
         owned += [(path, case) for case in cases]

@@ -391,7 +391,7 @@ def scale_rows(
     row says its own number.
     """
     sides, metrics, test = list(references), list(metrics), data.part("test")
-    asked = [extractor.identity, [references[side].hash for side in sides], metrics, PROTOCOL]
+    asked = [extractor.key, [references[side].hash for side in sides], metrics, PROTOCOL]
     if ATTRIBUTES in metrics:
         asked += [_part_meter(test, extractor, references).identity, sorted(test.told)]
     parts = [*asked, n, seed, data.sha256]

@@ -83,7 +83,7 @@ def measured(
     options: dict[str, Any], run: Prepared, plan: Plan, folder: Path, extractor: Extractor
 ) -> Record:
     """Trains where that is not done, then measures; the record is written last."""
-    started = now()
+    started, made_of = now(), sweep.inputs_of(options, run.data.sha256)
     wanted, cache = options["measure"], _cache(options)
     test = run.data.part("test")
     n, batch, seeds = wanted["samples"], wanted["batch"], wanted["seeds"]
@@ -110,7 +110,7 @@ def measured(
     )
     key = key_of(
         *(PROTOCOL, run.config["method"], wanted, precision, device.type, run.data.sha256),
-        *(extractor.identity, [references[side].hash for side in sides], weights_hash(method)),
+        *(extractor.key, [references[side].hash for side in sides], weights_hash(method)),
     )
     kept = Kept(folder / MEASURING, key)
 
@@ -186,6 +186,7 @@ def measured(
         provenance={
             "protocol": PROTOCOL,
             "rows": {"rule": RULE, "n": len(test)},
+            "inputs": made_of,
             **provenance(
                 started=started,
                 seeds={"training": run.seed, "samples": wanted["seeds"]},

@@ -34,6 +34,7 @@ from hierdiff.command import plain, with_sentences
 from hierdiff.config import folder_of_configs, reported
 from hierdiff.data import datasets
 from hierdiff.files import worked_in, write
+from hierdiff.inputs import inputs
 from hierdiff.record import content_hash, machine, now
 from hierdiff.results import hardware_of
 from hierdiff.train import method_node, settled
@@ -103,6 +104,12 @@ def facts_of(rest: Sequence[str]) -> dict[str, Any]:
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         cfg = with_sentences(compose)("benchmark", overrides=list(rest))
         return datasets.build(plain(cfg["data"])).facts
+
+
+def key_of(case: Case, where: str) -> str:
+    """Of a case with the files and the code that it is made from."""
+    made_of = inputs(asdict(case))
+    return content_hash([asdict(case), where, *([made_of] if made_of else [])])
 
 
 def measured(name: str, case: Case, found: Mapping[str, Any]) -> Row:
@@ -232,7 +239,7 @@ def scaled(
         cases = {name: case_of(name, side, rest, facts) for name in names}
         device = next(iter(cases.values())).device
         where = hardware_of(device, here)
-        keys = {name: content_hash([asdict(case), where]) for name, case in cases.items()}
+        keys = {name: key_of(case, where) for name, case in cases.items()}
         missing = [name for name in names if keys[name] not in kept.rows]
         if missing:
             log.info("%d px: %s", side, ", ".join(missing))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import itertools
+import logging
 import signal
 import subprocess
 import sys
@@ -35,11 +36,16 @@ from benchmarks.ledger import Job, Ledger, opened
 from benchmarks.measure import AUTO
 from benchmarks.protocol import SAMPLING, TRAINING
 from hierdiff.command import plain
+from hierdiff.data import datasets
+from hierdiff.inputs import changed, inputs
+from hierdiff.metrics import weights
 from hierdiff.metrics.attributes import ATTRIBUTES
-from hierdiff.record import FILE, Record
+from hierdiff.metrics.features import extractors
+from hierdiff.record import FILE, Record, content_hash
 from hierdiff.record import plain as record_plain
 from hierdiff.results import flat
 
+log = logging.getLogger(__name__)
 INTERRUPTED = 130  # exit code of a run that was asked to stop
 REFUSED = 2
 BUSY = 75  # exit code of a run whose folder another process works on (EX_TEMPFAIL)
@@ -108,9 +114,10 @@ class Progress(Callback):
         swept = jobs(given)  # type: ignore[arg-type]
         self._ledger = self._open.enter_context(opened(Path(config.hydra.sweep.dir), len(swept)))
         atexit.register(self._open.close)  # also where the sweep is interrupted
+        digests: dict[str, str] = {}
         for number, overrides in enumerate(swept):
             try:
-                label = there(config, overrides)
+                label = there(config, overrides, digests)
             except Unlike as error:  # before anything is spent
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(REFUSED)
@@ -162,7 +169,9 @@ def jobs(overrides: Sequence[str]) -> list[tuple[str, ...]]:
     return list(itertools.product(*choices.values()))
 
 
-def there(config: Any, overrides: Sequence[str]) -> str | None:
+def there(
+    config: Any, overrides: Sequence[str], digests: dict[str, str] | None = None
+) -> str | None:
     """The label of a job of which nothing is missing; None for another, or one that is no good.
     Raises `Unlike`."""
     before = HydraConfig.instance().cfg
@@ -174,7 +183,7 @@ def there(config: Any, overrides: Sequence[str]) -> str | None:
         options = plain(cfg)
         if options["dry_run"]:
             return None
-        return options["label"] if finished(options, Path(options["folder"])) else None
+        return options["label"] if finished(options, Path(options["folder"]), digests) else None
     except Unlike:
         raise
     except Exception:  # the job itself says what is wrong
@@ -190,23 +199,35 @@ class Unlike(ValueError):
     """A finished run was made with other options than are asked for."""
 
 
-def finished(options: dict[str, Any], folder: Path) -> Record | None:
-    """The record of a run of which nothing is missing. Raises `Unlike`."""
+def finished(
+    options: dict[str, Any], folder: Path, digests: dict[str, str] | None = None
+) -> Record | None:
+    """The record of a run of which nothing is missing. Raises `Unlike`. digests: as `data_digest`
+    keeps them."""
     record = Record.read(folder) if (folder / FILE).exists() else None
     if record is None or record.failure is not None:
         return None
-    check_same(record, options, folder)
+    check_same(record, options, folder, digests)
     analysis = options.get("analysis")
     return record if analysis is None or analysis["name"] in record.analysis else None
 
 
-def check_same(record: Record, options: dict[str, Any], folder: Path) -> None:
-    """Refuses a finished run as the answer to other options than it was made with. What was open
-    then (`auto`, steps that a budget decides) is no difference."""
+def check_same(
+    record: Record,
+    options: dict[str, Any],
+    folder: Path,
+    digests: dict[str, str] | None = None,
+) -> None:
+    """Refuses a finished run as the answer to other options than it was made with, or to files,
+    data or code that have changed since. What was open then (`auto`, steps that a budget decides)
+    is no difference, and neither is another commit of hierdiff."""
+    made_of = record.provenance.get("inputs")
     was, now = (flat(record_plain(node, "config", free=True)) for node in (record.config, options))
     budgets = {name for name, amount in options["match"].items() if amount is not None}
     decided = {"trainer.steps": TRAINING, "sampler.steps": SAMPLING}
     undecisive = {key for key, kind in decided.items() if budgets & set(kind)}
+    if made_of is not None:
+        undecisive |= {"data.root"}  # the digest of the data stands for it
     for key in sorted({*was, *now} - undecisive):
         kept, asked = was.get(key), now.get(key)
         open_then = asked == AUTO or (isinstance(asked, list) and kept in _closed(asked))
@@ -216,6 +237,38 @@ def check_same(record: Record, options: dict[str, Any], folder: Path) -> None:
                 f"{folder / FILE} was made with {key}={kept!r}, now it is {asked!r}: "
                 f"remove it, or give another folder=..."
             )
+    if made_of is None:
+        log.warning(
+            "%s does not say from what it was made: its options alone were compared", folder / FILE
+        )
+        return
+    other = changed(made_of, inputs_of(options, data_digest(options["data"], digests)))
+    if other is not None:
+        place = {"data": options["data"].get("root")}.get(other, now.get(other))
+        raise Unlike(
+            f"{folder / FILE} was made from another content of {other}"
+            f"{'' if place is None else f' ({place})'} than there is now: "
+            f"remove it, or give another folder=..."
+        )
+
+
+def inputs_of(options: dict[str, Any], data: str) -> dict[str, str]:
+    """What a record is made from beside its options; data: digest of its data."""
+    node, files = options["measure"]["extractor"], {}
+    released = getattr(extractors.get(node["name"]), "released", None)
+    if released is not None and node.get("weights") is None:
+        found = (place for place in weights.places(released) if place.is_file())
+        files = {f"{place.name} for measure.extractor": place for place in [*found][:1]}
+    return inputs({k: v for k, v in options.items() if k not in NAMES}, data=data, files=files)
+
+
+def data_digest(node: dict[str, Any], digests: dict[str, str] | None = None) -> str:
+    """Of the data of a node as it is now, or as it was when `digests` was begun."""
+    digests = {} if digests is None else digests
+    key = content_hash(record_plain(node, "data", free=True))
+    if key not in digests:
+        digests[key] = datasets.build(node).sha256
+    return digests[key]
 
 
 def _closed(metrics: list[Any]) -> list[list[Any]]:

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hierdiff.files import kept_array
+from hierdiff.inputs import source_of
 from hierdiff.options import Count
 from hierdiff.registry import Registry, suggest
 
@@ -312,11 +313,13 @@ class Encoded:
 def encoded(encoder: TextEncoder, captions: Sequence[str], cache: Path) -> Encoded:
     """The states of every caption, read from the folder `cache` or computed once into it.
 
-    The key is the encoder's identity and the captions; float32, as `encode` gives them, with the
-    mask as one more channel.
+    The key is the encoder's identity, the source of foreign code, and the captions; float32, as
+    `encode` gives them, with the mask as one more channel.
     """
     distinct = sorted(set(captions))
-    digest = hashlib.sha256(repr((encoder.identity, distinct)).encode()).hexdigest()[:16]
+    source = source_of(type(encoder).__module__)
+    key = encoder.identity if source is None else f"{encoder.identity} : {source}"
+    digest = hashlib.sha256(repr((key, distinct)).encode()).hexdigest()[:16]
     shape = (len(distinct), encoder.length, encoder.width + 1)
     states = kept_array(
         cache / f"text-{digest}.tokens.npy", shape, np.dtype("float32"), _states(encoder, distinct)

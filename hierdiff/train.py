@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from hierdiff.command import command, plain
 from hierdiff.data import ImageData, datasets
 from hierdiff.files import worked_in
+from hierdiff.inputs import inputs
 from hierdiff.method import Method, methods
 from hierdiff.noise import seed_of
 from hierdiff.options import check
@@ -98,6 +99,7 @@ def prepare(cfg: Mapping[str, Any]) -> Prepared:
         "class_names": list(data.class_names),
         "text": data.text_node,
     }
+    config["inputs"] = inputs(config)
     return Prepared(method, data, part, recipe, seed, config)
 
 

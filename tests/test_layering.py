@@ -23,7 +23,7 @@ ORDER = (
     ("hierdiff.process", "hierdiff.parameterization", "hierdiff.codec"),
     (
         *("hierdiff.objective", "hierdiff.guidance", "hierdiff.samplers", "hierdiff.denoisers"),
-        *("hierdiff.data", "hierdiff.text"),
+        *("hierdiff.data", "hierdiff.text", "hierdiff.inputs"),
     ),
     ("hierdiff.method", "hierdiff.matryoshka", "hierdiff.bridge"),
     ("hierdiff.training", "hierdiff.metrics", "hierdiff.interop", "hierdiff.command"),

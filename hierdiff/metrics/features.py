@@ -27,6 +27,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from hierdiff.inputs import source_of
 from hierdiff.metrics import weights as files
 from hierdiff.registry import Registry, suggest
 
@@ -40,7 +41,8 @@ class Extractor(nn.Module, ABC):
     """Frozen network from images to features; a subclass writes `features`.
 
     width: length of a feature vector; label: what a distance on these features is called;
-    weights: first 8 hex digits of the weights' sha256; resize: how images reach the input size.
+    weights: first 8 hex digits of the weights' sha256; resize: how images reach the input size;
+    released: name of the file that is looked for where no weights are given, None for none.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Extractor(nn.Module, ABC):
     label: str
     weights: str
     resize: str
+    released: str | None = None
 
     @abstractmethod
     def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
@@ -72,6 +75,12 @@ class Extractor(nn.Module, ABC):
     def identity(self) -> str:
         """extractor@weights : resize : quantisation."""
         return f"{self.name}@{self.weights} : {self.resize} : uint8-round"
+
+    @property
+    def key(self) -> str:
+        """Under which what it gives may be kept: its identity, and the source of foreign code."""
+        source = source_of(type(self).__module__)
+        return self.identity if source is None else f"{self.identity} : {source[:12]}"
 
     def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Features on the extractor's device. ValueError unless uint8 with 1 or 3 channels."""
@@ -152,6 +161,7 @@ class Inception(Extractor):
     TensorFlow 1's bilinear one, done by torch-fidelity.
     """
 
+    released = INCEPTION_FILE
     name = "inception"
     width = 2048
     resize = "tensorflow1-bilinear-299"

@@ -241,7 +241,7 @@ def _stated(
 
 def _identity(data: str, split: str, side: int, extractor: Extractor, output: str) -> str:
     kept = f"{output} kept {KEPT[output]}"
-    return f"{data} : {split} : {side} : {OPERATOR} : {extractor.identity} : {kept}"
+    return f"{data} : {split} : {side} : {OPERATOR} : {extractor.key} : {kept}"
 
 
 def _hash(data: str, split: str, side: int) -> str:

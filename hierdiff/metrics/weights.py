@@ -6,13 +6,14 @@ pickle is run.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from hierdiff.inputs import sha256
 
 WEIGHTS_FOLDER = "HIERDIFF_WEIGHTS"
 
@@ -30,11 +31,6 @@ def places(name: str) -> list[Path]:
     folder = os.environ.get(WEIGHTS_FOLDER)
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     return [Path(f).expanduser() / name for f in (folder, cache) if f]
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checked_hash(path: Path, example: str) -> str:

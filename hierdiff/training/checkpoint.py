@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hierdiff import matryoshka  # noqa: F401  (registers)
 from hierdiff.files import write
+from hierdiff.inputs import changed
 from hierdiff.method import Method, Stage, methods
 from hierdiff.registry import check_trust, imported_names
 
@@ -234,7 +235,8 @@ def shapes_of(stage: Stage) -> dict[str, tuple[int, ...]]:
 
 
 def check_config(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuses to go on from a checkpoint of another method, data set, recipe or seed."""
+    """Refuses to go on from a checkpoint of another method, data set, recipe or seed, or made from
+    files or code that have changed since."""
     for part in DECISIVE:
         if part in old and part in new:
             difference = _difference(part, as_json(old[part]), as_json(new[part]))
@@ -244,6 +246,12 @@ def check_config(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
                     f"{path} was written with {key}={was!r}, now it is {now!r}: go on with the old "
                     f"value, or start another run in a folder of its own (name=...)"
                 )
+    other = changed(old.get("inputs", {}), new.get("inputs", {}))
+    if other is not None:
+        raise ValueError(
+            f"{path} was written with another content of {other} than there is now: put the old "
+            f"one back, or start another run in a folder of its own (name=...)"
+        )
 
 
 def _difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:

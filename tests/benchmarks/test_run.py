@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
 
 from benchmarks import run, sweep
 from hierdiff.config import folder_of_configs
-from hierdiff.metrics.features import extractors
+from hierdiff.metrics.features import INCEPTION_FILE, extractors
 from hierdiff.record import Record
 from hierdiff.train import plain, prepare
 from tests.benchmarks import rows
+from tests.test_registry import announce
 
 QUICK = (
     *("budget=smoke", "trainer.steps=2", "trainer.progress=false", "measure.samples=8"),
@@ -220,6 +223,100 @@ def test_an_option_is_passed_over_by_its_whole_path_alone(tmp_path, place, name)
     rows.record("a", config=changed(f"{place}.{name}", 1)).write(tmp_path)
     with pytest.raises(sweep.Unlike, match=rf"made with {place}.{name}=1, now it is None"):
         sweep.check_same(Record.read(tmp_path), OPTIONS, tmp_path)
+
+
+@pytest.fixture
+def made_of(tmp_path, monkeypatch):
+    """Options of a run that is made from one thing of every kind, and its record."""
+    monkeypatch.setenv("HIERDIFF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HIERDIFF_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.syspath_prepend(tmp_path)
+    for place in ("codec", "stage", "reference", "lpips", "weights/" + INCEPTION_FILE):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text("old")
+    for name in ("my_net_of_run", "my_plugin_of_run"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit")
+    announce(tmp_path, "my_plugin_of_run")
+    (tmp_path / "t5").mkdir()
+    (tmp_path / "t5" / "config.json").write_text("old")
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = np.full((8, 8, 3), 20 * i, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    options = {
+        **OPTIONS,
+        "data": {"name": "folder", "root": str(tmp_path / "images"), "resolution": 8},
+        "text": {"encoder": {"weights": str(tmp_path / "t5")}},
+        "denoiser": {"name": "unet", "inner": {"name": "my_net_of_run:Net"}},
+        "method": {
+            "codec": {
+                "checkpoint": str(tmp_path / "codec"),
+                "perceptual": {"name": "lpips", "weights": str(tmp_path / "lpips")},
+            },
+            "stages": [{}, {"weights": str(tmp_path / "stage")}],
+        },
+        "measure": {
+            "metrics": ["fd"],
+            "extractor": {"name": "inception"},
+            "references": {32: str(tmp_path / "reference")},
+        },
+    }
+    data = sweep.data_digest(options["data"])
+    provenance = {"inputs": sweep.inputs_of(options, data), "git": {"commit": "another"}}
+    rows.record("a", config=options, provenance=provenance).write(tmp_path / "run")
+    return options, tmp_path
+
+
+def test_the_same_inputs_and_another_commit_are_the_same_run(made_of):
+    options, folder = made_of
+    assert sweep.finished(options, folder / "run") is not None
+    (folder / "images").rename(folder / "moved")
+    options["data"]["root"] = str(folder / "moved")
+    assert sweep.finished(options, folder / "run") is not None
+
+
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [
+        ("codec", "method.codec.checkpoint"),
+        ("lpips", "method.codec.perceptual.weights"),
+        ("stage", "method.stages.1.weights"),
+        ("reference", "measure.references.32"),
+        ("weights/" + INCEPTION_FILE, f"{INCEPTION_FILE} for measure.extractor"),
+        ("t5/config.json", "text.encoder.weights"),
+        ("my_net_of_run.py", "source of my_net_of_run"),
+        ("my_plugin_of_run.py", "source of my_plugin_of_run"),
+    ],
+)
+def test_a_finished_run_is_no_answer_after_a_change_of_what_it_was_made_from(made_of, place, key):
+    options, folder = made_of
+    (folder / place).write_text("new")
+    with pytest.raises(sweep.Unlike, match=rf"run/record.json was made from another .*{key}"):
+        sweep.finished(options, folder / "run")
+    with pytest.raises(sweep.Unlike):  # as `benchmarks.run` asks
+        sweep.check_same(Record.read(folder / "run"), options, folder / "run")
+
+
+@pytest.mark.parametrize("what", ["pixels", "added", "class"])
+def test_a_finished_run_is_no_answer_to_other_images(made_of, what):
+    options, folder = made_of
+    image = folder / "images" / "a" / "3.png"
+    if what == "pixels":
+        Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(image)
+    elif what == "added":
+        shutil.copy(image, folder / "images" / "a" / "9.png")
+    else:
+        image.rename(folder / "images" / "b" / "9.png")
+    with pytest.raises(sweep.Unlike, match=r"another content of data \(.*images\)"):
+        sweep.finished(options, folder / "run")
+
+
+def test_a_record_that_does_not_say_what_it_was_made_from_warns(tmp_path, caplog):
+    """As those before this version."""
+    rows.record("a", config=OPTIONS).write(tmp_path)
+    assert sweep.finished(OPTIONS, tmp_path) is not None
+    assert "does not say from what it was made" in caplog.text
 
 
 def test_steps_that_a_budget_decides_are_no_other_run(tmp_path):

@@ -116,6 +116,14 @@ def test_an_option_is_free_by_its_whole_path_alone(tmp_path: Path, place: str):
     check_config(tmp_path, {"trainer": {"keep": 1}, "data": {"root": "a"}}, {"trainer": {}})
 
 
+def test_a_checkpoint_is_not_gone_on_from_after_a_change_of_what_it_was_made_from(tmp_path: Path):
+    old = {"inputs": {"method.codec.checkpoint": "1", "gone": "1"}}
+    check_config(tmp_path, old, {"inputs": {"method.codec.checkpoint": "1", "new": "2"}})
+    check_config(tmp_path, {}, old)
+    with pytest.raises(ValueError, match=r"another content of method\.codec\.checkpoint"):
+        check_config(tmp_path, old, {"inputs": {"method.codec.checkpoint": "2"}})
+
+
 def test_a_pickle_is_not_read(tmp_path: Path):
     path = tmp_path / "weights.pt"
     torch.save({"a": torch.ones(2)}, path)

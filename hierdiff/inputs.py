@@ -1,0 +1,141 @@
+"""What a run is made from beside its options: hashes of its data, of files and of others' code.
+
+A record and a checkpoint carry them, and are the answer to the same options only while they hold:
+`changed` names the first input that has another content than it had. The version of hierdiff itself
+is provenance and no input: a record says which commit made it, and later ones still print it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from hierdiff.files import write
+from hierdiff.registry import PLUGINS, imported_names, origins
+
+# folders that options name and that are no input: the digest of the data stands for its files
+NO_INPUT = ("data.root", "data.test_root", "data.cache", "method.codec.cache")
+LARGE = 1 << 20  # bytes from which on a file's hash is kept
+SETTLED = 2.0  # seconds after which a change of a file has another time stamp
+
+
+def inputs(
+    options: Mapping[str, Any], *, data: str | None = None, files: Mapping[str, Path] | None = None
+) -> dict[str, str]:
+    """SHA-256 by what it is of: `data`, an option that names a file or folder by its whole path,
+    `source of PACKAGE` for code that is named as `package.module:Class` or announced as a plugin.
+
+    options: a resolved config. data: digest of the data. files: further ones, by name.
+    """
+    found = {"data": data} if data is not None else {}
+    for key, value in _leaves(options):
+        path = _path(value) if "." in key and not key.endswith(".name") else None
+        if path is not None and key not in NO_INPUT:
+            found[key] = digest(path)
+    for name, path in (files or {}).items():
+        found[name] = digest(path)
+    modules = [name.partition(":")[0] for name in imported_names(options)]
+    for module in [*modules, *_announced()]:
+        source = source_of(module)
+        if source is not None:
+            found[f"source of {module.partition('.')[0]}"] = source
+    return found
+
+
+def changed(was: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """The first input whose content is another one; what is gone or new has not changed."""
+    return next((name for name in sorted({*was} & {*now}) if was[name] != now[name]), None)
+
+
+def source_of(module: str) -> str | None:
+    """SHA-256 of the Python files of a module's package, of the file alone for a single module;
+    None for hierdiff's own and for what has no files."""
+    package = module.partition(".")[0]
+    found = origins(module)
+    if package in _own() or not found:
+        return None
+    first = found[0]
+    whole = first.name.startswith("__init__.") or first.parent.name == package
+    paths = sorted(first.parent.rglob("*.py")) if whole else [first]
+    return _of_all({path.relative_to(first.parent).as_posix(): path for path in paths})
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of all files in a folder with their names."""
+    if path.is_file():
+        return sha256(path)
+    return _of_all({p.relative_to(path).as_posix(): p for p in sorted(path.rglob("*"))})
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content. That of a large file is kept in the cache folder under its place,
+    inode, size and times of change."""
+    from hierdiff.data.cache import cache_folder  # which imports what asks here
+
+    stat = path.stat()
+    last = max(stat.st_mtime, stat.st_ctime)
+    kept = None
+    if stat.st_size >= LARGE and time.time() - last > SETTLED:
+        times = (stat.st_mtime_ns, stat.st_ctime_ns)
+        key = repr((str(path.resolve()), stat.st_dev, stat.st_ino, stat.st_size, times))
+        kept = cache_folder() / "hashes" / hashlib.sha256(key.encode()).hexdigest()
+        with contextlib.suppress(OSError, ValueError):
+            text = kept.read_text(encoding="ascii")
+            if len(bytes.fromhex(text)) == hashlib.sha256().digest_size:
+                return text
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if kept is not None:
+        with contextlib.suppress(OSError):  # a cache that cannot be written is none
+            write(kept, found.encode())
+    return found
+
+
+def _of_all(paths: Mapping[str, Path]) -> str:
+    total = hashlib.sha256()
+    for name, path in paths.items():
+        if path.is_file():
+            total.update(f"{name}\0{sha256(path)}\n".encode(errors="surrogateescape"))
+    return total.hexdigest()
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by their whole paths, places in lists too: `method.stages.0.weights`."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}{key}.")
+    elif isinstance(node, (list, tuple)):
+        for place, value in enumerate(node):
+            yield from _leaves(value, f"{prefix}{place}.")
+    else:
+        yield prefix.removesuffix("."), node
+
+
+def _path(value: Any) -> Path | None:
+    """The file or folder that a value names, if it is there."""
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        return None
+    try:
+        path = Path(value).expanduser()
+        return path if path.is_file() or path.is_dir() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a zero byte, an unknown home
+        return None
+
+
+def _announced() -> list[str]:
+    return [entry.module for entry in entry_points(group=PLUGINS)]
+
+
+def _own() -> set[str]:
+    """Packages that come with hierdiff."""
+    own = {"hierdiff", "benchmarks"}
+    for entry in entry_points(group=PLUGINS):
+        if entry.dist is not None and entry.dist.name == "hierdiff":
+            own.add(entry.module.partition(".")[0])
+    return own

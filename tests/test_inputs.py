@@ -1,0 +1,112 @@
+"""What a run is made from: files and code by their content, found wherever an option names them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from hierdiff.inputs import LARGE, changed, digest, inputs, sha256, source_of
+from tests.test_registry import announce
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HIERDIFF_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def written(path: Path, content: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def test_an_option_that_names_a_file_is_an_input_however_deep(tmp_path: Path):
+    path = str(written(tmp_path / "w.safetensors", "abc"))
+    options = {
+        "method": {"codec": {"checkpoint": path}, "stages": [{"weights": path}, {"weights": None}]},
+        "measure": {"references": {32: path}, "samples": 8},
+        "data": {"root": str(tmp_path), "cache": str(tmp_path), "name": str(tmp_path)},
+        "folder": str(tmp_path),
+    }
+    known = hashlib.sha256(b"abc").hexdigest()
+    places = ("measure.references.32", "method.codec.checkpoint", "method.stages.0.weights")
+    assert inputs(options, data="d") == {"data": "d", **dict.fromkeys(places, known)}
+
+
+def test_a_folder_is_the_names_and_contents_of_its_files(tmp_path: Path):
+    written(tmp_path / "model" / "a", "1")
+    one = digest(tmp_path / "model")
+    written(tmp_path / "model" / "sub" / "b", "2")
+    two = digest(tmp_path / "model")
+    (tmp_path / "model" / "sub" / "b").rename(tmp_path / "model" / "sub" / "c")
+    assert len({one, two, digest(tmp_path / "model")}) == 3
+
+
+@pytest.mark.parametrize("value", ["", "\0", "a" * 5000, "~nobody-of-this-name/x", 3, None, 0.5])
+def test_what_names_no_file_is_no_input(value):
+    assert inputs({"part": {"option": value}}) == {}
+
+
+def test_code_named_by_its_path_is_an_input_and_ours_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = written(tmp_path / "one_module_of_inputs.py", "raise SystemExit")
+    written(tmp_path / "package_of_inputs" / "__init__.py", "raise SystemExit")
+    helper = written(tmp_path / "package_of_inputs" / "deep" / "helper.py", "x = 1")
+    written(tmp_path / "beside.py", "x = 1")
+    options = {
+        "denoiser": {"name": "one_module_of_inputs:Net", "inner": [{"name": "unet"}]},
+        "sampler": {"rule": {"name": "package_of_inputs.rule:Rule"}},
+        "method": {"codec": {"name": "baselines.latent.codec:AutoencoderCodec"}},
+    }
+    before = inputs(options)
+    assert sorted(before) == ["source of one_module_of_inputs", "source of package_of_inputs"]
+    written(tmp_path / "beside.py", "x = 2")
+    assert inputs(options) == before
+    helper.write_text("x = 2")
+    assert changed(before, inputs(options)) == "source of package_of_inputs"
+    module.write_text("raise SystemExit(1)")
+    assert changed(before, inputs(options)) == "source of one_module_of_inputs"
+    assert source_of("hierdiff.method") is None and source_of("nowhere_at_all") is None
+
+
+def test_a_plugin_that_is_installed_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = written(tmp_path / "plug_of_inputs.py", "raise SystemExit")
+    assert inputs({}) == {}
+    announce(tmp_path, "plug_of_inputs")
+    before = inputs({})
+    assert list(before) == ["source of plug_of_inputs"]
+    module.write_text("raise SystemExit(1)")
+    assert changed(before, inputs({})) == "source of plug_of_inputs"
+
+
+def test_what_is_gone_or_new_has_not_changed():
+    assert changed({"a": "1", "gone": "2"}, {"a": "1", "new": "3"}) is None
+    assert changed({"a": "1", "b": "2"}, {"b": "3", "a": "2"}) == "a"
+
+
+def test_the_hash_of_a_large_file_is_kept_until_it_changes(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, old = tmp_path / "large", b"a" * LARGE
+    path.write_bytes(old)
+    assert sha256(path) == hashlib.sha256(old).hexdigest() and not cache.exists()  # just changed
+    os.utime(path, (1, 1))
+    monkeypatch.setattr("hierdiff.inputs.SETTLED", -1.0)
+    for content in (old, b"b" * LARGE):
+        time.sleep(0.02)  # more than a tick of the file system's clock
+        path.write_bytes(content)
+        os.utime(path, (1, 1))  # the time of its inode tells
+        assert [sha256(path) for _ in range(2)] == [hashlib.sha256(content).hexdigest()] * 2
+    kept = sorted((cache / "hashes").iterdir())
+    assert len(kept) == 2
+    for one in kept:
+        one.write_text("no hash")  # damaged
+    assert sha256(path) == hashlib.sha256(b"b" * LARGE).hexdigest()
