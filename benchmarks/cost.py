@@ -33,7 +33,7 @@ import torch
 
 from benchmarks.measure import Track
 from benchmarks.work import OUT_OF_MEMORY, WARMUP, Case, device_for
-from hierdiff.config import from_yaml
+from hierdiff.config import from_yaml, one_line, reported
 from hierdiff.files import worked_in
 from hierdiff.inputs import inputs
 from hierdiff.metrics.cost import load_average, timing
@@ -273,7 +273,11 @@ def again(
         found: dict[Path, Record] = {}
         for path in paths(*folders):
             held.enter_context(worked_in(path.parent))
-            record = Record.read(path)
+            try:
+                record = Record.read(path)
+            except (ValueError, OSError) as error:
+                log.warning("left out: %s", error)
+                continue
             if record.edited:
                 log.warning("%s was changed by hand and keeps its times: make it again", path)
             elif record.failure is None:
@@ -389,11 +393,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for path in again(chosen.folders, asked, anew=chosen.anew, trust=chosen.trust):
             print(path)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(reported(main)())

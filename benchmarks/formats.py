@@ -20,14 +20,19 @@ what is missing.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from hierdiff.config import printable
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.text import Text
 
 MISSING = "–"
 UP, DOWN = "↑", "↓"
@@ -162,6 +167,10 @@ def heading(key: Key) -> str:
     return " ".join(filter(None, key))
 
 
+# Text of records (names, reasons, options, notes) is anybody's: each format writes it so that it is
+# read as text and nothing else, by one function of its own.
+
+
 # ---------------------------------------------------------------- Markdown and CSV
 
 
@@ -171,11 +180,11 @@ def markdown(table: pd.DataFrame) -> str:
 
     def dressed(cell: str, strong: bool, slanted: bool) -> str:
         mark = "**" if strong else "*" if slanted and cell != MISSING else ""
-        return f"{mark}{_bar(cell)}{mark}"
+        return f"{mark}{markdown_text(cell)}{mark}"
 
     flat = pd.DataFrame(
         {
-            _bar(heading(key)): [
+            markdown_text(heading(key)): [
                 dressed(*one) for one in zip(printed[key], bold[key], published, strict=True)
             ]
             for key in keys(table)
@@ -184,12 +193,30 @@ def markdown(table: pd.DataFrame) -> str:
     )
     align = ("left", *("left" if words(key) else "right" for key in keys(table)))
     body = flat.to_markdown(disable_numparse=True, colalign=align)
-    beneath = "".join(f"- {note}\n" for note in table.attrs["notes"])
-    return f"{table.attrs['caption']}\n\n{body}\n" + (f"\n{beneath}" if beneath else "")
+    beneath = "".join(f"- {markdown_text(note)}\n" for note in table.attrs["notes"])
+    caption = markdown_text(table.attrs["caption"])
+    return f"{caption}\n\n{body}\n" + (f"\n{beneath}" if beneath else "")
 
 
-def _bar(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
+MARKDOWN = (  # what would be a sign of Markdown or HTML, and how it is read as text
+    (re.compile(r"[\\`*|~]|(?<!\w)_|_(?!\w)|\](?=[(\[:])"), r"\\\g<0>"),
+    (re.compile(r"&(?=#?\w+;)"), "&amp;"),
+    (re.compile("<"), "&lt;"),
+    (re.compile(">"), "&gt;"),
+    (re.compile(r"(?i)(https?|ftp):(?=//)|(www)\.(?=\w)"), lambda m: m[0][:-1] + "\\" + m[0][-1]),
+    (re.compile(r"^(#|[-+]\s|\d+(?=[.)]\s))"), lambda m: _escaped_first(m[0])),
+)
+
+
+def _escaped_first(sign: str) -> str:
+    return f"{sign}\\" if sign.isdigit() else f"\\{sign}"
+
+
+def markdown_text(words: str) -> str:
+    text = printable(words)
+    for pattern, instead in MARKDOWN:
+        text = pattern.sub(instead, text)
+    return text
 
 
 def words(key: Key) -> bool:
@@ -213,7 +240,23 @@ def csv(table: pd.DataFrame) -> str:
         instead = table.attrs.get("words", {}).get(key)
         if instead:
             columns[f"{name} failure"] = [instead.get(row) for row in table.index]
-    return pd.DataFrame(columns, index=table.index).to_csv(index_label="row", lineterminator="\n")
+    safe = pd.DataFrame(columns, index=table.index).rename(index=csv_text, columns=csv_text)
+    safe = safe.apply(lambda column: column if is_numeric_dtype(column) else column.map(csv_text))
+    return safe.to_csv(index_label="row", lineterminator="\n")
+
+
+FORMULA = re.compile("^\\s*[=+\\-@＝＋－＠]")
+A_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+
+
+def csv_text(cell: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe, which it reads as text;
+    numbers stay."""
+    if not isinstance(cell, str):
+        return cell
+    formula = FORMULA.match(cell) or cell[:1] in ("\t", "\r")
+    text = printable(cell)
+    return f"'{text}" if formula and not A_NUMBER.fullmatch(text) else text
 
 
 # ---------------------------------------------------------------- LaTeX
@@ -231,7 +274,8 @@ LATEX = str.maketrans(
 
 
 def escape(words: str) -> str:
-    return words.translate(LATEX)
+    """A word that begins with `[` or `*` is in braces: a line break before it would take it in."""
+    return re.sub(r"(?<!\S)[\[*]", r"{\g<0>}", printable(words).translate(LATEX))
 
 
 def latex(table: pd.DataFrame) -> str:
@@ -342,21 +386,27 @@ def rich_table(table: pd.DataFrame) -> Group:
     """For a terminal, which is narrow: a column for each row of the frame, a section a group."""
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
     printed, place = shown(table), places(table)
     out = Table()
     out.add_column("", no_wrap=True)
     for row in table.index:
-        out.add_column(Text(str(row)), justify="right", overflow="fold")
+        out.add_column(said(row), justify="right", overflow="fold")
     for i, (group, what) in enumerate(keys(table)):
         styles = [{1: "bold", 2: "underline"}.get(rank, "") for rank in place.iloc[:, i]]
         out.add_row(
-            Text(heading((group, what))),
-            *(Text(str(c), style=b) for c, b in zip(printed.iloc[:, i], styles, strict=True)),
+            said(heading((group, what))),
+            *(said(c, b) for c, b in zip(printed.iloc[:, i], styles, strict=True)),
             end_section=[g for g, _ in keys(table)][i + 1 : i + 2] != [group],
         )
-    return Group(Text(table.attrs["caption"]), out, *map(Text, table.attrs["notes"]))
+    return Group(said(table.attrs["caption"]), out, *map(said, table.attrs["notes"]))
+
+
+def said(words: Any, style: str = "") -> Text:
+    """Words for a terminal: no markup, nothing that it would obey."""
+    from rich.text import Text
+
+    return Text(printable(str(words)), style=style)
 
 
 FORMATS = {"markdown": markdown, "latex": latex, "csv": csv}

@@ -35,11 +35,11 @@ from benchmarks.formats import markdown as markdown
 from benchmarks.formats import rich_table as rich_table
 from benchmarks.presets import PARTS, PRESETS, UNITS, Cost, Preset
 from benchmarks.published import Published
+from hierdiff.config import one_line, reported
 from hierdiff.files import write
 from hierdiff.metrics.fidelity import apart_from_count
 from hierdiff.record import FILE, Record, Row, better
-from hierdiff.results import NAMED, flat, hardware, over_seeds
-from hierdiff.results import records as records_of
+from hierdiff.results import NAMED, flat, hardware, over_seeds, readable
 
 SCALE = {"real": "real images", "gaussian": "Gaussian"}  # key in a record, label of the row
 OUT_OF_MEMORY, OOM = "out of memory", "OOM"  # how such a reason begins, what a cell says
@@ -51,12 +51,16 @@ OPTIONS = 6  # columns of an ablation; more are named beneath
 
 
 def frame(
-    records: Iterable[Record], preset: str = "main", published: Sequence[Published] = ()
+    records: Iterable[Record],
+    preset: str = "main",
+    published: Sequence[Published] = (),
+    left_out: Sequence[str] = (),
 ) -> pd.DataFrame:
     """One row for each method and the two rows of the scale; numbers in full, NaN where missing.
 
-    Columns are pairs (resolution, what); `attrs` is that of benchmarks/formats.py. Raises
-    ValueError where unlike numbers would share a column.
+    left_out: why other records are not here, for the notes. Columns are pairs (resolution, what);
+    `attrs` is that of benchmarks/formats.py. Raises ValueError where unlike numbers would share a
+    column.
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
@@ -121,6 +125,7 @@ def frame(
             *captions.notes(rows, metrics, wanted, list(differing)[OPTIONS:]),
             *fewer_real(rows.values(), metrics),
             *papers.notes(published),
+            *(f"left out ({i} of {len(left_out)}): {why}" for i, why in enumerate(left_out, 1)),
         ],
     }
     return table
@@ -508,20 +513,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE")
     chosen = parser.parse_args(arguments)
     try:
-        found = keep(records_of(*chosen.folders), chosen.where)
+        found, left_out = readable(*chosen.folders)
+        for line in left_out:
+            print(f"left out: {one_line(line)}", file=sys.stderr)
+        found = keep(found, chosen.where)
         if not found:
             raise ValueError(nothing_under(chosen.folders))
         others = papers.asked(chosen.published)
-        printed = FORMATS[chosen.format](frame(found, chosen.preset, others))
+        printed = FORMATS[chosen.format](frame(found, chosen.preset, others, left_out))
         if chosen.output is None:
             sys.stdout.write(printed)
         else:
             write(chosen.output, printed.encode())
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(reported(main)())

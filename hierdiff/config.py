@@ -1,16 +1,22 @@
-"""What entry points share: errors in one line, and the resolved config as a file.
+"""What entry points share: errors in one line, what a terminal can show, and the resolved config as
+a file.
 
-Exit codes: 1 for an error, 130 for Ctrl-C and SIGTERM. HIERDIFF_TRACEBACK=1 shows where an error
-came from.
+Exit codes: 1 for an error, 130 for Ctrl-C, SIGTERM and SIGHUP, 141 where nobody reads the output.
+HIERDIFF_TRACEBACK=1 shows where an error came from.
 """
 
 from __future__ import annotations
 
+import codecs
 import functools
 import logging
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,14 +32,18 @@ def reported(main: Callable[..., R]) -> Callable[..., R]:
 
     @functools.wraps(main)
     def command(*args: Any, **kwargs: Any) -> R:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-        # Fabric announces its precision: the record says it
-        logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+        prepare_streams()
+        log_to_stderr()
         try:
-            return main(*args, **kwargs)
+            with stopped_by_signals():
+                result = main(*args, **kwargs)
+                sys.stdout.flush()
+                return result
         except KeyboardInterrupt as stop:
             print(str(stop) or "interrupted", file=sys.stderr)
             sys.exit(130)
+        except BrokenPipeError:
+            sys.exit(nobody_reads())
         except EXPECTED as error:
             if os.environ.get("HIERDIFF_TRACEBACK") == "1" or _is_bug(error):
                 raise
@@ -41,6 +51,85 @@ def reported(main: Callable[..., R]) -> Callable[..., R]:
             sys.exit(1)
 
     return command
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP end the process as Ctrl-C does: files and folders are let go of.
+
+    A handler of somebody else stays, and so does SIGHUP that is ignored (nohup).
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# ---------------------------------------------------------------- what a terminal can show
+
+# Controls, lone surrogates, and what changes the direction of writing.
+UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+PLAIN = {"–": "-", "−": "-", "—": "-", "±": "+-", "↑": "^", "↓": "v", "→": "->", "…": "..."}
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere on one line; what a terminal would obey is written as its escape."""
+    return UNSEEN.sub(lambda sign: " " if sign[0].isspace() else ascii(sign[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """`printable`, and a single space wherever there is any."""
+    return printable(" ".join(text.split()))
+
+
+class OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = printable(record.getMessage())
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # Fabric announces its precision: the record says it
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+
+
+def prepare_streams() -> None:
+    """Output fails neither for a sign that the encoding lacks nor for want of a stream."""
+    codecs.register_error("hierdiff", _plainer)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed by the caller
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        reconfigure = getattr(getattr(sys, name), "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="hierdiff")
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    lost = error.object[error.start : error.end]
+    return "".join(PLAIN.get(sign, ascii(sign)[1:-1]) for sign in lost), error.end
+
+
+def nobody_reads() -> int:
+    """The exit code of a command whose reader is gone (`| head`); what is left goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+        except (OSError, ValueError):
+            continue
+    return 128 + 13
 
 
 def _is_bug(error: BaseException) -> bool:
@@ -54,7 +143,7 @@ def _is_bug(error: BaseException) -> bool:
 
 def _one_line(error: BaseException) -> str:
     text = str(error) if not isinstance(error, OSError) or error.errno is None else _system(error)
-    return " ".join(text.split()) or type(error).__name__
+    return one_line(text) or type(error).__name__
 
 
 def _system(error: OSError) -> str:

@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import shlex
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from hierdiff.files import write
+from hierdiff.record_form import broken, too_deep
 
 SCHEMA = 3  # 2: analysis; 3: curves
 READ: dict[Any, dict[str, Any]] = {  # what an older one lacks
@@ -32,6 +34,7 @@ READ: dict[Any, dict[str, Any]] = {  # what an older one lacks
     SCHEMA: {},
 }
 FILE = "record.json"
+LARGEST = 2**26  # bytes that are read
 VIEWS = ("native", "pooled")
 BETTER = ("low", "high", None)  # None: the value of real images is the one to reach
 # what "better" was before rows said it
@@ -115,7 +118,7 @@ class Record:
         path = Path(path)
         path = path / FILE if path.is_dir() else path
         try:
-            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+            content = _read_json(path)
         except ValueError as error:
             raise ValueError(f"{path} is no JSON ({error}): remove it and run again") from error
         schema = content.get("schema") if isinstance(content, dict) else None
@@ -134,13 +137,42 @@ class Record:
                 f"{path} is no record of schema {SCHEMA} (unknown: {unknown}, missing: {missing}): "
                 f"remove it and run again"
             )
+        fault = broken(content)
+        if fault is not None:
+            raise ValueError(f"{path} is no record that can be read ({fault}): run again")
         for name in ("resolutions", "quality", "cost", "curves"):
             content[name] = tuple(content[name])
-        return cls(**content, path=path, edited=edited)
+        try:
+            return cls(**content, path=path, edited=edited)
+        except ValueError as error:
+            raise ValueError(f"{path} is no record that can be read: {error}") from error
+
+
+def _read_json(path: Path) -> Any:
+    """The content of a file, which may be anything: ValueError for what is no JSON of this size."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for
+        raise ValueError("it is no file")
+    if about.st_size > LARGEST:
+        raise ValueError(f"it has {about.st_size / 1e6:.0f} MB, a record has less than one")
+    try:
+        content = json.loads(
+            path.read_text(encoding="utf-8-sig"), parse_constant=_no_number, parse_float=_finite
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if too_deep(content):
+        raise ValueError("it is nested too deeply")
+    return content
 
 
 def _no_number(word: str) -> None:
     raise ValueError(f"{word} is no number")
+
+
+def _finite(word: str) -> float:
+    value = float(word)
+    return value if math.isfinite(value) else _no_number(word)  # type: ignore[func-returns-value, return-value]
 
 
 def check_quality(name: str, row: Row) -> None:

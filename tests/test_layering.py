@@ -18,7 +18,10 @@ PACKAGES = ("hierdiff", "baselines", "benchmarks")
 # and from the lines above it.
 ORDER = (
     ("hierdiff.options",),
-    ("hierdiff.registry", "hierdiff.batch", "hierdiff.noise", "hierdiff.config", "hierdiff.files"),
+    (
+        *("hierdiff.registry", "hierdiff.batch", "hierdiff.noise", "hierdiff.config"),
+        *("hierdiff.files", "hierdiff.record_form"),
+    ),
     ("hierdiff.levels", "hierdiff.schedules", "hierdiff.images", "hierdiff.record"),
     ("hierdiff.process", "hierdiff.parameterization", "hierdiff.codec"),
     (

@@ -2,15 +2,25 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from benchmarks.formats import FORMATS
+from benchmarks.tables import frame
 from hierdiff.record import Record, content_hash
-from hierdiff.results import COLUMNS, SPENT, dataframe, over_seeds, records, wide
-from tests.benchmarks.rows import cost, five, quality, record, training
+from hierdiff.results import COLUMNS, SPENT, dataframe, over_seeds, paths, readable, records, wide
+from tests.benchmarks.rows import cost, five, quality, record, ten, training
 
 
 def written(folder: Path, *found: Record) -> Path:
@@ -27,9 +37,118 @@ def test_records_are_found_once_at_or_below_folders_and_files(tmp_path: Path):
     assert [one.name for one in records(file)] == ["mdm"]
     with pytest.raises(FileNotFoundError, match="none does not exist: name a folder"):
         records(tmp_path / "none")
-    (tmp_path / "record.json").write_text('{"schema": 99}')
-    with pytest.raises(ValueError, match="record schema 99"):
-        records(tmp_path)
+
+
+ODD = {  # a file that is no record of ours
+    "newer": json.dumps({"schema": 99}),
+    "empty": "",
+    "half": '{"schema": 3, "name": "a',
+    "list": "[1]",
+    "not_utf8": b"\xff\xfe{",
+    "deep": "[" * 100_000,
+    "nested": json.dumps({"schema": 3}).replace("3", "[" * 300 + "]" * 300),
+    "infinite": '{"schema": 3, "name": 1e999}',
+    "long": '{"schema": ' + "9" * 5000 + "}",
+}
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """A folder with one whole run and every odd thing."""
+    written(tmp_path, five()[0])
+    for name, content in ODD.items():
+        (tmp_path / name).mkdir()
+        data = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / name / "record.json").write_bytes(data)
+    for name in ("pipe", "dangling", "circle", "linked"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "pipe" / "record.json")
+    (tmp_path / "dangling" / "record.json").symlink_to("nothing")
+    (tmp_path / "circle" / "record.json").symlink_to("record.json")
+    (tmp_path / "linked" / "again").symlink_to(tmp_path)
+    return tmp_path
+
+
+def test_one_odd_record_does_not_keep_the_others_out(odd: Path, caplog: pytest.LogCaptureFixture):
+    found, left_out = readable(odd)
+    assert [one.name for one in found] == ["mdm"]
+    assert len(left_out) == len(ODD) + 3
+    for name in (*ODD, "pipe", "dangling", "circle"):
+        (line,) = (one for one in left_out if str(odd / name / "record.json") in one)
+        assert len(line) < 1000 and "\n" not in line
+    assert records(odd) == found
+    assert len([one for one in caplog.messages if one.startswith("left out: ")]) == len(left_out)
+
+
+def test_copies_and_hidden_folders_are_no_runs(tmp_path: Path):
+    written(tmp_path, five()[0])
+    whole = tmp_path / "0-mdm"
+    names = (".ipynb_checkpoints", ".hidden", "0-mdm~", "0-mdm.bak", "0-mdm (copy)", "0-mdm - Copy",
+             "0-mdm copy 2", "0-mdm.old")  # fmt: skip
+    for name in names:
+        shutil.copytree(whole, tmp_path / name)
+    shutil.copytree(whole, tmp_path / "deeper" / ".trash" / "a")
+    for name in ("record (copy).json", "record.json~", ".record.json.swp", "record.json.bak"):
+        shutil.copy(whole / "record.json", whole / name)
+    written(tmp_path / "copycat", five()[2])
+    assert [path.parent.name for path in paths(tmp_path)] == ["0-mdm", "0-end_to_end"]
+    assert readable(tmp_path)[1] == []
+    assert paths(tmp_path / "0-mdm.bak")  # it was asked for
+
+
+def test_a_copied_run_is_one_row_and_said(tmp_path: Path):
+    written(tmp_path, five()[0])
+    shutil.copytree(tmp_path / "0-mdm", tmp_path / "1-mdm")
+    found, left_out = readable(tmp_path)
+    assert [one.path.parent.name for one in found if one.path] == ["0-mdm"]
+    assert left_out == [
+        f"{tmp_path / '1-mdm' / 'record.json'} is a copy of {tmp_path / '0-mdm' / 'record.json'}, "
+        f"which has the row"
+    ]
+
+
+def test_what_lies_deeper_than_asked_is_not_looked_for(tmp_path: Path):
+    written(tmp_path, five()[0])
+    written(tmp_path / "more", five()[2])
+    assert [path.parent.name for path in paths(tmp_path, depth=1)] == ["0-mdm"]
+
+
+def leaves(node: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    children: Any = ()
+    if isinstance(node, dict):
+        children = node.items()
+    elif isinstance(node, list):
+        children = enumerate(node)
+    yield place
+    for key, child in children:
+        yield from leaves(child, (*place, key))
+
+
+WRONG = (None, True, -1, 0, 1.5, 10**400, "word", "", [], {}, [{}], {"a": 1})
+
+
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_a_value_of_another_type_is_shown_or_left_out_and_never_a_traceback(data: Any):
+    """What comes of it is a table, or a sentence."""
+    whole = ten("a", provenance={"machine": {"cpu": "x", "gpu": {"names": ["y"]}}, "git": {}})
+    content = json.loads(json.dumps({**whole.content(), "config": {"match": {}, "seed": 0}}))
+    place = data.draw(st.sampled_from(list(leaves(content))[1:]))
+    node = content
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = data.draw(st.sampled_from(WRONG))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "bad").mkdir()
+        (Path(folder) / "bad" / "record.json").write_text(json.dumps(content))
+        record("b").write(Path(folder) / "good")
+        found, left_out = readable(folder)
+        assert len(found) + len(left_out) == 2 and "b" in {one.name for one in found}
+        for preset in ("all", "ablation"):
+            with suppress(ValueError):  # as of another data set: a sentence
+                table = frame(found, preset, left_out=left_out)
+                for form in FORMATS.values():
+                    form(table)
 
 
 def test_each_measured_number_is_one_line_with_where_it_is_from(tmp_path: Path):

@@ -7,9 +7,10 @@ import base64
 import hashlib
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -19,31 +20,24 @@ from benchmarks.report.charts import swatch
 from benchmarks.report.content import Page, page
 from benchmarks.report.pictures import FOLDER, Kept
 from benchmarks.tables import add_choices, keep, nothing_under
+from hierdiff.config import one_line, printable, reported
 from hierdiff.files import write
-from hierdiff.record import Record
-from hierdiff.results import paths
+from hierdiff.results import readable
 
 INDEX = "index.html"
 MADE_BY = b'<meta name="generator" content="hierdiff report">'  # how our own folder is known
 FOLDERS = (FOLDER, "tables")
 
 
-def read(folders: Iterable[str | Path]) -> tuple[list[Record], list[str]]:
-    """The records at or below the folders, and why others could not be read."""
-    records, unread = [], []
-    for path in paths(*folders):
-        try:
-            records.append(Record.read(path))
-        except (ValueError, TypeError, AttributeError, OSError) as error:
-            unread.append(str(error))
-    return records, unread
-
-
 def render(shown: Page) -> bytes:
     """The page as one file; what comes from records is escaped."""
     source = {name: _source(f"page.{name}") for name in ("html", "css", "js")}
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_seen,
     )
     environment.globals["swatch"] = lambda look: Markup(swatch(look))
     environment.filters["drawn"] = Markup  # SVG of our own, escaped where it was made
@@ -57,9 +51,13 @@ def render(shown: Page) -> bytes:
     return html.encode("utf-8", "replace")
 
 
+def _seen(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _breakable(name: str) -> Markup:
     """A name that may go on in the next line after the dots of an option in it."""
-    return Markup("<wbr>").join(re.split(r"(?<=\w\.)(?=[a-z])", name))
+    return Markup("<wbr>").join(re.split(r"(?<=\w\.)(?=[a-z])", printable(name)))
 
 
 def _source(name: str) -> str:
@@ -103,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     kept = Kept()
     try:
-        records, unread = read(chosen.folders)
+        records, unread = readable(*chosen.folders)
         records = keep(records, chosen.where)
         if not records and not unread:
             raise ValueError(nothing_under(chosen.folders))
@@ -112,14 +110,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown = page(records, kept, folders=folders, unread=unread, published=others)
         kept.files[INDEX] = render(shown)
         write_report(chosen.output, kept.files)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     for line in shown.unread:
-        print(f"left out: {line}", file=sys.stderr)
-    print(f"{shown.title}: {chosen.output / INDEX}")
+        print(f"left out: {one_line(line)}", file=sys.stderr)
+    print(printable(f"{shown.title}: {chosen.output / INDEX}"))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(reported(main)())

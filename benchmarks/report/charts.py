@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as html_escape
 from itertools import pairwise
+
+from hierdiff.config import printable
 
 WIDTH, HEIGHT = 400, 280
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 36, 48  # margins around the plot
@@ -130,6 +132,10 @@ def compact(value: float) -> str:
         if 1 <= power <= 6:
             return f"{value / 1000**power:.4g}{' kMGTPE'[power]}"
     return f"{value + 0:.4g}"
+
+
+def escape(words: str) -> str:
+    return html_escape(printable(words))
 
 
 def width(words: str) -> float:

@@ -105,7 +105,7 @@ def slugs(names: Sequence[str]) -> dict[str, str]:
     """For each name one for files and links, all different, also where case does not count."""
     found: dict[str, str] = {}
     for name in names:
-        slug = base = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-") or "data"
+        slug = base = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:60] or "data"
         count = 1
         while slug in found.values():
             count += 1

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.formats import FORMATS
-from benchmarks.report.__main__ import INDEX, main, read, render, write_report
+from benchmarks.report.__main__ import INDEX, main, render, write_report
 from benchmarks.report.charts import BOTTOM, HEIGHT, Axis, Line, Point, lines, scatter
 from benchmarks.report.content import page, slugs
 from benchmarks.report.facts import duration, flat
@@ -27,6 +27,7 @@ from benchmarks.report.parts import Figure, Gallery, Picture
 from benchmarks.report.pictures import SHEETS, Kept
 from benchmarks.tables import frame
 from hierdiff.record import Record
+from hierdiff.results import records
 from tests.benchmarks.rows import cost, quality, record
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
@@ -273,7 +274,7 @@ def test_pixels_have_one_size_in_all_pictures_of_a_kind():
 
 def test_a_table_has_the_numbers_of_its_frame(runs: Path):
     root = parsed(made(runs))
-    found = frame(read([runs])[0], "main")
+    found = frame(records(runs), "main")
     first = next(root.all("table"))
     (methods,) = first.all("tbody", "methods")
     shown = {
@@ -310,7 +311,7 @@ def test_failures_and_the_scale_stand_apart(runs: Path):
 
 
 def test_downloads_are_what_the_formats_write(runs: Path):
-    out, found = made(runs), read([runs])[0]
+    out, found = made(runs), records(runs)
     for kind, ending in (("markdown", "md"), ("latex", "tex"), ("csv", "csv")):
         for preset in ("main", "all"):
             written = (out / f"tables/critters-{preset}.{ending}").read_bytes()
@@ -384,10 +385,10 @@ def test_a_method_keeps_its_colour_over_seeds_and_data_sets(tmp_path: Path):
 
 def test_a_colour_does_not_change_when_a_record_is_edited(runs: Path):
     put(runs / "elpv", three("elpv")["joint"], ())
-    before = {e.record.name: e.look for e in page(read([runs])[0], Kept()).sections[0].entries}
+    before = {e.record.name: e.look for e in page(records(runs), Kept()).sections[0].entries}
     path = runs / "joint/record.json"
     path.write_text(path.read_text().replace("98.5", "10.5"))
-    after, (other,) = (section.entries for section in page(read([runs])[0], Kept()).sections)
+    after, (other,) = (section.entries for section in page(records(runs), Kept()).sections)
     assert other.look == before["joint"]
     assert {e.record.name: e.look for e in after} == before
     assert [e.label for e in after if e.record.edited] == ["joint (edited)"]
@@ -734,10 +735,10 @@ def test_failures_alone_make_a_page(tmp_path: Path):
 
 
 def test_the_same_records_give_the_same_bytes(runs: Path):
-    records = read([runs])[0]
-    shuffled = random.Random(1).sample(records, len(records))
+    found = records(runs)
+    shuffled = random.Random(1).sample(found, len(found))
     one, two = Kept(), Kept()
-    assert render(page(records, one)) == render(page(shuffled, two))
+    assert render(page(found, one)) == render(page(shuffled, two))
     assert one.files == two.files
 
 

@@ -1,0 +1,159 @@
+"""What a record must look like for its numbers to be used: a form as data, and what breaks it.
+
+Records travel between people, versions and editors. Whoever reads one may add, divide and draw what
+the form names; everything else in it is text to be shown. A key that ends in "?" may be missing,
+"*" stands for every other key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any
+
+DEEPEST = 40  # levels of nesting; a config of this project has less than ten
+
+Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, in words, and whether it is
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+NUMBER: Rule = ("a finite number", _is_number)
+TEXT: Rule = ("text", _is_text)
+COUNT: Rule = (
+    "a positive whole number",
+    lambda value: _is_number(value) and isinstance(value, int) and value > 0,
+)
+ANY: Rule = ("anything", lambda value: True)
+TREE: Rule = ("a mapping", lambda value: isinstance(value, Mapping))
+
+
+def or_none(rule: Rule) -> Rule:
+    return f"{rule[0]} or null", lambda value: value is None or rule[1](value)
+
+
+AMOUNT, WORD = or_none(NUMBER), or_none(TEXT)
+
+QUALITY = {
+    "resolution": COUNT,
+    "view": TEXT,
+    "metric": TEXT,
+    "value": AMOUNT,
+    "identity": TEXT,
+    **dict.fromkeys(("floor?", "n?", "n_reference?", "spread?"), AMOUNT),
+    "values?": [AMOUNT],
+    "*": ANY,
+}
+COST = {
+    "resolution": COUNT,
+    **dict.fromkeys(("device?", "dtype?"), WORD),
+    **dict.fromkeys(("train_failure?", "sample_failure?"), WORD),
+    **{
+        f"{name}{end}?": AMOUNT
+        for name in ("train", "sample", "latency")
+        for end in ("_images_per_s", "_s", "_iqr_s", "_batch", "_memory_mib")
+    },
+    **{
+        f"{name}_memory_{kind}_mib?": AMOUNT
+        for name in ("train", "sample")
+        for kind in ("reserved", "baseline")
+    },
+    **dict.fromkeys(("energy_j?", "compile_s?", "batch?", "threads?"), AMOUNT),
+    **dict.fromkeys(("parameters?", "flops_per_call?", "flops_per_image?"), AMOUNT),
+    "evaluations?": AMOUNT,
+    "*": ANY,
+}
+CURVE = {
+    "resolution": COUNT,
+    "view": TEXT,
+    "metric": TEXT,
+    "value?": AMOUNT,
+    **dict.fromkeys(("step?", "images?", "flops?", "seconds?", "half_life?"), AMOUNT),
+    "*": ANY,
+}
+SPENT = {**dict.fromkeys(("images?", "flops?", "seconds?"), AMOUNT), "*": ANY}
+MACHINE = {"cpu?": WORD, "gpu?": ({"names?": ([TEXT],), "*": ANY},), "*": ANY}
+FORM = {
+    **dict.fromkeys(("name", "method", "data", "budget"), TEXT),
+    "resolutions": [COUNT],
+    "quality": [QUALITY],
+    "cost": [COST],
+    "scale": {"*": [QUALITY]},
+    "curves": [CURVE],
+    "training": {
+        **SPENT,
+        "plan?": ({"*": NUMBER},),
+        "planned?": (SPENT,),
+        "spent?": (SPENT,),
+        "stages?": [{"name?": TEXT, "images?": AMOUNT, "flops?": AMOUNT, "*": ANY}],
+        "notes?": [TEXT],
+    },
+    "analysis": {"*": TREE},
+    "config": {
+        **dict.fromkeys(("match?", "trainer?", "sampler?", "cost?"), or_none(TREE)),
+        "*": ANY,
+    },
+    "provenance": {
+        "machine?": (MACHINE,),
+        "cost?": ({"machine?": (MACHINE,), "*": ANY},),
+        **dict.fromkeys(("git?", "packages?", "seeds?"), or_none(TREE)),
+        "*": ANY,
+    },
+    "failure": WORD,
+    "*": ANY,
+}
+
+
+def broken(value: Any, form: Any = FORM, where: str = "") -> str | None:
+    """Where `value` breaks a form, in a sentence; None where it does not.
+
+    form: a rule; a list of one form, for every member; a mapping of forms; or a tuple of one form,
+    in whose place None may stand.
+    """
+    if isinstance(form, tuple) and len(form) == 1:
+        return None if value is None else broken(value, form[0], where)
+    if isinstance(form, tuple):
+        what, holds = form
+        return None if holds(value) else f"{where} is {_short(value)}, where {what} is needed"
+    if isinstance(form, list):
+        if not isinstance(value, (list, tuple)):
+            return f"{where} is {_short(value)}, where a list is needed"
+        children = [(member, form[0], f"{where}[{i}]") for i, member in enumerate(value)]
+    else:
+        if not isinstance(value, Mapping):
+            return f"{where or 'it'} is {_short(value)}, where a mapping is needed"
+        needed = [key for key in form if key[-1] not in "?*" and key not in value]
+        if needed:
+            return f"{where or 'it'} lacks {needed[0]!r}"
+        prefix = f"{where}." if where else ""
+        rules = {key.rstrip("?"): rule for key, rule in form.items()}
+        children = [
+            (child, rules.get(key, form.get("*", ANY)), f"{prefix}{key}")
+            for key, child in value.items()
+        ]
+    return next(filter(None, (broken(*child) for child in children)), None)
+
+
+def too_deep(value: Any, left: int = DEEPEST) -> bool:
+    """Whether a tree has more than `left` levels."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Mapping, list, tuple)):
+        return False
+    children = value.values() if isinstance(value, Mapping) else value
+    return left == 0 or any(too_deep(child, left - 1) for child in children)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
