@@ -83,9 +83,9 @@ CURVE = {
     **dict.fromkeys(("step?", "images?", "flops?", "seconds?", "half_life?"), AMOUNT),
     "*": ANY,
 }
-SPENT = {**dict.fromkeys(("images?", "flops?", "seconds?"), AMOUNT), "*": ANY}
-MACHINE = {"cpu?": WORD, "gpu?": ({"names?": ([TEXT],), "*": ANY},), "*": ANY}
-FORM = {
+SPENT: dict[str, Any] = {**dict.fromkeys(("images?", "flops?", "seconds?"), AMOUNT), "*": ANY}
+MACHINE: dict[str, Any] = {"cpu?": WORD, "gpu?": ({"names?": ([TEXT],), "*": ANY},), "*": ANY}
+FORM: dict[str, Any] = {
     **dict.fromkeys(("name", "method", "data", "budget"), TEXT),
     "resolutions": [COUNT],
     "quality": [QUALITY],
