@@ -10,6 +10,7 @@ header is believed before it fits the size of its file.
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import io
@@ -202,7 +203,7 @@ class Damaged(ValueError):
 def check_regular(path: Path) -> None:
     """OSError for a pipe, a socket, a device or a folder: opening one of them may never end."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(f"{path} is no regular file")
+        raise OSError(errno.EINVAL, "no regular file", str(path))
 
 
 def read_text(path: Path) -> str:
@@ -220,6 +221,12 @@ def read_text(path: Path) -> str:
             f"{path}:{line} is no UTF-8 ({error.reason}): save the file as UTF-8"
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def printable(text: str) -> str:
+    """Fit for a terminal, a log and a file: what is no UTF-8, ends a line or steers a terminal is
+    written with a backslash."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def read_npy(path: Path, *, mapped: bool = False) -> np.ndarray:

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import re
 import sys
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -59,8 +60,9 @@ encoders: Registry[TextEncoder] = Registry("text encoder", TextEncoder)  # type:
 
 
 def words_of(caption: str) -> list[str]:
-    """Lower-case words; punctuation separates and is dropped, hyphen and apostrophe join."""
-    return re.findall(r"\w+(?:['’-]\w+)*", caption.lower())
+    """Lower-case words, in Unicode form NFC (so that an accent is part of its letter); punctuation
+    separates and is dropped, hyphen and apostrophe join."""
+    return re.findall(r"\w+(?:['’-]\w+)*", unicodedata.normalize("NFC", caption.lower()))
 
 
 def vocabulary_of(captions: Iterable[str]) -> tuple[str, ...]:

@@ -22,7 +22,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hierdiff.files import Damaged, built_by_one, check_seal, read_npy, read_npz, remove, seal
+from hierdiff.files import (
+    Damaged,
+    built_by_one,
+    check_seal,
+    printable,
+    read_npy,
+    read_npz,
+    remove,
+    seal,
+)
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -63,7 +72,7 @@ def fingerprint(root: Path, paths: Iterable[Path]) -> str:
             state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         except OSError:  # absent by now: whoever reads it will say so
             state = None
-        lines.append((path.relative_to(root).as_posix(), state))
+        lines.append((os.fspath(path).removeprefix(f"{root}{os.sep}"), state))
     return hashlib.sha256(repr((str(root.resolve()), lines)).encode()).hexdigest()
 
 
@@ -147,13 +156,11 @@ def _build(
         _check_room(part, len(sources) * int(np.prod(shape)))
         _decode(name, sources, read, shape, part)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OSError(
-                errno.ENOSPC,
-                f"no room for the decoded {name} in {part.parent}: "
-                f"free some or set cache= to another folder",
-            ) from error
-        raise
+        raise OSError(
+            error.errno,
+            f"cannot write the decoded {name} to {part.parent} ({error.strerror or error}): "
+            f"free some room or set cache= to another folder",
+        ) from error
 
 
 def _move_in(part: Path, entry: Path, is_whole: Callable[[], bool]) -> None:
@@ -198,9 +205,10 @@ def _decode(
             try:
                 pixels, side = read(source)
             except Exception as error:  # decoders raise many kinds on a broken file
-                reason = " ".join(str(error).split()) or type(error).__name__
-                log.warning("skipped %s: %s", source, reason)
-                skipped.append(f"{source}: {reason}")
+                said = (isinstance(error, OSError) and error.strerror) or str(error)
+                reason = " ".join(said.split()) or type(error).__name__
+                skipped.append(printable(f"{source}: {reason}"))
+                log.warning("skipped %s", skipped[-1])
                 continue
             data = np.ascontiguousarray(pixels, np.uint8).reshape(shape).tobytes()
             file.write(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 from hierdiff.registry import suggest
@@ -25,7 +25,7 @@ def natural(text: str) -> tuple[tuple[int, int, str], ...]:
     )
 
 
-def in_natural_order(names: Sequence[str]) -> list[str]:
+def in_natural_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (natural(name), name))
 
 

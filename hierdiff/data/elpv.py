@@ -16,6 +16,7 @@ import numpy as np
 from hierdiff.data.cache import cache_folder, decoded, fingerprint
 from hierdiff.data.image_data import ImageData, datasets, in_split_order
 from hierdiff.data.pixels import read_square
+from hierdiff.files import read_text
 from hierdiff.registry import Node
 
 LICENCE = "CC BY-NC-SA 4.0 (images of elpv-dataset, ZAE Bayern)"
@@ -43,8 +44,7 @@ def elpv(
             f"elpv is {SIDE} px, resolution {resolution} is not: choose at most {SIDE}"
         )
     folder = source(root, cache_folder(cache))
-    lines = (folder / "labels.csv").read_text("utf-8").split("\n")
-    table = [line.split() for line in lines if line.strip()]
+    table = read_table(folder / "labels.csv")
     paths = [folder / path for path, _, _ in table]
     keys = [path.stem for path in paths]
     order = in_split_order(keys)
@@ -81,6 +81,18 @@ def elpv(
         skipped=found.skipped,
         digests=found.digests,
     ).with_text(text, cache_folder(cache))
+
+
+def read_table(path: Path) -> list[tuple[str, str, str]]:
+    """Path, defect probability and crystal of each photograph; ValueError names a wrong line."""
+    table = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        parts = line.split()
+        if len(parts) == 3 and parts[1].replace(".", "", 1).isdecimal() and parts[2] in CRYSTALS:
+            table.append((parts[0], parts[1], parts[2]))
+        elif parts:
+            raise ValueError(f"{path}:{number} is none of: path, probability, {'|'.join(CRYSTALS)}")
+    return table
 
 
 def source(root: str | Path | None, cache: Path) -> Path:

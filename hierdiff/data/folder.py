@@ -1,11 +1,13 @@
 """Any folder of images: class = sub-folder, captions from `captions.jsonl`.
 
-    photos/cat/1.jpg  photos/dog/2.png  ...      classes cat, dog (sorted)
-    photos/1.jpg  photos/2.png  ...              no classes
-    photos/captions.jsonl                        {"file": "cat/1.jpg", "caption": "a cat"} a line
+    photos/cat/1.jpg  photos/dog/2.png  ...        classes cat, dog (in natural order: 2 before 10)
+    photos/1.jpg  photos/2.png  ...                no classes
+    photos/train/cat/1.jpg  photos/val/cat/2.jpg   training and test part
+    photos/captions.jsonl                          {"file": "cat/1.jpg", "caption": "a cat"} a line
 
-A file that cannot be read, or is smaller than the resolution, is skipped with a warning that
-names it, and counted in `skipped`. The key of an image is its path below the folder.
+The key of an image is its path below the folder. What cannot be read, is smaller than the
+resolution, is no regular file or has a name that is no UTF-8 is skipped with a warning that names
+it, and counted in `skipped`; nothing else stops.
 """
 
 from __future__ import annotations
@@ -13,23 +15,57 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hierdiff.data.cache import cache_folder, decoded, fingerprint
-from hierdiff.data.image_data import ImageData, datasets, in_split_order
+from hierdiff.data.classes import in_natural_order
+from hierdiff.data.image_data import HASHED, ImageData, datasets, in_split_order
 from hierdiff.data.pixels import SUFFIXES, read_square
+from hierdiff.files import printable, read_text
 from hierdiff.registry import Node
 
 log = logging.getLogger(__name__)
+
+CAPTIONS = "captions.jsonl"
+TRAIN = ("train", "training")  # folders that are parts of a split, in upper or lower case
+TEST = ("test", "testing", "val", "valid", "validation")  # the first that fits is the test part
+OWN = "test_root"  # begins the keys of images below another root
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where the parts of a folder are: what their keys begin with, and in words.
+
+    train: of the training part, or of all images where `test` is None.
+    """
+
+    train: str = ""
+    test: str | None = None
+    words: str = HASHED
+
+    def holds(self, key: str) -> bool:
+        return key.startswith(self.train) or self.tests(key)
+
+    def tests(self, key: str) -> bool:
+        return self.test is not None and key.startswith(self.test)
+
+    def class_of(self, key: str) -> str | None:
+        """The first folder within the part."""
+        prefix = self.test if self.test is not None and self.tests(key) else self.train
+        first, slash, _ = key.removeprefix(prefix).partition("/")
+        return first if slash else None
 
 
 @datasets.register("folder")
 def folder(
     *,
     root: str | Path,
+    test_root: str | Path | None = None,
     resolution: int = 64,
     channels: int = 3,
     cache: str | Path | None = None,
@@ -41,102 +77,240 @@ def folder(
 ) -> ImageData:
     """Upright, centre-cropped, area-averaged images of every format in data/pixels.py.
 
+    test_root: a folder of the same form whose images are the test part. Without it the test part is
+    `root/val` (or test, valid, validation) beside `root/train`, and else a quarter of the images.
     channels: 3 or 1; captions: a file other than ROOT/captions.jsonl; scalars: ["scale"] hands the
     side of the original in pixels to the denoiser.
     """
-    top = Path(root).expanduser()
-    if not top.is_dir():
-        raise FileNotFoundError(
-            f"image folder {top} does not exist: set data.root to one that does"
-        )
     if resolution < 1 or channels not in (1, 3):
         raise ValueError(f"resolution {resolution} must be positive, channels {channels} 1 or 3")
     if unknown := set(scalars) - {"scale"}:
         raise ValueError(f"folder has no scalar {sorted(unknown)}: it knows ['scale']")
-    paths = listed(top)
+    top = existing(root, "root")
+    own = None if test_root is None else existing(test_root, "test_root")
+    if own is not None and own.resolve() in (top.resolve(), *top.resolve().parents):
+        raise ValueError(f"data.test_root={own} holds data.root={top}: give one apart from it")
+    paths, odd = listed(top, apart=own)
+    split = split_of(tuple(paths), own)
+    paths = {key: path for key, path in paths.items() if split.holds(key)}
+    if own is not None:
+        tested, odd_too = listed(own)
+        paths |= {f"{OWN}/{key}": path for key, path in tested.items()}
+        odd += odd_too
+    for line in odd:
+        log.warning("skipped %s", line)
     if not paths:
         raise FileNotFoundError(
             f"image folder {top} holds no image: put some there ({', '.join(sorted(SUFFIXES))})"
         )
-    keys = [path.relative_to(top).as_posix() for path in paths]
-    written = read_captions(top, captions, keys)
-    order = in_split_order(keys)
+    keys = list(paths)
+    order = in_split_order(
+        keys, in_test=None if split.test is None else list(map(split.tests, keys))
+    )
+    keys = [keys[row] for row in order]
+    written = captions_of(top, own, captions, split, keys)
     found = decoded(
         "folder",
-        [paths[row] for row in order],
+        [paths[key] for key in keys],
         lambda path: read_square(path, resolution=resolution, channels=channels),
         channels=channels,
         resolution=resolution,
-        identity=fingerprint(top, paths),
+        identity=fingerprint(top, paths.values()) + repr(split),
         cache=cache_folder(cache),
     )
-    rows = [order[place] for place in found.rows]
-    names = sorted({key.split("/")[0] for key in keys if "/" in key})
-    labels = [names.index(keys[r].split("/")[0]) if "/" in keys[r] else -1 for r in rows]
+    kept = [keys[row] for row in found.rows]
+    classes = [split.class_of(key) for key in kept]
+    names = in_natural_order({name for name in classes if name is not None})
+    all_names = {name for key in keys if (name := split.class_of(key)) is not None}
+    if empty := in_natural_order(all_names - set(names)):
+        log.warning("no class for %s: no image in it", ", ".join(map(printable, empty)))
+    numbers = {name: number for number, name in enumerate(names)}
     return ImageData(
         name="folder",
         images=found.images,
-        keys=tuple(keys[row] for row in rows),
+        keys=tuple(kept),
         licence=licence,
-        labels=np.array(labels, np.int64) if names else None,
-        captions=None if written is None else tuple(written.get(keys[row], "") for row in rows),
+        labels=(
+            np.array([-1 if name is None else numbers[name] for name in classes], np.int64)
+            if names
+            else None
+        ),
+        captions=None if written is None else tuple(written.get(key, "") for key in kept),
         class_names=tuple(names),
         flip=flip,
         scalars={name: found.sides for name in scalars},
-        skipped=found.skipped,
+        skipped=(*odd, *found.skipped),
         digests=found.digests,
+        in_test=None if split.test is None else np.array(list(map(split.tests, kept)), bool),
+        split=split.words,
     ).with_text(text, cache_folder(cache))
 
 
-def listed(top: Path) -> list[Path]:
-    """Every image file below `top`, sorted; links are followed, hidden names are not listed."""
-    paths: list[Path] = []
-    seen: set[str] = set()
-    for where, folders, files in os.walk(top, followlinks=True):
+def existing(path: str | Path, option: str) -> Path:
+    top = Path(path).expanduser()
+    if not top.is_dir():
+        raise FileNotFoundError(
+            f"image folder {top} does not exist: set data.{option} to one that does"
+        )
+    return top
+
+
+def listed(top: Path, apart: Path | None = None) -> tuple[dict[str, Path], list[str]]:
+    """Every path below `top` that is called as an image is, by its key, in order; and a line for
+    what cannot be listed.
+
+    Links are followed, hidden names are left out, and no file is looked at. apart: a folder that is
+    left out.
+    """
+    paths: dict[str, Path] = {}
+    odd: list[str] = []
+    called_images: list[Path] = []  # folders
+    seen = set() if apart is None else {os.path.realpath(apart)}
+
+    def unreadable(error: OSError) -> None:
+        odd.append(printable(f"{error.filename}: {error.strerror or error}"))
+
+    for where, folders, files in os.walk(top, onerror=unreadable, followlinks=True):
         real = os.path.realpath(where)
-        if real in seen:  # a link back up
+        if real in seen:  # a link back up, or to what is listed already
             folders.clear()
+            if apart is None or real != os.path.realpath(apart):
+                odd.append(printable(f"{where}: it is the same folder as another one"))
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths += [
-            Path(where) / name
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
-        ]
-    return sorted(paths)
+        called_images += [Path(where, name) for name in folders if _is_image(name)]
+        for name in files:
+            if name.startswith(".") or not _is_image(name):
+                continue
+            path = Path(where, name)
+            key = path.relative_to(top).as_posix()
+            if key.isascii() or _is_utf8(key):
+                paths[key] = path
+            else:
+                odd.append(printable(f"{path}: its name is no UTF-8, rename it"))
+    for path in called_images:
+        if not any(path in image.parents for image in paths.values()):
+            odd.append(printable(f"{path}: it is a folder, and holds no image"))
+    return dict(sorted(paths.items())), sorted(odd)
 
 
-def read_captions(
-    top: Path, given: str | Path | None, keys: Sequence[str]
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def split_of(keys: Sequence[str], own: Path | None = None) -> Split:
+    """The parts that folders `train` and `val` (or test, ...) are. Folders around both that hold
+    nothing else are passed; `train` alone is no class. own: another folder is the test part."""
+    base, inside = "", list(keys)
+    while True:
+        tops = sorted({key.partition("/")[0] for key in inside if "/" in key})
+        train = next((top for name in TRAIN for top in tops if top.casefold() == name), None)
+        tests = [top for name in TEST for top in tops if top.casefold() == name]
+        alone = len(tops) == 1 and all("/" in key for key in inside)
+        if train is not None and (tests or alone):
+            return _parts(base, inside, train, tests, own)
+        if not alone:
+            words = HASHED if own is None else f"data.test_root={own}"
+            return Split(test=None if own is None else f"{OWN}/", words=words)
+        base += f"{tops[0]}/"
+        inside = [key.partition("/")[2] for key in inside]
+
+
+def _parts(
+    base: str, inside: Sequence[str], train: str, tests: Sequence[str], own: Path | None
+) -> Split:
+    def classes_in(top: str) -> bool:
+        return any(key.startswith(f"{top}/") and key.count("/") > 1 for key in inside)
+
+    alike = [top for top in tests if classes_in(top) == classes_in(train)]
+    chosen = [] if own is not None else (alike or list(tests))[:1]
+    others = [key.partition("/")[0] for key in inside]
+    others = [place for place in others if place not in (train, *chosen)]
+    words = f"folders {train} and {chosen[0]}" if chosen else f"folder {train}, {HASHED}"
+    test = f"{base}{chosen[0]}/" if chosen else None
+    if own is not None:
+        words, test = f"folder {train} and data.test_root={own}", f"{OWN}/"
+    if others:
+        places = ", ".join(printable(place) for place in sorted(set(others))[:5])
+        words += f", {len(others)} images elsewhere are left out: {places}"
+    return Split(f"{base}{train}/", test, words)
+
+
+def captions_of(
+    top: Path, own: Path | None, given: str | Path | None, split: Split, keys: Sequence[str]
 ) -> dict[str, str] | None:
-    """Captions by key, or None where there is no file; a line that is none is an error."""
-    path = top / "captions.jsonl" if given is None else Path(given).expanduser()
-    if not path.is_file():
-        if given is not None:
+    """Captions by key, or None where there is no file: `given`, else those beside the images, in
+    `top` and in the folders of its parts. A line that is none is an error."""
+    if given is not None:
+        path = Path(given).expanduser()
+        if not path.is_file():
             raise FileNotFoundError(f"captions file {path} does not exist: set data.captions")
-        return None
-    known = set(keys)
+        return read_captions(path, {key: key for key in keys})
+    places = {"": top, split.train: top / split.train}
+    if split.test is not None:
+        places[split.test] = top / split.test if own is None else own
+    files = {
+        p: where / CAPTIONS for p, where in places.items() if os.path.lexists(where / CAPTIONS)
+    }
     captions: dict[str, str] = {}
-    strangers = 0
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for prefix, path in files.items():
+        known = {key.removeprefix(prefix): key for key in keys if key.startswith(prefix)}
+        captions |= read_captions(path, known)
+    return captions if files else None
+
+
+def read_captions(path: Path, known: Mapping[str, str]) -> dict[str, str]:
+    """The captions of a file by key. known: keys by what a line may call them.
+
+    Names agree in any Unicode form, and with "\\" for "/" or "./" before them. Captions are in
+    form NFC. Of several for one image the last counts, with a warning.
+    """
+    names = {_plain(name): key for name, key in known.items()} | dict(known)
+    captions: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    strangers, again = 0, []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
             file, caption = entry["file"], entry["caption"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f'{path}:{number} is no caption ({error}): write {{"file": ..., "caption": ...}}'
             ) from error
         if not isinstance(file, str) or not isinstance(caption, str):
             raise ValueError(f"{path}:{number}: file and caption must be strings")
-        if file in known:
-            captions[file] = caption
-        else:
+        if not _is_utf8(caption):
+            raise ValueError(f"{path}:{number}: the caption holds half a character: write it anew")
+        key = names.get(file, names.get(_plain(file)))
+        if key is None:
             strangers += 1
+            continue
+        caption = unicodedata.normalize("NFC", caption)
+        if captions.get(key, caption) != caption:
+            again.append(f"{path}:{number} and {lines[key]}")
+        captions[key], lines[key] = caption, number
     if not captions:
-        raise ValueError(f"{path} names no image of {top}: write paths relative to that folder")
+        raise ValueError(f"{path} names no image of {path.parent}: write paths as they are there")
     if strangers:
         log.warning("%s: %d lines name no image of the folder and are left out", path, strangers)
+    if again:
+        log.warning(
+            "%d images have several captions, of which the last counts; the first: %s",
+            *(len(again), again[0]),
+        )
     return captions
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).replace("\\", "/").removeprefix("./")

@@ -1,13 +1,14 @@
 """`ImageData`: what every dataset is, and the registry of datasets.
 
-Images are uint8 (n c s s) in a mapped file, training part first. One quarter is the test part, by
-a hash of each example's group (or key) alone: it needs no seed, and adding files moves none.
+Images are uint8 (n c s s) in a mapped file, training part first. Where the data says nothing else,
+one quarter is the test part, by a hash of each example's group (or key) alone: it needs no seed,
+and adding files moves none.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +22,13 @@ from torch import Tensor
 from hierdiff.batch import Batch, Cond
 from hierdiff.data.classes import class_index
 from hierdiff.data.law import Law
+from hierdiff.files import printable
 from hierdiff.images import to_float
 from hierdiff.registry import Node, Registry
 from hierdiff.text import Encoded, TextEncoder, encoded, encoders, vocabulary_of
+
+HASHED = "a quarter of the names is test, by their hash"
+NAMED = 5  # classes and skipped files that a summary names
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,7 +39,9 @@ class ImageData:
     for none; keys: stable names; groups: examples of one group stay on one side of the split.
     flip: may a random horizontal flip be used; scalars: named numbers handed to `Cond`;
     attributes: codes (n,) of known parts, named by `attribute_names`; law: that they are drawn
-    from, where it is known; skipped: "PATH: reason".
+    from, where it is known; skipped: "PATH: reason"; in_test: bool (n,), which images are the test
+    part, None: a quarter by hash; split: how the parts were made, in words; whole: the data that
+    this is a part of.
     """
 
     name: str
@@ -54,6 +61,9 @@ class ImageData:
     text: TextEncoder | None = None
     encodings: Encoded | None = None
     digests: np.ndarray | None = None
+    in_test: np.ndarray | None = None
+    split: str = HASHED
+    whole: ImageData | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,9 +106,17 @@ class ImageData:
         return None if self.text is None else self.text.node
 
     @cached_property
+    def tested(self) -> Bool[np.ndarray, " n"]:
+        """Which images are the test part."""
+        if self.in_test is not None:
+            return self.in_test
+        return np.array([is_test(group) for group in self.groups or self.keys], dtype=bool)
+
+    @cached_property
     def sha256(self) -> str:
-        """Of pixels, labels and captions, in order (of the digests of single images, which are
-        kept beside the cache)."""
+        """Of all that training and measuring read of the images, in order: pixels (by the digests
+        of single images, which are kept beside the cache), labels and their names, captions,
+        scalars, attributes, and the split."""
         total = hashlib.sha256()
         if self.digests is None:
             for image in self.images:
@@ -106,23 +124,70 @@ class ImageData:
         else:
             total.update(self.digests.tobytes())
         labels = None if self.labels is None else self.labels.tolist()
+        numbers = [
+            [(name, np.asarray(values).tolist()) for name, values in sorted(named.items())]
+            for named in (self.scalars, self.attributes)
+        ]
         total.update(repr((self.images.shape, labels, self.captions)).encode())
+        total.update(repr((self.class_names, numbers, self.tested.tolist())).encode())
         return total.hexdigest()
 
+    def summary(self) -> str:
+        """What was found, in a line: images, classes, split, captions, and what was skipped; of a
+        part, what it is a part of."""
+        if self.whole is not None:
+            return self.whole.summary()
+        told = [f"{len(self)} images of {self.resolution} px"]
+        test = int(self.tested.sum())
+        if self.class_names and self.labels is not None:
+            names = [printable(name) for name in self.class_names]
+            more = [f"... {names[-1]}"] if len(names) > NAMED else []
+            told.append(f"{len(names)} classes ({', '.join(names[:NAMED] + more)})")
+            if without := int((self.labels < 0).sum()):
+                told.append(f"{without} images without a class")
+        else:
+            told.append("no classes")
+        told.append(f"train {len(self) - test}, test {test} ({self.split})")
+        told += self._absent()
+        if self.captions is not None:
+            told.append(f"captions for {sum(map(bool, self.captions))}")
+        else:
+            told.append("no captions")
+        if self.scalars:
+            told.append(f"scalars {', '.join(sorted(self.scalars))}")
+        if self.skipped:
+            why = [*self.skipped[:NAMED], *(["..."] if len(self.skipped) > NAMED else [])]
+            told.append(f"{len(self.skipped)} skipped: {' | '.join(why)}")
+        else:
+            told.append("none skipped")
+        return f"data {self.name}: {'; '.join(told)}"
+
+    def _absent(self) -> Iterator[str]:
+        """Classes that one part of the split lacks."""
+        if self.labels is None or not 0 < self.tested.sum() < len(self):
+            return
+        for part, rows in (("training", ~self.tested), ("test", self.tested)):
+            have = set(self.labels[rows].tolist())
+            absent = [n for number, n in enumerate(self.class_names) if number not in have]
+            if absent:
+                more = ", ..." if len(absent) > NAMED else ""
+                named = ", ".join(map(printable, absent[:NAMED]))
+                yield f"no {part} image of {len(absent)} classes ({named}{more})"
+
     def part(self, split: str) -> ImageData:
-        """The training three quarters, the test quarter, or all; an empty part is an error."""
+        """The training part, the test part, or all; an empty part is an error."""
         if split not in ("train", "test", "all"):
             raise ValueError(f"unknown part {split!r}: choose train, test or all")
         if split == "all":
             return self
-        tested = np.array([is_test(group) for group in self.groups or self.keys], dtype=bool)
-        rows = np.flatnonzero(tested == (split == "test"))
+        rows = np.flatnonzero(self.tested == (split == "test"))
         if not len(rows):
+            why = "too few for a split by hash" if self.in_test is None else "all on the other side"
             raise ValueError(
-                f"the {split} part of {self.name!r} is empty: {len(self)} images are too few for a "
-                f"split by hash, add some or use part=all"
+                f"the {split} part of {self.name!r} is empty: {len(self)} images are {why}, add "
+                f"some or use part=all"
             )
-        return self.taken(rows)
+        return replace(self.taken(rows), whole=self.whole or self)
 
     def taken(self, rows: Int[np.ndarray, " m"]) -> ImageData:
         """Some of the examples; neighbouring ones stay in the mapped file, others are copied."""
@@ -147,6 +212,7 @@ class ImageData:
             attributes={name: values[at] for name, values in self.attributes.items()},
             encodings=None if self.encodings is None else self.encodings.taken(at),
             digests=None if self.digests is None else self.digests[at],
+            in_test=None if self.in_test is None else self.in_test[at],
         )
 
     def with_text(self, text: Node | TextEncoder | None, cache: Path) -> ImageData:
@@ -228,6 +294,11 @@ def is_test(group: str) -> bool:
     return hashlib.sha256(group.encode()).digest()[0] < 64
 
 
-def in_split_order(keys: Sequence[str], groups: Sequence[str] | None = None) -> list[int]:
+def in_split_order(
+    keys: Sequence[str],
+    groups: Sequence[str] | None = None,
+    in_test: Sequence[bool] | None = None,
+) -> list[int]:
     """Rows sorted by part (training first), then by key: a part is then one run of the file."""
-    return sorted(range(len(keys)), key=lambda row: (is_test((groups or keys)[row]), keys[row]))
+    tested = [is_test(group) for group in groups or keys] if in_test is None else in_test
+    return sorted(range(len(keys)), key=lambda row: (tested[row], keys[row]))

@@ -7,12 +7,15 @@ applied; CMYK is converted by its plain formula.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from einops import reduce
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
+
+from hierdiff.files import check_regular
 
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
@@ -24,12 +27,21 @@ def read_square(
 ) -> tuple[UInt8[np.ndarray, "c s s"], int]:
     """The image of a file at `resolution`, and the shorter side of the original in pixels.
 
-    channels: 3 (grey is repeated) or 1 (colour becomes luma). A smaller image is an error.
+    channels: 3 (grey is repeated) or 1 (colour becomes luma). A smaller image is an error, and
+    so is what is no regular file.
     """
-    with Image.open(path) as image:
+    check_regular(path)
+    with Image.open(path, formats=_formats()) as image:
         pixels = as_uint8(ImageOps.exif_transpose(image), channels)
     side = min(pixels.shape[1:])
     return area(centre(pixels), resolution), side
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """All that Pillow reads by itself: for EPS it would start Ghostscript."""
+    Image.init()
+    return tuple(name for name in Image.ID if name != "EPS")
 
 
 def as_uint8(image: Image.Image, channels: int) -> UInt8[np.ndarray, "c h w"]:

@@ -93,6 +93,17 @@ def train(
     return Run(fabric, method, data, Path(folder), recipe, seed, dict(config or {})).go()
 
 
+def say_data(method: Method, data: ImageData) -> None:
+    """What was found, and what of it no network reads."""
+    log.info(data.summary())
+    if data.class_names and not any(getattr(part, "classes", 0) for part in method.modules()):
+        log.warning(
+            "labels are not used: the data has %d classes, and no network of the method has any "
+            "(built with offered=data.facts it has)",
+            len(data.class_names),
+        )
+
+
 def fabric_of(recipe: Recipe) -> Fabric:
     """Under torchrun the processes are its own, whatever `devices` says."""
     from lightning_fabric import Fabric  # seconds, which processes that time a case do not need
@@ -197,6 +208,8 @@ class Run:
         self.log = Log(self.folder / "log.jsonl", written=self.main, tensorboard=board)
         self.log.load(resumed.log if resumed else None)
         self.fabric.barrier()
+        if self.main:
+            say_data(self.method, self.data)
         shown = self.recipe.progress and self.main
         self.progress = Progress(sum(self.counts), self.place.total_step, shown=shown)
         try:

@@ -1,5 +1,8 @@
 import json
 import logging
+import os
+import socket
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +173,265 @@ def test_a_link_back_up_does_not_hang_the_listing(tmp_path):
     paint(root / "a" / "1.png")
     (root / "a" / "up").symlink_to(root, target_is_directory=True)
     assert build(root, tmp_path).keys == ("a/1.png",)
+
+
+def test_folders_called_by_numbers_are_classes_in_their_order(tmp_path):
+    root = tmp_path / "images"
+    for month in range(1, 13):
+        paint(root / str(month) / "a.png", "L", month)
+    data = build(root, tmp_path, channels=1)
+    assert data.class_names == tuple(str(month) for month in range(1, 13))
+    assert [data.class_names[label] for label in data.labels] == [
+        key.partition("/")[0] for key in data.keys
+    ]
+    assert data.cond([2]).labels.tolist() == [1] == data.cond(["2"]).labels.tolist()
+
+
+SPLIT = ("train/cat/1.png", "train/cat/2.png", "train/dog/1.png", "{test}/cat/3.png")
+
+
+def parts_of(data):
+    return {part: sorted(data.part(part).keys) for part in ("train", "test")}
+
+
+@pytest.mark.parametrize("base", ["", "pets/", "pets/v1/"])
+@pytest.mark.parametrize("test", ["val", "test", "valid", "validation", "Validation"])
+def test_train_and_val_are_parts_and_no_classes(tmp_path, test, base):
+    keys = [base + key.format(test=test) for key in SPLIT]
+    for number, key in enumerate(keys):
+        paint(tmp_path / "images" / key, "L", number)
+    data = build(tmp_path / "images", tmp_path)
+    assert data.class_names == ("cat", "dog")
+    assert parts_of(data) == {"train": keys[:3], "test": keys[3:]}
+    assert data.part("test").labels.tolist() == [0]
+    assert np.shares_memory(data.part("train").images, data.images)
+    summary = data.summary()
+    for words in (
+        "4 images",
+        "2 classes (cat, dog)",
+        f"train 3, test 1 (folders train and {test})",
+    ):
+        assert words in summary
+    assert "no test image of 1 classes (dog)" in summary
+
+
+def test_of_val_and_test_one_is_the_test_part_and_the_other_is_left_out_and_said(tmp_path):
+    root = tmp_path / "images"
+    for key in ("train/a/1.png", "val/a/2.png", "test/a/3.png", "loose.png", "more/a/4.png"):
+        paint(root / key)
+    data = build(root, tmp_path)
+    assert parts_of(data) == {"train": ["train/a/1.png"], "test": ["test/a/3.png"]}
+    assert "3 images elsewhere are left out: loose.png, more, val" in data.summary()
+    paint(root / "test" / "3.png")
+    (root / "test" / "a" / "3.png").unlink()  # now without classes, as those of ImageNet
+    assert parts_of(build(root, tmp_path)) == {"train": ["train/a/1.png"], "test": ["val/a/2.png"]}
+
+
+def test_train_alone_is_no_class_and_is_divided_by_hash(tmp_path):
+    root = tmp_path / "images"
+    for number in range(20):
+        paint(root / "train" / "ab"[number % 2] / f"{number}.png")
+    data = build(root, tmp_path)
+    assert data.class_names == ("a", "b")
+    assert len(data.part("train")) + len(data.part("test")) == 20
+    assert "(folder train, a quarter of the names is test, by their hash)" in data.summary()
+
+
+@pytest.mark.parametrize("names", [("train", "car"), ("test", "val"), ("a", "b", "val")])
+def test_folders_that_are_no_split_are_classes(tmp_path, names):
+    for name in names:
+        paint(tmp_path / "images" / name / "1.png")
+    assert build(tmp_path / "images", tmp_path).class_names == tuple(sorted(names))
+
+
+def test_test_root_is_the_test_part(tmp_path):
+    root, own = tmp_path / "images", tmp_path / "held"
+    paint(root / "cat" / "1.png", "L", 1)
+    paint(root / "dog" / "1.png", "L", 2)
+    paint(own / "dog" / "1.png", "L", 3)
+    paint(own / "owl" / "1.png", "L", 4)
+    data = build(root, tmp_path, test_root=str(own), channels=1)
+    assert parts_of(data) == {
+        "train": ["cat/1.png", "dog/1.png"],
+        "test": ["test_root/dog/1.png", "test_root/owl/1.png"],
+    }
+    assert data.class_names == ("cat", "dog", "owl")
+    assert data.labels.tolist() == [0, 1, 1, 2]
+    assert data.images[:, 0, 0, 0].tolist() == [1, 2, 3, 4]
+    assert f"train 2, test 2 (data.test_root={own})" in data.summary()
+    assert "no training image of 1 classes (owl)" in data.summary()
+
+
+def test_a_test_root_within_the_root_is_taken_out_of_it(tmp_path):
+    root = tmp_path / "images"
+    for key in ("cat/1.png", "held/cat/2.png"):
+        paint(root / key)
+    data = build(root, tmp_path, test_root=str(root / "held"))
+    assert data.class_names == ("cat",) and data.skipped == ()
+    assert parts_of(data) == {"train": ["cat/1.png"], "test": ["test_root/cat/2.png"]}
+    for other in (root, tmp_path):
+        with pytest.raises(ValueError, match="test_root=.* holds data.root"):
+            build(root, tmp_path, test_root=str(other))
+    with pytest.raises(FileNotFoundError, match=r"set data\.test_root to one that does"):
+        build(root, tmp_path, test_root=str(tmp_path / "none"))
+
+
+def test_a_class_without_a_readable_image_is_none_and_said(tmp_path, caplog):
+    root = tmp_path / "images"
+    paint(root / "cat" / "1.png")
+    paint(root / "dog" / "1.png")
+    (root / "cow").mkdir()
+    (root / "cow" / "1.png").write_bytes(b"")
+    data = build(root, tmp_path)
+    assert data.class_names == ("cat", "dog")
+    assert "no class for cow" in caplog.text
+
+
+def test_odd_things_in_a_folder_are_skipped_counted_and_named(tmp_path, caplog):
+    root = tmp_path / "images"
+    paint(root / "a" / "1.png")
+    good = (root / "a" / "1.png").read_bytes()
+    inside = root / "a"
+    (inside / "dangling.png").symlink_to(tmp_path / "nowhere")
+    (inside / "circle.png").symlink_to(inside / "circle.png")
+    os.mkfifo(inside / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(inside / "socket.png"))
+    (inside / "device.png").symlink_to("/dev/zero")
+    (inside / "folder.png").mkdir()
+    (inside / "empty.png").write_bytes(b"")
+    (inside / "cut.png").write_bytes(good[:-30])
+    (inside / "line\nbreak\x1b[31m.png").write_bytes(b"")
+    (inside / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+    bomb = bytearray(good)
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    (inside / "bomb.png").write_bytes(bomb)
+    os.close(os.open(os.fsencode(inside) + b"/caf\xe9.png", os.O_CREAT))
+    (root / "link").symlink_to(inside, target_is_directory=True)
+    data = build(root, tmp_path)
+    again = build(root, tmp_path)
+    assert data.keys == again.keys == ("a/1.png",)
+    assert data.class_names == ("a",)
+    named = "\n".join(data.skipped)
+    for name in (
+        "dangling",
+        "circle",
+        "pipe",
+        "socket",
+        "device",
+        "folder",
+        "empty",
+        "cut",
+        "bomb",
+    ):
+        assert f"{inside}/{name}.png: " in named
+    assert f"{inside}/script.png: " in named
+    assert f"{inside}/caf\\udce9.png: its name is no UTF-8" in named
+    assert f"{inside}/line\\nbreak\\x1b[31m.png: " in named
+    assert f"{root}/link: it is the same folder" in named
+    assert len(data.skipped) == 13 and again.skipped == data.skipped
+    assert named.isprintable() or set(c for c in named if not c.isprintable()) == {"\n"}
+    for line in data.skipped:
+        assert line.partition(": ")[0] in caplog.text
+    assert "13 skipped: " in data.summary() and "\n" not in data.summary()
+    json.dumps([data.skipped, data.keys, data.class_names]).encode()
+
+
+def test_a_file_that_vanishes_after_the_listing_is_skipped(tmp_path, monkeypatch):
+    root = tmp_path / "images"
+    for name in "ab":
+        paint(root / f"{name}.png")
+    walk = os.walk
+
+    def late(*given, **more):
+        yield from walk(*given, **more)
+        (root / "b.png").unlink()
+
+    monkeypatch.setattr(os, "walk", late)
+    data = build(root, tmp_path)
+    assert data.keys == ("a.png",)
+    assert data.skipped == (f"{root}/b.png: No such file or directory",)
+
+
+def test_a_folder_that_may_not_be_read_is_skipped(tmp_path, monkeypatch):
+    root = tmp_path / "images"
+    for name in "ab":
+        paint(root / name / "1.png")
+    scandir = os.scandir
+
+    def closed(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    data = build(root, tmp_path)
+    assert data.class_names == ("a",)
+    assert data.skipped == (f"{root}/b: Permission denied",)
+
+
+def test_a_link_that_is_mended_is_read(tmp_path):
+    root = tmp_path / "images"
+    paint(root / "a.png")
+    (root / "b.png").symlink_to(tmp_path / "later.png")
+    assert len(build(root, tmp_path)) == 1
+    paint(tmp_path / "later.png")
+    assert len(build(root, tmp_path)) == 2
+
+
+def test_captions_have_the_lines_and_letters_that_were_written(tmp_path, caplog):
+    """A BOM, CRLF, U+2028 and U+0085 in a caption, and names in either Unicode form."""
+    root = tmp_path / "images"
+    composed, apart = "caf\u00e9.png", "the\u0301.png"
+    for name in (composed, apart, "a.png", "b.png", "c/d.png"):
+        paint(root / name)
+    lines = [
+        {"file": "cafe\u0301.png", "caption": "cafe\u0301\u2028noir"},
+        {"file": "th\u00e9.png", "caption": "green\u0085tea"},
+        {"file": "./a.png", "caption": "first"},
+        {"file": "a.png", "caption": "second"},
+        {"file": "c\\d.png", "caption": "deep"},
+        {"file": "z.png", "caption": "nobody"},
+    ]
+    text = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (root / "captions.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    data = build(root, tmp_path, text={"name": "vocabulary"})
+    assert dict(zip(data.keys, data.captions, strict=True)) == {
+        composed: "caf\u00e9\u2028noir",
+        apart: "green\u0085tea",
+        "a.png": "second",
+        "b.png": "",
+        "c/d.png": "deep",
+    }
+    assert "café" in data.text.words
+    assert f"{root}/captions.jsonl:4 and 3" in caplog.text
+    assert "1 lines name no image" in caplog.text
+    assert "captions for 4" in data.summary()
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b'\n{"file": "a.png", "caption": "caf\xe9"}', "captions.jsonl:2 is no UTF-8"),
+        ('{"file": "a.png", "caption": "x"}'.encode("utf-16"), "captions.jsonl:1 is no UTF-8"),
+        (b'{"file": "a.png", "caption": "\\ud83d"}', "captions.jsonl:1: .*half a character"),
+        (b"[" * 100_000, "captions.jsonl:1 is no caption"),
+    ],
+)
+def test_captions_that_are_no_text_are_an_error_with_their_line(tmp_path, content, message):
+    root = tmp_path / "images"
+    paint(root / "a.png")
+    (root / "captions.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        build(root, tmp_path)
+
+
+def test_each_part_may_have_its_captions(tmp_path):
+    root, own = tmp_path / "images", tmp_path / "held"
+    for where, name in ((root / "train", "a"), (root / "val", "b"), (own, "c")):
+        paint(where / f"{name}.png")
+        line = {"file": f"{name}.png", "caption": name}
+        (where / "captions.jsonl").write_text(json.dumps(line))
+    assert build(root, tmp_path).captions == ("a", "b")
+    assert build(root, tmp_path, test_root=str(own)).captions == ("a", "c")

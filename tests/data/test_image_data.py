@@ -50,6 +50,31 @@ def test_a_flip_mirrors_the_chosen_examples_only():
     assert torch.equal(mirrored[1], plain[1])
 
 
+def test_the_digest_is_of_everything_that_training_and_measuring_read():
+    known = {
+        "labels": np.zeros(4, np.int64),
+        "class_names": ("a", "b"),
+        "captions": ("x",) * 4,
+        "scalars": {"scale": np.arange(4)},
+        "attributes": {"hat": np.arange(4)},
+        "in_test": np.array([False, False, True, True]),
+    }
+    changes = {
+        "labels": np.array([0, 0, 0, 1]),
+        "class_names": ("b", "a"),
+        "captions": ("x", "x", "x", "y"),
+        "scalars": {"scale": np.array([0, 1, 2, 4])},
+        "attributes": {"hat": np.array([0, 1, 2, 4])},
+        "in_test": np.array([False, True, False, True]),
+    }
+    digests = [toy(n=4, **known | {name: value}).sha256 for name, value in changes.items()]
+    digests += [toy(n=4, **known | {"scalars": {"side": np.arange(4)}}).sha256]
+    digests += [toy(n=4, **known | {"in_test": None}).sha256]
+    digests += [toy(n=4, **known | {"captions": None}).sha256, toy(n=4, **known).sha256]
+    assert len(set(digests)) == len(digests)
+    assert toy(n=4, **known).sha256 == toy(n=4, **known).sha256
+
+
 def test_the_digest_is_of_pixels_labels_and_captions():
     labels = np.zeros(40, np.int64)
     base = toy(labels=labels, captions=("x",) * 40).sha256
@@ -140,3 +165,38 @@ def test_conditions_tell_the_parts_of_the_images_that_have_them():
     }
     assert toy(n=4, **{**known, "law": None}).told == {}
     assert toy(n=4, **{**known, "class_names": ()}).told == {}
+
+
+def test_a_summary_says_in_a_line_what_was_found():
+    names = tuple(str(number) for number in range(1, 13))
+    labels = np.arange(40) % 13 - 1
+    data = toy(
+        labels=labels,
+        class_names=names,
+        captions=tuple("x" if row < 30 else "" for row in range(40)),
+        scalars={"scale": labels},
+        skipped=tuple(f"{row}.png: broken" for row in range(7)),
+        in_test=labels == 3,
+        split="by hand",
+    )
+    assert data.summary() == (
+        "data toy: 40 images of 2 px; 12 classes (1, 2, 3, 4, 5, ... 12); 4 images without a class;"
+        " train 37, test 3 (by hand); no training image of 1 classes (4); no test image of 11 "
+        "classes (1, 2, 3, 5, 6, ...); captions for 30; scalars scale; 7 skipped: "
+        "0.png: broken | 1.png: broken | 2.png: broken | 3.png: broken | 4.png: broken | ..."
+    )
+    assert toy().summary() == (
+        f"data toy: 40 images of 2 px; no classes; train {40 - toy().tested.sum()}, "
+        f"test {toy().tested.sum()} (a quarter of the names is test, by their hash); "
+        "no captions; none skipped"
+    )
+
+
+def test_parts_are_those_that_the_data_states():
+    in_test = np.arange(40) % 2 == 0
+    data = toy(in_test=in_test)
+    assert data.part("test").keys == data.keys[::2]
+    assert data.part("train").part("train").keys == data.keys[1::2]
+    assert data.part("train").summary() == data.summary()
+    with pytest.raises(ValueError, match="the test part .* all on the other side"):
+        data.part("train").part("test")

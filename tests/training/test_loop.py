@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hierdiff.method import methods
 from hierdiff.registry import constructed
 from hierdiff.training import Recipe, load_method, train
 from hierdiff.training.checkpoint import unpacked
@@ -440,3 +441,14 @@ def test_a_compiled_run_is_close_to_an_eager_one(tmp_path: Path):
         for name in ("eager", "compiled")
     ]
     assert ends[1]["loss"] == pytest.approx(ends[0]["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("classes", [0, 4])
+def test_labels_that_no_network_reads_are_said_before_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, classes: int
+):
+    method = methods.build(NODE, offered={"channels": 3, "classes": classes})
+    with caplog.at_level(logging.WARNING):
+        train(method, images(), tmp_path, recipe(steps=1))
+    said = "labels are not used: the data has 4 classes" in caplog.text
+    assert said == (classes == 0)
