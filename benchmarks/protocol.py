@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from benchmarks.formats import said
 from benchmarks.measure import caption_of
 from benchmarks.work import (
     META,
@@ -483,11 +484,17 @@ def table(plans: Mapping[str, Plan]) -> Table:
     for name, plan in plans.items():
         for part in plan.stages:
             mark = " (pretrained)" if part.pretrained else ""
-            out.add_row(name, part.name + mark, *_numbers([part]), "", "")
+            out.add_row(said(name), said(part.name + mark), *_numbers([part]), "", "")
         whole = _numbers(plan.stages)
         image = _told(plan.flops_per_image, 1e9, ".3g")
         out.add_row(
-            name, "all", *whole, str(plan.sampler_steps), image, style="bold", end_section=True
+            said(name),
+            "all",
+            *whole,
+            str(plan.sampler_steps),
+            image,
+            style="bold",
+            end_section=True,
         )
     return out
 

@@ -7,10 +7,14 @@ each stage would be given of the budget, and does nothing.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from rich.console import Console
 from benchmarks import exposure, protocol, sweep
 from benchmarks.cost import by_resolution, cases_of, costs, track
 from benchmarks.curves import learning_curves
+from benchmarks.formats import said
 from benchmarks.kept import FILE as MEASURING
 from benchmarks.kept import Kept, key_of, weights_hash
 from benchmarks.measure import (
@@ -40,9 +45,10 @@ from benchmarks.pictures import film, neighbour_sheet
 from benchmarks.protocol import Plan, device_of
 from benchmarks.tables import frame, rich_table
 from hierdiff.command import command, plain
+from hierdiff.config import one_line
 from hierdiff.data.cache import cache_folder
 from hierdiff.data.order import RULE
-from hierdiff.files import Busy, worked_in, write_png
+from hierdiff.files import Busy, clean, worked_in, write_png
 from hierdiff.images import sheet
 from hierdiff.levels import check_resolutions
 from hierdiff.method import Diffusion, Method, methods
@@ -58,6 +64,7 @@ from hierdiff.metrics.fidelity import (
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.reference import foreign
 from hierdiff.record import FILE, Record, now, provenance
+from hierdiff.results import readable
 from hierdiff.train import Prepared, prepare
 from hierdiff.training import train
 
@@ -65,18 +72,35 @@ log = logging.getLogger(__name__)
 
 SHOWN, NEAREST = 32, 12  # images on the sheet, and on that of nearest neighbours
 
-# overrides that do not make another run: they name it, or look at it
+# Overrides left out of the folder name: they do not make another run.
 NAMED = ("method", "data", "budget", "analysis", "folder", "name", "label", "dry_run")
+SIGNS = re.compile(r"[^A-Za-z0-9._-]+")  # what needs quotes in a shell, a URL or hydra's grammar
+LONGEST = 180  # bytes; file systems allow 255
 
 
-def suffix(overrides: Sequence[str]) -> str:
-    """What a run's folder adds to its name for the options that were set by hand."""
-    told = sorted(override.lstrip("+~") for override in overrides)
-    kept = [one for one in told if not one.startswith((*(f"{k}=" for k in NAMED), "analysis."))]
-    return "".join(f",{one}" for one in kept).replace("/", "_")
+def folder_name(name: str, overrides: Sequence[str]) -> str:
+    """A run's name with the options that were set by hand: `mdm-critters-smoke+trainer.steps-20`.
+
+    It needs no quotes anywhere. Where signs had to be left out, or it would be too long, it ends in
+    a hash of the whole, so that other options have another name.
+    """
+    words = sorted(override.lstrip("+~") for override in overrides)
+    words = [one for one in words if not one.startswith((*(f"{k}=" for k in NAMED), "analysis."))]
+    pairs = [one.partition("=")[::2] for one in words]
+    options = ("-".join(map(unquoted, filter(None, pair))) for pair in pairs)
+    found = "+".join(["/".join(map(unquoted, name.split("/"))), *options])
+    changed = any(SIGNS.search(part) for part in (*name.split("/"), *chain(*pairs)))
+    if not changed and len(found) <= LONGEST:
+        return found
+    digest = hashlib.sha256("\0".join([name, *words]).encode()).hexdigest()[:8]
+    return f"{found[:LONGEST].rstrip('+-.')}+{digest}"
 
 
-OmegaConf.register_new_resolver("suffix", suffix, replace=True)
+def unquoted(part: str) -> str:
+    return SIGNS.sub("-", part).strip("-") if SIGNS.search(part) else part
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def measured(
@@ -265,6 +289,7 @@ def _cache(options: dict[str, Any]) -> Path:
     """The folder that keeps reference statistics."""
     cache = cache_folder(options["data"].get("cache")) / "statistics"
     cache.mkdir(parents=True, exist_ok=True)
+    clean(cache)
     return cache
 
 
@@ -287,11 +312,11 @@ def main(cfg: Any) -> None:
         with worked_in(folder):
             record = one(options, folder)
     except Busy as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(sweep.BUSY)
     shown(record, folder)
     for what, place in told(record, folder).items():
-        console().print(f"{what:<9}{place}", soft_wrap=True)
+        console().print(said(f"{what:<9}{place}"), soft_wrap=True)
 
 
 def one(options: dict[str, Any], folder: Path) -> Record:
@@ -365,18 +390,17 @@ def beside(record: Record, folder: Path) -> list[Record]:
     """The record, and of those of the same data and budget in the folders next to it the ones whose
     numbers may share its table."""
     found = [record]
-    for path in sorted(folder.parent.glob(f"*/{FILE}")):
-        try:
-            other = Record.read(path)
-        except ValueError as error:
-            log.warning("%s", error)
-            continue
+    others, left_out = readable(folder.parent, depth=1)
+    for line in left_out:
+        log.warning("left out: %s", line)
+    for other in others:
+        assert other.path is not None
         same = (other.data, other.budget) == (record.data, record.budget)
-        if same and path.resolve() != (folder / FILE).resolve():
+        if same and other.path != (folder / FILE).resolve():
             try:
                 frame([*found, other], preset="all")
             except ValueError as error:
-                log.info("%s is not in this table: %s", path.parent, error)
+                log.info("%s is not in this table: %s", other.path.parent, error)
             else:
                 found.append(other)
     return found
@@ -388,7 +412,7 @@ def told(record: Record, folder: Path) -> dict[str, str]:
         "record": f"{folder / FILE}",
         "samples": f"{folder / 'samples.png'} (each level side by side)",
         "loss": f"{folder / 'loss.png'}",
-        "table": f"python -m benchmarks.tables {folder.parent} --format markdown",
+        "table": f"python -m benchmarks.tables {shlex.quote(str(folder.parent))} --format markdown",
     }
     for name, found in record.analysis.items():
         gaps = ", ".join(f"{stage} {gap:+.3g}" for stage, gap in found["gap"].items())

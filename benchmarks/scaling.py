@@ -29,9 +29,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cost import cases_of, costs, track
+from benchmarks.formats import said
 from benchmarks.work import Case, device_for
 from hierdiff.command import plain, with_sentences
-from hierdiff.config import folder_of_configs, reported
+from hierdiff.config import folder_of_configs, one_line, reported
 from hierdiff.data import datasets
 from hierdiff.files import worked_in, write
 from hierdiff.inputs import inputs
@@ -180,7 +181,7 @@ def table(rows: Sequence[Row]) -> Table:
     for what, unit, _ in QUANTITIES.values():
         out.add_column(f"{what}, {unit}", justify="right")
     for name, own in fits(rows).items():
-        out.add_row(name, *(told(fit) for fit in own.values()))
+        out.add_row(said(name), *(told(fit) for fit in own.values()))
     return out
 
 
@@ -266,7 +267,7 @@ def main(words: Sequence[str] | None = None) -> None:
     Console().print(table(rows))
     for row in rows:
         if "failure" in row:
-            print(f"{row['method']} at {row['resolution']} px: {row['failure']}")
+            print(one_line(f"{row['method']} at {row['resolution']} px: {row['failure']}"))
     print(folder / "scaling.png", folder / "scaling.json")
 
 

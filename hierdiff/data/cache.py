@@ -9,12 +9,15 @@ again, and leaves its place when the new one is whole.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import logging
 import os
 import shutil
+import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +55,34 @@ class Decoded:
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:
-    """`cache`, else $HIERDIFF_CACHE, else ~/.cache/hierdiff."""
-    chosen = cache or os.environ.get("HIERDIFF_CACHE") or Path.home() / ".cache" / "hierdiff"
-    return Path(chosen).expanduser()
+    """`cache`, else $HIERDIFF_CACHE, else ~/.cache/hierdiff; where no home can be written to, a
+    folder of this user's among the temporary files."""
+    chosen = cache or os.environ.get("HIERDIFF_CACHE")
+    if chosen:
+        return Path(os.path.expanduser(chosen))  # `~` stays where nobody knows a home
+    place = Path(os.path.expanduser("~/.cache/hierdiff"))
+    try:
+        if not place.is_absolute():
+            raise OSError("there is no home folder")
+        place.mkdir(parents=True, exist_ok=True)
+        if not os.access(place, os.W_OK):
+            raise OSError(f"{place} cannot be written to")
+    except OSError as error:
+        return _temporary(str(error))
+    return place
+
+
+@functools.cache
+def _temporary(reason: str) -> Path:
+    """A folder that no other user can have put files into."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    place = Path(tempfile.gettempdir()) / f"hierdiff-{user}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    about = place.lstat()
+    if stat.S_ISLNK(about.st_mode) or (hasattr(os, "getuid") and about.st_uid != user):
+        raise OSError(f"{reason}, and {place} is another user's: set HIERDIFF_CACHE=FOLDER")
+    log.warning("%s: caches are kept in %s; HIERDIFF_CACHE=FOLDER names another", reason, place)
+    return place
 
 
 def fingerprint(root: Path, paths: Iterable[Path]) -> str:

@@ -59,10 +59,10 @@ def _bar(steps: int, done: int) -> tuple[Any, Any]:
     from rich.progress import Progress as Bar
 
     bar = Bar(
-        TextColumn("stage {task.fields[stage]}"),
+        TextColumn("stage {task.fields[stage]}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
         console=Console(stderr=True),
     )
     bar.start()

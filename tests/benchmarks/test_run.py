@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from benchmarks import run, sweep
@@ -74,9 +78,51 @@ def test_bad_input_is_one_clear_message(overrides, message):
 
 def test_a_folder_is_named_after_the_options_that_make_another_run():
     told = ["method=mdm", "data=elpv", "analysis=exposure_bias", "analysis.levels=[1,2]"]
-    assert run.suffix(told) == ""
-    more = ["trainer.steps=5", "+denoiser.groups=4", "experiment=a/b"]
-    assert run.suffix(told + more) == ",denoiser.groups=4,experiment=a_b,trainer.steps=5"
+    assert run.folder_name("mdm-elpv", told) == "mdm-elpv"
+    more = ["trainer.steps=5", "+denoiser.groups=4", "trainer.lr=1e-3"]
+    named = "mdm-elpv+denoiser.groups-4+trainer.lr-1e-3+trainer.steps-5"
+    assert run.folder_name("mdm-elpv", told + more) == named
+
+
+ODD_OPTIONS = (
+    ["method.growth=[0.25]"],
+    ["method.growth=[0.2,5]"],
+    ["method.growth=0.2-5"],
+    ["method.growth=-1"],
+    ["method.growth=1"],
+    ["method.growth='1'"],
+    ["codec@method.codec=identity"],
+    ["measure.extractor={name: inception, weights: /a b/ü.pth}"],
+    ["a=1", "b=2"],
+    ["a=1+b-2"],
+    ["data.root=/data/$HOME/`x`;rm"],
+    ["data.root=" + "日本" * 200],
+    ["data.root=" + "日本" * 201],
+    *([f"data.root={'x' * 300}{i}"] for i in range(3)),
+)
+
+
+def test_names_of_folders_need_no_quotes_are_short_and_differ_where_options_do():
+    names = [run.folder_name("mdm", options) for options in ODD_OPTIONS]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert re.fullmatch(r"[A-Za-z0-9._+-]+", name) and len(name) <= 200
+        assert shlex.quote(name) == name
+        word = f"checkpoint=runs/{name}/weights.safetensors"
+        parsed = OverridesParser.create().parse_override(word)
+        assert parsed.value() == word.partition("=")[2]
+    assert run.folder_name("mdm", ["method.growth=[0.25]"]).startswith("mdm+method.growth-0.25+")
+
+
+def test_the_default_folder_is_named_so():
+    GlobalHydra.instance().clear()
+    words = ["method=mdm", "budget=smoke", "denoiser.width=48", "method.fractions=[0.5,1]"]
+    with initialize_config_dir(folder_of_configs(), version_base="1.3"):
+        cfg = compose("benchmark", overrides=words, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        folder = cfg.folder
+    name = "runs/mdm-critters-smoke+denoiser.width-48+method.fractions-0.5-1+"
+    assert re.fullmatch(re.escape(name) + "[0-9a-f]{8}", folder)
 
 
 def test_precision_is_settled_before_anything_is_kept():
