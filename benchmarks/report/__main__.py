@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,12 +22,13 @@ from benchmarks.report.content import Page, page
 from benchmarks.report.pictures import FOLDER, Kept
 from benchmarks.tables import add_choices, keep, nothing_under
 from hierdiff.config import one_line, printable, reported
-from hierdiff.files import write
+from hierdiff.files import LOCK, PART, worked_in, write
 from hierdiff.results import readable
 
 INDEX = "index.html"
 MADE_BY = b'<meta name="generator" content="hierdiff report">'  # how our own folder is known
-FOLDERS = (FOLDER, "tables")
+OWN = re.compile(rf"({FOLDER}|tables)/[\w-][\w.-]*")  # files beside the page
+BEGUN = ".begun.json"  # the files of a report that is being written
 
 
 def render(shown: Page) -> bytes:
@@ -79,19 +81,45 @@ def _policy(css: str, js: str) -> str:
 def write_report(folder: Path, files: Mapping[str, bytes]) -> None:
     """The files, the page last; then files of an older report are removed.
 
-    Raises FileExistsError for a folder that holds anything else than a report.
+    Until the page is written, a list of all files says whose folder it is: a report whose writing
+    was cut off is made by the same command. Raises FileExistsError for a folder that holds anything
+    else than a report, `Busy` where another process writes it.
     """
-    index = folder / INDEX
-    ours = index.is_file() and MADE_BY in index.read_bytes()
-    if folder.exists() and not ours and any(folder.iterdir()):
+    index, begun = folder / INDEX, folder / BEGUN
+    ours = begun.is_file() or (index.is_file() and MADE_BY in index.read_bytes())
+    others = folder.iterdir() if folder.exists() and not ours else ()
+    if any(path.name != LOCK and not PART.fullmatch(path.name) for path in others):
         raise FileExistsError(f"{folder} holds other files: name a new folder by -o")
-    for name in sorted(files, key=lambda name: (name == INDEX, name)):
-        path = folder / name
-        if not path.is_file() or path.read_bytes() != files[name]:
-            write(path, files[name])
-    for path in (path for part in FOLDERS for path in (folder / part).glob("*")):
-        if path.relative_to(folder).as_posix() not in files:
-            path.unlink()
+    with worked_in(folder):
+        older = _listed(begun) | _linked(index)
+        write(begun, json.dumps(sorted(older | set(files)), indent=1).encode())
+        for name in sorted(files, key=lambda name: (name == INDEX, name)):
+            path = folder / name
+            if not path.is_file() or path.read_bytes() != files[name]:
+                write(path, files[name])
+        for name in older - set(files):
+            if (folder / name).is_file():
+                (folder / name).unlink()
+        begun.unlink()
+        (folder / LOCK).unlink(missing_ok=True)  # a page is copied to where nobody knows of locks
+
+
+def _listed(begun: Path) -> set[str]:
+    """The files of a report whose writing was cut off; what they may be called is known."""
+    try:
+        names = json.loads(begun.read_bytes())
+    except (OSError, ValueError):
+        return set()
+    known = names if isinstance(names, list) else []
+    return {name for name in known if isinstance(name, str) and OWN.fullmatch(name)}
+
+
+def _linked(index: Path) -> set[str]:
+    """The files that a page links to."""
+    if not index.is_file():
+        return set()
+    links = re.findall(r'(?:href|src)="([^"]*)"', index.read_text("utf-8", "replace"))
+    return {link for link in links if OWN.fullmatch(link)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

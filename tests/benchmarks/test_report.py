@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.formats import FORMATS
-from benchmarks.report.__main__ import INDEX, main, render, write_report
+from benchmarks.report.__main__ import INDEX, MADE_BY, main, render, write_report
 from benchmarks.report.charts import BOTTOM, HEIGHT, Axis, Line, Point, lines, scatter
 from benchmarks.report.content import page, slugs
 from benchmarks.report.facts import duration, flat
@@ -778,6 +778,80 @@ def test_the_page_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         write_report(tmp_path / "r", {INDEX: b"page", "pictures/a.png": b"1", "tables/a.md": b"2"})
     assert INDEX not in written
     assert not (tmp_path / "r" / INDEX).exists()
+
+
+def pages() -> list[dict[str, bytes]]:
+    """Files of an older report and of the one that follows it; each page links its own."""
+    older = {"pictures/a.png": b"1", "tables/a.md": b"2"}
+    newer = {"pictures/b.png": b"3", "tables/a.md": b"4"}
+    return [
+        {**files, INDEX: MADE_BY + "".join(f'<a href="{name}">' for name in files).encode()}
+        for files in (older, newer)
+    ]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("when", ["write", "move"])
+def test_a_report_that_was_cut_off_anywhere_is_made_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bool, when: str
+):
+    first, second = pages()
+    for place in range(20):
+        folder = tmp_path / str(place)
+        if older:
+            write_report(folder, first)
+        calls = iter(range(100))
+        with monkeypatch.context() as patch:
+            own = {"write": os.fsync, "move": os.replace}[when]
+
+            def killed(*given: Any, own: Any = own, calls: Any = calls, place: int = place) -> None:
+                if next(calls) == place:
+                    raise Killed
+                own(*given)
+
+            patch.setattr(os, {"write": "fsync", "move": "replace"}[when], killed)
+            patch.setattr(Path, "unlink", lambda path, **options: None)  # a kill cleans nothing
+            try:
+                write_report(folder, second)
+            except Killed:
+                pass
+            else:
+                break
+        assert content(folder).get(INDEX) in (first[INDEX] if older else None, second[INDEX])
+        write_report(folder, second)
+        assert content(folder) == second
+    assert place >= 3
+
+
+def test_a_file_of_somebody_else_in_a_report_stays(tmp_path: Path):
+    first, second = pages()
+    write_report(tmp_path, first)
+    (tmp_path / "pictures" / "mine.png").write_bytes(b"x")
+    write_report(tmp_path, second)
+    assert content(tmp_path) == {**second, "pictures/mine.png": b"x"}
+
+
+def test_a_list_of_files_removes_nothing_outside(tmp_path: Path):
+    (tmp_path / "mine.png").write_bytes(b"x")
+    folder = tmp_path / "report"
+    folder.mkdir()
+    names = ["../mine.png", "pictures/../../mine.png", str(tmp_path / "mine.png"), 7]
+    for listed in (names, 7, {}):
+        (folder / ".begun.json").write_text(json.dumps(listed))
+        write_report(folder, pages()[0])
+    assert (tmp_path / "mine.png").exists() and content(folder) == pages()[0]
 
 
 def test_conditions_choose_records(runs: Path):
