@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hierdiff.levels import Levels
-from hierdiff.options import Between, Positive, Share
+from hierdiff.levels import Levels, clipped
+from hierdiff.options import Between, Length, Positive, Share, check
 
 Carry = Any  # a tree of batch-first tensors handed from step to step, or None
 
@@ -28,12 +28,23 @@ class Denoised(NamedTuple):
 
 
 Denoise = Callable[[Levels, Float[Tensor, " b"], Carry], Denoised]
-Scale = float | Sequence[float]  # one for all levels, or one for each, finest first
+# One for all levels, or one for each, finest first.
+Scale = float | Annotated[Sequence[float], Length(1, more=True)]
 
 
 def is_off(scale: Scale) -> bool:
     """A scale of 1 everywhere is no guidance."""
     return all(s == 1 for s in scale) if isinstance(scale, Sequence) else scale == 1
+
+
+def check_scale(scale: object, levels: int | None = None) -> None:
+    """ValueError for what is no guidance: not finite, no number, or none for some of the levels."""
+    check(scale, Scale, "guidance")
+    if levels is not None and isinstance(scale, Sequence) and len(scale) != levels:
+        raise ValueError(
+            f"{len(scale)} guidance scales for {levels} levels: one for each, finest first, "
+            f"or one for all"
+        )
 
 
 def guided(
@@ -75,7 +86,7 @@ def guided(
 
 def static_threshold(limit: Positive = 1.0) -> Callable[[Levels], Levels]:
     """x0 clipped to [-limit, limit]."""
-    return lambda x0: tuple(level.clamp(-limit, limit) for level in x0)
+    return lambda x0: tuple(clipped(level, limit) for level in x0)
 
 
 def dynamic_threshold(
@@ -94,7 +105,7 @@ def dynamic_threshold(
             .reshape(-1, *[1] * (level.ndim - 1))
             for level in x0
         ]
-        return tuple(x.clamp(-s, s) / s for x, s in zip(x0, limits, strict=True))
+        return tuple(clipped(x, s) / s for x, s in zip(x0, limits, strict=True))
 
     return apply
 

@@ -13,7 +13,14 @@ from torch import Tensor
 
 
 def to_uint8(images: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
-    """[-1, 1] to 0..255 by rounding; what lies outside is clipped."""
+    """[-1, 1] to 0..255 by rounding; what lies outside is clipped. FloatingPointError for NaN and
+    infinities, which are no pixels."""
+    if not bool(images.isfinite().all()):
+        whole = images.isfinite().flatten(-3).all(-1)
+        raise FloatingPointError(
+            f"{int((~whole).sum())} of {whole.numel()} images hold values that are not finite (NaN "
+            f"or infinite): look at the weights, the schedule and the precision that made them"
+        )
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 

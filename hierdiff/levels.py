@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
+import torch
 import torch.nn.functional as F
 from einops import repeat
 from jaxtyping import Float
@@ -37,6 +38,11 @@ def up(x: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c s s"]:
         raise ValueError(f"side {side} is not a multiple of {x.shape[-1]}: choose one that is")
     factor = side // x.shape[-1]
     return repeat(x, "b c h w -> b c (h i) (w j)", i=factor, j=factor)
+
+
+def clipped(x: Tensor, limit: Tensor | float = 1.0) -> Tensor:
+    """x within [-limit, limit]; what is not finite becomes NaN, for a limit would hide it."""
+    return torch.where(x.isfinite(), x.clamp(-limit, limit), torch.nan)  # type: ignore[arg-type]
 
 
 def check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:

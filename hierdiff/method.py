@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Annotated, Any, NamedTuple
@@ -27,6 +27,7 @@ from hierdiff.guidance import (
     Denoise,
     Denoised,
     Scale,
+    check_scale,
     guided,
     is_off,
     thresholded,
@@ -39,7 +40,7 @@ from hierdiff.process import GaussianProcess
 from hierdiff.registry import Node, Registry, checked, suggest
 from hierdiff.samplers import Sampler, grids, integrate, samplers
 from hierdiff.samplers.grids import Grid
-from hierdiff.samplers.integrate import Watch
+from hierdiff.samplers.integrate import Watch, check_times
 
 Images = dict[int, Float[Tensor, "n c _h _w"]]
 
@@ -198,7 +199,12 @@ class Sampling:
                 f"unknown threshold {name!r}{suggest(str(name), THRESHOLDS) or ','} "
                 f"known: {', '.join(THRESHOLDS)}"
             )
-        checked(THRESHOLDS[name], self.threshold, f"threshold {name!r}")
+        self.thresholding()
+
+    def thresholding(self) -> Callable[[Levels], Levels]:
+        """The function that keeps x0 in range. ValueError where its options are none."""
+        entry = THRESHOLDS[self.threshold["name"]]
+        return entry(**checked(entry, self.threshold, f"threshold {self.threshold['name']!r}"))
 
 
 class Diffusion(Stage):
@@ -235,12 +241,8 @@ class Diffusion(Stage):
             )
         denoiser.check(codec.shapes())
         objective.check(process, denoiser, codec.shapes())
-        scale = sampling.guidance
-        if isinstance(scale, Sequence) and len(scale) != levels:
-            raise ValueError(
-                f"{len(scale)} guidance scales for {levels} levels: one for each, finest first, "
-                f"or one for all"
-            )
+        check_scale(sampling.guidance, levels)
+        check_times(sampling.grid(sampling.steps, process))  # type: ignore[operator]
         fewest = min(shape[0] for shape in codec.shapes())
         if sampling.channels is not None and sampling.channels > fewest:
             raise ValueError(
@@ -348,6 +350,7 @@ class Diffusion(Stage):
         """Images, and the state that their trajectory passed at time `stop`."""
         plan = self.sampling if steps is None else replace(self.sampling, steps=steps)
         scale = plan.guidance if guidance is None else guidance
+        check_scale(scale, len(self.codec.shapes()))
         cond = self.complete(cond, n)
         denoise = self.denoise(cond)
         if not is_off(scale):
@@ -356,8 +359,7 @@ class Diffusion(Stage):
             denoise = guided(
                 denoise, weak, scale, channels=slice(plan.channels), interval=plan.interval
             )
-        options = {k: v for k, v in plan.threshold.items() if k != "name"}
-        denoise = thresholded(denoise, THRESHOLDS[plan.threshold["name"]](**options))
+        denoise = thresholded(denoise, plan.thresholding())
         _, start = self.process.alpha_sigma(torch.ones(1, dtype=torch.float64))
         x = tuple(
             float(std) * noise((n, *shape))
@@ -375,7 +377,16 @@ class Diffusion(Stage):
         training = self.training
         self.eval()
         try:
-            x = integrate(plan.rule, denoise, self.process, x, times, noise, watch=watched)  # type: ignore[arg-type]
+            x = integrate(
+                plan.rule,  # type: ignore[arg-type]
+                denoise,
+                self.process,
+                x,
+                times,
+                noise,
+                watch=watched,
+                what=f"stage {self.name}",
+            )
         finally:
             self.train(training)
         return self.codec.decode(x), passed

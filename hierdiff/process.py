@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hierdiff.levels import Levels, spread
 from hierdiff.registry import Node, Registry
-from hierdiff.schedules import Schedule, schedules
+from hierdiff.schedules import Schedule, check_schedule, schedules
 
 PerLevel = Float[Tensor, "b levels"]
 
@@ -27,6 +27,20 @@ class GaussianProcess(ABC):
 
     def __init__(self, schedules: Sequence[Schedule | Node]):
         self.schedules = tuple(_schedule(part) for part in schedules)
+        for schedule in self.schedules:
+            self._check(schedule)
+
+    def _check(self, schedule: Schedule) -> None:
+        """ValueError where the schedule is undefined, or alpha or sigma is not finite at an end."""
+        check_schedule(schedule)
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float32, device="cpu")
+        for name, values in zip(("alpha", "sigma"), self.coefficients(schedule(ends)), strict=True):
+            if not bool(values.isfinite().all()):
+                raise ValueError(
+                    f"{name} of {type(self).__name__} is {values.tolist()} at t = 0 and 1 under "
+                    f"{schedule}: choose a schedule with a finite log_snr there, such as "
+                    f"{{name: power, sigma_max: 80}} or {{name: limited, base: ...}}"
+                )
 
     @staticmethod
     @abstractmethod
@@ -55,8 +69,8 @@ class GaussianProcess(ABC):
         """
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
         ratio = (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2  # SNR_t / SNR_s
-        large = sigma_t**2 * (1 - ratio)
-        return large, sigma_s**2 * (1 - ratio)
+        fresh = (1 - ratio).clamp(min=0)  # rounding may step below 0
+        return sigma_t**2 * fresh, sigma_s**2 * fresh
 
     def posterior(
         self, x0: Levels, x_t: Levels, t: Float[Tensor, " b"], s: Float[Tensor, " b"]

@@ -43,6 +43,29 @@ class Schedule(ABC):
 
 schedules: Registry[Schedule] = Registry("schedule", Schedule)
 
+# Times at which a schedule is looked at: evenly, and near the ends.
+CHECKED = (0.0, 1e-3, 2e-3, *(i / 64 for i in range(1, 64)), 0.998, 0.999, 1.0)
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """ValueError where log_snr is NaN or does not fall, in double or in single precision."""
+    for dtype in (torch.float64, torch.float32):
+        t = torch.tensor(CHECKED, dtype=dtype, device="cpu")
+        try:
+            log_snr = schedule(t)
+        except (ArithmeticError, ValueError, IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"{schedule} has no value ({str(error).splitlines()[0]}): choose other options"
+            ) from error
+        steps = log_snr.diff()
+        falls = steps < 0 if dtype == torch.float64 else steps <= 0  # rounding may make two equal
+        if not bool(falls.all()):
+            i = int((~falls).int().argmax())
+            raise ValueError(
+                f"log_snr of {schedule} must fall from t = 0 to t = 1, and is {log_snr[i]:.4g} at "
+                f"t = {t[i]:.4g}, {log_snr[i + 1]:.4g} at t = {t[i + 1]:.4g}: choose other options"
+            )
+
 
 @schedules.register("cosine")
 @dataclass(frozen=True)
@@ -54,16 +77,31 @@ class Cosine(Schedule):
 
     def __call__(self, t: Times) -> Times:
         first, last = self._angles()
-        return -2 * torch.log(torch.tan(first + t * (last - first)))
+        angle = first + t * (last - first)
+        return -2 * torch.log(torch.tan(angle.clamp(max=_before_half_pi(angle.dtype))))
 
     def inverse(self, log_snr: Times) -> Times:
         first, last = self._angles()
         return (torch.atan(torch.exp(-log_snr / 2)) - first) / (last - first)
 
     def _angles(self) -> tuple[float, float]:
-        return math.atan(math.exp(-self.log_snr_max / 2)), math.atan(
-            math.exp(-self.log_snr_min / 2)
+        first, last = (
+            math.atan(math.exp(min(-log_snr / 2, LARGEST)))
+            for log_snr in (self.log_snr_max, self.log_snr_min)
         )
+        return first, last
+
+
+LARGEST = 700.0  # whose exponential is finite
+
+
+def _before_half_pi(dtype: torch.dtype) -> float:
+    """The largest number of a precision below pi / 2: single precision rounds pi / 2 up, where the
+    tangent is below zero."""
+    half_pi = torch.tensor(math.pi / 2, dtype=dtype, device="cpu")
+    if float(half_pi) < math.pi / 2 or dtype == torch.float64:
+        return float(half_pi)
+    return float(torch.nextafter(half_pi, torch.zeros_like(half_pi)))
 
 
 @schedules.register("sigmoid")
@@ -272,6 +310,12 @@ class Limited(Schedule):
     def __post_init__(self) -> None:
         base = _built(self.base)
         object.__setattr__(self, "base", base)
+        if math.isnan(self.log_snr_min) or math.isnan(self.log_snr_max):
+            raise ValueError(
+                f"log_snr from {self.log_snr_max} to {self.log_snr_min}: give numbers, or "
+                f"infinities for no limit"
+            )
+        check_schedule(base)
         first, last = _time(base, self.log_snr_max, 0.0), _time(base, self.log_snr_min, 1.0)
         object.__setattr__(self, "_times", (first, last))
         if first >= last:
@@ -353,7 +397,11 @@ class InputScaled(Schedule):
 @schedules.register("interpolated")
 @dataclass(frozen=True)
 class Interpolated(Schedule):
-    """`noisy` rules at t = 1 and `clean` at t = 0, linear between (simple diffusion, section 2)."""
+    """`noisy` rules at t = 1 and `clean` at t = 0, linear between (simple diffusion, section 2).
+
+    An infinite end of the one that does not rule there plays no part: log-SNRs grow like ln t, and
+    t ln t ends at 0.
+    """
 
     noisy: Schedule | Node
     clean: Schedule | Node
@@ -363,4 +411,5 @@ class Interpolated(Schedule):
         object.__setattr__(self, "clean", _built(self.clean))
 
     def __call__(self, t: Times) -> Times:
-        return t * self.noisy(t) + (1 - t) * self.clean(t)  # type: ignore[operator]
+        noisy, clean = self.noisy(t), self.clean(t)  # type: ignore[operator]
+        return torch.where(t > 0, t * noisy, 0.0) + torch.where(t < 1, (1 - t) * clean, 0.0)

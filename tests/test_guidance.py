@@ -1,5 +1,7 @@
 """Guidance and thresholding wrap denoise functions, level by level."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from hierdiff.guidance import (
     Denoised,
+    check_scale,
     dynamic_threshold,
     guided,
     is_off,
@@ -15,6 +18,7 @@ from hierdiff.guidance import (
 )
 from hierdiff.parameterization import PREDICTIONS, target
 from hierdiff.process import VariancePreserving
+from hierdiff.registry import checked
 from hierdiff.schedules import Cosine, Shifted
 
 T = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
@@ -160,3 +164,31 @@ def test_a_thresholded_function_keeps_carry_and_variance():
     out = thresholded(Answer(5.0, "s"), static_threshold())(x, T, "a")
     assert out.carry == "as" and all(float(level.abs().max()) <= 1 for level in out.x0)
     assert torch.equal(out.variance[0], 5 * x[0] + 1)
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf, [], [1.0, math.nan], "2", True])
+def test_what_is_no_guidance_is_refused(scale):
+    with pytest.raises(ValueError, match="guidance takes a number, or a list"):
+        check_scale(scale)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        *((static_threshold, {"limit": value}) for value in (0.0, -1.0, math.nan, math.inf)),
+        *((dynamic_threshold, {"quantile": value}) for value in (-0.1, 1.5, math.nan)),
+        *((dynamic_threshold, {"cap": value}) for value in (0.5, math.nan, math.inf)),
+    ],
+)
+def test_thresholds_that_are_none_are_refused(make, options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} takes a number"):
+        checked(make, {"name": "t", **options}, "threshold")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_threshold_does_not_hide_what_is_not_finite(value):
+    x0 = (torch.tensor([[[[value, 0.5, 9.0]]]]),)
+    for threshold in (static_threshold(), dynamic_threshold(0.5, 2.0)):
+        (found,) = threshold(x0)
+        assert found.isnan()[0, 0, 0, 0]
+    assert static_threshold()(x0)[0][0, 0, 0, 1:].tolist() == [0.5, 1.0]

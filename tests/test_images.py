@@ -77,3 +77,11 @@ def test_small_pixels_are_enlarged_without_blur():
 
 def test_grey_images_make_a_sheet_too():
     assert sheet([colours(2, 4)[:, :1]], columns=2, cell=4, gap=0).size == (8, 4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_becomes_no_pixel(value: float):
+    images = torch.zeros(2, 4, 3, 2, 2)
+    images[1, 2, 0, 1, 1] = value
+    with pytest.raises(FloatingPointError, match="1 of 8 images hold values that are not finite"):
+        to_uint8(images)

@@ -176,3 +176,42 @@ def test_every_process_trains_and_samples():
         seen = first[0][0][0].std() * (1 if std == 1 else 80)  # c_in is 1 / sigma here
         assert float(seen) == pytest.approx(std, rel=0.02)
         assert all(torch.isfinite(level).all() for level in images.values())
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ({"guidance": float("inf")}, "guidance=inf: guidance takes a number"),
+        ({"guidance": [1.0, float("nan")]}, "guidance takes a number"),
+        ({"interval": [float("nan"), 1.0]}, "interval takes a list of two numbers"),
+        ({"interval": [0.0]}, "interval takes a list of two"),
+        ({"threshold": {"name": "static", "limit": float("nan")}}, "limit takes a number above 0"),
+        ({"threshold": {"name": "dynamic", "cap": float("inf")}}, "cap takes a number, 1 or more"),
+        ({"grid": {"name": "mdm", "table": 3}, "steps": 9}, "choose another grid, or fewer steps"),
+        ({"rule": {"name": "ddim", "eta": float("nan")}}, "eta takes a number, 0 or more"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_before_training(sampling, message):
+    with pytest.raises(ValueError, match=message) as error:
+        tiny.method("mdm", sampling={"steps": 3, **sampling})
+    assert "\n" not in str(error.value)
+
+
+def test_guidance_of_one_call_is_checked_too():
+    method = tiny.method("mdm")
+    for scale in (float("nan"), float("inf"), []):
+        with pytest.raises(ValueError, match="guidance takes a number"):
+            method.sample(1, noise=tiny.noise(), guidance=scale)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", methods.names())
+def test_weights_that_are_not_finite_give_no_images(name, value):
+    """Also behind a threshold, which would clip an infinity to white; the stage has its name."""
+    method = tiny.method(name)
+    stage = method.stages[-1]
+    with torch.no_grad():
+        for parameter in stage.denoiser.parameters():
+            parameter.fill_(value)
+    with pytest.raises(FloatingPointError, match=f"stage {stage.name} .*step 1 of 3.*level 0"):
+        method.sample(2, Cond(labels=torch.tensor([0, 1])), noise=tiny.noise())

@@ -305,3 +305,27 @@ def test_a_schedule_is_composed_from_nodes_too():
     built = schedules.build(node)
     assert built == Shifted(Cosine(), 128)
     same(built(at(0.5)), [-1.386294361])
+
+
+def test_an_infinite_end_that_does_not_rule_plays_no_part_in_an_interpolation():
+    """0 times infinity is NaN, and t ln t ends at 0."""
+    schedule = Interpolated(noisy=LinearFlow(), clean=Cosine())
+    assert schedule(at(0, 1)).tolist() == [pytest.approx(15), -math.inf]
+    schedule = Interpolated(noisy=Cosine(), clean=LinearFlow())
+    assert schedule(at(0, 1)).tolist() == [math.inf, pytest.approx(-15)]
+    near = at(1e-12, 1e-9)
+    torch.testing.assert_close(
+        Interpolated(noisy=LinearFlow(), clean=Cosine())(near), Cosine()(near), rtol=1e-6, atol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_cosine_to_any_limit_has_a_tangent(dtype):
+    """Single precision rounds pi / 2 up, where the tangent is negative and has no logarithm."""
+    t = torch.tensor([0, 0.25, 0.5, 0.75, 1], dtype=dtype)
+    for least in (-60.0, -90.0, -2000.0, -math.inf):
+        found = Cosine(least, math.inf)(t)
+        assert found[0] == math.inf and found[-1] < -30 and (found.diff() < 0).all()
+        torch.testing.assert_close(
+            found[1:4].double(), GammaCosine()(t)[1:4].double(), atol=1e-5, rtol=0
+        )

@@ -17,7 +17,7 @@ from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.regularisers import KL
 from baselines.latent.stage import AutoencoderStage, Losses
 from hierdiff.codec import Codec, codecs
-from hierdiff.levels import Levels
+from hierdiff.levels import Levels, clipped
 from hierdiff.noise import Noise
 from hierdiff.options import Count, NonNegative, Positive
 from hierdiff.registry import Node, constructed
@@ -172,7 +172,7 @@ class AutoencoderCodec(Codec):
     def decode(self, levels: Levels) -> dict[int, Float[Tensor, "b c _h _w"]]:
         z = levels[0] * self.statistics.std + self.statistics.mean
         with self.network.at_rest():
-            return {self.resolution: self.network.decode(z).clamp(-1, 1)}
+            return {self.resolution: clipped(self.network.decode(z))}
 
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return (self._shape,)

@@ -23,7 +23,7 @@ from baselines.latent.discriminator import PatchGAN, adaptive_weight, generator_
 from baselines.latent.regularisers import reduced
 from hierdiff.batch import NOTHING, Batch, Cond
 from hierdiff.guidance import Scale
-from hierdiff.levels import Levels
+from hierdiff.levels import Levels, clipped
 from hierdiff.method import Diffusion, Images, Stage, Turn
 from hierdiff.metrics.perceptual import Perceptual, perceptuals
 from hierdiff.noise import Noise
@@ -231,7 +231,7 @@ class AutoencoderStage(Stage):
         """From the mode of the posterior, in [-1, 1]."""
         with self.autoencoder.at_rest():
             z = self.autoencoder.regulariser.mode(self.autoencoder.encode(images))
-            return self.autoencoder.decode(z).clamp(-1, 1)
+            return clipped(self.autoencoder.decode(z))
 
     def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
         """Originals, each followed by its reconstruction."""

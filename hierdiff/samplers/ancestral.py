@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from hierdiff.guidance import Denoise
@@ -49,7 +50,9 @@ class Ancestral(Sampler):
         moved = []
         for i, (level, low, high) in enumerate(columns):
             share = self._share(None if out.variance is None else out.variance[i])
-            std = (share * high.log() + (1 - share) * low.log()).mul(0.5).exp()
+            least = torch.finfo(low.dtype).tiny  # 0 times the logarithm of 0 is NaN
+            logs = low.clamp(min=least).log(), high.clamp(min=least).log()
+            std = (share * logs[1] + (1 - share) * logs[0]).mul(0.5).exp()
             moved.append(level + std * noise(level.shape))
         return tuple(moved), State(out.carry)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from hierdiff.options import Count, Positive, Share, check_fields
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Node, Registry
-from hierdiff.schedules import Schedule, schedules
+from hierdiff.schedules import Schedule, check_schedule, schedules
 
 Grid64 = Float[Tensor, " steps_and_one"]
 
@@ -42,7 +42,7 @@ class UniformGrid(Grid):
             )
 
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
-        return torch.linspace(self.start, self.end, steps + 1, dtype=torch.float64)
+        return torch.linspace(self.start, self.end, steps + 1, dtype=torch.float64, device="cpu")
 
 
 @grids.register("karras")
@@ -67,9 +67,9 @@ class KarrasGrid(Grid):
 
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
         first, last = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
-        sigma = torch.linspace(first, last, steps, dtype=torch.float64) ** self.rho
+        sigma = torch.linspace(first, last, steps, dtype=torch.float64, device="cpu") ** self.rho
         times = process.schedules[-1].inverse(-2 * sigma.log()).clamp(0, 1)
-        times = torch.cat([times, torch.zeros(1, dtype=torch.float64)])
+        times = torch.cat([times, times.new_zeros(1)])
         return torch.unique_consecutive(times)
 
 
@@ -84,7 +84,7 @@ class MDMGrid(Grid):
     table: Count = 1000
 
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
-        k = torch.arange(steps, -1, -1, dtype=torch.float64)
+        k = torch.arange(steps, -1, -1, dtype=torch.float64, device="cpu")
         return torch.round(k * (self.table + 1) / (steps + 1)) / self.table
 
 
@@ -102,10 +102,11 @@ class ScheduleGrid(Grid):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "schedule", schedules.build(self.schedule))
+        check_schedule(self.schedule)  # type: ignore[arg-type]
 
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
-        uniform = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
+        uniform = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")[:-1]
         levels = self.schedule(uniform)  # type: ignore[operator]
         times = process.schedules[-1].inverse(levels).clamp(0, 1)
-        times = torch.cat([times, torch.zeros(1, dtype=torch.float64)])
+        times = torch.cat([times, times.new_zeros(1)])
         return torch.unique_consecutive(times)

@@ -7,12 +7,12 @@ network. For every process here dx = x0 d(alpha) + eps d(sigma), so a rule needs
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hierdiff.guidance import Carry, Denoise
@@ -61,24 +61,57 @@ def integrate(
     noise: Noise,
     carry: Carry = None,
     watch: Watch | None = None,
+    what: str = "the state",
 ) -> Levels:
     """x from times[0] to times[-1], which must fall; `watch(i, s, x)` is told after every step.
 
     Start state and times are arguments: image-to-image, refiners, truncated cascades and windows of
-    a trajectory are calls of this function.
+    a trajectory are calls of this function. FloatingPointError, with `what`, step and level, where
+    the state becomes NaN or infinite: looked up once, at the end, since each look waits for the
+    device.
     """
-    moments = times.tolist()
-    if any(s >= t for t, s in pairwise(moments)) or moments[-1] < 0 or moments[0] > 1:
-        raise ValueError(f"times must fall within [0, 1], got {moments[:3]} ... {moments[-1]}")
+    moments = check_times(times)
     state = State(carry)
     first = x[-1]
+    finite: list[Tensor] = []  # after each step, of each level
     for i, (t, s) in enumerate(pairwise(moments)):
         both = torch.tensor([t, s], dtype=first.dtype, device=first.device)
         now, then = both[:, None].expand(2, len(first))
         x, state = step(denoise, process, x, now, then, state, noise)
+        finite.append(torch.stack([level.isfinite().all() for level in x]))
         if watch is not None:
             watch(i, s, x)
+    if finite and not first.is_meta:
+        check_finite(torch.stack(finite), moments, x, what)
     return x
+
+
+def check_times(times: Float[Tensor, " steps_and_one"]) -> list[float]:
+    """The times as numbers. ValueError where they do not fall within [0, 1]."""
+    moments = times.tolist()
+    inside = moments and moments[-1] >= 0 and moments[0] <= 1
+    if not inside or not all(s < t for t, s in pairwise(moments)):
+        raise ValueError(
+            f"times must fall within [0, 1], got {moments[:3]} ... {moments[-1:]}: "
+            f"choose another grid, or fewer steps"
+        )
+    return moments
+
+
+def check_finite(
+    finite: Bool[Tensor, "steps levels"], moments: Sequence[float], x: Levels, what: str
+) -> None:
+    if bool(finite.all()):
+        return
+    step = int((~finite).any(1).int().argmax())
+    level = int((~finite[step]).int().argmax())
+    shape = " x ".join(map(str, x[level].shape[1:]))
+    raise FloatingPointError(
+        f"samples of {what} are not finite (NaN or infinite) after step {step + 1} of "
+        f"{len(finite)}, t = {moments[step]:.4g} to {moments[step + 1]:.4g}, at level {level} "
+        f"({shape}): look for NaN in the weights, for guidance that is too large without a "
+        f"threshold, for a schedule that is infinite there, and for overflow in reduced precision"
+    )
 
 
 def eps_of(

@@ -13,6 +13,7 @@ stays where the half-life is 0. (arXiv 2312.02696, section 3, on what lengths ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -40,9 +41,10 @@ class EMA:
         half_lives: Sequence[float],
         ramp: float | None = RAMP,
     ):
-        if not half_lives or any(length < 0 for length in half_lives):
+        if not half_lives or not all(0 <= length < math.inf for length in half_lives):
             raise ValueError(
-                f"ema half-lives {list(half_lives)}: give one or more in images, 0 for none"
+                f"ema half-lives {list(half_lives)}: give one or more finite numbers of images, "
+                f"0 for none"
             )
         self.half_lives = tuple(half_lives)
         self.ramp = ramp
@@ -68,9 +70,22 @@ class EMA:
 
     @torch.no_grad()
     def into_weights(self, which: int = 0) -> None:
-        """The weights become their average."""
+        """The weights become their average. FloatingPointError where it is not finite."""
+        self.check(which)
         if self._copies[which] is not self._weights:
             torch._foreach_copy_(self._weights, self._copies[which])
+
+    def check(self, which: int = 0) -> None:
+        """FloatingPointError, with the names, where an average holds NaN or infinities."""
+        copies = self._copies[which]
+        finite = torch.stack([copy.isfinite().all() for copy in copies]).tolist() if copies else []
+        names = [name for name, one in zip(self._names, finite, strict=True) if not one]
+        if names:
+            raise FloatingPointError(
+                f"the average of weights over {self.half_lives[which]:g} images is not finite in "
+                f"{names[0]} and {len(names) - 1} others: go on from a checkpoint before that, "
+                f"with a lower trainer.lr"
+            )
 
     @contextmanager
     def applied(self, which: int = 0) -> Iterator[None]:

@@ -387,9 +387,12 @@ class Run:
         path = self.folder / "samples" / f"step_{self.place.total_step:07d}.png"
         if self.main:
             n = self.recipe.sheet_images
-            with self.fabric.autocast():
-                image = sample_sheet(source, self.data, n, self.seed, self.device, self.dtype)
-            write_png(path, image)
+            try:
+                with self.fabric.autocast():
+                    image = sample_sheet(source, self.data, n, self.seed, self.device, self.dtype)
+                write_png(path, image)
+            except FloatingPointError as error:  # the weights are of more worth than a picture
+                log.warning("no sheet at step %d: %s", self.place.total_step, error)
             write_curves(self.folder / "loss.png", self.log.path)
         self.fabric.barrier()
         return path

@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 
+from hierdiff.process import processes
 from hierdiff.schedules import Schedule, schedules
 
 FILLED = {
@@ -68,3 +69,73 @@ def test_inverse_agrees_with_bisection(make, name):
 @pytest.mark.parametrize("name", schedules.names())
 def test_schedules_are_values(name):
     assert build(name) == build(name) and hash(build(name)) == hash(build(name))
+
+
+WRAPPERS = {
+    "shifted": lambda base: {"name": "shifted", "base": base, "resolution": 128},
+    "input_scaled": lambda base: {"name": "input_scaled", "base": base, "scale": 0.5},
+    "limited": lambda base: {"name": "limited", "base": base},
+    "noisy": lambda base: {"name": "interpolated", "noisy": base, "clean": FILLED["clean"]},
+    "clean": lambda base: {"name": "interpolated", "noisy": FILLED["noisy"], "clean": base},
+    "both": lambda base: {"name": "interpolated", "noisy": base, "clean": base},
+}
+EDGES = torch.tensor([0.0, 1e-3, 0.5, 0.999, 1.0], dtype=torch.float64)
+
+
+def is_defined(process) -> bool:
+    """At both ends, in either precision."""
+    return all(
+        bool(part.isfinite().all())
+        for dtype in (torch.float32, torch.float64)
+        for part in process.alpha_sigma(EDGES.to(dtype))
+    )
+
+
+@pytest.mark.parametrize("outer", ["limited", "clean"])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("name", schedules.names())
+def test_compositions_are_defined_or_refused_at_both_ends(name, wrapper, outer):
+    node = WRAPPERS[outer](WRAPPERS[wrapper](build(name)))
+    for kind in ("variance_preserving", "flow"):
+        try:
+            process = processes.build({"name": kind, "schedules": [node]})
+        except ValueError as error:  # two noisy ends of other noise: the mean of both rises
+            assert "must fall from t = 0 to t = 1" in str(error) and "interpolated" in str(node)
+            return
+        log_snr = process.log_snr(EDGES)
+        assert not log_snr.isnan().any() and is_defined(process)
+        assert (log_snr.diff(dim=0) < 0).all()
+    try:
+        exploding = processes.build({"name": "variance_exploding", "schedules": [node]})
+    except ValueError as error:
+        assert "sigma of VarianceExploding is" in str(error) and "\n" not in str(error)
+        assert schedules.build(node)(EDGES)[-1] == -torch.inf
+    else:
+        assert is_defined(exploding)
+
+
+OPTIONS = [
+    (name, option)
+    for name in schedules.names()
+    for option, parameter in inspect.signature(schedules.get(name)).parameters.items()
+    if parameter.annotation in ("float", "int")
+]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 0, -1, 1e300, -1e300])
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_options_that_define_no_schedule_are_refused_in_one_sentence(name, option, value):
+    if inspect.signature(schedules.get(name)).parameters[option].annotation == "int":
+        value = int(value) if abs(value) < 2 else 1
+    needed = {"base", "noisy", "clean", "resolution", "scale"} & set(
+        inspect.signature(schedules.get(name)).parameters
+    )
+    node = {"name": name, **{key: FILLED[key] for key in needed}, option: value}
+    for kind in processes.names():
+        try:
+            process = processes.build({"name": kind, "schedules": [node]})
+        except ValueError as error:
+            assert "\n" not in str(error) and ": " in str(error)
+        else:
+            assert is_defined(process)
+            assert (process.log_snr(EDGES).diff(dim=0) < 0).all()

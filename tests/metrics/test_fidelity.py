@@ -11,7 +11,13 @@ from hierdiff.levels import pyramid
 from hierdiff.metrics import fidelity
 from hierdiff.metrics.extra import inception_score
 from hierdiff.metrics.features import CLIP, Extractor, RandomConv
-from hierdiff.metrics.fidelity import METRICS, FidelityMeter, check_metrics, neighbours
+from hierdiff.metrics.fidelity import (
+    METRICS,
+    FidelityMeter,
+    Quality,
+    check_metrics,
+    neighbours,
+)
 from hierdiff.metrics.frechet import Statistics, distance, frechet_features, noise_floor
 from hierdiff.metrics.kernel import cmmd, kernel_distance
 from hierdiff.metrics.neighbours import density_coverage, nearest, precision_recall
@@ -300,3 +306,12 @@ def test_the_nearest_training_images_are_found_by_their_number(extractor):
     assert set(neighbours(real, extractor, few)[1].flatten().tolist()) == set(
         few.statistics.rows.tolist()
     )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_not_finite_is_an_error_with_its_name(value):
+    told = {"n": 9, "n_reference": 9, "identity": "i", "route": None}
+    with pytest.raises(FloatingPointError, match=r"FD at 8 px \(native, 9 images\) is"):
+        Quality(8, "native", "FD", value, 1.0, **told)
+    with pytest.raises(FloatingPointError, match="the noise floor of FD at 8 px"):
+        Quality(8, "native", "FD", 1.0, value, **told)

@@ -340,3 +340,11 @@ def test_the_distance_at_infinity_takes_the_bias_away():
 def test_fewer_than_eight_images_are_not_extrapolated():
     with pytest.raises(ValueError, match="7 images cannot be extrapolated"):
         at_infinity(normal(7, 3), Statistics.of(normal(9, 3)))
+
+
+def test_a_distance_of_moments_that_are_not_finite_is_no_zero():
+    """max(0, NaN) is 0."""
+    whole = Moments(5, torch.zeros(2).double(), torch.eye(2).double())
+    bad = Moments(5, torch.tensor([0.0, math.nan]).double(), torch.eye(2).double())
+    with pytest.raises(FloatingPointError, match="moments are not finite"):
+        frechet(whole, bad)

@@ -1,14 +1,16 @@
 """What single rules do at their edges."""
 
+import math
+
 import pytest
 import torch
 
 from hierdiff.guidance import Denoised
 from hierdiff.noise import given
 from hierdiff.process import VariancePreserving
-from hierdiff.samplers import integrate, samplers
+from hierdiff.samplers import grids, integrate, samplers
 from hierdiff.samplers.integrate import State
-from hierdiff.schedules import Cosine, Shifted
+from hierdiff.schedules import Cosine, GammaLinear, Limited, Shifted
 
 PROCESS = VariancePreserving([Shifted(Cosine(), 4, 2), Cosine()])
 T, S = torch.tensor([0.7], dtype=torch.float64), torch.tensor([0.4], dtype=torch.float64)
@@ -68,3 +70,66 @@ def test_a_trajectory_in_two_windows_is_the_trajectory():
     first = integrate(rule, denoise, PROCESS, ones(), times[:5], given([]))
     second = integrate(rule, denoise, PROCESS, first, times[4:], given([]))
     assert all(torch.equal(a, b) for a, b in zip(whole, second, strict=True))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["ddim", "ancestral", "heun", "dpmpp_2m"])
+def test_a_state_that_is_not_finite_is_an_error_with_step_and_level(name, value):
+    """At the third of eight steps, in one pixel of the coarser level."""
+    calls = samplers.build({"name": name}).calls_per_step
+    seen = []
+
+    def denoise(x, t, carry):
+        seen.append(float(t.max()))
+        x0 = tuple(torch.tanh(level) for level in x)
+        if len(seen) == 2 * calls + 1:
+            x0[1][0, 0, 0, 0] = value
+        return Denoised(x0)
+
+    times = torch.linspace(1, 0, 9, dtype=torch.float64)
+    with pytest.raises(FloatingPointError) as error:
+        integrate(
+            samplers.build({"name": name}), denoise, PROCESS, ones(), times,
+            lambda shape: torch.ones(shape).double(), what="stage 8to16",
+        )  # fmt: skip
+    said = str(error.value)
+    assert "samples of stage 8to16 are not finite" in said and "\n" not in said
+    assert "after step 3 of 8, t = 0.75 to 0.625, at level 1 (1 x 1 x 1)" in said
+
+
+def test_ancestral_sampling_goes_through_equal_noise_levels():
+    """In single precision two times may have one log_snr: no variance, and no NaN."""
+    process = VariancePreserving([Limited(GammaLinear(), log_snr_min=-20, log_snr_max=20)])
+    t = torch.full((1,), 1e-7)
+    for variance in ("small", "large"):
+        rule = samplers.build({"name": "ancestral", "variance": variance})
+        x = (torch.ones(1, 1, 2, 2),)
+        (end,), _ = rule(
+            lambda x, t, carry: Denoised(x), process, x, t, t * (1 - 1e-7), State(), torch.ones
+        )
+        assert end.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"name": "uniform", "start": 5},
+        {"name": "uniform", "start": math.nan},
+        {"name": "uniform", "end": 1.0},
+        {"name": "karras", "sigma_min": 0.0},
+        {"name": "karras", "sigma_max": math.inf},
+        {"name": "karras", "rho": math.nan},
+        {"name": "mdm", "table": 0},
+        {"name": "schedule", "schedule": {"name": "cosine", "log_snr_max": math.nan}},
+    ],
+)
+def test_grids_of_no_times_are_refused(node):
+    with pytest.raises(ValueError, match=": |takes") as error:
+        grids.build(node)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("eta", [-0.1, math.nan, math.inf])
+def test_an_eta_that_is_none_is_refused(eta):
+    with pytest.raises(ValueError, match="eta takes a number, 0 or more"):
+        samplers.build({"name": "ddim", "eta": eta})

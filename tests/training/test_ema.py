@@ -61,3 +61,20 @@ def test_no_half_life_or_a_negative_one_is_refused():
     for wrong in ([], [-1]):
         with pytest.raises(ValueError, match="half-lives"):
             EMA({}, wrong)
+
+
+@pytest.mark.parametrize("length", [float("nan"), float("inf")])
+def test_a_half_life_that_is_not_finite_is_refused(length):
+    with pytest.raises(ValueError, match="finite numbers of images"):
+        EMA({"a": torch.ones(1)}, [length])
+
+
+@pytest.mark.parametrize("half_life", [0.0, 16.0])
+def test_an_average_that_is_not_finite_does_not_become_the_weights(half_life):
+    weights = {"a": torch.ones(2), "b": torch.ones(2)}
+    ema = EMA(weights, [half_life])
+    ema.weights()["b"][1] = float("nan")
+    before = weights["a"].clone()
+    with pytest.raises(FloatingPointError, match="not finite in b and 0 others"):
+        ema.into_weights()
+    assert torch.equal(weights["a"], before)
