@@ -1,26 +1,33 @@
 """Entry point of sampling: `python -m hierdiff.sample checkpoint=runs/NAME/weights.safetensors`.
 
-Writes `OUT/sheet.png`, the levels side by side, and `OUT/SIDE/0000.png` ... at every resolution.
-Image i depends on the seed and i alone, not on how many are made or how many at once.
+Writes `OUT/sheet.png`, the levels side by side, `OUT/SIDE/0000.png` ... at every resolution, and
+`OUT/samples.json`, which says what each image was made from. Image i depends on the seed and i
+alone, not on how many are made or how many at once. A folder that an earlier call filled is emptied
+of what its samples.json lists; with anything else in it, it is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 
 from hierdiff.batch import Cond
 from hierdiff.command import command, plain
 from hierdiff.data import conditions
-from hierdiff.files import write_png
-from hierdiff.guidance import is_off
+from hierdiff.files import LOCK, worked_in, write, write_png
+from hierdiff.guidance import Scale, is_off
 from hierdiff.images import sheet, to_pil, to_uint8
-from hierdiff.method import Method
+from hierdiff.method import Diffusion, Method
 from hierdiff.noise import per_example, seed_of
+from hierdiff.options import Count, Length, check
 from hierdiff.text import encoders
 from hierdiff.training import load_method
 
@@ -28,19 +35,35 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 DEFAULT = 16  # images
 SHEET = 64  # images on the sheet at most
+PICTURE, LIST = "sheet.png", "samples.json"
+OWN = re.compile(r"[0-9]+/[0-9]{4,}\.png|" + re.escape(PICTURE))  # what this command may write
+OPTIONS = {  # what each may be, and an example
+    "n": (Count | None, 16),
+    "steps": (Count | None, 25),
+    "guidance": (Scale | None, 2.0),
+    "labels": (Annotated[Sequence[int | str], Length(1, more=True)] | None, [0, 1]),
+    "captions": (Annotated[Sequence[str], Length(1, more=True)] | None, ["a red owl"]),
+    "seed": (int, 0),
+    "batch_size": (Count, 64),
+}
+
+
+def check_options(cfg: Mapping[str, Any]) -> None:
+    """ValueError for an option that is of the wrong kind, before anything is loaded."""
+    for name, (kind, example) in OPTIONS.items():
+        check(cfg[name], kind, name, example)
 
 
 def asked(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, Cond]:
     """How many images and under which conditions; config: of the model. Errors before compute."""
+    check_options(cfg)
     labels, captions = cfg["labels"], cfg["captions"]
     lists = [one for one in (labels, captions) if one is not None]
-    if any(not isinstance(one, (list, tuple)) or not one for one in lists):
-        raise ValueError("labels and captions are lists: labels=[0,1], captions=['a red owl']")
     n = cfg["n"] if cfg["n"] is not None else max(map(len, lists), default=DEFAULT)
-    if n < 1 or any(len(one) > n for one in lists):
+    if any(len(one) > n for one in lists):
         raise ValueError(
-            f"n={n} with {max(map(len, lists), default=0)} labels or captions: leave n out, "
-            f"or ask for at least one image and one for each"
+            f"n={n} with {max(map(len, lists))} labels or captions: leave n out, or ask for an "
+            f"image for each"
         )
     names = config.get("class_names") or ()
     if labels is not None and not names:
@@ -67,26 +90,125 @@ def repeated(values: Sequence[T], n: int) -> list[T]:
     return [values[i % len(values)] for i in range(n)]
 
 
+def described(
+    method: Method, n: int, cond: Cond, cfg: Mapping[str, Any], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What each image is made from, as `samples.json` has it; names: of the classes."""
+    with open(cfg["checkpoint"], "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    common = {
+        "seed": cfg["seed"],
+        "guidance": settled(method, cfg, "guidance"),
+        "steps": settled(method, cfg, "steps"),
+        "checkpoint": str(cfg["checkpoint"]),
+        "sha256": digest,
+    }
+    numbers = [-1] * n if cond.labels is None else cond.labels.tolist()
+    captions = [None] * n if cfg["captions"] is None else repeated(cfg["captions"], n)
+    return [
+        {
+            "image": i,
+            "class": names[number] if number >= 0 else None,
+            "class_index": number if number >= 0 else None,
+            "caption": caption,
+            **common,
+        }
+        for i, (number, caption) in enumerate(zip(numbers, captions, strict=True))
+    ]
+
+
+def settled(method: Method, cfg: Mapping[str, Any], option: str) -> Any:
+    """Guidance or steps as they were asked for, or by stage as the model was configured."""
+    if cfg[option] is not None:
+        return cfg[option]
+    stages = [stage for stage in method.stages if isinstance(stage, Diffusion)]
+    own = {stage.name: getattr(stage.sampling, option) for stage in stages}
+    return next(iter(own.values())) if len(own) == 1 else own
+
+
+def said(images: Sequence[Mapping[str, Any]]) -> str:
+    """The classes that are drawn, each with its number and how often."""
+    counts = Counter((one["class"], one["class_index"]) for one in images)
+    return ", ".join(
+        f"{count} of no class" if name is None else f"{count} of {name} (class {index})"
+        for (name, index), count in counts.items()
+    )
+
+
+def own_files(out: Path) -> list[Path]:
+    """What an earlier call wrote into a folder. ValueError where there is anything else in it."""
+    listed = {LIST, LOCK}
+    if (out / LIST).is_file():
+        try:
+            told = json.loads((out / LIST).read_text(encoding="utf-8"))
+            files = [name for image in told["images"] for name in image["files"]]
+            listed |= {name for name in [*files, PICTURE] if OWN.fullmatch(name)}
+        except (ValueError, KeyError, TypeError):
+            listed.discard(LIST)
+    there = {path.relative_to(out).as_posix(): path for path in files_below(out)}
+    others = sorted(set(there) - listed)
+    if others:
+        raise ValueError(
+            f"out={out} holds {len(others)} files that no earlier call of this command lists, such "
+            f"as {others[0]}: give another out=..., or empty it"
+        )
+    return [path for name, path in there.items() if name != LOCK]
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All that is no folder, links included, which are not followed."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                yield from files_below(path)
+            else:
+                yield path
+    elif folder.exists() or folder.is_symlink():
+        raise ValueError(f"out={folder} is no folder: give another out=...")
+
+
+def start(out: Path, images: Sequence[Mapping[str, Any]], sides: Sequence[int]) -> None:
+    """Removes what an earlier call wrote, and lists what this one will write."""
+    for path in own_files(out):
+        path.unlink()
+        if path.parent != out and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    listed = [
+        {"files": [f"{side}/{i:04d}.png" for side in sides], **image}
+        for i, image in enumerate(images)
+    ]
+    content = json.dumps({"images": listed}, indent=1, ensure_ascii=False)
+    write(out / LIST, f"{content}\n".encode())
+
+
 def sample(
-    method: Method, n: int, cond: Cond, out: Path, cfg: Mapping[str, Any], device: torch.device
+    method: Method,
+    images: Sequence[Mapping[str, Any]],
+    cond: Cond,
+    out: Path,
+    cfg: Mapping[str, Any],
+    device: torch.device,
 ) -> Path:
-    """n images into `out`, in batches; the path of the sheet."""
-    method = method.to(device)
+    """One sample for each of `images` (see `described`) into `out`, in batches; the path of the
+    sheet. FloatingPointError where a sample is not finite."""
+    method, n = method.to(device), len(images)
     shown: dict[int, list[torch.Tensor]] = {}
-    for start in range(0, n, cfg["batch_size"]):
-        rows = range(start, min(n, start + cfg["batch_size"]))
+    for first in range(0, n, cfg["batch_size"]):
+        rows = range(first, min(n, first + cfg["batch_size"]))
         part = cond.map(lambda values, rows=rows: values[rows.start : rows.stop])  # type: ignore[misc]
         noise = per_example([seed_of(cfg["seed"], "sample", i) for i in rows], device)
-        images = method.sample(
+        made = method.sample(
             len(rows), part, noise=noise, steps=cfg["steps"], guidance=cfg["guidance"]
         )
-        for side, batch in images.items():
-            pixels = to_uint8(batch).cpu()
-            shown.setdefault(side, []).append(pixels[: max(0, SHEET - start)])
+        levels = {side: to_uint8(batch).cpu() for side, batch in made.items()}
+        if not first:
+            start(out, images, sorted(levels, reverse=True))
+        for side, pixels in levels.items():
+            shown.setdefault(side, []).append(pixels[: max(0, SHEET - first)])
             for i, image in zip(rows, pixels, strict=True):
                 write_png(out / str(side) / f"{i:04d}.png", to_pil(image))
         log.info("%d of %d images", rows.stop, n)
-    path = out / "sheet.png"
+    path = out / PICTURE
     write_png(path, sheet([torch.cat(shown[side]) for side in sorted(shown, reverse=True)]))
     return path
 
@@ -94,18 +216,24 @@ def sample(
 @command("sample")
 def main(cfg: Any) -> None:
     options = plain(cfg)
-    if options["batch_size"] < 1:
-        raise ValueError(f"batch_size={options['batch_size']}: take 1 or more")
+    check_options(options)
+    out = Path(options["out"])
+    own_files(out)  # refuses a folder of other files before the checkpoint is read
     method, config = load_method(options["checkpoint"], options["trust"])
     n, cond = asked(options, config)
+    names = config.get("class_names") or ()
     device = options["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={device}: {str(error).splitlines()[0]}") from error
-    path = sample(method, n, cond, Path(options["out"]), options, place)
-    log.info("sheet %s, single images in %s/RESOLUTION", path, path.parent)
+    images = described(method, n, cond, options, names)
+    if names:
+        log.info("drawn: %s", said(images))
+    with worked_in(out):
+        path = sample(method, images, cond, out, options, place)
+    log.info("sheet %s, single images in %s/RESOLUTION, listed in %s", path, out, out / LIST)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from hierdiff.batch import Cond
-from hierdiff.sample import asked, sample
+from hierdiff.files import worked_in
+from hierdiff.sample import asked, check_options, described, sample
 from hierdiff.training.checkpoint import save_weights, tensors_of
 from tests.training.runs import NODE, built, command, config
 
@@ -52,9 +55,8 @@ def test_captions_become_tokens():
     [
         ({"labels": [2]}, CONFIG, "class 2 is out of range: choose from 0 round, 1 square"),
         ({"labels": ["sqare"]}, CONFIG, "did you mean 'square'"),
-        ({"labels": 1}, CONFIG, r"labels=\[0,1\]"),
+        ({"labels": 1}, CONFIG, r"labels=1: labels takes a list of one or more .*\[0, 1\]"),
         ({"labels": [0, 1], "n": 1}, CONFIG, "leave n out"),
-        ({"n": 0}, CONFIG, "at least one image"),
         ({"captions": ["a"]}, CONFIG, "this one knows classes round, square: use labels"),
         ({"labels": [0]}, TEXT, "a model without classes"),
         ({"captions": ["a blue owl"]}, TEXT, "'blue'"),
@@ -70,7 +72,7 @@ def test_an_image_does_not_depend_on_how_many_are_made_at_once(tmp_path: Path):
     cpu = torch.device("cpu")
     for folder, n, batch in (("a", 3, 64), ("b", 2, 1)):
         cond = Cond(labels=torch.tensor([0, 1, 2])[:n])
-        sample(built(), n, cond, tmp_path / folder, options(batch_size=batch), cpu)
+        sample(built(), [{}] * n, cond, tmp_path / folder, options(batch_size=batch), cpu)
     for side in (8, 4):
         assert len(list((tmp_path / "a" / str(side)).iterdir())) == 3
         for i in range(2):
@@ -82,13 +84,118 @@ def test_an_image_does_not_depend_on_how_many_are_made_at_once(tmp_path: Path):
             assert abs(one - other).max() <= 1  # sums are rounded otherwise in another batch
 
 
-def test_the_command_writes_a_sheet_and_single_images(tmp_path: Path, weights: Path):
-    arguments = [f"checkpoint={weights}", "labels=[a,3]", "steps=1", "guidance=2", "device=cpu"]
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"guidance": []},
+        {"guidance": float("nan")},
+        {"guidance": float("inf")},
+        {"guidance": [1.0, float("inf")]},
+        {"guidance": True},
+        {"guidance": "2"},
+        {"labels": [1.5]},
+        {"labels": [True]},
+        {"labels": [None]},
+        {"labels": []},
+        {"captions": [1]},
+        {"captions": "a red owl"},
+        {"steps": 2.5},
+        {"steps": 0},
+        {"steps": True},
+        {"n": 0},
+        {"n": 2.0},
+        {"batch_size": 0},
+        {"batch_size": None},
+        {"seed": None},
+        {"seed": 1.5},
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused_before_anything_is_read(given: dict[str, Any]):
+    ((name, _),) = given.items()
+    with pytest.raises(ValueError, match=f"^{name}=.*: {name} takes ") as error:
+        check_options(options(**given))
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_writes_a_sheet_single_images_and_what_they_are(tmp_path: Path, weights: Path):
+    arguments = [f"checkpoint={weights}", "labels=[a,3,-1]", "steps=1", "guidance=2", "device=cpu"]
     code, said = command("hierdiff.sample", tmp_path, arguments)
     assert code == 0, said
-    names = sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "samples").rglob("*.png"))
-    single = [f"samples/{side}/000{i}.png" for side in (4, 8) for i in (0, 1)]
+    assert "drawn: 1 of a (class 0), 1 of d (class 3), 1 of no class" in said
+    out = tmp_path / "samples"
+    names = sorted(str(p.relative_to(tmp_path)) for p in out.rglob("*.png"))
+    single = [f"samples/{side}/000{i}.png" for side in (4, 8) for i in (0, 1, 2)]
     assert names == [*single, "samples/sheet.png"]
+    images = json.loads((out / "samples.json").read_text())["images"]
+    assert images[1] == {
+        "files": ["8/0001.png", "4/0001.png"],
+        "image": 1,
+        "class": "d",
+        "class_index": 3,
+        "caption": None,
+        "seed": 0,
+        "guidance": 2,
+        "steps": 1,
+        "checkpoint": str(weights),
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
+    assert images[2]["class"] is None and images[2]["class_index"] is None
+
+
+def test_what_the_model_was_configured_with_is_listed(tmp_path: Path, weights: Path):
+    (one,) = described(built(), 1, Cond(), {**options(steps=None), "checkpoint": weights}, ())
+    assert (one["steps"], one["guidance"], one["class"]) == (2, 1.0, None)
+
+
+def test_a_second_call_leaves_nothing_of_the_first_one(tmp_path: Path):
+    out, cpu = tmp_path / "out", torch.device("cpu")
+    sample(built(), [{}] * 3, Cond(), out, options(), cpu)
+    (out / "4" / ".0000.png.killed.part").touch()  # a process was killed here
+    with worked_in(out):
+        sample(built(), [{}] * 2, Cond(), out, options(seed=1), cpu)
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    singles = {f"{side}/000{i}.png" for side in (8, 4) for i in (0, 1)}
+    assert files - {".lock"} == {*singles, "sheet.png", "samples.json"}
+
+
+@pytest.mark.parametrize("other", ["4/0009.png", "notes.txt", "8/0000.jpg", "64/0000.png"])
+def test_a_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path, other: str):
+    sample(built(), [{}] * 2, Cond(), tmp_path, options(), torch.device("cpu"))
+    path = tmp_path / other
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=f"1 files that .* such as {other}: give another out="):
+        sample(built(), [{}], Cond(), tmp_path, options(), torch.device("cpu"))
+    assert sorted(tmp_path.rglob("*")) == before and path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "{}",
+        "not json",
+        '{"images": [{"files": ["../precious.png"]}]}',
+        '{"images": [{"files": ["../8/0000.png", "precious.png"]}]}',
+    ],
+)
+def test_a_list_removes_nothing_but_images_of_its_folder(tmp_path: Path, told: str):
+    out = tmp_path / "out"
+    for path in (out / "samples.json", out / "precious.png", tmp_path / "precious.png"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(told)
+    with pytest.raises(ValueError, match="give another out="):
+        sample(built(), [{}], Cond(), out, options(), torch.device("cpu"))
+    assert (tmp_path / "precious.png").exists() and (out / "precious.png").exists()
+
+
+def test_weights_that_are_not_finite_end_the_command_and_write_nothing(tmp_path: Path):
+    method = built()
+    with torch.no_grad():
+        next(iter(method.parameters())).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="step 1 of 2"):
+        sample(method, [{}], Cond(), tmp_path / "out", options(), torch.device("cpu"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_commands_are_one_line(tmp_path: Path, weights: Path):
@@ -107,6 +214,9 @@ def test_bad_commands_are_one_line(tmp_path: Path, weights: Path):
         ([f"checkpoint={trap}", "trust=[os]"], "is not a subclass of Denoiser"),
         ([f"checkpoint={weights}", "labels=[4]"], "class 4 is out of range"),
         ([f"checkpoint={weights}", "device=tape"], "device=tape"),
+        (["checkpoint=nowhere", "guidance=nan"], "guidance=nan: guidance takes a number"),
+        (["checkpoint=nowhere", "labels=[null]"], "labels=[null]: labels takes a list"),
+        (["checkpoint=nowhere", "seed=null"], "seed=null: seed takes a whole number"),
         ([], "checkpoint"),
     ):
         code, said = command("hierdiff.sample", tmp_path, arguments)
