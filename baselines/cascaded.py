@@ -26,7 +26,7 @@ from hierdiff.noise import Noise
 from hierdiff.objective import Objective, uniforms
 from hierdiff.options import Count, Length, Limit, Natural, Pair, Share, check_fields
 from hierdiff.process import GaussianProcess
-from hierdiff.registry import Node, suggest
+from hierdiff.registry import Node, UnknownOption, suggest
 from hierdiff.schedules import Schedule, Shifted, schedules
 
 RESIZES = ("bilinear", "bicubic", "nearest")
@@ -261,9 +261,10 @@ def build_stage(
 def check_stage(options: Mapping[str, Any], known: Sequence[str], *, first: bool) -> None:
     for name in options:
         if name not in known:
-            raise ValueError(
+            raise UnknownOption(
                 f"a stage of the cascade has no option {name!r}{suggest(name, known) or ','} "
-                f"options: {', '.join(known)}"
+                f"options: {', '.join(known)}",
+                name,
             )
     for name in ("bridge", "crop"):
         if first and options.get(name) is not None:

@@ -57,6 +57,7 @@ FILE = "plan.json"
 TRAINING = ("images", "flops", "seconds")  # of all stages together
 SAMPLING = ("flops_per_image", "latency")  # latency: seconds for one image alone
 BUDGETS = (*TRAINING, *SAMPLING)
+BY_CLOCK = ("seconds", "latency")
 INSTEAD = {"flops": "images", "flops_per_image": "latency"}  # budgets that count no operations
 CLOSE = 0.02  # a plan that misses its budget by more is told
 TIMED = 4  # steps, or samples, of which the median is taken
@@ -149,17 +150,32 @@ def in_all(amounts: Iterable[float | None]) -> float | None:
     return None if None in found else sum(found)  # type: ignore[arg-type]
 
 
-def planned(run: Prepared, match: Mapping[str, float | None], folder: Path, *, dry: bool) -> Plan:
+def planned(
+    run: Prepared,
+    match: Mapping[str, float | None],
+    folder: Path,
+    *,
+    dry: bool,
+    timed: bool = False,
+) -> Plan:
     """The plan of a run under the budgets that are given (not None).
 
-    dry: also expect seconds, and leave nothing. Else what was decided is kept in `folder`, so that
-    a run that goes on keeps its plan. Errors: ValueError for two budgets of one kind, one that pays
-    for no step, one that nothing depends on, one of operations that cannot be counted.
+    dry: computes on shapes alone and leaves nothing, so that a budget of time is left open unless
+    `timed`, which times steps and expects seconds. Else what was decided is kept in `folder`, so
+    that a run that goes on keeps its plan. Errors: ValueError for two budgets of one kind, one that
+    pays for no step, one that nothing depends on, one of operations that cannot be counted.
     """
     asked = checked(match)
     kept = Decided(folder / FILE, run, asked)
+    if dry and not timed and not kept.found:
+        for name in [name for name in BY_CLOCK if name in asked]:
+            log.warning(
+                "match.%s=%g is met by timing steps, which --dry-run=time does: the plan shows the "
+                "steps as they are set", name, asked[name],
+            )  # fmt: skip
+        asked = {name: amount for name, amount in asked.items() if name not in BY_CLOCK}
     operations = Prices(run, on_shapes)
-    clock = Prices(run, by_clock) if dry or "seconds" in asked else None
+    clock = Prices(run, by_clock) if timed or (not dry and "seconds" in asked) else None
     work: Sequence[Work]
     image: float | None
     try:

@@ -1,8 +1,9 @@
 """The main job: train a method, sample it, measure it, write its record, print its row.
 
 `python -m benchmarks.run method=mdm`; `-m method=mdm,end_to_end` runs one after another. The same
-command again goes on where it stopped; a run that has its record prints it. `--dry-run` shows what
-each stage would be given of the budget, and does nothing.
+command again goes on where it stopped; a run that has its record prints it. `--dry-run` refuses
+what the run would refuse, shows what each stage would be given of the budget, and does nothing, in
+seconds; `--dry-run=time` also times some steps.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from benchmarks.options import check_options
 from benchmarks.pictures import film, neighbour_sheet
 from benchmarks.protocol import Plan, device_of
 from benchmarks.tables import frame, rich_table
+from hierdiff import training
 from hierdiff.command import command, plain
 from hierdiff.config import one_line
 from hierdiff.data.cache import cache_folder
@@ -70,6 +72,7 @@ from hierdiff.training import train
 
 log = logging.getLogger(__name__)
 
+TIMED = "time"  # of `dry_run`: steps are timed
 SHOWN, NEAREST = 32, 12  # images on the sheet, and on that of nearest neighbours
 
 # Overrides left out of the folder name: they do not make another run.
@@ -252,7 +255,7 @@ def analysed(
 
 
 def checked_extractor(wanted: Mapping[str, Any], run: Prepared) -> Extractor:
-    """Built once it is known that all that `measure` asks for can be had."""
+    """The extractor, once it is known that all that `measure` asks for can be had."""
     seeds = list(wanted["seeds"])
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"measure.seeds={seeds}: name one or more, each once")
@@ -298,10 +301,10 @@ def main(cfg: Any) -> None:
     options = plain(cfg)
     folder = Path(options["folder"])
     if options["dry_run"]:
-        _, plan = settled(options, folder, dry=True)
-        console().print(protocol.table({options["label"]: plan}))
         if sweep.in_sweep():
-            sweep.passed(options["label"])
+            sweep.looked_at(options["label"], lambda: dry(options, folder))
+        else:
+            dry(options, folder)
         return
     if sweep.in_sweep():
         record = sweep.job(options, folder)
@@ -319,14 +322,37 @@ def main(cfg: Any) -> None:
         console().print(said(f"{what:<9}{place}"), soft_wrap=True)
 
 
-def one(options: dict[str, Any], folder: Path) -> Record:
-    """The record of one run: as it is there, or made; a failure becomes a record and is raised."""
+def dry(options: dict[str, Any], folder: Path) -> None:
+    """The plan of a run that nothing speaks against."""
+    console().print(protocol.table({options["label"]: ready(options, folder).plan}))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run that nothing speaks against, its options as they were settled.
+
+    run: on shapes alone, see `prepare`. record: the one that is there, None where the run has to be
+    made, or made again.
+    """
+
+    run: Prepared
+    plan: Plan
+    extractor: Extractor
+    record: Record | None
+
+
+def ready(options: dict[str, Any], folder: Path) -> Ready:
+    """Refuses all that a run, or a dry one, refuses, before compute is spent: nothing is trained,
+    sampled or written. `options` then say what was settled.
+
+    Errors: ValueError, OSError (an absent file), ImportError (an absent package).
+    """
+    dry_run, analysis = options["dry_run"], options.get("analysis")
+    if dry_run not in (False, True, TIMED):
+        raise ValueError(f"dry_run={dry_run}: take true for the plan, or {TIMED} to expect seconds")
     record = Record.read(folder) if (folder / FILE).exists() else None
     if record is not None and record.failure is not None:
-        log.info("tried again, it had failed: %s", record.failure)
-        (folder / FILE).unlink()
         record = None
-    analysis = options.get("analysis")
     if record is not None:
         sweep.check_same(record, options, folder)
         if record.edited and analysis is not None:
@@ -334,38 +360,43 @@ def one(options: dict[str, Any], folder: Path) -> Record:
                 f"{folder / FILE} was changed by hand, and an analysis would make it look whole: "
                 f"remove it and run again"
             )
-    run, plan = settled(options, folder)  # what can be wrong is found before compute is spent
+    run = prepare(options, shapes_alone=True)
     check(run.method, analysis)
     measure = options["measure"]
-    sides = sides_of(measure, run)
-    measure["metrics"] = settled_metrics(measure["metrics"], run.data, sides)
+    measure["metrics"] = settled_metrics(measure["metrics"], run.data, sides_of(measure, run))
     extractor = checked_extractor(measure, run)
     cases_of(run.config, run.method.resolutions, options["cost"], "cpu")  # refuses what is none
+    plan = protocol.planned(
+        run, options["match"], folder, dry=bool(dry_run), timed=dry_run == TIMED
+    )
+    if plan.match:
+        options["trainer"]["steps"], options["sampler"]["steps"] = plan.steps, plan.sampler_steps
+        run = prepare(options, data=run.data, shapes_alone=True)
+    training.check(run.method, folder, run.recipe, run.config)
     options["trainer"] = run.config["trainer"]
+    return Ready(run, plan, extractor, record)
+
+
+def one(options: dict[str, Any], folder: Path) -> Record:
+    """The record of one run: as it is there, or made; a failure becomes a record and is raised."""
+    job, analysis = ready(options, folder), options.get("analysis")
+    record, data = job.record, job.run.data
+    if record is None and (folder / FILE).exists():
+        log.info("tried again, it had failed: %s", Record.read(folder).failure)
+        (folder / FILE).unlink()
     try:
         if record is not None:
             log.info("%s is there: remove it to measure again", folder / FILE)
         else:
-            console(stderr=True).print(protocol.table({options["label"]: plan}))
-            record = measured(options, run, plan, folder, extractor)
+            console(stderr=True).print(protocol.table({options["label"]: job.plan}))
+            record = measured(options, prepare(options, data=data), job.plan, folder, job.extractor)
         if analysis is not None and analysis["name"] not in record.analysis:
-            record = analysed(options, run, folder, record, extractor)
+            record = analysed(options, prepare(options, data=data), folder, record, job.extractor)
     except Exception as error:
         if not (folder / FILE).exists():
             sweep.failed(options, sweep.reason(error)).write(folder)
         raise
     return record
-
-
-def settled(options: dict[str, Any], folder: Path, *, dry: bool = False) -> tuple[Prepared, Plan]:
-    """The run as its budgets want it; `options` then say what was settled."""
-    check_options(options)
-    run = prepare(options)
-    plan = protocol.planned(run, options["match"], folder, dry=dry)
-    if plan.match:
-        options["trainer"]["steps"], options["sampler"]["steps"] = plan.steps, plan.sampler_steps
-        run = prepare(options)
-    return run, plan
 
 
 def shown(record: Record, folder: Path, preset: str = "all") -> None:
@@ -421,5 +452,6 @@ def told(record: Record, folder: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = ["dry_run=true" if word == "--dry-run" else word for word in sys.argv[1:]]
+    dry_runs = {"--dry-run": "dry_run=true", f"--dry-run={TIMED}": f"dry_run={TIMED}"}
+    sys.argv[1:] = [dry_runs.get(word, word) for word in sys.argv[1:]]
     sweep.launched(main)

@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
@@ -35,7 +37,7 @@ from benchmarks import ledger as states
 from benchmarks.ledger import Job, Ledger, opened
 from benchmarks.measure import AUTO
 from benchmarks.protocol import SAMPLING, TRAINING
-from hierdiff.command import plain
+from hierdiff.command import absent_group, new_part, plain, sentence
 from hierdiff.data import datasets
 from hierdiff.inputs import changed, inputs
 from hierdiff.metrics import weights
@@ -43,7 +45,9 @@ from hierdiff.metrics.attributes import ATTRIBUTES
 from hierdiff.metrics.features import extractors
 from hierdiff.record import FILE, Record, content_hash
 from hierdiff.record import plain as record_plain
+from hierdiff.registry import UnknownOption
 from hierdiff.results import flat
+from hierdiff.train import prepare
 
 log = logging.getLogger(__name__)
 INTERRUPTED = 130  # exit code of a run that was asked to stop
@@ -112,6 +116,13 @@ class Progress(Callback):
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         given = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
         swept = jobs(given)  # type: ignore[arg-type]
+        try:
+            lines = shared(config, swept)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(REFUSED)
+        for line in lines:
+            print(line, file=sys.stderr)
         self._ledger = self._open.enter_context(opened(Path(config.hydra.sweep.dir), len(swept)))
         atexit.register(self._open.close)  # also where the sweep is interrupted
         digests: dict[str, str] = {}
@@ -174,13 +185,8 @@ def there(
 ) -> str | None:
     """The label of a job of which nothing is missing; None for another, or one that is no good.
     Raises `Unlike`."""
-    before = HydraConfig.instance().cfg
     try:
-        cfg = GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
-        HydraConfig.instance().set_config(cfg)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        options = plain(cfg)
+        options = options_of(config, own(config, overrides))
         if options["dry_run"]:
             return None
         return options["label"] if finished(options, Path(options["folder"]), digests) else None
@@ -188,8 +194,96 @@ def there(
         raise
     except Exception:  # the job itself says what is wrong
         return None
+
+
+def options_of(config: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """The options of a job of the sweep whose config is given."""
+    before = HydraConfig.instance().cfg
+    cfg = _composed(GlobalHydra.instance().config_loader(), config, list(overrides))
+    try:
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return plain(cfg)
     finally:
         HydraConfig.instance().cfg = before
+
+
+# -- options that some methods of a sweep have, and others have not --------------------------------
+
+
+def own(config: Any, overrides: Sequence[str]) -> list[str]:
+    """The overrides of a job without those that its method has no place for."""
+    left = left_out(config, tuple(overrides))
+    return [one for one in overrides if key_of(one) not in left]
+
+
+def shared(config: Any, swept: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each option that some jobs of a sweep have no place for. ValueError for one that
+    none has."""
+    left = [left_out(config, tuple(overrides)) for overrides in swept]
+    lines = []
+    for key in dict.fromkeys(key for one in left for key in one):
+        if all(key in one for one in left):
+            raise ValueError(left[0][key])
+        methods = [_method(job) for job, one in zip(swept, left, strict=True) if key in one]
+        lines.append(f"{key} is no option of {', '.join(dict.fromkeys(methods))}: left out there")
+    return lines
+
+
+def _method(overrides: Sequence[str]) -> str:
+    chosen = [one.partition("=")[2] for one in overrides if key_of(one) == "method"]
+    return chosen[-1] if chosen else "this method"
+
+
+def key_of(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
+
+
+def left_out(config: Any, overrides: tuple[str, ...]) -> dict[str, str]:
+    """Keys of a job's overrides that its parts have no place for, and the sentence that refuses
+    each."""
+    place = (config.hydra.job.config_name, *overrides)
+    if place not in _LEFT:
+        left: dict[str, str] = {}
+        rest = list(overrides)
+        while (found := _refused(config, rest)) is not None:
+            left[found[0]] = found[1]
+            rest = [one for one in overrides if key_of(one) not in left]
+        _LEFT[place] = left
+    return _LEFT[place]
+
+
+_LEFT: dict[tuple[str, ...], dict[str, str]] = {}  # found once: parts are built for it
+
+
+def _refused(config: Any, overrides: Sequence[str]) -> tuple[str, str] | None:
+    loader = GlobalHydra.instance().config_loader()
+    choices = [one for one in overrides if "@" in one or loader.get_group_options(key_of(one))]
+    try:
+        files = _composed(loader, config, choices)
+        new = {key_of(one): new_part(files, key_of(one)) for one in overrides if one not in choices}
+        if any(new.values()):
+            prepare(options_of(config, overrides), shapes_alone=True)
+    except HydraException as error:
+        group = absent_group(error)
+        return None if group is None else (group, sentence(error))
+    except UnknownOption as error:
+        keys = [key for key, part in new.items() if part == error.option]
+        return (keys[0], str(error)) if keys else None
+    except Exception:  # the job itself says what is wrong
+        return None
+    return None
+
+
+_composed: Callable[..., Any] = ConfigLoaderImpl.load_sweep_config
+
+
+def _of_its_own(self: Any, master_config: Any, sweep_overrides: list[str]) -> Any:
+    return _composed(self, master_config, own(master_config, sweep_overrides))
+
+
+ConfigLoaderImpl.load_sweep_config = _of_its_own  # type: ignore[assignment]
 
 
 # -- a job -----------------------------------------------------------------------------------------
@@ -277,11 +371,17 @@ def _closed(metrics: list[Any]) -> list[list[Any]]:
             for able in ([], [ATTRIBUTES])]  # fmt: skip
 
 
-def passed(label: str) -> None:
-    """Says of a job of this sweep that there was nothing to make."""
-    ledger, now = Ledger.here(), time.time()
+def looked_at(label: str, look: Callable[[], None]) -> None:
+    """A job of a dry sweep: what speaks against it is said, and the next one is looked at."""
+    ledger, began = Ledger.here(), time.time()
+    try:
+        look()
+        state = states.PASSED
+    except Exception as error:
+        print(f"error: {label}: {reason(error)}", file=sys.stderr, flush=True)
+        state = states.FAILED
     if ledger is not None:
-        ledger.put(int(HydraConfig.get().job.num), Job(label, states.PASSED, now, now))
+        ledger.put(int(HydraConfig.get().job.num), Job(label, state, began, time.time()))
 
 
 def job(options: dict[str, Any], folder: Path) -> Record | None:

@@ -86,12 +86,20 @@ def sentence(error: Exception) -> str:
         known = ", ".join(error.options)
         return f"unknown {group} {name!r}{suggest(name, error.options) or ','} known: {known}"
     text = " ".join(str(error).split())
-    if choice := re.match("Could not override '(.*?)'. No match in the defaults list", text):
+    if absent := absent_group(error):
         return (
-            f"{choice[1]}=... chooses a part that this config does not have: the files of "
+            f"{absent}=... chooses a part that this config does not have: the files of "
             f"configs/method say which groups belong to a method"
         )
+    if text.startswith("Config group override must be"):
+        return "a group is chosen by one name, as in data=critters: null and numbers are none"
     return text
+
+
+def absent_group(error: Exception) -> str | None:
+    """The group that was chosen from and that the config does not have, if that is the error."""
+    found = re.match("Could not override '(.*?)'. No match in the defaults list", str(error))
+    return found[1] if found else None
 
 
 def in_order(words: Sequence[str]) -> list[str]:
@@ -107,7 +115,15 @@ def in_order(words: Sequence[str]) -> list[str]:
                 f"unknown flag {flag}{suggest(flag, names) or ','} options are written key=value"
             )
     flags = [word for word in words if word not in options]
-    return [*flags, *(word[word.startswith("+") and is_group(word) :] for word in options)]
+    options = [word[word.startswith("+") and is_group(word) :] for word in options]
+    if known.multirun:  # chosen for each job, as some methods alone have the group
+        options = [_swept(word) for word in options]
+    return [*flags, *options]
+
+
+def _swept(word: str) -> str:
+    group, _, name = word.partition("=")
+    return f"{group}=choice({name})" if "@" in group and name.isidentifier() else word
 
 
 def is_group(word: str) -> bool:
@@ -138,7 +154,7 @@ def plain(cfg: Any) -> dict[str, Any]:
 def applied(overrides: Sequence[Override], cfg: Any) -> None:
     """Sets in a composed config what the words say. Error: ValueError for what does not exist."""
     for one in overrides:
-        path = tuple(str(one.key_or_group).replace("[", ".").replace("]", "").split("."))
+        path = parts_of(str(one.key_or_group))
         if one.package is not None:
             raise ValueError(unknown_group(str(one.key_or_group)))
         if one.is_delete():
@@ -210,6 +226,18 @@ def is_open(cfg: Any, path: Key) -> bool:
     return path[0] in PARTS or any(
         "name" in names_in(node) or is_by_number(node) for node in inside
     )
+
+
+def new_part(cfg: Any, key: str) -> str | None:
+    """The first part of a key that a config does not have."""
+    path = parts_of(key)
+    absent = (name for i, name in enumerate(path) if name not in names_in(at(cfg, path[:i])))
+    return next(absent, None)
+
+
+def parts_of(key: str) -> Key:
+    """`a.b[0]` in its parts."""
+    return tuple(key.replace("[", ".").replace("]", "").split("."))
 
 
 def check_known(cfg: Any, path: Key) -> None:

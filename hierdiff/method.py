@@ -95,6 +95,9 @@ class Stage(nn.Module, ABC):
         """Once, before the first step: carries weights over, measures statistics."""
         return data
 
+    def check(self) -> None:
+        """Refuses, before compute, what `start` would: files that are not there."""
+
     @abstractmethod
     def draw(self, batch: Batch, noise: Noise) -> Any:
         """All randomness of one loss, made eagerly and outside of anything compiled."""
@@ -164,6 +167,16 @@ class Method(nn.Module, ABC):
 
 
 methods: Registry[Method] = Registry("method", Method)
+
+
+def on_shapes(node: Node, **options: Any) -> Method:
+    """`methods.build` on the meta device, where the method takes no memory and nothing can be
+    computed with it; as usual where one of its parts needs numbers to be built."""
+    try:
+        with torch.device("meta"):
+            return methods.build(node, **options)
+    except (NotImplementedError, RuntimeError, TypeError):
+        return methods.build(node, **options)
 
 
 @dataclass(frozen=True)

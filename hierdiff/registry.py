@@ -48,6 +48,14 @@ def load_plugins() -> None:
 ROLES: dict[str, Registry[Any]] = {}  # every registry by its role
 
 
+class UnknownOption(ValueError):
+    """A constructor has no such option."""
+
+    def __init__(self, message: str, option: str):
+        super().__init__(message)
+        self.option = option
+
+
 class Registry(Generic[T]):
     """Constructors of one role ("denoiser", "sampler", ...) by name.
 
@@ -178,9 +186,10 @@ def checked(
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for option in chosen:
             if option not in parameters:
-                raise ValueError(
+                raise UnknownOption(
                     f"{what} has no option {option!r}{suggest(str(option), parameters) or ','} "
-                    f"options: {', '.join(parameters)}"
+                    f"options: {', '.join(parameters)}",
+                    str(option),
                 )
     hints = options.hints(entry)
     for option, value in chosen.items():

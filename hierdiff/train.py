@@ -19,11 +19,12 @@ from hierdiff.command import command, plain
 from hierdiff.data import ImageData, datasets
 from hierdiff.files import worked_in
 from hierdiff.inputs import inputs
-from hierdiff.method import Method, methods
+from hierdiff.method import Method, methods, on_shapes
 from hierdiff.noise import seed_of
 from hierdiff.options import check
 from hierdiff.registry import constructed
 from hierdiff.training import Recipe, train
+from hierdiff.training import check as check_training
 
 log = logging.getLogger(__name__)
 OmegaConf.register_new_resolver("half", lambda side: int(side) // 2, replace=True)
@@ -69,19 +70,29 @@ def method_node(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return {**{k: v for k, v in groups.items() if v is not None}, **cfg["method"]}
 
 
-def prepare(cfg: Mapping[str, Any]) -> Prepared:
-    """Everything built and checked from a plain config; weights are a function of the seed."""
+def prepare(
+    cfg: Mapping[str, Any], *, data: ImageData | None = None, shapes_alone: bool = False
+) -> Prepared:
+    """Everything built and checked from a plain config; weights are a function of the seed.
+
+    data: that of the config, where it is at hand. shapes_alone: the method is as `on_shapes` has
+    it. Error: ValueError.
+    """
+    for group in ("data", "method", "trainer"):
+        if not isinstance(cfg.get(group), Mapping):
+            raise ValueError(f"{group}={cfg.get(group)}: choose one by its name, {group}=NAME")
     trainer = settled(cfg["trainer"])
     recipe = constructed(Recipe, trainer, "trainer")
     seed, part_name = cfg.get("seed", 0), cfg.get("part", "train")
     check(seed, int, "seed", 0)
     check(part_name, Literal["train", "test", "all"], "part")
-    data = datasets.build(cfg["data"], at="data")
+    data = datasets.build(cfg["data"], at="data") if data is None else data
     part = data.part(part_name)
     node = method_node(cfg)
     torch.manual_seed(seed_of(seed, "init"))
     elsewhere = {option: group for option, group in GROUPS.items() if option not in cfg["method"]}
-    method = methods.build(node, offered=data.facts, at="method", elsewhere=elsewhere)
+    build = on_shapes if shapes_alone else methods.build
+    method = build(node, offered=data.facts, at="method", elsewhere=elsewhere)
     finest = method.resolutions[0]
     if data.resolution % finest:
         raise ValueError(
@@ -107,7 +118,9 @@ def prepare(cfg: Mapping[str, Any]) -> Prepared:
 def main(cfg: Any) -> None:
     options = plain(cfg)
     folder = Path(options["folder"])
-    run = prepare(options)
+    shapes = prepare(options, shapes_alone=True)
+    check_training(shapes.method, folder, shapes.recipe, shapes.config)
+    run = prepare(options, data=shapes.data)
     with worked_in(folder):
         summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
     log.info("weights %s, samples %s, curve %s/loss.png", summary.weights, summary.sheet, folder)

@@ -165,6 +165,10 @@ class AutoencoderStage(Stage):
             self._perceptual = (made.to(next(self.parameters())),)
         return self._perceptual[0]
 
+    def check(self) -> None:
+        if self.loss.perceptual:
+            perceptuals.build(self.perceptual_node)
+
     def start(self, previous: Stage | None, data: Any) -> Any:
         if self.share and self.loss.perceptual:
             _ = self.perceptual  # a missing file is found before the first step

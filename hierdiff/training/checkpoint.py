@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,10 +24,11 @@ from torch import Tensor
 from hierdiff import matryoshka  # noqa: F401  (registers)
 from hierdiff.files import write
 from hierdiff.inputs import changed
-from hierdiff.method import Method, Stage, methods
+from hierdiff.method import Method, Stage, methods, on_shapes
 from hierdiff.registry import check_trust, imported_names
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 SCHEMA = 1
 KEY = "hierdiff"  # of the metadata
 DECISIVE = ("data", "method", "trainer", "seed", "data_sha256")  # parts that decide the weights
@@ -110,6 +111,15 @@ def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
 
 def unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a file of ours; anything else is a ValueError that says what it is."""
+    return _read(path, lambda file, name: file.get_tensor(name))
+
+
+def header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Shapes and facts of a file of ours, without reading a tensor; errors as in `unpacked`."""
+    return _read(path, lambda file, name: tuple(file.get_slice(name).get_shape()))
+
+
+def _read(path: Path, entry: Callable[[Any, str], T]) -> tuple[dict[str, T], dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no checkpoint {path}: give a weights.safetensors of a run folder"
@@ -117,7 +127,7 @@ def unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             facts = _facts(path, file.metadata() or {})
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+            return {name: entry(file, name) for name in file.keys()}, facts  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
             f"{path} is cut short or no safetensors file ({error}): copy it again, or use another "
@@ -157,18 +167,23 @@ def tensors_of(method: Method) -> dict[str, Tensor]:
 @torch.no_grad()
 def load_tensors(method: Method, tensors: Mapping[str, Tensor], source: Path) -> None:
     """Copied in place, so that stages that share a tensor keep sharing it."""
+    check_shapes(method, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
+    for name, tensor in tensors_of(method).items():
+        tensor.copy_(tensors[name])
+
+
+def check_shapes(method: Method, shapes: Mapping[str, tuple[int, ...]], source: Path) -> None:
+    """ValueError where tensors of these names and shapes are not those of the method."""
     own = tensors_of(method)
-    for name in own.keys() ^ tensors.keys():
+    for name in own.keys() ^ shapes.keys():
         side = "lacks" if name in own else "has an unknown"
         raise ValueError(f"{source} {side} tensor {name!r}: it belongs to another method")
     for name, tensor in own.items():
-        given = tensors[name]
-        if given.shape != tensor.shape:
+        if shapes[name] != tuple(tensor.shape):
             raise ValueError(
-                f"{source}: {name!r} has shape {tuple(given.shape)}, the method "
+                f"{source}: {name!r} has shape {shapes[name]}, the method "
                 f"{tuple(tensor.shape)}: it belongs to another method"
             )
-        tensor.copy_(given)
 
 
 def save_weights(
@@ -187,9 +202,7 @@ def load_method(path: str | Path, trust: Collection[str] = ()) -> tuple[Method, 
     """
     path = Path(path)
     tensors, facts = unpacked(path)
-    config = facts.get("config")
-    if not isinstance(config, dict) or "method" not in config or "facts" not in config:
-        raise ValueError(f"{path} holds no config of a method: it cannot be rebuilt from it alone")
+    config = config_in(facts, path)
     check_trust(config, trust, path)
     method = methods.build(config["method"], offered=config["facts"])
     if facts["kind"] == "checkpoint":
@@ -200,13 +213,26 @@ def load_method(path: str | Path, trust: Collection[str] = ()) -> tuple[Method, 
 
 
 def stage_tensors(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Weights of the stage of the same name in another run; `config` is that of this run.
+    """Weights of the stage of the same name in another run; errors as in `check_stage`."""
+    check_stage(path, stage, config)
+    other, _ = load_method(path, _packages(config))
+    return next(dict(one.state_dict()) for one in other.stages if one.name == stage.name)
+
+
+def check_stage(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> None:
+    """Refuses weights of another run for a stage of the same name, from the header of their file;
+    `config` is that of this run.
 
     Error: ValueError where that stage was never trained, means something else (another chain of
-    resolutions, process or bridge), or saw other data.
+    resolutions, process or bridge), or saw other data; FileNotFoundError.
     """
-    trusted = {name.partition(":")[0].partition(".")[0] for name in imported_names(config)}
-    other, their = load_method(path, trusted)
+    path = Path(path)
+    shapes, facts = header(path)
+    their = config_in(facts, path)
+    check_trust(their, _packages(config), path)
+    other = on_shapes(their["method"], offered=their["facts"])
+    if facts["kind"] == "weights":
+        check_shapes(other, shapes, path)
     found = {one.name: one for one in other.stages}
     twin = found.get(stage.name)
     if twin is None or not twin.ready:
@@ -227,7 +253,19 @@ def stage_tensors(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> 
                 f"{pair[1]}): stages of different chains do not mix, give weights of a run with "
                 f"these options"
             )
-    return dict(twin.state_dict())
+
+
+def _packages(config: Mapping[str, Any]) -> set[str]:
+    """Those whose classes a config names by path."""
+    return {name.partition(":")[0].partition(".")[0] for name in imported_names(config)}
+
+
+def config_in(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The config that a method is rebuilt from. Error: ValueError."""
+    config = facts.get("config")
+    if not isinstance(config, dict) or "method" not in config or "facts" not in config:
+        raise ValueError(f"{path} holds no config of a method: it cannot be rebuilt from it alone")
+    return config
 
 
 def shapes_of(stage: Stage) -> dict[str, tuple[int, ...]]:

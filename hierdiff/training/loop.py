@@ -145,6 +145,21 @@ def stage_steps(method: Method, steps: int) -> list[int]:
     return counts
 
 
+def batches_of(method: Method, recipe: Recipe, devices: int) -> list[int]:
+    """Images of a step of each stage. ValueError where devices and micro batches cannot share them
+    evenly."""
+    batches = [stage.batch_size or recipe.batch_size for stage in method.stages]
+    for batch, stage in zip(batches, method.stages, strict=True):
+        if batch % (devices * recipe.accumulate):
+            own = f"batch_size={batch} of stage {stage.name}"
+            told = own if stage.batch_size else f"trainer.batch_size={batch}"
+            raise ValueError(
+                f"{told} is not a multiple of {devices} device(s) x {recipe.accumulate} micro "
+                f"batch(es): choose one that is"
+            )
+    return batches
+
+
 @dataclass
 class Place:
     """Where a run stands: `step` inside `stage` comes next. seconds: spent in each stage."""
@@ -180,15 +195,7 @@ class Run:
         self.counts = stage_steps(self.method, self.recipe.steps)
         self.place.seconds = [0.0] * len(self.counts)
         self.chunks = self.fabric.world_size * self.recipe.accumulate
-        self.batches = [stage.batch_size or self.recipe.batch_size for stage in self.method.stages]
-        for batch, stage in zip(self.batches, self.method.stages, strict=True):
-            if batch % self.chunks:
-                own = f"batch_size={batch} of stage {stage.name}"
-                told = own if stage.batch_size else f"trainer.batch_size={batch}"
-                raise ValueError(
-                    f"{told} is not a multiple of {self.fabric.world_size} device(s) x "
-                    f"{self.recipe.accumulate} micro batch(es): choose one that is"
-                )
+        self.batches = batches_of(self.method, self.recipe, self.fabric.world_size)
         self.config = files.as_json(self.config)
 
     def go(self) -> Summary:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hierdiff.registry import checked, suggest
+
 
 def optimizer_of(
     parameters: Sequence[nn.Parameter],
@@ -23,20 +25,32 @@ def optimizer_of(
     weight_decay: float = 0.0,
     options: dict[str, Any] | None = None,
 ) -> torch.optim.Optimizer:
-    """The optimizer of one turn; `options` are further ones of its own."""
+    """The optimizer of one turn; `options` are further ones of its own. Error: ValueError."""
+    try:
+        return _optimizer(parameters, name, lr, betas, weight_decay, options or {})
+    except TypeError as error:
+        raise ValueError(f"optimizer {name!r} with the options {options}: {error}") from error
+
+
+def _optimizer(
+    parameters: Sequence[nn.Parameter],
+    name: str,
+    lr: float,
+    betas: Sequence[float],
+    weight_decay: float,
+    options: dict[str, Any],
+) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    options = options or {}
     if name == "adamw":
+        checked(torch.optim.AdamW, options, "optimizer 'adamw'")
         return torch.optim.AdamW(
             groups, lr=lr, betas=(betas[0], betas[1]), **{"fused": True, **options}
         )
     from timm.optim import create_optimizer_v2, list_optimizers
-
-    from hierdiff.registry import suggest
 
     known = [str(one) for one in list_optimizers()]
     if name not in known:

@@ -334,24 +334,38 @@ def test_a_kept_plan_is_for_one_method_alone(tmp_path, monkeypatch):
     assert plan(other, tmp_path, seconds=800).steps == 50
 
 
-def test_a_dry_run_leaves_nothing_and_reads_what_was_kept(tmp_path, monkeypatch):
+def test_a_timed_dry_run_leaves_nothing_and_reads_what_was_kept(tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(protocol, "by_clock", clock)
     run, match, folder = prepared(*SMALL), {**NONE, "seconds": 800}, tmp_path / "run"
-    made = planned(run, match, folder, dry=True)
+    made = planned(run, match, folder, dry=True, timed=True)
     assert made.steps == 100 and made.stages[0].seconds == 800
     assert not folder.exists()
     assert plan(run, folder, seconds=800).steps == 100
     before = (folder / protocol.FILE).read_bytes()
     clock.factor = 0.5
+    assert planned(run, match, folder, dry=True, timed=True).steps == 100
     assert planned(run, match, folder, dry=True).steps == 100
-    assert planned(run, {**match, "seconds": 400}, folder, dry=True).steps == 100
+    assert planned(run, {**match, "seconds": 400}, folder, dry=True, timed=True).steps == 100
     assert (folder / protocol.FILE).read_bytes() == before
 
 
-def test_a_dry_run_expects_seconds_where_operations_are_unknown(tmp_path, monkeypatch):
+def test_a_dry_run_times_nothing_and_says_what_it_leaves_open(tmp_path, monkeypatch, caplog):
+    def timed(*args):
+        raise AssertionError("a step was timed")
+
+    monkeypatch.setattr(protocol, "by_clock", timed)
+    monkeypatch.setattr(protocol, "_latency", timed)
+    run, match = prepared(*SMALL), {**NONE, "seconds": 800, "latency": 0.1}
+    made = planned(run, match, tmp_path, dry=True)
+    assert made.steps == run.recipe.steps and made.stages[0].seconds is None and not made.match
+    for name, amount in (("seconds", "800"), ("latency", "0.1")):
+        assert f"match.{name}={amount} is met by timing steps, which --dry-run=time" in caplog.text
+
+
+def test_a_timed_dry_run_expects_seconds_where_operations_are_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(protocol, "by_clock", Clock())
-    made = planned(stubborn("call"), NONE, tmp_path, dry=True)
+    made = planned(stubborn("call"), NONE, tmp_path, dry=True, timed=True)
     assert made.stages[0].seconds == 8 * made.steps and made.flops() is None
 
 

@@ -220,6 +220,17 @@ def test_a_dry_run_shows_every_plan_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_dry_sweep_lists_every_refusal_and_ends_with_code_1(tmp_path):
+    asked = ("method=end_to_end,mdm,cascaded", "method.resolutions=[32,16]")
+    ended = swept(tmp_path, *asked, f"hydra.sweep.dir={tmp_path}", "--dry-run")
+    assert ended.returncode == 1
+    refusals = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(refusals) == 1 and refusals[0].startswith("error: end_to_end: "), ended.stderr
+    assert ended.stdout.count("sampler steps") == 2
+    assert "failed: end_to_end" in ended.stderr
+
+
+@pytest.mark.slow
 def test_a_sweep_at_equal_operations_is_timed_together_and_ends_in_table_and_page(tmp_path):
     """What `make compare` does, small."""
     place = tmp_path / "runs"

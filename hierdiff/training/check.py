@@ -1,0 +1,45 @@
+"""What `train` would refuse, found before anything is computed: of files the headers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hierdiff.method import Method
+from hierdiff.training import checkpoint as files
+from hierdiff.training.loop import batches_of, stage_steps
+from hierdiff.training.optimizer import optimizer_of
+from hierdiff.training.recipe import Recipe
+
+
+def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any]) -> None:
+    """Refuses a training run; the method may be on the meta device.
+
+    config: of the run, as `train` takes it. Errors: ValueError, FileNotFoundError.
+    """
+    counts = stage_steps(method, recipe.steps)
+    batches_of(method, recipe, recipe.devices if isinstance(recipe.devices, int) else 1)
+    optimizer_of(
+        [nn.Parameter(torch.zeros(1, 1))],
+        name=recipe.optimizer,
+        options=dict(recipe.optimizer_options),
+    )
+    config = files.as_json(config)
+    reached = 0
+    for path in reversed(files.all_in(folder / "checkpoints")):
+        try:
+            _, facts = files.header(path)
+        except (OSError, ValueError):
+            continue  # as `train` does, which says so
+        files.check_config(path, facts["config"], config)
+        reached = facts["stage"]
+        break
+    for place, (stage, count) in enumerate(zip(method.stages, counts, strict=True)):
+        if stage.weights is not None and place >= reached:
+            files.check_stage(stage.weights, stage, config)
+        if count:
+            stage.check()
