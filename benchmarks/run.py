@@ -347,6 +347,7 @@ def ready(options: dict[str, Any], folder: Path) -> Ready:
 
     Errors: ValueError, OSError (an absent file), ImportError (an absent package).
     """
+    check_options(options)
     dry_run, analysis = options["dry_run"], options.get("analysis")
     if dry_run not in (False, True, TIMED):
         raise ValueError(f"dry_run={dry_run}: take true for the plan, or {TIMED} to expect seconds")
