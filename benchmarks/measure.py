@@ -10,7 +10,6 @@ mean, and stands beside each of them and their deviation.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from benchmarks.kept import Kept
 from hierdiff.codec import Codec
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows, evaluation_rule
-from hierdiff.files import write
+from hierdiff.files import Damaged, read_json, write_json
 from hierdiff.images import to_float, to_uint8
 from hierdiff.method import Method, Stage
 from hierdiff.metrics.attributes import ATTRIBUTES, AttributeMeter, hindrance
@@ -396,11 +395,12 @@ def scale_rows(
         asked += [_part_meter(test, extractor, references).identity, sorted(test.told)]
     parts = [*asked, n, seed, data.sha256]
     kept = folder / f"scale-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
-    if kept.exists():
-        try:
-            return json.loads(kept.read_text(encoding="utf-8"))
-        except ValueError:
-            kept.unlink()  # half a file: measured again
+    try:
+        return read_json(kept)
+    except FileNotFoundError:
+        pass
+    except Damaged as error:
+        log.warning("real images and the Gaussian are measured again: %s", error)
     real = [levels_of(images, sides) for images in real_images(test, n).split(BATCH)]
     gaussian = PixelGaussian.fit(torch.from_numpy(data.part("train").images[:].copy()))
     drawn = to_uint8(gaussian.sample(n, from_generator(generator_of(seed, "gaussian"))))
@@ -412,5 +412,5 @@ def scale_rows(
 
     rows = {"real": measured(real, "real images"), "gaussian": measured(fake, "Gaussian")}
     rows = {kind: [row for row in found if row["view"] == "pooled"] for kind, found in rows.items()}
-    write(kept, json.dumps(rows).encode())
+    write_json(kept, rows)
     return rows

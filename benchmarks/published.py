@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.formats import ARROWS
+from hierdiff.files import read_text
 
 FILE = Path(__file__).with_name("published.csv")
 METRICS = {"FID": "low", "IS": "high"}  # which side is better
@@ -74,7 +75,7 @@ class Published:
 def read(path: str | Path = FILE) -> list[Published]:
     """The checked lines of a file; ValueError names the line and what is wrong with it."""
     names = [f.name for f in fields(Published)]
-    lines = csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8")))
+    lines = csv.DictReader(io.StringIO(read_text(Path(path))))
     if lines.fieldnames != names:
         raise ValueError(f"{path} has columns {lines.fieldnames}: they are {names}")
     found: dict[tuple[str, ...], Published] = {}

@@ -34,7 +34,7 @@ from benchmarks.work import Case, device_for
 from hierdiff.command import plain, with_sentences
 from hierdiff.config import folder_of_configs, one_line, reported
 from hierdiff.data import datasets
-from hierdiff.files import worked_in, write
+from hierdiff.files import read_text, worked_in, write
 from hierdiff.inputs import inputs
 from hierdiff.record import content_hash, machine, now
 from hierdiff.results import hardware_of
@@ -221,8 +221,12 @@ class Kept:
     def __init__(self, folder: Path):
         self.path = folder / "rows.json"
         self.rows: dict[str, Row] = {}
-        if self.path.exists():
-            self.rows = json.loads(self.path.read_text(encoding="utf-8"))
+        try:
+            self.rows = dict(json.loads(read_text(self.path)))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            log.warning("%s is damaged (%s): all is measured again", self.path, error)
 
     def add(self, rows: Mapping[str, Row]) -> None:
         """Failures are tried again by the same command."""

@@ -24,7 +24,7 @@ import shutil
 import stat
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -242,23 +242,27 @@ def read_npy(path: Path, *, mapped: bool = False) -> np.ndarray:
             return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def read_npz(path: Path, *, limit: int = 2**32) -> dict[str, np.ndarray]:
-    """All arrays of an `.npz` file by name. FileNotFoundError, or `Damaged` whatever is wrong.
+def read_npz(
+    path: Path, names: Collection[str] | None = None, *, limit: int = 2**32
+) -> dict[str, np.ndarray]:
+    """Arrays of an `.npz` file by name. FileNotFoundError, or `Damaged` whatever is wrong with it.
 
-    limit: bytes of all arrays together at most.
+    names: of those that are read if they are there, None for all; limit: bytes of all of them.
     """
     arrays = {}
     with _damage(path):
         check_regular(path)
         with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
+            members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+            if names is not None:
+                members = {name: one for name, one in members.items() if name in names}
+            size = sum(member.file_size for member in members.values())
             if size > limit:
                 raise ValueError(f"its arrays take {size} bytes, more than {limit}")
-            for member in archive.infolist():
+            for name, member in members.items():
                 content = io.BytesIO(archive.read(member))
                 _header(content, len(content.getbuffer()))
                 content.seek(0)
-                name = member.filename.removesuffix(".npy")
                 arrays[name] = np.lib.format.read_array(content, allow_pickle=False)
     return arrays
 

@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from hierdiff.files import write
+from hierdiff.files import Damaged, read_json, write_json
 from hierdiff.registry import PLUGINS, imported_names, origins
 
 # folders that options name and that are no input: the digest of the data stands for its files
@@ -84,16 +84,15 @@ def sha256(path: Path) -> str:
     if stat.st_size >= LARGE and time.time() - last > SETTLED:
         times = (stat.st_mtime_ns, stat.st_ctime_ns)
         key = repr((str(path.resolve()), stat.st_dev, stat.st_ino, stat.st_size, times))
-        kept = cache_folder() / "hashes" / hashlib.sha256(key.encode()).hexdigest()
-        with contextlib.suppress(OSError, ValueError):
-            text = kept.read_text(encoding="ascii")
-            if len(bytes.fromhex(text)) == hashlib.sha256().digest_size:
-                return text
+        name = hashlib.sha256(key.encode()).hexdigest()
+        kept = cache_folder() / "hashes" / f"{name}.json"
+        with contextlib.suppress(OSError, Damaged):
+            return str(read_json(kept))
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if kept is not None:
         with contextlib.suppress(OSError):  # a cache that cannot be written is none
-            write(kept, found.encode())
+            write_json(kept, found)
     return found
 
 

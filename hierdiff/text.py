@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hierdiff.files import kept_array
-from hierdiff.inputs import source_of
+from hierdiff.inputs import digest, source_of
 from hierdiff.options import Count
 from hierdiff.registry import Registry, suggest
 
@@ -163,12 +163,11 @@ class Pretrained(TextEncoder):
 
     @property
     def identity(self) -> str:
-        """From the names, sizes and times of the files, or from the name on the hub."""
+        """From the content of the files, or from the name on the hub."""
         folder = Path(self.source)
-        files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
-        stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-        digest = hashlib.sha256(repr((self.source, stats)).encode()).hexdigest()[:12]
-        return f"{self._node['name']}-{digest}-{self.length}"
+        held = digest(folder) if folder.is_dir() else self.source
+        key = hashlib.sha256(repr(held).encode()).hexdigest()[:12]
+        return f"{self._node['name']}-{key}-{self.length}"
 
     @property
     def node(self) -> dict[str, Any]:
@@ -321,13 +320,13 @@ def encoded(encoder: TextEncoder, captions: Sequence[str], cache: Path) -> Encod
     distinct = sorted(set(captions))
     source = source_of(type(encoder).__module__)
     key = encoder.identity if source is None else f"{encoder.identity} : {source}"
-    digest = hashlib.sha256(repr((key, distinct)).encode()).hexdigest()[:16]
+    place = hashlib.sha256(repr((key, distinct)).encode()).hexdigest()[:16]
     shape = (len(distinct), encoder.length, encoder.width + 1)
     states = kept_array(
-        cache / f"text-{digest}.tokens.npy", shape, np.dtype("float32"), _states(encoder, distinct)
+        cache / f"text-{place}.tokens.npy", shape, np.dtype("float32"), _states(encoder, distinct)
     )
-    place = {caption: row for row, caption in enumerate(distinct)}
-    rows = np.array([place[caption] for caption in captions], np.int64)
+    number = {caption: row for row, caption in enumerate(distinct)}
+    rows = np.array([number[caption] for caption in captions], np.int64)
     return Encoded(states[..., :-1], states[..., -1] != 0, rows)
 
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
+import zlib
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from hierdiff.data import elpv, fluent_emoji
 from hierdiff.data.cache import cache_folder
+from hierdiff.files import built_by_one
 
 NPM = {  # package: (folder, SHA-256 of the archive)
     fluent_emoji.IMAGES: (
@@ -30,6 +31,9 @@ NPM = {  # package: (folder, SHA-256 of the archive)
         "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
     ),
 }
+
+
+UNFIT = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)  # of a broken archive
 
 
 def fetch_fluent_emoji(folder: Path) -> None:
@@ -61,28 +65,29 @@ SOURCES = {
 
 
 def fetch(name: str, cache: Path) -> Path:
-    """The folder of the fetched packages; made under another name, then renamed."""
+    """The folder of the fetched packages; made under another name, then renamed. One process
+    fetches and others wait."""
     get, place, what = SOURCES[name]
     folder = place(cache)
-    if folder.is_dir():
-        print(f"{name} is already in {folder}")
-        return folder
-    print(f"fetching {what} into {folder}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with built_by_one(folder) as part:
+        if folder.is_dir():
+            print(f"{name} is already in {folder}")
+            return folder
+        print(f"fetching {what} into {folder}")
+        part.mkdir()
         get(part)
-        part.chmod(0o755)
-        os.rename(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError) if folder.is_dir() else nullcontext():  # another was first
+            os.rename(part, folder)
     return folder
 
 
 def _archive(command: list[str], folder: Path, pattern: str) -> Path:
     print("  " + " ".join(command))
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return next(folder.glob(pattern))
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise FileNotFoundError(f"{command[0]} left {len(found)} files {pattern}: it should be one")
+    return found[0]
 
 
 def _check(archive: Path, digest: str) -> None:
@@ -98,7 +103,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         fetch(args.dataset, cache_folder(args.cache))
-    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+    except (*UNFIT, OSError, ValueError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -26,6 +26,7 @@ import numpy as np
 from hierdiff.data.cache import cache_folder, decoded, fingerprint
 from hierdiff.data.image_data import ImageData, datasets, in_split_order
 from hierdiff.data.pixels import read_square
+from hierdiff.files import read_text
 from hierdiff.registry import Node
 
 LICENCE = "MIT (@lobehub/fluent-emoji-3d, emojibase-data)"
@@ -63,7 +64,7 @@ def fluent_emoji(
     folder = source(root, cache_folder(cache))
     labels = folder / "emojibase-data"
     entries = {entry.key: entry for entry in read_entries(labels / "en" / "data.json")}
-    groups = json.loads((labels / "meta" / "groups.json").read_text("utf-8"))["groups"]
+    groups = json.loads(read_text(labels / "meta" / "groups.json"))["groups"]
     paths = {
         key_of(path.stem): path
         for path in sorted((folder / "fluent-emoji-3d" / "assets").glob("*.webp"))
@@ -106,7 +107,7 @@ def key_of(code: str) -> str:
 
 
 def read_entries(path: Path) -> Iterator[Entry]:
-    for emoji in json.loads(path.read_text("utf-8")):
+    for emoji in json.loads(read_text(path)):
         base = key_of(emoji["hexcode"])
         variants: list[Mapping[str, Any]] = [emoji, *emoji.get("skins", ())]
         for one in variants:

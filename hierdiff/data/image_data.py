@@ -8,6 +8,7 @@ and adding files moves none.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -245,7 +246,7 @@ class ImageData:
         return Batch(images, cond)
 
     def cond(
-        self, labels: Sequence[object] | None = None, captions: Sequence[str] | None = None
+        self, labels: Sequence[object] | None = None, captions: Sequence[object] | None = None
     ) -> Cond:
         """`conditions` with this data's classes and text encoder."""
         return conditions(labels, captions, class_names=self.class_names, text=self.text)
@@ -256,7 +257,7 @@ datasets: Registry[ImageData] = Registry("dataset", ImageData)
 
 def conditions(
     labels: Sequence[object] | None = None,
-    captions: Sequence[str] | None = None,
+    captions: Sequence[object] | None = None,
     *,
     class_names: Sequence[str] = (),
     text: TextEncoder | None = None,
@@ -285,8 +286,16 @@ def conditions(
         )
         numbers = torch.tensor(given, dtype=torch.int64)
     if text is not None:
-        tokens, mask = text.encode([""] * count if captions is None else captions)
+        said = [""] * count if captions is None else [_text(caption) for caption in captions]
+        tokens, mask = text.encode(said)
     return Cond(labels=numbers, tokens=tokens, mask=mask)
+
+
+def _text(caption: object) -> str:
+    """In Unicode form NFC, as the captions of data are."""
+    if not isinstance(caption, str):
+        raise ValueError(f"caption {caption!r} is no text: write it in quotes")
+    return unicodedata.normalize("NFC", caption)
 
 
 def is_test(group: str) -> bool:

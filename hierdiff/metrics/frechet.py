@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from hierdiff.files import write_npz
+from hierdiff.files import read_npz, write_npz
 from hierdiff.noise import generator_of
 
 POINTS = 15  # sizes of subsets from which a distance is extrapolated
@@ -278,15 +277,14 @@ class Statistics:
     def load(path: Path, identity: str) -> Statistics:
         """What `save` wrote. ValueError if the file is broken or holds other statistics."""
         try:
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = read_npz(path)
             stored, digest = str(arrays.pop("identity")), str(arrays.pop("sha256"))
             if digest != _digest(arrays):
                 raise ValueError("its content does not match its sha256")
             statistics = Statistics.from_arrays(arrays)
         except FileNotFoundError:
             raise
-        except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
             raise ValueError(f"{path} holds no statistics ({error}): delete it") from error
         if stored != identity:
             raise ValueError(f"{path} holds statistics of {stored!r}, not of {identity!r}")

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from hierdiff.data.critters.law import LAW
 from hierdiff.data.critters.make import PINS, draw
-from hierdiff.files import write, write_npz
+from hierdiff.files import read_npz, write, write_npz
 from hierdiff.metrics.classifier import SIDES, PartClassifier, PartNetwork, kept_of, place, seen
 from hierdiff.metrics.reference import extracted, pooled
 from hierdiff.metrics.weights import sha256
@@ -155,8 +155,7 @@ def shipped_images() -> tuple[UInt8[Tensor, "n 3 64 64"], Codes]:
 def fresh_images(how: Training, kept: Path | None) -> tuple[UInt8[Tensor, "n 3 64 64"], Codes]:
     """Drawn, or read from the file that keeps the drawing."""
     if kept is not None and kept.exists():
-        with np.load(kept, allow_pickle=False) as arrays:
-            return _tensors(arrays)
+        return _tensors(read_npz(kept, limit=2**40))
     seeds = range(how.first_seed, how.first_seed + how.images)
     some = [seeds[first : first + CHUNK] for first in range(0, len(seeds), CHUNK)]
     drawn = [draw(chunk) for chunk in track(some, "drawing")]

@@ -14,7 +14,6 @@ import hashlib
 import io
 import logging
 import math
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,7 +24,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from hierdiff.files import write, write_npz
+from hierdiff.files import Damaged, read_npz, write, write_npz
 from hierdiff.images import to_float, to_uint8
 from hierdiff.levels import down
 from hierdiff.metrics import weights
@@ -146,10 +145,9 @@ def foreign(path: str | Path, extractor: Extractor, resolution: int) -> Referenc
     if not path.is_file():
         raise FileNotFoundError(f"reference {path} is no file: give an .npz with mu and sigma")
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            wanted = ("mu", "sigma", "mu_s", "sigma_s", "n", "extractor", "resolution")
-            arrays = {name: file[name] for name in wanted if name in file.files}
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        wanted = ("mu", "sigma", "mu_s", "sigma_s", "n", "extractor", "resolution")
+        arrays = read_npz(path, wanted)
+    except Damaged as error:
         raise ValueError(f"{path} is no .npz of moments ({error}): give mu and sigma") from error
     for name, own in (("extractor", extractor.identity), ("resolution", str(resolution))):
         if name in arrays and str(arrays[name]) != own:
@@ -208,11 +206,15 @@ def _shipped(identity: str) -> Statistics | None:
     if not path.exists():
         return None
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            stored, digest, features = str(file["identity"]), str(file["sha256"]), file["features"]
+        arrays = read_npz(path)
+        stored, digest, features = (
+            str(arrays["identity"]),
+            str(arrays["sha256"]),
+            arrays["features"],
+        )
         if stored != identity or digest != hashlib.sha256(features.tobytes()).hexdigest():
             raise ValueError("its content does not match its sha256")
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError) as error:
         log.warning("%s is damaged and is not used (%s): install hierdiff again", path, error)
         return None
     statistics = Statistics(features.shape[1], CAP)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hierdiff.files import explained
+from hierdiff.files import explained, read_text
 
 
 class Log:
@@ -80,8 +80,13 @@ def counts_in(state: Mapping[str, Any]) -> dict[str, int]:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of a log; a half line at its end is left out."""
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    found = []
+    for number, line in enumerate(read_text(path).split("\n")[:-1] if path.exists() else [], 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}:{number} is no line of a log ({error}): remove it") from error
+    return found
 
 
 def check_tensorboard() -> None:

@@ -212,6 +212,17 @@ def test_the_scale_has_the_metrics_of_the_rows_but_those_within_a_method(data, e
         assert all(row["spread"] is None for row in found[kind])
 
 
+def test_a_damaged_scale_is_measured_again(data, extractor, tmp_path, caplog):
+    first = scale(data, extractor, tmp_path, metrics=["fd"])
+    (path,) = tmp_path.iterdir()
+    whole = path.read_text()
+    value = repr(first["real"][0]["value"])
+    for content in (whole.replace(value, f"1{value}"), whole[:-20], "[]", '{"real": []}'):
+        path.write_text(content)
+        assert scale(data, extractor, tmp_path, metrics=["fd"]) == first
+    assert caplog.text.count("measured again") == 4
+
+
 def test_the_scale_is_kept_for_its_metrics(data, extractor, tmp_path, monkeypatch):
     first = scale(data, extractor, tmp_path)
     few = scale(data, extractor, tmp_path, metrics=["fd"])

@@ -103,3 +103,12 @@ def test_columns_are_finest_first_and_hold_what_was_published():
         "published FID ↓",
         "published IS ↑",
     }
+
+
+def test_a_table_that_a_spreadsheet_saved_is_read(tmp_path):
+    path = tmp_path / "published.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + FILE.read_bytes().replace(b"\n", b"\r\n"))
+    assert read(path) == read()
+    path.write_bytes(FILE.read_bytes() + b"caf\xe9")
+    with pytest.raises(ValueError, match="is no UTF-8"):
+        read(path)

@@ -107,3 +107,12 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     assert (tmp_path / "scaling.png").stat().st_size > 1000
     scaling.scaled(["mdm"], [32], tmp_path, ["sampler.steps=3"])
     assert calls[-1] == [("mdm", 32)]  # other options are other cases
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"[1]", b"\xff", b"[" * 100_000])
+def test_damaged_rows_are_measured_again(tmp_path, caplog, content):
+    (tmp_path / "rows.json").write_bytes(content)
+    kept = scaling.Kept(tmp_path)
+    assert kept.rows == {} and "all is measured again" in caplog.text
+    kept.add({"key": {"value": 1.5}})
+    assert scaling.Kept(tmp_path).rows == {"key": {"value": 1.5}}

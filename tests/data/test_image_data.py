@@ -200,3 +200,12 @@ def test_parts_are_those_that_the_data_states():
     assert data.part("train").summary() == data.summary()
     with pytest.raises(ValueError, match="the test part .* all on the other side"):
         data.part("train").part("test")
+
+
+def test_captions_to_sample_are_text_in_the_form_of_the_data():
+    text = Vocabulary(words=("caf\u00e9",), width=4, length=3)
+    (first, second) = conditions(captions=["caf\u00e9", "cafe\u0301"], text=text).tokens
+    assert torch.equal(first, second)
+    for caption in (5, None, True, ["cafe"]):
+        with pytest.raises(ValueError, match="is no text: write it in quotes"):
+            conditions(captions=[caption], text=text)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import random
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hierdiff.metrics.fidelity import FidelityMeter
 from hierdiff.metrics.frechet import Moments, frechet
 from hierdiff.metrics.reference import SHIPPED, foreign, references, ship, write_moments
 from tests.metrics.sets import RESOLUTIONS, images, kept
+from tests.test_reading import damaged
 
 
 @pytest.fixture
@@ -51,6 +53,34 @@ def test_a_broken_file_is_rebuilt_with_a_warning(extractor, tmp_path, caplog):
     again = kept([images()], extractor, tmp_path)
     assert again[16].statistics.n == 40 and "computed again" in caplog.text
     kept(unread(), extractor, tmp_path)
+
+
+def test_any_damage_of_kept_statistics_is_found_and_they_are_computed_again(extractor, tmp_path):
+    wanted, chance = kept([images()], extractor, tmp_path), random.Random(0)
+    paths = sorted(tmp_path.iterdir())
+    for number in range(30):
+        path = paths[number % len(paths)]
+        path.write_bytes(damaged(path.read_bytes(), chance))
+        again = kept([images()], extractor, tmp_path)
+        for side in RESOLUTIONS:
+            assert again[side].statistics.sha256 == wanted[side].statistics.sha256
+
+
+def test_any_damage_of_a_foreign_reference_is_one_sentence_or_no_damage(extractor, tmp_path):
+    path, chance = tmp_path / "moments.npz", random.Random(0)
+    write_moments(path, kept([images()], extractor)[16], {})
+    content, wanted = path.read_bytes(), foreign(path, extractor, 16).statistics.moments
+    refused = 0
+    for _ in range(60):
+        path.write_bytes(damaged(content, chance))
+        try:
+            found = foreign(path, extractor, 16).statistics.moments
+            assert torch.equal(found.mean, wanted.mean)
+            assert torch.equal(found.covariance, wanted.covariance)
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 30
 
 
 def test_an_empty_split_is_refused(extractor):

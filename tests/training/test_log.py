@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from hierdiff.training.log import Log, read
 
 
@@ -39,3 +41,12 @@ def test_sums_of_an_older_checkpoint_are_read(tmp_path: Path):
     log.load({"bytes": 0, "sums": {"loss": 8.0}, "count": 4})
     log.line(step=4)
     assert read(log.path) == [{"step": 4, "loss": 2.0}]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1, "name": "a\xe2\x80\xa8b"}\n{"step": 2}\n{"step": 3')
+    assert [line["step"] for line in read(path)] == [1, 2]
+    path.write_bytes(b'{"step": 1}\n{"step" 2}\n')
+    with pytest.raises(ValueError, match=r"log\.jsonl:2 is no line of a log"):
+        read(path)

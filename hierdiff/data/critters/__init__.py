@@ -7,10 +7,9 @@ not a critter: no flip. The key of an example is its seed.
 
 from __future__ import annotations
 
+import functools
 import json
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from hierdiff.data.critters.law import LAW
 from hierdiff.data.critters.words import caption
 from hierdiff.data.image_data import ImageData, datasets, in_split_order
 from hierdiff.data.pixels import area
+from hierdiff.files import read_npz, read_text
 from hierdiff.registry import Node
 
 COUNT, SIDE = 2048, 64
@@ -44,29 +44,27 @@ def critters(
             f"critters are {SIDE} px and resolution {resolution} does not divide that: "
             f"choose 8, 16, 32 or 64"
         )
-    folder = files("hierdiff.data.critters")
-    names = json.loads((folder / "names.json").read_text("utf-8"))
-    with (folder / "critters.npz").open("rb") as file, np.load(file, allow_pickle=False) as parts:
-        codes: dict[str, np.ndarray] = {name: parts[name].astype(np.int64) for name in names}
-        seeds = [f"{seed:04d}" for seed in range(len(codes["body"]))]
-        order = in_split_order(seeds)
-        pixels: list[Any] = []  # read on the first use alone: the cache has them afterwards
+    folder = Path(__file__).parent
+    names = json.loads(read_text(folder / "names.json"))
+    parts = read_npz(folder / "critters.npz", tuple(names))
+    codes = {name: parts[name].astype(np.int64) for name in names}
+    seeds = [f"{seed:04d}" for seed in range(len(codes["body"]))]
+    order = in_split_order(seeds)
 
-        def read(seed: int) -> tuple[np.ndarray, int]:
-            if not pixels:
-                pixels.append(parts["pixels"])
-            return area(pixels[0][seed].transpose(2, 0, 1), resolution), SIDE
+    @functools.cache  # read on the first use alone: the cache has them afterwards
+    def pixels() -> np.ndarray:
+        return read_npz(folder / "critters.npz", ("pixels",))["pixels"]
 
-        folder_of_cache = cache_folder(cache)
-        found = decoded(
-            "critters",
-            order,
-            read,
-            channels=3,
-            resolution=resolution,
-            identity=SHA256,
-            cache=folder_of_cache,
-        )
+    folder_of_cache = cache_folder(cache)
+    found = decoded(
+        "critters",
+        order,
+        lambda seed: (area(pixels()[seed].transpose(2, 0, 1), resolution), SIDE),
+        channels=3,
+        resolution=resolution,
+        identity=SHA256,
+        cache=folder_of_cache,
+    )
     attributes = {name: values[order] for name, values in codes.items()}
     return ImageData(
         name="critters",
