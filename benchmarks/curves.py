@@ -92,13 +92,13 @@ def validation_loss(
     It is the loss that is trained, so that two stages share a curve only where process, prediction
     and loss are the same.
     """
-    sides = iter(stage.resolutions)  # of the levels, which the log names by their own sides
+    whole = len(stage.level_names) == len(stage.resolutions)  # is each level an image
+    sides = dict(zip(stage.level_names, stage.resolutions, strict=True)) if whole else {}
     for name, value in mean_losses(stage, data, n, precision).items():
-        is_level = name.isdigit()
         yield {
-            "resolution": next(sides) if is_level else stage.resolutions[0],
+            "resolution": sides.get(name, stage.resolutions[0]),
             "view": "native",
-            "metric": "validation loss" if is_level else f"validation {name}",
+            "metric": "validation loss" if name in sides else f"validation {name}",
             "value": finite(value, f"the validation loss {name} of stage {stage.name}"),
             "n": n,
             "identity": loss_identity(stage, n, len(data)),

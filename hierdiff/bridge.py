@@ -86,6 +86,10 @@ class Bridged(Diffusion):
                 f"{factor} up to {side}"
             )
         self.crop = crop if crop != side else None
+        if self.crop is not None:
+            shapes = [(self.codec.shapes()[0][0], self.crop, self.crop)]
+            self.denoiser.check(shapes)
+            self.objective.check(self.process, shapes=shapes)
         self.name = f"{bridge.low}to{bridge.high}"
 
     @property

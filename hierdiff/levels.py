@@ -64,6 +64,15 @@ def check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
     return sides
 
 
+def level_names(sides: Sequence[int]) -> tuple[str, ...]:
+    """A name for each level, by which it is logged: its side, and where several have that side
+    also its place, finest first from 0: `("32", "16-1", "16-2")`."""
+    return tuple(
+        str(side) if list(sides).count(side) == 1 else f"{side}-{place}"
+        for place, side in enumerate(sides)
+    )
+
+
 def pyramid(images: Float[Tensor, "b c h w"], resolutions: Sequence[int]) -> Levels:
     """`images` at every resolution, finest first, each pooled from the one before."""
     levels: list[Tensor] = []

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hierdiff.batch import NOTHING, Batch, Cond
 from hierdiff.codec import Codec
 from hierdiff.denoisers import Denoiser
-from hierdiff.denoisers.protocol import LOG_SNR_LIMIT
+from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Reads
 from hierdiff.guidance import (
     THRESHOLDS,
     Carry,
@@ -32,7 +32,7 @@ from hierdiff.guidance import (
     is_off,
     thresholded,
 )
-from hierdiff.levels import Levels
+from hierdiff.levels import Levels, level_names
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss, Objective
 from hierdiff.options import Count, Length, Share, check_fields
@@ -69,6 +69,7 @@ class Stage(nn.Module, ABC):
     notes: tuple[str, ...] = ()  # what a reader of its row must know
     tied: bool = True  # are its weights of use for the data that it was trained on alone
     resolutions: tuple[int, ...]
+    level_names: tuple[str, ...] = ()  # of the levels in its log, finest first
 
     @property
     def ready(self) -> bool:
@@ -146,11 +147,46 @@ class Method(nn.Module, ABC):
         guidance: Scale | None = None,
         watch: Watch | None = None,
     ) -> Images:
-        """n images in [-1, 1] at every resolution. Error: ValueError where a stage is untrained."""
+        """n images in [-1, 1] at every resolution. Error: ValueError where a stage is untrained, or
+        no network reads a condition."""
         self.check_ready()
+        check_cond(cond, self.reads)
         return self.stages[-1].sample(
             n, cond, noise=noise, steps=steps, guidance=guidance, watch=watch
         )
+
+    @property
+    def reads(self) -> Reads | None:
+        """Of all its networks together; None where one of them does not say."""
+        whole = Reads()
+        for network in self.modules():
+            if isinstance(network, Denoiser):
+                if network.reads is None:
+                    return None
+                whole = whole | network.reads
+        return whole
+
+    def check_given(self, facts: Mapping[str, Any]) -> None:
+        """Refuses data of these facts that gives texts or scalars which no network reads, or none
+        of the scalars that one asks for (but `scale`, whose default stands for itself)."""
+        if self.reads is None:
+            return
+        given = frozenset(facts.get("scalars", ()))
+        if unread := sorted(given - self.reads.scalars):
+            raise ValueError(
+                f"data.scalars={sorted(given)}: no network of the method reads {unread[0]!r}, "
+                f"leave it out or name it in the denoiser's `scalars`"
+            )
+        if missing := sorted(self.reads.scalars - given - {"scale"}):
+            raise ValueError(
+                f"the denoiser reads the scalar {missing[0]!r}, which the data does not give: "
+                f"leave it out of its `scalars`"
+            )
+        if facts.get("text_width", 0) and not self.reads.text_width:
+            raise ValueError(
+                "data.text gives captions that no network of the method reads: leave it out, or "
+                "take a denoiser with a text_width"
+            )
 
     def check_ready(self) -> None:
         """Refuses to sample what nobody trains, before compute."""
@@ -253,9 +289,19 @@ class Diffusion(Stage):
                 f"{list(resolutions)}: nest one network for each"
             )
         denoiser.check(codec.shapes())
+        if denoiser.reads is not None:
+            denoiser.reads.check(facts)
+        for clock, schedule in zip(denoiser.clocks, process.schedules, strict=False):
+            if clock is not None:
+                clock.check(schedule)
         objective.check(process, denoiser, codec.shapes())
         check_scale(sampling.guidance, levels)
         check_times(sampling.grid(sampling.steps, process))  # type: ignore[operator]
+        if sampling.rule.uses_variance and not denoiser.learns_variance:  # type: ignore[union-attr]
+            raise ValueError(
+                f"the sampler takes a learned variance, and {type(denoiser).__name__} learns none: "
+                f"choose variance small or large, or a denoiser of learned_variance: true"
+            )
         fewest = min(shape[0] for shape in codec.shapes())
         if sampling.channels is not None and sampling.channels > fewest:
             raise ValueError(
@@ -269,6 +315,7 @@ class Diffusion(Stage):
             self.frozen = codec.network.eval().requires_grad_(False)
         self.sampling = sampling
         self.resolutions = tuple(resolutions)
+        self.level_names = level_names([shape[-1] for shape in codec.shapes()])
         self.name = "x".join(str(side) for side in resolutions)
         self.facts = dict(facts)
         self.fractions = _check_fractions(fractions, levels)
@@ -309,6 +356,8 @@ class Diffusion(Stage):
         return self
 
     def draw(self, batch: Batch, noise: Noise) -> Any:
+        # scalars may be for another stage: `Method.check_given` knows all of them
+        check_cond(replace(batch.cond, scalars={}), self.denoiser.reads)
         b = len(batch)
         rows = [math.ceil(fraction * b) for fraction in self.fractions]
         shapes = [(n, *shape) for n, shape in zip(rows, self.codec.shapes(), strict=True)]
@@ -443,6 +492,20 @@ def through(times: Float[Tensor, " k"], stop: float) -> Float[Tensor, " m"]:
     if stop in times or not times[-1] < stop < times[0]:
         return times
     return torch.cat([times[times > stop], times.new_tensor([stop]), times[times < stop]])
+
+
+def check_cond(cond: Cond, reads: Reads | None) -> None:
+    """ValueError for a condition that nothing reads; labels and texts may be left unread."""
+    if reads is None:
+        return
+    unread = {f"scalars[{name!r}]": True for name in cond.scalars if name not in reads.scalars}
+    unread |= {
+        "pooled": cond.pooled is not None and not reads.pooled,
+        "low": cond.low is not None and not reads.low_channels,
+    }
+    for name, is_unread in unread.items():
+        if is_unread:
+            raise ValueError(f"no network of the method reads cond.{name}: leave it out")
 
 
 def check_labels(labels: Tensor, classes: int) -> None:

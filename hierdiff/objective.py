@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Denoiser
-from hierdiff.levels import Levels, down, spread
+from hierdiff.levels import Levels, down, level_names, spread
 from hierdiff.noise import Noise
 from hierdiff.options import Between, Count, NonNegative, Positive, Share
 from hierdiff.parameterization import Parameterization, check_kind, error_ratio, target
@@ -336,6 +336,7 @@ class Objective:
         prediction = denoiser(seen, limited, told, carry)
         clean, eps = self.parameterization.x0_eps(prediction.levels, x_t, alpha, sigma)  # type: ignore[union-attr]
         logs: dict[str, Tensor] = {}
+        names = level_names([level.shape[-1] for level in x0])
         total = x0[-1].new_zeros(())
         shares = self.level_weights or [1.0] * len(x0)
         columns = zip(spread(alpha, x0), spread(sigma, x0), spread(log_snr, x0), strict=True)
@@ -347,7 +348,7 @@ class Objective:
             weight = self.weight(level_log_snr, ratio) / ratio  # type: ignore[operator]
             error = guessed - wanted
             loss = (weight * error**2).mean()
-            logs[f"loss/{x0[i].shape[-1]}"] = loss
+            logs[f"loss/{names[i]}"] = loss
             if self.multiscale:
                 pooled = {s: (weight * down(error, s) ** 2).mean() for s in self.multiscale}
                 logs |= {f"multiscale/{s}": value for s, value in pooled.items()}
@@ -359,9 +360,9 @@ class Objective:
             bounds = variational_bound(
                 process, x0, x_t, guess, prediction.variance, draws.t, self.vlb_steps
             )
-            for share, level, bound in zip(shares, x0, bounds, strict=True):
+            for share, name, bound in zip(shares, names, bounds, strict=True):
                 total = total + self.vlb * share * bound.mean()
-                logs[f"vlb/{level.shape[-1]}"] = bound.mean()
+                logs[f"vlb/{name}"] = bound.mean()
         for name, value in (prediction.losses or {}).items():
             total = total + value.mean()
             logs[f"loss/{name}"] = value.mean()

@@ -93,6 +93,7 @@ def prepare(
     elsewhere = {option: group for option, group in GROUPS.items() if option not in cfg["method"]}
     build = on_shapes if shapes_alone else methods.build
     method = build(node, offered=data.facts, at="method", elsewhere=elsewhere)
+    method.check_given(data.facts)
     finest = method.resolutions[0]
     if data.resolution % finest:
         raise ValueError(

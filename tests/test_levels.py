@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierdiff.levels import check_resolutions, down, pyramid, up
+from hierdiff.levels import check_resolutions, down, level_names, pyramid, up
 
 sides = st.sampled_from([1, 2, 3, 4])
 
@@ -102,3 +102,9 @@ def test_resolutions_in_order_pass(resolutions):
 def test_resolutions_that_make_no_pyramid_are_refused(resolutions, message):
     with pytest.raises(ValueError, match=message):
         check_resolutions(resolutions)
+
+
+def test_a_level_is_named_by_its_side_and_where_others_have_it_by_its_place_too():
+    assert level_names([64, 32]) == ("64", "32")
+    assert level_names([32, 16, 16]) == ("32", "16-1", "16-2")
+    assert level_names([]) == ()

@@ -1,5 +1,7 @@
 """Degenerate cases: where two roads to the same thing meet, they coincide bit for bit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -215,3 +217,97 @@ def test_weights_that_are_not_finite_give_no_images(name, value):
             parameter.fill_(value)
     with pytest.raises(FloatingPointError, match=f"stage {stage.name} .*step 1 of 3.*level 0"):
         method.sample(2, Cond(labels=torch.tensor([0, 1])), noise=tiny.noise())
+
+
+NEST = {"name": "nested_unet", "width": 8, "groups": 4, "blocks": 1, "attention": 0}
+INNER = {"name": "unet", "width": 8, "multiples": [1], "groups": 4, "blocks": 1, "attention": 0}
+
+
+def nested(resolutions, **outer):
+    node = {"name": "mdm", "resolutions": resolutions, "sampling": {"steps": 2}}
+    return {**node, "denoiser": {**NEST, "inner": INNER, **outer}}
+
+
+@pytest.mark.parametrize(
+    ("resolutions", "outer", "message"),
+    [
+        ([64, 16], {"multiples": [1, 1]}, r"1 times, down to 32 px.*16 px.*1 more, 3 in all"),
+        ([64, 16], {"multiples": [1]}, r"0 times, down to 64 px.*2 more, 3 in all.*\[1, 1, 1\]"),
+        ([32, 16], {"multiples": [1, 1, 1]}, r"2 times, down to 8 px.*1 fewer, 2 in all"),
+        ([32, 16], {"multiples": [1, 1], "resample_first": True}, r"1 fewer, 1 in all, such as"),
+        ([24, 8], {"multiples": [1, 1]}, r"halves 24 px.*works at 8 px: choose resolutions"),
+        ([15, 5], {"multiples": [1]}, r"halves 15 px until it meets"),
+    ],
+)
+def test_a_nesting_whose_sides_do_not_meet_says_how_many_multiples_do(resolutions, outer, message):
+    with pytest.raises(ValueError, match=message):
+        methods.build(nested(resolutions, **outer))
+
+
+@pytest.mark.parametrize(
+    ("resolutions", "outer"),
+    [([64, 16], {"multiples": [1, 1, 1]}), ([32, 16], {"multiples": [1], "resample_first": True})],
+)
+def test_a_nesting_with_the_multiples_that_were_asked_for_trains(resolutions, outer):
+    stage = methods.build(nested(resolutions, **outer)).stages[-1]
+    batch = tiny.batch("unconditional", 2, resolutions[0])
+    assert torch.isfinite(stage(batch, stage.draw(batch, tiny.noise())).total)
+
+
+def test_a_learned_variance_of_a_network_that_learns_none_is_refused_at_build():
+    with pytest.raises(ValueError, match=r"learned variance, and UNet learns none: choose.*small"):
+        tiny.method("mdm", sampling={"rule": {"name": "ancestral", "variance": "learned"}})
+
+
+def test_a_clock_of_another_schedule_than_the_level_s_is_refused_at_build():
+    steps = {"name": "steps", "schedule": {"name": "linear_beta"}}
+    network = {**tiny.denoiser_node("unet"), "clock": steps}
+    fits = {"resolutions": [16], "denoiser": network, "schedule": {"name": "linear_beta"}}
+    methods.build({"name": "mdm", **fits})
+    with pytest.raises(ValueError, match=r"counts steps of LinearBeta.*level follows .*Cosine"):
+        methods.build({"name": "mdm", **fits, "schedule": {"name": "cosine"}})
+    with pytest.raises(ValueError, match="resolution=16, reference=8"):
+        methods.build({"name": "mdm", **fits, "reference": 8})
+
+
+@pytest.mark.parametrize("option", ["classes", "text_width", "low_channels"])
+def test_a_network_made_for_other_conditions_than_there_are_is_refused_at_build(option):
+    node = {"name": "mdm", "resolutions": [16], "denoiser": tiny.denoiser_node("unet")}
+    node["denoiser"][option] = 5
+    with pytest.raises(ValueError, match=f"made for {option}=5, and is given 0: leave `{option}`"):
+        methods.build(node, offered=tiny.facts("unconditional"))
+
+
+def test_conditions_of_the_data_that_no_network_reads_are_refused():
+    plain = tiny.method("mdm", "unconditional")
+    plain.check_given({"channels": 3, "classes": 3})  # said in the log
+    with pytest.raises(ValueError, match=r"data.scalars=\['scale'\]: no network .* reads 'scale'"):
+        plain.check_given({"channels": 3, "scalars": ("scale",)})
+    with pytest.raises(ValueError, match="data.text gives captions that no network"):
+        plain.check_given({"channels": 3, "text_width": 6})
+    reads = {**tiny.denoiser_node("unet"), "scalars": {"crop": 64}}
+    reading = methods.build({"name": "mdm", "resolutions": [16], "denoiser": reads})
+    with pytest.raises(ValueError, match="reads the scalar 'crop', which the data does not give"):
+        reading.check_given({"channels": 3})
+    reading.check_given({"channels": 3, "scalars": ("crop",)})
+
+
+@pytest.mark.parametrize(
+    ("cond", "name"),
+    [
+        ({"pooled": torch.zeros(2, 4)}, "pooled"),
+        ({"low": torch.zeros(2, 3, 16, 16)}, "low"),
+        ({"scalars": {"scale": torch.ones(2)}}, r"scalars\['scale'\]"),
+    ],
+)
+def test_a_condition_that_nothing_reads_is_refused_in_sampling(cond, name):
+    with pytest.raises(ValueError, match=f"no network of the method reads cond.{name}: leave"):
+        tiny.method("mdm", "unconditional").sample(2, Cond(**cond), noise=tiny.noise())
+
+
+def test_a_pooled_text_that_nothing_reads_is_refused_in_training():
+    batch = tiny.batch("unconditional", 2)
+    batch = replace(batch, cond=Cond(pooled=torch.zeros(2, 4)))
+    stage = tiny.method("mdm", "unconditional").stages[-1]
+    with pytest.raises(ValueError, match="reads cond.pooled"):
+        stage.draw(batch, tiny.noise())

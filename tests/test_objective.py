@@ -738,3 +738,15 @@ def test_a_learned_variance_that_nothing_trains_is_told(caplog):
         assert not caplog.text
         Objective().check(PROCESS, Unsure())
     assert "Unsure learns a variance, which vlb 0 leaves untrained" in caplog.text
+
+
+def test_levels_of_one_side_are_logged_by_their_place():
+    """Bands of a transform share a side: none hides the other."""
+    process = VariancePreserving([Cosine(), Cosine()])
+    eps = torch.ones(1, 1, 2, 2).double(), torch.ones(1, 1, 2, 2).double()
+    x0 = eps[0], 3 * eps[1]
+    draws = Draws(torch.tensor([0.5]).double(), eps, torch.tensor([False]))
+    found = loss(Objective(), process, x0=x0, draws=draws)
+    assert list(found.logs) == ["loss/2-0", "loss/2-1"]
+    assert not torch.equal(found.logs["loss/2-0"], found.logs["loss/2-1"])
+    torch.testing.assert_close(found.total, sum(found.logs.values()))

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hierdiff.config import folder_of_configs, from_yaml, reported
-from hierdiff.interop import autoencoder
+from hierdiff.interop import autoencoder, check_groups
 from hierdiff.method import Method, methods
 from hierdiff.registry import check_trust, suggest
 from hierdiff.training.checkpoint import save_weights, tensors_of
@@ -81,6 +81,7 @@ def converted(
         "share": 0,
     }
     method = methods.build(node, offered=facts)
+    check_groups(method.stages[0].autoencoder)  # type: ignore[arg-type]
     own = method.stages[0].autoencoder.state_dict()  # type: ignore[union-attr]
     given = autoencoder.rename(state)
     for name in sorted(own.keys() | given.keys()):

@@ -19,6 +19,7 @@ from hierdiff.batch import Cond
 from hierdiff.denoisers import layers
 from hierdiff.denoisers.layers import Clock, Embedding, LogSNRClock, clocks, sinusoid, zeroed
 from hierdiff.denoisers.protocol import (
+    Reads,
     WithVariance,
     augmentation_of,
     denoisers,
@@ -114,6 +115,8 @@ class DiT(WithVariance):
         self.learns_variance = learned_variance
         self.time_width = width
         self.clock = LogSNRClock() if clock is None else clocks.build(clock)
+        self.clocks = (self.clock,)
+        self.reads = Reads(classes, text_width, low_channels)
         outputs = channels * (2 if learned_variance else 1)
 
         self.patches = nn.Conv2d(channels + low_channels, width, patch, stride=patch)
@@ -125,6 +128,11 @@ class DiT(WithVariance):
             else None
         )
         hidden = int(width * mlp_ratio)
+        if not hidden:
+            raise ValueError(
+                f"mlp_ratio {mlp_ratio:g} of width {width} leaves an MLP of no width: "
+                f"choose a larger one"
+            )
         self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(depth))
         self.modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, patch**2 * outputs)

@@ -56,6 +56,9 @@ class Clock(ABC):
     @abstractmethod
     def __call__(self, log_snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]: ...
 
+    def check(self, schedule: Schedule) -> None:  # noqa: B027
+        """ValueError where it says something else on a level of this schedule than it should."""
+
 
 clocks: Registry[Clock] = Registry("clock", Clock)
 
@@ -101,6 +104,20 @@ class StepClock(Clock):
     def __call__(self, log_snr: Tensor) -> Tensor:
         t = self.schedule.inverse(log_snr.double())  # type: ignore[union-attr]
         return (torch.round(t * self.steps) - 1).clamp(min=0).float()
+
+    def check(self, schedule: Schedule) -> None:
+        """A fiftieth of the steps is the difference that is let pass."""
+        t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64, device="cpu")
+        step = self(schedule(t))
+        gap = (step - (t * self.steps - 1)).abs()
+        worst = int(gap.argmax())
+        if float(gap[worst]) > self.steps / 50:
+            raise ValueError(
+                f"the denoiser's clock counts steps of {self.schedule}, and its level follows "
+                f"{schedule}: at t = {float(t[worst]):.2f} it reads step {float(step[worst]):.0f} "
+                f"of {self.steps}; give the method that schedule and shift, or the denoiser the "
+                f"clock {{name: log_snr}}"
+            )
 
 
 class Embedding(nn.Module):

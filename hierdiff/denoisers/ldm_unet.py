@@ -32,6 +32,7 @@ from hierdiff.denoisers.layers import (
     zeroed,
 )
 from hierdiff.denoisers.protocol import (
+    Reads,
     WithVariance,
     augmentation_of,
     denoisers,
@@ -246,6 +247,8 @@ class LDMUNet(WithVariance):
         self.class_token, self.mask_text = class_token and classes > 0, mask_text
         self.learns_variance = learned_variance
         self.clock = LogSNRClock() if clock is None else clocks.build(clock)
+        self.clocks = (self.clock,)
+        self.reads = Reads(classes, text_width, low_channels)
         read = 0  # width of what cross-attention reads
         if text_width or self.class_token:
             read = context or text_width or self.time_width

@@ -12,7 +12,8 @@ called, never reached into.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hierdiff.batch import Cond
+from hierdiff.denoisers.layers import Clock
 from hierdiff.levels import Levels
 from hierdiff.registry import Node, Registry
 
@@ -40,6 +42,42 @@ class Prediction(NamedTuple):
     features: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Reads:
+    """What a network reads of `Cond`: labels of so many classes, tokens of this width, a
+    low-resolution image of so many channels, scalars by name, pooled text."""
+
+    classes: int = 0
+    text_width: int = 0
+    low_channels: int = 0
+    scalars: frozenset[str] = frozenset()
+    pooled: bool = False
+
+    def __or__(self, other: Reads) -> Reads:
+        return Reads(
+            max(self.classes, other.classes),
+            max(self.text_width, other.text_width),
+            max(self.low_channels, other.low_channels),
+            self.scalars | other.scalars,
+            self.pooled or other.pooled,
+        )
+
+    def check(self, facts: Mapping[str, Any]) -> None:
+        """ValueError where the data of these facts does not give what is read."""
+        for name in ("classes", "text_width", "low_channels"):
+            own, given = getattr(self, name), facts.get(name, 0)
+            if own and own != given:
+                raise ValueError(
+                    f"the denoiser is made for {name}={own}, and is given {given}: leave `{name}` "
+                    f"out, it is a fact of the data or of the method"
+                )
+        if facts.get("low_channels", 0) and not self.low_channels:
+            raise ValueError(
+                "the denoiser of an upsampler has low_channels=0 and so does not see the "
+                "low-resolution image: leave `low_channels` out"
+            )
+
+
 class Denoiser(nn.Module, ABC):
     """`levels` resolutions, finest first. log_snr is limited to +-30 before it gets here."""
 
@@ -49,6 +87,8 @@ class Denoiser(nn.Module, ABC):
     learns_variance: bool = False  # does it give `Prediction.variance`
     channels: int | None = None  # of the state; None: any
     multiple: int = 1  # by which a side must be divisible
+    reads: Reads | None = None  # None: it does not say, and is given what there is
+    clocks: tuple[Clock | None, ...] = ()  # of its levels, as far as they have one
 
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
         """ValueError where states of these shapes (c h w of each level) do not fit, before compute;
@@ -145,6 +185,7 @@ class Around(Denoiser):
     def __init__(self, denoiser: Denoiser):
         super().__init__()
         self.denoiser = denoiser
+        self.reads, self.clocks = denoiser.reads, denoiser.clocks
 
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
         self.denoiser.check(shapes)
@@ -191,6 +232,7 @@ class Hinted(Around):
         self.carries = denoiser.carries
         self.learns_variance = denoiser.learns_variance
         self.low_channels = low_channels
+        self.reads = denoiser.reads and denoiser.reads | Reads(low_channels=low_channels)
         self.hint = nn.Conv2d(low_channels + 1, channels, 3, padding=1)
 
     def forward(

@@ -21,6 +21,7 @@ from hierdiff.denoisers.layers import Clock, GammaClock, Rate, clocks, sinusoid
 from hierdiff.denoisers.protocol import (
     Denoiser,
     Prediction,
+    Reads,
     augmentation_of,
     denoisers,
     labels_of,
@@ -228,6 +229,8 @@ class RIN(Denoiser):
                 f"class: ask for more"
             )
         told = GammaClock() if clock is None else clocks.build(clock)
+        self.clocks = (told,)
+        self.reads = Reads(classes, text_width, low_channels)
 
         self.stem = nn.Conv2d(channels + low_channels, width, patch, stride=patch)
         nn.init.xavier_uniform_(self.stem.weight)

@@ -37,6 +37,7 @@ from hierdiff.denoisers.protocol import (
     Joined,
     OneLevelDenoiser,
     Prediction,
+    Reads,
     augmentation_of,
     denoisers,
     labels_of,
@@ -144,7 +145,7 @@ class UNet(Denoiser):
         attention = _each(attention, len(widths), "attention")
         dropout = _each(dropout, len(widths), "dropout")
         for w in widths:
-            if w % groups:
+            if w % groups or not w:
                 raise ValueError(
                     f"{groups} groups do not divide a width of {w}: choose `groups` that divides "
                     f"all of {widths}"
@@ -153,16 +154,27 @@ class UNet(Denoiser):
         self.inner = None if inner is None else _nestable(inner, facts)
         if self.inner is not None:
             classes = text_width = 0
-            time_width = time_width or getattr(self.inner, "time_width", None)
+            shared = getattr(self.inner, "time_width", None)
+            if None not in (shared, time_width) and shared != time_width:
+                raise ValueError(
+                    f"time_width {time_width} around a network of {shared}, whose vector of class "
+                    f"and text is shared by all: leave time_width out, or give both the same"
+                )
+            time_width = time_width or shared
         self.levels = 1 + (self.inner.levels if self.inner is not None else 0)
         self.nest_width = widths[0]
         self.time_width = time_width or 4 * width
         self.start = 0 if resample_first else 1  # the first width at a lower side than before it
         self.reduction = 2 ** (len(widths) - self.start)  # side over the side at the bottom
         self.channels, self.multiple = channels, self.reduction
+        self.reads = Reads(classes, text_width, low_channels, frozenset(scalars or ()))
         self.skip_scale = skip_scale
         self.mask_text = mask_text
         self.clock = LogSNRClock() if clock is None else clocks.build(clock)
+        self.clocks = (self.clock,)
+        if self.inner is not None:
+            self.reads = self.inner.reads and self.reads | self.inner.reads
+            self.clocks += self.inner.clocks or (None,) * self.inner.levels
         text = (text_hidden or text_width) if text_width else 0
         self._readers: list[AttentionBlock] = []  # blocks that read text, in order of their slots
 
@@ -232,7 +244,28 @@ class UNet(Denoiser):
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
         super().check(shapes)
         if self.inner is not None:
+            self._check_meeting(shapes[0][-1], shapes[1][-1])
             self.inner.check(shapes[1:])
+
+    def _check_meeting(self, side: int, inner: int) -> None:
+        """ValueError where the side at the bottom is not the inner network's."""
+        if side == inner * self.reduction:
+            return
+        halvings = (side // inner).bit_length() - 1
+        now = self.reduction.bit_length() - 1
+        if inner * 2**halvings != side:
+            raise ValueError(
+                f"a nested network halves {side} px until it meets the one inside, which works at "
+                f"{inner} px: choose resolutions of which one is twice, 4 or 8 times ... the next"
+            )
+        n, less = halvings + self.start, "more" if halvings > now else "fewer"
+        if n < 1:
+            raise ValueError(f"two levels of {side} px cannot be nested: leave one out")
+        raise ValueError(
+            f"the network at {side} px halves {now} times, down to {side // self.reduction} px, "
+            f"and the one inside works at {inner} px: give its `multiples` {abs(halvings - now)} "
+            f"{less}, {n} in all, such as [{', '.join(['1'] * n)}]"
+        )
 
     def tail(self, n: int) -> Denoiser:
         if n == self.levels or self.inner is None:
@@ -318,7 +351,7 @@ class UNet(Denoiser):
         return vector if cond.vector is None else vector + cond.vector[: len(log_snr)]
 
     def _mask(self, cond: Cond) -> Tensor | None:
-        if not self.mask_text or cond.mask is None:
+        if not self.mask_text or not self._readers or cond.mask is None:
             return None
         return cond.mask | ~cond.mask.any(dim=1, keepdim=True)  # a row without words sees padding
 
@@ -332,6 +365,11 @@ def _each(values: N | Sequence[N], n: int, name: str) -> list[N]:
 
 def _nestable(inner: Denoiser | Node, facts: Node) -> Denoiser:
     built = denoisers.build(inner, offered=facts)
+    if built.learns_variance:
+        raise ValueError(
+            f"{type(built).__name__} learns a variance, which a nested network cannot use: "
+            f"set learned_variance: false"
+        )
     if built.nest_width is not None:
         return built
     if isinstance(built, OneLevelDenoiser):

@@ -32,6 +32,7 @@ from hierdiff.denoisers.layers import (
 )
 from hierdiff.denoisers.protocol import (
     OneLevelDenoiser,
+    Reads,
     augmentation_of,
     denoisers,
     labels_of,
@@ -136,6 +137,8 @@ class UViT(OneLevelDenoiser):
         self.time_width = time_width or 4 * width
         self.low_channels = low_channels
         self.clock = LogSNRClock() if clock is None else clocks.build(clock)
+        self.clocks = (self.clock,)
+        self.reads = Reads(classes, text_width, low_channels, frozenset(scalars or ()))
         images = {"channels": channels, "low_channels": low_channels}
         self.stem = stems.build({"name": "none"} if stem is None else stem, offered=images)
         self.channels = channels

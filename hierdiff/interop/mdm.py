@@ -34,7 +34,14 @@ _SCALAR = re.compile(r"(.*?)cond_layers\.(\w+)\.([01])\.(.*)")
 
 
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An official state dict under our names."""
+    """An official state dict under our names. Error: ValueError for a micro-condition but `scale`,
+    which nothing here gives."""
+    other = {match[2] for key in state if (match := _SCALAR.fullmatch(key))} - {"scale"}
+    if other:
+        raise ValueError(
+            f"the network was trained with the micro-condition {min(other)!r}, and data here gives "
+            f"none but 'scale': choose a checkpoint without it"
+        )
     layers = _attention_layers(state)
     return {_ours(key, layers): tensor for key, tensor in state.items()}
 

@@ -30,6 +30,7 @@ class Ancestral(Sampler):
 
     def __post_init__(self) -> None:
         check_fields(self, "ancestral")
+        object.__setattr__(self, "uses_variance", self.variance == "learned")
 
     def __call__(
         self,

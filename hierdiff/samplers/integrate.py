@@ -33,6 +33,7 @@ class Sampler(ABC):
     """A step rule; frozen, so that one object serves any number of trajectories."""
 
     calls_per_step: int = 1
+    uses_variance: bool = False  # does it need `Denoised.variance`
 
     @abstractmethod
     def __call__(

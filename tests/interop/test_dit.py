@@ -13,6 +13,7 @@ from hierdiff.codec import Pyramid
 from hierdiff.denoisers import denoisers
 from hierdiff.denoisers.dit import positions
 from hierdiff.guidance import guided
+from hierdiff.interop import load
 from hierdiff.interop.dit import rename
 from hierdiff.method import Diffusion, Sampling
 from hierdiff.objective import Objective
@@ -51,7 +52,7 @@ def stage() -> Diffusion:
         "clock": {"name": "steps", "schedule": {"name": "linear_beta"}},
     }
     denoiser = denoisers.build(node, offered=facts).double()
-    denoiser.load_state_dict(rename(official()))
+    load(denoiser, rename(official()))
     side = config["input_size"]
     found = Diffusion(
         codec=Pyramid([side], facts["channels"]),

@@ -13,6 +13,7 @@ from hierdiff.batch import Cond
 from hierdiff.codec import Pyramid
 from hierdiff.denoisers import denoisers
 from hierdiff.guidance import dynamic_threshold, static_threshold, thresholded
+from hierdiff.interop import load
 from hierdiff.interop.mdm import rename
 from hierdiff.method import Diffusion, Sampling
 from hierdiff.noise import given
@@ -103,7 +104,7 @@ def read(name: str) -> Reference:
         for key, value in tensors.items()
         if key.startswith("weights.")
     }
-    network.load_state_dict(rename(weights), strict=True)
+    load(network, rename(weights))
     stage = Diffusion(
         codec=Pyramid(sides),
         process=VariancePreserving(
@@ -229,3 +230,26 @@ def test_a_ddim_trajectory_ends_where_theirs_does(reference, kind, threshold):
         )
     wanted = reference.levels(f"ddim6.{kind}")
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+
+
+def test_weights_are_not_read_into_norms_of_other_groups():
+    """Their shapes are the same."""
+    network = denoisers.build(
+        {"name": "unet", "width": 32, "multiples": [1], "attention": 0, "groups": 16}
+    )
+    with pytest.raises(ValueError, match="16 groups, the published networks have 32.*groups=32"):
+        load(network, network.state_dict())
+
+
+def test_weights_of_another_layout_are_refused_by_name():
+    network = denoisers.build({"name": "unet", "width": 32, "multiples": [1], "attention": 0})
+    weights = network.state_dict()
+    del weights["first.weight"]
+    with pytest.raises(ValueError, match=r"nothing as first.weight, the network \(32, 3, 3, 3\)"):
+        load(network, weights)
+
+
+def test_a_micro_condition_that_no_data_gives_is_refused():
+    state = {"cond_layers.crop_x.0.weight": torch.zeros(1)}
+    with pytest.raises(ValueError, match="'crop_x'.*none but 'scale'"):
+        rename(state)
