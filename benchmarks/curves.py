@@ -19,6 +19,7 @@ from benchmarks.kept import Kept
 from benchmarks.measure import Track, autocast, quality, samples
 from benchmarks.protocol import Plan
 from hierdiff.data import ImageData
+from hierdiff.data.classes import natural
 from hierdiff.data.order import evaluation_rows, evaluation_rule
 from hierdiff.method import Diffusion, Method, Stage
 from hierdiff.metrics.features import Extractor
@@ -76,7 +77,7 @@ def learning_curves(
             )  # fmt: skip
         return [{**at, **row} for row in made]
 
-    found = sorted((folder / SNAPSHOTS).glob("*.safetensors"))
+    found = sorted((folder / SNAPSHOTS).glob("*.safetensors"), key=lambda p: natural(p.name))
     kept = Kept() if kept is None else kept
     rows: list[dict[str, Any]] = []
     for path in track(found, "learning curve", len(found)):

@@ -16,7 +16,6 @@ and not counted.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import statistics
@@ -43,7 +42,7 @@ from benchmarks.work import (
     flops_of_sample,
     flops_of_text,
 )
-from hierdiff.files import write
+from hierdiff.files import read_json, write_json
 from hierdiff.method import Diffusion, Method, Stage, methods
 from hierdiff.metrics.cost import flops, time_call
 from hierdiff.record import content_hash, plain
@@ -245,7 +244,7 @@ class Decided:
         self.key = content_hash(plain({"run": node, "match": asked}, "plan", free=True))
         self.found: tuple[int, int] | None = None
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = read_json(path)
             if kept["for"] == self.key:
                 self.found = (kept["trainer.steps"], kept["sampler.steps"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -253,7 +252,7 @@ class Decided:
 
     def keep(self, steps: int, sampler_steps: int) -> None:
         told = {"for": self.key, "trainer.steps": steps, "sampler.steps": sampler_steps}
-        write(self.path, f"{json.dumps(told)}\n".encode())
+        write_json(self.path, told)
 
 
 # ---------------------------------------------------------------- what a step costs

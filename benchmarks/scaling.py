@@ -34,7 +34,7 @@ from benchmarks.work import Case, device_for
 from hierdiff.command import plain, with_sentences
 from hierdiff.config import folder_of_configs, one_line, reported
 from hierdiff.data import datasets
-from hierdiff.files import read_text, worked_in, write
+from hierdiff.files import Damaged, read_json, worked_in, write, write_json
 from hierdiff.inputs import inputs
 from hierdiff.record import content_hash, machine, now
 from hierdiff.results import hardware_of
@@ -222,16 +222,16 @@ class Kept:
         self.path = folder / "rows.json"
         self.rows: dict[str, Row] = {}
         try:
-            self.rows = dict(json.loads(read_text(self.path)))
+            self.rows = dict(read_json(self.path))
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            log.warning("%s is damaged (%s): all is measured again", self.path, error)
+        except (Damaged, TypeError, ValueError) as error:
+            log.warning("all is measured again: %s", error)
 
     def add(self, rows: Mapping[str, Row]) -> None:
         """Failures are tried again by the same command."""
         self.rows |= {key: row for key, row in rows.items() if "failure" not in row}
-        write(self.path, json.dumps(self.rows, indent=1).encode())
+        write_json(self.path, self.rows)
 
 
 def scaled(

@@ -294,7 +294,7 @@ def require(package: str, name: str) -> None:
 class Encoded:
     """Token states of a data set: each distinct caption once, in a mapped file.
 
-    tokens (u l d), mask (u l); `rows` (n,) says which of them an example has.
+    tokens (u l d), mask (u l), 0 for padding; `rows` (n,) says which of them an example has.
     """
 
     tokens: np.ndarray
@@ -305,7 +305,7 @@ class Encoded:
         self, index: Int[np.ndarray, " b"]
     ) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
         rows = self.rows[index]
-        return torch.from_numpy(self.tokens[rows]), torch.from_numpy(self.mask[rows])
+        return torch.from_numpy(self.tokens[rows]), torch.from_numpy(self.mask[rows] != 0)
 
     def taken(self, index: Any) -> Encoded:
         return replace(self, rows=self.rows[index])
@@ -327,7 +327,7 @@ def encoded(encoder: TextEncoder, captions: Sequence[str], cache: Path) -> Encod
     )
     number = {caption: row for row, caption in enumerate(distinct)}
     rows = np.array([number[caption] for caption in captions], np.int64)
-    return Encoded(states[..., :-1], states[..., -1] != 0, rows)
+    return Encoded(states[..., :-1], states[..., -1], rows)
 
 
 def _states(encoder: TextEncoder, captions: Sequence[str]) -> Iterator[np.ndarray]:

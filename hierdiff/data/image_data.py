@@ -141,8 +141,8 @@ class ImageData:
         told = [f"{len(self)} images of {self.resolution} px"]
         test = int(self.tested.sum())
         if self.class_names and self.labels is not None:
-            names = [printable(name) for name in self.class_names]
-            more = [f"... {names[-1]}"] if len(names) > NAMED else []
+            names = self.class_names
+            more = (f"... {names[-1]}",) if len(names) > NAMED else ()
             told.append(f"{len(names)} classes ({', '.join(names[:NAMED] + more)})")
             if without := int((self.labels < 0).sum()):
                 told.append(f"{without} images without a class")
@@ -161,7 +161,7 @@ class ImageData:
             told.append(f"{len(self.skipped)} skipped: {' | '.join(why)}")
         else:
             told.append("none skipped")
-        return f"data {self.name}: {'; '.join(told)}"
+        return printable(f"data {self.name}: {'; '.join(told)}")
 
     def _absent(self) -> Iterator[str]:
         """Classes that one part of the split lacks."""
@@ -171,9 +171,8 @@ class ImageData:
             have = set(self.labels[rows].tolist())
             absent = [n for number, n in enumerate(self.class_names) if number not in have]
             if absent:
-                more = ", ..." if len(absent) > NAMED else ""
-                named = ", ".join(map(printable, absent[:NAMED]))
-                yield f"no {part} image of {len(absent)} classes ({named}{more})"
+                named = ", ".join([*absent[:NAMED], *(["..."] if len(absent) > NAMED else [])])
+                yield f"no {part} image of {len(absent)} classes ({named})"
 
     def part(self, split: str) -> ImageData:
         """The training part, the test part, or all; an empty part is an error."""

@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hierdiff import matryoshka  # noqa: F401  (registers)
+from hierdiff.data.classes import natural
 from hierdiff.files import write
 from hierdiff.inputs import changed
 from hierdiff.method import Method, Stage, methods, on_shapes
@@ -79,15 +80,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     facts = {k: v for k, v in vars(checkpoint).items() if k != "tensors"}
     path = folder / f"step_{checkpoint.total_step:07d}.safetensors"
     write(path, packed(checkpoint.tensors, {"kind": "checkpoint", **facts}))
-    older = [p for p in all_in(folder) if p <= path]
+    older = [p for p in all_in(folder) if natural(p.name) <= natural(path.name)]
     for old in older[: max(0, len(older) - keep)]:
         old.unlink(missing_ok=True)
     return path
 
 
 def all_in(folder: Path) -> list[Path]:
-    """Checkpoints, oldest first."""
-    return sorted(folder.glob("step_*.safetensors"))
+    """Checkpoints, oldest first, also after step 9,999,999."""
+    return sorted(folder.glob("step_*.safetensors"), key=lambda path: natural(path.name))
 
 
 def newest(folder: Path) -> tuple[Path, Checkpoint] | None:

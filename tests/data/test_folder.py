@@ -338,6 +338,16 @@ def test_odd_things_in_a_folder_are_skipped_counted_and_named(tmp_path, caplog):
     json.dumps([data.skipped, data.keys, data.class_names]).encode()
 
 
+def test_hidden_and_empty_folders_are_no_classes(tmp_path):
+    root = tmp_path / "images"
+    paint(root / "a" / "1.png")
+    paint(root / ".ipynb_checkpoints" / "1.png")
+    paint(root / "a" / ".thumbnails" / "1.png")
+    (root / "empty" / "deep").mkdir(parents=True)
+    data = build(root, tmp_path)
+    assert data.class_names == ("a",) and data.keys == ("a/1.png",) and data.skipped == ()
+
+
 def test_a_file_that_vanishes_after_the_listing_is_skipped(tmp_path, monkeypatch):
     root = tmp_path / "images"
     for name in "ab":

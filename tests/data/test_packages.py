@@ -1,5 +1,7 @@
 """elpv and fluent_emoji, from small folders of the same form as their packages."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,36 @@ def test_emoji_without_skin_tones_are_the_bases_alone(emoji, tmp_path):
     data = datasets.build(node | {"skin_tones": False, "resolution": 16})
     assert not [key for key in data.keys if "-" in key]
     assert np.bincount(data.labels).tolist() == [2, 20]
+
+
+def test_odd_files_of_a_package_are_skipped_and_named(cells, emoji, tmp_path):
+    (cells / "images" / "cell3.png").unlink()
+    (cells / "images" / "cell4.png").unlink()
+    os.mkfifo(cells / "images" / "cell4.png")
+    heart = emoji / "fluent-emoji-3d" / "assets" / "2764-fe0f.webp"
+    heart.unlink()
+    heart.symlink_to(tmp_path / "nowhere")
+    node = {"name": "elpv", "root": str(cells), "resolution": 8, "cache": str(tmp_path / "c")}
+    data = datasets.build(node)
+    assert len(data) == 22
+    assert [line.partition(": ")[2] for line in sorted(data.skipped)] == [
+        "No such file or directory",
+        "no regular file",
+    ]
+    data = datasets.build(node | {"name": "fluent_emoji", "root": str(emoji)})
+    assert data.skipped == (f"{heart}: No such file or directory",) and "2764" not in data.keys
+
+
+@pytest.mark.parametrize(
+    "line", ["images/a.png 0.5", "images/a.png x mono", "images/a.png 1.0 tri"]
+)
+def test_a_wrong_line_of_labels_is_named(cells, tmp_path, line):
+    with (cells / "labels.csv").open("a") as file:
+        file.write(f"\n{line}\n")
+    with pytest.raises(ValueError, match=r"labels\.csv:26 is none of"):
+        datasets.build(
+            {"name": "elpv", "root": str(cells), "resolution": 8, "cache": str(tmp_path)}
+        )
 
 
 @pytest.mark.slow

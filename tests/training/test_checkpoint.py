@@ -15,10 +15,13 @@ from safetensors.torch import save, save_file
 from hierdiff.files import write
 from hierdiff.training.checkpoint import (
     SCHEMA,
+    Checkpoint,
+    all_in,
     check_config,
     load_method,
     newest,
     packed,
+    save_checkpoint,
     save_weights,
     tensors_of,
 )
@@ -143,6 +146,12 @@ def test_weights_of_another_method_are_refused(tmp_path: Path):
     path.write_bytes(packed(dict(list(tensors.items())[1:]), facts))
     with pytest.raises(ValueError, match="another method"):
         load_method(path)
+
+
+def test_the_step_with_one_more_digit_is_newer(tmp_path: Path):
+    for step in (9_999_998, 9_999_999, 10_000_000, 10_000_001):
+        save_checkpoint(tmp_path, Checkpoint({}, 0, 0, 0, step, False, {}, {}), keep=2)
+    assert [path.stem for path in all_in(tmp_path)] == ["step_10000000", "step_10000001"]
 
 
 def test_a_broken_newest_checkpoint_is_skipped_with_a_warning(
