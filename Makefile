@@ -6,6 +6,7 @@
 #   make table                      every run so far side by side; format=latex or csv, out=FILE
 #   make report                     the same as a page to look at, report/index.html
 #   make test  test-slow  lint    make speed times the hot paths
+#   make trials                     every command of README.md, in about half an hour
 
 PYTHON ?= python3
 EXTRAS ?= dev,elpv,sweep,tensorboard,text
@@ -24,7 +25,7 @@ compared := $(runs)/compare$(addprefix -,$(data))
 # options of benchmarks.run that are passed on when they are set
 given = $(foreach option,data budget,$(if $($(option)),$(option)=$($(option))))
 
-.PHONY: install bench compare table report test test-slow speed lint
+.PHONY: install bench compare table report test test-slow trials speed lint
 .DELETE_ON_ERROR:
 
 install: $(installed)
@@ -63,6 +64,10 @@ test: $(installed)
 test-slow: $(installed)
 	$(bin)/python -m pytest -n $(workers) --dist loadscope -m slow -k 'not compile' $(args)
 	$(bin)/python -m pytest -n $(workers) --dist load -m slow -k compile --jaxtyping-packages= $(args)
+
+# one after another: a command uses what another left
+trials: $(installed)
+	$(bin)/python -m pytest -m trial $(args)
 
 speed: $(installed)
 	$(bin)/python -m pytest tests/test_speed.py --benchmark-enable --benchmark-only --jaxtyping-packages= $(args)

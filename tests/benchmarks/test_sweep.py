@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from unittest.mock import ANY
 
 import pytest
@@ -124,6 +125,63 @@ def test_a_job_whose_time_is_up_is_asked_to_save(tmp_path):
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert saved.read_text() == "saved"
+
+
+@contextmanager
+def a_sweep(*overrides):
+    """Its config, and the overrides of its jobs."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(folder_of_configs(), version_base="1.3"):
+        words = ["hydra.job.config_name=benchmark", "hydra.job.name=run"]
+        yield compose("benchmark", words, return_hydra_config=True), sweep.jobs(list(overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines", "values"),
+    [
+        (
+            ["method=mdm,end_to_end", "method.growth=[0.25]"],
+            ["method.growth is no option of end_to_end: left out there"],
+            [{"growth": [0.25]}, {}],
+        ),
+        (
+            ["method=cascaded,mdm", "+method.bridge.level=1", "method.shift=2"],
+            [
+                "method.shift is no option of cascaded: left out there",
+                "method.bridge.level is no option of mdm: left out there",
+            ],
+            [{}, {"shift": 2}],
+        ),
+        (
+            ["method=latent,rin", "autoencoder@method.codec.autoencoder=small_f4"],
+            ["autoencoder@method.codec.autoencoder is no option of rin: left out there"],
+            [{}, {}],
+        ),
+        (
+            ["method=mdm,end_to_end", "denoiser.inner.width=32", "method.drop=0.2"],
+            None,
+            "no option 'drop'",
+        ),
+        (["method=mdm,end_to_end", "method.objective.multiscale=[]"], [], [{}, {}]),
+        (["method=mdm", "method.growht=[0.25]"], None, "did you mean 'growth'"),
+        (["seed=0,1", "trainer.stepz=3"], None, "did you mean 'steps'"),
+    ],
+)
+def test_options_of_some_methods_apply_where_they_exist(overrides, lines, values):
+    with a_sweep(*overrides) as (config, jobs):
+        if lines is None:
+            with pytest.raises(ValueError, match=values):
+                sweep.shared(config, jobs)
+            return
+        assert sweep.shared(config, jobs) == lines
+        loader = GlobalHydra.instance().config_loader()
+        for overrides, expected in zip(jobs, values, strict=True):
+            cfg = loader.load_sweep_config(config, list(overrides))  # as a launcher does
+            left = [
+                line.partition(" ")[0] for line in lines if cfg.hydra.runtime.choices.method in line
+            ]
+            assert not [word for word in cfg.hydra.overrides.task if sweep.key_of(word) in left]
+            assert {key: cfg.method.get(key) for key in expected} == expected
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_slurm"])

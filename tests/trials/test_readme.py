@@ -1,0 +1,213 @@
+"""What README.md says to type works: every command is run, every option is composed and built.
+
+Commands are run in order in one folder (`make trials`), because some use what others left. What
+takes minutes as it stands gets the words of `ADDED` at its end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks import run  # noqa: F401  (registers what configs refer to)
+from hierdiff.codec import Pyramid
+from hierdiff.command import plain
+from hierdiff.method import on_shapes
+from hierdiff.metrics.features import extractors
+from hierdiff.registry import checked, constructed
+from hierdiff.train import method_node, settled
+from hierdiff.training import Recipe
+from tests.test_command import composed
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = {  # of the commands that are not run, and why
+    ". .venv/bin/activate": "it changes the shell alone",
+    "make test": "it is what runs this test, here on one file",
+}
+ADDED = {  # to the first of these that a command begins with
+    "make bench": ["args=budget=smoke"],
+    "make test": ["workers=1", "args=tests/test_levels.py"],
+    "make compare": [
+        "args=match.flops=2e11 measure.samples=16 measure.curve.samples=16 trainer.snapshots=1"
+    ],
+    "make": [],
+    "python -m benchmarks.scaling": ["budget=smoke", "resolutions=[32]"],
+    "python -m benchmarks.run": ["budget=smoke"],
+    "python -m hierdiff.train": ["budget=smoke"],
+    "python": [],
+}
+NEEDS = {  # what a command needs that is not here: it is composed alone
+    "data=fluent_emoji": "its images come from a package registry (hierdiff.data.fetch)",
+    "data=elpv": "its images come from a package (elpv-dataset), which may not be installed",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Lines of the shell blocks, without their comments."""
+    lines = [line.partition("#")[0].strip() for text in blocks("sh") for line in text.splitlines()]
+    return [line for line in lines if line]
+
+
+def words_of(command: str) -> list[str]:
+    """A command as it is run here."""
+    start = next(start for start in ADDED if command.startswith(start))
+    added = [] if "budget=" in command or "--dry-run" in command else ADDED[start]
+    program, *words = [*shlex.split(command), *added]
+    if program == "python":
+        return [sys.executable, *words]
+    assert program == "make"
+    here = ["-f", str(ROOT / "Makefile"), f"bin={Path(sys.executable).parent}", "installed="]
+    return ["make", *here, *words]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder with what README.md takes for granted: a folder of images."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("cats", "dogs"):
+        (folder / "IMAGES" / name).mkdir(parents=True)
+        for i in range(48):
+            image = Image.effect_noise((40, 40), 60).convert("RGB")
+            image.putpixel((0, 0), (i, 0, 0))
+            image.save(folder / "IMAGES" / name / f"{i}.png")
+    yield folder
+
+
+@pytest.mark.trial
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_readme_runs(command: str, place: Path):
+    if command in LINES and not command.startswith("make"):
+        pytest.skip(LINES[command])
+    absent = [why for word, why in NEEDS.items() if word in command]
+    if absent:
+        words = [word for word in shlex.split(command)[3:] if word != "-m"]
+        assert composed(*words)
+        pytest.skip(absent[0])
+    if "runs/mdm-critters-default" in command:  # of `make bench`, which ran with a smaller budget
+        shutil.copytree(place / "runs/mdm-critters-smoke", place / "runs/mdm-critters-default")
+    ended = subprocess.run(
+        words_of(command),
+        cwd=ROOT if command == "make test" else place,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAXTYPING_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, f"{ended.stdout[-2000:]}\n{ended.stderr[-4000:]}"
+    assert "Traceback" not in ended.stderr
+
+
+def test_every_command_of_the_readme_is_known_here():
+    found = commands()
+    assert len(found) > 25
+    for command in found:
+        assert command in LINES or words_of(command)
+    for start in (*LINES, *ADDED, *NEEDS):
+        assert any(start in command for command in found), f"{start} is in README.md no longer"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", blocks("python"))
+def test_the_python_of_the_readme_runs(code: str):
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_toml_of_the_readme_is_an_entry_point():
+    (text,) = blocks("toml")
+    assert "hierdiff.plugins" in tomllib.loads(text)["project"]["entry-points"]
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+OPTION = re.compile(r"[a-z_]+(?:@[a-z_.]+)?(?:[./][a-z0-9_]+)*=\S.*", re.DOTALL)
+WORDS = re.compile(r"(?<!\S)(?:[a-z_@./0-9]+=\S+ ?)+")
+METHODS = ("mdm", "cascaded", "latent")
+PLACEHOLDERS = {
+    "package.module:Class": "tests.trials.test_readme:Own",
+    "my_codec": "tests.trials.test_readme:Own",
+    "my_net": "unet",
+    "devices=N": "devices=2",
+}
+ELSEWHERE = (  # words of other commands, and options of a part that is named beside them
+    *("trust=", "labels=", "checkpoint=", "methods=", "out=", "format=", "allow_download="),
+    *("resolutions=", "weights=", "vgg=", "dataset="),
+)
+
+
+class Own(Pyramid):
+    """A codec of a user's own."""
+
+    def __init__(self, *, resolution: int, channels: int = 3, width: int = 1):
+        super().__init__([resolution], channels)
+
+
+def spans() -> list[str]:
+    """Inline code of README.md and comments of configs that is made of options, each once."""
+    prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+    found = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+    for command in commands():
+        found += [" ".join(map(shlex.quote, shlex.split(command)[3:]))]
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            found += WORDS.findall(line.partition("#")[2].replace("'", ""))
+    spans = [re.sub("^(python -m benchmarks.run )?(-m )?", "", span) for span in found]
+    words = [shlex.split(span.rstrip(" ,;:)")) for span in spans if "=" in span]
+    kept = [one for one in words if all(OPTION.fullmatch(word) for word in one)]
+    kept = [one for one in kept if not any(word.startswith(ELSEWHERE) for word in one)]
+    return list(dict.fromkeys(" ".join(map(shlex.quote, one)) for one in kept if one))
+
+
+FACTS = {"channels": 3, "classes": 2, "text_width": 16, "text_length": 4}
+
+
+def tried(words: list[str], method: str) -> None:
+    """Composed, its method and extractor built on shapes, its options known."""
+    chosen = [] if any(word.startswith("method=") for word in words) else [f"method={method}"]
+    first = [re.sub("^(method=[a-z_]+),.*", r"\1", word) for word in words]  # of a sweep
+    cfg = composed(*chosen, *first)
+    options = {k: plain(cfg[k]) for k in ("method", "denoiser", "sampler", "measure")}
+    constructed(Recipe, settled(plain(cfg["trainer"])), "trainer")
+    on_shapes(method_node(options), offered=FACTS)
+    node = options["measure"]["extractor"]
+    checked(extractors.get(node["name"]), node, "extractor")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("span", spans())
+def test_every_option_that_is_named_composes_and_builds(span: str):
+    for placeholder, name in PLACEHOLDERS.items():
+        span = span.replace(placeholder, name)
+    errors = []
+    for method in METHODS:
+        try:
+            tried(shlex.split(span), method)
+            return
+        except (ValueError, TypeError) as error:
+            errors.append(f"{method}: {error}")
+    pytest.fail("\n".join(errors))
+
+
+def test_the_documented_options_are_found():
+    found = "\n".join(spans())
+    for one in ("measure.extractor=", "match.flops=", "method.codec.checkpoint=", "denoiser.name="):
+        assert one in found
