@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,11 +23,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hierdiff import matryoshka  # noqa: F401  (registers)
+from hierdiff.config import check_depth
 from hierdiff.data.classes import natural
 from hierdiff.files import write
 from hierdiff.inputs import changed
-from hierdiff.method import Method, Stage, methods, on_shapes
+from hierdiff.method import Method, Stage
 from hierdiff.registry import check_trust, imported_names
+from hierdiff.training.bounds import built, check_shapes, tensors_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -91,17 +94,49 @@ def all_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*.safetensors"), key=lambda path: natural(path.name))
 
 
-def newest(folder: Path) -> tuple[Path, Checkpoint] | None:
-    """The newest checkpoint that can be read; a broken one is skipped with a warning."""
-    for path in reversed(all_in(folder)):
+class Broken(ValueError):
+    """A checkpoint is not what a run writes."""
+
+
+def newest(
+    folder: Path, check: Callable[[Path, Checkpoint], None] | None = None
+) -> tuple[Path, Checkpoint] | None:
+    """The newest checkpoint that is whole; a broken one is skipped with a warning. None where
+    there is none at all.
+
+    check: raises `Broken` for one that is not as the run writes it; other errors are let through.
+    ValueError where there are some and all are broken: to begin anew would lose them.
+    """
+    paths = all_in(folder)
+    reasons = []
+    for path in reversed(paths):
         try:
-            tensors, facts = unpacked(path)
-            if facts.pop("kind") != "checkpoint":
-                raise ValueError(f"{path} holds final weights, not the state of a run")
-            return path, Checkpoint(tensors=tensors, **facts)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            checkpoint = _read(path)
+            if check is not None:
+                check(path, checkpoint)
+        except Broken as error:
             log.warning("skipping the broken checkpoint %s (%s)", path, error)
+            reasons.append(str(error))
+        else:
+            if reasons:
+                log.warning("%d of %d checkpoints are broken", len(reasons), len(paths))
+            return path, checkpoint
+    if paths:
+        raise ValueError(
+            f"all {len(paths)} checkpoints in {folder} are broken, the newest because of this: "
+            f"{reasons[0]}; copy a whole one there, or remove the folder to begin anew"
+        )
     return None
+
+
+def _read(path: Path) -> Checkpoint:
+    try:
+        tensors, facts = unpacked(path)
+        if facts.pop("kind") != "checkpoint":
+            raise ValueError(f"{path} holds final weights, not the state of a run")
+        return Checkpoint(tensors=tensors, **facts)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise Broken(error) from error
 
 
 def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
@@ -112,23 +147,27 @@ def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
 
 def unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a file of ours; anything else is a ValueError that says what it is."""
-    return _read(path, lambda file, name: file.get_tensor(name))
+    with opened(path) as (file, facts):
+        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
 
 
 def header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
     """Shapes and facts of a file of ours, without reading a tensor; errors as in `unpacked`."""
-    return _read(path, lambda file, name: tuple(file.get_slice(name).get_shape()))
+    with opened(path) as (file, facts):
+        names = file.keys()
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}, facts
 
 
-def _read(path: Path, entry: Callable[[Any, str], T]) -> tuple[dict[str, T], dict[str, Any]]:
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The file, of whose tensors none is read yet, and its facts; errors as of `unpacked`."""
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no checkpoint {path}: give a weights.safetensors of a run folder"
         )
     try:
         with safe_open(path, "pt") as file:
-            facts = _facts(path, file.metadata() or {})
-            return {name: entry(file, name) for name in file.keys()}, facts  # noqa: SIM118
+            yield file, _facts(path, file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(
             f"{path} is cut short or no safetensors file ({error}): copy it again, or use another "
@@ -141,7 +180,8 @@ def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         facts = json.loads(metadata[KEY])
         schema = facts.pop("schema")
         facts.pop("version")
-    except (KeyError, AttributeError, TypeError, json.JSONDecodeError) as error:
+        check_depth(facts, path)
+    except (KeyError, AttributeError, TypeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} was not written by hierdiff (its metadata has no readable {KEY!r} entry): "
             f"weights of other projects come in through hierdiff.interop"
@@ -154,37 +194,34 @@ def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return facts
 
 
-def tensors_of(method: Method) -> dict[str, Tensor]:
-    """Parameters and persistent buffers, each once."""
-    seen: set[int] = set()
-    found = {}
-    for name, tensor in method.state_dict(keep_vars=True).items():
-        if isinstance(tensor, Tensor) and id(tensor) not in seen:
-            seen.add(id(tensor))
-            found[name] = tensor
-    return found
-
-
 @torch.no_grad()
 def load_tensors(method: Method, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Copied in place, so that stages that share a tensor keep sharing it."""
-    check_shapes(method, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
-    for name, tensor in tensors_of(method).items():
+    """Copied in place, so that stages that share a tensor keep sharing it. ValueError, before any
+    is copied, where they are those of another method or not finite."""
+    own = tensors_of(method)
+    check_shapes(method, {name: tensor.shape for name, tensor in tensors.items()}, source)
+    for name, tensor in own.items():
+        check_values(name, tensors[name], tensor, source)
+    for name, tensor in own.items():
         tensor.copy_(tensors[name])
 
 
-def check_shapes(method: Method, shapes: Mapping[str, tuple[int, ...]], source: Path) -> None:
-    """ValueError where tensors of these names and shapes are not those of the method."""
-    own = tensors_of(method)
-    for name in own.keys() ^ shapes.keys():
-        side = "lacks" if name in own else "has an unknown"
-        raise ValueError(f"{source} {side} tensor {name!r}: it belongs to another method")
-    for name, tensor in own.items():
-        if shapes[name] != tuple(tensor.shape):
-            raise ValueError(
-                f"{source}: {name!r} has shape {shapes[name]}, the method "
-                f"{tuple(tensor.shape)}: it belongs to another method"
-            )
+def check_values(name: str, given: Tensor, like: Tensor, source: Path) -> None:
+    """ValueError where a tensor is of another kind of number than `like`, or not finite."""
+    if given.is_floating_point() != like.is_floating_point() or given.is_complex():
+        raise ValueError(
+            f"{source}: {name!r} is {given.dtype}, the method has {like.dtype}: it belongs to "
+            f"another method"
+        )
+    if given.is_floating_point() and not bool(_single(given).isfinite().all()):
+        raise ValueError(
+            f"{source}: {name!r} is not finite (NaN or infinity): its training diverged or the "
+            f"file is damaged, use another checkpoint of the run"
+        )
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def save_weights(
@@ -202,15 +239,24 @@ def load_method(path: str | Path, trust: Collection[str] = ()) -> tuple[Method, 
     Errors: PermissionError before anything untrusted is imported, ValueError, FileNotFoundError.
     """
     path = Path(path)
-    tensors, facts = unpacked(path)
+    shapes, facts = header(path)
     config = config_in(facts, path)
     check_trust(config, trust, path)
-    method = methods.build(config["method"], offered=config["facts"])
-    if facts["kind"] == "checkpoint":
-        whole = Checkpoint(tensors=tensors, **{k: v for k, v in facts.items() if k != "kind"})
-        tensors = {**whole.part("model"), **whole.part("ema/0")}
-    load_tensors(method, tensors, path)
+    method = built(config, path, _of_method(shapes, facts))
+    tensors, _ = unpacked(path)
+    load_tensors(method, _of_method(tensors, facts), path)
     return method.eval(), config
+
+
+def _of_method(values: Mapping[str, T], facts: Mapping[str, Any]) -> dict[str, T]:
+    """Entries of the method's tensors by name; of a checkpoint the first average where it has
+    one."""
+    if facts.get("kind") != "checkpoint":
+        return dict(values)
+    found: dict[str, T] = {}
+    for prefix in ("model/", "ema/0/"):
+        found |= {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+    return found
 
 
 def stage_tensors(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -231,9 +277,7 @@ def check_stage(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> No
     shapes, facts = header(path)
     their = config_in(facts, path)
     check_trust(their, _packages(config), path)
-    other = on_shapes(their["method"], offered=their["facts"])
-    if facts["kind"] == "weights":
-        check_shapes(other, shapes, path)
+    other = built(their, path, _of_method(shapes, facts), real=False)
     found = {one.name: one for one in other.stages}
     twin = found.get(stage.name)
     if twin is None or not twin.ready:

@@ -36,6 +36,7 @@ from hierdiff.training.pictures import sample_sheet, write_curves
 from hierdiff.training.progress import Progress
 from hierdiff.training.recipe import Recipe
 from hierdiff.training.step import Player, TrainingStep
+from hierdiff.training.whole import Whole
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -199,17 +200,15 @@ class Run:
         self.config = files.as_json(self.config)
 
     def go(self) -> Summary:
-        found = files.newest(self.checkpoints)
-        if found is not None:
-            files.check_config(found[0], found[1].config, self.config)
+        layout = torch.channels_last if self.recipe.channels_last else torch.preserve_format
+        self.method.to(self.device, self.dtype).to(memory_format=layout)  # type: ignore[call-overload]
+        found = files.newest(self.checkpoints, self._check)
         reached = found[1].stage if found is not None else 0
         for place, stage in enumerate(self.method.stages):
             if stage.weights is not None and place >= reached:
                 self.given[place] = files.stage_tensors(stage.weights, stage, self.config)
-        layout = torch.channels_last if self.recipe.channels_last else torch.preserve_format
         if self.config and self.main:
             write(self.folder / "config.yaml", to_yaml(self.config))
-        self.method.to(self.device, self.dtype).to(memory_format=layout)  # type: ignore[call-overload]
         resumed = self._resume(*found) if found is not None else None
         board = self.recipe.tensorboard and self.main
         self.log = Log(self.folder / "log.jsonl", written=self.main, tensorboard=board)
@@ -366,6 +365,15 @@ class Run:
                     taken={**place, "half_life": half_life},
                 )
         self.fabric.barrier()
+
+    def _check(self, path: Path, found: Checkpoint) -> None:
+        """Of a checkpoint: is it this run's, and is it whole."""
+        kept = found.config if isinstance(found.config, dict) else {}
+        for part, value in self.config.items():
+            if part in kept and isinstance(kept[part], dict) is not isinstance(value, dict):
+                raise files.Broken(f"it says {part}={kept[part]!r}")
+        files.check_config(path, kept, self.config)
+        Whole(self.method, self.recipe, self.counts).check(path, found)
 
     def _resume(self, path: Path, found: Checkpoint) -> Checkpoint:
         self.place = Place(

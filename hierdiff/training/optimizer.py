@@ -7,7 +7,7 @@ not on biases and norms.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,7 +87,13 @@ def tensors_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dic
     for index, entries in whole["state"].items():
         for key, value in entries.items():
             (tensors if isinstance(value, Tensor) else numbers)[f"{index}/{key}"] = value
-    return tensors, {"numbers": numbers, "groups": whole["param_groups"]}
+    rest = {"numbers": numbers, "groups": whole["param_groups"], "state": described(tensors)}
+    return tensors, rest
+
+
+def described(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """Type and sides of each, as JSON has them."""
+    return {name: [str(t.dtype), list(t.shape)] for name, t in sorted(tensors.items())}
 
 
 def load_tensors(

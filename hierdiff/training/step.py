@@ -40,6 +40,28 @@ class Player:
     parameters: list[nn.Parameter]
 
 
+def parameters_of(turn: Turn) -> list[nn.Parameter]:
+    """Those that a turn moves."""
+    return [p for p in turn.module.parameters() if p.requires_grad]
+
+
+def moved(stage: Stage, named: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Of the named parameters those that a turn of the stage moves."""
+    ids = {id(p) for turn in stage.turns for p in parameters_of(turn)}
+    return {name: parameter for name, parameter in named.items() if id(parameter) in ids}
+
+
+def optimizer_for(turn: Turn, recipe: Recipe) -> torch.optim.Optimizer:
+    return optimizer_of(
+        parameters_of(turn),
+        name=recipe.optimizer,
+        lr=recipe.lr,
+        betas=recipe.betas,
+        weight_decay=recipe.weight_decay,
+        options=dict(recipe.optimizer_options),
+    )
+
+
 class TrainingStep:
     """The step of one stage, with its optimizers and averages.
 
@@ -62,21 +84,11 @@ class TrainingStep:
         self.images, self.place = images, place
         self.device = next(stage.parameters()).device
         self.players = [self._player(turn) for turn in stage.turns]
-        moved = {id(p) for player in self.players for p in player.parameters}
-        weights = {name: parameter for name, parameter in named.items() if id(parameter) in moved}
-        self.ema = EMA(weights, recipe.ema, recipe.ema_ramp)
+        self.ema = EMA(moved(stage, named), recipe.ema, recipe.ema_ramp)
 
     def _player(self, turn: Turn) -> Player:
-        parameters = [p for p in turn.module.parameters() if p.requires_grad]
-        recipe = self.recipe
-        optimizer = optimizer_of(
-            parameters,
-            name=recipe.optimizer,
-            lr=recipe.lr,
-            betas=recipe.betas,
-            weight_decay=recipe.weight_decay,
-            options=dict(recipe.optimizer_options),
-        )
+        parameters, recipe = parameters_of(turn), self.recipe
+        optimizer = optimizer_for(turn, recipe)
         with only(self.stage, parameters):
             wrapped = Wrapped(self.stage, recipe.compile and self.stage.compiles)
             module = self.fabric.setup_module(wrapped, move_to_device=self.device.type != "meta")

@@ -4,7 +4,9 @@ import errno
 import json
 import logging
 import os
+import resource
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from hierdiff.training.checkpoint import (
     save_weights,
     tensors_of,
 )
-from tests.training.runs import GROWN, built, config, run
+from tests.training.runs import GROWN, INNER, built, config, run
 
 
 def weights(folder: Path, **parts: Any) -> Path:
@@ -125,6 +127,58 @@ def test_a_checkpoint_is_not_gone_on_from_after_a_change_of_what_it_was_made_fro
     check_config(tmp_path, {}, old)
     with pytest.raises(ValueError, match=r"another content of method\.codec\.checkpoint"):
         check_config(tmp_path, old, {"inputs": {"method.codec.checkpoint": "2"}})
+
+
+HUGE = {
+    "a width": ({"denoiser": {"width": 10**7}}, {}),
+    "a product of widths": ({"denoiser": {"width": 10**6, "groups": 1}}, {}),
+    "blocks": ({"denoiser": {"blocks": [10**9, 0]}}, {}),
+    "many blocks": ({"denoiser": {"blocks": [10**6, 0]}}, {}),
+    "inner blocks": ({"denoiser": {"inner": {"blocks": 10**5}}}, {}),
+    "classes": ({}, {"classes": 10**9}),
+    "a table of classes": ({}, {"classes": 10**6}),
+    "channels": ({}, {"channels": 10**6}),
+    "steps of a table": ({"schedule": {"name": "linear_beta", "steps": 10**9}}, {}),
+    "a side": ({"resolutions": [10**9, 4]}, {}),
+    "many levels": ({"resolutions": [2**i for i in range(20)][::-1]}, {}),
+    "words": ({"denoiser": {"width": "9" * 10**6}}, {}),
+    "nests": ({"denoiser": json.loads('{"inner": ' * 300 + "1" + "}" * 300)}, {}),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_size_out_of_a_file_is_compared_before_memory_is_taken(tmp_path: Path, name: str):
+    """In a second, and in no more memory than the file has."""
+    method, facts = HUGE[name]
+    kept = config()
+    node = {**kept["method"], **method}
+    node["denoiser"] = {**kept["method"]["denoiser"], **method.get("denoiser", {})}
+    if "inner" in method.get("denoiser", {}) and name == "inner blocks":
+        node["denoiser"]["inner"] = {**INNER, **method["denoiser"]["inner"]}
+    path = weights(tmp_path, method=node, facts={**kept["facts"], **facts})
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(ValueError, match=str(path)) as error:
+        load_method(path)
+    assert "\n" not in str(error.value)
+    assert time.monotonic() - began < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: float):
+    tensors = dict(tensors_of(built()))
+    name = sorted(tensors)[3]
+    tensors[name] = torch.full_like(tensors[name], value)
+    save_weights(tmp_path / "w.safetensors", tensors, config())
+    with pytest.raises(ValueError, match=f"w.safetensors: '{name}' is not finite"):
+        load_method(tmp_path / "w.safetensors")
+
+
+def test_weights_of_another_kind_of_number_are_refused(tmp_path: Path):
+    tensors = {name: tensor.int() for name, tensor in tensors_of(built()).items()}
+    save_weights(tmp_path / "w.safetensors", tensors, config())
+    with pytest.raises(ValueError, match=r"is torch.int32, the method has torch.float32"):
+        load_method(tmp_path / "w.safetensors")
 
 
 def test_a_pickle_is_not_read(tmp_path: Path):

@@ -1,0 +1,139 @@
+"""A method out of a file is built no larger than the file's own tensors.
+
+A config may say `width: 1000000` or `blocks: 1000000000`. The method is built on the meta device
+first, where a tensor takes no memory, and its parts are counted while they are made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+
+from hierdiff.config import check_depth
+from hierdiff.method import Method, methods, on_shapes
+
+Shapes = Mapping[str, Sequence[int]]
+NUMBER = 1 << 20  # a number in a config may be so large, or as large as all tensors together
+SPARE = 1000  # parts that a method may make beside those that are kept
+
+
+def built(
+    config: Mapping[str, Any], source: Path, shapes: Shapes | None = None, *, real: bool = True
+) -> Method:
+    """The method of a config that comes from the file `source`, on the meta device unless `real`.
+
+    shapes: of its tensors, by name; None where they are not known, and the memory of this machine
+    is the bound. ValueError, before memory is taken, where the config is none or of another size.
+    """
+    if shapes is None:
+        count, elements = 100_000, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    else:
+        count, elements = len(shapes), sum(_size(shape) for shape in shapes.values())
+    check_depth(config, source)
+    _check_numbers(config, max(NUMBER, elements if shapes is not None else 0), source)
+    _check_text(config, source)
+    try:
+        with _at_most(4 * count + SPARE, 4 * elements + NUMBER):
+            method = on_shapes(config["method"], offered=config["facts"])
+            if shapes is not None:
+                check_shapes(method, shapes, source)
+            return methods.build(config["method"], offered=config["facts"]) if real else method
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # whatever a value of the wrong type leads to
+        told = " ".join(str(error).split()) or type(error).__name__
+        if told.startswith(str(source)):
+            raise
+        raise ValueError(f"{source} describes no method that can be built: {told}") from error
+
+
+def check_shapes(method: Method, shapes: Shapes, source: Path) -> None:
+    """ValueError unless the tensors of a method have these names and shapes."""
+    own = tensors_of(method)
+    for name in sorted(own.keys() ^ shapes.keys()):
+        side = "lacks" if name in own else "has an unknown"
+        raise ValueError(f"{source} {side} tensor {name!r}: it belongs to another method")
+    for name, tensor in own.items():
+        if tuple(shapes[name]) != tuple(tensor.shape):
+            raise ValueError(
+                f"{source}: {name!r} has shape {tuple(shapes[name])}, the method "
+                f"{tuple(tensor.shape)}: it belongs to another method"
+            )
+
+
+def tensors_of(method: Method) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, each once."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in method.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor) and id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor
+    return found
+
+
+@contextmanager
+def _at_most(parts: int, elements: int) -> Iterator[None]:
+    """Inside, modules register so many tensors of so many elements, and ten times as many modules;
+    ValueError at the first more."""
+    left = {"tensors": parts, "elements": elements, "modules": 10 * parts}
+
+    def take(**amounts: int) -> None:
+        for what, amount in amounts.items():
+            left[what] -= amount
+            if left[what] < 0:
+                raise ValueError(f"it has more {what} than its file")
+
+    def tensor(module: nn.Module, name: str, value: Tensor | None) -> None:
+        if value is not None:
+            take(tensors=1, elements=value.numel())
+
+    def child(module: nn.Module, name: str, value: nn.Module | None) -> None:
+        take(modules=1)
+
+    with ExitStack() as held:
+        held.enter_context(hooks.register_module_parameter_registration_hook(tensor))
+        held.enter_context(hooks.register_module_buffer_registration_hook(tensor))
+        held.enter_context(hooks.register_module_module_registration_hook(child))
+        yield
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def _check_numbers(config: Mapping[str, Any], largest: int, source: Path) -> None:
+    """What is built is the method and the text encoder; the rest of a config is told."""
+    rest = [(part, config.get(part)) for part in ("method", "facts", "text")]
+    while rest:
+        place, node = rest.pop()
+        if isinstance(node, Mapping):
+            rest += [(f"{place}.{key}", value) for key, value in node.items()]
+        elif isinstance(node, (list, tuple)):
+            rest += [(f"{place}.{i}", value) for i, value in enumerate(node)]
+        elif isinstance(node, (int, float)) and largest < abs(node) < float("inf"):
+            raise ValueError(
+                f"{source} says {place}={node}, more than {largest}: no part of a method of this "
+                f"size is so large"
+            )
+
+
+def _check_text(config: Mapping[str, Any], source: Path) -> None:
+    text, facts = config.get("text"), config["facts"]
+    for name in ("width", "length"):
+        stated = facts.get(f"text_{name}") if isinstance(facts, Mapping) else None
+        own = text.get(name) if isinstance(text, Mapping) else None
+        if own is not None and stated is not None and own != stated:
+            raise ValueError(
+                f"{source} says text.{name}={own} and facts.text_{name}={stated}: use a file that "
+                f"hierdiff wrote"
+            )
