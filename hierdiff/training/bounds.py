@@ -50,6 +50,7 @@ def built(
         told = " ".join(str(error).split()) or type(error).__name__
         if told.startswith(str(source)):
             raise
+        told = told if len(told) < 1000 else f"{told[:1000]}..."
         raise ValueError(f"{source} describes no method that can be built: {told}") from error
 
 
