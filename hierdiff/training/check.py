@@ -33,10 +33,10 @@ def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any
     for path in reversed(files.all_in(folder / "checkpoints")):
         try:
             _, facts = files.header(path)
-        except (OSError, ValueError):
+            kept, reached = dict(facts["config"]), int(facts["stage"])
+        except (OSError, ValueError, KeyError, TypeError):
             continue  # as `train` does, which says so
-        files.check_config(path, facts["config"], config)
-        reached = facts["stage"]
+        files.check_config(path, kept, config)
         break
     for place, (stage, count) in enumerate(zip(method.stages, counts, strict=True)):
         if stage.weights is not None and place >= reached:
