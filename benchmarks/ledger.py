@@ -22,10 +22,11 @@ from hierdiff.files import worked_in, write
 VARIABLE = "HIERDIFF_SWEEP"  # tells the jobs of a sweep its number of jobs, start and folder
 WITHIN = ".sweeps"  # of the folder of a sweep's runs
 STOP = "stop"
-STALE = 3600  # seconds after which a ledger that nobody holds is removed
+STALE = 10  # seconds without a change after which a ledger that nobody holds is removed
 
 RUNNING, MADE, FAILED, INTERRUPTED = "running", "made", "failed", "interrupted"
-PASSED = "passed"  # nothing to do: the record was there, or another process is at it
+PASSED = "passed"  # nothing to do: the record was there
+BUSY = "busy"  # another process works in its folder
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Ledger:
         for path in self.folder.glob("[0-9]*.json"):
             try:
                 found[int(path.stem)] = Job(**json.loads(path.read_bytes()))
-            except FileNotFoundError:  # replaced at this moment
+            except (OSError, ValueError, TypeError):  # replaced at this moment, or none of ours
                 continue
         return found
 
@@ -123,11 +124,7 @@ def opened(place: Path, total: int) -> Iterator[Ledger]:
     Jobs that are started meanwhile find it by `Ledger.here`. What killed sweeps left is removed.
     """
     place = (place / WITHIN).resolve()
-    for old in place.glob("*/"):
-        with suppress(OSError):  # `Busy`, or another sweep removes it as well
-            if time.time() - old.stat().st_mtime > STALE:
-                with worked_in(old):
-                    shutil.rmtree(old)
+    _remove_stale(place)
     began = time.time()
     ledger = Ledger(place / f"{began:.6f}-{os.getpid()}", total, began)
     os.environ[VARIABLE] = f"{total}:{began}:{ledger.folder}"
@@ -137,5 +134,15 @@ def opened(place: Path, total: int) -> Iterator[Ledger]:
     finally:
         os.environ.pop(VARIABLE, None)
         shutil.rmtree(ledger.folder, ignore_errors=True)
+        _remove_stale(place)
         with suppress(OSError):  # of another sweep
             place.rmdir()
+
+
+def _remove_stale(place: Path) -> None:
+    """Ledgers of sweeps that were killed; a new one has a moment to take its lock."""
+    for old in place.glob("*/"):
+        with suppress(OSError):  # `Busy`, or another sweep removes it as well
+            if time.time() - old.stat().st_mtime > STALE:
+                with worked_in(old):
+                    shutil.rmtree(old)

@@ -455,4 +455,5 @@ def told(record: Record, folder: Path) -> dict[str, str]:
 if __name__ == "__main__":
     dry_runs = {"--dry-run": "dry_run=true", f"--dry-run={TIMED}": f"dry_run={TIMED}"}
     sys.argv[1:] = [dry_runs.get(word, word) for word in sys.argv[1:]]
+    sweep.follow_sweep()
     sweep.launched(main)

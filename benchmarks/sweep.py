@@ -5,6 +5,7 @@ the reason. The same sweep again does what is missing: finished runs are printed
 go on, failed ones are tried again. The launcher is hydra's: one after another by default,
 `hydra/launcher=joblib` for several at once on one machine, `submitit_slurm` for a cluster.
 Ctrl-C reaches every process of a terminal: jobs end with a checkpoint, and no further one begins.
+SIGTERM and SIGHUP are passed on to the job, and a job whose sweep was killed ends by itself.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import atexit
 import importlib.util
 import itertools
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -38,6 +41,7 @@ from benchmarks.ledger import Job, Ledger, opened
 from benchmarks.measure import AUTO
 from benchmarks.protocol import SAMPLING, TRAINING
 from hierdiff.command import absent_group, new_part, plain, sentence
+from hierdiff.config import stop_signals
 from hierdiff.data import datasets
 from hierdiff.inputs import changed, inputs
 from hierdiff.metrics import weights
@@ -52,6 +56,7 @@ from hierdiff.train import prepare
 log = logging.getLogger(__name__)
 INTERRUPTED = 130  # exit code of a run that was asked to stop
 REFUSED = 2
+FOLLOWS = "HIERDIFF_FOLLOWS"  # tells a job's process that its input closes when its sweep ends
 BUSY = 75  # exit code of a run whose folder another process works on (EX_TEMPFAIL)
 
 
@@ -103,7 +108,7 @@ class Progress(Callback):
     """Opens the ledger before the first job; tells at the end what the jobs left in it.
 
     Exit code of the sweep: 130 where it was interrupted, 1 where a job ended without its numbers, 2
-    where a record is there that was made otherwise.
+    where a record is there that was made otherwise, 75 where another process is at a job.
     """
 
     def __init__(self) -> None:
@@ -139,6 +144,13 @@ class Progress(Callback):
             # else the launcher would answer Ctrl-C with SIGKILL to jobs that write a checkpoint,
             # and idle workers, which inherit this, would break its pool
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in stop_signals():
+                signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        """The jobs see it in the ledger."""
+        if self._ledger is not None:
+            self._ledger.stop()
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         if self._ledger is None:
@@ -154,7 +166,7 @@ class Progress(Callback):
 def verdict(ledger: Ledger) -> tuple[int, list[str]]:
     """Exit code of a sweep whose launcher is through, and what is told of it."""
     failed = ledger.labels(states.FAILED) + ledger.labels(states.RUNNING)
-    interrupted = ledger.labels(states.INTERRUPTED)
+    interrupted, busy = ledger.labels(states.INTERRUPTED), ledger.labels(states.BUSY)
     missing = ledger.total - len(ledger.jobs())
     code, lines = 0, []
     if failed:
@@ -166,6 +178,12 @@ def verdict(ledger: Ledger) -> tuple[int, list[str]]:
     if missing:
         code = 1
         lines.append(f"no word of {missing} of {ledger.total} jobs: see their logs and records")
+    if busy:
+        code = code or BUSY
+        lines.append(
+            f"busy: another process works on {', '.join(busy)}; wait for it and give the same "
+            f"command again"
+        )
     return code, lines
 
 
@@ -423,51 +441,68 @@ def apart(
     for source in told.runtime.config_sources:
         if source.provider == "command-line":
             command += ["--config-dir", source.path]
-    with noticed() as interrupts:
+    with noticed(ledger) as interrupts:
         try:
-            code, last = run(command)
+            code, last = run(command, ledger, interrupts)
         except Exception as error:  # submitit raises one where a job's time is up
             code, last = 1, reason(error)
+    stopped = bool(interrupts) or (ledger is not None and ledger.stopped)
     if interrupts and ledger is not None:
         ledger.stop()
-    if code in (INTERRUPTED, -signal.SIGINT):
+    missing = not (folder / FILE).exists()
+    if code in (INTERRUPTED, -signal.SIGINT) or (stopped and missing):
         return states.INTERRUPTED, None
     if code == BUSY:
-        return states.PASSED, None
-    if not (folder / FILE).exists():
+        return states.BUSY, None
+    if missing:
         failed(options, ended(code, last)).write(folder)
     record = Record.read(folder)
     return states.FAILED if record.failure is not None or code else states.MADE, record
 
 
 @contextmanager
-def noticed() -> Iterator[list[int]]:
-    """Inside, Ctrl-C is added to the list and work goes on: the job has got it as well."""
+def noticed(ledger: Ledger | None = None) -> Iterator[list[int]]:
+    """Inside, Ctrl-C is added to the list and work goes on: the job has got it as well.
+
+    SIGTERM and SIGHUP, which reach this process alone, are added too and stop the ledger.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if number != signal.SIGINT and ledger is not None:
+            ledger.stop()
+
+    numbers = (signal.SIGINT, *stop_signals())
+    before = {number: signal.signal(number, notice) for number in numbers}
     try:
         yield received
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def run(command: Sequence[str]) -> tuple[int, str]:
+def run(
+    command: Sequence[str], ledger: Ledger | None = None, interrupts: Sequence[int] = ()
+) -> tuple[int, str]:
     """Exit code and last line of stderr, which passes through as it comes.
 
-    Where a launcher's signal handler raises (submitit's does before a job's time is up), the
+    interrupts: signals that this process has got, as `noticed` lists them. Where the sweep is
+    stopped, or a launcher's signal handler raises (submitit's does before a job's time is up), the
     process is asked to end, with its checkpoint, and waited for.
     """
     last = b""
-    with spawned(command) as process:
+    with spawned(command) as process, asked_where_stopped(process, ledger, interrupts):
         assert process.stderr is not None
         try:
             while chunk := process.stderr.read1():  # type: ignore[attr-defined]
                 sys.stderr.buffer.write(chunk)
                 sys.stderr.flush()
                 last = (last + chunk)[-4000:]
+            process.wait()
         except BaseException:
             process.terminate()
             process.communicate()
@@ -476,19 +511,69 @@ def run(command: Sequence[str]) -> tuple[int, str]:
     return process.returncode, lines[-1].strip() if lines else ""
 
 
-def spawned(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """A process that ignores the signals by which Slurm tells all those of a job that its time is
-    up, if this one answers them."""
+@contextmanager
+def asked_where_stopped(
+    process: subprocess.Popen[bytes], ledger: Ledger | None, interrupts: Sequence[int]
+) -> Iterator[None]:
+    """Inside, the process is asked to end as soon as the ledger says that the sweep is stopped,
+    unless it has had Ctrl-C itself."""
+    over = threading.Event()
+
+    def watch(ledger: Ledger) -> None:
+        while not over.wait(0.2):
+            if ledger.stopped and signal.SIGINT not in interrupts:
+                process.terminate()
+                return
+
+    watcher = threading.Thread(target=watch, args=(ledger,), daemon=True)
+    if ledger is not None:
+        watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+@contextmanager
+def spawned(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends when this one is gone (`follow_sweep`), and that ignores the signals by
+    which Slurm tells all those of a job that its time is up, if this one answers them."""
     main = threading.current_thread() is threading.main_thread()
     answered = {n: signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGUSR2) if main}
     answered = {n: handler for n, handler in answered.items() if callable(handler)}
     for number in answered:
         signal.signal(number, signal.SIG_IGN)
+    theirs, ours = os.pipe()  # which the system closes when this process ends, however it does
     try:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, FOLLOWS: "1"},
+        )
     finally:
+        os.close(theirs)
         for number, handler in answered.items():
             signal.signal(number, handler)
+    try:
+        with process:
+            yield process
+    finally:
+        os.close(ours)
+
+
+def follow_sweep() -> None:
+    """In a job's process: ends it, as SIGTERM does, when the process of the sweep is gone."""
+    if os.environ.pop(FOLLOWS, None) is None:
+        return
+
+    def watch() -> None:
+        while os.read(0, 1):
+            continue
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def ended(code: int, last: str) -> str:

@@ -15,9 +15,11 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 R = TypeVar("R")
@@ -34,6 +36,7 @@ def reported(main: Callable[..., R]) -> Callable[..., R]:
     def command(*args: Any, **kwargs: Any) -> R:
         prepare_streams()
         log_to_stderr()
+        os.environ["MPLBACKEND"] = "agg"  # figures are files; one that is inherited may not be here
         try:
             with stopped_by_signals():
                 result = main(*args, **kwargs)
@@ -53,17 +56,33 @@ def reported(main: Callable[..., R]) -> Callable[..., R]:
     return command
 
 
+AGAIN = 1.0  # seconds in which a signal that comes again is the same one, sent to a group as well
+
+
+def stop_signals() -> list[int]:
+    """SIGTERM and SIGHUP, those that nobody else handles and that are not ignored (nohup)."""
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    return [n for n in numbers if signal.getsignal(n) in (signal.SIG_DFL, _stop)]
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    now = time.monotonic()
+    again = bool(_stopped) and now - _stopped[-1] < AGAIN
+    _stopped.append(now)
+    if not again:
+        raise KeyboardInterrupt
+
+
+_stopped: list[float] = []  # when
+
+
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP end the process as Ctrl-C does: files and folders are let go of.
-
-    A handler of somebody else stays, and so does SIGHUP that is ignored (nohup).
-    """
+    """Inside, SIGTERM and SIGHUP end the process as Ctrl-C does, which lets go of its folders."""
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, signal.default_int_handler)
+        _stopped.clear()
+        before = {number: signal.signal(number, _stop) for number in stop_signals()}
     try:
         yield
     finally:

@@ -1,11 +1,17 @@
-"""Ctrl-C and SIGTERM ask a run to end after the present step; a second one ends it at once."""
+"""Ctrl-C, SIGTERM and SIGHUP ask a run to end after the present step; another one ends it at once.
+
+What comes within a second is the same one: who ends a group of processes may reach one twice.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
+
+from hierdiff.config import AGAIN, stop_signals
 
 
 class Interrupted(KeyboardInterrupt):
@@ -16,15 +22,15 @@ class Asked:
     """`bool(asked)`: was a signal received inside the `with`? Old handlers come back after it."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked: float | None = None  # when
         self._old: dict[int, Any] = {}
 
     def __bool__(self) -> bool:
-        return self._asked
+        return self._asked is not None
 
     def __enter__(self) -> Asked:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *stop_signals()):
                 self._old[number] = signal.signal(number, self._receive)
         return self
 
@@ -38,6 +44,7 @@ class Asked:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        now = time.monotonic()
+        if self._asked is not None and now - self._asked >= AGAIN:
             raise KeyboardInterrupt
-        self._asked = True
+        self._asked = now if self._asked is None else self._asked

@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmarks import sweep
-from benchmarks.ledger import FAILED, INTERRUPTED, MADE, PASSED, RUNNING, Job, opened
+from benchmarks.ledger import BUSY, FAILED, INTERRUPTED, MADE, PASSED, RUNNING, Job, opened
 from hierdiff.config import folder_of_configs
 from hierdiff.record import Record
 from hierdiff.results import records
@@ -53,6 +53,13 @@ def test_the_jobs_of_a_sweep_are_known_before_the_first(overrides, jobs):
         ({0: INTERRUPTED, 1: MADE}, False, 130, ["interrupted in job0: the same command goes on"]),
         ({0: MADE}, True, 130, ["interrupted: the same command goes on"]),
         ({0: MADE}, False, 1, ["no word of 1 of 2 jobs: see their logs and records"]),
+        (
+            {0: MADE, 1: BUSY},
+            False,
+            75,
+            ["busy: another process works on job1; wait for it and give the same command again"],
+        ),
+        ({0: FAILED, 1: BUSY}, False, 1, ["failed: job0; the same command tries again", ANY]),
     ],
 )
 def test_the_exit_code_is_made_of_what_the_jobs_left(tmp_path, left, stopped, code, lines):
@@ -103,6 +110,70 @@ open(sys.argv[1], "w").write("works")
 os.kill(os.getpid(), signal.SIGUSR2)  # Slurm tells every process of a job
 time.sleep(60)
 """
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_sweep_that_is_ended_asks_its_job_to_save_and_waits(tmp_path, number):
+    """The signal reaches the sweep alone, as from `kill` and from a service manager."""
+    saved = tmp_path / "saved"
+
+    def tell():
+        while not saved.exists() or not saved.read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with opened(tmp_path, 2) as ledger:
+        threading.Thread(target=tell).start()
+        with sweep.noticed(ledger) as interrupts:
+            command = [
+                sys.executable,
+                "-c",
+                SAVES.replace("os.kill(", "(lambda *_: 0)("),
+                str(saved),
+            ]
+            code, _ = sweep.run(command, ledger, interrupts)
+        assert (code, interrupts) == (130, [number]) and ledger.stopped
+    assert saved.read_text() == "saved"
+    assert signal.getsignal(number) is before
+
+
+def test_a_job_of_a_stopped_sweep_that_had_ctrl_c_itself_is_not_asked_twice(tmp_path):
+    with opened(tmp_path, 2) as ledger:
+        ledger.stop()
+        command = [sys.executable, "-c", "import time; time.sleep(0.6)"]
+        assert sweep.run(command, ledger, [signal.SIGINT])[0] == 0
+        assert sweep.run(command, ledger, [])[0] == -signal.SIGTERM
+
+
+FOLLOWER = """
+import signal, sys, time
+from benchmarks.sweep import follow_sweep
+def ask(number, frame):
+    open(sys.argv[1], "w").write("ended")
+    sys.exit(130)
+signal.signal(signal.SIGTERM, ask)
+follow_sweep()
+open(sys.argv[1], "w").write("works")
+time.sleep(60)
+"""
+LEADER = (
+    "import sys; from benchmarks import sweep; sweep.run([sys.executable, '-c', *sys.argv[1:]])"
+)
+
+
+@pytest.mark.slow
+def test_a_job_ends_when_its_sweep_was_killed(tmp_path):
+    said = tmp_path / "said"
+    with subprocess.Popen([sys.executable, "-c", LEADER, FOLLOWER, str(said)]) as leader:
+        while not said.exists() or said.read_text() != "works":
+            time.sleep(0.05)
+            assert leader.poll() is None
+        leader.kill()
+    end = time.time() + 20
+    while said.read_text() != "ended" and time.time() < end:
+        time.sleep(0.05)
+    assert said.read_text() == "ended"
 
 
 def test_a_job_whose_time_is_up_is_asked_to_save(tmp_path):
@@ -336,7 +407,8 @@ def test_a_killed_sweep_keeps_what_was_finished(tmp_path):
 @pytest.mark.slow
 def test_two_sweeps_into_one_folder_make_whole_records(tmp_path):
     both = [subprocess.Popen(command(tmp_path, BOTH), env=ENVIRONMENT) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    # which is busy with a job is no news of it
+    assert {process.wait() for process in both} <= {0, sweep.BUSY}
     for name in ("end_to_end", "mdm"):
         record = Record.read(tmp_path / name)
         assert record.failure is None and not record.edited and record.quality
@@ -367,7 +439,8 @@ def test_jobs_that_are_submitted_leave_what_jobs_in_turn_leave(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_ctrl_c_ends_a_sweep_with_checkpoints_and_the_same_command_goes_on(tmp_path, launcher):
+@pytest.mark.parametrize("how", ["a terminal's Ctrl-C", "SIGTERM to the sweep alone"])
+def test_an_interrupted_sweep_ends_with_checkpoints_and_goes_on(tmp_path, launcher, how):
     more = ["trainer.steps=3000", "trainer.checkpoint_every=0", f"hydra/launcher={launcher}"]
     told = [*command(tmp_path, BOTH, *more), f"hydra.sweep.dir={tmp_path}"]
     log = tmp_path / "end_to_end" / "log.jsonl"
@@ -377,7 +450,10 @@ def test_ctrl_c_ends_a_sweep_with_checkpoints_and_the_same_command_goes_on(tmp_p
         while not log.exists() and process.poll() is None:
             time.sleep(0.1)
         time.sleep(1)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        if how.startswith("SIGTERM"):
+            os.kill(process.pid, signal.SIGTERM)
+        else:
+            os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "the same command goes on" in said
