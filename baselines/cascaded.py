@@ -7,6 +7,7 @@ same "level 0.2" means noise of 0.57, 0.3 or 0.2 in three code bases.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NamedTuple
@@ -24,11 +25,21 @@ from hierdiff.matryoshka import diffusion
 from hierdiff.method import Diffusion, Method, Sampling, Stage, methods
 from hierdiff.noise import Noise
 from hierdiff.objective import Objective, uniforms
-from hierdiff.options import Count, Length, Limit, Natural, Pair, Share, check_fields
+from hierdiff.options import (
+    Count,
+    Length,
+    Limit,
+    Natural,
+    NonNegative,
+    Pair,
+    Share,
+    check_fields,
+)
 from hierdiff.process import GaussianProcess
-from hierdiff.registry import Node, UnknownOption, suggest
+from hierdiff.registry import Node, checked, suggest
 from hierdiff.schedules import Schedule, Shifted, schedules
 
+log = logging.getLogger(__name__)
 RESIZES = ("bilinear", "bicubic", "nearest")
 
 
@@ -170,9 +181,9 @@ class Cascaded(Method):
     from those given here for all: denoiser, schedule, reference, process, objective, sampling,
     bridge, crop (not of the first), share (of the budget's steps; each stage may have all of
     them), batch_size, weights (a file of another run of the same chain; with share 0 the stage is
-    used as it is). Mappings are merged, a part with a `name` replaces the other. reference:
-    resolution at which the schedule stands unshifted, None: no shift. channels, classes,
-    text_width, text_length: of the data.
+    used as it is). Mappings are merged, a part with a `name` replaces the other, and a denoiser of
+    null is the one for all. reference: resolution at which the schedule stands unshifted, None: no
+    shift. channels, classes, text_width, text_length: of the data.
     """
 
     def __init__(
@@ -219,11 +230,15 @@ class Cascaded(Method):
         }
         built: list[Diffusion] = []
         for side, own in zip(sides, stages or [{}] * len(sides), strict=True):
-            check_stage(own, (*common, "share", "weights", "crop"), first=not built)
+            check_stage(own, len(built))
+            own = {
+                name: value for name, value in own.items() if (name, value) != ("denoiser", None)
+            }
             built.append(
                 build_stage(side, merged(common, own), facts, built[-1] if built else None)
             )
         self.stages = nn.ModuleList(built)  # type: ignore[assignment]
+        say_whose(denoiser, stages or [], [stage.name for stage in built])
 
     def at(self, resolution: int) -> Stage:
         if resolution not in self.resolutions:
@@ -258,16 +273,44 @@ def build_stage(
     )
 
 
-def check_stage(options: Mapping[str, Any], known: Sequence[str], *, first: bool) -> None:
-    for name in options:
-        if name not in known:
-            raise UnknownOption(
-                f"a stage of the cascade has no option {name!r}{suggest(name, known) or ','} "
-                f"options: {', '.join(known)}",
-                name,
+def say_whose(
+    denoiser: Denoiser | Node | None, stages: Sequence[Node], names: Sequence[str]
+) -> None:
+    """Warns that the denoiser for all is not that of stages which name another one."""
+    if not isinstance(denoiser, Mapping):
+        return
+    for place, (own, stage) in enumerate(zip(stages, names, strict=False)):
+        other = own.get("denoiser")
+        name = other.get("name") if isinstance(other, Mapping) else None
+        if name is not None and name != denoiser.get("name"):
+            log.warning(
+                "denoiser %s is not that of stage %s, which has one of its own, %s: "
+                "method.stages.%d.denoiser=null gives it the same",
+                *(denoiser.get("name"), stage, name, place),
             )
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """What a stage may say of itself; see `Cascaded`."""
+
+    denoiser: Denoiser | Node | None = None
+    bridge: Bridge | Node | None = None
+    schedule: Schedule | Node | None = None
+    reference: Count | None = None
+    process: str = "variance_preserving"
+    objective: Objective | Node | None = None
+    sampling: Sampling | Node | None = None
+    batch_size: Count | None = None
+    share: NonNegative = 1.0
+    weights: str | None = None
+    crop: Count | None = None
+
+
+def check_stage(options: Mapping[str, Any], place: int) -> None:
+    checked(StageOptions, options, "a stage of the cascade", f"method.stages.{place}")
     for name in ("bridge", "crop"):
-        if first and options.get(name) is not None:
+        if not place and options.get(name) is not None:
             raise ValueError(f"the first stage of a cascade stands on nothing: leave out {name!r}")
 
 

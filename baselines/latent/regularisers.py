@@ -91,6 +91,9 @@ class KL(Regulariser):
     expansion = 2
     published = 1e-6
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def posterior(
         self, moments: Float[Tensor, "b m h w"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:

@@ -61,6 +61,28 @@ def _optimizer(
     return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **options)
 
 
+def check_optimizer(
+    name: str, betas: Sequence[float], options: Mapping[str, Any], default: Sequence[float]
+) -> None:
+    """ValueError, before anything is made, for an optimizer that is not there or takes no such
+    option. default: betas that nobody chose, which only adamw is given."""
+    if name != "adamw" and list(betas) != list(default):
+        raise ValueError(
+            f"trainer.betas={list(betas)} are of adamw, and {name} is not given them: set "
+            f"trainer.optimizer_options={{betas: ...}} if it takes some"
+        )
+    parameter = nn.Parameter(torch.zeros(2, 2, device="cpu"))
+    try:
+        optimizer_of([parameter], name=name, betas=betas, options=dict(options))
+    except (TypeError, ValueError, AssertionError) as error:
+        if "unknown optimizer" in str(error):
+            raise
+        raise ValueError(
+            f"trainer.optimizer_options={dict(options)} are none that {name} takes: "
+            f"{str(error).splitlines()[0] if str(error) else 'leave them out'}"
+        ) from error
+
+
 def lr_factor(step: int, steps: int, *, warmup: int, decay: str = "linear") -> float:
     """Part of the top rate at step 0 .. steps - 1: linear warm-up times a decay to zero."""
     done = step / steps

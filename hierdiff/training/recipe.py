@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from hierdiff.options import Between, Count, Length, Natural, NonNegative, Positive, check_fields
 from hierdiff.training.ema import RAMP
 from hierdiff.training.log import check_tensorboard
+from hierdiff.training.optimizer import check_optimizer
 
 Precision = Literal["32-true", "bf16-mixed", "64-true"]
 Decay = Literal["constant", "linear", "cosine"]
@@ -62,5 +63,6 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields(self, "trainer")
+        check_optimizer(self.optimizer, self.betas, self.optimizer_options, type(self).betas)
         if self.tensorboard:
             check_tensorboard()

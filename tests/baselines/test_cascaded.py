@@ -393,6 +393,12 @@ def test_every_denoiser_of_one_level_can_be_an_upsampler(name):
         ({"resolutions": (16, 6)}, "6 does not divide 16"),
         ({"stages": [{}]}, r"1 stages for the resolutions \[8, 16\]"),
         ({"stages": [{}, {"shar": 1}]}, "no option 'shar', did you mean 'share'"),
+        ({"stages": [{}, {"share": "x"}]}, r"method.stages.1.share='x': share takes a number, 0"),
+        ({"stages": [{}, {"sampling": {"steps": 0}}]}, r"method.stages.1.sampling.steps=0: "),
+        (
+            {"stages": [{"denoiser": {"name": "unet", "width": 2.5}}, {}]},
+            r"stages.0.denoiser.width",
+        ),
         ({"stages": [{"crop": 4}, {}]}, "first stage of a cascade stands on nothing.*'crop'"),
         ({"stages": [{}, {"crop": 5}]}, "crop 5 of 16 px.*a multiple of 2 up to 16"),
         ({"stages": [{}, {"crop": 32}]}, "crop 32 of 16 px"),
@@ -427,3 +433,20 @@ def test_a_stage_is_not_sampled_before_it_is_trained():
     with pytest.raises(ValueError, match="stage 8 is sampled before it is trained.*weights"):
         method.sample(1, noise=tiny.noise())
     assert method.stages[1].preview(Cond(), tiny.batch("class"), tiny.noise())[16].shape[0] == 4
+
+
+def test_a_denoiser_for_all_says_which_stage_has_one_of_its_own(caplog):
+    own = tiny.denoiser_node("unet")
+    cascade(denoiser=tiny.denoiser_node("dit"), stages=[{"denoiser": own}, {}])
+    assert "denoiser dit is not that of stage 8, which has one of its own, unet" in caplog.text
+    assert "method.stages.0.denoiser=null" in caplog.text
+    caplog.clear()
+    changed = {"denoiser": {**own, "width": 32}}
+    cascade(denoiser=own, stages=[changed, {"denoiser": {"width": 32}}])
+    assert not caplog.text
+
+
+def test_a_denoiser_of_null_is_the_one_for_all():
+    node = tiny.denoiser_node("dit")
+    stages = cascade(denoiser=node, stages=[{"denoiser": None, "share": 0.5}, {}]).stages
+    assert [type(stage.denoiser).__name__ for stage in stages] == ["DiT", "DiT"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hierdiff.training import Recipe
 from hierdiff.training.optimizer import load_tensors, lr_factor, optimizer_of, tensors_of
 
 
@@ -64,3 +65,23 @@ def test_lamb_trusts_each_layer_by_the_norm_of_its_weights():
     moved = [(p.detach() - old).norm() for p, old in zip(layer.parameters(), before, strict=True)]
     torch.testing.assert_close(moved[0], 0.1 * before[0].norm(), rtol=1e-3, atol=0)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-2, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimizer": "lyon"}, "unknown optimizer 'lyon'"),
+        ({"optimizer_options": {"momentum": 0.9}}, r"trainer.optimizer_options=.*none that adamw"),
+        ({"optimizer": "lion", "betas": [0.5, 0.9]}, r"trainer.betas=\[0.5, 0.9\] are of adamw"),
+        ({"optimizer": "lamb", "optimizer_options": {"speed": 1}}, r"none that lamb takes"),
+    ],
+)
+def test_a_recipe_with_options_that_its_optimizer_does_not_take_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message) as error:
+        Recipe(steps=1, **wrong)
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_may_say_what_its_optimizer_takes():
+    Recipe(steps=1, optimizer="lamb", optimizer_options={"betas": (0.5, 0.9)})
+    Recipe(steps=1, betas=[0.5, 0.9], optimizer_options={"eps": 1e-6})
