@@ -268,7 +268,7 @@ def without_guidance(stage: Diffusion) -> int:
 def call(stage: Diffusion, x: Levels) -> Any:
     """One network call in the middle of a trajectory."""
     denoise = stage.denoise(stage.complete(Cond(), len(x[-1])))
-    return denoise(x, torch.full((len(x[-1]),), 0.5, device=x[-1].device), None)
+    return denoise(x, stage.process.trajectory([0.5], x)[0], None)
 
 
 def flops_of_sample(stage: Diffusion, text: TextEncoder | None = None) -> int:

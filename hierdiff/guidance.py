@@ -1,7 +1,7 @@
 """Denoise functions and what wraps them: classifier-free guidance, autoguidance, thresholding.
 
-A denoise function is all that a sampler sees of a network: noisy levels and time in, clean levels
-out. Guidance joins two of them and thresholding wraps one, level by level.
+A denoise function is all that a sampler sees of a network: noisy levels and the moment in, clean
+levels out. Guidance joins two of them and thresholding wraps one, level by level.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from hierdiff.levels import Levels, clipped
 from hierdiff.options import Between, Length, Positive, Share, check
+from hierdiff.process import Moment
 
 Carry = Any  # a tree of batch-first tensors handed from step to step, or None
 
@@ -27,7 +26,7 @@ class Denoised(NamedTuple):
     variance: Levels | None = None
 
 
-Denoise = Callable[[Levels, Float[Tensor, " b"], Carry], Denoised]
+Denoise = Callable[[Levels, Moment, Carry], Denoised]
 # One for all levels, or one for each, finest first.
 Scale = float | Annotated[Sequence[float], Length(1, more=True)]
 
@@ -59,25 +58,23 @@ def guided(
 
     Without conditions in `weak` it is classifier-free guidance (arXiv 2207.12598); with a worse
     network it is autoguidance (arXiv 2406.02507). Linear in x0, so the same in eps and v. It acts
-    where t lies in `interval` (arXiv 2404.07724) and on `channels`; the rest comes from `strong`.
-    The carry is a pair.
+    at times in `interval` (arXiv 2404.07724) and on `channels`; the rest comes from `strong`. The
+    carry is a pair.
     """
     if is_off(scale):
         return strong
 
-    def denoise(x: Levels, t: Float[Tensor, " b"], carry: Carry) -> Denoised:
+    def denoise(x: Levels, t: Moment, carry: Carry) -> Denoised:
         carries = carry or (None, None)
         good = strong(x, t, carries[0])
-        inside = (t >= interval[0]) & (t <= interval[1])
-        if not bool(inside.any()):
+        if not interval[0] <= t.time <= interval[1]:
             return good._replace(carry=(good.carry, carries[1]))
         bad = weak(x, t, carries[1])
         scales = scale if isinstance(scale, Sequence) else [scale] * len(x)
         x0 = []
         for g, b, s in zip(good.x0, bad.x0, scales, strict=True):
-            here = torch.where(inside[: len(g)], float(s), 1.0).to(g.dtype)
             mixed = g.clone()
-            mixed[:, channels] = (b + here.reshape(-1, *[1] * (g.ndim - 1)) * (g - b))[:, channels]
+            mixed[:, channels] = (b + float(s) * (g - b))[:, channels]
             x0.append(mixed)
         return Denoised(tuple(x0), (good.carry, bad.carry), good.variance)
 
@@ -124,7 +121,7 @@ THRESHOLDS: dict[str, Callable[..., Callable[[Levels], Levels]]] = {
 def thresholded(denoise: Denoise, threshold: Callable[[Levels], Levels]) -> Denoise:
     """`denoise` with x0 kept in range; samplers then derive eps from the x0 they are given."""
 
-    def wrapped(x: Levels, t: Float[Tensor, " b"], carry: Carry) -> Denoised:
+    def wrapped(x: Levels, t: Moment, carry: Carry) -> Denoised:
         out = denoise(x, t, carry)
         return out._replace(x0=threshold(out.x0))
 

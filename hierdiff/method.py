@@ -36,7 +36,7 @@ from hierdiff.levels import Levels, level_names
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss, Objective
 from hierdiff.options import Count, Length, Share, check_fields
-from hierdiff.process import GaussianProcess
+from hierdiff.process import GaussianProcess, Moment
 from hierdiff.registry import Node, Registry, checked, suggest
 from hierdiff.samplers import Sampler, grids, integrate, samplers
 from hierdiff.samplers.grids import Grid
@@ -374,13 +374,11 @@ class Diffusion(Stage):
         told = self.denoiser.prepare(cond)
         parameterization = self.objective.parameterization
 
-        def denoise(x: Levels, t: Float[Tensor, " b"], carry: Carry = None) -> Denoised:
-            log_snr = self.process.log_snr(t)
-            alpha, sigma = self.process.coefficients(log_snr)
-            seen = parameterization.scaled(x, alpha, sigma)  # type: ignore[union-attr]
-            limited = log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+        def denoise(x: Levels, t: Moment, carry: Carry = None) -> Denoised:
+            seen = parameterization.scaled(x, t.alpha, t.sigma)  # type: ignore[union-attr]
+            limited = t.log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
             out = self.denoiser(seen, limited, told, carry)
-            x0, _ = parameterization.x0_eps(out.levels, x, alpha, sigma)  # type: ignore[union-attr]
+            x0, _ = parameterization.x0_eps(out.levels, x, t.alpha, t.sigma)  # type: ignore[union-attr]
             return Denoised(x0, out.carry, out.variance)
 
         return denoise

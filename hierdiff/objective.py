@@ -389,11 +389,12 @@ def variational_bound(
     """
     t = t.double()
     s = (t - 1 / steps).clamp(min=0)
-    large, small = process.step_variance(t.clamp(min=1 / steps), s)
-    first, second = (torch.full_like(t[:1], i / steps) for i in (1, 2))
+    here, there = process.moment(t), process.moment(s)
+    large, small = process.step_variance(process.moment(t.clamp(min=1 / steps)), there)
+    first, second = (process.moment(torch.full_like(t[:1], i / steps)) for i in (1, 2))
     small = torch.maximum(small, process.step_variance(second, first)[1])
-    true, _ = process.posterior(x0, x_t, t, s)
-    mean, _ = process.posterior(guess, x_t, t, s)
+    true, _ = process.posterior(x0, x_t, here, there)
+    mean, _ = process.posterior(guess, x_t, here, there)
     lows, highs = spread(small.log(), x0), spread(large.log(), x0)
     bounds = []
     for i, level in enumerate(x0):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,18 @@ from hierdiff.registry import Node, Registry
 from hierdiff.schedules import Schedule, check_schedule, schedules
 
 PerLevel = Float[Tensor, "b levels"]
+
+
+class Moment(NamedTuple):
+    """A time and what a process has there, for each example and level.
+
+    time: in [0, 1]; a number where all examples share it, as on a trajectory, else one each.
+    """
+
+    time: float | Float[Tensor, " b"]
+    log_snr: PerLevel
+    alpha: PerLevel
+    sigma: PerLevel
 
 
 class GaussianProcess(ABC):
@@ -53,33 +65,41 @@ class GaussianProcess(ABC):
     def alpha_sigma(self, t: Float[Tensor, " b"]) -> tuple[PerLevel, PerLevel]:
         return self.coefficients(self.log_snr(t))
 
+    def moment(self, t: Float[Tensor, " b"], time: float | None = None) -> Moment:
+        """Everything at t; time: the number, where all examples share one."""
+        log_snr = self.log_snr(t)
+        return Moment(t if time is None else time, log_snr, *self.coefficients(log_snr))
+
+    def trajectory(self, times: Sequence[float], x: Levels) -> list[Moment]:
+        """The moments at `times` for a state like x, in its type and on its device."""
+        coarsest = x[-1]
+        columns = torch.tensor(times, dtype=coarsest.dtype, device=coarsest.device)[:, None]
+        pairs = zip(columns.expand(-1, len(coarsest)), times, strict=True)
+        return [self.moment(t, time) for t, time in pairs]
+
     def corrupt(self, x0: Levels, eps: Levels, t: Float[Tensor, " b"]) -> Levels:
         """Noisy state at t; a level may hold only the first rows of the batch."""
         alpha, sigma = self.alpha_sigma(t)
         scaled = zip(x0, eps, spread(alpha, x0), spread(sigma, x0), strict=True)
         return tuple(a * x + s * e for x, e, a, s in scaled)
 
-    def step_variance(
-        self, t: Float[Tensor, " b"], s: Float[Tensor, " b"]
-    ) -> tuple[PerLevel, PerLevel]:
+    @staticmethod
+    def step_variance(t: Moment, s: Moment) -> tuple[PerLevel, PerLevel]:
         """Variances of q(x_t | x_s) and of q(x_s | x_t, x0), s < t.
 
         sigma_t^2 - (alpha_t sigma_s / alpha_s)^2, and that times sigma_s^2 / sigma_t^2
         (DDPM, arXiv 2006.11239, equation 7).
         """
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
-        ratio = (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2  # SNR_t / SNR_s
+        ratio = (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2  # SNR_t / SNR_s
         fresh = (1 - ratio).clamp(min=0)  # rounding may step below 0
-        return sigma_t**2 * fresh, sigma_s**2 * fresh
+        return t.sigma**2 * fresh, s.sigma**2 * fresh
 
-    def posterior(
-        self, x0: Levels, x_t: Levels, t: Float[Tensor, " b"], s: Float[Tensor, " b"]
-    ) -> tuple[Levels, PerLevel]:
+    @classmethod
+    def posterior(cls, x0: Levels, x_t: Levels, t: Moment, s: Moment) -> tuple[Levels, PerLevel]:
         """Mean and variance of q(x_s | x_t, x0), s < t."""
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
-        large, small = self.step_variance(t, s)
-        keep = alpha_t * sigma_s**2 / (alpha_s * sigma_t**2)
-        pull = alpha_s * large / sigma_t**2
+        large, small = cls.step_variance(t, s)
+        keep = t.alpha * s.sigma**2 / (s.alpha * t.sigma**2)
+        pull = s.alpha * large / t.sigma**2
         parts = zip(x0, x_t, spread(keep, x_t), spread(pull, x_t), strict=True)
         return tuple(k * x + p * clean for clean, x, k, p in parts), small
 

@@ -78,7 +78,7 @@ class Cosine(Schedule):
     def __call__(self, t: Times) -> Times:
         first, last = self._angles()
         angle = first + t * (last - first)
-        return -2 * torch.log(torch.tan(angle.clamp(max=_before_half_pi(angle.dtype))))
+        return -2 * torch.log(torch.tan(angle.clamp(max=BEFORE_HALF_PI[angle.dtype])))
 
     def inverse(self, log_snr: Times) -> Times:
         first, last = self._angles()
@@ -96,12 +96,18 @@ LARGEST = 700.0  # whose exponential is finite
 
 
 def _before_half_pi(dtype: torch.dtype) -> float:
-    """The largest number of a precision below pi / 2: single precision rounds pi / 2 up, where the
-    tangent is below zero."""
     half_pi = torch.tensor(math.pi / 2, dtype=dtype, device="cpu")
     if float(half_pi) < math.pi / 2 or dtype == torch.float64:
         return float(half_pi)
     return float(torch.nextafter(half_pi, torch.zeros_like(half_pi)))
+
+
+# The largest number of a precision below pi / 2: single precision rounds pi / 2 up, where the
+# tangent is below zero. Numbers, so that a schedule reads no tensor back.
+BEFORE_HALF_PI = {
+    dtype: _before_half_pi(dtype)
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+}
 
 
 @schedules.register("sigmoid")

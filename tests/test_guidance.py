@@ -21,7 +21,14 @@ from hierdiff.process import VariancePreserving
 from hierdiff.registry import checked
 from hierdiff.schedules import Cosine, Shifted
 
-T = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+PROCESS = VariancePreserving([Shifted(Cosine(), 4, 2), Cosine()])
+
+
+def moment(time, rows=3):
+    return PROCESS.moment(torch.full((rows,), time, dtype=torch.float64), time)
+
+
+T = moment(0.5)
 
 
 def state(rows=3, fine_rows=None):
@@ -69,17 +76,17 @@ def test_a_scale_for_each_of_the_wrong_number_of_levels_is_refused():
         guided(Answer(1.0), Answer(0.0), [3.0, 1.0, 2.0])(state(), T, None)
 
 
-def test_guidance_acts_only_within_its_interval_row_by_row():
+@pytest.mark.parametrize(("time", "factor"), [(0.2, 1), (0.4, 2), (0.5, 2), (0.6, 2), (0.8, 1)])
+def test_guidance_acts_only_within_its_interval(time, factor):
     x = state()
-    out = guided(Answer(1.0), Answer(0.0), 2.0, interval=(0.4, 0.6))(x, T, None)
-    factor = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64).reshape(3, 1, 1, 1)
+    out = guided(Answer(1.0), Answer(0.0), 2.0, interval=(0.4, 0.6))(x, moment(time), None)
     torch.testing.assert_close(out.x0, tuple(factor * level for level in x))
 
 
 def test_outside_the_interval_the_weak_function_is_not_called():
     strong, weak = Answer(1.0, "s"), Answer(0.0, "w")
     denoise = guided(strong, weak, 2.0, interval=(0.4, 0.6))
-    out = denoise(state(1), T[:1], ("S", "W"))
+    out = denoise(state(1), moment(0.2, 1), ("S", "W"))
     assert (strong.calls, weak.calls) == (1, 0)
     assert out.carry == ("Ss", "W")
 
@@ -109,15 +116,13 @@ def test_guidance_does_not_write_into_what_the_strong_function_gave():
 
 def test_a_level_with_the_first_rows_only_is_guided_too():
     x = state(3, fine_rows=2)
-    out = guided(Answer(1.0), Answer(0.0), 2.0, interval=(0.4, 1))(x, T, None)
-    torch.testing.assert_close(out.x0[0], x[0] * torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1))
+    out = guided(Answer(1.0), Answer(0.0), 2.0)(x, T, None)
+    torch.testing.assert_close(out.x0, tuple(2 * level for level in x))
 
 
 @pytest.mark.parametrize("kind", sorted(PREDICTIONS))
 def test_guidance_is_the_same_in_every_prediction_space(kind):
-    process = VariancePreserving([Shifted(Cosine(), 4, 2), Cosine()])
-    x = state()
-    alpha, sigma = process.alpha_sigma(T)
+    x, alpha, sigma = state(), T.alpha, T.sigma
     out = guided(Answer(0.9), Answer(0.1), 2.5)(x, T, None)
     for i, level in enumerate(x):
         a, s = alpha[:, i].reshape(3, 1, 1, 1), sigma[:, i].reshape(3, 1, 1, 1)

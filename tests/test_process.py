@@ -89,12 +89,13 @@ def test_posterior_and_transition_are_bayes_rule_for_gaussians(name, t, s):
     process = build(name)
     t, s = at(t), at(s)
     (alpha_t, sigma_t), (alpha_s, sigma_s) = process.alpha_sigma(t), process.alpha_sigma(s)
-    large, small = process.step_variance(t, s)
+    here, there = process.moment(t), process.moment(s)
+    large, small = process.step_variance(here, there)
     ratio = alpha_t / alpha_s
     torch.testing.assert_close(large, sigma_t**2 - ratio**2 * sigma_s**2, rtol=1e-6, atol=1e-12)
     torch.testing.assert_close(1 / small, ratio**2 / large + sigma_s**-2, rtol=1e-6, atol=0)
     x0, x_t = state(1), state(1)
-    mean, variance = process.posterior(x0, x_t, t, s)
+    mean, variance = process.posterior(x0, x_t, here, there)
     torch.testing.assert_close(variance, small)
     for i in range(2):
         from_t = ratio[0, i] / large[0, i] * x_t[i]
@@ -106,7 +107,9 @@ def test_posterior_and_transition_are_bayes_rule_for_gaussians(name, t, s):
 def test_posterior_at_zero_is_the_clean_image(name):
     process = build(name, [Shifted(Cosine(log_snr_max=80), 16, 8), Cosine(log_snr_max=80)])
     x0 = state(1)
-    mean, variance = process.posterior(x0, state(1), at(0.5), at(0.0))
+    mean, variance = process.posterior(
+        x0, state(1), process.moment(at(0.5)), process.moment(at(0.0))
+    )
     torch.testing.assert_close(mean, x0)
     assert float(variance.max()) < 1e-30
 

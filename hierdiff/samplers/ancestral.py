@@ -13,7 +13,7 @@ from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
 from hierdiff.options import check_fields
 from hierdiff.process import GaussianProcess
-from hierdiff.samplers.integrate import Sampler, State, samplers
+from hierdiff.samplers.integrate import Sampler, State, Step, samplers
 
 Variance = Literal["small", "large", "learned"]
 
@@ -33,20 +33,14 @@ class Ancestral(Sampler):
         object.__setattr__(self, "uses_variance", self.variance == "learned")
 
     def __call__(
-        self,
-        denoise: Denoise,
-        process: GaussianProcess,
-        x: Levels,
-        t: Tensor,
-        s: Tensor,
-        state: State,
-        noise: Noise,
+        self, denoise: Denoise, x: Levels, step: Step, state: State, noise: Noise
     ) -> tuple[Levels, State]:
+        t, s, last = step
         out = denoise(x, t, state.carry)
-        mean, _ = process.posterior(out.x0, x, t, s)
-        if float(s.max()) == 0:
+        mean, _ = GaussianProcess.posterior(out.x0, x, t, s)
+        if last:
             return mean, State(out.carry)
-        large, small = process.step_variance(t, s)
+        large, small = GaussianProcess.step_variance(t, s)
         columns = zip(mean, spread(small, x), spread(large, x), strict=True)
         moved = []
         for i, (level, low, high) in enumerate(columns):

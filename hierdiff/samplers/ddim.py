@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from hierdiff.guidance import Denoise
 from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
 from hierdiff.options import NonNegative, check_fields
 from hierdiff.process import GaussianProcess
-from hierdiff.samplers.integrate import Sampler, State, eps_of, samplers
+from hierdiff.samplers.integrate import Sampler, State, Step, eps_of, samplers
 
 
 @samplers.register("ddim")
@@ -29,26 +27,18 @@ class DDIM(Sampler):
         check_fields(self, "ddim")
 
     def __call__(
-        self,
-        denoise: Denoise,
-        process: GaussianProcess,
-        x: Levels,
-        t: Tensor,
-        s: Tensor,
-        state: State,
-        noise: Noise,
+        self, denoise: Denoise, x: Levels, step: Step, state: State, noise: Noise
     ) -> tuple[Levels, State]:
+        t, s, last = step
         out = denoise(x, t, state.carry)
-        eps = eps_of(x, out.x0, *process.alpha_sigma(t))
-        alpha, sigma = process.alpha_sigma(s)
+        eps = eps_of(x, out.x0, t)
         if self.eta == 0:
-            parts = zip(out.x0, eps, spread(alpha, x), spread(sigma, x), strict=True)
+            parts = zip(out.x0, eps, spread(s.alpha, x), spread(s.sigma, x), strict=True)
             return tuple(a * clean + b * e for clean, e, a, b in parts), State(out.carry)
-        _, small = process.step_variance(t, s)
+        _, small = GaussianProcess.step_variance(t, s)
         fresh = self.eta**2 * small
-        kept = (sigma**2 - fresh).clamp(min=0).sqrt()
-        columns = [spread(values, x) for values in (alpha, kept, fresh.sqrt())]
-        last = float(s.max()) == 0
+        kept = (s.sigma**2 - fresh).clamp(min=0).sqrt()
+        columns = [spread(values, x) for values in (s.alpha, kept, fresh.sqrt())]
         moved = tuple(
             a * clean + k * e + (0 if last else f * noise(e.shape))
             for clean, e, a, k, f in zip(out.x0, eps, *columns, strict=True)

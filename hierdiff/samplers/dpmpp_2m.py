@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from hierdiff.guidance import Denoise
 from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
-from hierdiff.process import GaussianProcess
-from hierdiff.samplers.integrate import Sampler, State, samplers
+from hierdiff.samplers.integrate import Sampler, State, Step, samplers
 
 
 @samplers.register("dpmpp_2m")
@@ -24,25 +22,17 @@ class DPMpp2M(Sampler):
     """
 
     def __call__(
-        self,
-        denoise: Denoise,
-        process: GaussianProcess,
-        x: Levels,
-        t: Tensor,
-        s: Tensor,
-        state: State,
-        noise: Noise,
+        self, denoise: Denoise, x: Levels, step: Step, state: State, noise: Noise
     ) -> tuple[Levels, State]:
+        t, s, last = step
         out = denoise(x, t, state.carry)
-        (_, sigma_t), (alpha_s, sigma_s) = process.alpha_sigma(t), process.alpha_sigma(s)
-        h = (process.log_snr(s) - process.log_snr(t)) / 2
+        h = (s.log_snr - t.log_snr) / 2
         x0 = out.x0
-        if state.history is not None:
+        if state.history is not None and not last:
             before, h_before = state.history
-            share = torch.where((s > 0)[:, None], h / (2 * h_before), 0.0)
-            parts = zip(out.x0, before, spread(share, x), strict=True)
-            x0 = tuple(now + r * (now - last) for now, last, r in parts)
-        keep, pull = spread(sigma_s / sigma_t, x), spread(-alpha_s * torch.expm1(-h), x)
+            parts = zip(out.x0, before, spread(h / (2 * h_before), x), strict=True)
+            x0 = tuple(now + r * (now - then) for now, then, r in parts)
+        keep, pull = spread(s.sigma / t.sigma, x), spread(-s.alpha * torch.expm1(-h), x)
         moved = tuple(
             k * level + p * clean for level, clean, k, p in zip(x, x0, keep, pull, strict=True)
         )

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from hierdiff.guidance import Denoise
 from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
-from hierdiff.process import GaussianProcess
-from hierdiff.samplers.integrate import Sampler, State, eps_of, samplers
+from hierdiff.samplers.integrate import Sampler, State, Step, eps_of, samplers
 
 
 @samplers.register("heun")
@@ -24,24 +21,17 @@ class Heun(Sampler):
     calls_per_step = 2
 
     def __call__(
-        self,
-        denoise: Denoise,
-        process: GaussianProcess,
-        x: Levels,
-        t: Tensor,
-        s: Tensor,
-        state: State,
-        noise: Noise,
+        self, denoise: Denoise, x: Levels, step: Step, state: State, noise: Noise
     ) -> tuple[Levels, State]:
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = process.alpha_sigma(t), process.alpha_sigma(s)
-        d_alpha, d_sigma = spread(alpha_s - alpha_t, x), spread(sigma_s - sigma_t, x)
+        t, s, last = step
+        d_alpha, d_sigma = spread(s.alpha - t.alpha, x), spread(s.sigma - t.sigma, x)
         out = denoise(x, t, state.carry)
-        eps = eps_of(x, out.x0, alpha_t, sigma_t)
+        eps = eps_of(x, out.x0, t)
         ahead = _moved(x, out.x0, eps, d_alpha, d_sigma)
-        if float(s.max()) == 0:
+        if last:
             return ahead, State(out.carry)
         end = denoise(ahead, s, out.carry)
-        end_eps = eps_of(ahead, end.x0, alpha_s, sigma_s)
+        end_eps = eps_of(ahead, end.x0, s)
         x0 = tuple((a + b) / 2 for a, b in zip(out.x0, end.x0, strict=True))
         eps = tuple((a + b) / 2 for a, b in zip(eps, end_eps, strict=True))
         return _moved(x, x0, eps, d_alpha, d_sigma), State(end.carry)

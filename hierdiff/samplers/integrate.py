@@ -1,7 +1,8 @@
 """The sampler protocol and the only loop.
 
-A sampler is a rule for one step from t to s < t: it sees a denoise function and a process, never a
-network. For every process here dx = x0 d(alpha) + eps d(sigma), so a rule needs no derivatives.
+A sampler is a rule for one step from t to s < t: it sees a denoise function and the coefficients at
+both times, never a network. For every process here dx = x0 d(alpha) + eps d(sigma), so a rule needs
+no derivatives.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from hierdiff.guidance import Carry, Denoise
 from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
-from hierdiff.process import GaussianProcess
+from hierdiff.process import GaussianProcess, Moment
 from hierdiff.registry import Registry
 
 
@@ -29,22 +30,24 @@ class State(NamedTuple):
     history: Any = None
 
 
+class Step(NamedTuple):
+    """One step of a trajectory, from the moment t to s. last: it ends at time 0, without noise."""
+
+    t: Moment
+    s: Moment
+    last: bool
+
+
 class Sampler(ABC):
-    """A step rule; frozen, so that one object serves any number of trajectories."""
+    """A step rule; frozen, so that one object serves any number of trajectories. It reads no tensor
+    back, which would wait for the device at every step."""
 
     calls_per_step: int = 1
     uses_variance: bool = False  # does it need `Denoised.variance`
 
     @abstractmethod
     def __call__(
-        self,
-        denoise: Denoise,
-        process: GaussianProcess,
-        x: Levels,
-        t: Float[Tensor, " b"],
-        s: Float[Tensor, " b"],
-        state: State,
-        noise: Noise,
+        self, denoise: Denoise, x: Levels, step: Step, state: State, noise: Noise
     ) -> tuple[Levels, State]: ...
 
 
@@ -71,19 +74,16 @@ def integrate(
     the state becomes NaN or infinite: looked up once, at the end, since each look waits for the
     device.
     """
-    moments = check_times(times)
+    falling = check_times(times)
     state = State(carry)
-    first = x[-1]
     finite: list[Tensor] = []  # after each step, of each level
-    for i, (t, s) in enumerate(pairwise(moments)):
-        both = torch.tensor([t, s], dtype=first.dtype, device=first.device)
-        now, then = both[:, None].expand(2, len(first))
-        x, state = step(denoise, process, x, now, then, state, noise)
+    for i, (t, s) in enumerate(pairwise(process.trajectory(falling, x))):
+        x, state = step(denoise, x, Step(t, s, last=falling[i + 1] == 0), state, noise)
         finite.append(torch.stack([level.isfinite().all() for level in x]))
         if watch is not None:
-            watch(i, s, x)
-    if finite and not first.is_meta:
-        check_finite(torch.stack(finite), moments, x, what)
+            watch(i, falling[i + 1], x)
+    if finite and not x[-1].is_meta:
+        check_finite(torch.stack(finite), falling, x, what)
     return x
 
 
@@ -115,12 +115,7 @@ def check_finite(
     )
 
 
-def eps_of(
-    x: Levels,
-    x0: Levels,
-    alpha: Float[Tensor, "b levels"],
-    sigma: Float[Tensor, "b levels"],
-) -> Levels:
+def eps_of(x: Levels, x0: Levels, t: Moment) -> Levels:
     """The noise that is left when x0 is taken out of x: (x - alpha x0) / sigma."""
-    parts = zip(x, x0, spread(alpha, x), spread(sigma, x), strict=True)
+    parts = zip(x, x0, spread(t.alpha, x), spread(t.sigma, x), strict=True)
     return tuple((level - a * clean) / s for level, clean, a, s in parts)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hierdiff.guidance import Denoised
+from hierdiff.guidance import Denoised, guided
 from hierdiff.noise import from_generator
 from hierdiff.process import VariancePreserving, processes
 from hierdiff.samplers import grids, integrate, samplers
@@ -30,7 +31,7 @@ class Watched:
         self.joint, self.times, self.carries = Joint(process), [], []
 
     def __call__(self, x, t, carry=None):
-        self.times.append(float(t[0]))
+        self.times.append(t.time)
         self.carries.append(carry)
         x0 = tuple(level.to(x[i].dtype) for i, level in enumerate(self.exact(x, t)))
         return Denoised(x0, (carry or 0) + 1)
@@ -69,6 +70,38 @@ def test_the_carry_goes_from_call_to_call(name):
     denoise = Watched()
     run(name, denoise, carry=10)
     assert denoise.carries == list(range(10, 10 + len(denoise.carries)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_coefficients_are_computed_once_for_each_time(name, monkeypatch):
+    """7 times of 2 levels: 14 calls of a schedule."""
+    calls = []
+    ours = Cosine.__call__
+    monkeypatch.setattr(Cosine, "__call__", lambda self, t: calls.append(t) or ours(self, t))
+    run(name, lambda x, t, carry: Denoised(x))
+    assert len(calls) == 14
+
+
+class Reads(TorchDispatchMode):
+    """Counts what reads a tensor back to the host."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_rule_reads_a_tensor_back(name):
+    """The times, once before the first step, and whether all was finite, once after the last."""
+    counts = []
+    for steps in (3, 9):
+        with Reads() as reads:
+            run(name, guided(lambda x, t, c: Denoised(x), lambda x, t, c: Denoised(x), 2.0,
+                             interval=(0.2, 0.8)), steps=steps)  # fmt: skip
+        counts.append(reads.count)
+    assert counts == [1, 1]
 
 
 @pytest.mark.parametrize("name", NAMES)

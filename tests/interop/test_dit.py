@@ -90,10 +90,11 @@ def test_the_guided_forward_mixes_the_first_three_channels_alone():
     assert none == 10 and label != 10 and metadata["cfg_scale"] == "1.5"
     x, t = tensors["cfg_x_t"][:1].double(), (tensors["cfg_t"][:1] + 1).double() / 1000
     strong, weak = (stage().denoise(Cond(labels=torch.tensor([n]))) for n in (label, -1))
-    alpha, sigma = (float(part) for part in stage().process.alpha_sigma(t))
+    moment = stage().process.moment(t, float(t))
+    alpha, sigma = float(moment.alpha), float(moment.sigma)
     with torch.no_grad():
-        out = guided(strong, weak, 1.5, channels=slice(3))((x,), t, None)
-        alone = [side((x,), t, None) for side in (strong, weak)]
+        out = guided(strong, weak, 1.5, channels=slice(3))((x,), moment, None)
+        alone = [side((x,), moment, None) for side in (strong, weak)]
     eps, *rest = [(x - alpha * part.x0[0]) / sigma for part in (out, *alone)]
     wanted = tensors["cfg_output"]
     close(eps[0], wanted[0, :4])

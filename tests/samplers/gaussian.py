@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hierdiff.guidance import Denoised
 from hierdiff.levels import Levels, pyramid, spread
-from hierdiff.process import GaussianProcess
+from hierdiff.process import GaussianProcess, Moment
 
 
 class Pixel:
@@ -25,9 +25,8 @@ class Pixel:
     def __init__(self, process: GaussianProcess, variance: float):
         self.process, self.variance = process, variance
 
-    def __call__(self, x: Levels, t: Tensor, carry=None) -> Denoised:
-        alpha, sigma = self.process.alpha_sigma(t)
-        gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
+    def __call__(self, x: Levels, t: Moment, carry=None) -> Denoised:
+        gain = t.alpha * self.variance / (t.alpha**2 * self.variance + t.sigma**2)
         return Denoised(tuple(g * level for g, level in zip(spread(gain, x), x, strict=True)))
 
 
@@ -71,9 +70,8 @@ class Joint:
         gain = torch.linalg.solve(seen, b @ self.covariance).T
         return torch.cat(self.pooled) @ gain
 
-    def __call__(self, x: Levels, t: Tensor, carry=None) -> Denoised:
-        """All examples stand at the same time."""
-        return Denoised(self.split(self.stacked(x) @ self.matrix(float(t[0])).T))
+    def __call__(self, x: Levels, t: Moment, carry=None) -> Denoised:
+        return Denoised(self.split(self.stacked(x) @ self.matrix(t.time).T))
 
     def marginal(self, t: float) -> Tensor:
         """Covariance of the stacked noisy levels."""

@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hierdiff.guidance import Denoised
 from hierdiff.noise import given
 from hierdiff.process import VarianceExploding, VariancePreserving
 from hierdiff.samplers import grids, integrate, samplers
-from hierdiff.samplers.integrate import State
+from hierdiff.samplers.integrate import State, Step
 from hierdiff.schedules import Cosine, LinearBeta, Power
 from tests.samplers.gaussian import Pixel
 
@@ -111,16 +112,10 @@ def final_variance(rule, data, steps, **options):
     times = torch.cat([(index + 1) / 1000, at(0)])
     step = samplers.build({"name": rule, **dict(options)})
     variance = 1.0
-    for t, s in zip(times, times[1:], strict=False):
-        (moved,), _ = step(
-            denoise,
-            process,
-            (at(1, 0)[:, None],),
-            t.expand(2),
-            s.expand(2),
-            State(),
-            lambda shape: at(0, 1)[:, None],
-        )
+    x = (at(1, 0)[:, None],)
+    for t, s in pairwise(process.trajectory(times.tolist(), x)):
+        now = Step(t, s, last=s.time == 0)
+        (moved,), _ = step(denoise, x, now, State(), lambda shape: at(0, 1)[:, None])
         variance = float(moved[0]) ** 2 * variance + float(moved[1]) ** 2
     return variance
 
@@ -153,10 +148,9 @@ class Mixture:
         self.process, self.variance = process, variance
 
     def __call__(self, x, t, carry=None):
-        _, sigma = self.process.alpha_sigma(t)
-        total = self.variance + sigma**2
+        total = self.variance + t.sigma**2
         (z,) = x
-        return Denoised((self.variance * z / total + sigma**2 / total * torch.tanh(z / total),))
+        return Denoised((self.variance * z / total + t.sigma**2 / total * torch.tanh(z / total),))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +165,7 @@ class Mixture:
 def test_the_exact_denoiser_of_two_gaussians(x, sigma, wanted):
     process = VarianceExploding([Power()])
     t = Power().inverse(-2 * at(float(sigma)).log())
-    (found,) = Mixture(process)((at(float(x))[:, None],), t).x0
+    (found,) = Mixture(process)((at(float(x))[:, None],), process.moment(t)).x0
     assert float(found) == pytest.approx(wanted, rel=1e-9)
 
 

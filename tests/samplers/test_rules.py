@@ -9,11 +9,11 @@ from hierdiff.guidance import Denoised
 from hierdiff.noise import given
 from hierdiff.process import VariancePreserving
 from hierdiff.samplers import grids, integrate, samplers
-from hierdiff.samplers.integrate import State
+from hierdiff.samplers.integrate import State, Step
 from hierdiff.schedules import Cosine, GammaLinear, Limited, Shifted
 
 PROCESS = VariancePreserving([Shifted(Cosine(), 4, 2), Cosine()])
-T, S = torch.tensor([0.7], dtype=torch.float64), torch.tensor([0.4], dtype=torch.float64)
+T, S = (PROCESS.moment(torch.tensor([time], dtype=torch.float64), time) for time in (0.7, 0.4))
 
 
 def ones(value=1.0):
@@ -26,7 +26,7 @@ def step(options, variance):
 
     start = ones(0.5)
     (end, _) = samplers.build(options)(
-        denoise, PROCESS, start, T, S, State(), lambda shape: torch.ones(shape).double()
+        denoise, start, Step(T, S, last=False), State(), lambda shape: torch.ones(shape).double()
     )
     return end
 
@@ -80,7 +80,7 @@ def test_a_state_that_is_not_finite_is_an_error_with_step_and_level(name, value)
     seen = []
 
     def denoise(x, t, carry):
-        seen.append(float(t.max()))
+        seen.append(t.time)
         x0 = tuple(torch.tanh(level) for level in x)
         if len(seen) == 2 * calls + 1:
             x0[1][0, 0, 0, 0] = value
@@ -101,12 +101,11 @@ def test_ancestral_sampling_goes_through_equal_noise_levels():
     """In single precision two times may have one log_snr: no variance, and no NaN."""
     process = VariancePreserving([Limited(GammaLinear(), log_snr_min=-20, log_snr_max=20)])
     t = torch.full((1,), 1e-7)
+    step = Step(process.moment(t), process.moment(t * (1 - 1e-7)), last=False)
     for variance in ("small", "large"):
         rule = samplers.build({"name": "ancestral", "variance": variance})
         x = (torch.ones(1, 1, 2, 2),)
-        (end,), _ = rule(
-            lambda x, t, carry: Denoised(x), process, x, t, t * (1 - 1e-7), State(), torch.ones
-        )
+        (end,), _ = rule(lambda x, t, carry: Denoised(x), x, step, State(), torch.ones)
         assert end.isfinite().all()
 
 
