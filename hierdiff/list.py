@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hierdiff.registry import ROLES, load_plugins, suggest
+from hierdiff.registry import REGISTRIES, load_plugins, suggest
 
 PAPER = re.compile(r"arXiv[ :]\d{4}\.\d{4,5}(?:v\d+)?")
 SYNONYMS = {"data": "datasets"}
@@ -34,7 +34,7 @@ def parts() -> dict[str, Mapping[str, Callable[..., Any]]]:
     from hierdiff.metrics.fidelity import METRICS
 
     load_plugins()
-    roles = {plural(role): {name: r.get(name) for name in r} for role, r in ROLES.items()}
+    roles = {plural(role): {name: r.get(name) for name in r} for role, r in REGISTRIES.items()}
     return {**roles, "metrics": {name: metric.made for name, metric in METRICS.items()}}
 
 

@@ -45,7 +45,7 @@ def load_plugins() -> None:
             ) from error
 
 
-ROLES: dict[str, Registry[Any]] = {}  # every registry by its role
+REGISTRIES: dict[str, Registry[Any]] = {}  # every registry by its role
 
 
 class UnknownOption(ValueError):
@@ -66,7 +66,7 @@ class Registry(Generic[T]):
         self.role = role
         self.base = base
         self._entries: dict[str, Callable[..., T]] = {}
-        ROLES[role] = self
+        REGISTRIES[role] = self
         options.ROLES[base] = role
 
     def __iter__(self) -> Iterator[str]:
@@ -211,7 +211,7 @@ def _check_inside(value: Any, annotation: Any, place: str) -> None:
             if part not in options.ROLES:
                 checked(part, value, part.__name__.lower(), place)
             elif isinstance(name := value.get("name"), str):
-                role = ROLES[options.ROLES[part]]
+                role = REGISTRIES[options.ROLES[part]]
                 checked(role.get(name), value, f"{role.role} {name!r}", place)
 
 
