@@ -97,10 +97,11 @@ def train(
 def say_data(method: Method, data: ImageData) -> None:
     """What was found, and what of it no network reads."""
     log.info(data.summary())
-    if data.class_names and not any(getattr(part, "classes", 0) for part in method.modules()):
+    reads = method.reads
+    if data.class_names and reads is not None and not reads.classes:
         log.warning(
-            "labels are not used: the data has %d classes, and no network of the method has any "
-            "(built with offered=data.facts it has)",
+            "labels are not used: the data has %d classes, and no network of the method reads any "
+            "(built with offered=data.facts it does)",
             len(data.class_names),
         )
 
