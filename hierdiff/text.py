@@ -31,6 +31,7 @@ from hierdiff.registry import Registry, suggest
 
 log = logging.getLogger(__name__)
 BATCH = 64  # captions in one call of an encoder
+FORMAT = 2  # of kept states; raised when their form changes
 
 
 class TextEncoder(ABC):
@@ -320,7 +321,7 @@ def encoded(encoder: TextEncoder, captions: Sequence[str], cache: Path) -> Encod
     distinct = sorted(set(captions))
     source = source_of(type(encoder).__module__)
     key = encoder.identity if source is None else f"{encoder.identity} : {source}"
-    place = hashlib.sha256(repr((key, distinct)).encode()).hexdigest()[:16]
+    place = hashlib.sha256(repr((FORMAT, key, distinct)).encode()).hexdigest()[:16]
     shape = (len(distinct), encoder.length, encoder.width + 1)
     states = kept_array(
         cache / f"text-{place}.tokens.npy", shape, np.dtype("float32"), _states(encoder, distinct)

@@ -8,6 +8,7 @@ split. Read from the package elpv-dataset, a local folder, or what `hierdiff.dat
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -98,7 +99,8 @@ def read_table(path: Path) -> list[tuple[str, str, str]]:
 def source(root: str | Path | None, cache: Path) -> Path:
     """The folder with labels.csv: `root`, else the installed package, else what was fetched."""
     if root is not None:
-        for folder in (Path(root).expanduser(), Path(root).expanduser() / "elpv_dataset" / "data"):
+        top = Path(os.path.expanduser(root))
+        for folder in (top, top / "elpv_dataset" / "data"):
             if (folder / "labels.csv").is_file():
                 return folder
         raise FileNotFoundError(

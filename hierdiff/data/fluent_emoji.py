@@ -16,6 +16,7 @@ A local folder (`root`) holds the two packages unpacked side by side:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
 
 def source(root: str | Path | None, cache: Path) -> Path:
     """The folder with both packages: `root`, else what was fetched."""
-    folder = Path(root).expanduser() if root is not None else fetched(cache)
+    folder = Path(os.path.expanduser(root)) if root is not None else fetched(cache)
     wanted = (folder / "fluent-emoji-3d" / "assets", folder / "emojibase-data" / "en")
     if all(path.is_dir() for path in wanted):
         return folder

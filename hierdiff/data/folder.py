@@ -147,7 +147,7 @@ def folder(
 
 
 def existing(path: str | Path, option: str) -> Path:
-    top = Path(path).expanduser()
+    top = Path(os.path.expanduser(path))
     if not top.is_dir():
         raise FileNotFoundError(
             f"image folder {top} does not exist: set data.{option} to one that does"
@@ -251,7 +251,7 @@ def captions_of(
     """Captions by key, or None where there is no file: `given`, else those beside the images, in
     `top` and in the folders of its parts. A line that is none is an error."""
     if given is not None:
-        path = Path(given).expanduser()
+        path = Path(os.path.expanduser(given))
         if not path.is_file():
             raise FileNotFoundError(f"captions file {path} does not exist: set data.captions")
         return read_captions(path, {key: key for key in keys})
