@@ -169,7 +169,8 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def start(out: Path, images: Sequence[Mapping[str, Any]], sides: Sequence[int]) -> None:
     """Removes what an earlier call wrote, and lists what this one will write."""
-    for path in own_files(out):
+    listed_last = sorted(own_files(out), key=lambda path: path.name == LIST)
+    for path in listed_last:  # until they are gone the list says whose they are
         path.unlink()
         if path.parent != out and not any(path.parent.iterdir()):
             path.parent.rmdir()
