@@ -68,8 +68,11 @@ def with_sentences(compose: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return compose(*args, **kwargs)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ValueError(sentence(error)) from error
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            said = sentence(error)
+            if isinstance(error, ValueError) and said == str(error):
+                raise
+            raise ValueError(said) from error
 
     return call
 
