@@ -86,6 +86,26 @@ def test_digests_kept_beside_the_cache_are_those_of_the_pixels(data):
     assert replace(part, digests=None).sha256 == part.sha256
 
 
+def test_a_line_says_what_was_found(data):
+    said, test = data.summary(), len(data.part("test"))
+    assert "\n" not in said and said.startswith(
+        f"data {data.name}: {len(data)} images of {SIDE} px"
+    )
+    assert f"train {len(data) - test}, test {test}" in said and "none skipped" in said
+    assert ("no classes" in said) == (not data.class_names)
+    assert data.part("train").summary() == said
+
+
+def test_another_label_caption_or_split_is_another_hash(data):
+    change = {"in_test": ~data.tested}
+    if data.labels is not None:
+        change |= {"labels": np.roll(data.labels, 1), "class_names": data.class_names[::-1]}
+    if data.captions is not None:
+        change["captions"] = ("other", *data.captions[1:])
+    hashes = {replace(data, **{name: value}).sha256 for name, value in change.items()}
+    assert len(hashes | {data.sha256}) == len(change) + 1
+
+
 def test_captions_can_be_encoded_and_the_encoder_rebuilt(data, node):
     if data.captions is None:
         with pytest.raises(ValueError, match="no captions"):
