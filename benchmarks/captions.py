@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmarks.formats import MISSING, number
-from benchmarks.presets import COSTS, UNITS, Preset
-from hierdiff.record import Record, Row
+from benchmarks.digits import number
+from benchmarks.formats import MISSING
+from benchmarks.presets import ALIKE, COSTS, UNITS, Preset
+from hierdiff.record import ALONE, Record, Row
 from hierdiff.results import hardware, machine
 
 PRETRAINED = "‡"
 CASES = ("train", "sample")  # of which a cost is made
+TRAINING, SAMPLING = "training", "sampling"  # seeds
+BOTH = (
+    ": sqrt(between^2 + within^2), between the means of training seeds and within one over "
+    "sampling seeds."
+)
 PER_IMAGE = {"flops_per_image": ("GFLOPs an image", 1e9), "latency": ("s an image", 1.0)}
 
 
@@ -42,6 +48,21 @@ def caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset) 
     )
     if costs and wanted.costs:
         parts.append(f"Cost on {'; '.join(costs)}.")
+        if not wanted.finest and len({c["resolution"] for r in records for c in r.cost}) > 1:
+            parts.append(
+                "Cost at a resolution is that of the trajectory that makes the native images "
+                "there, and of training its last stage; pooled images cost what the finest do."
+            )
+    if len(records) > 1 and (found or (costs and wanted.costs)):
+        parts.append(
+            "Bold: the best, or not apart from it at 95 %; nothing is marked in a column where "
+            "nothing is apart or a spread is unknown"
+            + (
+                f" or a timing noisy; memory closer than {100 * ALIKE:.0f} % is alike."
+                if costs and wanted.costs
+                else "."
+            )
+        )
     return " ".join(parts)
 
 
@@ -91,8 +112,23 @@ def _seeds(records: Sequence[Record], found: Sequence[Row]) -> Iterator[str]:
     draws = sorted({len(q["values"]) for q in single if q in found and q.get("spread") is not None})
     if draws:
         yield f"{MISSING.join(map(str, dict.fromkeys((draws[0], draws[-1]))))} sampling seeds."
-    if any(q.get("spread") is not None for q in found):
-        yield "±: standard deviation over seeds; bold: best, or not apart from it at 95 %."
+    sources = {frozenset(_sources(q)) for q in found if q.get("spread") is not None}
+    if sources == {frozenset({SAMPLING})}:
+        yield "±: standard deviation over sampling seeds."
+    elif sources:
+        over = sorted(" and ".join(sorted(own, reverse=True)) for own in sources)
+        yield (
+            f"±: standard deviation of one result, over {' or '.join(over)} seeds"
+            + (BOTH if any(len(own) > 1 for own in sources) else ".")
+        )
+
+
+def _sources(q: Row) -> Iterator[str]:
+    """Over which seeds a spread is."""
+    if "between" in q:
+        yield TRAINING
+    if "between" not in q or q.get("within") is not None:
+        yield SAMPLING
 
 
 def notes(
@@ -116,16 +152,8 @@ def notes(
         }
         if len(machines) > 1:
             yield f"seconds of training are of different machines: {', '.join(sorted(machines))}"
-    spread = [
-        f"{row} at {c['resolution']} px{which}"
-        for row, record in rows.items()
-        for c in record.cost
-        if (which := noisy(c)) is not None
-    ]
-    if spread and wanted.costs:
-        yield f"times that spread widely: {', '.join(spread)}"
     if wanted.costs:
-        yield from _of_costs(rows)
+        yield from _of_costs(rows, alone=wanted.metrics == "none")
     for row, record in rows.items():
         yield from (f"{row}: {note}" for note in record.training.get("notes", ()))
     edited = [row for row, record in rows.items() if record.edited]
@@ -133,9 +161,18 @@ def notes(
         yield f"changed by hand since they were measured: {', '.join(edited)}"
 
 
-def _of_costs(rows: Mapping[str, Record]) -> Iterator[str]:
-    """What CPU processes held before the method, and why costs are missing."""
-    found = [(row, c) for row, record in rows.items() for c in record.cost]
+def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:
+    """Which timings are noisy, what CPU processes held before the method, why costs are missing,
+    and which were taken otherwise by an earlier version. alone: also of parts alone."""
+    found = [
+        (row, c)
+        for row, record in rows.items()
+        for c in record.cost
+        if alone or c.get("part") is None
+    ]
+    spread = [f"{row} at {_where(c)}{which}" for row, c in found if (which := noisy(c)) is not None]
+    if spread:
+        yield f"times that spread widely: {', '.join(dict.fromkeys(spread))}"
     bases = sorted(
         base
         for _, c in found
@@ -145,10 +182,24 @@ def _of_costs(rows: Mapping[str, Record]) -> Iterator[str]:
     if bases:
         had = MISSING.join(dict.fromkeys((number(round(bases[0])), number(round(bases[-1])))))
         yield f"memory on a CPU is that of the process, which had {had} MiB before the method"
-    for row, c in found:
-        failed = [f"{case}: {c[f'{case}_failure']}" for case in CASES if c.get(f"{case}_failure")]
-        if failed:
-            yield f"{row} at {c['resolution']} px, {'; '.join(failed)}"
+    failed = [
+        f"{row} at {_where(c)}, {'; '.join(reasons)}"
+        for row, c in found
+        if (reasons := [f"{k}: {c[f'{k}_failure']}" for k in CASES if c.get(f"{k}_failure")])
+    ]
+    yield from dict.fromkeys(failed)
+    older = dict.fromkeys(f"{row} ({c['train_step']})" for row, c in found if c.get("train_step"))
+    if older:
+        yield (
+            f"training timed by an earlier version, not with the step of the run: "
+            f"{', '.join(older)}; python -m benchmarks.cost times it again"
+        )
+
+
+def _where(cost: Row) -> str:
+    """`64x32 px` of a joint trajectory."""
+    sides = "x".join(str(side) for side in cost.get("trajectory") or [cost["resolution"]])
+    return f"{sides} px{f' ({ALONE})' if cost.get('part') else ''}"
 
 
 def noisy(cost: Row) -> str | None:

@@ -1,9 +1,12 @@
 """What a method costs at each resolution, each case in a process of its own.
 
-The cost at a resolution is that of the part of the method that makes images up to it (`Method.at`),
-with untrained weights: sampling goes through all stages of a cascade (parameters and FLOPs of an
-image are their sums, FLOPs of a call those of the last) and through the decoder of a codec,
-training is that of the last stage. One sample is end to end, from a caption to 8-bit pixels.
+The cost at a resolution is that of what makes the images measured there (`Method.at`): all levels
+that diffuse jointly, and of a cascade the stages up to it; weights are untrained. Sampling goes
+through all stages of a cascade (parameters and FLOPs of an image are their sums, FLOPs of a call
+those of the last) and through the decoder of a codec; training is that of the last stage, by the
+trainer's own step. One sample is end to end, from a caption to 8-bit pixels. Of levels that diffuse
+jointly, `cost.alone` also measures the network of the coarser ones without the rest, which makes
+none of the images that are measured: rows of their own, with the part "alone".
 
 Of several batch sizes, tried from the smallest until memory runs out, the one with the best
 throughput under the cap is kept. A process of its own isolates allocator, caches and crashes, and
@@ -44,40 +47,53 @@ from hierdiff.results import paths
 log = logging.getLogger(__name__)
 
 
+STEP = (  # options of `trainer` on which the time and memory of a step depend, beside those of Case
+    *("accumulate", "optimizer", "optimizer_options", "lr", "betas", "weight_decay", "clip"),
+    *("ema", "ema_ramp"),
+)
+
+
 def cases_of(
     config: Mapping[str, Any],
-    resolutions: Sequence[int],
+    trajectories: Sequence[Sequence[int]],
     wanted: Mapping[str, Any],
     device: str,
     caption: str = "",
 ) -> list[Case]:
-    """Training and sampling at each resolution, none for no repeats.
+    """Training and sampling of each trajectory, none for no repeats.
 
-    config: of a run, as it is kept beside its weights; wanted: `batches`, `repeats`, `memory_cap`.
+    config: of a run, as it is kept beside its weights; trajectories: see `work.trajectories`;
+    wanted: `batches`, `repeats`, `memory_cap`, and `alone` for parts of a trajectory as well.
     """
     if not wanted["repeats"]:
         return []
     if not wanted["batches"] or min(wanted["batches"]) < 1:
         raise ValueError(f"cost.batches={list(wanted['batches'])}: give sizes of 1 or more to try")
     trainer = config["trainer"]
+    step = {name: trainer[name] for name in STEP if name in trainer}
+    parts = [(tuple(sides), False) for sides in trajectories]
+    if wanted.get("alone"):
+        parts += [((side,), True) for sides in trajectories for side in sides[1:]]
     return [
         Case(
             method=config["method"],
             facts=config["facts"],
-            resolution=side,
+            trajectory=sides,
+            alone=alone,
             what=what,
             batches=sorted(wanted["batches"]),
             precision=trainer["precision"],
             device=device,
             channels_last=trainer["channels_last"],
             compile=trainer["compile"],
+            recipe=step if what == "train" else {},
             repeats=wanted["repeats"],
             threads=torch.get_num_threads(),
             memory_cap=wanted["memory_cap"],
             text=config["text"],
             caption=caption,
         )
-        for side in resolutions
+        for sides, alone in parts
         for what in ("train", "sample")
     ]
 
@@ -113,7 +129,7 @@ class Worker:
 
     @property
     def images_per_s(self) -> float:
-        return self.batch / statistics.median(self.times["seconds"])
+        return self.case.images(self.batch) / statistics.median(self.times["seconds"])
 
     def memory(self) -> dict[str, float | None]:
         """The peak so far: that of the allocator on a GPU, else that of the process. MiB."""
@@ -244,10 +260,13 @@ def _tried(
 
 
 def by_resolution(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Training and sampling of one resolution as one row, as records have it."""
-    merged: dict[int, dict[str, Any]] = {}
+    """Training and sampling as one row for each resolution of a trajectory, as records have it;
+    parts alone have rows of their own."""
+    merged: dict[tuple[int, str | None], dict[str, Any]] = {}
     for row in rows:
-        merged.setdefault(row["resolution"], {}).update(row)
+        for side in row["trajectory"]:
+            place = merged.setdefault((side, row["part"]), {})
+            place.update({**row, "resolution": side})
     return list(merged.values())
 
 
@@ -327,7 +346,7 @@ def _timed(
         wanted = {**record.config["cost"], **{k: v for k, v in asked.items() if v is not None}}
         config = configs[path]
         device = device_for(config["trainer"].get("accelerator"))
-        cases = cases_of(config, record.resolutions, wanted, device.type)
+        cases = cases_of(config, trajectories_of(record), wanted, device.type)
         owned += [(path, case) for case in cases]
     rows: dict[Path, list[Any]] = {path: [] for path in found}
     for what in ("train", "sample"):
@@ -335,6 +354,14 @@ def _timed(
         for (path, _), row in zip(chosen, costs([case for _, case in chosen], track), strict=True):
             rows[path].append(row)
     return rows
+
+
+def trajectories_of(record: Record) -> list[tuple[int, ...]]:
+    """Resolutions of one trajectory together where its costs say so, else each by itself."""
+    told = [tuple(c.get("trajectory") or ()) for c in record.cost if c.get("part") is None]
+    known = list(dict.fromkeys(told))
+    whole = sorted(side for sides in known for side in sides) == sorted(record.resolutions)
+    return known if whole else [(side,) for side in record.resolutions]
 
 
 def kept_config(folder: Path, trust: Collection[str] = ()) -> dict[str, Any]:

@@ -4,17 +4,15 @@ A frame has pairs (group, what) as columns; "what" ends in an arrow where one si
 `attrs` are
 
 caption, notes: above and beneath. data: of the rows. preset: the kind of table.
-spread: by column and row a pair (standard deviation, number of seeds), printed behind a ±.
+spread: by column and row a `Spread`, printed behind a ±.
 noise: the same over repeats of a timing, which is not printed.
+resolution: by column the part of a number below which two of them are alike.
 words: by column and row what stands in place of a number that could not be measured (`OOM`).
 scale: rows that are no method. published: rows that were not measured here, with their data set.
     Both stand last, in sections of their own, and take no part in what is best.
 
-The best method is bold and the second of three or more underlined (not in Markdown). Who cannot
-be told apart from the best shares its place: equal after rounding, or a gap within the 95 %
-interval of the difference of two means, t sqrt(s1^2/n1 + s2^2/n2) with Student's t of n1 + n2 - 2
-degrees of freedom. A row without a spread is taken as one draw with the other's. "–" stands for
-what is missing.
+What is bold or underlined (not in Markdown) is decided in benchmarks/best.py, how many digits a
+number has in benchmarks/digits.py. "–" stands for what is missing.
 """
 
 from __future__ import annotations
@@ -22,12 +20,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from benchmarks.best import DOWN, UP, Key, best, keys, methods, places, spreads
+from benchmarks.digits import number, with_spread
 from hierdiff.config import printable
 
 if TYPE_CHECKING:
@@ -35,31 +34,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MISSING = "–"
-UP, DOWN = "↑", "↓"
-ARROWS = {"low": f" {DOWN}", "high": f" {UP}", None: ""}  # which side is better
 WORDS = ("failure",)  # columns of sentences
 WIDE = 16  # columns of a LaTeX table; more are cut into tables below each other
 WIDTH_OF_SPREAD = 1.75  # of a column with deviations, in columns
-Key = tuple[str, str]
-
-
-def keys(table: pd.DataFrame) -> list[Key]:
-    """The columns as pairs (group, what)."""
-    return cast(list[Key], table.columns.to_list())
-
-
-def number(value: float) -> str:
-    """Three significant digits, more where they stand before the point; whole numbers as such."""
-    return f"{value:.0f}" if float(value).is_integer() else f"{value:.{decimals(value)}f}"
-
-
-def decimals(value: float) -> int:
-    """Digits behind the point that make three significant ones."""
-    return max(0, 2 - math.floor(math.log10(abs(value)))) if value else 2
-
-
-def rounded(value: float) -> str:
-    return f"{value:.{decimals(value)}f}"
 
 
 def text(value: Any) -> str:
@@ -75,17 +52,6 @@ def exact(value: Any) -> str:
     return f"{value:.10g}" if lossy else told
 
 
-def deviation(value: float, spread: float) -> str:
-    """A spread with the digits of its value, or one of its own where they are too few."""
-    told = f"{spread:.{decimals(value)}f}"
-    return told if spread == 0 or float(told) else f"{spread:.1g}"
-
-
-def spreads(table: pd.DataFrame, key: Key) -> dict[str, tuple[float, int]]:
-    """Of a column: row to standard deviation and number of seeds."""
-    return table.attrs.get("spread", {}).get(key, {})
-
-
 def cells(table: pd.DataFrame, key: Key) -> list[tuple[str, str]]:
     """The cells of a column as they are printed: value, and deviation or nothing."""
     known, published = spreads(table, key), table.attrs.get("published", {})
@@ -95,7 +61,7 @@ def cells(table: pd.DataFrame, key: Key) -> list[tuple[str, str]]:
         if row in instead:
             return instead[row], ""
         if row in known:
-            return rounded(value), deviation(value, known[row][0])
+            return with_spread(value, known[row].sd)
         return (exact(value) if row in published else text(value)), ""
 
     return [printed(row, value) for row, value in zip(table.index, table[key], strict=True)]
@@ -110,57 +76,6 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         },
         index=table.index,
     )
-
-
-def methods(table: pd.DataFrame) -> list[str]:
-    """The rows that compete."""
-    apart = {*table.attrs["scale"], *table.attrs.get("published", ())}
-    return [row for row in table.index if row not in apart]
-
-
-def places(table: pd.DataFrame) -> pd.DataFrame:
-    """1 for the best of two or more methods, 2 for the second of three or more, else 0."""
-    place = pd.DataFrame(0, index=table.index, columns=table.columns)
-    rows = methods(table)
-    for key in keys(table):
-        if key[1][-1] not in (UP, DOWN):
-            continue
-        values = {row: v for row, v in table[key].items() if row in rows and not pd.isna(v)}
-        left = sorted(values, key=lambda row: values[row], reverse=key[1].endswith(UP))
-        for rank in (1, 2)[: len(left) - 1]:
-            level = [row for row in left if not apart(table, key, left[0], row)]
-            place.loc[level, [key]] = rank
-            left = [row for row in left if row not in level]
-            if not left:
-                break
-    return place
-
-
-def best(table: pd.DataFrame) -> pd.DataFrame:
-    """Which cells are bold."""
-    return places(table) == 1
-
-
-def apart(table: pd.DataFrame, key: Key, row: str, other: str) -> bool:
-    """Whether two numbers of a column differ by more than rounding and their uncertainty."""
-    values, known = table[key], spreads(table, key) or table.attrs.get("noise", {}).get(key, {})
-    one, two = known.get(row), known.get(other)
-    if rounded(values[row]) == rounded(values[other]):
-        return False
-    if one is None or two is None:
-        sd, _ = one or two or (0.0, 1)
-        one, two = one or (sd, 1), two or (sd, 1)
-    (s1, n1), (s2, n2) = one, two
-    error = math.hypot(s1 / math.sqrt(n1), s2 / math.sqrt(n2))
-    return bool(abs(values[row] - values[other]) > student(n1 + n2 - 2) * error)
-
-
-@cache
-def student(freedom: int) -> float:
-    """95 % of |t| lies below."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, max(1, freedom)))
 
 
 def heading(key: Key) -> str:
@@ -234,8 +149,8 @@ def csv(table: pd.DataFrame) -> str:
         columns[name] = table[key].to_list()
         known = spreads(table, key)
         if known:
-            columns[f"{name} sd"] = [known.get(row, (None,))[0] for row in table.index]
-            seeds = [known[row][1] if row in known else None for row in table.index]
+            columns[f"{name} sd"] = [known[r].sd if r in known else None for r in table.index]
+            seeds = [known[row].count if row in known else None for row in table.index]
             columns[f"{name} seeds"] = pd.array(seeds, dtype="Int64")
         instead = table.attrs.get("words", {}).get(key)
         if instead:

@@ -2,17 +2,34 @@
 
 main: the first metric of the records, throughput, memory, what training spent. per_resolution: all
 metrics. cost: all costs and budgets. ablation: the options that differ, the first metric, costs at
-the finest resolution. all: everything.
+the finest resolution. all: everything, but for parts of a method alone, which
+have no quality and stand in `cost`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
 
-from benchmarks.formats import DOWN, UP
+from benchmarks.best import DOWN, UP, Spread
+from hierdiff.metrics.cost import is_unsteady
 from hierdiff.record import Row
 
-IQR = 1.349  # interquartile range of a standard normal
+ALIKE = 0.02  # memory closer than this part of itself is alike: what a process holds varies so much
+
+
+@cache
+def expected_iqr(n: int) -> float:
+    """Of n standard normals: 1.35 of many, less of few (0.56 of two). Blom's approximation of the
+    expected order statistics, between which quartiles are interpolated as `Timing.iqr` has them.
+    """
+    drawn = [NormalDist().inv_cdf((i - 0.375) / (n + 0.25)) for i in range(1, n + 1)]
+    place = 0.25 * (n - 1)
+    low = math.floor(place)
+    quartile = drawn[low] + (place - low) * (drawn[min(low + 1, n - 1)] - drawn[low])
+    return -2 * quartile
 
 
 @dataclass(frozen=True)
@@ -37,9 +54,20 @@ class Cost:
         """Which of the two cases gives it, "train" or "sample"."""
         return "train" if self.key.startswith(("train", "compile")) else "sample"
 
-    def deviation(self, cost: Row) -> tuple[float, int] | None:
-        """Of a time or rate the standard deviation of its repeats, in the shown unit, as a normal
-        of this interquartile range has it, and their number; None where it was not kept."""
+    @property
+    def resolution(self) -> float | None:
+        """The part of itself to which a number is known without repeats."""
+        return ALIKE if "_memory_" in self.key else None
+
+    def spread(self, cost: Row) -> Spread | None:
+        """Of a time or rate, in the shown unit; None where it is unknown: one repeat, or repeats
+        that are marked noisy.
+
+        The number is a median of n repeats, whose standard deviation s is told by their
+        interquartile range as that of n normals: its variance is pi/2 s^2/n at most. A mean over
+        k training seeds also varies by the variance between their medians over k; that of the
+        repeats is added and not taken off, which errs to the wide side.
+        """
         if self.key == "latency_s":
             seconds, iqr = cost.get(self.key), cost.get("latency_iqr_s")
         elif self.key.endswith("_images_per_s"):
@@ -47,9 +75,19 @@ class Cost:
             seconds, iqr = batch and batch / cost[self.key], cost.get(f"{self.case}_iqr_s")
         else:
             return None
-        if not seconds or iqr is None or not cost.get("repeats"):
+        n = cost.get("repeats") or 0
+        noisy = cost.get(f"{self.case}_noisy") or not seconds or is_unsteady(seconds, iqr)
+        if noisy or n < 2 or iqr is None:
             return None
-        return iqr / IQR / seconds * cost[self.key] * self.factor, cost["repeats"]
+        shown = cost[self.key] * self.factor
+        sd = iqr / expected_iqr(n) / seconds * shown
+        parts = {"repeats": (math.pi / 2 * sd**2 / n, n - 1)}
+        between = cost.get(f"{self.key}_between")
+        if between is not None:
+            runs, between = cost["runs"], between * self.factor
+            parts["training seeds"] = (between**2 / runs, runs - 1)
+            sd = math.hypot(sd, between)
+        return Spread(sd, n, parts)
 
 
 COSTS = (

@@ -22,7 +22,7 @@ import statistics
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,13 @@ from benchmarks.work import (
     META,
     Case,
     Sampled,
+    Shapes,
     Steps,
     built,
     device_for,
     flops_of_sample,
     flops_of_text,
+    trajectories,
 )
 from hierdiff.files import read_json, write_json
 from hierdiff.method import Diffusion, Method, Stage, methods
@@ -48,7 +50,7 @@ from hierdiff.metrics.cost import flops, time_call
 from hierdiff.record import content_hash, plain
 from hierdiff.train import Prepared
 from hierdiff.training import Summary
-from hierdiff.training.loop import stage_steps
+from hierdiff.training.loop import fabric_of, stage_steps
 
 log = logging.getLogger(__name__)
 
@@ -280,22 +282,17 @@ def counted(run: Prepared) -> Iterator[None]:
 
 
 def on_shapes(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
-    """Operations of a step by its number in the stage; None: of encoding a batch of images."""
+    """Operations of a step by its number in the stage; None: of encoding the images of a step."""
+    recipe = replace(run.recipe, precision="32-true", compile=False)
     with torch.device(META):
-        steps = Steps(stage, facts=run.data.facts, batch=batch, precision="32-true")
+        steps = Steps(Shapes(), stage, recipe, facts=run.data.facts, images=batch)
     return lambda step: flops(steps.prepare if step is None else lambda: steps(step))
 
 
 def by_clock(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
     """Seconds of a step, likewise."""
-    steps = Steps(
-        stage,
-        facts=run.data.facts,
-        batch=batch,
-        precision=run.recipe.precision,
-        channels_last=run.recipe.channels_last,
-        compiled=run.recipe.compile,
-    )
+    fabric = fabric_of(run.recipe, alone=True)
+    steps = Steps(fabric, stage, run.recipe, facts=run.data.facts, images=batch)
 
     def price(step: int | None) -> float:
         fn = steps.prepare if step is None else lambda: steps(step)
@@ -472,7 +469,7 @@ def _latency(run: Prepared, steps: int) -> float:
     case = Case(
         method=with_steps(run, steps),
         facts=run.data.facts,
-        resolution=run.method.resolutions[0],
+        trajectory=trajectories(run.method)[0],
         what="sample",
         batches=[1],
         precision=run.recipe.precision,

@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.formats import ARROWS
+from benchmarks.best import ARROWS
 from hierdiff.files import read_text
 
 FILE = Path(__file__).with_name("published.csv")

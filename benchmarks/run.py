@@ -45,6 +45,7 @@ from benchmarks.options import check_options
 from benchmarks.pictures import film, neighbour_sheet
 from benchmarks.protocol import Plan, device_of
 from benchmarks.tables import frame, rich_table
+from benchmarks.work import trajectories
 from hierdiff import training
 from hierdiff.command import command, plain
 from hierdiff.config import one_line
@@ -192,9 +193,8 @@ def measured(
     )
 
     log.info("cost, each case in a fresh process")
-    cases = cases_of(
-        run.config, run.method.resolutions, options["cost"], device.type, caption=caption_of(test)
-    )
+    made_by = trajectories(run.method)
+    cases = cases_of(run.config, made_by, options["cost"], device.type, caption=caption_of(test))
     record = Record(
         name=options["label"],
         method=run.config["method"]["name"],
@@ -366,7 +366,7 @@ def ready(options: dict[str, Any], folder: Path) -> Ready:
     measure = options["measure"]
     measure["metrics"] = settled_metrics(measure["metrics"], run.data, sides_of(measure, run))
     extractor = checked_extractor(measure, run)
-    cases_of(run.config, run.method.resolutions, options["cost"], "cpu")  # refuses what is none
+    cases_of(run.config, trajectories(run.method), options["cost"], "cpu")  # refuses what is none
     plan = protocol.planned(
         run, options["match"], folder, dry=bool(dry_run), timed=dry_run == TIMED
     )

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cost import cases_of, costs, track
+from benchmarks.digits import is_spread, printed
 from benchmarks.formats import said
 from benchmarks.work import Case, device_for
 from hierdiff.command import plain, with_sentences
@@ -96,7 +97,8 @@ def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any])
     node = method_node(options)
     config = {"method": node, "facts": facts, "trainer": settled(options["trainer"]), "text": None}
     device = device_for(options["trainer"]["accelerator"])
-    _, sample = cases_of(config, [node["resolutions"][0]], options["cost"], device.type)
+    finest = [node["resolutions"][:1]]
+    _, sample = cases_of(config, finest, {**options["cost"], "alone": False}, device.type)
     return sample
 
 
@@ -161,7 +163,7 @@ def told(fit: tuple[float, float | None] | None) -> str:
     if fit is None:
         return "–"
     slope, error = fit
-    return f"{slope:.2f}" if error is None else f"{slope:.2f} ± {error:.2f}"
+    return printed(slope, error) if is_spread(slope, error) else f"{slope:.2f}"
 
 
 def content(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """Tables of records; pure functions of them (Markdown, LaTeX, CSV, terminal).
 
 One row for each method, then two rows that give the scale: real images, and a Gaussian fitted to
-them. Records that differ in the training seed alone are one row, with mean and standard deviation
-over those seeds; the spread of a row of one training seed is that over sampling seeds. One column
+them. Records that differ in the training seed alone are one row, with their mean, and a spread over
+training and sampling seeds; that of a row of one training seed is over sampling seeds. One column
 group for each resolution, finest first. Unlike numbers never share a column: another data set,
 metric identity, number of images, device or dtype is refused. What a preset shows is said in
-benchmarks/presets.py, what is best, and when a gap counts, in benchmarks/formats.py. Numbers that
+benchmarks/presets.py, what is best, and when a gap counts, in benchmarks/best.py. Numbers that
 others published (benchmarks/published.py) have columns and rows of their own.
 
     python -m benchmarks.tables runs --format latex --preset cost -o cost.tex
@@ -27,8 +27,9 @@ import pandas as pd
 
 from benchmarks import captions
 from benchmarks import published as papers
+from benchmarks.best import ARROWS, Key, Spread
 from benchmarks.captions import PRETRAINED, budget, pretrained
-from benchmarks.formats import ARROWS, FORMATS, MISSING, Key
+from benchmarks.formats import FORMATS, MISSING
 from benchmarks.formats import csv as csv
 from benchmarks.formats import latex as latex
 from benchmarks.formats import markdown as markdown
@@ -38,12 +39,12 @@ from benchmarks.published import Published
 from hierdiff.config import one_line, reported
 from hierdiff.files import write
 from hierdiff.metrics.fidelity import apart_from_count
-from hierdiff.record import FILE, Record, Row, better
+from hierdiff.record import ALONE, FILE, Record, Row, better
 from hierdiff.results import NAMED, flat, hardware, over_seeds, readable
 
 SCALE = {"real": "real images", "gaussian": "Gaussian"}  # key in a record, label of the row
 OUT_OF_MEMORY, OOM = "out of memory", "OOM"  # how such a reason begins, what a cell says
-Deviations = dict[Key, dict[str, tuple[float, int]]]  # by column and row: and of how many
+Spreads = dict[Key, dict[str, Spread]]  # by column and row
 OPTIONS = 6  # columns of an ablation; more are named beneath
 
 
@@ -89,7 +90,7 @@ def frame(
     rows = dict(named if differing else sorted(named))
     metrics = metrics_of(rows.values(), wanted.metrics)
 
-    columns, spread, noise = columns_of(rows, wanted, metrics)
+    columns, spread, noise, resolution = columns_of(rows, wanted, metrics)
     words = failures_of(rows, wanted)
     for failed in words:
         columns[failed] = columns.get(failed) or dict.fromkeys(words[failed], None)
@@ -119,6 +120,7 @@ def frame(
         "published": others,
         "spread": {key: known for key, known in spread.items() if known},
         "noise": {key: known for key, known in noise.items() if known},
+        "resolution": resolution,
         "words": words,
         "caption": captions.caption(rows, metrics, wanted),
         "notes": [
@@ -133,35 +135,35 @@ def frame(
 
 def columns_of(
     rows: Mapping[str, Record], wanted: Preset, metrics: Sequence[str]
-) -> tuple[dict[Key, dict[str, Any]], Deviations, Deviations]:
-    """Columns of what was measured, by row; the deviation over seeds and over repeats of a timing,
-    and of how many, where there is one."""
+) -> tuple[dict[Key, dict[str, Any]], Spreads, Spreads, dict[Key, float]]:
+    """Columns of what was measured, by row; the spread over seeds, that over repeats of a timing,
+    and the part of itself to which a number is known, where there is one."""
     columns: dict[Key, dict[str, Any]] = {}
-    spread: Deviations = {}
-    noise: Deviations = {}
-    sides = resolutions(rows.values())
-    for side in sides:
-        group = f"{side} px"
-        for label, measured in quality_columns(rows, side, metrics).items():
-            same_identity(f"{group} {label}", measured)
-            columns[group, label] = {row: q["value"] for row, q in measured.items()}
+    spread: Spreads = {}
+    noise: Spreads = {}
+    resolution: dict[Key, float] = {}
+    for group, side, part in groups_of(rows.values(), wanted):
+        measured = quality_columns(rows, side, metrics) if part is None else {}
+        for label, found in measured.items():
+            same_identity(f"{group} {label}", found)
+            columns[group, label] = {row: q["value"] for row, q in found.items()}
             spread[group, label] = {
-                row: (q["spread"], len(q["values"]))
-                for row, q in measured.items()
-                if q.get("spread") is not None and q.get("values")
+                row: known for row, q in found.items() if (known := spread_of(q)) is not None
             }
-        for cost in wanted.costs if side == sides[0] or not wanted.finest else ():
-            taken = cost_column(rows, side, cost)
+        for cost in costs_of(rows.values(), side, wanted):
+            taken = cost_column(rows, side, part, cost)
             if cost.hardware:
                 same_hardware(f"{group} {cost.label}", rows, taken)
             columns[group, cost.label] = {
                 row: c[cost.key] * cost.factor for row, c in taken.items()
             }
             noise[group, cost.label] = {
-                row: known for row, c in taken.items() if (known := cost.deviation(c)) is not None
+                row: known for row, c in taken.items() if (known := cost.spread(c)) is not None
             }
+            if cost.resolution is not None:
+                resolution[group, cost.label] = cost.resolution
         if wanted.parts:
-            columns |= {(group, label): part for label, part in parts(rows, side).items()}
+            columns |= {(group, label): own for label, own in parts(rows, side, part).items()}
     for when, what in wanted.budgets:
         unit, factor = UNITS[what]
         columns[when, unit] = {
@@ -169,21 +171,55 @@ def columns_of(
             for row, record in rows.items()
             if (amount := budget(record, when, what)) is not None
         }
-    return columns, spread, noise
+    return columns, spread, noise, resolution
+
+
+def groups_of(records: Iterable[Record], wanted: Preset) -> Iterator[tuple[str, int, str | None]]:
+    """Name, side and part of each column group: the resolutions, and in a table without quality the
+    parts of a trajectory that were measured alone."""
+    records = list(records)
+    for side in resolutions(records):
+        yield f"{side} px", side, None
+    for side in resolutions(records) if wanted.metrics == "none" else ():
+        if any(costs_at(record, side, ALONE) for record in records):
+            yield f"network {ALONE} {side} px", side, ALONE
+
+
+def costs_of(records: Iterable[Record], side: int, wanted: Preset) -> tuple[Cost, ...]:
+    finest = side == max(resolutions(records))
+    return wanted.costs if finest or not wanted.finest else ()
+
+
+def costs_at(record: Record, side: int, part: str | None) -> list[Row]:
+    """Cost rows of what makes the images of a resolution (part None), or of a part alone."""
+    return [c for c in record.cost if (c["resolution"], c.get("part")) == (side, part)]
+
+
+def spread_of(q: Row) -> Spread | None:
+    """Of a quality row, which is a mean over sampling seeds, or over those and training seeds
+    (`hierdiff.results.over_seeds`); None where it is unknown."""
+    sd, count = q.get("spread"), len(q.get("values") or ())
+    if sd is None or count < 2:
+        return None
+    if "between" not in q:
+        return Spread(sd, count, {"sampling seeds": (sd**2 / count, count - 1)})
+    parts = {"training seeds": (q["between"] ** 2 / count, count - 1)}
+    if q["within"] is not None:
+        parts["sampling seeds"] = (q["within"] ** 2 / q["draws"], q["draws"] - 1)
+    return Spread(sd, count, parts)
 
 
 def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Key, dict[str, str]]:
     """Costs that ended without a number, by row: `OOM` where memory ran out."""
     words: dict[Key, dict[str, str]] = {}
-    sides = resolutions(rows.values())
-    for side in sides:
-        for cost in wanted.costs if side == sides[0] or not wanted.finest else ():
+    for group, side, part in groups_of(rows.values(), wanted):
+        for cost in costs_of(rows.values(), side, wanted):
             for row, record in rows.items():
-                for c in (c for c in record.cost if c["resolution"] == side):
+                for c in costs_at(record, side, part):
                     reason = c.get(f"{cost.case}_failure")
                     if reason is not None and c.get(cost.key) is None and cost.measured:
                         word = OOM if reason.startswith(OUT_OF_MEMORY) else "failed"
-                        words.setdefault((f"{side} px", cost.label), {})[row] = word
+                        words.setdefault((group, cost.label), {})[row] = word
     return words
 
 
@@ -272,21 +308,25 @@ def scale_rows(records: Iterable[Record], kind: str, side: int) -> Iterator[Row]
     yield from found.values()
 
 
-def cost_column(rows: Mapping[str, Record], side: int, cost: Cost) -> dict[str, Row]:
+def cost_column(
+    rows: Mapping[str, Record], side: int, part: str | None, cost: Cost
+) -> dict[str, Row]:
     return {
         row: c
         for row, record in rows.items()
-        for c in record.cost
-        if c["resolution"] == side and c.get(cost.key) is not None
+        for c in costs_at(record, side, part)
+        if c.get(cost.key) is not None
     }
 
 
-def parts(rows: Mapping[str, Record], side: int) -> dict[str, dict[str, float]]:
+def parts(
+    rows: Mapping[str, Record], side: int, part: str | None = None
+) -> dict[str, dict[str, float]]:
     """The numbers of a breakdown: of any entry of a cost row that has entries itself."""
     columns: dict[str, dict[str, float]] = {}
     sources: dict[str, Row] = {}
     for row, record in rows.items():
-        for c in (c for c in record.cost if c["resolution"] == side):
+        for c in costs_at(record, side, part):
             named = {key: _by_name(node) for key, node in c.items()}
             nested = {key: node for key, node in named.items() if isinstance(node, Mapping)}
             for key, value in flat(nested).items():

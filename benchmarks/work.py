@@ -10,17 +10,18 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.measure import autocast
 from hierdiff.batch import Batch, Cond
 from hierdiff.images import to_uint8
 from hierdiff.levels import Levels
-from hierdiff.method import Diffusion, Stage, methods
+from hierdiff.method import Diffusion, Method, Stage, methods
 from hierdiff.metrics.cost import (
     MIB,
     MemoryMeter,
@@ -32,8 +33,11 @@ from hierdiff.metrics.cost import (
     time_call,
 )
 from hierdiff.noise import Noise, from_generator, generator_of
+from hierdiff.record import ALONE
 from hierdiff.text import TextEncoder, encoders
-from hierdiff.training.step import column_of, only
+from hierdiff.training.loop import fabric_of
+from hierdiff.training.recipe import Precision, Recipe
+from hierdiff.training.step import TrainingStep
 
 OUT_OF_MEMORY = "out of memory"  # how the reason of a case begins that did not fit
 WARMUP = 2  # steps of training before the first that is timed
@@ -54,72 +58,84 @@ def noise_on(device: torch.device) -> Noise:
 
 
 class Steps:
-    """Steps of a stage as the trainer makes them: every turn's loss, gradients, AdamW, an average.
+    """Steps of a stage, the trainer's own (`TrainingStep`), on images of noise.
 
-    facts: of the data. batch: images. Called with the number of a step inside the stage.
+    facts: of the data. images: of one step, in the recipe's micro batches. Called with the number
+    of a step inside the stage. The learning rate is 0, so that weights stay as drawn and no number
+    of repeats diverges.
     """
 
     def __init__(
         self,
+        fabric: Any,
         stage: Stage,
+        recipe: Recipe,
         *,
         facts: Mapping[str, Any],
-        batch: int,
-        precision: str,
-        channels_last: bool = False,
-        compiled: bool = False,
+        images: int,
     ):
-        self.stage, self.precision = stage, precision
+        self.stage = stage.train()
         self.device = next(stage.parameters()).device
-        self.noise = noise_on(self.device)
-        side, channels = stage.resolutions[0], facts["channels"]
-        images = self.noise((batch, channels, side, side)).clamp(-1, 1)
-        if channels_last:
+        size = images // recipe.accumulate
+        self.raw = [self._raw(size, facts, recipe) for _ in range(recipe.accumulate)]
+        self.chunks = list(enumerate(map(stage.fed, self.raw)))
+        named = dict(stage.named_parameters())
+        self.step = TrainingStep(fabric, stage, recipe, named=named, images=images, place=(0, 0))
+
+    def _raw(self, n: int, facts: Mapping[str, Any], recipe: Recipe) -> Batch:
+        side = self.stage.resolutions[0]
+        images = noise_on(self.device)((n, facts["channels"], side, side)).clamp(-1, 1)
+        if recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        cond = stage.complete(Cond(), batch) if isinstance(stage, Diffusion) else Cond()
-        self.raw = Batch(images, cond)
-        self.batch = stage.fed(self.raw)
-        self._column: Any = column_of
-        if compiled and stage.compiles:
-            self._column = torch.compile(column_of, fullgraph=True)
-        self.turns = []
-        for turn in stage.turns:
-            parameters = [p for p in turn.module.parameters() if p.requires_grad]
-            average = [p.detach().clone() for p in parameters]
-            self.turns.append((turn.name, parameters, torch.optim.AdamW(parameters), average))
+        cond = self.stage.complete(Cond(), n) if isinstance(self.stage, Diffusion) else Cond()
+        return Batch(images, cond).map(
+            lambda tensor: tensor.to(recipe.dtype) if tensor.is_floating_point() else tensor
+        )
 
     def __call__(self, step: int = 0) -> None:
-        for name, moved, optimizer, average in self.turns:
-            with only(self.stage, moved):
-                draws = self.stage.draw(self.batch, self.noise)
-                with autocast(self.device, self.precision):
-                    column, _ = self._column(self.stage, self.batch, draws, name, step)
-                column[0].backward()
-            nn.utils.clip_grad_norm_(moved, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            torch._foreach_lerp_(average, [p.detach() for p in moved], 0.01)
+        self.step(step, self.chunks, lr=0.0)
 
     def prepare(self) -> None:
-        """What the stage's data does once for a batch of images, before the first step."""
-        self.stage.fed(self.raw)
+        """What the stage's data does once for the images of a step, before the first one."""
+        for raw in self.raw:
+            self.stage.fed(raw)
+
+
+class Shapes:
+    """In place of Fabric where nothing is computed (the meta device)."""
+
+    world_size = 1
+
+    def setup_module(self, module: nn.Module, move_to_device: bool = False) -> nn.Module:
+        return module
+
+    def no_backward_sync(self, module: nn.Module, enabled: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
 
 
 @dataclass(frozen=True)
 class Case:
-    """method, facts: node and data facts. what: "train" or "sample". batches: sizes to try, rising.
-    device: "cpu" or "cuda". memory_cap: MiB, None for what the machine has. text: node of the text
-    encoder, whose time for one image's caption is told apart, with an example of a caption."""
+    """method, facts: node and data facts. trajectory: resolutions of the images that one
+    trajectory makes, finest first. alone: what makes the coarsest of them is measured without the
+    rest. what: "train" or "sample". batches: images at once, sizes to try, rising. recipe: options
+    of `trainer` on which a step depends, beside the named ones. device: "cpu" or "cuda".
+    memory_cap: MiB, None for what the machine has. text: node of the text encoder, whose time for
+    one image's caption is told apart, with an example of a caption."""
 
     method: Mapping[str, Any]
     facts: Mapping[str, Any]
-    resolution: int
+    trajectory: Sequence[int]
     what: str
     batches: Sequence[int]
-    precision: str
+    precision: Precision
     device: str
     channels_last: bool = False
     compile: bool = False
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    alone: bool = False
     repeats: int = 3
     threads: int = 1
     memory_cap: float | None = None
@@ -127,10 +143,33 @@ class Case:
     caption: str = ""
 
     @property
+    def resolution(self) -> int:
+        """Of its finest images."""
+        return self.trajectory[0]
+
+    @property
+    def trainer(self) -> Recipe:
+        """The recipe of a step, on one device."""
+        return Recipe(
+            steps=1,
+            precision=self.precision,
+            channels_last=self.channels_last,
+            compile=self.compile,
+            accelerator=self.device,
+            **self.recipe,
+        )
+
+    def images(self, batch: int) -> int:
+        """Of one step of training, or of one call of the sampler, with `batch` at once."""
+        return batch * self.trainer.accumulate if self.what == "train" else batch
+
+    @property
     def conditions(self) -> dict[str, Any]:
         """What a cost row says of how it was measured, also where nothing came of it."""
         return {
             "resolution": self.resolution,
+            "trajectory": list(self.trajectory),
+            "part": ALONE if self.alone else None,
             "device": self.device,
             "dtype": self.precision,
             "threads": self.threads if self.device == "cpu" else None,
@@ -140,19 +179,14 @@ class Case:
 
 
 class Trained:
-    """Steps of the stage that a case trains; memory: weights, gradients, moments, one average."""
+    """Steps of the stage that a case trains; memory: weights, gradients, the optimizer's state and
+    the averages."""
 
-    def __init__(self, case: Case, stage: Diffusion, batch: int):
+    def __init__(self, case: Case, stage: Diffusion, batch: int, fabric: Any):
         self.case, self.batch = case, batch
         self.device = torch.device(case.device)
-        self.steps = Steps(
-            stage,
-            facts=case.facts,
-            batch=batch,
-            precision=case.precision,
-            channels_last=case.channels_last,
-            compiled=case.compile,
-        )
+        images = case.images(batch)
+        self.steps = Steps(fabric, stage, case.trainer, facts=case.facts, images=images)
 
     def warm(self) -> None:
         self.first = seconds_of(self.steps, self.device)
@@ -166,9 +200,9 @@ class Trained:
         return {"seconds": seconds_of(self.steps, self.device)}
 
     def told(self, seconds: float) -> dict[str, Any]:
-        """seconds: of a step, the median."""
+        """seconds: of a step, the median. `train_batch`: images of a step."""
         compile_s = max(0.0, self.first - seconds) if self.case.compile else None
-        return {"train_batch": self.batch, "compile_s": compile_s}
+        return {"train_batch": self.case.images(self.batch), "compile_s": compile_s}
 
 
 class Sampled:
@@ -222,7 +256,7 @@ class Sampled:
             ),
             "flops_per_call": flops_of_call(chain[-1], self.noise),
             "flops_per_image": flops_of_sample(self.stage, self.text),
-            "evaluations": sum(part.evaluations for part in chain),
+            "evaluations": sum(self.stage.calls()),
             "energy_j": None if energy is None else energy / self.batch,
             "breakdown": [*parts, {"name": "rest", "seconds": max(0.0, rest)}],
         }
@@ -230,13 +264,14 @@ class Sampled:
     def parts(self) -> Iterator[dict[str, Any]]:
         """Seconds and FLOPs for one image of each stage's network, of what guidance adds to it, of
         decoders and of the text encoder."""
-        for part in self.stage.chain:
+        rest = without_guidance(self.stage)
+        for part, calls, alone in zip(self.stage.chain, self.stage.calls(), rest, strict=True):
             state = tuple(self.noise((self.batch, *shape)) for shape in part.codec.shapes())
             once = self._taken(lambda p=part, x=state: call(p, x))  # type: ignore[misc]
-            count, alone = flops_of_call(part, self.noise), without_guidance(part)
+            count = flops_of_call(part, self.noise)
             yield _part(f"stage {part.name}", once, count, alone)
-            if part.evaluations > alone:
-                yield _part(f"guidance {part.name}", once, count, part.evaluations - alone)
+            if calls > alone:
+                yield _part(f"guidance {part.name}", once, count, calls - alone)
             if part.codec.network is not None:
                 decoded = self._taken(lambda p=part, x=state: p.codec.decode(x))  # type: ignore[misc]
                 yield _part("decoder", decoded, flops_of_decode(part, self.noise))
@@ -255,14 +290,16 @@ def _part(name: str, seconds: float, count: int, times: int = 1) -> dict[str, An
     return {"name": name, "seconds": seconds * times, "flops": count * times}
 
 
-def without_guidance(stage: Diffusion) -> int:
-    """Network calls for one image if there were no guidance."""
-    kept = stage.sampling
-    stage.sampling = replace(kept, guidance=1.0)
+def without_guidance(stage: Diffusion) -> tuple[int, ...]:
+    """Network calls for one image if there were no guidance, of each stage of its chain."""
+    kept = [part.sampling for part in stage.chain]
     try:
-        return stage.evaluations
+        for part in stage.chain:
+            part.sampling = replace(part.sampling, guidance=1.0)
+        return stage.calls()
     finally:
-        stage.sampling = kept
+        for part, sampling in zip(stage.chain, kept, strict=True):
+            part.sampling = sampling
 
 
 def call(stage: Diffusion, x: Levels) -> Any:
@@ -275,8 +312,8 @@ def flops_of_sample(stage: Diffusion, text: TextEncoder | None = None) -> int:
     """Of one image: all network calls of all stages, decoders, and its caption."""
     noise = noise_on(stage.device)
     return flops_of_text(text) + sum(
-        flops_of_call(part, noise) * part.evaluations + flops_of_decode(part, noise)
-        for part in stage.chain
+        flops_of_call(part, noise) * calls + flops_of_decode(part, noise)
+        for part, calls in zip(stage.chain, stage.calls(), strict=True)
     )
 
 
@@ -298,14 +335,28 @@ def flops_of_call(stage: Diffusion, noise: Noise) -> int:
     return flops(lambda: call(stage, x))
 
 
+def trajectories(method: Method) -> list[tuple[int, ...]]:
+    """The resolutions at which a method makes images, those of one trajectory together."""
+    makers = [method.at(side) for side in method.resolutions]
+    return [
+        tuple(s for s, other in zip(method.resolutions, makers, strict=True) if other is maker)
+        for i, maker in enumerate(makers)
+        if all(maker is not before for before in makers[:i])
+    ]
+
+
 def built(case: Case) -> Diffusion:
-    """The part of the untrained method that a case is about, on its device."""
-    method = methods.build(case.method, offered=case.facts).to(torch.device(case.device))
+    """The untrained stage that a case is about, on its device."""
+    dtype = case.trainer.dtype if case.what == "train" else torch.float32
+    method = methods.build(case.method, offered=case.facts).to(torch.device(case.device), dtype)
     if case.channels_last:
         method = method.to(memory_format=torch.channels_last)
     for stage in method.stages:
         stage.untrained()
     stage = method.at(case.resolution)
+    if case.alone:
+        assert isinstance(stage, Diffusion)
+        stage = stage.tail(len(stage.resolutions) - stage.resolutions.index(case.resolution))
     assert isinstance(stage, Diffusion)
     return stage
 
@@ -319,12 +370,15 @@ def serve(lines: Iterable[str], say: Callable[[Mapping[str, Any]], None]) -> Non
     batch = int(next(asked))
     device = torch.device(case.device)
     torch.set_num_threads(case.threads)
+    training = case.what == "train"
+    fabric = fabric_of(case.trainer, alone=True) if training else None  # a library of 100 MiB
     meter = MemoryMeter(device)
     try:
         if device.type == "cuda" and case.memory_cap is not None:
             whole = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, case.memory_cap * MIB / whole))
-        work = (Trained if case.what == "train" else Sampled)(case, built(case), batch)
+        stage = built(case)
+        work = Trained(case, stage, batch, fabric) if training else Sampled(case, stage, batch)
         work.warm()
         release(device)
         say({})

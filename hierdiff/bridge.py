@@ -104,6 +104,10 @@ class Bridged(Diffusion):
     def identity(self) -> str:
         return f"{super().identity}, {self.bridge!r}"
 
+    def calls(self, stop: float = 0.0) -> tuple[int, ...]:
+        before = self.previous.calls(self.bridge.stop(self.bridge.level))
+        return (*before, *super().calls(stop))
+
     def draw(self, batch: Batch, noise: Noise) -> BridgedDraws:
         b, (channels, side, _) = len(batch), self.codec.shapes()[0]
         shape = (b, channels, self.crop or side, self.crop or side)

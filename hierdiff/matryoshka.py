@@ -116,4 +116,4 @@ class Matryoshka(Method):
             raise ValueError(
                 f"no level makes images at {resolution}: choose one of {list(self.resolutions)}"
             )
-        return self.stages[-1].tail(len(self.resolutions) - self.resolutions.index(resolution))  # type: ignore[operator]
+        return self.stages[-1]

@@ -199,7 +199,8 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def at(self, resolution: int) -> Stage:
-        """The part of the method that makes images up to `resolution`: what a cost is taken of."""
+        """The stage whose samples hold the method's own images at `resolution`, the same object
+        for all that one trajectory makes: what a cost is taken of."""
 
 
 methods: Registry[Method] = Registry("method", Method)
@@ -457,14 +458,19 @@ class Diffusion(Stage):
 
     @property
     def evaluations(self) -> int:
-        """Network calls for one image; where guidance acts there are two."""
+        """Network calls of this stage for one image; where guidance acts there are two."""
+        return self.calls()[-1]
+
+    def calls(self, stop: float = 0.0) -> tuple[int, ...]:
+        """Network calls for one image of each stage of the chain; the last one's trajectory also
+        passes the time `stop`."""
         plan = self.sampling
-        times = plan.grid(plan.steps, self.process).tolist()  # type: ignore[operator]
+        times = through(plan.grid(plan.steps, self.process), stop).tolist()  # type: ignore[operator]
         calls = [t for step in pairwise(times) for t in step[: plan.rule.calls_per_step]]  # type: ignore[union-attr]
         calls = calls[: len(calls) - plan.rule.calls_per_step + 1]  # type: ignore[union-attr]
         low, high = plan.interval
         guided = 0 if is_off(plan.guidance) else sum(low <= t <= high for t in calls)
-        return len(calls) + guided
+        return (len(calls) + guided,)
 
     def complete(self, cond: Cond, n: int) -> Cond:
         """`cond` on this device, with "none" for the labels and text that the data has."""

@@ -1,6 +1,6 @@
 """A record: one measured row with its provenance, one file a run, written last and at once.
 
-The file is JSON of schema 3. `None` stands where nothing was measured, never zero; no number is
+The file is JSON of schema 4. `None` stands where nothing was measured, never zero; no number is
 infinite or NaN. `hash` is SHA-256 over everything else: a record edited by hand is found out.
 Rates are images/s, latency s, memory MiB (2^20 bytes), FLOPs count a multiply-add as 2.
 """
@@ -27,12 +27,14 @@ from typing import Any
 from hierdiff.files import write
 from hierdiff.record_form import broken, too_deep
 
-SCHEMA = 3  # 2: analysis; 3: curves
+SCHEMA = 4  # 2: analysis; 3: curves; 4: costs of the trajectory that makes the images
 READ: dict[Any, dict[str, Any]] = {  # what an older one lacks
     1: {"analysis": {}, "curves": ()},
     2: {"curves": ()},
+    3: {},
     SCHEMA: {},
 }
+ALONE = "alone"  # part of a cost row
 FILE = "record.json"
 LARGEST = 2**26  # bytes that are read
 VIEWS = ("native", "pooled")
@@ -59,7 +61,9 @@ class Record:
         (see `better`); values (one for each sampling seed; `value` is their mean) and spread
         (their standard deviation, None for one).
     cost: one row for each resolution: device, dtype, batch, rates, latency, memory, parameters,
-        FLOPs, evaluations; what was not measured is None.
+        FLOPs, evaluations; what was not measured is None. trajectory: resolutions of the images
+        that one trajectory makes, of which a row has the cost. part: None, or "alone" in a row of
+        its own for a network without the rest of its trajectory, which made no measured image.
     scale: quality rows of real images ("real") and of a Gaussian fitted to them ("gaussian").
     curves: learning curves, one row for each snapshot, half-life of its average and metric.
     training: images, FLOPs and seconds that were planned and spent, in all and by stage; notes.
@@ -143,6 +147,8 @@ class Record:
         for name in ("resolutions", "quality", "cost", "curves"):
             content[name] = tuple(content[name])
         try:
+            if schema < 4:
+                content["cost"] = older_costs(content["cost"])
             return cls(**content, path=path, edited=edited)
         except ValueError as error:
             raise ValueError(f"{path} is no record that can be read: {error}") from error
@@ -173,6 +179,25 @@ def _no_number(word: str) -> None:
 def _finite(word: str) -> float:
     value = float(word)
     return value if math.isfinite(value) else _no_number(word)  # type: ignore[func-returns-value, return-value]
+
+
+def older_costs(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Costs before schema 4. They were of the network that makes a resolution: a stage on the way
+    of the finest trajectory, which its breakdown lists too, or of joint levels one alone, which
+    never makes the images that were measured. Training was timed with another optimizer's step."""
+
+    def stages(row: Row) -> set[str]:
+        parts = [one for one in row.get("breakdown") or () if isinstance(one, Mapping)]
+        return {str(one.get("name")) for one in parts} - {"rest"}
+
+    finest = max((row["resolution"] for row in rows), default=0)
+    way = set().union(*(stages(row) for row in rows if row["resolution"] == finest))
+
+    def part(row: Row) -> str | None:
+        on_the_way = bool(stages(row)) and stages(row) <= way
+        return None if on_the_way or row["resolution"] == finest else ALONE
+
+    return tuple({**row, "part": part(row), "train_step": "plain AdamW"} for row in rows)
 
 
 def check_quality(name: str, row: Row) -> None:

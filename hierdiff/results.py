@@ -11,6 +11,7 @@ a cost the hardware and batch size that it depends on.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import statistics
@@ -35,6 +36,7 @@ COLUMNS = (
     *("value", "spread", "n", "identity", "path", "edited", "failure"),
 )
 ANYWHERE = ("parameters", "flops_per_call", "flops_per_image", "evaluations")  # on any hardware
+TIMES = ("train_images_per_s", "sample_images_per_s", "latency_s")
 CLOCKED = {"seconds": "trainer", "latency": "sampler"}  # budget: whose steps it decides
 WHOLE = ("seed", "resolution", "n", "step")
 SPENT = ("step", "images", "flops", "seconds", "half_life")  # where on its curve a number is
@@ -143,10 +145,25 @@ def hardware(record: Record, cost: Row) -> str:
 def over_seeds(found: Iterable[Record]) -> list[Record]:
     """The records, those that differ in the training seed alone merged into one.
 
-    A merged record has means for values, `values` and `spread` (standard deviation) over training
-    seeds, the list of them as `config["seed"]`, and the scale and provenance of its newest run; no
-    curves and no analyses. Records of one seed, failures, and records measured under different
-    identities or on different hardware stay as they are.
+    A merged record has means for values, the list of seeds as `config["seed"]`, and the scale and
+    provenance of its newest run; no curves and no analyses. `values` are the means of the runs.
+    Its spread keeps both sources: `between`, the standard deviation of the runs' means, `within`,
+    that over the sampling seeds of one run (root of the mean of the runs' variances; None where a
+    run has one sampling seed), `draws`, the sampling seeds of a run, and
+
+        spread = sqrt(between^2 + within^2),   that of one result of one training and sampling seed.
+
+    Why the sum: let a result be mu + a_i + b_j + e_ij, for training seed i of k, sampling seed j of
+    m, variances A, B, E. The runs share their sampling seeds, so that the mean of the b_j is in
+    every run's mean and their variance, A + E / m, does not see it; that within a run is B + E.
+    The sum is A + B + E + E / m: never below the variance of one result, A + B + E. Likewise
+    between^2 / k + within^2 / m = A / k + B / m + E / m + E / (k m) is never below that of the
+    mean, A / k + B / m + E / (k m). If the runs drew independently, so that b_j were another for
+    each, both would hold as well.
+
+    Costs have means, and times and rates the standard deviation between the `runs`. Records of
+    one seed, failures, and records measured under different identities or on different hardware
+    stay as they are.
     """
     groups: dict[str, list[Record]] = {}
     for i, record in enumerate(found):
@@ -189,8 +206,8 @@ def _merged(group: Sequence[Record]) -> Sequence[Record]:
             newest,
             quality=tuple(_over_runs(record.quality for record in group)),
             cost=tuple(
-                _mean_cost([c for r in group for c in r.cost if c["resolution"] == side])
-                for side in dict.fromkeys(c["resolution"] for r in group for c in r.cost)
+                _mean_cost([c for r in group for c in r.cost if _place(c) == place])
+                for place in dict.fromkeys(_place(c) for r in group for c in r.cost)
             ),
             training={**training, "notes": list(dict.fromkeys(notes))},
             config={**newest.config, "seed": seeds},
@@ -208,20 +225,46 @@ def _over_runs(qualities: Iterable[Sequence[Row]]) -> Iterator[Row]:
         for q in rows:
             same.setdefault((q["resolution"], q["view"], q["metric"]), []).append(q)
     for rows in same.values():
-        values = [q["value"] for q in rows if q["value"] is not None]
+        known = [q for q in rows if q["value"] is not None]
+        values = [q["value"] for q in known]
         yield {
             **rows[0],
             "value": statistics.fmean(values) if values else None,
             "values": values,
-            "spread": statistics.stdev(values) if len(values) > 1 else None,
+            **_spread(values, known),
         }
+
+
+def _spread(values: Sequence[float], runs: Sequence[Row]) -> dict[str, Any]:
+    """That of the mean of several runs, by its sources: see `over_seeds`."""
+    if len(values) < 2:
+        return {"spread": None}
+    between, spreads = statistics.stdev(values), [q.get("spread") for q in runs]
+    within = None
+    if None not in spreads:
+        within = math.sqrt(statistics.fmean(s**2 for s in spreads if s is not None))
+    return {
+        "spread": math.hypot(between, within or 0.0),
+        "between": between,
+        "within": within,
+        "draws": min(len(q.get("values") or [None]) for q in runs),
+    }
+
+
+def _place(cost: Row) -> tuple[int, str | None]:
+    return cost["resolution"], cost.get("part")
 
 
 def _mean_cost(rows: Sequence[Row]) -> Row:
     """A batch size that was best under one seed and not under another is no number."""
     merged = _mean(rows)
     unlike = [k for k in ("batch", "train_batch") if len({row.get(k) for row in rows}) > 1]
-    return {**merged, **dict.fromkeys(unlike, None)}
+    between = {
+        f"{key}_between": statistics.stdev(values)
+        for key in TIMES
+        if len(values := [row[key] for row in rows if row.get(key) is not None]) == len(rows) > 1
+    }
+    return {**merged, **dict.fromkeys(unlike, None), **between, "runs": len(rows)}
 
 
 def _mean(nodes: Sequence[Any]) -> Any:
@@ -248,8 +291,10 @@ def dataframe(*folders: str | Path, options: Sequence[str] = ()) -> pd.DataFrame
     """The long form: one line for each measured number of the records below `folders`.
 
     Columns: `COLUMNS`, then `SPENT` (of lines of a curve), then one for each of the `options`, by
-    their place in the config (`denoiser.width`). kind: "quality", "cost", "curve", "scale" (name
-    and method are then "real" or "gaussian") or "failure". metric of a cost: its key in the record.
+    their place in the config (`denoiser.width`). kind: "quality", "cost" (of what makes the images
+    of a resolution), "cost alone" (of a network without the rest of its trajectory), "curve",
+    "scale" (name and method are then "real" or "gaussian") or "failure". metric of a cost: its key
+    in the record.
     """
     import pandas as pd
 
@@ -286,12 +331,14 @@ def _lines(record: Record) -> Iterator[dict[str, Any]]:
     for q in record.quality:
         yield {"kind": "quality", **_number(q)}
     for c in record.cost:
-        timed = f"{hardware(record, c)}, batch {c.get('batch')}"
+        kind = "cost" if c.get("part") is None else f"cost {c['part']}"
         for key, value in flat(c).items():
             if isinstance(value, Real) and not isinstance(value, bool) and key != "resolution":
+                batch = c.get("train_batch" if key.startswith("train_") else "batch")
+                timed = f"{hardware(record, c)}, batch {batch}"
                 identity = None if key in ANYWHERE else timed
                 place = {"resolution": c["resolution"], "metric": key, "identity": identity}
-                yield {"kind": "cost", **place, "value": value}
+                yield {"kind": kind, **place, "value": value}
     for row in record.curves:
         yield {"kind": "curve", **_number(row), **{key: row.get(key) for key in SPENT}}
     for name, rows in record.scale.items():

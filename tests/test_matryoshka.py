@@ -121,10 +121,10 @@ def test_the_parts_of_a_tail_are_those_of_its_levels():
     assert stage.tail(1).fractions == [1.0]
 
 
-def test_a_part_at_a_resolution_is_the_network_that_makes_it():
-    method = build()
-    assert method.at(4).denoiser is method.stages[-1].denoiser.inner.inner
-    assert method.at(16).denoiser is method.stages[-1].denoiser
+def test_every_resolution_is_made_by_the_joint_stage():
+    for options in ({}, {"growth": [0.25, 0.25]}, {"fractions": [0.5, 0.5, 1]}):
+        method = build(**options)
+        assert all(method.at(side) is method.stages[-1] for side in method.resolutions)
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.best import interval
 from benchmarks.formats import FORMATS
-from benchmarks.tables import frame
+from benchmarks.tables import frame, spread_of
 from hierdiff.record import Record, content_hash
-from hierdiff.results import COLUMNS, SPENT, dataframe, over_seeds, paths, readable, records, wide
+from hierdiff.results import (
+    COLUMNS,
+    SPENT,
+    _over_runs,
+    dataframe,
+    over_seeds,
+    paths,
+    readable,
+    records,
+    wide,
+)
 from tests.benchmarks.rows import cost, five, quality, record, ten, training
 
 
@@ -308,3 +320,91 @@ def test_one_edited_run_marks_the_mean_as_edited():
     one, two = seeds(1.0, 2.0)
     assert over_seeds([one, replace(two, edited=True)])[0].edited
     assert not over_seeds([one, two])[0].edited
+
+
+# ---------------------------------------------------------------- both sources of spread
+
+
+def runs_of(values: np.ndarray, sd: bool = True) -> list[Record]:
+    """Runs under training seeds (rows of values), each under the same sampling seeds (columns)."""
+    return [
+        record(
+            "a",
+            config={"seed": seed},
+            quality=(
+                quality(
+                    64, "native", float(own.mean()), values=own.tolist(),
+                    spread=float(own.std(ddof=1)) if sd else None,
+                ),
+            ),
+        )
+        for seed, own in enumerate(values)
+    ]  # fmt: skip
+
+
+def test_merging_training_seeds_keeps_the_spread_of_the_samples():
+    """Once 0.0067 became 0.0001, because all runs share their sampling seeds."""
+    sampling = np.array([-0.0067, 0.0, 0.0067])
+    values = 1 + sampling + np.array([[-0.0001], [0.0], [0.0001]])
+    (merged,) = over_seeds(runs_of(values))
+    (row,) = merged.quality
+    assert row["values"] == pytest.approx([0.9999, 1.0, 1.0001])
+    assert row["between"] == pytest.approx(1e-4) and row["within"] == pytest.approx(0.0067)
+    assert row["spread"] == pytest.approx(math.hypot(1e-4, 0.0067)) and row["draws"] == 3
+
+
+def test_runs_of_one_sampling_seed_know_the_spread_of_training_alone():
+    (merged,) = over_seeds(runs_of(np.array([[1.0], [2.0], [3.0]]), sd=False))
+    (row,) = merged.quality
+    assert (row["spread"], row["between"], row["within"]) == (1.0, 1.0, None)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(
+    ("training", "sampling", "rest"),
+    [(1.0, 1.0, 1.0), (0.01, 1.0, 0.01), (1.0, 0.01, 0.01), (0.01, 0.01, 1.0), (0.3, 1.0, 0.3)],
+)
+def test_the_printed_spread_is_that_of_one_result_and_its_interval_covers_the_truth(
+    shared, training, sampling, rest
+):
+    """Over 400 experiments of 4 training and 4 sampling seeds, with known variances."""
+    rng, k, m = np.random.default_rng(0), 4, 4
+    squares, covered = [], 0
+    for _ in range(400):
+        common = rng.normal(0, sampling, (1 if shared else k, m))
+        values = 5 + rng.normal(0, training, (k, 1)) + common + rng.normal(0, rest, (k, m))
+        (row,) = _over_runs([one.quality for one in runs_of(values)])
+        squares.append(row["spread"] ** 2)
+        known = spread_of(row)
+        assert known is not None
+        covered += abs(row["value"] - 5) <= interval([*known.parts.values()])
+    true = training**2 + sampling**2 + rest**2
+    ceiling = true + (rest**2 + (0 if shared else sampling**2)) / m
+    assert 0.9 * true <= np.mean(squares) <= 1.1 * ceiling
+    assert covered >= 0.93 * 400
+
+
+def test_merged_timings_know_how_they_vary_between_runs():
+    rows = [
+        record("a", config={"seed": seed}, cost=(cost(64, rate, 5.0),))
+        for seed, rate in enumerate((38.0, 40.0, 42.0))
+    ]
+    (merged,) = over_seeds(rows)
+    assert merged.cost[0]["train_images_per_s_between"] == 2.0
+    assert merged.cost[0]["latency_s_between"] == 0.0
+    assert merged.cost[0]["runs"] == 3
+
+
+def test_a_part_alone_is_another_kind_of_cost_and_not_merged_with_the_trajectory(tmp_path):
+    def rows(seed: int) -> tuple[dict, ...]:
+        whole = cost(32, 40.0, 20.8, trajectory=[64, 32], part=None)
+        return whole, cost(32, 70.0, 33.5 + seed, trajectory=[32], part="alone")
+
+    found = [record("a", config={"seed": seed}, cost=rows(seed)) for seed in (0, 1)]
+    (merged,) = over_seeds(found)
+    assert [c["sample_images_per_s"] for c in merged.cost] == [20.8, 34.0]
+    found[0].write(tmp_path)
+    table = dataframe(tmp_path)
+    rates = table[table.metric == "sample_images_per_s"].set_index("kind").value
+    assert rates.to_dict() == {"cost": 20.8, "cost alone": 33.5}
+    assert wide(table, "cost").notna().any(axis=None)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from html import escape as html_escape
 from itertools import pairwise
 
+from benchmarks.digits import is_spread, printed
 from hierdiff.config import printable
 
 WIDTH, HEIGHT = 400, 280
@@ -35,7 +36,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Point:
-    """A row at (x, y); spread: standard deviation of y."""
+    """A row at (x, y); spread: standard deviation of y, None where it is unknown."""
 
     label: str
     x: float
@@ -138,6 +139,12 @@ def escape(words: str) -> str:
     return html_escape(printable(words))
 
 
+def _value(point: Point) -> str:
+    """With its spread as in the tables, or without."""
+    known = is_spread(point.y, point.spread)
+    return printed(point.y, point.spread) if known else compact(point.y)
+
+
 def width(words: str) -> float:
     """What words take of a chart, about: the font is the reader's."""
     sizes = dict.fromkeys("mwMW%@", WIDE) | dict.fromkeys("fijlrtI.,:;'|()[]- ", NARROW)
@@ -168,13 +175,13 @@ def scatter(
         taken.append((LEFT, up(real[1]) - LINE, LEFT + 4 + width(real[0]), up(real[1])))
     for p in points:
         px, py = across(p.x), up(p.y)
-        if p.spread:
+        if p.spread is not None and is_spread(p.y, p.spread):
             top, foot = up(p.y + p.spread), up(p.y - p.spread)
             taken.append(_around((px, top), (px, foot)))
             body.append(
                 f'<path class="line c{p.look % COLOURS}" d="M{px:.1f} {top:.1f}V{foot:.1f}"/>'
             )
-        told = f"{p.label}: {compact(p.y)}" + (f" ± {compact(p.spread)}" if p.spread else "")
+        told = f"{p.label}: {_value(p)}"
         inside = f"<title>{escape(told)} at {escape(compact(p.x))}</title>"
         body.append(mark(p.look, px, py, hollow=p not in best, inside=inside))
     ordered = sorted(points, key=lambda p: (p not in best, p.x, p.label))
@@ -182,7 +189,7 @@ def scatter(
     for (name, _, _), (box, side) in zip(names, _placed(names, taken), strict=True):
         at = {"start": box[0], "end": box[2], "middle": (box[0] + box[2]) / 2}[side]
         body.append(_text(at, box[3] - 3, name, "name", side))
-    values = "; ".join(f"{p.label} {compact(p.y)} at {compact(p.x)}" for p in points)
+    values = "; ".join(f"{p.label} {_value(p)} at {compact(p.x)}" for p in points)
     winners = ", ".join(p.label for p in best)
     return _svg(f"{_said(y)} against {_said(x)}. {values}. On the Pareto front: {winners}.", body)
 

@@ -13,7 +13,8 @@ from itertools import groupby
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from benchmarks.formats import FORMATS, keys, places, shown
+from benchmarks.best import keys, places
+from benchmarks.formats import FORMATS, shown
 from benchmarks.presets import PRESETS
 from benchmarks.published import Published
 from benchmarks.report.parts import Cell, Comparison, Entry, TableRow, number

@@ -30,9 +30,9 @@ Measured = tuple[int, str, str, str]  # and identity
 def trade(entries: Sequence[Entry]) -> Iterator[Charts]:
     """Quality against each cost, for every resolution, view and metric; finest first.
 
-    A method's own level costs what it takes to sample that level; a final image that is pooled
-    costs what the final image does. Metrics of which neither side is better have no front, and
-    one that a single row of several has is no comparison.
+    A method's own level costs what the trajectory does that makes it; a final image that is pooled
+    costs what the final image of that method does. Metrics of which neither side is better have no
+    front, and one that a single row of several has is no comparison.
     """
     finest = max((side for e in entries for side in e.record.resolutions), default=0)
     asked = dict.fromkeys(
@@ -47,7 +47,7 @@ def trade(entries: Sequence[Entry]) -> Iterator[Charts]:
             points = [
                 Point(e.label, cost * factor, q["value"], e.look, number(q.get("spread")))
                 for e, q in found
-                if (cost := _cost(e, side if view == "native" else finest, key)) is not None
+                if (cost := _cost(e, side if view == "native" else _finest(e), key)) is not None
             ]
             if points:
                 quality = Axis(f"{metric} at {side} px", better(found[0][1]))
@@ -72,8 +72,14 @@ def _quality(entry: Entry, asked: Asked, finest: int) -> Row | None:
     return next((q for q in rows if _asked(q, finest) == asked), None)
 
 
+def _finest(entry: Entry) -> int:
+    return max(entry.record.resolutions)
+
+
 def _cost(entry: Entry, side: int, key: str) -> float | None:
-    found = (number(c.get(key)) for c in entry.record.cost if c.get("resolution") == side)
+    """Of what makes the images of a resolution."""
+    rows = [c for c in entry.record.cost if (c.get("resolution"), c.get("part")) == (side, None)]
+    found = (number(c.get(key)) for c in rows)
     return next((value for value in found if value is not None), None)
 
 

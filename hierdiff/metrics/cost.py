@@ -81,7 +81,11 @@ class Timing:
     @property
     def unsteady(self) -> bool:
         """Whether the spread is too large, or unknown, to trust the median."""
-        return self.iqr is None or self.iqr > UNSTEADY * self.median
+        return is_unsteady(self.median, self.iqr)
+
+
+def is_unsteady(median: float, iqr: float | None) -> bool:
+    return iqr is None or iqr > UNSTEADY * median
 
 
 def time_call(

@@ -106,12 +106,15 @@ def say_data(method: Method, data: ImageData) -> None:
         )
 
 
-def fabric_of(recipe: Recipe) -> Fabric:
-    """Under torchrun the processes are its own, whatever `devices` says."""
+def fabric_of(recipe: Recipe, *, alone: bool = False) -> Fabric:
+    """Under torchrun the processes are its own, whatever `devices` says; alone: one process and
+    device, whoever started it."""
     from lightning_fabric import Fabric  # seconds, which processes that time a case do not need
 
     devices, nodes, strategy = recipe.devices, 1, recipe.strategy
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if alone:
+        devices, strategy = 1, "auto"
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
         strategy = "ddp" if strategy == "auto" else strategy
@@ -192,7 +195,7 @@ class Run:
     def __post_init__(self) -> None:
         self.main = self.fabric.is_global_zero
         self.device = self.fabric.device
-        self.dtype = torch.float64 if self.recipe.precision == "64-true" else torch.float32
+        self.dtype = self.recipe.dtype
         self.checkpoints = self.folder / "checkpoints"
         self.counts = stage_steps(self.method, self.recipe.steps)
         self.place.seconds = [0.0] * len(self.counts)

@@ -47,8 +47,9 @@ def _optimizer(
     groups = [group for group in groups if group["params"]]
     if name == "adamw":
         checked(torch.optim.AdamW, options, "optimizer 'adamw'")
+        fused = not any(p.is_meta for p in parameters)  # which is refused on shapes alone
         return torch.optim.AdamW(
-            groups, lr=lr, betas=(betas[0], betas[1]), **{"fused": True, **options}
+            groups, lr=lr, betas=(betas[0], betas[1]), **{"fused": fused, **options}
         )
     from timm.optim import create_optimizer_v2, list_optimizers
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+import torch
+
 from hierdiff.options import Between, Count, Length, Natural, NonNegative, Positive, check_fields
 from hierdiff.training.ema import RAMP
 from hierdiff.training.log import check_tensorboard
@@ -66,3 +68,8 @@ class Recipe:
         check_optimizer(self.optimizer, self.betas, self.optimizer_options, type(self).betas)
         if self.tensorboard:
             check_tensorboard()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and images."""
+        return torch.float64 if self.precision == "64-true" else torch.float32

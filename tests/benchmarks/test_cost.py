@@ -18,14 +18,18 @@ from benchmarks.tables import frame
 from benchmarks.work import Case, Sampled, built, flops_of_sample, serve, without_guidance
 from hierdiff.config import to_yaml
 from hierdiff.files import Busy, worked_in, write
+from hierdiff.method import methods
 from hierdiff.record import Record
+from hierdiff.training import Recipe, train
+from hierdiff.training.step import TrainingStep
 from tests import tiny
 from tests.benchmarks.rows import record
+from tests.training import runs
 
 CASE = Case(
     method=tiny.method_node("mdm"),
     facts=tiny.facts("class"),
-    resolution=16,
+    trajectory=[16, 8],
     what="sample",
     batches=[4],
     precision="32-true",
@@ -126,18 +130,75 @@ def test_a_case_that_fails_late_does_not_take_the_others_along(asked):
 
 
 def test_repeats_are_interleaved_backwards_and_forwards(asked):
-    cases = [replace(CASE, resolution=side, repeats=3) for side in (1, 2, 3)]
+    cases = [replace(CASE, trajectory=[side], repeats=3) for side in (1, 2, 3)]
     costs(cases)
     order = [side for side, _, what in asked.log if what == "repeat"]
     assert order == [1, 2, 3] + [3, 2, 1] + [1, 2, 3]
 
 
-def test_training_and_sampling_of_a_resolution_are_one_row():
-    rows = [{"resolution": 16, "a": 1}, {"resolution": 8, "a": 2}, {"resolution": 16, "b": 3}]
+def test_the_cost_of_a_trajectory_is_a_row_at_each_resolution_that_it_makes():
+    joint = {"resolution": 16, "trajectory": [16, 8], "part": None}
+    alone = {"resolution": 8, "trajectory": [8], "part": "alone"}
+    rows = [{**joint, "a": 1}, {**alone, "a": 2}, {**joint, "b": 3}]
     assert by_resolution(rows) == [
-        {"resolution": 16, "a": 1, "b": 3},
-        {"resolution": 8, "a": 2},
+        {**joint, "a": 1, "b": 3},
+        {**joint, "resolution": 8, "a": 1, "b": 3},
+        {**alone, "a": 2},
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "together"),
+    [
+        ("mdm", {}, [(16, 8)]),
+        ("mdm", {"growth": [0.5]}, [(16, 8)]),
+        ("mdm", {"fractions": [0.5, 1]}, [(16, 8)]),
+        ("cascaded", {}, [(16,), (8,)]),
+        ("end_to_end", {}, [(16,)]),
+    ],
+)
+def test_each_resolution_costs_what_makes_the_images_that_are_measured_there(
+    name, options, together
+):
+    method = tiny.method(name, **options)
+    assert work.trajectories(method) == together
+    for sides in together:
+        case = replace(CASE, method=tiny.method_node(name, **options), trajectory=sides)
+        images = built(case).sample(2, noise=tiny.noise())
+        sampled = method.sample(2, noise=tiny.noise())  # as the harness measures them
+        assert {*sides} <= {*images} <= {*sampled}
+
+
+def test_a_coarse_image_of_joint_levels_costs_the_whole_trajectory():
+    method = methods.build(CASE.method, offered=CASE.facts)
+    whole, coarse = (flops_of_sample(method.at(side)) for side in (16, 8))
+    alone = flops_of_sample(built(replace(CASE, trajectory=[8], alone=True)))
+    assert whole == coarse > 1.1 * alone > 0
+
+
+def test_a_part_alone_is_measured_only_where_it_is_asked_for_and_is_a_part():
+    trainer = {"precision": "32-true", "channels_last": False, "compile": False}
+    config = {"method": CASE.method, "facts": CASE.facts, "text": None, "trainer": trainer}
+    wanted = {"batches": [4], "repeats": 1, "memory_cap": None}
+
+    def cases(trajectories: Any, **more: Any) -> list[tuple[list[int], bool]]:
+        found = cases_of(config, trajectories, {**wanted, **more}, "cpu")
+        return [(list(case.trajectory), case.alone) for case in found[::2]]
+
+    assert cases([(16, 8)]) == [([16, 8], False)]
+    assert cases([(16, 8)], alone=True) == [([16, 8], False), ([8], True)]
+    assert cases([(16,), (8,)], alone=True) == [([16], False), ([8], False)]
+
+
+def test_a_handover_on_the_way_of_a_cascade_is_one_more_step():
+    bridge = {"name": "augmented", "truncated": True, "level": 1.0}
+    stage = built(replace(CASE, method=tiny.method_node("cascaded", bridge=bridge)))
+    counted = [0, 0]
+    for i, part in enumerate(stage.chain):
+        part.denoiser.register_forward_hook(lambda *_, i=i: counted.__setitem__(i, counted[i] + 1))
+    stage.sample(1, noise=tiny.noise())
+    assert tuple(counted) == stage.calls()
+    assert stage.calls()[0] == stage.previous.evaluations + 1
 
 
 # ---------------------------------------------------------------- finished runs again
@@ -163,12 +224,27 @@ def test_finished_runs_are_timed_together_and_their_records_say_so(finished, ask
         found = Record.read(finished / name)
         assert [row["resolution"] for row in found.cost] == [16, 8] and not found.edited
         timed = {"train_images_per_s": 4.0, "sample_images_per_s": 4.0}
-        assert found.cost[0] == {**replace(CASE, threads=get_num_threads()).conditions, **timed}
+        about = replace(CASE, trajectory=[16], threads=get_num_threads()).conditions
+        assert found.cost[0] == {**about, **timed}
         assert found.provenance["cost"]["together"] == ["a", "b"]
         assert found.provenance["machine"] == {"cpu": "Abacus 1"}  # of its training
     order = [(what, side) for side, what, call in asked.log if call == "repeat"]
     one = [("train", 16), ("train", 8)] * 2
     assert order[:8] == one + one[::-1]  # both runs, forwards and backwards
+    again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
+    assert found.cost[1]["trajectory"] == [8]  # an older record does not say what goes together
+
+
+def test_what_one_trajectory_makes_is_timed_once_again(finished, asked):
+    for name in ("a", "b"):
+        found = Record.read(finished / name)
+        rows = by_resolution([{**CASE.conditions}])
+        replace(found, cost=tuple(rows)).write(finished / name)
+    again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
+    assert [(what, side) for side, what, call in asked.log if call == "row"] == [
+        ("train", 16), ("train", 16), ("sample", 16), ("sample", 16),
+    ]  # fmt: skip
+    assert [row["resolution"] for row in Record.read(finished / "a").cost] == [16, 8]
     assert Record.read(finished / "c").failure == "no luck"
 
 
@@ -278,7 +354,7 @@ def test_where_nothing_is_finished_there_is_nothing_to_time(tmp_path, capsys):
 def test_batch_sizes_that_are_none_are_refused(batches):
     wanted = {"batches": batches, "repeats": 1, "memory_cap": None}
     with pytest.raises(ValueError, match="give sizes of 1 or more to try"):
-        cases_of({"trainer": {}}, [16], wanted, "cpu")
+        cases_of({"trainer": {}}, [[16]], wanted, "cpu")
 
 
 # ---------------------------------------------------------------- the process of a case
@@ -307,6 +383,67 @@ def test_a_step_of_training_is_timed(monkeypatch):
     assert repeat["seconds"] > 0 and told == {"train_batch": 2, "compile_s": None}
 
 
+TRAINER = {
+    **{"steps": 9, "batch_size": 4, "accumulate": 2, "optimizer": "lamb", "lr": 0.5, "clip": 0.25},
+    **{"optimizer_options": {"eps": 1e-3}, "weight_decay": 0.1},
+    **{"ema": [8, 0, 16], "precision": "64-true", "channels_last": True, "compile": False},
+}
+
+
+def test_the_step_that_is_timed_is_the_trainers_own(monkeypatch, tmp_path):
+    """Optimizer, its options, micro batches, precision, clipping and averages are compared where
+    the trainer and the harness make the same object."""
+    seen: list[dict[str, Any]] = []
+    original = TrainingStep.__call__
+
+    def spied(self: TrainingStep, step: int, chunks: Any, lr: float) -> Any:
+        (player,) = self.players
+        groups = [{k: v for k, v in g.items() if k not in ("params", "lr")}
+                  for g in player.optimizer.param_groups]  # fmt: skip
+        layouts = {p.is_contiguous(memory_format=torch.channels_last)
+                   for p in player.parameters if p.ndim == 4}  # fmt: skip
+        seen.append({
+            "optimizer": (type(player.optimizer), groups),
+            "chunks": [(number, batch.images.shape, batch.images.dtype,
+                        batch.images.is_contiguous(memory_format=torch.channels_last))
+                       for number, batch in chunks],
+            "averages": (self.ema.half_lives, self.ema.ramp, len(self.ema.state())),
+            "weights": ({p.dtype for p in player.parameters}, layouts),
+            "recipe": (self.recipe.clip, self.recipe.precision),
+            "precision": type(self.fabric._precision),
+        })  # fmt: skip
+        return original(self, step, chunks, lr)
+
+    monkeypatch.setattr(TrainingStep, "__call__", spied)
+    node = runs.NODE
+    options = {**TRAINER, "accelerator": "cpu", "sheet_images": 1, "progress": False}
+    train(runs.built(node), runs.images(), tmp_path, Recipe(**{**options, "steps": 1}))
+    config = {"method": node, "facts": runs.images().facts, "text": None, "trainer": options}
+    wanted = {"batches": [2], "repeats": 1, "memory_cap": None}
+    case, _ = cases_of(config, [(8, 4)], wanted, "cpu")
+    assert answers(case, "told 0.5")[1]["train_batch"] == 4  # of a step: two micro batches of 2
+    trainers, harness, _ = seen
+    assert trainers == harness
+
+
+def test_adamw_is_timed_fused_as_it_is_trained():
+    case = replace(CASE, what="train")
+    steps = work.Steps(work.Shapes(), built(case), case.trainer, facts=case.facts, images=2)
+    (player,) = steps.step.players
+    assert isinstance(player.optimizer, torch.optim.AdamW)
+    assert all(group["fused"] for group in player.optimizer.param_groups)
+
+
+def test_timing_a_step_leaves_the_weights_as_drawn():
+    case = replace(CASE, what="train", recipe={"lr": 1e30})
+    stage = built(case)
+    before = [p.detach().clone() for p in stage.parameters()]
+    steps = work.Steps(work.Shapes(), stage, case.trainer, facts=case.facts, images=2)
+    for _ in range(3):
+        steps()
+    assert all(torch.equal(a, b) for a, b in zip(before, stage.parameters(), strict=True))
+
+
 def test_lack_of_memory_is_an_answer(monkeypatch):
     def full(*given: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
@@ -317,7 +454,7 @@ def test_lack_of_memory_is_an_answer(monkeypatch):
 
 def test_other_errors_are_none():
     with pytest.raises(ValueError, match="no level makes images at 32"):
-        answers(replace(CASE, resolution=32))
+        answers(replace(CASE, trajectory=[32]))
 
 
 def test_guidance_and_each_stage_of_a_chain_are_parts():
@@ -332,7 +469,7 @@ def test_guidance_and_each_stage_of_a_chain_are_parts():
 def test_guidance_costs_where_it_acts():
     sampling = {"steps": 4, "guidance": 2.0, "interval": [0.4, 0.8]}
     stage = built(replace(CASE, method=tiny.method_node("mdm", sampling=sampling)))
-    assert without_guidance(stage) == 4
+    assert without_guidance(stage) == (4,)
     assert stage.evaluations == 4 + 2  # at 0.75 and 0.5 of 1, 0.75, 0.5, 0.25
 
 
@@ -350,7 +487,8 @@ def test_a_text_encoder_is_part_of_a_sample():
 @pytest.mark.slow
 def test_real_processes_give_rows_and_a_cap_is_kept():
     cases = [replace(CASE, what=what) for what in ("train", "sample")]
-    (row,) = by_resolution(costs(cases))
+    row, coarse = by_resolution(costs(cases))
+    assert {**coarse, "resolution": 16} == row
     assert row["train_images_per_s"] > 0 and row["latency_s"] > 0 and row["sample_iqr_s"] >= 0
     assert row["sample_memory_mib"] >= row["sample_memory_baseline_mib"] > 0
     capped = replace(CASE, memory_cap=10.0)
@@ -361,7 +499,7 @@ def test_real_processes_give_rows_and_a_cap_is_kept():
 
 @pytest.mark.slow
 def test_a_process_that_dies_says_why():
-    (row,) = costs([replace(CASE, resolution=32)])
+    (row,) = costs([replace(CASE, trajectory=[32])])
     assert row["sample_failure"] == (
         "ValueError: no level makes images at 32: choose one of [16, 8]"
     )

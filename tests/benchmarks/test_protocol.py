@@ -17,6 +17,7 @@ from benchmarks import protocol
 from benchmarks.cost import cases_of
 from benchmarks.measure import caption_of
 from benchmarks.protocol import Plan, StagePlan, planned, solved
+from benchmarks.work import trajectories
 from hierdiff.denoisers import OneLevelDenoiser
 from hierdiff.method import Method, Stage
 from hierdiff.metrics.cost import flops
@@ -379,7 +380,7 @@ def test_latency_is_that_of_a_cost_row(tmp_path, monkeypatch):
     )
     caption = caption_of(run.data.part("test"))
     wanted = {"batches": [1], "repeats": 3, "memory_cap": None}
-    _, row = cases_of(run.config, run.method.resolutions[:1], wanted, "cpu", caption=caption)
+    _, row = cases_of(run.config, trajectories(run.method)[:1], wanted, "cpu", caption=caption)
     monkeypatch.setattr(protocol, "Sampled", Recorded)
     monkeypatch.setattr(Recorded, "cases", [])
     assert plan(run, tmp_path, latency=0.5).sampler_steps == 20

@@ -40,7 +40,7 @@ def test_two_points_have_no_error_and_one_has_no_exponent():
     assert exponent([1, 2], [1, 4]) == (pytest.approx(2), None)
     assert exponent([1], [1]) is None
     assert exponent([1, 2], [0.0, 4]) is None  # memory below what the process had anyway
-    assert [told(fit) for fit in (None, (2, None), (2, 0.25))] == ["–", "2.00", "2.00 ± 0.25"]
+    assert [told(fit) for fit in (None, (2, None), (2, 0.25))] == ["–", "2.00", "2.0 ± 0.2"]
 
 
 def test_a_failure_is_no_point_of_a_fit():

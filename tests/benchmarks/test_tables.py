@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import re
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -20,10 +22,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from benchmarks import published as papers
-from benchmarks.formats import WIDE, best, places, student
-from benchmarks.presets import PRESETS
+from benchmarks.best import best, interval, places, student
+from benchmarks.formats import WIDE
+from benchmarks.presets import PRESETS, expected_iqr
 from benchmarks.tables import csv, frame, latex, main, markdown, rich_table
-from hierdiff.record import Record
+from hierdiff.record import Record, content_hash
 from hierdiff.results import records
 from tests.benchmarks.rows import IDENTITY, TEN, cost, five, quality, record, ten, training
 
@@ -170,21 +173,25 @@ def test_parameters_and_flops_may_come_from_any_device():
     assert list(table[("64 px", "params M")]) == [2.345678, 2.345678]
 
 
-def test_the_best_is_bold_ties_within_rounding_share_it_and_the_scale_never_is():
-    values = {"a": 98.41, "b": 98.44, "c": 98.6}
-    rows = [record(name, quality=(quality(64, "native", v),)) for name, v in values.items()]
+def test_the_best_is_bold_ties_as_printed_share_it_and_the_scale_never_is():
+    """98.412 and 98.414 are apart by their many seeds, and read the same."""
+    seeds = {"values": [1.0] * 10_000, "spread": 0.05}
+    values = {"a": 98.412, "b": 98.414, "c": 98.6}
+    rows = [
+        record(name, quality=(quality(64, "native", v, **seeds),)) for name, v in values.items()
+    ]
     lines = markdown(frame(rows)).splitlines()
     strong = [line.split("|")[1].strip() for line in lines if "**" in line]
     assert strong == ["a", "b"]
 
 
 def test_of_a_rate_the_highest_is_bold_and_of_a_memory_the_lowest():
-    low = cost(64, 1.0, 1.0, train_memory_mib=1.0)
-    high = cost(64, 2.0, 2.0, train_memory_mib=2.0)
+    low = timed(1.0, 0.1, train_memory_mib=1.0)
+    high = timed(2.0, 0.1, train_memory_mib=2.0)
     text = markdown(frame([record("low", cost=(low,)), record("high", cost=(high,))]))
     cells = {line.split("|")[1].strip(): line for line in text.splitlines() if "**" in line}
-    assert re.findall(r"\*\*(\d+)\*\*", cells["low"]) == ["1", "512"]
-    assert re.findall(r"\*\*(\d+)\*\*", cells["high"]) == ["2", "2", "512"]
+    assert re.findall(r"\*\*(\d+)\*\*", cells["low"]) == ["1"]
+    assert re.findall(r"\*\*(\d+)\*\*", cells["high"]) == ["2"]
 
 
 def test_a_single_method_is_not_its_own_best():
@@ -202,47 +209,86 @@ def rows_of(**values: float | tuple[float, float, int]) -> pd.DataFrame:
     )
 
 
-def ranks(table: pd.DataFrame) -> dict[str, int]:
-    return dict(places(table)[("64 px", "FD-EffLite0 ↓")])
-
-
-def test_the_best_is_bold_alone_only_beyond_the_interval_of_the_difference():
-    t, s = 2.776445, 1.0  # of 4 degrees of freedom
+def test_the_best_is_bold_only_beyond_the_interval_of_the_difference():
+    t, s = 2.776445, 1.0  # of 4 degrees of freedom, which Welch's are for equal spreads
     edge = t * math.hypot(s, s) / math.sqrt(3)
     assert student(4) == pytest.approx(t, rel=1e-6)
     inside = rows_of(a=(100.0, s, 3), b=(100.0 + 0.99 * edge, s, 3))
     beyond = rows_of(a=(100.0, s, 3), b=(100.0 + 1.01 * edge, s, 3))
-    assert (ranks(inside), ranks(beyond)) == ({"a": 1, "b": 1}, {"a": 1, "b": 0})
+    assert (ranks(inside), ranks(beyond)) == ({"a": 0, "b": 0}, {"a": 1, "b": 0})
+
+
+def test_degrees_of_freedom_are_those_of_welch_and_satterthwaite():
+    """Of one spread that is nearly all of it the freedom is its own."""
+    assert interval([(1.0, 2), (1e-9, 1000)]) == pytest.approx(student(2), rel=1e-6)
+    assert interval([(0.5, 2), (0.5, 2)]) == pytest.approx(student(4))
+    assert interval([]) == math.inf
 
 
 def test_more_seeds_tell_methods_apart_that_few_do_not():
     few, many = (rows_of(a=(100.0, 2.0, n), b=(103.0, 2.0, n)) for n in (2, 20))
-    assert (ranks(few), ranks(many)) == ({"a": 1, "b": 1}, {"a": 1, "b": 0})
+    assert (ranks(few), ranks(many)) == ({"a": 0, "b": 0}, {"a": 1, "b": 0})
 
 
-def test_a_row_without_a_spread_is_one_draw_with_the_spread_of_the_other():
-    edge = 4.302653 * math.hypot(1, 1 / math.sqrt(3))  # t of 2 degrees of freedom
-    inside = rows_of(a=(100.0, 1.0, 3), b=100.0 + 0.99 * edge)
-    beyond = rows_of(a=(100.0, 1.0, 3), b=100.0 + 1.01 * edge)
-    assert (ranks(inside), ranks(beyond)) == ({"a": 1, "b": 1}, {"a": 1, "b": 0})
+def test_who_is_not_apart_from_the_best_shares_its_place():
+    table = rows_of(a=(100.0, 1.0, 9), b=(100.4, 1.0, 9), c=(140.0, 1.0, 9))
+    assert ranks(table) == {"a": 1, "b": 1, "c": 2}
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        {"values": [1.0], "spread": None},  # one repeat
+        {"spread": None},
+        {"values": [1.0, 1.0], "spread": 0.0},  # repeats that agree in every digit
+        {"values": [1.0, 1.0], "spread": 1e-16},
+        {"values": [1.0, 2.0], "spread": 0.1, "between": 0.1, "within": None, "draws": 1},
+    ],
+)
+@pytest.mark.parametrize("value", [0.0, 1e-3, 1.0, 50.0, 1e4])
+def test_nobody_is_marked_in_a_column_where_a_spread_is_unknown(unknown, value):
+    """Neither the row whose spread it is, better or worse than the rest, nor another."""
+    known = {"values": [1.0, 1.0], "spread": 0.01}
+    rows = [("a", 10.0, known), ("b", 20.0, known), ("c", value, unknown)]
+    table = frame(
+        [record(name, quality=(quality(64, "native", v, **more),)) for name, v, more in rows]
+    )
+    assert places(table).to_numpy().sum() == 0 and "**" not in markdown(table)
+    assert ranks(frame([record(n, quality=(quality(64, "native", v, **known),))
+                        for n, v, _ in rows[:2]])) == {"a": 1, "b": 0}  # fmt: skip
+
+
+def ranks(table: pd.DataFrame) -> dict[str, int]:
+    place = places(table)[("64 px", "FD-EffLite0 ↓")]
+    return {row: int(place[row]) for row in table.index if row not in table.attrs["scale"]}
 
 
 def test_the_second_of_three_is_underlined_and_shared_as_the_best_is():
-    assert ranks(rows_of(a=3.0, b=2.0, c=1.0)) == {"a": 0, "b": 2, "c": 1}
-    assert ranks(rows_of(a=3.0, b=2.0)) == {"a": 0, "b": 1}
-    assert ranks(rows_of(a=1.0, b=1.0, c=2.0, d=2.0, e=3.0)) == dict(a=1, b=1, c=2, d=2, e=0)
-    table = latex(rows_of(a=3.0, b=2.0, c=1.5))
-    assert (r"\textbf{1.50}" in table, r"\underline{2}" in table) == (True, True)
+    def sure(**values: float) -> pd.DataFrame:
+        return rows_of(**{name: (value, 0.001, 5) for name, value in values.items()})
+
+    assert ranks(sure(a=3.0, b=2.0, c=1.0)) == {"a": 0, "b": 2, "c": 1}
+    assert ranks(sure(a=3.0, b=2.0)) == {"a": 0, "b": 1}
+    assert ranks(sure(a=1.0, b=1.0, c=2.0, d=2.0, e=3.0)) == dict(a=1, b=1, c=2, d=2, e=0)
+    assert ranks(sure(a=1.0, b=1.0)) == dict(a=0, b=0)  # nothing is apart
+    table = latex(sure(a=3.0, b=2.0, c=1.5))
+    assert (r"\textbf{1.500}" in table, r"\underline{2.000}" in table) == (True, True)
 
 
-def test_equal_after_rounding_is_equal_whether_or_not_a_number_is_whole():
-    assert ranks(rows_of(a=98.0, b=98.04)) == {"a": 1, "b": 1}
+def test_equal_as_printed_is_equal_whether_or_not_a_number_is_whole():
+    assert ranks(rows_of(a=(98.0, 0.5, 9999), b=(98.04, 0.5, 9999), c=(99.0, 0.5, 9999))) == {
+        "a": 1, "b": 1, "c": 2,
+    }  # fmt: skip
 
 
 def test_a_row_says_which_side_is_better_and_an_old_one_is_told_by_its_name():
     def arrows(**changed: Any) -> list[str]:
         rows = [
-            record(name, quality=(quality(64, "native", value, **changed),), scale={})
+            record(
+                name,
+                quality=(quality(64, "native", value, values=[1.0] * 3, spread=0.01, **changed),),
+                scale={},
+            )
             for name, value in (("a", 1.0), ("b", 2.0))
         ]
         table = frame(rows)
@@ -256,10 +302,31 @@ def test_a_row_says_which_side_is_better_and_an_old_one_is_told_by_its_name():
     assert arrows(metric="FD-EffLite0") == ["FD-EffLite0 ↓", "a"]
 
 
-def test_a_spread_has_the_digits_of_its_value_or_one_of_its_own():
-    cells = {(98.41, 0.456): "98.4 ± 0.5", (98.0, 1.0): "98.0 ± 1.0", (123.4, 0.02): "123 ± 0.02"}
-    for (value, spread), cell in cells.items():
-        assert f"| {cell} |" in re.sub(" +", " ", markdown(rows_of(a=(value, spread, 3))))
+@pytest.mark.parametrize(
+    ("value", "spread", "cell"),
+    [
+        (98.41, 0.456, "98.4 ± 0.5"),
+        (98.0, 1.0, "98 ± 1"),
+        (373.1234, 0.003, "373.123 ± 0.003"),
+        (0.0067, 0.0001, "0.0067 ± 0.0001"),
+        (12345.0, 234.0, "12300 ± 200"),
+        (0.0049, 0.0, "0.00490"),  # once 0.00 ± 0.00
+    ],
+)
+def test_every_format_has_the_digits_of_the_spread(value: float, spread: float, cell: str):
+    table = rows_of(a=(value, spread, 3))
+    assert f"| {cell} |" in re.sub(" +", " ", markdown(table))
+    assert cell in printed_table(table)
+    number, _, error = cell.partition(" ± ")
+    assert number in latex(table) and (not error or rf"$\pm$\,{error}" in latex(table))
+    read = pd.read_csv(io.StringIO(csv(table)))  # which keeps all of them
+    assert read["64 px FD-EffLite0"][0] == value and read["64 px FD-EffLite0 sd"][0] == spread
+
+
+def printed_table(table: pd.DataFrame) -> str:
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(rich_table(table))
+    return console.export_text()
 
 
 def test_training_seeds_are_one_row_with_mean_and_deviation_and_their_number():
@@ -387,16 +454,102 @@ def timed(rate: float, iqr: float, **changed: Any) -> dict[str, Any]:
     return cost(64, rate, 5.0, train_batch=32, train_iqr_s=iqr, repeats=5, **changed)
 
 
-def test_rates_whose_repeats_overlap_share_the_bold():
-    def bold(*rows: dict[str, Any]) -> list[bool]:
-        records = [record(name, cost=(row,)) for name, row in zip("ab", rows, strict=True)]
-        return best(frame(records, "cost"))["64 px", "train img/s ↑"].tolist()[:2]
+def bold(*rows: dict[str, Any], column: str = "train img/s ↑") -> list[bool]:
+    records = [record(name, cost=(row,)) for name, row in zip("abcde", rows, strict=False)]
+    return best(frame(records, "cost"))["64 px", column].tolist()[: len(rows)]
 
+
+def test_rates_whose_repeats_overlap_are_not_apart():
     assert bold(timed(40.0, 0.001), timed(38.0, 0.001)) == [True, False]
-    assert bold(timed(40.0, 0.1), timed(38.0, 0.1)) == [True, True]
-    # sd = iqr / 1.349 * rate^2 / batch; |gap| = 2 = t(0.975, 8) sqrt((sd1^2 + sd2^2) / 5) at 0.0388
-    assert bold(timed(40.0, 0.038), timed(38.0, 0.038)) == [True, False]
-    assert bold(timed(40.0, 0.040), timed(38.0, 0.040)) == [True, True]
+    assert bold(timed(40.0, 0.1), timed(38.0, 0.1)) == [False, False]
+    # s = iqr / 0.994 * rate^2 / batch of 5 repeats; the gap is 2 =
+    # t(0.975, 7.93) sqrt(pi/2 (s1^2 + s2^2) / 5) at 0.0227
+    assert bold(timed(40.0, 0.0222), timed(38.0, 0.0222)) == [True, False]
+    assert bold(timed(40.0, 0.0232), timed(38.0, 0.0232)) == [False, False]
+
+
+def test_the_interquartile_range_of_few_repeats_is_that_of_few_normals():
+    """The mean over many draws; of two it is half their distance, 1 / sqrt(pi)."""
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 5, 10):
+        low, high = np.quantile(rng.standard_normal((200_000, n)), [0.25, 0.75], axis=1)
+        assert expected_iqr(n) == pytest.approx((high - low).mean(), rel=0.05)
+    assert expected_iqr(100_000) == pytest.approx(1.349, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        {"train_noisy": True},
+        {"train_iqr_s": 0.21 * 32 / 90},  # as wide as what is marked noisy
+        {"train_iqr_s": None},
+        {"train_iqr_s": 0.0},
+        {"repeats": 1},
+        {"repeats": None},
+    ],
+)
+def test_a_timing_that_is_noisy_or_of_one_repeat_wins_nothing(unknown):
+    fast = timed(90.0, 0.001) | unknown
+    assert bold(timed(40.0, 0.001), fast) == [False, False]
+    assert bold(timed(40.0, 0.001), timed(90.0, 0.001)) == [False, True]
+
+
+def test_memory_is_known_to_two_percent():
+    def held(mib: float) -> dict[str, Any]:
+        return cost(64, 40.0, 5.0, train_memory_mib=mib)
+
+    assert bold(held(1051.0), held(1047.0), column="train MiB ↓") == [False, False]
+    assert bold(held(1051.0), held(1020.0), column="train MiB ↓") == [False, True]
+    assert bold(held(1051.0), held(1047.0), held(2000.0), column="train MiB ↓") == [
+        True, True, False,
+    ]  # fmt: skip
+
+
+def test_an_energy_that_was_taken_once_wins_nothing():
+    rows = [cost(64, 40.0, 5.0, energy_j=joules) for joules in (1.0, 100.0)]
+    assert bold(*rows, column="J/image ↓") == [False, False]
+
+
+def test_a_coarse_level_has_the_cost_of_its_trajectory_and_a_part_alone_a_group_of_its_own():
+    def joint(side: int, **more: Any) -> dict[str, Any]:
+        return cost(side, 40.0, 20.8, trajectory=[64, 32], part=None, **more)
+
+    alone = cost(32, 70.0, 33.5, trajectory=[32], part="alone", sample_noisy=True)
+    one = record("mdm", quality=(quality(32, "native", 24.4),), cost=(joint(64), joint(32), alone))
+    for preset in ("main", "all"):
+        table = frame([one], preset)
+        assert table.loc["mdm", ("32 px", "sample img/s ↑")] == 20.8
+        assert not any("alone" in group for group, _ in table.columns)
+        assert not any("spread widely" in note for note in table.attrs["notes"])
+    table = frame([one], "cost")
+    assert table.loc["mdm", ("32 px", "sample img/s ↑")] == 20.8
+    assert table.loc["mdm", ("network alone 32 px", "sample img/s ↑")] == 33.5
+    assert "times that spread widely: mdm at 32 px (alone) (sample)" in table.attrs["notes"]
+
+
+def test_an_older_record_does_not_show_a_level_alone_as_what_made_its_images(tmp_path: Path):
+    """Before schema 4 a coarse cost of joint levels was that of the inner network alone."""
+
+    def older(name: str, *stages: list[str]) -> Record:
+        rows = tuple(
+            cost(side, 40.0, rate, breakdown=[{"name": f"stage {s}", "flops": 1} for s in own])
+            for side, rate, own in zip((64, 32), (20.8, 33.5), stages, strict=True)
+        )
+        path = record(name, cost=rows).write(tmp_path / name)
+        content = {k: v for k, v in json.loads(path.read_text()).items() if k != "hash"}
+        content["schema"] = 3
+        path.write_text(json.dumps({**content, "hash": content_hash(content)}))
+        return Record.read(path)
+
+    joint = older("mdm", ["64x32"], ["32"])
+    chain = older("cascaded", ["32", "32to64"], ["32"])
+    table = frame([joint, chain])
+    shown = table["32 px", "sample img/s ↑"]
+    assert math.isnan(shown["mdm"]) and shown["cascaded"] == 33.5
+    assert frame([joint], "cost").loc["mdm", ("network alone 32 px", "sample img/s ↑")] == 33.5
+    assert not joint.edited and joint.schema == 4
+    note = "training timed by an earlier version, not with the step of the run: mdm (plain AdamW)"
+    assert any(one.startswith(note) for one in frame([joint]).attrs["notes"])
 
 
 def test_interquartile_ranges_are_columns_of_the_costs():
@@ -598,7 +751,7 @@ def test_names_reach_latex_escaped():
 
 def test_the_terminal_shows_every_number_of_the_table():
     text = printed(five(), 200)
-    words = ("98.4 ± 0.02", "mdm (2 seeds)", "Gaussian", "out of memory", "matched by flops")
+    words = ("98.42 ± 0.02", "mdm (2 seeds)", "Gaussian", "out of memory", "matched by flops")
     assert all(word in text for word in words)
 
 
