@@ -37,15 +37,16 @@ class Kept:
     """Rows of what is done, the state of what is under way, and the images to show.
 
     path: None keeps nothing. key: of everything that decides the numbers; a file of another key is
-    not read, a damaged one is ignored with a warning. every: seconds between two writes.
+    not read, a damaged one is ignored with a warning. every: seconds between two writes, None: as
+    `EVERY` says.
     """
 
-    def __init__(self, path: Path | None = None, key: str = "", *, every: float = EVERY):
-        self.path, self.key, self.every = path, key, every
+    def __init__(self, path: Path | None = None, key: str = "", *, every: float | None = None):
+        self.path, self.key, self.every = path, key, EVERY if every is None else every
         self.rows: dict[str, Rows] = {}
         self.state: dict[str, np.ndarray] = {}
         self.shown: dict[int, UInt8[Tensor, "n c _h _w"]] = {}
-        self._next = time.monotonic() + every
+        self._next = time.monotonic() + self.every
         if path is not None and path.exists():
             self._read(path)
 
@@ -74,7 +75,7 @@ class Kept:
         started = time.monotonic()
         arrays = {f"state/{name}": array for name, array in self.state.items()}
         arrays |= {f"shown/{side}": images.numpy() for side, images in self.shown.items()}
-        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         rows = json.dumps(self.rows)
         about = {"key": self.key, "rows": rows, "sha256": _digest(arrays, self.key, rows)}
         write(self.path, save(arrays, metadata=about))

@@ -235,7 +235,7 @@ def quality_of_seeds(
             try:
                 one.restore(kept.state)
                 log.info("seed %d goes on after %d images", seed, one.count)
-            except (KeyError, ValueError) as error:
+            except (KeyError, ValueError, TypeError) as error:
                 log.warning("seed %d is measured from the start: %s", seed, error)
                 one = meter()
         for levels in draw(seed, one.count):

@@ -261,10 +261,11 @@ def checked_extractor(wanted: Mapping[str, Any], run: Prepared) -> Extractor:
         raise ValueError(f"measure.seeds={seeds}: name one or more, each once")
     extractor = extractors.build(wanted["extractor"])
     test, train_part = run.data.part("test"), run.data.part("train")
-    n = min(wanted["samples"], len(test), len(train_part))
+    n = min(wanted["samples"], len(test), len(train_part))  # real images are measured too
     check_metrics(wanted["metrics"], extractor, n=n, others=[ATTRIBUTES])
     curve = wanted["curve"] if wanted["curve"]["samples"] else {"metrics": [], "samples": n}
-    check_metrics(curve["metrics"], extractor, n=min(n, curve["samples"]), others=[ATTRIBUTES])
+    few = min(curve["samples"], len(train_part))
+    check_metrics(curve["metrics"], extractor, n=few, others=[ATTRIBUTES])
     metrics, sides = {*wanted["metrics"], *curve["metrics"]}, sides_of(wanted, run)
     if ATTRIBUTES in metrics:
         check_attributes(run.data.law, sides)
@@ -388,6 +389,7 @@ def one(options: dict[str, Any], folder: Path) -> Record:
     try:
         if record is not None:
             log.info("%s is there: remove it to measure again", folder / FILE)
+            (folder / MEASURING).unlink(missing_ok=True)  # of a process that was killed just then
         else:
             console(stderr=True).print(protocol.table({options["label"]: job.plan}))
             record = measured(options, prepare(options, data=data), job.plan, folder, job.extractor)

@@ -19,11 +19,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from benchmarks import run, sweep
+from benchmarks import kept, measure, run, sweep
 from hierdiff.config import folder_of_configs
 from hierdiff.metrics.features import INCEPTION_FILE, extractors
 from hierdiff.record import Record
 from hierdiff.train import plain, prepare
+from hierdiff.training import train
 from tests.benchmarks import rows
 from tests.test_registry import announce
 
@@ -454,3 +455,74 @@ def test_a_record_is_json_that_anybody_reads(runs):
     content = json.loads((runs[0] / "rin" / "record.json").read_text())
     assert content["provenance"]["packages"]["torch"] and content["provenance"]["config_hash"]
     assert content["training"]["spent"]["images"] == 3 * 2 * 8  # its share of the steps is 3
+
+
+def composed(folder, *more: str) -> dict[str, Any]:
+    """Options of a quick run in this process."""
+    GlobalHydra.instance().clear()
+    told = ("label=mdm", "budget_name=smoke", "name=mdm", f"folder={folder}", "cost.batches=[1]")
+    with initialize_config_dir(folder_of_configs(), version_base="1.3"):
+        return plain(compose("benchmark", overrides=[*QUICK, *told, *more]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_a_failure_row_with_stage_step_and_level(
+    tmp_path, monkeypatch, value
+):
+    def spoilt(method, *given, **more):
+        summary = train(method, *given, **more)
+        for parameter in method.parameters():
+            parameter.data.fill_(value)
+        return summary
+
+    monkeypatch.setattr(run, "train", spoilt)
+    with pytest.raises(FloatingPointError):
+        run.one(composed(tmp_path), tmp_path)
+    record = Record.read(tmp_path)
+    assert "stage 32x16 are not finite" in record.failure
+    assert "step 1 of 2" in record.failure and "level 0 (3 x 32 x 32)" in record.failure
+    assert not record.quality and not (tmp_path / "samples.png").exists()
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_measuring_goes_on_and_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    """Killed at the second batch of either seed, and at the second snapshot of the curve."""
+    more = ("measure.samples=20", "measure.seeds=[0,1]", "measure.curve.samples=8")
+    more = (*more, "trainer.steps=4", "trainer.snapshots=2", "measure.curve.metrics=[fd]")
+    monkeypatch.setattr(run, "costs", lambda *given: [])
+    whole = run.one(composed(tmp_path / "whole", *more), tmp_path / "whole")
+
+    monkeypatch.setattr(kept, "EVERY", 0.0)
+    calls, extracted = [], measure.Meter.add
+
+    def counted(self, levels):
+        calls.append(self.count)
+        if len(calls) in deadly:
+            raise KeyboardInterrupt
+        extracted(self, levels)
+
+    monkeypatch.setattr(measure.Meter, "add", counted)
+    folder, deadly = tmp_path / "killed", (2, 6, 10)  # the scale is kept
+    for _ in deadly:
+        with pytest.raises(KeyboardInterrupt):
+            run.one(composed(folder, *more), folder)
+        assert (folder / kept.FILE).exists() and not (folder / "record.json").exists()
+    again = run.one(composed(folder, *more), folder)
+    assert json.dumps(again.quality) == json.dumps(whole.quality)
+    assert [row["value"] for row in again.curves] == [row["value"] for row in whole.curves]
+    assert not (folder / kept.FILE).exists()
+    for name in ("samples.png", "film.png", "neighbours.png"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_more_samples_than_test_images_are_drawn_and_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "costs", lambda *given: [])
+    part = prepared().data.part("test")
+    record = run.one(composed(tmp_path, f"measure.samples={len(part) + 8}"), tmp_path)
+    assert {row["n"] for row in record.quality if row["metric"].startswith("FD")} == {len(part) + 8}
+    assert {row["n"] for row in record.scale["real"]} == {len(part)}
+    assert f"rows=permuted({len(part)})" in record.quality[0]["identity"]
+    assert record.provenance["rows"]["n"] == len(part)
+    run.shown(record, tmp_path)
