@@ -23,11 +23,12 @@ from benchmarks.report.__main__ import INDEX, MADE_BY, main, render, write_repor
 from benchmarks.report.charts import BOTTOM, HEIGHT, Axis, Line, Point, lines, scatter
 from benchmarks.report.content import page, slugs
 from benchmarks.report.facts import duration, flat
-from benchmarks.report.parts import Figure, Gallery, Picture
+from benchmarks.report.parts import Entry, Figure, Gallery, Picture
 from benchmarks.report.pictures import SHEETS, Kept
+from benchmarks.report.plots import trade
 from benchmarks.tables import frame
 from hierdiff.record import Record
-from hierdiff.results import records
+from hierdiff.results import paths, records
 from tests.benchmarks.rows import cost, quality, record
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
@@ -289,15 +290,36 @@ def test_a_table_has_the_numbers_of_its_frame(runs: Path):
 
 
 def test_the_best_is_bold_and_numbers_stand_at_the_right(runs: Path):
+    assert not list(next(parsed(made(runs)).all("table")).all("strong"))  # no spread is known
+    for path in paths(runs):
+        one = Record.read(path)
+        known = {"values": [1.0, 1.0], "spread": 0.5}
+        replace(one, quality=tuple({**q, **known} for q in one.quality)).write(path)
     first = next(parsed(made(runs)).all("table"))
     heads = list(list(first.all("tr"))[1].all("th"))
     column = next(i for i, head in enumerate(heads) if "FD-EffLite0" in head.text)
     methods = next(first.all("tbody", "methods"))
     cells = {next(r.all("th")).text: list(r.all("td"))[column - 1] for r in methods.all("tr")}
-    assert [strong.text for strong in cells["joint"].all("strong")] == ["98.5"]
+    assert [strong.text for strong in cells["joint"].all("strong")] == ["98.5 ± 0.5"]
     assert not list(cells["flat"].all("strong"))
     assert cells["flat"].attributes["class"] == "number"
     assert heads[column].attributes["class"] == "number"
+
+
+def test_quality_stands_over_the_cost_of_the_trajectory_that_made_the_images():
+    """A coarse level of joint ones costs all of them, and an image that is pooled what its own
+    method's finest does; a network alone is in no chart."""
+    whole = {"trajectory": [64, 32], "part": None}
+    alone = cost(32, 100.0, 33.5, trajectory=[32], part="alone")
+    joint = replace(
+        three()["joint"], cost=(alone, *(cost(s, 1.0, 20.8, **whole) for s in (64, 32)))
+    )
+    low = record("low", resolutions=(32,), quality=rows(9.0)[1:3], cost=(cost(32, 1.0, 7.0),))
+    entries = [Entry(one.name, one, look) for look, one in enumerate((joint, low))]
+    for view in ("native", "pooled"):
+        charts = next(c for c in trade(entries) if c.name == f"FD-EffLite0 at 32 px, {view}")
+        drawn = dict(charts.drawn)["sampled images/s"]
+        assert "at 20.8; low" in drawn and "at 7. " in drawn and "33.5" not in drawn
 
 
 def test_failures_and_the_scale_stand_apart(runs: Path):
