@@ -1,57 +1,95 @@
 """Kills at random: a command that was killed, however often and wherever, ends as one that was not.
 
-A run is killed again and again while it goes on: before or after one of its writes reaches the disk
-or its place, or at any time. `HIERDIFF_KILLS=100 pytest -m slow tests/trials/test_kills.py` kills
-a hundred times, which takes a quarter of an hour.
+A run is killed again and again while it goes on: before or after one of its files reaches the disk
+or its place, or at any time. Processes are forked from one that has imported everything; the jobs
+of a sweep are processes of their own. `HIERDIFF_KILLS=100` asks for a hundred kills.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from tests.training.runs import NESTED
+from tests.training.runs import NESTED, server
 
 KILLS = int(os.environ.get("HIERDIFF_KILLS", "8"))
-MANY = KILLS >= 20
 ROOT = Path(__file__).parents[2]
 SIGNALS = [signal.SIGKILL] * 8 + [signal.SIGTERM, signal.SIGINT]
+server.set_forkserver_preload(
+    ["hierdiff.train", "hierdiff.sample", "benchmarks.run", "benchmarks.report.__main__",
+     "lightning_fabric"]
+)  # fmt: skip
 
-KILLER = '''
-"""Kills this process at the n-th file that it puts to the disk or moves to its place."""
-import os, sys
-word = os.environ.get("KILL")
-if word and (sys.orig_argv.count("-m") > 1) == word.startswith("sweep"):
-    _, place, number = word.split(":")
-    left, own = [int(place)], {name: getattr(os, name) for name in ("fsync", "replace")}
 
-    def counted(name):
-        def call(*arguments, **options):
-            for when in ("before", "after"):
-                left[0] -= 1
-                if left[0] == 0:
-                    os.kill(os.getpid(), int(number))
-                if when == "before":
-                    result = own[name](*arguments, **options)
+def arm(place: int, number: int) -> None:
+    """This process is sent a signal before or after a file reaches the disk or its place."""
+    import os
+
+    left = [place]
+
+    def armed(name: str) -> None:
+        own = getattr(os, name)
+
+        def call(*arguments, **options):  # type: ignore[no-untyped-def]
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), number)
+            result = own(*arguments, **options)
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), number)
             return result
-        return call
 
-    for name in own:
-        setattr(os, name, counted(name))
-'''
+        setattr(os, name, call)
+
+    armed("fsync")
+    armed("replace")
+
+
+# sitecustomize of the processes that a sweep starts
+OF_A_JOB = f"""
+import os, sys
+{inspect.getsource(arm)}
+if os.environ.get("KILL") and "benchmarks.run" in sys.orig_argv:
+    arm(*map(int, os.environ["KILL"].split(":")))
+"""
+
+
+def work(
+    folder: Path, words: Sequence[str], environment: dict[str, str], kill: tuple[int, int] | None
+) -> None:
+    """`python -m WORDS` in a folder, its messages in the file `said`."""
+    os.environ.update(environment)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    out, said = (
+        os.open(os.devnull, os.O_WRONLY),
+        os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+    )
+    os.dup2(out, 1)
+    os.dup2(said, 2)
+    sys.argv = list(words)
+    if kill is not None:
+        arm(*kill)
+    main = importlib.import_module(words[0]).main
+    sys.exit(main())
+
 
 SMALL = (
     *("--config-dir", "own", "method=tiny", "denoiser=tiny", "data.resolution=8", "budget=smoke"),
@@ -64,19 +102,22 @@ MEASURED = (
     *("measure.curve.metrics=[fd]", "measure.curve.samples=8", "cost.repeats=0"),
     "measure.extractor={name: random_conv}",
 )
-SWEEP = ("-m", "benchmarks.run", "-m", *SMALL, *MEASURED, "hydra.sweep.dir=runs")
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "train": ("-m", "hierdiff.train", *SMALL, "folder=train"),
-    "sweep": (*SWEEP, f"seed={'0,1' if MANY else '0'}", "folder=runs/s${seed}"),
-    "sample": ("-m", "hierdiff.sample", "checkpoint=runs/s0/weights.safetensors", "n=6",
-               "out=images", "batch_size=2"),
-    "table": ("-m", "benchmarks.tables", "runs", "--format", "csv", "-o", "table.csv"),
-    "report": ("-m", "benchmarks.report", "runs", "-o", "page"),
+    "train": ("hierdiff.train", *SMALL, "folder=train"),
+    "run": ("benchmarks.run", *SMALL, *MEASURED, "folder=runs/one"),
+    "sweep": ("benchmarks.run", "-m", *SMALL, *MEASURED, "seed=1", "folder=runs/s${seed}",
+              "hydra.sweep.dir=runs"),
+    "sample": ("hierdiff.sample", "checkpoint=runs/one/weights.safetensors", "n=6", "out=images",
+               "batch_size=2"),
+    "table": ("benchmarks.tables", "runs", "--format", "csv", "-o", "table.csv"),
+    "report": ("benchmarks.report.__main__", "runs", "-o", "page"),
 }  # fmt: skip
-SHARES = {"train": 2, "sweep": 4, "sample": 2, "table": 1, "report": 1} if MANY else {
-    "sweep": 5, "sample": 1, "table": 1, "report": 1}  # fmt: skip
-WRITES = {"train": 40, "sweep": 60, "sample": 14, "table": 4, "report": 40}  # about, of a process
-MADE = {"train": "train", "sweep": "runs", "sample": "images", "table": "none", "report": "page"}
+SHARES = {"train": 0.15, "run": 0.4, "sweep": 0.1, "sample": 0.15, "table": 0.05, "report": 0.15}
+WRITES = {"train": 70, "run": 100, "sweep": 100, "sample": 30, "table": 4, "report": 80}  # calls
+MADE = {  # folder of each
+    **{"train": "train", "run": "runs/one", "sweep": "runs/s1", "sample": "images"},
+    **{"table": "none", "report": "page"},
+}
 
 
 @dataclass
@@ -89,7 +130,7 @@ class Place:
 
     def __post_init__(self) -> None:
         (self.folder / "killer").mkdir(parents=True)
-        (self.folder / "killer" / "sitecustomize.py").write_text(KILLER)
+        (self.folder / "killer" / "sitecustomize.py").write_text(OF_A_JOB)
         for name, node in {
             "denoiser/tiny": NESTED,
             "method/tiny": {"name": "mdm", "resolutions": [8, 4]},
@@ -98,58 +139,60 @@ class Place:
             path.parent.mkdir(parents=True)
             path.write_text(yaml.safe_dump(node))
 
-    def started(self, name: str, kill: str = "") -> subprocess.Popen[str]:
+    def started(
+        self, name: str, here: tuple[int, int] | None = None, in_job: tuple[int, int] | None = None
+    ) -> Any:
+        """A process of a command; where it is killed, or a job of the sweep is."""
         environment = {
-            **os.environ,
             "PYTHONPATH": f"{self.folder / 'killer'}{os.pathsep}{ROOT}",
             "HIERDIFF_CACHE": str(self.folder / "cache"),
-            "JAXTYPING_DISABLE": "1",
             "OMP_NUM_THREADS": "1",
-            "KILL": kill,
+            "KILL": "" if in_job is None else f"{in_job[0]}:{in_job[1]}",
         }
-        return subprocess.Popen(
-            [sys.executable, *COMMANDS[name]],
-            cwd=self.folder,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        process = server.Process(target=work, args=(self.folder, COMMANDS[name], environment, here))
+        process.start()
+        return process
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "said").read_text()
 
     def ended(self, name: str) -> None:
-        """The command, to its end; a job of a sweep that was killed may hold its run a while."""
-        for _ in range(10):
+        """The command, to its end; a job whose sweep was killed may hold its run a while."""
+        for _ in range(30):
             began = time.time()
             process = self.started(name)
-            _, said = process.communicate(timeout=600)
+            process.join(600)
             self.seconds[name] = time.time() - began
-            if process.returncode != 75 and "another process" not in said:
+            if process.exitcode != 75 and "another process works" not in self.said:
                 break
             time.sleep(1)
-        assert process.returncode == 0, said
-        assert "Traceback" not in said
+        assert process.exitcode == 0, self.said
+        assert "Traceback" not in self.said
 
     def killed(self, name: str, rng: random.Random) -> None:
         """The command until it has been killed once; one that ends before is begun anew."""
         while True:
             number, by_time = rng.choice(SIGNALS), rng.random() < 0.3
-            who = rng.choice(["sweep", "job"]) if name == "sweep" else "job"
-            place = rng.randint(1, WRITES[name] if who == "job" else 6)
-            process = self.started(name, "" if by_time else f"{who}:{place}:{int(number)}")
+            in_job = name == "sweep" and rng.random() < 0.5
+            limit = 12 if name == "sweep" and not in_job else WRITES[name]
+            kill = None if by_time else (rng.randint(1, limit), int(number))
+            process = self.started(name, None if in_job else kill, kill if in_job else None)
             if by_time:
-                try:
-                    process.wait(rng.uniform(0.3, 1) * self.seconds[name])
-                except subprocess.TimeoutExpired:
-                    process.send_signal(number)
-            _, said = process.communicate(timeout=600)
-            assert number != signal.SIGKILL or "Traceback" not in said, said
-            if process.returncode not in (0, 75) and "another process" not in said:
-                how = "at any time" if by_time else "at a write"
-                self.survived[f"{name}, {number.name} {how}"] += 1
-                return
-            if process.returncode == 0:
+                process.join(rng.uniform(0, 1) * self.seconds[name])
+                if process.is_alive():
+                    os.kill(process.pid, number)
+            process.join(600)
+            if number == signal.SIGKILL:
+                assert "Traceback" not in self.said, self.said
+            if process.exitcode == 0:
                 self.remove(name)
+            elif process.exitcode == 75 or "another process works" in self.said:
+                time.sleep(0.5)
+            else:
+                how = "at any time" if by_time else "at a write"
+                self.survived[f"{name}, {signal.Signals(number).name} {how}"] += 1
+                return
 
     def remove(self, name: str) -> None:
         """What a command made."""
@@ -179,11 +222,10 @@ def values(path: Path) -> dict[str, Any]:
 def test_a_command_that_was_killed_anywhere_ends_as_one_that_was_not(tmp_path: Path):
     rng = random.Random(int(os.environ.get("HIERDIFF_KILLS_SEED", "0")))
     whole, hurt = Place(tmp_path / "whole"), Place(tmp_path / "hurt")
-    names = [name for name in COMMANDS if name in SHARES]
-    for name in names:
+    for name, share in SHARES.items():
         whole.ended(name)
         hurt.seconds[name] = whole.seconds[name]
-        for _ in range(round(KILLS * SHARES[name] / sum(SHARES.values()))):
+        for _ in range(round(KILLS * share)):
             hurt.killed(name, rng)
         hurt.ended(name)
     print(f"{sum(hurt.survived.values())} kills survived: {dict(hurt.survived)}")
