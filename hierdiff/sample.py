@@ -22,7 +22,7 @@ import torch
 from hierdiff.batch import Cond
 from hierdiff.command import command, plain
 from hierdiff.data import conditions
-from hierdiff.files import LOCK, worked_in, write, write_png
+from hierdiff.files import LOCK, PART, worked_in, write, write_png
 from hierdiff.guidance import Scale, is_off
 from hierdiff.images import sheet, to_pil, to_uint8
 from hierdiff.method import Diffusion, Method
@@ -146,7 +146,8 @@ def own_files(out: Path) -> list[Path]:
         except (ValueError, KeyError, TypeError):
             listed.discard(LIST)
     there = {path.relative_to(out).as_posix(): path for path in files_below(out)}
-    others = sorted(set(there) - listed)
+    halves = {name for name, path in there.items() if PART.fullmatch(path.name)}  # of a kill
+    others = sorted(set(there) - listed - halves)
     if others:
         raise ValueError(
             f"out={out} holds {len(others)} files that no earlier call of this command lists, such "

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from hierdiff.batch import Cond
-from hierdiff.files import worked_in
-from hierdiff.sample import asked, check_options, described, sample
+from hierdiff.files import part_of, worked_in
+from hierdiff.sample import asked, check_options, described, sample, start
 from hierdiff.training.checkpoint import save_weights, tensors_of
 from tests.training.runs import NODE, built, command, config
 
@@ -224,3 +225,23 @@ def test_bad_commands_are_one_line(tmp_path: Path, weights: Path):
         assert message in said
         assert said.count("\n") == 1 and said.startswith("error: ")
     assert not (tmp_path / "samples").exists()
+
+
+def test_what_a_kill_left_in_the_folder_is_no_file_of_somebody_else(tmp_path: Path):
+    """Neither half a picture nor pictures that a list names, whatever was removed first."""
+    images = [{"seed": 0}, {"seed": 1}]
+    start(tmp_path, images, [4])
+    (tmp_path / "4").mkdir()
+    for name in ("0000.png", "0001.png", part_of(Path("0001.png")).name):
+        (tmp_path / "4" / name).write_bytes(b"")
+    removed, own = [], Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        removed.append(path.name)
+        own(path, missing_ok)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        start(tmp_path, images, [4])
+    assert removed[3] == "samples.json"  # the last of four
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.json"]
