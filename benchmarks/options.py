@@ -81,7 +81,8 @@ PLAIN: dict[str, Any] = {
 def check_options(options: Mapping[str, Any]) -> None:
     """ValueError for an option of a group that is not there, or is none that it may be."""
     for name, schema in GROUPS.items():
-        if options.get(name) is not None:
+        if name in options and not (name == "analysis" and options[name] is None):
+            check(options[name], Mapping, name)
             checked(schema, options[name], name, at=name)
     for name, kind in PLAIN.items():
         if name in options:

@@ -244,7 +244,7 @@ class Sampling:
                 f"guidance in the interval {[low, high]}: write the smaller time first"
             )
         name = self.threshold.get("name")
-        if name not in THRESHOLDS:
+        if not isinstance(name, str) or name not in THRESHOLDS:
             raise ValueError(
                 f"unknown threshold {name!r}{suggest(str(name), THRESHOLDS) or ','} "
                 f"known: {', '.join(THRESHOLDS)}"

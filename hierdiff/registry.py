@@ -130,7 +130,7 @@ class Registry(Generic[T]):
             return node
         if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
             raise ValueError(
-                f"a {self.role} is given as {{name: ..., options}}, got {node!r}: "
+                f"a {self.role} is given as {{name: ..., options}}, got {options.shown(node)}: "
                 f"add a name, one of {', '.join(self.names())}"
             )
         entry = self.get(node["name"])

@@ -102,8 +102,8 @@ def refusal(*overrides: str) -> str:
     [
         ("+sampler.grid.start=5", "a number from 0 to 1"),
         ("sampler.steps=2.5", "a whole number, 1 or more"),
-        ("sampler.guidance=null", "a number, or a list of numbers"),
-        ("sampler.guidance=nan", "a number, or a list of numbers"),
+        ("sampler.guidance=null", "a number, or a list of"),
+        ("sampler.guidance=nan", "a number, or a list of"),
         ("sampler.threshold=null", "a mapping"),
         ("measure.batch=0", "a whole number, 1 or more"),
         ("measure.samples=8.5", "a whole number, 2 or more"),
@@ -134,3 +134,11 @@ def test_a_value_that_an_option_cannot_have_is_refused_by_its_path_before_comput
     said = refusal(*([f"+{word}"] if word.startswith("data.flip") else [word]))
     path = word.lstrip("+").partition("=")[0].removesuffix(".a")
     assert said.startswith(f"{path}=") and rule in said and "\n" not in said
+
+
+@pytest.mark.parametrize("group", ["measure", "match", "cost"])
+@pytest.mark.parametrize("value", [None, 3, "fast", [1]])
+def test_a_group_that_is_no_mapping_is_refused(group, value):
+    with pytest.raises(ValueError, match=rf"^{group}=.*: {group} takes a mapping"):
+        check_options({group: value})
+    check_options({"analysis": None})

@@ -56,8 +56,8 @@ def _optimizer(
     known = [str(one) for one in list_optimizers()]
     if name not in known:
         raise ValueError(
-            f"unknown optimizer {name!r}{suggest(name, known)} known: adamw, and timm's "
-            f"{', '.join(known)}"
+            f"unknown optimizer {name!r}{suggest(name, known)} known: adamw and the {len(known)} "
+            f"that timm.optim.list_optimizers() names, such as lion, lamb and sgd"
         )
     return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **options)
 
