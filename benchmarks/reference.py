@@ -9,7 +9,7 @@ in float64 that pytorch-fid and EDM read as well (`mu`, `sigma`), and that come 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from hierdiff.data.cache import cache_folder
 from hierdiff.levels import check_resolutions
 from hierdiff.metrics.features import Extractor, extractors
 from hierdiff.metrics.reference import OPERATOR, Reference, references, ship, write_moments
+from hierdiff.options import Count, check
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,7 @@ def told(name: str, split: str, extractor: Extractor, reference: Reference) -> s
 
 def write_all(output: Path, made: Mapping[int, Reference], about: Mapping[str, str]) -> list[Path]:
     """One file a resolution, the side in its name where there are several."""
-    if output.suffix != ".npz":
-        raise ValueError(f"output={output} is no .npz: give FILE.npz")
+    check_output(output)
     places = {
         side: output if len(made) == 1 else output.with_stem(f"{output.stem}-{side}")
         for side in made
@@ -57,22 +57,45 @@ def write_all(output: Path, made: Mapping[int, Reference], about: Mapping[str, s
     return list(places.values())
 
 
+OPTIONS: dict[str, Any] = {
+    "resolutions": Sequence[Count],
+    "split": str,
+    "ship": bool,
+    "output": str | None,
+}
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """ValueError for what could not be made or written."""
+    for name, kind in OPTIONS.items():
+        check(options[name], kind, name)
+    if options["output"] is not None:
+        check_output(Path(options["output"]))
+
+
+def check_output(output: Path) -> None:
+    if output.suffix != ".npz":
+        raise ValueError(f"output={output} is no .npz: give FILE.npz")
+
+
 @command("reference")
 def main(cfg: Any) -> None:
-    node, split = plain(cfg["data"]), str(cfg["split"])
-    extractor = extractors.build(plain(cfg["measure"])["extractor"])
-    data = datasets.build(node)
+    options = {name: cfg[name] for name in OPTIONS}
+    check_options(options)
+    node, split = plain(cfg["data"]), options["split"]
+    extractor = extractors.build(plain(cfg["measure"])["extractor"], at="measure.extractor")
+    data = datasets.build(node, at="data")
     folder = cache_folder(node.get("cache")) / "statistics"
-    made = built(data, split, extractor, list(cfg["resolutions"]), folder)
+    made = built(data, split, extractor, list(options["resolutions"]), folder)
     for reference in made.values():
         print(told(data.name, split, extractor, reference))
-    if cfg["ship"]:
+    if options["ship"]:
         sha256 = data.part(split).sha256
         for reference in made.values():
             print(ship(reference, data=sha256, split=split, extractor=extractor))
-    if cfg["output"] is not None:
+    if options["output"] is not None:
         about = {"data": data.name, "data_sha256": data.sha256, "split": split}
-        for path in write_all(Path(cfg["output"]), made, about):
+        for path in write_all(Path(options["output"]), made, about):
             print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 

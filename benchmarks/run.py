@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import shlex
 import sys
@@ -312,6 +313,7 @@ def main(cfg: Any) -> None:
         if record is not None:
             shown(record, folder, preset="main")
         return
+    check_folder(folder)
     try:
         with worked_in(folder):
             record = one(options, folder)
@@ -349,6 +351,7 @@ def ready(options: dict[str, Any], folder: Path) -> Ready:
     Errors: ValueError, OSError (an absent file), ImportError (an absent package).
     """
     check_options(options)
+    check_folder(folder)
     dry_run, analysis = options["dry_run"], options.get("analysis")
     if dry_run not in (False, True, TIMED):
         raise ValueError(f"dry_run={dry_run}: take true for the plan, or {TIMED} to expect seconds")
@@ -377,6 +380,15 @@ def ready(options: dict[str, Any], folder: Path) -> Ready:
     training.check(run.method, folder, run.recipe, run.config)
     options["trainer"] = run.config["trainer"]
     return Ready(run, plan, extractor, record)
+
+
+def check_folder(folder: Path) -> None:
+    """ValueError where a run could not write."""
+    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(
+            f"folder={folder}: {place} is no folder that can be written to: give another folder=..."
+        )
 
 
 def one(options: dict[str, Any], folder: Path) -> Record:

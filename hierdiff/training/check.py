@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 
 from hierdiff.method import Method
 from hierdiff.training import checkpoint as files
-from hierdiff.training.loop import batches_of, stage_steps
+from hierdiff.training.loop import batches_of, fabric_of, stage_steps
 from hierdiff.training.optimizer import optimizer_of
 from hierdiff.training.recipe import Recipe
 
@@ -22,7 +23,7 @@ def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any
     config: of the run, as `train` takes it. Errors: ValueError, FileNotFoundError.
     """
     counts = stage_steps(method, recipe.steps)
-    batches_of(method, recipe, recipe.devices if isinstance(recipe.devices, int) else 1)
+    batches_of(method, recipe, processes(recipe))
     optimizer_of(
         [nn.Parameter(torch.zeros(1, 1))],
         name=recipe.optimizer,
@@ -43,3 +44,11 @@ def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any
             files.check_stage(stage.weights, stage, config)
         if count:
             stage.check()
+
+
+def processes(recipe: Recipe) -> int:
+    """That share a batch. ValueError where this machine has not got what the recipe asks for."""
+    known = recipe.accelerator in ("auto", "cpu") and recipe.strategy == "auto"
+    if known and recipe.devices == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 1  # without the seconds that it takes to load Lightning
+    return int(fabric_of(recipe).world_size)

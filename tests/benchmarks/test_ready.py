@@ -105,6 +105,13 @@ REFUSALS: dict[str, tuple[list[str], str, Any]] = {
     "an optimizer": (["trainer.optimizer=adamww"], "unknown optimizer 'adamww'", None),
     "its options": (["trainer.optimizer_options={ep: 1}"], "has no option 'ep'", None),
     "micro batches": (["trainer.accumulate=3"], "is not a multiple of 1 device(s) x 3", None),
+    "an accelerator": (["trainer.accelerator=gpuu"], "trainer.accelerator=gpuu", None),
+    "a strategy": (["trainer.strategy=dpp"], "dpp", None),
+    "shares of devices": (
+        ["trainer.accelerator=cpu", "trainer.devices=3"],
+        "is not a multiple of 3 device(s)",
+        None,
+    ),
     "sides": (["method.resolutions=[64,32]"], "the finest level must divide it", None),
     "a method": (["method.growht=[0.5]"], "did you mean 'growth'", None),
     "a group that is left out": (["data=null"], "a group is chosen by one name", None),
@@ -152,6 +159,13 @@ def test_a_dry_run_leaves_nothing_and_counts_what_the_run_counts(tmp_path, capsy
     assert job.plan == plan and plan.steps == 100
     run.dry(options, tmp_path / "run")
     assert "sampler steps" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ValueError, match="file is no folder that can be written to"):
+            run.ready(options_of(folder, "dry_run=true"), folder)
 
 
 def test_only_time_and_true_are_dry_runs(tmp_path):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks.reference import built, told, write_all
+from benchmarks.reference import built, check_options, told, write_all
 from hierdiff.metrics.features import RandomConv
 from hierdiff.metrics.reference import foreign
 from tests.training.runs import images
@@ -42,6 +42,23 @@ def test_every_resolution_gets_its_file_and_the_file_comes_back(extractor, tmp_p
 def test_a_resolution_that_does_not_divide_the_data_is_refused(extractor, tmp_path):
     with pytest.raises(ValueError, match="3 does not divide"):
         built(images(40), "all", extractor, [8, 3], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("resolutions", 16, "resolutions=16: resolutions takes a list of whole numbers"),
+        ("resolutions", [16.5], "resolutions takes a list"),
+        ("split", 3, "split takes a text"),
+        ("ship", "yes", "ship takes true or false"),
+        ("output", "out.json", "output=out.json is no .npz"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_it_is_computed(option, value, message):
+    options = {"resolutions": [16, 8], "split": "train", "ship": False, "output": "a.npz"}
+    check_options(options)
+    with pytest.raises(ValueError, match=message):
+        check_options({**options, option: value})
 
 
 @pytest.mark.slow
