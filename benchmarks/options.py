@@ -54,11 +54,13 @@ class Match:
 
 @dataclass(frozen=True)
 class Cost:
-    """How costs are timed. batches: sizes to try; memory_cap: MiB; repeats: 0 for no costs."""
+    """How costs are timed. batches: sizes to try; memory_cap: MiB; repeats: 0 for no costs; alone:
+    also the network of each coarse joint level without the rest."""
 
     batches: Annotated[Sequence[Count], Length(1, more=True)]
     memory_cap: Positive | None
     repeats: Natural
+    alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ from hierdiff.training import train
 
 log = logging.getLogger(__name__)
 
+SAMPLED = torch.float32  # weights in sampling, whatever they were trained in
 TIMED = "time"  # of `dry_run`: steps are timed
 SHOWN, NEAREST = 32, 12  # images on the sheet, and on that of nearest neighbours
 
@@ -125,7 +126,7 @@ def measured(
 
     device = device_of(run)
     extractor = extractor.to(device)
-    method, precision = run.method.to(device), run.recipe.precision
+    method, precision = run.method.to(device, SAMPLED), run.recipe.precision
     references = real_references(run.data, extractor, sides, cache, given=wanted["references"])
     scale = scale_rows(
         run.data,
@@ -234,7 +235,7 @@ def analysed(
     wanted, cache = options["analysis"], _cache(options)
     train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
     device = device_of(run)
-    method, extractor = run.method.to(device), extractor.to(device)
+    method, extractor = run.method.to(device, SAMPLED), extractor.to(device)
     test = run.data.part("test")
     rows = exposure.exposure_bias(
         method,
