@@ -43,6 +43,8 @@ from hierdiff.metrics.cost import load_average, timing
 from hierdiff.record import Record, machine, now
 from hierdiff.registry import check_trust
 from hierdiff.results import paths
+from hierdiff.training.bounds import built
+from hierdiff.training.checkpoint import header
 
 log = logging.getLogger(__name__)
 
@@ -343,10 +345,17 @@ def _timed(
     """Rows of the cases of each record, as many processes at once as the methods have levels."""
     owned = []
     for path, record in found.items():
-        wanted = {**record.config["cost"], **{k: v for k, v in asked.items() if v is not None}}
         config = configs[path]
         device = device_for(config["trainer"].get("accelerator"))
-        cases = cases_of(config, trajectories_of(record), wanted, device.type)
+        try:
+            wanted = {**record.config["cost"], **{k: v for k, v in asked.items() if v is not None}}
+            cases = cases_of(config, trajectories_of(record), wanted, device.type)
+        except (KeyError, TypeError, AttributeError) as error:
+            told = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"{path} does not say how it is to be timed ({type(error).__name__}: {told}): "
+                f"make it again"
+            ) from error
         owned += [(path, case) for case in cases]
     rows: dict[Path, list[Any]] = {path: [] for path in found}
     for what in ("train", "sample"):
@@ -364,6 +373,12 @@ def trajectories_of(record: Record) -> list[tuple[int, ...]]:
     return known if whole else [(side,) for side in record.resolutions]
 
 
+KEPT: dict[str, Any] = {  # parts of a run's config that its cases are made of
+    **{"method": dict, "facts": dict, "trainer": dict, "text": (dict, type(None))},
+    **{"trainer.precision": str, "trainer.channels_last": bool, "trainer.compile": bool},
+}
+
+
 def kept_config(folder: Path, trust: Collection[str] = ()) -> dict[str, Any]:
     """What a run kept beside its weights, of a size that its weights have.
 
@@ -376,12 +391,15 @@ def kept_config(folder: Path, trust: Collection[str] = ()) -> dict[str, Any]:
         raise ValueError(
             f"{path} cannot be read, without which {folder} cannot be timed"
         ) from error
-    missing = [
-        key for key in ("method", "facts", "trainer") if not isinstance(config.get(key), dict)
-    ]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: copy it again from its run")
     check_trust(config, trust, path)
+    trainer = config["trainer"] if isinstance(config.get("trainer"), dict) else {}
+    told = {**config, **{f"trainer.{key}": value for key, value in trainer.items()}}
+    wrong = [key for key, kind in KEPT.items() if not isinstance(told.get(key, ...), kind)]
+    if wrong:
+        raise ValueError(f"{path} has no usable {', '.join(wrong)}: copy it again from its run")
+    weights = folder / "weights.safetensors"
+    shapes = header(weights)[0] if weights.is_file() else None
+    built(config, path, shapes, real=False)
     return config
 
 

@@ -213,7 +213,10 @@ class Pretrained(TextEncoder):
 
         try:
             part = getattr(transformers, cls).from_pretrained(
-                self.source, local_files_only=self._local, **options
+                self.source,
+                local_files_only=self._local,
+                trust_remote_code=False,
+                **options,
             )
         except (OSError, ValueError) as error:
             raise FileNotFoundError(

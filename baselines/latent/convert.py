@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from hierdiff.config import folder_of_configs, from_yaml, reported
 from hierdiff.interop import autoencoder, check_groups
-from hierdiff.method import Method, methods
+from hierdiff.method import Method
+from hierdiff.metrics.weights import check_finite, first_line
 from hierdiff.registry import check_trust, suggest
+from hierdiff.training.bounds import built
 from hierdiff.training.checkpoint import save_weights, tensors_of
 
 log = logging.getLogger(__name__)
@@ -40,13 +40,16 @@ def read(path: Path) -> dict[str, Tensor]:
             found: Any = load_file(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # of damage torch says all sorts of things
         raise ValueError(
-            f"{path} cannot be read as tensors alone ({str(error).splitlines()[0]}): if you trust "
+            f"{path} cannot be read as tensors alone ({first_line(error)}): if you trust "
             f"its author, save torch.load(FILE, weights_only=False)['state_dict'] by torch.save"
         ) from error
     found = found.get("state_dict", found) if isinstance(found, Mapping) else {}
-    return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    found = found if isinstance(found, Mapping) else {}
+    state = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+    check_finite(state, path)
+    return state
 
 
 def layout_of(name: str) -> dict[str, Any]:
@@ -80,7 +83,8 @@ def converted(
         "denoiser": DENOISER,
         "share": 0,
     }
-    method = methods.build(node, offered=facts)
+    config = {"method": node, "facts": facts}
+    method = built(config, source)
     check_groups(method.stages[0].autoencoder)  # type: ignore[arg-type]
     own = method.stages[0].autoencoder.state_dict()  # type: ignore[union-attr]
     given = autoencoder.rename(state)
@@ -92,7 +96,7 @@ def converted(
                 f"give the --layout that it was trained with"
             )
         own[name].copy_(given[name])
-    return method, {"method": node, "facts": facts}
+    return method, config
 
 
 @reported

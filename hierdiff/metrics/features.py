@@ -295,7 +295,9 @@ class CLIP(Extractor):
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(
+            self.folder, local_files_only=True, trust_remote_code=False
+        )
 
 
 @extractors.register("random_conv")

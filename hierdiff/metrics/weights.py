@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from hierdiff.files import check_regular
 from hierdiff.inputs import sha256
 
 WEIGHTS_FOLDER = "HIERDIFF_WEIGHTS"
@@ -51,12 +55,39 @@ def checked_hash(path: Path, example: str) -> str:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, from safetensors or from what `torch.load(weights_only=True)` reads."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    """Tensors by name, from safetensors or from what `torch.load(weights_only=True)` reads.
 
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    ValueError where it is neither, holds other things, or numbers that are not finite.
+    """
+    check_regular(path)
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of damage torch says all sorts of things
+        raise ValueError(
+            f"weights file {path} cannot be read as tensors alone ({first_line(error)}): "
+            f"the file is damaged or another one, fetch it again"
+        ) from error
+    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise ValueError(f"weights file {path} is no table of tensors by name: fetch it again")
+    check_finite(found, path)
+    return dict(found)
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """ValueError naming the first tensor that holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        wide = torch.promote_types(tensor.dtype, torch.float32)  # fp8 knows no isfinite
+        if tensor.is_floating_point() and not bool(tensor.to(wide).isfinite().all()):
+            raise ValueError(
+                f"weights file {path}: {name!r} is not finite (NaN or infinity): fetch it again"
+            )
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def taken(state: dict[str, Tensor], like: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:

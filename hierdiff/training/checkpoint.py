@@ -136,7 +136,7 @@ def _read(path: Path) -> Checkpoint:
             raise ValueError(f"{path} holds final weights, not the state of a run")
         return Checkpoint(tensors=tensors, **facts)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise Broken(error) from error
+        raise Broken(" ".join(str(error).split())[:1000]) from error
 
 
 def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
