@@ -47,7 +47,7 @@ class Kept:
         self.state: dict[str, np.ndarray] = {}
         self.shown: dict[int, UInt8[Tensor, "n c _h _w"]] = {}
         self._next = time.monotonic() + self.every
-        if path is not None and path.exists():
+        if path is not None and path.is_file():  # a pipe would be waited for
             self._read(path)
 
     def once(self, name: str, make: Callable[[], Rows]) -> Rows:
@@ -89,14 +89,13 @@ class Kept:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if about["sha256"] != _digest(arrays, about["key"], about["rows"]):
                 raise ValueError("its content does not match its sha256")
-            rows = json.loads(about["rows"])
+            if about["key"] != self.key:
+                log.info("%s is of other weights or options: measured from the start", path)
+                return
+            self.rows = json.loads(about["rows"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s is damaged (%s): measured from the start", path, error)
             return
-        if about["key"] != self.key:
-            log.info("%s is of other weights or options: measured from the start", path)
-            return
-        self.rows = rows
         for name, array in arrays.items():
             kind, _, rest = name.partition("/")
             if kind == "state":

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -112,6 +113,14 @@ def test_a_damaged_state_is_ignored_with_a_warning(tmp_path, measured, caplog, s
     kept = Kept(path, "k", every=0)
     assert "is damaged" in caplog.text and caplog.text.count("\n") == 1
     assert not kept.state and not kept.rows and not kept.shown
+
+
+def test_a_pipe_in_the_place_of_the_state_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "state")
+    kept = Kept(tmp_path / "state", "k")
+    assert not kept.state and not kept.rows
+    kept.once("a", lambda: [{"value": 1.0}])
+    assert Kept(tmp_path / "state", "k").rows == {"a": [{"value": 1.0}]}
 
 
 def test_a_state_that_does_not_fit_is_measured_from_the_start(tmp_path, measured, caplog):
