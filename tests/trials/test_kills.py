@@ -114,6 +114,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 SHARES = {"train": 0.15, "run": 0.4, "sweep": 0.1, "sample": 0.15, "table": 0.05, "report": 0.15}
 WRITES = {"train": 70, "run": 100, "sweep": 100, "sample": 30, "table": 4, "report": 80}  # calls
+CLOCKED = ("seconds", "images_per_s")
 MADE = {  # folder of each
     **{"train": "train", "run": "runs/one", "sweep": "runs/s1", "sample": "images"},
     **{"table": "none", "report": "page"},
@@ -210,7 +211,7 @@ def values(path: Path) -> dict[str, Any]:
 
     def timeless(node: Any) -> Any:
         if isinstance(node, dict):
-            return {key: timeless(v) for key, v in node.items() if key != "seconds"}
+            return {key: timeless(v) for key, v in node.items() if key not in CLOCKED}
         return [timeless(child) for child in node] if isinstance(node, list) else node
 
     record = json.loads(path.read_text())
