@@ -420,6 +420,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="of each timing (3)")
     parser.add_argument("--batches", type=int, nargs="+", help="sizes to try, for those of the run")
     parser.add_argument("--memory-cap", type=float, metavar="MIB")
+    parser.add_argument("--alone", action="store_true", help="parts of joint levels as well")
     parser.add_argument("--anew", action="store_true", help="also what was timed together before")
     parser.add_argument(
         "--trust",
@@ -434,6 +435,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "repeats": chosen.repeats,
         "batches": chosen.batches,
         "memory_cap": chosen.memory_cap,
+        "alone": chosen.alone or None,
     }
     try:
         for path in again(chosen.folders, asked, anew=chosen.anew, trust=chosen.trust):
