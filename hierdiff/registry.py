@@ -186,8 +186,10 @@ def checked(
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for option in chosen:
             if option not in parameters:
+                place = f"{at}.{option}: " if at else ""
+                near = suggest(str(option), parameters) or ","
                 raise UnknownOption(
-                    f"{what} has no option {option!r}{suggest(str(option), parameters) or ','} "
+                    f"{place}{what} has no option {option!r}{near} "
                     f"options: {', '.join(parameters)}",
                     str(option),
                 )

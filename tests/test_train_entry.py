@@ -98,7 +98,7 @@ def test_the_same_command_again_goes_on(tmp_path: Path, own: list[str]):
         ("method.resolutions=[4,8]", "not in order"),
         ("trainer.accumulate=3", "not a multiple of"),
         ("trainer.precision=16", "precision takes one of 32-true"),
-        ("+trainer.stepz=3", "did you mean 'steps'"),
+        ("+trainer.stepz=3", "trainer.stepz: recipe has no option 'stepz', did you mean 'steps'"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, own: list[str], wrong: str, message: str):
