@@ -36,7 +36,7 @@ import torch
 
 from benchmarks.measure import Track
 from benchmarks.work import OUT_OF_MEMORY, WARMUP, Case, device_for
-from hierdiff.config import from_yaml, one_line, reported
+from hierdiff.config import from_yaml, one_line, printable, reported
 from hierdiff.files import worked_in
 from hierdiff.inputs import inputs
 from hierdiff.metrics.cost import load_average, timing
@@ -406,9 +406,11 @@ def kept_config(folder: Path, trust: Collection[str] = ()) -> dict[str, Any]:
 def track(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
     """A bar on a terminal."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import track
 
     console = Console(stderr=True)
+    what = escape(printable(what))
     return track(items, what, total, console=console, disable=not console.is_terminal)
 
 

@@ -325,8 +325,10 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 def _output(*command: str) -> str | None:
     """What a command prints, or None where it is missing or fails."""
+    # in a git hook these name another repository
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
-        run = subprocess.run(command, capture_output=True, timeout=20, check=True)
+        run = subprocess.run(command, capture_output=True, timeout=20, check=True, env=own)
     except (OSError, subprocess.SubprocessError):
         return None
     return run.stdout.decode(errors="replace").strip()

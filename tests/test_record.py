@@ -195,3 +195,12 @@ def test_git_state_follows_commits_changes_and_new_files(tmp_path: Path):
     assert added["commit"] == clean["commit"]
     (tmp_path / "inside").mkdir()
     assert git_state(tmp_path / "inside") == nothing
+
+
+def test_the_repository_is_that_of_the_code_also_in_a_git_hook(tmp_path: Path, monkeypatch):
+    root = Path(__file__).parents[1]
+    before = git_state(root)["commit"]
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert git_state(root)["commit"] == before
+    assert git_state(tmp_path)["commit"] is None and git_state(tmp_path)["dirty"] is False
