@@ -58,7 +58,9 @@ def settled(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a recipe with `precision: auto` made definite, as checkpoints keep it."""
     if trainer.get("precision") != "auto":
         return dict(trainer)
-    return {**trainer, "precision": chosen_precision(trainer.get("accelerator", "auto"))}
+    accelerator = trainer.get("accelerator", "auto")
+    check(accelerator, str, "trainer.accelerator")
+    return {**trainer, "precision": chosen_precision(accelerator)}
 
 
 GROUPS = {"denoiser": "denoiser", "sampling": "sampler"}  # options of a method that have a group

@@ -142,3 +142,11 @@ def test_a_group_that_is_no_mapping_is_refused(group, value):
     with pytest.raises(ValueError, match=rf"^{group}=.*: {group} takes a mapping"):
         check_options({group: value})
     check_options({"analysis": None})
+
+
+@pytest.mark.parametrize("name", group("budget"))
+def test_every_option_of_a_benchmark_s_groups_is_known(name):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        words = ["label=x", "budget_name=x", "name=x", "folder=x", f"budget={name}"]
+        check_options(plain(compose("benchmark", overrides=[*words, "analysis=exposure_bias"])))
