@@ -7,6 +7,7 @@ is provenance and no input: a record says which commit made it, and later ones s
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hierdiff.files import Damaged, read_json, write_json
-from hierdiff.registry import PLUGINS, imported_names, origins
+from hierdiff.registry import PLUGINS, imported_names, is_installed, origins
 
 # folders that options name and that are no input: the digest of the data stands for its files
 NO_INPUT = ("data.root", "data.test_root", "data.cache", "method.codec.cache")
@@ -54,16 +55,52 @@ def changed(was: Mapping[str, str], now: Mapping[str, str]) -> str | None:
 
 
 def source_of(module: str) -> str | None:
-    """SHA-256 of the Python files of a module's package, of the file alone for a single module;
-    None for hierdiff's own and for what has no files."""
+    """SHA-256 of the Python files of a module's package, of the file alone for a single module, and
+    of those of the code that they import and that is not installed; None for hierdiff's own and for
+    what has no files."""
     package = module.partition(".")[0]
     found = origins(module)
     if package in _own() or not found:
         return None
-    first = found[0]
-    whole = first.name.startswith("__init__.") or first.parent.name == package
+    files = _files_of(module, found[0])
+    rest = list(files.values())
+    seen = set(rest)
+    while rest:
+        for name in _imports(rest.pop()):
+            package, found = name.partition(".")[0], origins(name)
+            if package in _own() or not found or is_installed(found[0]):
+                continue
+            new = {
+                f"{package}:{place}": path
+                for place, path in _files_of(name, found[0]).items()
+                if path not in seen
+            }
+            files |= new
+            rest += new.values()
+            seen.update(new.values())
+    return _of_all(files)
+
+
+def _files_of(module: str, first: Path) -> dict[str, Path]:
+    """The Python files of a module's package, or its own, by their place in its folder; first: what
+    an import of it runs first."""
+    whole = first.name.startswith("__init__.") or first.parent.name == module.partition(".")[0]
     paths = sorted(first.parent.rglob("*.py")) if whole else [first]
-    return _of_all({path.relative_to(first.parent).as_posix(): path for path in paths})
+    return {path.relative_to(first.parent).as_posix(): path for path in paths}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """The modules that a file imports by their whole names, anywhere in it."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):  # its import says what is wrong
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def digest(path: Path) -> str:

@@ -302,10 +302,15 @@ def _within(file: Path, places: Collection[Path]) -> bool:
 
 def _is_local(file: Path, source: str | Path) -> bool:
     """In the working folder or beside the file `source`, and not among installed packages."""
+    near = [Path.cwd(), *([source.resolve().parent] if isinstance(source, Path) else [])]
+    return _within(file, near) and not is_installed(file)
+
+
+def is_installed(file: Path) -> bool:
+    """Among the packages of this Python, or in its standard library."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     installed = [*map(sysconfig.get_path, kinds), *site.getsitepackages()]
-    near = [Path.cwd(), *([source.resolve().parent] if isinstance(source, Path) else [])]
-    return _within(file, near) and not _within(file, [Path(one).resolve() for one in installed])
+    return _within(file, [Path(one).resolve() for one in installed])
 
 
 def origins(module: str) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import time
 from pathlib import Path
@@ -74,6 +75,35 @@ def test_code_named_by_its_path_is_an_input_and_ours_is_not(
     module.write_text("raise SystemExit(1)")
     assert changed(before, inputs(options)) == "source of one_module_of_inputs"
     assert source_of("hierdiff.method") is None and source_of("nowhere_at_all") is None
+
+
+@pytest.mark.parametrize(
+    ("statement", "place"),
+    [
+        ("import helper_of_code", "helper_of_code.py"),
+        ("from helper_of_code import GAIN", "helper_of_code.py"),
+        ("def late():\n    import helper_of_code.deep as d", "helper_of_code/deep.py"),
+        ("from helper_of_code import deep", "helper_of_code/deep.py"),
+        ("import other_of_code", "helper_of_code.py"),  # which imports it
+        ("from space_of_code.part import GAIN", "space_of_code/part.py"),  # no __init__.py
+    ],
+)
+def test_what_code_imports_is_part_of_it(
+    statement: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    written(tmp_path / "net_of_code.py", f"import os, torch, nowhere, hierdiff.noise\n{statement}")
+    written(tmp_path / "other_of_code.py", "import net_of_code, helper_of_code")  # and round
+    if "/" in place:
+        written(tmp_path / "helper_of_code" / "__init__.py", "")
+    before = [source_of("net_of_code")]
+    for content in ("GAIN = 1.0", "GAIN = 0.5", "def no python"):
+        written(tmp_path / place, content)
+        importlib.invalidate_caches()
+        before.append(source_of("net_of_code"))
+    assert len(set(before)) == 4
+    written(tmp_path / "stranger_of_code.py", "GAIN = 1.0")
+    assert source_of("net_of_code") == before[-1]
 
 
 def test_a_plugin_that_is_installed_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
