@@ -9,6 +9,7 @@ lower resolutions alone is measured there alone.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from benchmarks.kept import Kept
 from benchmarks.measure import Track, autocast, quality, samples
 from benchmarks.protocol import Plan
+from hierdiff.config import one_line
 from hierdiff.data import ImageData
 from hierdiff.data.classes import natural
 from hierdiff.data.order import evaluation_rows, evaluation_rule
@@ -29,6 +31,7 @@ from hierdiff.noise import from_generator, generator_of
 from hierdiff.training.checkpoint import load_tensors, unpacked
 from hierdiff.training.loop import SNAPSHOTS
 
+log = logging.getLogger(__name__)
 CHUNK = 64  # images of one loss
 
 
@@ -50,22 +53,15 @@ def learning_curves(
 
     method: takes the weights of the snapshots, and keeps the last. data: held out. wanted:
     `samples` and `metrics` of them, 0 for none, and `loss`, the number of held-out images. kept:
-    what was measured before the process was killed.
+    what was measured before the process was killed. A damaged snapshot is left out with a warning.
     """
 
     def measured_at(path: Path) -> list[dict[str, Any]]:
-        tensors, facts = unpacked(path)
-        load_tensors(method, tensors, path)
-        taken = facts["taken"]
-        stage = method.stages[taken["stage"]]
-        at = {
-            "stage": stage.name,
-            "step": taken["total_step"],
-            "images": taken["images"],
-            "flops": plan.flops(taken["stage"], taken["step"]),
-            "seconds": sum(taken["seconds"]),
-            "half_life": taken["half_life"],
-        }
+        try:
+            stage, at = snapshot(path, method, plan)
+        except (OSError, ValueError) as error:
+            log.warning("the learning curve leaves out %s: %s", path, one_line(str(error)))
+            return []
         n = min(wanted["loss"], len(data))
         made = list(validation_loss(stage, data, n, precision)) if n else []
         n = wanted["samples"]
@@ -83,6 +79,29 @@ def learning_curves(
     for path in track(found, "learning curve", len(found)):
         rows += kept.once(f"curve {path.name}", lambda path=path: measured_at(path))  # type: ignore[misc]
     return rows
+
+
+def snapshot(path: Path, method: Method, plan: Plan) -> tuple[Stage, dict[str, Any]]:
+    """Loads the weights of a snapshot; the stage that was trained, and what had been spent.
+
+    Errors: OSError; ValueError for a file that is damaged, or of another method.
+    """
+    tensors, facts = unpacked(path)
+    try:
+        taken = facts["taken"]
+        stage = method.stages[taken["stage"]]
+        spent = {
+            "stage": stage.name,
+            "step": taken["total_step"],
+            "images": taken["images"],
+            "flops": plan.flops(taken["stage"], taken["step"]),
+            "seconds": sum(taken["seconds"]),
+            "half_life": taken["half_life"],
+        }
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"it does not say where in training it was taken ({error})") from error
+    load_tensors(method, tensors, path)
+    return stage, spent
 
 
 def validation_loss(

@@ -9,6 +9,8 @@ from benchmarks.curves import learning_curves, loss_identity, validation_loss
 from benchmarks.measure import real_references
 from benchmarks.protocol import Plan, StagePlan
 from hierdiff.metrics.features import RandomConv
+from hierdiff.training.checkpoint import packed, unpacked
+from hierdiff.training.loop import SNAPSHOTS
 from tests.training.runs import GROWN, NODE, built, images, run
 
 WANTED = {"samples": 6, "metrics": ["fd", "kd"], "loss": 10}
@@ -99,3 +101,36 @@ def test_operations_that_are_unknown_are_none(tmp_path):
         track=lambda items, what, total: items,
     )  # fmt: skip
     assert {row["flops"] for row in rows} == {None} and rows[-1]["images"] == 48
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def without(name):
+    def damage(path):
+        tensors, facts = unpacked(path)
+        taken = {key: value for key, value in facts["taken"].items() if key != name}
+        path.write_bytes(packed(tensors, {**facts, "taken": taken}))
+
+    return damage
+
+
+def of_another_stage(path):
+    tensors, facts = unpacked(path)
+    path.write_bytes(packed(tensors, {**facts, "taken": {**facts["taken"], "stage": 7}}))
+
+
+@pytest.mark.parametrize("damage", [cut, without("stage"), without("seconds"), of_another_stage])
+def test_a_damaged_snapshot_is_left_out_and_named(damage, tmp_path, caplog):
+    run(tmp_path, snapshots=2)
+    first = min((tmp_path / SNAPSHOTS).glob("step_*_ema_0.safetensors"))
+    damage(first)
+    with caplog.at_level("WARNING"):
+        rows = learning_curves(
+            tmp_path, built(), Plan({}, 12, 2, STAGES[1:], 0.0), images(), RandomConv(width=4), {},
+            wanted={"samples": 0, "metrics": [], "loss": 10}, seed=0, precision="32-true",
+            track=lambda items, what, total: items,
+        )  # fmt: skip
+    assert {row["step"] for row in rows if row["half_life"] == 0} == {12}
+    assert f"leaves out {first}" in caplog.text
