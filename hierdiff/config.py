@@ -113,9 +113,26 @@ class OneLine(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
+class Once(logging.Filter):
+    """Passes each warning on once: a method is built several times, on shapes and for the run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        text = record.getMessage()
+        new = text not in self.seen
+        self.seen.add(text)
+        return new
+
+
 def log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine())
+    handler.addFilter(Once())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # Fabric announces its precision: the record says it
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from logging import INFO, WARNING, makeLogRecord
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hierdiff.config import OneLine, one_line, printable, reported
+from hierdiff.config import Once, OneLine, one_line, printable, reported
 from hierdiff.data import cache
 from hierdiff.data.cache import cache_folder
 from tests.benchmarks.rows import five
@@ -155,3 +156,10 @@ def test_a_run_ends_with_its_row(name: str, tmp_path: Path):
     assert b"Traceback" not in run.stderr
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"record.json", "loss.png", "samples.png", "weights.safetensors"} <= names
+
+
+def test_a_warning_is_passed_on_once_and_other_lines_each_time():
+    once = Once()
+    lines = [(WARNING, "no cache"), (WARNING, "no cache"), (INFO, "step"), (INFO, "step")]
+    records = [makeLogRecord({"levelno": level, "msg": text}) for level, text in lines]
+    assert [once.filter(record) for record in records] == [True, False, True, True]

@@ -21,7 +21,7 @@ from hierdiff.method import Sampling
 from hierdiff.objective import Objective
 from hierdiff.options import fits, hints, words
 from hierdiff.parameterization import Parameterization
-from hierdiff.registry import ROLES
+from hierdiff.registry import REGISTRIES
 from hierdiff.training import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ SINGLE = (Recipe, Sampling, Objective, Parameterization, Autoencoder, PatchGAN, 
 def entries() -> dict[str, Any]:
     """Every constructor of this project by its role and name."""
     found = {cls.__name__: cls for cls in (*SINGLE, StageOptions, *GROUPS.values())}
-    for role, registry in ROLES.items():
+    for role, registry in REGISTRIES.items():
         for name in registry.names():
             entry = registry.get(name)
             if entry.__module__.partition(".")[0] in OWN:
