@@ -339,7 +339,7 @@ def check_same(
     decided = {"trainer.steps": TRAINING, "sampler.steps": SAMPLING}
     undecisive = {key for key, kind in decided.items() if budgets & set(kind)}
     if made_of is not None:
-        undecisive |= {"data.root"}  # the digest of the data stands for it
+        undecisive |= {"data.root", "data.test_root"}  # the digest of the data stands for it
     for key in sorted({*was, *now} - undecisive):
         kept, asked = was.get(key), now.get(key)
         open_then = asked == AUTO or (isinstance(asked, list) and kept in _closed(asked))

@@ -1,4 +1,4 @@
-"""What `train` would refuse, found before anything is computed: of files the headers are read."""
+"""What `train` would refuse, found before anything is computed or kept in memory."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ KEY = "hierdiff"  # of the metadata
 DECISIVE = ("data", "method", "trainer", "seed", "data_sha256")  # parts that decide the weights
 FREE = frozenset(  # options that do not; the digest of the data stands for where it lies
     {
-        *("data.root", "data.cache", "method.sampling", "method.codec.cache"),
+        *("data.root", "data.test_root", "data.cache"),
+        *("method.sampling", "method.codec.cache"),
         *(
             f"trainer.{name}"
             for name in (
@@ -267,11 +268,11 @@ def stage_tensors(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> 
 
 
 def check_stage(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> None:
-    """Refuses weights of another run for a stage of the same name, from the header of their file;
-    `config` is that of this run.
+    """Refuses weights of another run for a stage of the same name, of which one tensor at a time is
+    read; `config` is that of this run.
 
     Error: ValueError where that stage was never trained, means something else (another chain of
-    resolutions, process or bridge), or saw other data; FileNotFoundError.
+    resolutions, process or bridge), saw other data, or is not finite; FileNotFoundError.
     """
     path = Path(path)
     shapes, facts = header(path)
@@ -298,6 +299,10 @@ def check_stage(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> No
                 f"{pair[1]}): stages of different chains do not mix, give weights of a run with "
                 f"these options"
             )
+    keys = _of_method({name: name for name in shapes}, facts)
+    with opened(path) as (file, _):
+        for name, tensor in tensors_of(other).items():
+            check_values(name, file.get_tensor(keys[name]), tensor, path)
 
 
 def _packages(config: Mapping[str, Any]) -> set[str]:
@@ -325,6 +330,12 @@ def check_config(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
             difference = _difference(part, as_json(old[part]), as_json(new[part]))
             if difference:
                 key, was, now = difference
+                if key == "data_sha256":
+                    raise ValueError(
+                        f"{path} was written with other images, labels or captions than there are "
+                        f"now: put the old ones back, or start another run in a folder of its own "
+                        f"(name=...)"
+                    )
                 raise ValueError(
                     f"{path} was written with {key}={was!r}, now it is {now!r}: go on with the old "
                     f"value, or start another run in a folder of its own (name=...)"

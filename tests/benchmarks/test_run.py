@@ -286,14 +286,19 @@ def made_of(tmp_path, monkeypatch):
     announce(tmp_path, "my_plugin_of_run")
     (tmp_path / "t5").mkdir()
     (tmp_path / "t5" / "config.json").write_text("old")
-    for name in ("a", "b"):
-        (tmp_path / "images" / name).mkdir(parents=True)
+    for name in ("images/a", "images/b", "others/a"):
+        (tmp_path / name).mkdir(parents=True)
         for i in range(6):
             pixels = np.full((8, 8, 3), 20 * i, np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
     options = {
         **OPTIONS,
-        "data": {"name": "folder", "root": str(tmp_path / "images"), "resolution": 8},
+        "data": {
+            "name": "folder",
+            "root": str(tmp_path / "images"),
+            "test_root": str(tmp_path / "others"),
+            "resolution": 8,
+        },
         "text": {"encoder": {"weights": str(tmp_path / "t5")}},
         "denoiser": {"name": "unet", "inner": {"name": "my_net_of_run:Net"}},
         "method": {
@@ -318,8 +323,9 @@ def made_of(tmp_path, monkeypatch):
 def test_the_same_inputs_and_another_commit_are_the_same_run(made_of):
     options, folder = made_of
     assert sweep.finished(options, folder / "run") is not None
-    (folder / "images").rename(folder / "moved")
-    options["data"]["root"] = str(folder / "moved")
+    for option, name in (("root", "images"), ("test_root", "others")):
+        (folder / name).rename(folder / f"moved_{name}")
+        options["data"][option] = str(folder / f"moved_{name}")
     assert sweep.finished(options, folder / "run") is not None
 
 

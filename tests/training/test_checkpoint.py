@@ -118,7 +118,8 @@ def test_an_option_is_free_by_its_whole_path_alone(tmp_path: Path, place: str):
         old, new = {name: old}, {name: new}
     with pytest.raises(ValueError, match=f"was written with {place}=1, now it is 2"):
         check_config(tmp_path, {part: old}, {part: new})
-    check_config(tmp_path, {"trainer": {"keep": 1}, "data": {"root": "a"}}, {"trainer": {}})
+    free = {"trainer": {"keep": 1}, "data": {"root": "a", "test_root": "b", "cache": "c"}}
+    check_config(tmp_path, free, {"trainer": {}, "data": {}})
 
 
 def test_a_checkpoint_is_not_gone_on_from_after_a_change_of_what_it_was_made_from(tmp_path: Path):

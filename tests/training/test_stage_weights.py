@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hierdiff.training import load_method, train
+from hierdiff.method import on_shapes
+from hierdiff.training import check, load_method, train
+from hierdiff.training.checkpoint import save_weights, unpacked
 from tests.training.runs import built, config, images, recipe
 
 NET = {"name": "unet", "width": 8, "multiples": [1], "blocks": 1, "attention": 0, "groups": 4}
@@ -74,3 +76,16 @@ def test_stages_of_different_chains_do_not_mix(tmp_path: Path, stages, options, 
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         trained(tmp_path / "other", node(*given, **options), data=data)
     assert not (tmp_path / "other" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_stage_that_are_not_finite_are_refused_on_shapes_alone(tmp_path: Path, value):
+    alone = trained(tmp_path / "base", node({}, {"share": 0}))
+    tensors, facts = unpacked(alone.weights)
+    name = next(name for name, tensor in tensors.items() if tensor.ndim == 4)
+    tensors[name].view(-1)[-1] = value
+    save_weights(tmp_path / "bad.safetensors", tensors, facts["config"])
+    cascade = node({"share": 0, "weights": str(tmp_path / "bad.safetensors")}, {})
+    method = on_shapes(cascade, offered={"channels": 3, "classes": 4})
+    with pytest.raises(ValueError, match=f"{name}' is not finite"):
+        check(method, tmp_path / "run", recipe(), config(cascade, data_sha256=images().sha256))
