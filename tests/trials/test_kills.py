@@ -26,6 +26,7 @@ import pytest
 import torch
 import yaml
 
+from hierdiff.config import reported
 from tests.training.runs import NESTED, server
 
 KILLS = int(os.environ.get("HIERDIFF_KILLS", "8"))
@@ -88,7 +89,7 @@ def work(
     if kill is not None:
         arm(*kill)
     main = importlib.import_module(words[0]).main
-    sys.exit(main())
+    sys.exit(reported(main)())
 
 
 SMALL = (
@@ -144,6 +145,7 @@ class Place:
         self, name: str, here: tuple[int, int] | None = None, in_job: tuple[int, int] | None = None
     ) -> Any:
         """A process of a command; where it is killed, or a job of the sweep is."""
+        (self.folder / "said").write_text("")
         environment = {
             "PYTHONPATH": f"{self.folder / 'killer'}{os.pathsep}{ROOT}",
             "HIERDIFF_CACHE": str(self.folder / "cache"),
