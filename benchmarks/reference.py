@@ -17,6 +17,7 @@ from benchmarks.measure import batches
 from hierdiff.command import command, plain
 from hierdiff.data import ImageData, datasets
 from hierdiff.data.cache import cache_folder
+from hierdiff.files import clean_beside
 from hierdiff.levels import check_resolutions
 from hierdiff.metrics.features import Extractor, extractors
 from hierdiff.metrics.reference import OPERATOR, Reference, references, ship, write_moments
@@ -54,6 +55,7 @@ def write_all(output: Path, made: Mapping[int, Reference], about: Mapping[str, s
     }
     for side, place in places.items():
         write_moments(place, made[side], about)
+        clean_beside(place)
     return list(places.values())
 
 

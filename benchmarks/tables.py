@@ -37,7 +37,7 @@ from benchmarks.formats import rich_table as rich_table
 from benchmarks.presets import PARTS, PRESETS, UNITS, Cost, Preset
 from benchmarks.published import Published
 from hierdiff.config import one_line, reported
-from hierdiff.files import write
+from hierdiff.files import clean_beside, write
 from hierdiff.metrics.fidelity import apart_from_count
 from hierdiff.record import ALONE, FILE, Record, Row, better
 from hierdiff.results import NAMED, flat, hardware, over_seeds, readable
@@ -565,6 +565,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(printed)
         else:
             write(chosen.output, printed.encode())
+            clean_beside(chosen.output)
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:

@@ -133,6 +133,14 @@ def clean(folder: Path) -> None:
                     _remove(Path(place, name))
 
 
+def clean_beside(path: Path) -> None:
+    """Removes what killed processes left of this one file, in a folder that is anybody's."""
+    for part in path.parent.glob(f".{glob.escape(path.name[:40])}.*.part"):
+        if re.fullmatch(r"\.[0-9a-f]{16}\.part", part.name[1 + len(path.name[:40]) :]):
+            with suppress(OSError):
+                _remove(part)
+
+
 def _remove(part: Path) -> None:
     """The `.part`, unless its writer lives."""
     if part.is_dir() and not part.is_symlink():

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from hierdiff.files import ABANDONED, RANKS, Busy, clean, part_of, worked_in, write
+from hierdiff.files import ABANDONED, RANKS, Busy, clean, clean_beside, part_of, worked_in, write
 
 HOLD = textwrap.dedent(
     """
@@ -145,3 +145,17 @@ def test_temporary_names_are_random_and_never_too_long(tmp_path):
     assert part_of(path) != part_of(path)
     write(path, b"x")
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_in_a_folder_of_the_user_only_halves_of_this_file_go(writer, tmp_path):
+    path = tmp_path / "checkpoints" / "step.safetensors"
+    others = [path.with_name(name) for name in (".step.safetensors.part", ".a.12.part")]
+    others.append(part_of(path.with_name("step")))
+    for other in others:
+        other.write_bytes(b"")
+    clean_beside(path)
+    assert len(parts(tmp_path)) == 4  # one is being written
+    writer.kill()
+    writer.wait()
+    clean_beside(path)
+    assert sorted(parts(tmp_path)) == sorted(others)
