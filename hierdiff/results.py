@@ -174,8 +174,8 @@ def over_seeds(found: Iterable[Record]) -> list[Record]:
 
 
 def _but_seed(record: Record) -> str:
-    """The same text for records that are the same run under another seed. Steps that a clock
-    decided are no difference."""
+    """The same text for records that are the same run under another seed, made from the same files
+    and code. Steps that a clock decided are no difference."""
     options = {k: v for k, v in record.config.items() if k not in NAMED}
     for budget, part in CLOCKED.items():
         if (options.get("match") or {}).get(budget) is not None:
@@ -188,6 +188,7 @@ def _but_seed(record: Record) -> str:
         "row": (record.name, record.method, record.data, record.budget, record.resolutions),
         "options": options,
         "measured": sorted(measured.items()),
+        "inputs": record.provenance.get("inputs"),
         "hardware": sorted({hardware(record, c) for c in record.cost}),
     }
     return content_hash(plain(told, "record", free=True))

@@ -296,6 +296,17 @@ def test_what_differs_in_more_than_the_seed_stays_apart():
         assert over_seeds([one, other]) == [one, other]
 
 
+def test_seeds_of_runs_made_from_other_code_or_files_stay_apart():
+    one, two = seeds(1.0, 2.0)
+
+    def made_of(record: Record, digest: str) -> Record:
+        inputs = {"data": "1", "source of my_net": digest}
+        return replace(record, provenance={**record.provenance, "inputs": inputs})
+
+    assert len(over_seeds([made_of(one, "1"), made_of(two, "1")])) == 1
+    assert len(over_seeds([made_of(one, "1"), made_of(two, "2")])) == 2
+
+
 @pytest.mark.parametrize(("budget", "part"), [("seconds", "trainer"), ("latency", "sampler")])
 def test_steps_that_a_clock_decided_keep_no_seeds_apart(budget: str, part: str):
     def made(seed: int, steps: int, **match: float) -> Record:
