@@ -116,9 +116,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 SHARES = {"train": 0.15, "run": 0.4, "sweep": 0.1, "sample": 0.15, "table": 0.05, "report": 0.15}
 WRITES = {"train": 70, "run": 100, "sweep": 100, "sample": 30, "table": 4, "report": 80}  # calls
 CLOCKED = ("seconds", "images_per_s")
-MADE = {  # folder of each
+MADE = {
     **{"train": "train", "run": "runs/one", "sweep": "runs/s1", "sample": "images"},
-    **{"table": "none", "report": "page"},
+    **{"table": "table.csv", "report": "page"},
 }
 
 
@@ -199,8 +199,10 @@ class Place:
 
     def remove(self, name: str) -> None:
         """What a command made."""
-        shutil.rmtree(self.folder / MADE[name], ignore_errors=True)
-        (self.folder / "table.csv").unlink(missing_ok=True)
+        place = self.folder / MADE[name]
+        if place.is_file():
+            place.unlink()
+        shutil.rmtree(place, ignore_errors=True)
 
     def files(self) -> set[str]:
         """All but checkpoints, whose steps depend on when a run was asked to end."""
