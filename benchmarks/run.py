@@ -263,8 +263,16 @@ def checked_extractor(wanted: Mapping[str, Any], run: Prepared) -> Extractor:
         raise ValueError(f"measure.seeds={seeds}: name one or more, each once")
     extractor = extractors.build(wanted["extractor"])
     test, train_part = run.data.part("test"), run.data.part("train")
-    n = min(wanted["samples"], len(test), len(train_part))  # real images are measured too
-    check_metrics(wanted["metrics"], extractor, n=n, others=[ATTRIBUTES])
+    n = min(wanted["samples"], len(test), len(train_part))
+    try:
+        check_metrics(wanted["metrics"], extractor, n=n, others=[ATTRIBUTES])
+    except ValueError as error:
+        if n == wanted["samples"]:
+            raise
+        raise ValueError(
+            f"{error}; real images are measured too, and of {run.data.name} there are "
+            f"{len(train_part)} for training and {len(test)} for the test"
+        ) from error
     curve = wanted["curve"] if wanted["curve"]["samples"] else {"metrics": [], "samples": n}
     few = min(curve["samples"], len(train_part))
     check_metrics(curve["metrics"], extractor, n=few, others=[ATTRIBUTES])
@@ -327,8 +335,10 @@ def main(cfg: Any) -> None:
 
 
 def dry(options: dict[str, Any], folder: Path) -> None:
-    """The plan of a run that nothing speaks against."""
-    console().print(protocol.table({options["label"]: ready(options, folder).plan}))
+    """What was found of the data, and the plan of a run that nothing speaks against."""
+    job = ready(options, folder)
+    log.info(job.run.data.summary())
+    console().print(protocol.table({options["label"]: job.plan}))
 
 
 @dataclass(frozen=True)

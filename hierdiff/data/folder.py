@@ -93,16 +93,17 @@ def folder(
     paths, odd = listed(top, apart=own)
     split = split_of(tuple(paths), own)
     paths = {key: path for key, path in paths.items() if split.holds(key)}
+    empty = [] if paths else [top]
     if own is not None:
         tested, odd_too = listed(own)
+        empty += [] if tested else [own]
         paths |= {f"{OWN}/{key}": path for key, path in tested.items()}
         odd += odd_too
     for line in odd:
         log.warning("skipped %s", line)
-    if not paths:
-        raise FileNotFoundError(
-            f"image folder {top} holds no image: put some there ({', '.join(sorted(SUFFIXES))})"
-        )
+    if empty:
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise FileNotFoundError(f"image folder {empty[0]} holds no image: put some there ({kinds})")
     keys = list(paths)
     order = in_split_order(
         keys, in_test=None if split.test is None else list(map(split.tests, keys))
@@ -122,8 +123,8 @@ def folder(
     classes = [split.class_of(key) for key in kept]
     names = in_natural_order({name for name in classes if name is not None})
     all_names = {name for key in keys if (name := split.class_of(key)) is not None}
-    if empty := in_natural_order(all_names - set(names)):
-        log.warning("no class for %s: no image in it", ", ".join(map(printable, empty)))
+    if absent := in_natural_order(all_names - set(names)):
+        log.warning("no class for %s: no image in it", ", ".join(map(printable, absent)))
     numbers = {name: number for number, name in enumerate(names)}
     return ImageData(
         name="folder",

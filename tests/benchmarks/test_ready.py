@@ -14,6 +14,7 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
 
 from benchmarks import protocol, run
 from hierdiff.command import plain, with_sentences
@@ -150,7 +151,19 @@ def test_a_dry_run_refuses_a_record_and_a_checkpoint_of_other_options(tmp_path):
         run.ready(options_of(tmp_path, "dry_run=true", "seed=1"), tmp_path)
 
 
-def test_a_dry_run_leaves_nothing_and_counts_what_the_run_counts(tmp_path, capsys):
+def test_a_test_part_that_is_too_small_for_a_metric_is_said(tmp_path):
+    for key in ("train/1", "train/2", "val/1"):
+        path = tmp_path / "images" / f"{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(path)
+    words = ("data=folder", f"data.root={tmp_path / 'images'}", f"data.cache={tmp_path / 'cache'}")
+    options = options_of(tmp_path / "run", *words, "measure.metrics=[fd]", "measure.samples=50")
+    with pytest.raises(ValueError, match="of folder there are 2 for training and 1 for the test"):
+        run.ready(options, tmp_path / "run")
+
+
+def test_a_dry_run_leaves_nothing_and_counts_what_the_run_counts(tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
     options = options_of(tmp_path / "run", "dry_run=true", "match.images=800")
     job = run.ready(options, tmp_path / "run")
     assert next(job.run.method.parameters()).is_meta
@@ -159,6 +172,7 @@ def test_a_dry_run_leaves_nothing_and_counts_what_the_run_counts(tmp_path, capsy
     assert job.plan == plan and plan.steps == 100
     run.dry(options, tmp_path / "run")
     assert "sampler steps" in capsys.readouterr().out
+    assert job.run.data.summary() in caplog.messages
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):

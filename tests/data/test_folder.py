@@ -276,6 +276,15 @@ def test_a_test_root_within_the_root_is_taken_out_of_it(tmp_path):
         build(root, tmp_path, test_root=str(tmp_path / "none"))
 
 
+def test_the_folder_without_images_is_the_one_that_is_named(tmp_path):
+    full, empty = tmp_path / "full", tmp_path / "empty"
+    paint(full / "cat" / "1.png")
+    empty.mkdir()
+    for root, test_root in ((full, empty), (empty, full), (empty, None)):
+        with pytest.raises(FileNotFoundError, match=f"{empty} holds no image"):
+            build(root, tmp_path, test_root=test_root)
+
+
 def test_a_class_without_a_readable_image_is_none_and_said(tmp_path, caplog):
     root = tmp_path / "images"
     paint(root / "cat" / "1.png")
