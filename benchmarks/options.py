@@ -86,6 +86,11 @@ def check_options(options: Mapping[str, Any]) -> None:
         if name in options and not (name == "analysis" and options[name] is None):
             check(options[name], Mapping, name)
             checked(schema, options[name], name, at=name)
+    check_plain(options)
+
+
+def check_plain(options: Mapping[str, Any]) -> None:
+    """ValueError for a name or a folder that is none."""
     for name, kind in PLAIN.items():
         if name in options:
             check(options[name], kind, name)

@@ -44,6 +44,7 @@ from benchmarks.work import (
     flops_of_text,
     trajectories,
 )
+from hierdiff.denoisers.protocol import Unpredicted
 from hierdiff.files import read_json, write_json
 from hierdiff.method import Diffusion, Method, Stage, methods
 from hierdiff.metrics.cost import flops, time_call
@@ -63,6 +64,7 @@ INSTEAD = {"flops": "images", "flops_per_image": "latency"}  # budgets that coun
 CLOSE = 0.02  # a plan that misses its budget by more is told
 TIMED = 4  # steps, or samples, of which the median is taken
 FEW, MORE = 2, 6  # sampler steps between which a latency is interpolated
+COUNTABLE = 10**15  # steps that a budget may pay for
 MOST = 10**6  # steps: a stage that has none of so many is refused
 
 
@@ -271,9 +273,12 @@ class NotCounted(Exception):
 
 @contextmanager
 def counted(run: Prepared) -> Iterator[None]:
-    """Around what runs on shapes alone. Error: NotCounted for whatever stops it."""
+    """Around what runs on shapes alone. Error: NotCounted for whatever stops it, and `Unpredicted`,
+    which no device would accept."""
     try:
         yield
+    except Unpredicted:
+        raise
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": .")
         raise NotCounted(
@@ -407,6 +412,11 @@ def solved(total: Callable[[int], float], amount: float, what: str, run: Prepare
     high = least
     while total(high) < amount:
         high *= 2
+        if high > COUNTABLE:
+            raise ValueError(
+                f"{what}={amount:g} pays for more than {COUNTABLE:.0e} steps of "
+                f"{run.config['method']['name']}: give less"
+            )
         if total(high) == total(high // 2):
             raise ValueError(f"{what}={amount:g}: nothing is trained that it could pay for")
     above = bisect_left(range(high + 1), amount, lo=least, key=total)

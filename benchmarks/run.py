@@ -42,7 +42,7 @@ from benchmarks.measure import (
     scale_rows,
     settled_metrics,
 )
-from benchmarks.options import check_options
+from benchmarks.options import check_options, check_plain
 from benchmarks.pictures import film, neighbour_sheet
 from benchmarks.protocol import Plan, device_of
 from benchmarks.tables import frame, rich_table
@@ -310,6 +310,7 @@ def _cache(options: dict[str, Any]) -> Path:
 @command("benchmark")
 def main(cfg: Any) -> None:
     options = plain(cfg)
+    check_plain(options)
     folder = Path(options["folder"])
     if options["dry_run"]:
         if sweep.in_sweep():

@@ -31,15 +31,22 @@ from rich.table import Table
 from benchmarks.cost import cases_of, costs, track
 from benchmarks.digits import is_spread, printed
 from benchmarks.formats import said
+from benchmarks.options import Cost
 from benchmarks.work import Case, device_for
-from hierdiff.command import plain, with_sentences
+from hierdiff.command import in_order, plain, with_sentences
 from hierdiff.config import folder_of_configs, one_line, reported
 from hierdiff.data import datasets
 from hierdiff.files import Damaged, read_json, worked_in, write, write_json
 from hierdiff.inputs import inputs
+from hierdiff.levels import Resolutions
+from hierdiff.method import on_shapes
+from hierdiff.options import check
 from hierdiff.record import content_hash, machine, now
+from hierdiff.registry import checked, constructed
 from hierdiff.results import hardware_of
-from hierdiff.train import method_node, settled
+from hierdiff.train import GROUPS, method_node, settled
+from hierdiff.training import Recipe
+from hierdiff.training.check import processes
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +76,7 @@ def asked(words: Sequence[str]) -> tuple[list[str], list[int], Path, list[str]]:
             rest.append(word)
         else:
             raise ValueError(f"{word!r} is no option: write key=value, as in resolutions=[32,64]")
+    rest = in_order(rest)
     unknown = sorted(set(names) - set(known()))
     if unknown:
         raise ValueError(f"unknown method {', '.join(unknown)}: choose from {', '.join(known())}")
@@ -81,8 +89,7 @@ def known() -> list[str]:
 
 def _numbers(word: str) -> list[int]:
     value = with_sentences(OverridesParser.create().parse_overrides)([word])[0].value()
-    if not isinstance(value, list) or not value or not all(isinstance(v, int) for v in value):
-        raise ValueError(f"{word}: give a list of sides in pixels, as in resolutions=[32,64]")
+    check(value, Resolutions, "resolutions", [32, 64])
     return sorted(set(value))
 
 
@@ -95,11 +102,33 @@ def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any])
             key: plain(cfg[key]) for key in ("method", "denoiser", "sampler", "trainer", "cost")
         }
     node = method_node(options)
+    checked(Cost, options["cost"], "cost", "cost")
+    if not options["cost"]["repeats"]:
+        raise ValueError("cost.repeats=0: nothing would be timed, give 1 or more")
+    processes(constructed(Recipe, settled(options["trainer"]), "trainer"))
+    if node["resolutions"][0] != side:
+        raise ValueError(
+            f"{name} would be measured at {node['resolutions'][0]} px instead of {side}: choose "
+            f"the sides by resolutions=[...] alone"
+        )
     config = {"method": node, "facts": facts, "trainer": settled(options["trainer"]), "text": None}
     device = device_for(options["trainer"]["accelerator"])
     finest = [node["resolutions"][:1]]
     _, sample = cases_of(config, finest, {**options["cost"], "alone": False}, device.type)
     return sample
+
+
+def check_parts(name: str, cases: Sequence[Case]) -> None:
+    """ValueError for a method that can be built at no resolution; at some it may fail."""
+    refused: list[ValueError] = []
+    for case in cases:
+        try:
+            on_shapes(case.method, offered=case.facts, at="method", elsewhere=GROUPS)
+        except ValueError as error:
+            refused.append(error)
+        else:
+            return
+    raise ValueError(f"method={name}: {refused[0]}") from refused[0]
 
 
 def facts_of(rest: Sequence[str]) -> dict[str, Any]:
@@ -241,9 +270,11 @@ def scaled(
 ) -> list[Row]:
     """A row for each method and resolution; pictures and numbers are in the folder after each."""
     facts, here = facts_of(rest), machine()
+    of_side = {side: {name: case_of(name, side, rest, facts) for name in names} for side in sides}
+    for name in names:
+        check_parts(name, [cases[name] for cases in of_side.values()])
     kept, rows, where = Kept(folder), [], ""
-    for side in sides:
-        cases = {name: case_of(name, side, rest, facts) for name in names}
+    for side, cases in of_side.items():
         device = next(iter(cases.values())).device
         where = hardware_of(device, here)
         keys = {name: key_of(case, where) for name, case in cases.items()}

@@ -40,7 +40,7 @@ from benchmarks import ledger as states
 from benchmarks.ledger import Job, Ledger, opened
 from benchmarks.measure import AUTO
 from benchmarks.protocol import SAMPLING, TRAINING
-from hierdiff.command import absent_group, new_part, plain, sentence
+from hierdiff.command import absent_group, new_part, parts_of, plain, sentence
 from hierdiff.config import stop_signals
 from hierdiff.data import datasets
 from hierdiff.inputs import changed, inputs
@@ -287,7 +287,12 @@ def _refused(config: Any, overrides: Sequence[str]) -> tuple[str, str] | None:
         group = absent_group(error)
         return None if group is None else (group, sentence(error))
     except UnknownOption as error:
-        keys = [key for key, part in new.items() if part == error.option]
+        where = parts_of(error.path) if error.path else ()
+        keys = [
+            key
+            for key, part in new.items()
+            if part == error.option and parts_of(key)[: len(where)] == where
+        ]
         return (keys[0], str(error)) if keys else None
     except Exception:  # the job itself says what is wrong
         return None

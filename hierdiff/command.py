@@ -29,10 +29,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hierdiff.config import folder_of_configs, reported
-from hierdiff.registry import suggest
+from hierdiff.options import shown, suggest
 
 PARTS = ("data", "denoiser", "sampler", "method", "trainer")  # groups that constructors check
 Key = tuple[str, ...]  # `a.b` in its parts
+RESOLVER = "ValueError raised while resolving interpolation: "  # before what a resolver says
 
 _hydras_own = ConfigLoaderImpl._apply_overrides_to_config
 
@@ -119,6 +120,10 @@ def in_order(words: Sequence[str]) -> list[str]:
             )
     flags = [word for word in words if word not in options]
     options = [word[word.startswith("+") and is_group(word) :] for word in options]
+    for word in options:
+        key, _, value = word.lstrip("~").partition("=")
+        if key in PARTS and (word.startswith("~") or value == "[]"):
+            raise ValueError(f"{word}: every run has one of these, choose it by {key}=NAME")
     if known.multirun:  # chosen for each job, as some methods alone have the group
         options = [_swept(word) for word in options]
     return [*flags, *options]
@@ -147,6 +152,8 @@ def plain(cfg: Any) -> dict[str, Any]:
         raise ValueError(f"{key} is missing: give {key}=VALUE") from error
     except OmegaConfBaseException as error:
         why = str(error).splitlines()[0]
+        if why.startswith(RESOLVER):
+            raise ValueError(why.removeprefix(RESOLVER)) from error
         raise ValueError(f"{error.full_key}: {why}: write ${{KEY}} for another option") from error
     return {str(key): value for key, value in node.items()}  # type: ignore[union-attr]
 
@@ -179,7 +186,8 @@ def put(cfg: Any, path: Key, value: Any) -> None:
     if isinstance(old, DictConfig) and not is_open(cfg, path) and not isinstance(value, dict):
         example = ".".join([*path, next(iter(names_in(old)), "OPTION")])
         raise ValueError(
-            f"{'.'.join(path)}={value}: it is a mapping of options, set one of them, {example}=..."
+            f"{'.'.join(path)}={shown(value)}: it is a mapping of options, set one of them, "
+            f"{example}=..."
         )
     if isinstance(old, DictConfig) and isinstance(value, dict) and "name" not in value:
         for key, one in value.items():
@@ -253,6 +261,8 @@ def check_known(cfg: Any, path: Key) -> None:
                 f"count from 0, or give the whole list"
             )
         known = names_in(node)
+        if not depth and name not in known and name in groups():
+            raise ValueError(f"there is no {name} to set options of: choose one, {name}=NAME")
         if name in known or (place and is_open(cfg, path[:depth])):
             continue
         if not depth:

@@ -51,7 +51,9 @@ def check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
     if not sides or min(sides) < 1:
         raise ValueError(f"resolutions {list(sides)} must be one or more positive sides")
     for fine, coarse in zip(sides, sides[1:], strict=False):
-        if fine <= coarse:
+        if fine == coarse:
+            raise ValueError(f"resolutions {list(sides)} name {fine} twice: name each once")
+        if fine < coarse:
             raise ValueError(
                 f"resolutions {list(sides)} are not in order: write the finest first, "
                 f"{sorted(sides, reverse=True)}"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hierdiff.batch import NOTHING, Batch, Cond
 from hierdiff.codec import Codec
 from hierdiff.denoisers import Denoiser
-from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Reads
+from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Reads, predicted
 from hierdiff.guidance import (
     THRESHOLDS,
     Carry,
@@ -378,7 +378,7 @@ class Diffusion(Stage):
         def denoise(x: Levels, t: Moment, carry: Carry = None) -> Denoised:
             seen = parameterization.scaled(x, t.alpha, t.sigma)  # type: ignore[union-attr]
             limited = t.log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
-            out = self.denoiser(seen, limited, told, carry)
+            out = predicted(self.denoiser, seen, limited, told, carry)
             x0, _ = parameterization.x0_eps(out.levels, x, t.alpha, t.sigma)  # type: ignore[union-attr]
             return Denoised(x0, out.carry, out.variance)
 

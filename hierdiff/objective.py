@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from hierdiff.batch import Cond
-from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Denoiser
+from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Denoiser, predicted
 from hierdiff.levels import Levels, down, level_names, spread
 from hierdiff.noise import Noise
 from hierdiff.options import Between, Count, NonNegative, Positive, Share
@@ -331,9 +331,9 @@ class Objective:
         carry = None
         if draws.again is not None:
             with torch.no_grad():
-                first = denoiser(seen, limited, told)
+                first = predicted(denoiser, seen, limited, told)
             carry = masked(first.carry, draws.again)
-        prediction = denoiser(seen, limited, told, carry)
+        prediction = predicted(denoiser, seen, limited, told, carry)
         clean, eps = self.parameterization.x0_eps(prediction.levels, x_t, alpha, sigma)  # type: ignore[union-attr]
         logs: dict[str, Tensor] = {}
         names = level_names([level.shape[-1] for level in x0])

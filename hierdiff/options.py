@@ -219,7 +219,9 @@ def check(value: Any, annotation: Any, place: str, default: Any = None) -> None:
     name = place.rpartition(".")[2].rpartition(" ")[2]
     example = f", such as {shown(default)}" if _tells(default, annotation) else ""
     if get_origin(annotation) is Literal:
-        example = suggest(str(value), [str(one) for one in get_args(annotation)])
+        example = (
+            "" if value is None else suggest(str(value), [str(one) for one in get_args(annotation)])
+        )
     raise ValueError(f"{place}={shown(value)}: {name} takes {words(annotation)}{example}")
 
 

@@ -49,11 +49,11 @@ REGISTRIES: dict[str, Registry[Any]] = {}  # every registry by its role
 
 
 class UnknownOption(ValueError):
-    """A constructor has no such option."""
+    """A constructor has no such option. path: of it in the config, "" where that is not known."""
 
-    def __init__(self, message: str, option: str):
+    def __init__(self, message: str, option: str, path: str):
         super().__init__(message)
-        self.option = option
+        self.option, self.path = option, path
 
 
 class Registry(Generic[T]):
@@ -100,14 +100,16 @@ class Registry(Generic[T]):
         load_plugins()
         return sorted(self._entries)
 
-    def get(self, name: str) -> Callable[..., T]:
-        """The constructor of `name`; unknown names raise with the nearest known one."""
+    def get(self, name: str, at: str = "") -> Callable[..., T]:
+        """The constructor of `name`; unknown names raise with the nearest known one. at: path of
+        the node, for errors."""
         load_plugins()
         if ":" in name:
-            return self._imported(name)
+            return self._imported(name, at)
         if name not in self._entries:
             raise ValueError(
-                f"unknown {self.role} {name!r}{suggest(name, self._entries) or ','} known: "
+                f"{_path(at, 'name')}unknown {self.role} {name!r}"
+                f"{suggest(name, self._entries) or ','} known: "
                 f"{', '.join(self.names())}; a class of your own goes by package.module:Class"
             )
         return self._entries[name]
@@ -130,15 +132,15 @@ class Registry(Generic[T]):
             return node
         if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
             raise ValueError(
-                f"a {self.role} is given as {{name: ..., options}}, got {options.shown(node)}: "
-                f"add a name, one of {', '.join(self.names())}"
+                f"{_path(at)}{options.words(self.base)} is given as {{name: ..., options}}, got "
+                f"{options.shown(node)}: add a name, one of {', '.join(self.names())}"
             )
-        entry = self.get(node["name"])
+        entry = self.get(node["name"], at)
         what = f"{self.role} {node['name']!r}"
         chosen = checked(entry, node, what, at, elsewhere)
         parameters = inspect.signature(entry).parameters
         facts = {k: v for k, v in (offered or {}).items() if k in parameters and k not in chosen}
-        part = entry(**complete(entry, {**chosen, **facts}, what))
+        part = entry(**complete(entry, {**chosen, **facts}, what, at))
         if not isinstance(part, self.base):
             raise TypeError(
                 f"{self.role} {node['name']!r} built a {type(part).__name__}, which is no "
@@ -152,21 +154,26 @@ class Registry(Generic[T]):
             return False
         return option in inspect.signature(self.get(node["name"])).parameters  # type: ignore[index]
 
-    def _imported(self, path: str) -> Callable[..., T]:
+    def _imported(self, path: str, at: str) -> Callable[..., T]:
         module, _, attribute = path.partition(":")
         try:
             entry = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(
-                f"{self.role} {path!r} cannot be imported ({error}): write package.module:Class "
-                f"and run where the package can be imported"
+                f"{_path(at, 'name')}{self.role} {path!r} cannot be imported ({error}): write "
+                f"package.module:Class and run where the package can be imported"
             ) from error
         if not (isinstance(entry, type) and issubclass(entry, self.base)):
             raise ValueError(
-                f"{self.role} {path!r} is not a subclass of {self.base.__name__}: "
-                f"only such a class can be built by its path"
+                f"{_path(at, 'name')}{self.role} {path!r} is not a subclass of "
+                f"{self.base.__name__}: only such a class can be built by its path"
             )
         return entry
+
+
+def _path(at: str, option: str = "") -> str:
+    """The path of an option in front of an error, nothing where it is not known."""
+    return f"{at}{option and f'.{option}'}: " if at else ""
 
 
 def checked(
@@ -186,12 +193,12 @@ def checked(
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for option in chosen:
             if option not in parameters:
-                place = f"{at}.{option}: " if at else ""
                 near = suggest(str(option), parameters) or ","
                 raise UnknownOption(
-                    f"{place}{what} has no option {option!r}{near} "
-                    f"options: {', '.join(parameters)}",
+                    f"{_path(at, option)}{what} has no option {option!r}{near} "
+                    f"options: {', '.join(parameters) or 'none'}",
                     str(option),
+                    f"{at}.{option}" if at else "",
                 )
     hints = options.hints(entry)
     for option, value in chosen.items():
@@ -212,18 +219,25 @@ def _check_inside(value: Any, annotation: Any, place: str) -> None:
         for part in options.parts(annotation):
             if part not in options.ROLES:
                 checked(part, value, part.__name__.lower(), place)
-            elif isinstance(name := value.get("name"), str):
+            elif (name := value.get("name")) is not None or "name" in value:
                 role = REGISTRIES[options.ROLES[part]]
-                checked(role.get(name), value, f"{role.role} {name!r}", place)
+                if not isinstance(name, str):
+                    raise ValueError(
+                        f"{place}.name={options.shown(name)}: choose one of "
+                        f"{', '.join(role.names())}"
+                    )
+                checked(role.get(name, place), value, f"{role.role} {name!r}", place)
 
 
-def complete(entry: Callable[..., Any], chosen: dict[str, Any], what: str) -> dict[str, Any]:
+def complete(
+    entry: Callable[..., Any], chosen: dict[str, Any], what: str, at: str = ""
+) -> dict[str, Any]:
     """`chosen`, if no option that `entry` has no default for is missing. Error: ValueError."""
     for name, parameter in inspect.signature(entry).parameters.items():
         named = parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         if named and parameter.default is parameter.empty and name not in chosen:
             kind = options.words(options.hints(entry).get(name, Any))
-            raise ValueError(f"{what} needs the option {name!r}: give it {kind}")
+            raise ValueError(f"{_path(at, name)}{what} needs the option {name!r}: give it {kind}")
     return chosen
 
 

@@ -44,6 +44,10 @@ OPTIONS = {  # what each may be, and an example
     "labels": (Annotated[Sequence[int | str], Length(1, more=True)] | None, [0, 1]),
     "captions": (Annotated[Sequence[str], Length(1, more=True)] | None, ["a red owl"]),
     "seed": (int, 0),
+    "checkpoint": (str | Path, None),
+    "out": (str | Path, None),
+    "device": (str | None, None),
+    "trust": (Sequence[str], ["my_package"]),
     "batch_size": (Count, 64),
 }
 
@@ -51,7 +55,8 @@ OPTIONS = {  # what each may be, and an example
 def check_options(cfg: Mapping[str, Any]) -> None:
     """ValueError for an option that is of the wrong kind, before anything is loaded."""
     for name, (kind, example) in OPTIONS.items():
-        check(cfg[name], kind, name, example)
+        if name in cfg:
+            check(cfg[name], kind, name, example)
 
 
 def asked(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, Cond]:

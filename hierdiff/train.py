@@ -21,13 +21,20 @@ from hierdiff.files import worked_in
 from hierdiff.inputs import inputs
 from hierdiff.method import Method, methods, on_shapes
 from hierdiff.noise import seed_of
-from hierdiff.options import check
+from hierdiff.options import Count, check, shown
 from hierdiff.registry import constructed
 from hierdiff.training import Recipe, train
 from hierdiff.training import check as check_training
 
 log = logging.getLogger(__name__)
-OmegaConf.register_new_resolver("half", lambda side: int(side) // 2, replace=True)
+
+
+def half(side: Any) -> int:
+    check(side, Count, "data.resolution", 32)
+    return int(side) // 2
+
+
+OmegaConf.register_new_resolver("half", half, replace=True)
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,9 @@ def prepare(
     """
     for group in ("data", "method", "trainer"):
         if not isinstance(cfg.get(group), Mapping):
-            raise ValueError(f"{group}={cfg.get(group)}: choose one by its name, {group}=NAME")
+            raise ValueError(
+                f"{group}={shown(cfg.get(group))}: choose one by its name, {group}=NAME"
+            )
     trainer = settled(cfg["trainer"])
     recipe = constructed(Recipe, trainer, "trainer")
     seed, part_name = cfg.get("seed", 0), cfg.get("part", "train")
@@ -120,6 +129,7 @@ def prepare(
 @command("train")
 def main(cfg: Any) -> None:
     options = plain(cfg)
+    check(options["folder"], str | Path, "folder")
     folder = Path(options["folder"])
     shapes = prepare(options, shapes_alone=True)
     check_training(shapes.method, folder, shapes.recipe, shapes.config)

@@ -118,7 +118,8 @@ def plain_of(*words: str) -> dict[str, Any]:
         (["hydra.run.dri=x"], "hydra.run has no option 'dri', did you mean 'dir'?"),
         (["method=cascaded", "method.stages.2.share=1"], "method.stages has 2 entries, of which"),
         (["measure=3"], "set one of them, measure.extractor=..."),
-        (["measure=null"], "it is a mapping of options"),
+        (["measure=null"], "measure=null: it is a mapping of options"),
+        (["analysis.samples=3"], "there is no analysis to set options of: choose one, analysis=NA"),
         (["~measure.samples"], "cannot be left out"),
         (["~method.growht"], "no such option to leave out, did you mean 'growth'?"),
         (["method=mdmm"], "unknown method 'mdmm', did you mean 'mdm'? known: cascaded, chen, end_"),
@@ -164,6 +165,20 @@ def test_what_must_be_given_is_named_by_its_path():
 )
 def test_flags_may_stand_anywhere(words, order):
     assert in_order(words) == order
+
+
+@pytest.mark.parametrize("word", ["trainer=[]", "~trainer", "sampler=[]", "~denoiser", "data=[]"])
+def test_what_every_run_has_cannot_be_left_out(word):
+    with pytest.raises(ValueError, match="every run has one of these, choose it by [a-z]+=NAME"):
+        in_order(["method=mdm", word])
+    assert in_order(["experiment=[]", "trainer.ema=[]"]) == ["experiment=[]", "trainer.ema=[]"]
+
+
+@pytest.mark.parametrize("value", ["null", "[16]", "16.5", "true", "abc", "0"])
+def test_an_option_that_others_follow_is_named_itself(value):
+    cfg = composed("method=mdm", f"data.resolution={value}")
+    with pytest.raises(ValueError, match="^data.resolution=.*: resolution takes a whole number"):
+        plain(cfg["method"])
 
 
 def test_an_unknown_flag_is_one_sentence():

@@ -91,7 +91,7 @@ def test_resolutions_in_order_pass(resolutions):
     ("resolutions", "message"),
     [
         ([32, 64], r"not in order: write the finest first, \[64, 32\]"),
-        ([64, 64], "not in order"),
+        ([64, 64], "name 64 twice: name each once"),
         ([64, 48], r"resolution 48 does not divide 64: .* such as \[64, 32\]"),
         ([64, 32, 24], "resolution 24 does not divide 32"),
         ([], "one or more positive sides"),

@@ -125,6 +125,17 @@ def test_a_node_s_own_option_beats_the_fact(shapes):
     assert shapes.build({"name": "square", "side": 2}, offered={"side": 7}).side == 2
 
 
+def test_errors_begin_with_the_path_of_the_node(shapes):
+    for node, message in (
+        ({"name": "sqare"}, r"^a\.b\.name: unknown shape 'sqare', did you mean 'square'"),
+        ({"name": "no_such_module:X"}, r"^a\.b\.name: shape 'no_such_module:X' cannot be imported"),
+        ({"name": "square", "sid": 1}, r"^a\.b\.sid: shape 'square' has no option 'sid'"),
+        ({"side": 1}, r"^a\.b: a shape is given as"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            shapes.build(node, at="a.b")
+
+
 @pytest.mark.parametrize("node", [{}, {"side": 3}, {"name": 3}, "square", 3, None])
 def test_a_node_without_a_name_is_refused_with_the_names(shapes, node):
     with pytest.raises(ValueError, match="a shape is given as .name: .*circle, square"):

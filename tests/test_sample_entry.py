@@ -217,6 +217,10 @@ def test_bad_commands_are_one_line(tmp_path: Path, weights: Path):
         (["checkpoint=nowhere", "guidance=nan"], "guidance=nan: guidance takes a number"),
         (["checkpoint=nowhere", "labels=[null]"], "labels=[null]: labels takes a list"),
         (["checkpoint=nowhere", "seed=null"], "seed=null: seed takes a whole number"),
+        (["checkpoint=5"], "checkpoint=5: checkpoint takes a text, or a path"),
+        (["checkpoint=nowhere", "out=null"], "out=null: out takes a text, or a path"),
+        (["checkpoint=nowhere", "trust=nets"], "trust='nets': trust takes a list of texts"),
+        (["checkpoint=nowhere", "device=5"], "device=5: device takes a text, or null"),
         ([], "checkpoint"),
     ):
         code, said = command("hierdiff.sample", tmp_path, arguments)

@@ -42,6 +42,10 @@ class Prediction(NamedTuple):
     features: Tensor | None = None
 
 
+class Unpredicted(ValueError):
+    """What a network gives is no prediction of the state that it was given."""
+
+
 @dataclass(frozen=True)
 class Reads:
     """What a network reads of `Cond`: labels of so many classes, tokens of this width, a
@@ -179,6 +183,37 @@ class WithVariance(OneLevelDenoiser):
         return Prediction((level,), variance=(variance,))
 
 
+def predicted(
+    denoiser: Denoiser,
+    x_t: Levels,
+    log_snr: Float[Tensor, "b levels"],
+    cond: Cond,
+    carry: Any = None,
+) -> Prediction:
+    """The call of a denoiser. Error: `Unpredicted` where it gives anything else than a
+    floating-point tensor of the shape of each level: broadcast, it would pass for a prediction."""
+    out = denoiser(x_t, log_snr, cond, carry)
+    name = type(getattr(denoiser, "denoiser", denoiser)).__name__
+    if not isinstance(out, Prediction) or not isinstance(out.levels, tuple):
+        raise Unpredicted(f"{name} gives a {type(out).__name__}: give Prediction((level, ...))")
+    if len(out.levels) != len(x_t):
+        raise Unpredicted(f"{name} predicts {len(out.levels)} of {len(x_t)} levels: give each once")
+    for level, x in zip(out.levels, x_t, strict=True):
+        if not isinstance(level, Tensor):
+            raise Unpredicted(
+                f"{name} gives a {type(level).__name__} for a state of {tuple(x.shape)}: give a "
+                f"tensor of that shape"
+            )
+        if level.shape != x.shape or not level.is_floating_point():
+            raise Unpredicted(
+                f"{name} gives {tuple(level.shape)} in {str(level.dtype).removeprefix('torch.')} "
+                f"for a state of {tuple(x.shape)}: give floating-point numbers of that shape"
+            )
+    if denoiser.learns_variance and out.variance is None:
+        raise Unpredicted(f"{name} says that it learns a variance and gives none: give one")
+    return out
+
+
 class Around(Denoiser):
     """A denoiser held by another, which asks it for all but the call itself."""
 
@@ -216,7 +251,7 @@ class Joined(Around):
         added: Tensor | None = None,
     ) -> Prediction:
         x = x_t[0] if added is None else x_t[0] + added
-        out = self.denoiser((x,), log_snr, cond, carry)
+        out = predicted(self.denoiser, (x,), log_snr, cond, carry)
         return out._replace(features=out.levels[0])
 
 

@@ -15,6 +15,7 @@ from hierdiff.training import checkpoint as files
 from hierdiff.training.loop import batches_of, fabric_of, stage_steps
 from hierdiff.training.optimizer import optimizer_of
 from hierdiff.training.recipe import Recipe
+from hierdiff.training.step import parameters_of
 
 
 def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any]) -> None:
@@ -44,6 +45,12 @@ def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any
             files.check_stage(stage.weights, stage, config)
         if count:
             stage.check()
+            for turn in stage.turns:
+                if not parameters_of(turn):
+                    raise ValueError(
+                        f"stage {stage.name} has no weights to train in {turn.name!r}: give a "
+                        f"network with parameters"
+                    )
 
 
 def processes(recipe: Recipe) -> int:

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hierdiff.registry import checked, suggest
+from hierdiff.options import shown, suggest
+from hierdiff.registry import checked
+
+OPTIONS = "trainer.optimizer_options"
 
 
 def optimizer_of(
@@ -46,7 +49,7 @@ def _optimizer(
     ]
     groups = [group for group in groups if group["params"]]
     if name == "adamw":
-        checked(torch.optim.AdamW, options, "optimizer 'adamw'")
+        checked(torch.optim.AdamW, options, "optimizer 'adamw'", OPTIONS)
         fused = not any(p.is_meta for p in parameters)  # which is refused on shapes alone
         return torch.optim.AdamW(
             groups, lr=lr, betas=(betas[0], betas[1]), **{"fused": fused, **options}
@@ -72,14 +75,17 @@ def check_optimizer(
             f"trainer.betas={list(betas)} are of adamw, and {name} is not given them: set "
             f"trainer.optimizer_options={{betas: ...}} if it takes some"
         )
+    for option in ("lr", "weight_decay", *(["betas"] if name == "adamw" else [])):
+        if option in options:
+            raise ValueError(f"{OPTIONS}.{option} has an option of its own: set trainer.{option}")
     parameter = nn.Parameter(torch.zeros(2, 2, device="cpu"))
     try:
         optimizer_of([parameter], name=name, betas=betas, options=dict(options))
     except (TypeError, ValueError, AssertionError) as error:
-        if "unknown optimizer" in str(error):
+        if str(error).startswith(("unknown optimizer", OPTIONS)):
             raise
         raise ValueError(
-            f"trainer.optimizer_options={dict(options)} are none that {name} takes: "
+            f"{OPTIONS}={shown(options)} are none that {name} takes: "
             f"{str(error).splitlines()[0] if str(error) else 'leave them out'}"
         ) from error
 

@@ -19,6 +19,7 @@ from PIL import Image
 from benchmarks import protocol, run
 from hierdiff.command import plain, with_sentences
 from hierdiff.config import folder_of_configs
+from hierdiff.denoisers import OneLevelDenoiser
 from hierdiff.files import write
 from hierdiff.train import prepare
 from hierdiff.training import checkpoint
@@ -54,6 +55,21 @@ def moments_of_ten(path: Path) -> None:
         np.savez(file, mu=np.zeros(10), sigma=np.eye(10))
 
 
+class Halved(OneLevelDenoiser):
+    def __init__(self, *, channels: int = 3):
+        super().__init__()
+        self.net = torch.nn.Conv2d(channels, channels, 3, padding=1, stride=2)
+
+    def denoise(self, x, log_snr, cond):
+        return self.net(x)
+
+
+class Same(OneLevelDenoiser):
+    def denoise(self, x, log_snr, cond):
+        return x
+
+
+OWN = ["method=end_to_end", "denoiser=custom", "trainer.batch_size=4"]
 STAGE = ["method=cascaded", "method.stages.0.weights=FILE"]
 CODEC = ["method=latent", "method.codec.checkpoint=FILE"]
 REFUSALS: dict[str, tuple[list[str], str, Any]] = {
@@ -76,6 +92,17 @@ REFUSALS: dict[str, tuple[list[str], str, Any]] = {
     "a reference of no side": (["measure.references={5: FILE}"], "where nothing is measured", None),
     "costs": (["cost.batches=[]"], "cost.batches=[]", None),
     "budgets": (["match.flops=1", "match.images=1"], "contradict each other", None),
+    "a budget that nobody spends": (["match.flops=1e30"], "pays for more than 1e+15 steps", None),
+    "a network of another shape": (
+        [*OWN, "denoiser.name=tests.benchmarks.test_ready:Halved"],
+        "Halved gives (4, 3, 8, 8) in float32 for a state of (4, 3, 16, 16)",
+        None,
+    ),
+    "a network that has no weights": (
+        [*OWN, "denoiser.name=tests.benchmarks.test_ready:Same"],
+        "stage 16 has no weights to train",
+        None,
+    ),
     "a budget that is too small": (["match.images=1"], "does not pay for", None),
     "shares": (["method.growth=[0.01]"], "leave a stage without any", None),
     "a stage that nobody trains": (
@@ -104,7 +131,12 @@ REFUSALS: dict[str, tuple[list[str], str, Any]] = {
     ),
     "an analysis": (["analysis=exposure_bias"], "take a cascade", None),
     "an optimizer": (["trainer.optimizer=adamww"], "unknown optimizer 'adamww'", None),
-    "its options": (["trainer.optimizer_options={ep: 1}"], "has no option 'ep'", None),
+    "its options": (
+        ["trainer.optimizer_options={ep: 1}"],
+        "trainer.optimizer_options.ep: optimizer 'adamw' has no option 'ep'",
+        None,
+    ),
+    "an option of the trainer": (["trainer.optimizer_options={lr: 1}"], "set trainer.lr", None),
     "micro batches": (["trainer.accumulate=3"], "is not a multiple of 1 device(s) x 3", None),
     "an accelerator": (["trainer.accelerator=gpuu"], "trainer.accelerator=gpuu", None),
     "a strategy": (["trainer.strategy=dpp"], "dpp", None),

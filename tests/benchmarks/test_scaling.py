@@ -64,14 +64,47 @@ def test_the_command_line_names_methods_resolutions_and_options():
     ("words", "message"),
     [
         (["method=mdn"], "unknown method mdn: choose from cascaded"),
-        (["resolutions=32"], "resolutions=32: give a list of sides"),
-        (["resolutions=[]"], "give a list of sides"),
+        (["resolutions=32"], "resolutions=32: resolutions takes a list of one or more whole numb"),
+        (["resolutions=[]"], "resolutions takes a list"),
+        (["resolutions=[true]"], "resolutions takes a list"),
+        (["resolutions=[-16]"], "resolutions takes a list"),
+        (["trainer=[]"], "choose it by trainer=NAME"),
         (["--help"], "'--help' is no option"),
     ],
 )
 def test_what_is_no_option_is_refused(words, message):
     with pytest.raises(ValueError, match=message):
         asked(words)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("cost.repeats=0", "cost.repeats=0: nothing would be timed"),
+        ("cost.repeats=1.5", "cost.repeats=1.5: repeats takes a whole number"),
+        ("cost.batches=8", "cost.batches=8: batches takes a list"),
+        ("cost.memory_cap=abc", "cost.memory_cap='abc'"),
+        ("trainer.precision=fp7", "trainer.precision='fp7'"),
+        ("trainer.accelerator=warp", "trainer.accelerator=warp"),
+        ("denoiser.widht=8", "method=mdm: denoiser.widht: .*did you mean 'width'"),
+        ("sampler.steps=2.5", "method=mdm: sampler.steps=2.5"),
+        ("data.resolution=8", "mdm would be measured at 8 px instead of 16"),
+    ],
+)
+def test_what_a_run_refuses_is_refused_before_the_first_is_timed(
+    word, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(scaling, "facts_of", lambda rest: {"channels": 3, "classes": 0})
+    monkeypatch.setattr(scaling, "costs", lambda *args: pytest.fail("it was timed"))
+    with pytest.raises(ValueError, match=message):
+        scaling.scaled(["mdm"], [16], tmp_path, [word])
+
+
+def test_a_side_that_a_method_cannot_have_is_no_reason_to_refuse_the_others():
+    facts = {"channels": 3, "classes": 0}
+    scaling.check_parts("mdm", [case_of("mdm", side, [], facts) for side in (17, 32)])
+    with pytest.raises(ValueError, match="resolution 8 does not divide 17"):
+        scaling.check_parts("mdm", [case_of("mdm", 17, [], facts)])
 
 
 def test_methods_are_built_for_sides_that_the_data_does_not_have():

@@ -234,6 +234,11 @@ def a_sweep(*overrides):
             "no option 'drop'",
         ),
         (["method=mdm,end_to_end", "method.objective.multiscale=[]"], [], [{}, {}]),
+        (  # each by its whole path, whichever is written first
+            ["method=mdm,end_to_end", "data.growth=1", "method.growth=[0.25]"],
+            None,
+            "data.growth: dataset 'critters' has no option 'growth'",
+        ),
         (["method=mdm", "method.growht=[0.25]"], None, "did you mean 'growth'"),
         (["seed=0,1", "trainer.stepz=3"], None, "did you mean 'steps'"),
     ],
