@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from hierdiff.files import write
+from hierdiff.files import from_json, write
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Kept:
             if about["key"] != self.key:
                 log.info("%s is of other weights or options: measured from the start", path)
                 return
-            self.rows = json.loads(about["rows"])
+            self.rows = from_json(about["rows"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s is damaged (%s): measured from the start", path, error)
             return

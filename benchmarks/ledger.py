@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hierdiff.files import worked_in, write
+from hierdiff.files import from_json, worked_in, write
 
 VARIABLE = "HIERDIFF_SWEEP"  # tells the jobs of a sweep its number of jobs, start and folder
 WITHIN = ".sweeps"  # of the folder of a sweep's runs
@@ -66,7 +66,7 @@ class Ledger:
         found = {}
         for path in self.folder.glob("[0-9]*.json"):
             try:
-                found[int(path.stem)] = Job(**json.loads(path.read_bytes()))
+                found[int(path.stem)] = Job(**from_json(path.read_bytes()))
             except (OSError, ValueError, TypeError):  # replaced at this moment, or none of ours
                 continue
         return found

@@ -288,6 +288,14 @@ def _header(file: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
     return shape, fortran, dtype
 
 
+def from_json(text: str | bytes, **options: Any) -> Any:
+    """As `json.loads`; ValueError for all that is no JSON, also where it nests too deeply."""
+    try:
+        return json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def write_json(path: Path, content: Any) -> None:
     """`content` with its SHA-256, for `read_json`."""
     text = json.dumps(content)
@@ -298,7 +306,7 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """What `write_json` wrote. FileNotFoundError, or `Damaged` whatever is wrong with it."""
     with _damage(path):
-        told = json.loads(read_text(path))
+        told = from_json(read_text(path))
         text = json.dumps(told["content"])
         if told["sha256"] != hashlib.sha256(text.encode()).hexdigest():
             raise ValueError("its content does not match its sha256")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,12 @@ from hierdiff.registry import PLUGINS, imported_names, is_installed, origins
 # folders that options name and that are no input: the digest of the data stands for its files
 NO_INPUT = ("data.root", "data.test_root", "data.cache", "method.codec.cache")
 LARGE = 1 << 20  # bytes from which on a file's hash is kept
+MANY = 10_000  # files of a folder that an option names; `/` and a home have more
 SETTLED = 2.0  # seconds after which a change of a file has another time stamp
+
+
+class TooMany(ValueError):
+    """A folder has more files than an input of a run."""
 
 
 def inputs(
@@ -38,7 +44,11 @@ def inputs(
     for key, value in _leaves(options):
         path = _path(value) if "." in key and not key.endswith(".name") else None
         if path is not None and key not in NO_INPUT:
-            found[key] = digest(path)
+            try:
+                found[key] = digest(path)
+            except TooMany as error:
+                if not key.startswith("data."):  # whose digest stands for its images
+                    raise ValueError(f"{key}={value}: {error}") from error
     for name, path in (files or {}).items():
         found[name] = digest(path)
     modules = [name.partition(":")[0] for name in imported_names(options)]
@@ -104,15 +114,25 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of all files in a folder with their names."""
+    """SHA-256 of a file, or of all files in a folder with their names.
+
+    Error: `TooMany`, before any is read, for a folder of more than `MANY` files and folders.
+    """
     if path.is_file():
         return sha256(path)
-    return _of_all({p.relative_to(path).as_posix(): p for p in sorted(path.rglob("*"))})
+    inside = list(itertools.islice(path.rglob("*"), MANY + 1))
+    if len(inside) > MANY:
+        raise TooMany(
+            f"{path} holds more than {MANY} files, too many to be an input of a run: name the "
+            f"folder inside that is one"
+        )
+    return _of_all({p.relative_to(path).as_posix(): p for p in sorted(inside)})
 
 
 def sha256(path: Path) -> str:
     """Of a file's content. That of a large file is kept in the cache folder under its place,
-    inode, size and times of change."""
+    inode, size and times of change. A file that says it is empty is not read: those of the system
+    (`/proc`) may never end."""
     from hierdiff.data.cache import cache_folder  # which imports what asks here
 
     stat = path.stat()
@@ -125,6 +145,8 @@ def sha256(path: Path) -> str:
         kept = cache_folder() / "hashes" / f"{name}.json"
         with contextlib.suppress(OSError, Damaged):
             return str(read_json(kept))
+    if stat.st_size == 0:
+        return hashlib.sha256().hexdigest()
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if kept is not None:

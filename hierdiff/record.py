@@ -24,7 +24,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from hierdiff.files import write
+from hierdiff.files import from_json, write
 from hierdiff.record_form import broken, too_deep
 
 SCHEMA = 4  # 2: analysis; 3: curves; 4: costs of the trajectory that makes the images
@@ -161,12 +161,8 @@ def _read_json(path: Path) -> Any:
         raise ValueError("it is no file")
     if about.st_size > LARGEST:
         raise ValueError(f"it has {about.st_size / 1e6:.0f} MB, a record has less than one")
-    try:
-        content = json.loads(
-            path.read_text(encoding="utf-8-sig"), parse_constant=_no_number, parse_float=_finite
-        )
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    text = path.read_text(encoding="utf-8-sig")
+    content = from_json(text, parse_constant=_no_number, parse_float=_finite)
     if too_deep(content):
         raise ValueError("it is nested too deeply")
     return content

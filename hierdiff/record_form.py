@@ -7,12 +7,12 @@ the form names; everything else in it is text to be shown. A key that ends in "?
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
 DEEPEST = 40  # levels of nesting; a config of this project has less than ten
+LARGEST = 1e100  # of a number, so that its square and sums of squares are finite too
 
 Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, in words, and whether it is
 
@@ -20,17 +20,14 @@ Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, in words, and 
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
+    return abs(value) <= LARGEST  # neither infinite nor NaN
 
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-NUMBER: Rule = ("a finite number", _is_number)
+NUMBER: Rule = (f"a finite number up to {LARGEST:g}", _is_number)
 TEXT: Rule = ("text", _is_text)
 COUNT: Rule = (
     "a positive whole number",

@@ -22,7 +22,7 @@ import torch
 from hierdiff.batch import Cond
 from hierdiff.command import command, plain
 from hierdiff.data import conditions
-from hierdiff.files import LOCK, PART, worked_in, write, write_png
+from hierdiff.files import LOCK, PART, from_json, worked_in, write, write_png
 from hierdiff.guidance import Scale, is_off
 from hierdiff.images import sheet, to_pil, to_uint8
 from hierdiff.method import Diffusion, Method
@@ -145,7 +145,7 @@ def own_files(out: Path) -> list[Path]:
     listed = {LIST, LOCK}
     if (out / LIST).is_file():
         try:
-            told = json.loads((out / LIST).read_text(encoding="utf-8"))
+            told = from_json((out / LIST).read_text(encoding="utf-8"))
             files = [name for image in told["images"] for name in image["files"]]
             listed |= {name for name in [*files, PICTURE] if OWN.fullmatch(name)}
         except (ValueError, KeyError, TypeError):

@@ -140,3 +140,21 @@ def test_the_hash_of_a_large_file_is_kept_until_it_changes(
     for one in kept:
         one.write_text("no hash")  # damaged
     assert sha256(path) == hashlib.sha256(b"b" * LARGE).hexdigest()
+
+
+def test_a_folder_of_more_files_than_an_input_has_is_refused_and_data_s_are_hashed_as_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("hierdiff.inputs.MANY", 3)
+    for name in ("a", "b", "c"):
+        written(tmp_path / "large" / name, name)
+    assert digest(tmp_path / "large")
+    written(tmp_path / "large" / "d", "d")
+    with pytest.raises(ValueError, match=r"^trainer.strategy=.*holds more than 3 files"):
+        inputs({"trainer": {"strategy": str(tmp_path / "large")}})
+    assert inputs({"data": {"images": str(tmp_path / "large")}}, data="x") == {"data": "x"}
+
+
+@pytest.mark.skipif(not os.path.isfile("/proc/kmsg"), reason="needs a file that never ends")
+def test_a_file_of_the_system_that_never_ends_is_not_waited_for():
+    assert sha256(Path("/proc/kmsg")) == hashlib.sha256().hexdigest()

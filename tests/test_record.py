@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hierdiff.data.folder import read_captions
 from hierdiff.record import (
     SCHEMA,
     Record,
@@ -21,6 +22,8 @@ from hierdiff.record import (
     plain,
     provenance,
 )
+from hierdiff.sample import own_files
+from hierdiff.training import log
 from tests.benchmarks.rows import cost, five, quality, record
 
 
@@ -108,6 +111,30 @@ def test_a_broken_file_is_refused_by_its_name(tmp_path: Path, text: str):
     path = tmp_path / "record.json"
     path.write_text(text)
     with pytest.raises(ValueError, match="record.json"):
+        Record.read(path)
+
+
+@pytest.mark.parametrize("name", ["record.json", "samples.json", "log.jsonl", "captions.jsonl"])
+def test_json_that_nests_too_deeply_is_an_error_of_its_file(tmp_path: Path, name: str):
+    path = tmp_path / name
+    path.write_text("[" * 200_000 + "\n")
+    readers = {
+        "record.json": lambda: Record.read(path),
+        "samples.json": lambda: own_files(tmp_path),
+        "log.jsonl": lambda: log.read(path),
+        "captions.jsonl": lambda: read_captions(path, {"a": "a"}),
+    }
+    with pytest.raises(ValueError, match=name):
+        readers[name]()
+
+
+@pytest.mark.parametrize("value", [10**300, 1e308, -1e101])
+def test_a_number_whose_square_is_none_is_refused_by_its_place(tmp_path: Path, value: float):
+    path = record("small", quality=(quality(8, "native", 2.0),)).write(tmp_path)
+    content = json.loads(path.read_text())
+    content["quality"][0]["spread"] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"quality\[0\].spread is .* up to 1e\+100 or null"):
         Record.read(path)
 
 

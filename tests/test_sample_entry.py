@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from hierdiff.batch import Cond
 from hierdiff.files import part_of, worked_in
 from hierdiff.sample import asked, check_options, described, sample, start
-from hierdiff.training.checkpoint import save_weights, tensors_of
+from hierdiff.training.checkpoint import load_method, save_weights, tensors_of
 from tests.training.runs import NODE, built, command, config
 
 CONFIG = {"class_names": ["round", "square"], "text": None}
@@ -248,3 +248,13 @@ def test_what_a_kill_left_in_the_folder_is_no_file_of_somebody_else(tmp_path: Pa
         start(tmp_path, images, [4])
     assert removed[3] == "samples.json"  # the last of four
     assert [path.name for path in tmp_path.iterdir()] == ["samples.json"]
+
+
+@pytest.mark.parametrize("names", [[None], ["a", 1], "abc", {"a": 1}, ["a", "b", "c"]])
+def test_weights_whose_classes_have_no_names_are_refused_in_a_sentence(tmp_path: Path, names: Any):
+    path = tmp_path / "weights.safetensors"
+    node = config()
+    node["facts"] = {**node["facts"], "classes": 1}
+    save_weights(path, tensors_of(built()), {**node, "class_names": names})
+    with pytest.raises(ValueError, match="does not name its 1 classes by a text each"):
+        load_method(path)

@@ -22,7 +22,7 @@ from benchmarks.report.content import Page, page
 from benchmarks.report.pictures import FOLDER, Kept
 from benchmarks.tables import add_choices, keep, nothing_under
 from hierdiff.config import one_line, printable, reported
-from hierdiff.files import LOCK, PART, worked_in, write
+from hierdiff.files import LOCK, PART, from_json, worked_in, write
 from hierdiff.results import readable
 
 INDEX = "index.html"
@@ -107,7 +107,7 @@ def write_report(folder: Path, files: Mapping[str, bytes]) -> None:
 def _listed(begun: Path) -> set[str]:
     """The files of a report whose writing was cut off; what they may be called is known."""
     try:
-        names = json.loads(begun.read_bytes())
+        names = from_json(begun.read_bytes())
     except (OSError, ValueError):
         return set()
     known = names if isinstance(names, list) else []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from benchmarks.report.parts import (
     mapping,
     number,
 )
+from hierdiff.files import from_json
 
 FOLDER = "pictures"
 
@@ -187,7 +187,7 @@ def scaling(folders: Sequence[Path], kept: Kept) -> Iterator[Gallery]:
         alt = "Time, memory and operations of an image over its side, a line for each method."
         figures = [Figure(picture, folder.resolve().name, alt)] if picture else []
         try:
-            content = json.loads((folder / "scaling.json").read_text(encoding="utf-8"))
+            content = from_json((folder / "scaling.json").read_text(encoding="utf-8"))
             grids = list(_scaling_grids(mapping(content)))
         except (FileNotFoundError, NotADirectoryError):
             grids = []

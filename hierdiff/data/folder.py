@@ -12,7 +12,6 @@ it, and counted in `skipped`; nothing else stops.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import unicodedata
@@ -26,7 +25,7 @@ from hierdiff.data.cache import cache_folder, decoded, fingerprint
 from hierdiff.data.classes import in_natural_order
 from hierdiff.data.image_data import HASHED, ImageData, datasets, in_split_order
 from hierdiff.data.pixels import SUFFIXES, read_square
-from hierdiff.files import printable, read_text
+from hierdiff.files import from_json, printable, read_text
 from hierdiff.registry import Node
 
 log = logging.getLogger(__name__)
@@ -283,9 +282,9 @@ def read_captions(path: Path, known: Mapping[str, str]) -> dict[str, str]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = from_json(line)
             file, caption = entry["file"], entry["caption"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f'{path}:{number} is no caption ({error}): write {{"file": ..., "caption": ...}}'
             ) from error

@@ -315,6 +315,14 @@ def config_in(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
     config = facts.get("config")
     if not isinstance(config, dict) or "method" not in config or "facts" not in config:
         raise ValueError(f"{path} holds no config of a method: it cannot be rebuilt from it alone")
+    names, about = config.get("class_names") or [], config["facts"]
+    classes = about.get("classes", 0) if isinstance(about, dict) else 0
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not known or (names and len(names) != classes):
+        raise ValueError(
+            f"{path} does not name its {classes} classes by a text each: use a file that hierdiff "
+            f"wrote"
+        )
     return config
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hierdiff.files import explained, read_text
+from hierdiff.files import explained, from_json, read_text
 
 
 class Log:
@@ -83,7 +83,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(read_text(path).split("\n")[:-1] if path.exists() else [], 1):
         try:
-            found.append(json.loads(line))
+            found.append(from_json(line))
         except ValueError as error:
             raise ValueError(f"{path}:{number} is no line of a log ({error}): remove it") from error
     return found
