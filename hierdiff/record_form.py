@@ -20,7 +20,7 @@ Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, in words, and 
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
-    return abs(value) <= LARGEST  # neither infinite nor NaN
+    return bool(value <= LARGEST and value >= -LARGEST)  # neither infinite nor NaN
 
 
 def _is_text(value: Any) -> bool:
