@@ -8,7 +8,6 @@ the form names; everything else in it is text to be shown. A key that ends in "?
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import Any
 
 DEEPEST = 40  # levels of nesting; a config of this project has less than ten
@@ -18,9 +17,9 @@ Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, in words, and 
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return bool(value <= LARGEST and value >= -LARGEST)  # neither infinite nor NaN
+    return abs(value) <= LARGEST  # neither infinite nor NaN
 
 
 def _is_text(value: Any) -> bool:

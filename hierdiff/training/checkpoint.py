@@ -3,11 +3,13 @@
 No pickle is read or written. A checkpoint says what step comes next; randomness is a function of
 seed and step, so no generator is in it. Tensors: `model/NAME`, `ema/WHICH/NAME`,
 `optimizer/TURN/PARAMETER/KEY`; final weights have the bare names. A tensor that several stages
-share is stored once, under its first name.
+share is stored once, under its first name. The metadata has their SHA-256 too: values that a
+disk damaged are found out, which safetensors does not do.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 SCHEMA = 1
 KEY = "hierdiff"  # of the metadata
+DIGEST = "sha256"  # of the tensors, among the facts
 DECISIVE = ("data", "method", "trainer", "seed", "data_sha256")  # parts that decide the weights
 FREE = frozenset(  # options that do not; the digest of the data stands for where it lies
     {
@@ -141,20 +144,37 @@ def _read(path: Path) -> Checkpoint:
 
 
 def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
-    about = {"schema": SCHEMA, "version": hierdiff_version(), **facts}
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(flat, {KEY: json.dumps(about)})
+    own = {"schema": SCHEMA, "version": hierdiff_version(), DIGEST: sha256_of(flat)}
+    return save(flat, {KEY: json.dumps({**own, **facts})})
+
+
+def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """Of the values, with names, shapes and dtypes."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a file of ours; anything else is a ValueError that says what it is."""
     with opened(path) as (file, facts):
-        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    digest = facts.pop(DIGEST, None)  # older files have none
+    if digest is not None and digest != sha256_of(tensors):
+        raise ValueError(
+            f"{path} is damaged (its tensors do not match their sha256): copy it again, or use "
+            f"another checkpoint of the run"
+        )
+    return tensors, facts
 
 
 def header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
     """Shapes and facts of a file of ours, without reading a tensor; errors as in `unpacked`."""
     with opened(path) as (file, facts):
+        facts.pop(DIGEST, None)
         names = file.keys()
         return {name: tuple(file.get_slice(name).get_shape()) for name in names}, facts
 

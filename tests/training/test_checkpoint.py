@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from hierdiff.training.checkpoint import (
     save_checkpoint,
     save_weights,
     tensors_of,
+    unpacked,
 )
 from tests.training.runs import GROWN, INNER, built, config, run
 
@@ -187,6 +189,16 @@ def test_a_pickle_is_not_read(tmp_path: Path):
     torch.save({"a": torch.ones(2)}, path)
     with pytest.raises(ValueError, match="pickles"):
         load_method(path)
+
+
+@pytest.mark.parametrize("read", [load_method, unpacked])
+def test_a_value_that_a_disk_damaged_is_found_out(tmp_path: Path, read: Callable[[Path], Any]):
+    path = weights(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[-4:] = bytes(4)  # of the last tensor, finite as it was
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="do not match their sha256"):
+        read(path)
 
 
 def test_an_absent_file_is_named(tmp_path: Path):
