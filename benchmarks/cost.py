@@ -38,7 +38,7 @@ from benchmarks.measure import Track
 from benchmarks.work import OUT_OF_MEMORY, WARMUP, Case, device_for
 from hierdiff.config import from_yaml, one_line, printable, reported
 from hierdiff.files import worked_in
-from hierdiff.inputs import inputs
+from hierdiff.inputs import changed, inputs
 from hierdiff.metrics.cost import load_average, timing
 from hierdiff.record import Record, machine, now
 from hierdiff.registry import check_trust
@@ -303,12 +303,22 @@ def again(
                 log.warning("%s was changed by hand and keeps its times: make it again", path)
             elif record.failure is None:
                 found[path] = record
+        configs = {path: kept_config(path.parent, trust) for path in found}
+        for path, config in configs.items():
+            other = changed(found[path].provenance.get("inputs") or {}, inputs(config))
+            if other is not None:
+                log.warning(
+                    "%s was made from another content of %s than there is now and keeps its times: "
+                    "make it again, or put the old one back",
+                    *(path, other),
+                )
+                del found[path]
         if not found:
             raise ValueError(
                 f"no finished run under {', '.join(folders)}: make one by python -m benchmarks.run"
             )
+        configs = {path: configs[path] for path in found}
         about = {"together": sorted(path.parent.name for path in found), "asked": dict(asked)}
-        configs = {path: kept_config(path.parent, trust) for path in found}
         made_of = {path.parent.name: inputs(config) for path, config in configs.items()}
         if any(made_of.values()):
             about["inputs"] = made_of

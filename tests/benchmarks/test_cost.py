@@ -17,8 +17,9 @@ from benchmarks import cost, work
 from benchmarks.cost import Failed, again, best_batch, by_resolution, cases_of, costs
 from benchmarks.tables import frame
 from benchmarks.work import Case, Sampled, built, flops_of_sample, serve, without_guidance
-from hierdiff.config import to_yaml
+from hierdiff.config import from_yaml, to_yaml
 from hierdiff.files import Busy, worked_in, write
+from hierdiff.inputs import inputs
 from hierdiff.method import methods
 from hierdiff.record import Record
 from hierdiff.training import Recipe, train
@@ -272,6 +273,25 @@ def test_a_record_changed_by_hand_keeps_its_times_and_its_mark(finished, asked):
     path.write_text(path.read_text().replace("critters", "Critters"))
     again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
     assert Record.read(path).edited and not Record.read(path).cost
+    assert Record.read(finished / "a").provenance["cost"]["together"] == ["a"]
+
+
+def test_a_run_made_from_what_has_changed_since_keeps_its_times(finished, asked, caplog):
+    """The code that is there now would be timed beside the quality of another."""
+    code, config = finished / "code.txt", finished / "b" / "config.yaml"
+    code.write_text("old")
+    config.write_text(f"{config.read_text()}\ndata: {{captions: {code}}}\n")
+    path = finished / "b" / "record.json"
+    made_of = inputs(from_yaml(config))
+    before = Record.read(path)
+    replace(before, provenance={**before.provenance, "inputs": made_of}).write(path)
+    wanted = {"repeats": 1, "batches": None, "memory_cap": None}
+    again([str(finished)], wanted)
+    assert Record.read(path).provenance["cost"]["together"] == ["a", "b"]
+    kept = path.read_bytes()
+    code.write_text("new")
+    again([str(finished)], wanted, anew=True)
+    assert path.read_bytes() == kept and "another content of data.captions" in caplog.text
     assert Record.read(finished / "a").provenance["cost"]["together"] == ["a"]
 
 
