@@ -302,7 +302,7 @@ def check_trust(
             reason = "is not an installed one" if package in packages else "is not trusted"
             raise PermissionError(
                 f"{source} wants to import {name!r}, and package {package!r} {reason}: "
-                f"if you know its author, allow it by {way}"
+                f"if you know its author, allow it by {way} (--trust for commands of dashes)"
             )
 
 

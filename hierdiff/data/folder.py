@@ -272,13 +272,20 @@ def read_captions(path: Path, known: Mapping[str, str]) -> dict[str, str]:
     """The captions of a file by key. known: keys by what a line may call them.
 
     Names agree in any Unicode form, and with "\\" for "/" or "./" before them. Captions are in
-    form NFC. Of several for one image the last counts, with a warning.
+    form NFC. Of several for one image the last counts, with a warning. Errors: OSError, ValueError.
     """
     names = {_plain(name): key for name, key in known.items()} | dict(known)
     captions: dict[str, str] = {}
     lines: dict[str, int] = {}
     strangers, again = 0, []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    try:
+        text = read_text(path)
+    except OSError as error:
+        raise OSError(
+            f"captions {path} cannot be read ({error.strerror}): replace the file, remove it, or "
+            f"name another by data.captions=FILE"
+        ) from error
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

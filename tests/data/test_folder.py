@@ -454,3 +454,19 @@ def test_each_part_may_have_its_captions(tmp_path):
         (where / "captions.jsonl").write_text(json.dumps(line))
     assert build(root, tmp_path).captions == ("a", "b")
     assert build(root, tmp_path, test_root=str(own)).captions == ("a", "c")
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda path: path.symlink_to(path.with_name("absent")),
+        lambda path: os.mkfifo(path),
+        lambda path: path.mkdir(),
+    ],
+    ids=["dangling link", "pipe", "folder"],
+)
+def test_captions_that_cannot_be_read_are_an_error_with_the_way_out(tmp_path, put):
+    paint(tmp_path / "photos/1.png")
+    put(tmp_path / "photos/captions.jsonl")
+    with pytest.raises(OSError, match=r"captions .* cannot be read .*data\.captions=FILE"):
+        build(tmp_path / "photos", tmp_path)
