@@ -200,6 +200,8 @@ def from_yaml(path: Path) -> dict[str, Any]:
     """
     import yaml
 
+    from hierdiff.files import check_regular  # which takes a while to import
+
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
@@ -207,6 +209,7 @@ def from_yaml(path: Path) -> dict[str, Any]:
             return super().compose_node(parent, index)
 
     try:
+        check_regular(path)
         with path.open("rb") as file:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:

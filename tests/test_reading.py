@@ -11,7 +11,9 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks.report.pictures import Kept, scaling
 from hierdiff import files
+from hierdiff.config import from_yaml
 from hierdiff.files import (
     Damaged,
     built_by_one,
@@ -250,3 +252,15 @@ def test_without_locks_all_build(tmp_path, monkeypatch):
     with built_by_one(tmp_path / "a") as first, built_by_one(tmp_path / "a") as second:
         first.touch()
         assert second != first and first.exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "scaling.json"])
+def test_a_pipe_among_the_files_of_a_run_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    if name == "config.yaml":
+        with pytest.raises(OSError, match="no regular file"):
+            from_yaml(tmp_path / name)
+    else:
+        kept = Kept()
+        assert list(scaling([tmp_path], kept)) == []
+        assert "no regular file" in kept.broken[0]

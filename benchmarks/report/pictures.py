@@ -26,7 +26,7 @@ from benchmarks.report.parts import (
     mapping,
     number,
 )
-from hierdiff.files import from_json
+from hierdiff.files import from_json, read_text
 
 FOLDER = "pictures"
 
@@ -187,7 +187,7 @@ def scaling(folders: Sequence[Path], kept: Kept) -> Iterator[Gallery]:
         alt = "Time, memory and operations of an image over its side, a line for each method."
         figures = [Figure(picture, folder.resolve().name, alt)] if picture else []
         try:
-            content = from_json((folder / "scaling.json").read_text(encoding="utf-8"))
+            content = from_json(read_text(folder / "scaling.json"))
             grids = list(_scaling_grids(mapping(content)))
         except (FileNotFoundError, NotADirectoryError):
             grids = []
