@@ -3,7 +3,7 @@
 #   make bench                      Matryoshka diffusion: train, sample, measure, table
 #   make bench method=end_to_end    its end-to-end twin; also data=elpv, budget=smoke, args="..."
 #   make compare                    all methods at a small matched budget: table and report
-#   make table                      every run so far side by side; format=latex or csv, out=FILE
+#   make table                      the runs in runs/ side by side; format=latex or csv, out=FILE
 #   make report                     the same as a page to look at, report/index.html
 #   make test  test-slow  lint    make speed times the hot paths
 #   make trials                     every command of README.md, in about half an hour
@@ -22,6 +22,8 @@ export GOMP_SPINCOUNT ?= 5000
 bin := .venv/bin
 installed := .venv/.installed
 compared := $(runs)/compare$(addprefix -,$(data))
+# runs that stand in the folder itself: those of `make compare`, below it, have a table of their own
+finished = $(or $(patsubst %/record.json,%,$(wildcard $(runs)/*/record.json)),$(runs))
 # options of benchmarks.run that are passed on when they are set
 given = $(foreach option,data budget,$(if $($(option)),$(option)=$($(option))))
 
@@ -48,10 +50,10 @@ compare: $(installed)
 	$(bin)/python -m benchmarks.report $(compared) -o report
 
 table: $(installed)
-	$(bin)/python -m benchmarks.tables $(runs) --format $(format) $(if $(out),-o $(out)) $(args)
+	$(bin)/python -m benchmarks.tables $(finished) --format $(format) $(if $(out),-o $(out)) $(args)
 
 report: $(installed)
-	$(bin)/python -m benchmarks.report $(runs) -o $(or $(out),report) $(args)
+	$(bin)/python -m benchmarks.report $(finished) -o $(or $(out),report) $(args)
 
 # two processes of one thread each
 test test-slow: export OMP_NUM_THREADS ?= 1
