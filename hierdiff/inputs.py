@@ -13,10 +13,11 @@ import hashlib
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hierdiff.files import Damaged, read_json, write_json
 from hierdiff.registry import PLUGINS, imported_names, is_installed, origins
@@ -68,10 +69,44 @@ def source_of(module: str) -> str | None:
     """SHA-256 of the Python files of a module's package, of the file alone for a single module, and
     of those of the code that they import and that is not installed; None for hierdiff's own and for
     what has no files."""
-    package = module.partition(".")[0]
-    found = origins(module)
-    if package in _own() or not found:
+    if module.partition(".")[0] in _own():
         return None
+    kept = _SOURCES.get(module)
+    if kept is None or kept.stamp != _stamp(kept.files):
+        files = _source_files(module)
+        if not files:
+            return None
+        kept = Source(files, _stamp(files), _of_all(dict(files)))
+        if time.time() - max(max(times) for *_, times in kept.stamp) > SETTLED:
+            _SOURCES[module] = kept
+    return kept.digest
+
+
+Stamp = tuple[tuple[int, int, tuple[float, float]], ...]
+
+
+class Source(NamedTuple):
+    """What a module's source is made of, its state on the disk, and its digest."""
+
+    files: tuple[tuple[str, Path], ...]
+    stamp: Stamp
+    digest: str
+
+
+_SOURCES: dict[str, Source] = {}  # of this process, each as long as nothing on the disk changes
+
+
+def _stamp(files: Iterable[tuple[str, Path]]) -> Stamp:
+    """Sizes and times of change of the files and of their folders, where a new file shows."""
+    places = dict.fromkeys(place for _, path in files for place in (path, path.parent))
+    stats = [place.stat() for place in places if place.exists()]
+    return tuple((one.st_ino, one.st_size, (one.st_mtime, one.st_ctime)) for one in stats)
+
+
+def _source_files(module: str) -> tuple[tuple[str, Path], ...]:
+    found = origins(module)
+    if not found:
+        return ()
     files = _files_of(module, found[0])
     rest = list(files.values())
     seen = set(rest)
@@ -88,7 +123,7 @@ def source_of(module: str) -> str | None:
             files |= new
             rest += new.values()
             seen.update(new.values())
-    return _of_all(files)
+    return tuple(files.items())
 
 
 def _files_of(module: str, first: Path) -> dict[str, Path]:
@@ -190,10 +225,11 @@ def _announced() -> list[str]:
     return [entry.module for entry in entry_points(group=PLUGINS)]
 
 
-def _own() -> set[str]:
+@cache
+def _own() -> frozenset[str]:
     """Packages that come with hierdiff."""
     own = {"hierdiff", "benchmarks"}
     for entry in entry_points(group=PLUGINS):
         if entry.dist is not None and entry.dist.name == "hierdiff":
             own.add(entry.module.partition(".")[0])
-    return own
+    return frozenset(own)
