@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,14 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+# signals that whoever runs the tests ignores (`nohup`, a job in the background) are sent by tests
+for number, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGTERM, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 # examples are drawn from the test's own text, so that a failure today is a failure tomorrow
 settings.register_profile("hierdiff", deadline=None, derandomize=True)
 settings.load_profile("hierdiff")

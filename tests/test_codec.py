@@ -46,7 +46,7 @@ def test_the_tail_encodes_to_the_coarsest_levels():
     ("resolutions", "message"),
     [
         ([8, 16], r"not in order.*\[16, 8\]"),
-        ([8, 8], r"not in order"),
+        ([8, 8], r"name 8 twice"),
         ([12, 8], r"8 does not divide 12"),
         ([], r"one or more positive sides"),
         ([8, 0], r"one or more positive sides"),

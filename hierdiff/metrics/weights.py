@@ -7,6 +7,7 @@ pickle is run.
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,8 +67,10 @@ def read(path: Path) -> dict[str, Tensor]:
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of damage torch says all sorts of things
+        pickled = isinstance(error, pickle.UnpicklingError)  # whose text advises to trust the file
+        why = "it holds code or objects" if pickled else first_line(error)
         raise ValueError(
-            f"weights file {path} cannot be read as tensors alone ({first_line(error)}): "
+            f"weights file {path} cannot be read as tensors alone ({why}): "
             f"the file is damaged or another one, fetch it again"
         ) from error
     if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
