@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hierdiff import matryoshka  # noqa: F401  (registers)
-from hierdiff.config import check_depth
+from hierdiff.config import check_depth, one_line
 from hierdiff.data.classes import natural
 from hierdiff.files import write
 from hierdiff.inputs import changed
@@ -119,8 +119,8 @@ def newest(
             if check is not None:
                 check(path, checkpoint)
         except Broken as error:
-            log.warning("skipping the broken checkpoint %s (%s)", path, error)
-            reasons.append(str(error))
+            reasons.append(one_line(str(error))[:1000])
+            log.warning("skipping the broken checkpoint %s (%s)", path, reasons[-1])
         else:
             if reasons:
                 log.warning("%d of %d checkpoints are broken", len(reasons), len(paths))
@@ -140,7 +140,7 @@ def _read(path: Path) -> Checkpoint:
             raise ValueError(f"{path} holds final weights, not the state of a run")
         return Checkpoint(tensors=tensors, **facts)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise Broken(" ".join(str(error).split())[:1000]) from error
+        raise Broken(str(error)) from error
 
 
 def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:

@@ -73,8 +73,9 @@ class Log:
             self._board.close()
 
 
-def counts_in(state: Mapping[str, Any]) -> dict[str, int]:
-    """Steps in each sum; older checkpoints have one `count` for all."""
+def counts_in(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Steps in each sum; older checkpoints have one `count` for all. As the file has them: what is
+    no whole number is for the caller to refuse."""
     return dict(state.get("counts") or dict.fromkeys(state["sums"], state.get("count")))
 
 
