@@ -372,7 +372,7 @@ def check_same(
 def inputs_of(options: dict[str, Any], data: str) -> dict[str, str]:
     """What a record is made from beside its options; data: digest of its data."""
     node, files = options["measure"]["extractor"], {}
-    released = getattr(extractors.get(node["name"]), "released", None)
+    released = getattr(extractors.named(node), "released", None)
     if released is not None and node.get("weights") is None:
         found = (place for place in weights.places(released) if place.is_file())
         files = {f"{place.name} for measure.extractor": place for place in [*found][:1]}

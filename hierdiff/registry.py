@@ -21,7 +21,7 @@ from functools import lru_cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from hierdiff import options
 from hierdiff.options import suggest as suggest
@@ -114,6 +114,15 @@ class Registry(Generic[T]):
             )
         return self._entries[name]
 
+    def named(self, node: Any, at: str = "") -> Callable[..., T]:
+        """The constructor of a node's name. ValueError for what is no node, or has another name."""
+        if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
+            raise ValueError(
+                f"{_path(at)}{options.words(self.base)} is given as {{name: ..., options}}, got "
+                f"{options.shown(node)}: add a name, one of {', '.join(self.names())}"
+            )
+        return self.get(node["name"], at)
+
     def build(
         self,
         node: Node | T,
@@ -130,12 +139,7 @@ class Registry(Generic[T]):
         """
         if isinstance(node, self.base):
             return node
-        if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
-            raise ValueError(
-                f"{_path(at)}{options.words(self.base)} is given as {{name: ..., options}}, got "
-                f"{options.shown(node)}: add a name, one of {', '.join(self.names())}"
-            )
-        entry = self.get(node["name"], at)
+        entry, node = self.named(node, at), cast(Node, node)
         what = f"{self.role} {node['name']!r}"
         chosen = checked(entry, node, what, at, elsewhere)
         parameters = inspect.signature(entry).parameters

@@ -266,3 +266,9 @@ def announce(folder: Path, module: str) -> None:
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[hierdiff.plugins]\n{module} = {module}\n")
+
+
+@pytest.mark.parametrize("node", [None, "unet", {}, {"name": None}, {"name": ["unet"]}])
+def test_what_names_no_part_is_refused_in_a_sentence(shapes, node):
+    with pytest.raises(ValueError, match=r"is given as \{name: \.\.\., options\}, got"):
+        shapes.named(node)

@@ -106,7 +106,7 @@ class AutoencoderStage(Stage):
         self.autoencoder, self.lr = autoencoder, lr
         self.loss = constructed(Losses, loss)
         self.log_variance = LogVariance(self.loss.learnt_variance)
-        network = perceptuals.get(perceptual["name"])  # unknown names are refused at once
+        network = perceptuals.named(perceptual)  # unknown names are refused at once
         seen = bool(self.loss.perceptual) and getattr(network, "uses_imagenet", True)
         self.register_buffer("imagenet", torch.tensor(seen and weights is None))
         own = self.loss.regulariser
