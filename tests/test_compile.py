@@ -66,15 +66,17 @@ def test_compiled_training_step_agrees_through_the_default_compiler(name):
 def test_compiled_mixed_batch_with_a_published_clock_agrees_with_eager():
     """Ragged levels, tables, step clock, per-sample input scale."""
     node = tiny.method_node("mdm", (16, 8))
-    clock = {"name": "steps", "schedule": {"name": "squared_cosine"}}
-    denoiser = {**node["denoiser"], "clock": clock, "scalars": {"scale": 16.0}}
-    denoiser["inner"] = {**denoiser["inner"], "clock": clock}
+    base = {"name": "squared_cosine"}
+    shifted = {"name": "shifted", "base": base, "resolution": 16, "reference": 8, "exponent": 1}
+    outer, inner = ({"name": "steps", "schedule": schedule} for schedule in (shifted, base))
+    denoiser = {**node["denoiser"], "clock": outer, "scalars": {"scale": 16.0}}
+    denoiser["inner"] = {**denoiser["inner"], "clock": inner}
     stage = tiny.randomised(
         tiny.method(
             "mdm",
             resolutions=(16, 8),
             denoiser=denoiser,
-            schedule={"name": "squared_cosine"},
+            schedule=base,
             fractions=[0.5, 1],
             objective={"parameterization": {"input_scale": ["none", "sample"]}},
         )
