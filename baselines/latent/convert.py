@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from hierdiff.config import folder_of_configs, from_yaml, reported
 from hierdiff.interop import autoencoder, check_groups
 from hierdiff.method import Method
-from hierdiff.metrics.weights import check_finite, first_line
+from hierdiff.metrics.weights import check_finite, content
 from hierdiff.registry import check_trust, suggest
 from hierdiff.training.bounds import built
 from hierdiff.training.checkpoint import save_weights, tensors_of
@@ -36,13 +35,10 @@ def read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: give the one that was released")
     try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of damage torch says all sorts of things
+        found = content(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path} cannot be read as tensors alone ({first_line(error)}): if you trust "
+            f"{path} cannot be read as tensors alone ({error}): if you trust "
             f"its author, save torch.load(FILE, weights_only=False)['state_dict'] by torch.save"
         ) from error
     found = found.get("state_dict", found) if isinstance(found, Mapping) else {}

@@ -55,6 +55,19 @@ def checked_hash(path: Path, example: str) -> str:
     return found
 
 
+def content(path: Path) -> Any:
+    """What a file of safetensors holds, or one that `torch.load(weights_only=True)` reads, on the
+    CPU. ValueError says why it cannot be read so."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # whose text advises to trust the file
+        raise ValueError("it holds code or objects") from error
+    except Exception as error:  # of damage torch says all sorts of things
+        raise ValueError(first_line(error)) from error
+
+
 def read(path: Path) -> dict[str, Tensor]:
     """Tensors by name, from safetensors or from what `torch.load(weights_only=True)` reads.
 
@@ -62,15 +75,10 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     check_regular(path)
     try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of damage torch says all sorts of things
-        pickled = isinstance(error, pickle.UnpicklingError)  # whose text advises to trust the file
-        why = "it holds code or objects" if pickled else first_line(error)
+        found = content(path)
+    except ValueError as error:
         raise ValueError(
-            f"weights file {path} cannot be read as tensors alone ({why}): "
+            f"weights file {path} cannot be read as tensors alone ({error}): "
             f"the file is damaged or another one, fetch it again"
         ) from error
     if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
