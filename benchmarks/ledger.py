@@ -13,16 +13,15 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hierdiff.files import from_json, worked_in, write
+from hierdiff.files import LOCK, Busy, from_json, worked_in, write
 
 VARIABLE = "HIERDIFF_SWEEP"  # tells the jobs of a sweep its number of jobs, start and folder
 WITHIN = ".sweeps"  # of the folder of a sweep's runs
 STOP = "stop"
-STALE = 10  # seconds without a change after which a ledger that nobody holds is removed
 
 RUNNING, MADE, FAILED, INTERRUPTED = "running", "made", "failed", "interrupted"
 PASSED = "passed"  # nothing to do: the record was there
@@ -124,25 +123,38 @@ def opened(place: Path, total: int) -> Iterator[Ledger]:
     Jobs that are started meanwhile find it by `Ledger.here`. What killed sweeps left is removed.
     """
     place = (place / WITHIN).resolve()
-    _remove_stale(place)
+    _remove_dead(place)
     began = time.time()
     ledger = Ledger(place / f"{began:.6f}-{os.getpid()}", total, began)
     os.environ[VARIABLE] = f"{total}:{began}:{ledger.folder}"
     try:
-        with worked_in(ledger.folder):
+        with _held(ledger.folder):
             yield ledger
     finally:
         os.environ.pop(VARIABLE, None)
         shutil.rmtree(ledger.folder, ignore_errors=True)
-        _remove_stale(place)
+        _remove_dead(place)
         with suppress(OSError):  # of another sweep
             place.rmdir()
 
 
-def _remove_stale(place: Path) -> None:
-    """Ledgers of sweeps that were killed; a new one has a moment to take its lock."""
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """A new folder, held by this process. Another sweep may take it for a dead one, and remove it,
+    before this process has its lock."""
+    with ExitStack() as held:
+        while True:
+            with suppress(Busy, FileNotFoundError, FileExistsError):
+                held.enter_context(worked_in(folder))
+                if (folder / LOCK).exists():
+                    break
+                held.close()
+        yield
+
+
+def _remove_dead(place: Path) -> None:
+    """Ledgers of sweeps that were killed: those that nobody holds."""
     for old in place.glob("*/"):
-        with suppress(OSError):  # `Busy`, or another sweep removes it as well
-            if time.time() - old.stat().st_mtime > STALE:
-                with worked_in(old):
-                    shutil.rmtree(old)
+        # `Busy`, or another sweep removes it as well
+        with suppress(OSError), worked_in(old):
+            shutil.rmtree(old)

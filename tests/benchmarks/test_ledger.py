@@ -1,6 +1,5 @@
 """The ledger tells how far a sweep is, whatever process or machine a job runs on."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -81,8 +80,21 @@ def test_the_ledger_of_a_killed_sweep_is_not_read_and_goes_away(tmp_path):
     with opened(tmp_path, 2) as first:
         first.put(0, Job("a", MADE, 1.0, 2.0))
         killed = shutil.copytree(first.folder, first.folder.with_name("killed"))
-        for folder in (killed, first.folder):
-            os.utime(folder, (0, 0))
         with opened(tmp_path, 2) as second:  # beside the first, which is at work
             assert second.jobs() == {}
             assert first.jobs() and not killed.exists()
+
+
+def test_sweeps_that_begin_and_end_at_once_keep_their_own_ledgers_and_leave_none(tmp_path):
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from benchmarks.ledger import *\n"
+        "for i in range(100):\n"
+        "    with opened(Path(sys.argv[1]), 1) as ledger:\n"
+        "        ledger.put(0, Job('a', 'made', 1.0, 2.0))\n"
+        "        assert ledger.jobs(), 'another sweep removed it'\n"
+    )
+    sweeps = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]
+    assert [sweep.wait() for sweep in sweeps] == [0, 0, 0]
+    assert not list(tmp_path.iterdir())
