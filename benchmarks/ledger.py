@@ -154,7 +154,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 def _remove_dead(place: Path) -> None:
     """Ledgers of sweeps that were killed: those that nobody holds."""
-    for old in place.glob("*/"):
-        # `Busy`, or another sweep removes it as well
-        with suppress(OSError), worked_in(old):
-            shutil.rmtree(old)
+    with suppress(FileNotFoundError):  # another sweep removes them as well
+        for old in place.glob("*/"):
+            with suppress(OSError), worked_in(old):  # or holds it
+                shutil.rmtree(old)
