@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hierdiff.batch import Cond
-from hierdiff.bridge import CLEAN, Bridge, Bridged, bridges
 from hierdiff.denoisers import Denoiser
 from hierdiff.levels import Resolutions, check_resolutions
-from hierdiff.matryoshka import diffusion
-from hierdiff.method import Diffusion, Method, Sampling, Stage, methods
+from hierdiff.methods import Diffusion, Method, Sampling, Stage, methods
+from hierdiff.methods.bridge import CLEAN, Bridge, Bridged, bridges
+from hierdiff.methods.diffusion import diffusion
 from hierdiff.noise import Noise
 from hierdiff.objective import Objective, uniforms
 from hierdiff.options import (

@@ -9,8 +9,8 @@ from torch import nn
 
 from hierdiff.denoisers import Denoiser
 from hierdiff.levels import Resolutions, check_resolutions
-from hierdiff.matryoshka import diffusion
-from hierdiff.method import Method, Sampling, Stage, methods
+from hierdiff.methods import Method, Sampling, Stage, methods
+from hierdiff.methods.diffusion import diffusion
 from hierdiff.objective import Objective
 from hierdiff.options import Count, Natural, NonNegative
 from hierdiff.registry import Node

@@ -23,7 +23,7 @@ from hierdiff.config import one_line
 from hierdiff.data import ImageData
 from hierdiff.data.classes import natural
 from hierdiff.data.order import evaluation_rows, evaluation_rule
-from hierdiff.method import Diffusion, Method, Stage
+from hierdiff.methods import Diffusion, Method, Stage
 from hierdiff.metrics.features import Extractor
 from hierdiff.metrics.fidelity import finite
 from hierdiff.metrics.reference import Reference

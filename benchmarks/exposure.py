@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import BATCH, Track, autocast, sampled
-from hierdiff.bridge import Bridged
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows, evaluation_rule
 from hierdiff.files import write
 from hierdiff.images import to_uint8
 from hierdiff.levels import down
-from hierdiff.method import Images, Method
+from hierdiff.methods import Images, Method
+from hierdiff.methods.bridge import Bridged
 from hierdiff.metrics.features import Extractor
 from hierdiff.metrics.fidelity import FidelityMeter, Reference
 from hierdiff.noise import per_example, seed_of

@@ -30,7 +30,7 @@ from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows, evaluation_rule
 from hierdiff.files import Damaged, read_json, write_json
 from hierdiff.images import to_float, to_uint8
-from hierdiff.method import Method, Stage
+from hierdiff.methods import Method, Stage
 from hierdiff.metrics.attributes import ATTRIBUTES, AttributeMeter, hindrance
 from hierdiff.metrics.classifier import classifier_of
 from hierdiff.metrics.extra import psnr, ssim

@@ -13,7 +13,7 @@ from benchmarks.measure import autocast, sampled
 from hierdiff.data import ImageData
 from hierdiff.images import sheet, to_uint8
 from hierdiff.levels import Levels
-from hierdiff.method import Diffusion
+from hierdiff.methods import Diffusion
 from hierdiff.metrics.reference import pooled
 
 FRAMES = 10  # of a film strip

@@ -46,7 +46,7 @@ from benchmarks.work import (
 )
 from hierdiff.denoisers.protocol import Unpredicted
 from hierdiff.files import read_json, write_json
-from hierdiff.method import Diffusion, Method, Stage, methods
+from hierdiff.methods import Diffusion, Method, Stage, methods
 from hierdiff.metrics.cost import flops, time_call
 from hierdiff.record import content_hash, plain
 from hierdiff.train import Prepared

@@ -55,7 +55,7 @@ from hierdiff.data.order import RULE
 from hierdiff.files import Busy, clean, worked_in, write_png
 from hierdiff.images import sheet
 from hierdiff.levels import check_resolutions
-from hierdiff.method import Diffusion, Method, methods
+from hierdiff.methods import Diffusion, Method, methods
 from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
 from hierdiff.metrics.features import Extractor, extractors
 from hierdiff.metrics.fidelity import (

@@ -39,7 +39,7 @@ from hierdiff.data import datasets
 from hierdiff.files import Damaged, read_json, worked_in, write, write_json
 from hierdiff.inputs import inputs
 from hierdiff.levels import Resolutions
-from hierdiff.method import on_shapes
+from hierdiff.methods import on_shapes
 from hierdiff.options import check
 from hierdiff.record import content_hash, machine, now
 from hierdiff.registry import checked, constructed

@@ -21,7 +21,7 @@ from benchmarks.measure import autocast
 from hierdiff.batch import Batch, Cond
 from hierdiff.images import to_uint8
 from hierdiff.levels import Levels
-from hierdiff.method import Diffusion, Method, Stage, methods
+from hierdiff.methods import Diffusion, Method, Stage, methods
 from hierdiff.metrics.cost import (
     MIB,
     MemoryMeter,

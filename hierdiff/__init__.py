@@ -1,7 +1,7 @@
 """Hierarchical diffusion models compared under one protocol.
 
 Matryoshka diffusion, cascaded, latent and end-to-end diffusion behind one interface of denoiser and
-process, with one trainer and one harness. `hierdiff.method.methods` builds a method from its
+process, with one trainer and one harness. `hierdiff.methods.methods` builds a method from its
 configuration, `hierdiff.training.train` trains it, `method.sample` samples it;
 `python -m hierdiff.list` shows every part that can be chosen by name.
 """

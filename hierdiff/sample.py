@@ -25,7 +25,7 @@ from hierdiff.data import conditions
 from hierdiff.files import LOCK, PART, from_json, worked_in, write, write_png
 from hierdiff.guidance import Scale, is_off
 from hierdiff.images import sheet, to_pil, to_uint8
-from hierdiff.method import Diffusion, Method
+from hierdiff.methods import Diffusion, Method
 from hierdiff.noise import per_example, seed_of
 from hierdiff.options import Count, Length, check
 from hierdiff.text import encoders

@@ -19,7 +19,7 @@ from hierdiff.command import command, plain
 from hierdiff.data import ImageData, datasets
 from hierdiff.files import worked_in
 from hierdiff.inputs import inputs
-from hierdiff.method import Method, methods, on_shapes
+from hierdiff.methods import Method, methods, on_shapes
 from hierdiff.noise import seed_of
 from hierdiff.options import Count, check, shown
 from hierdiff.registry import constructed

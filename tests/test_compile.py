@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from hierdiff.method import methods
+from hierdiff.methods import methods
 from tests import tiny
 
 pytestmark = [

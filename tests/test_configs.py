@@ -11,7 +11,7 @@ from benchmarks import run  # noqa: F401  (registers what configs refer to)
 from benchmarks.options import check_options
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import denoisers
-from hierdiff.method import Sampling, methods
+from hierdiff.methods import Sampling, methods
 from hierdiff.metrics.features import extractors
 from hierdiff.registry import constructed
 from hierdiff.train import method_node, plain, prepare, settled

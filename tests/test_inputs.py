@@ -74,7 +74,7 @@ def test_code_named_by_its_path_is_an_input_and_ours_is_not(
     assert changed(before, inputs(options)) == "source of package_of_inputs"
     module.write_text("raise SystemExit(1)")
     assert changed(before, inputs(options)) == "source of one_module_of_inputs"
-    assert source_of("hierdiff.method") is None and source_of("nowhere_at_all") is None
+    assert source_of("hierdiff.methods") is None and source_of("nowhere_at_all") is None
 
 
 @pytest.mark.parametrize(

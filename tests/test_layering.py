@@ -28,7 +28,7 @@ ORDER = (
         *("hierdiff.objective", "hierdiff.guidance", "hierdiff.samplers", "hierdiff.denoisers"),
         *("hierdiff.data", "hierdiff.text", "hierdiff.inputs"),
     ),
-    ("hierdiff.method", "hierdiff.matryoshka", "hierdiff.bridge"),
+    ("hierdiff.methods",),
     ("hierdiff.training", "hierdiff.metrics", "hierdiff.interop", "hierdiff.command"),
     ("hierdiff.train", "hierdiff.sample", "hierdiff.results", "hierdiff.list"),
     ("baselines", "benchmarks"),

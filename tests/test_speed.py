@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hierdiff.method import methods
+from hierdiff.methods import methods
 from hierdiff.metrics.frechet import Moments, frechet
 from tests import tiny
 

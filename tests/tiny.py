@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import baselines  # noqa: F401  (registers)
-import hierdiff.matryoshka  # noqa: F401  (registers)
 from hierdiff.batch import Batch, Cond
 from hierdiff.denoisers import Denoiser, denoisers
 from hierdiff.levels import Levels
-from hierdiff.method import Method, methods
+from hierdiff.methods import Method, methods
 from hierdiff.noise import from_generator
 
 SIDES = (16, 8, 4)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hierdiff.config import folder_of_configs, from_yaml, reported
 from hierdiff.interop import autoencoder, check_groups
-from hierdiff.method import Method
+from hierdiff.methods import Method
 from hierdiff.metrics.weights import check_finite, content
 from hierdiff.registry import check_trust, suggest
 from hierdiff.training.bounds import built

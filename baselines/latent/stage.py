@@ -24,7 +24,7 @@ from baselines.latent.regularisers import reduced
 from hierdiff.batch import NOTHING, Batch, Cond
 from hierdiff.guidance import Scale
 from hierdiff.levels import Levels, clipped
-from hierdiff.method import Diffusion, Images, Stage, Turn
+from hierdiff.methods import Diffusion, Images, Stage, Turn
 from hierdiff.metrics.perceptual import Perceptual, perceptuals
 from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss

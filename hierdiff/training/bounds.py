@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from hierdiff.config import check_depth
-from hierdiff.method import Method, methods, on_shapes
+from hierdiff.methods import Method, methods, on_shapes
 
 Shapes = Mapping[str, Sequence[int]]
 NUMBER = 1 << 20  # a number in a config may be so large, or as large as all tensors together

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hierdiff.method import Method
+from hierdiff.methods import Method
 from hierdiff.training import checkpoint as files
 from hierdiff.training.loop import batches_of, fabric_of, stage_steps
 from hierdiff.training.optimizer import optimizer_of

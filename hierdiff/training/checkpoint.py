@@ -24,12 +24,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hierdiff import matryoshka  # noqa: F401  (registers)
 from hierdiff.config import check_depth, one_line
 from hierdiff.data.classes import natural
 from hierdiff.files import write
 from hierdiff.inputs import changed
-from hierdiff.method import Method, Stage
+from hierdiff.methods import Method, Stage
 from hierdiff.registry import check_trust, imported_names
 from hierdiff.training.bounds import built, check_shapes, tensors_of
 

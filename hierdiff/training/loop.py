@@ -24,7 +24,7 @@ from hierdiff.batch import Batch
 from hierdiff.config import to_yaml
 from hierdiff.data import ImageData, order
 from hierdiff.files import write, write_png
-from hierdiff.method import Method, Stage
+from hierdiff.methods import Method, Stage
 from hierdiff.noise import generator_of, seed_of
 from hierdiff.training import checkpoint as files
 from hierdiff.training.checkpoint import Checkpoint

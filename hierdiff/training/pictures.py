@@ -16,7 +16,7 @@ from hierdiff.batch import Cond
 from hierdiff.data.order import evaluation_rows
 from hierdiff.files import write
 from hierdiff.images import sheet, to_uint8
-from hierdiff.method import Stage
+from hierdiff.methods import Stage
 from hierdiff.noise import per_example, seed_of
 from hierdiff.training.log import read
 

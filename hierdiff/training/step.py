@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hierdiff.batch import Batch
-from hierdiff.method import Stage, Turn
+from hierdiff.methods import Stage, Turn
 from hierdiff.noise import Noise, from_generator, generator_of, seed_of
 from hierdiff.objective import Loss
 from hierdiff.training.ema import EMA

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierdiff.method import Method
+from hierdiff.methods import Method
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.checkpoint import Broken, Checkpoint, check_values
 from hierdiff.training.log import counts_in

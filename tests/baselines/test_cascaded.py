@@ -7,11 +7,11 @@ import torch
 
 from baselines.cascaded import Augmented, blurred, merged
 from hierdiff.batch import Batch, Cond
-from hierdiff.bridge import CLEAN, Bridged, cropped
 from hierdiff.codec import Pyramid
 from hierdiff.denoisers import Denoiser, OneLevelDenoiser, Prediction, denoisers
 from hierdiff.levels import down, up
-from hierdiff.method import Diffusion, Sampling, methods
+from hierdiff.methods import Diffusion, Sampling, methods
+from hierdiff.methods.bridge import CLEAN, Bridged, cropped
 from hierdiff.noise import given
 from hierdiff.objective import Objective
 from hierdiff.parameterization import Parameterization

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hierdiff.method import methods
+from hierdiff.methods import methods
 from tests import tiny
 
 

@@ -20,7 +20,7 @@ from benchmarks.work import Case, Sampled, built, flops_of_sample, serve, withou
 from hierdiff.config import from_yaml, to_yaml
 from hierdiff.files import Busy, worked_in, write
 from hierdiff.inputs import inputs
-from hierdiff.method import methods
+from hierdiff.methods import methods
 from hierdiff.record import Record
 from hierdiff.training import Recipe, train
 from hierdiff.training.step import TrainingStep

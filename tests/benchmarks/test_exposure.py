@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.exposure import SOURCES, check, exposure_bias, gaps, upsamplers, write_picture
-from hierdiff.method import methods
+from hierdiff.methods import methods
 from hierdiff.metrics.features import extractors
 from hierdiff.metrics.fidelity import references
 from tests import tiny

@@ -25,7 +25,7 @@ from benchmarks.measure import (
 from hierdiff.data.critters.law import LAW
 from hierdiff.data.law import Law
 from hierdiff.data.order import evaluation_rows
-from hierdiff.method import Method
+from hierdiff.methods import Method
 from hierdiff.metrics.attributes import AttributeMeter
 from hierdiff.metrics.features import RandomConv
 from hierdiff.metrics.fidelity import FidelityMeter, apart_from_count

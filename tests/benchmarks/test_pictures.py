@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.pictures import FRAMES, SHOWN, film
-from hierdiff.method import Diffusion
+from hierdiff.methods import Diffusion
 from tests import tiny
 from tests.training.runs import images
 

@@ -19,7 +19,7 @@ from benchmarks.measure import caption_of
 from benchmarks.protocol import Plan, StagePlan, planned, solved
 from benchmarks.work import trajectories
 from hierdiff.denoisers import OneLevelDenoiser
-from hierdiff.method import Method, Stage
+from hierdiff.methods import Method, Stage
 from hierdiff.metrics.cost import flops
 from hierdiff.train import Prepared
 from hierdiff.training import Summary, train

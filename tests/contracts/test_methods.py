@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hierdiff.batch import Cond
-from hierdiff.method import methods
+from hierdiff.methods import methods
 from hierdiff.noise import per_example
 from tests import tiny
 

@@ -15,7 +15,7 @@ from hierdiff.denoisers.dit import positions
 from hierdiff.guidance import guided
 from hierdiff.interop import load
 from hierdiff.interop.dit import rename
-from hierdiff.method import Diffusion, Sampling
+from hierdiff.methods import Diffusion, Sampling
 from hierdiff.objective import Objective
 from hierdiff.parameterization import Parameterization
 from hierdiff.process import VariancePreserving

@@ -15,7 +15,7 @@ from hierdiff.denoisers import denoisers
 from hierdiff.guidance import dynamic_threshold, static_threshold, thresholded
 from hierdiff.interop import load
 from hierdiff.interop.mdm import rename
-from hierdiff.method import Diffusion, Sampling
+from hierdiff.methods import Diffusion, Sampling
 from hierdiff.noise import given
 from hierdiff.objective import Draws, Objective
 from hierdiff.parameterization import Parameterization, target

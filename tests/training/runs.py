@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hierdiff.batch import Batch, Cond
 from hierdiff.data import ImageData
-from hierdiff.method import Images, Method, Stage, methods
+from hierdiff.methods import Images, Method, Stage, methods
 from hierdiff.noise import Noise, seed_of
 from hierdiff.objective import Loss
 from hierdiff.training import Recipe, Summary, train

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hierdiff.method import methods
+from hierdiff.methods import methods
 from hierdiff.registry import constructed
 from hierdiff.training import Recipe, load_method, train
 from hierdiff.training.checkpoint import unpacked

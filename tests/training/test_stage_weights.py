@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hierdiff.method import on_shapes
+from hierdiff.methods import on_shapes
 from hierdiff.training import check, load_method, train
 from hierdiff.training.checkpoint import save_weights, unpacked
 from tests.training.runs import built, config, images, recipe

@@ -12,7 +12,7 @@ import torch
 
 from hierdiff.batch import Batch
 from hierdiff.data import conditions  # noqa: F401  (the package registers)
-from hierdiff.method import Method, methods
+from hierdiff.methods import Method, methods
 from hierdiff.noise import from_generator
 from tests import tiny
 

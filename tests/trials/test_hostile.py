@@ -46,7 +46,7 @@ VALUES: list[Any] = [
     *(None, True, -1, 0, 2.5, 10**9, 10**30, float("nan"), float("inf"), "", "a" * 10_000, "\x00"),
     *([], {}, [[]], {"name": None}, {"name": 3}, {"name": ["mdm"]}, [1] * 1000),
     *({"name": f"{PAYLOAD}:Net"}, {"name": "os:system", "command": "touch executed"}),
-    *({"name": "torch.nn:Module"}, {"name": "hierdiff.method:Diffusion"}, {"name": ".x:Y"}),
+    *({"name": "torch.nn:Module"}, {"name": "hierdiff.methods:Diffusion"}, {"name": ".x:Y"}),
     *({"name": "builtins:eval"}, {"_target_": "os.system", "_args_": ["touch executed"]}),
     *("!!python/object/apply:os.system ['touch executed']", "${oc.env:HOME}", "\u202e\u2028"),
 ]

@@ -11,7 +11,7 @@ from baselines.latent.codec import Statistics
 from baselines.latent.stage import Losses
 from hierdiff.batch import Batch
 from hierdiff.codec import Codec, Pyramid
-from hierdiff.method import methods
+from hierdiff.methods import methods
 from hierdiff.noise import given
 from hierdiff.training import load_method, train
 from tests import tiny

@@ -9,7 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from hierdiff.config import folder_of_configs
-from hierdiff.method import methods
+from hierdiff.methods import methods
 from hierdiff.train import Prepared, method_node, plain, prepare
 from tests import tiny
 

@@ -1,28 +1,22 @@
-"""Method, stage, and `Diffusion`: one stage over joint levels.
-
-A method is one or more stages; trainer and benchmark see nothing but the method. A stage is a
-codec, a process, an objective and a denoiser, and says how it is trained and sampled.
-"""
+"""`Diffusion`: one stage over joint levels, a codec, a process, an objective and a denoiser."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hierdiff.batch import NOTHING, Batch, Cond
-from hierdiff.codec import Codec
-from hierdiff.denoisers import Denoiser
-from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Reads, predicted
+from hierdiff.codec import Codec, Pyramid
+from hierdiff.denoisers import Denoiser, protocol
+from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, predicted
 from hierdiff.guidance import (
-    THRESHOLDS,
     Carry,
     Denoise,
     Denoised,
@@ -33,228 +27,16 @@ from hierdiff.guidance import (
     thresholded,
 )
 from hierdiff.levels import Levels, level_names
+from hierdiff.methods.method import check_cond, check_labels
+from hierdiff.methods.sampling import Sampling
+from hierdiff.methods.stage import Images, Stage
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss, Objective
-from hierdiff.options import Count, Length, Share, check_fields
-from hierdiff.process import GaussianProcess, Moment
-from hierdiff.registry import Node, Registry, checked, suggest
-from hierdiff.samplers import Sampler, grids, integrate, samplers
-from hierdiff.samplers.grids import Grid
+from hierdiff.process import GaussianProcess, Moment, processes
+from hierdiff.registry import Node, constructed
+from hierdiff.samplers import integrate
 from hierdiff.samplers.integrate import Watch, check_times
-
-Images = dict[int, Float[Tensor, "n c _h _w"]]
-
-
-class Turn(NamedTuple):
-    """One optimizer's part of a step: the module whose parameters it moves, and its learning rate
-    over the trainer's."""
-
-    name: str
-    module: nn.Module
-    lr: float = 1.0
-
-
-class Stage(nn.Module, ABC):
-    """Trained on its own share of the budget (0: not trained), then kept with its EMA weights.
-
-    `forward` is the loss, so that a wrapper for many devices wraps the loss.
-    """
-
-    name: str
-    share: float = 1.0
-    batch_size: int | None = None  # None: the trainer's
-    steps: int = 0  # of its training, told by the trainer before the first
-    weights: str | None = None  # file of another run whose stage of this name it starts from
-    compiles: bool = True  # may its loss be compiled as one graph
-    notes: tuple[str, ...] = ()  # what a reader of its row must know
-    tied: bool = True  # are its weights of use for the data that it was trained on alone
-    resolutions: tuple[int, ...]
-    level_names: tuple[str, ...] = ()  # of the levels in its log, finest first
-
-    @property
-    def ready(self) -> bool:
-        """Will it have been trained when the run has ended, here or elsewhere?"""
-        return self.share > 0 or self.weights is not None
-
-    @property
-    def identity(self) -> str:
-        """What its weights mean, apart from their shapes: stages of two runs that agree in it can
-        stand for each other."""
-        return type(self).__name__
-
-    @property
-    def turns(self) -> tuple[Turn, ...]:
-        return (Turn("denoiser", self),)
-
-    @property
-    def changes(self) -> tuple[int, ...]:
-        """Steps of its training, `steps` in all, from which on a step does other work: what plans
-        of a budget must know."""
-        return ()
-
-    def start(self, previous: Stage | None, data: Any) -> Any:
-        """Once, before the first step: carries weights over, measures statistics."""
-        return data
-
-    def check(self) -> None:
-        """Refuses, before compute, what `start` would: files that are not there."""
-
-    @abstractmethod
-    def draw(self, batch: Batch, noise: Noise) -> Any:
-        """All randomness of one loss, made eagerly and outside of anything compiled."""
-
-    @abstractmethod
-    def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss: ...
-
-    @abstractmethod
-    def sample(
-        self,
-        n: int,
-        cond: Cond = NOTHING,
-        *,
-        noise: Noise,
-        steps: int | None = None,
-        guidance: Scale | None = None,
-        watch: Watch | None = None,
-    ) -> Images:
-        """n images in [-1, 1] at every resolution of this stage."""
-
-    def fed(self, batch: Batch) -> Batch:
-        """What its data (`start`) gives for a batch of images."""
-        return batch
-
-    def untrained(self) -> None:
-        """Stands in for what `start` would measure: weights as drawn are timed, not looked at."""
-
-    def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
-        """Samples for a sheet under `cond`; `batch` holds as many real examples."""
-        return self.sample(len(batch), cond, noise=noise)
-
-
-class Method(nn.Module, ABC):
-    """`stages` are trained in order; the last one makes the images, or `sample` says which."""
-
-    resolutions: tuple[int, ...]
-    stages: Sequence[Stage]
-
-    def sample(
-        self,
-        n: int,
-        cond: Cond = NOTHING,
-        *,
-        noise: Noise,
-        steps: int | None = None,
-        guidance: Scale | None = None,
-        watch: Watch | None = None,
-    ) -> Images:
-        """n images in [-1, 1] at every resolution. Error: ValueError where a stage is untrained, or
-        no network reads a condition."""
-        self.check_ready()
-        check_cond(cond, self.reads)
-        return self.stages[-1].sample(
-            n, cond, noise=noise, steps=steps, guidance=guidance, watch=watch
-        )
-
-    @property
-    def reads(self) -> Reads | None:
-        """Of all its networks together; None where one of them does not say."""
-        whole = Reads()
-        for network in self.modules():
-            if isinstance(network, Denoiser):
-                if network.reads is None:
-                    return None
-                whole = whole | network.reads
-        return whole
-
-    def check_given(self, facts: Mapping[str, Any]) -> None:
-        """Refuses data of these facts that gives texts or scalars which no network reads, or none
-        of the scalars that one asks for (but `scale`, whose default stands for itself)."""
-        if self.reads is None:
-            return
-        given = frozenset(facts.get("scalars", ()))
-        if unread := sorted(given - self.reads.scalars):
-            raise ValueError(
-                f"data.scalars={sorted(given)}: no network of the method reads {unread[0]!r}, "
-                f"leave it out or name it in the denoiser's `scalars`"
-            )
-        if missing := sorted(self.reads.scalars - given - {"scale"}):
-            raise ValueError(
-                f"the denoiser reads the scalar {missing[0]!r}, which the data does not give: "
-                f"leave it out of its `scalars`"
-            )
-        if facts.get("text_width", 0) and not self.reads.text_width:
-            raise ValueError(
-                "data.text gives captions that no network of the method reads: leave it out, or "
-                "take a denoiser with a text_width"
-            )
-
-    def check_ready(self) -> None:
-        """Refuses to sample what nobody trains, before compute."""
-        for place, stage in enumerate(self.stages):
-            if not stage.ready:
-                raise ValueError(
-                    f"stage {stage.name} is sampled before it is trained (share 0, no weights): "
-                    f"give method.stages.{place}.share or method.stages.{place}.weights"
-                )
-
-    @abstractmethod
-    def at(self, resolution: int) -> Stage:
-        """The stage whose samples hold the method's own images at `resolution`, the same object
-        for all that one trajectory makes: what a cost is taken of."""
-
-
-methods: Registry[Method] = Registry("method", Method)
-
-
-def on_shapes(node: Node, **options: Any) -> Method:
-    """`methods.build` on the meta device, where the method takes no memory and nothing can be
-    computed with it; as usual where one of its parts needs numbers to be built."""
-    try:
-        with torch.device("meta"):
-            return methods.build(node, **options)
-    except (NotImplementedError, RuntimeError, TypeError):
-        return methods.build(node, **options)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a stage is sampled.
-
-    rule: a sampler. steps: of the grid, the last one to t = 0. guidance: scale of classifier-free
-    guidance, 1 is none, one number or one for each level. interval: times at which it acts.
-    channels: it acts on the first so many only (DiT: 3 of the 4 of its latents), None for all.
-    threshold: {name: none | static | dynamic, ...}, applied to each level's x0.
-    """
-
-    rule: Sampler | Node = field(default_factory=lambda: {"name": "dpmpp_2m"})
-    grid: Grid | Node = field(default_factory=lambda: {"name": "uniform"})
-    steps: Count = 25
-    guidance: Scale = 1.0
-    interval: Annotated[Sequence[Share], Length(2)] = (0.0, 1.0)
-    channels: Count | None = None
-    threshold: Node = field(default_factory=lambda: {"name": "static"})
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rule", samplers.build(self.rule))
-        object.__setattr__(self, "grid", grids.build(self.grid))
-        check_fields(self, "sampling")
-        low, high = self.interval
-        if low > high:
-            raise ValueError(
-                f"guidance in the interval {[low, high]}: write the smaller time first"
-            )
-        name = self.threshold.get("name")
-        if not isinstance(name, str) or name not in THRESHOLDS:
-            raise ValueError(
-                f"unknown threshold {name!r}{suggest(str(name), THRESHOLDS) or ','} "
-                f"known: {', '.join(THRESHOLDS)}"
-            )
-        self.thresholding()
-
-    def thresholding(self) -> Callable[[Levels], Levels]:
-        """The function that keeps x0 in range. ValueError where its options are none."""
-        entry = THRESHOLDS[self.threshold["name"]]
-        return entry(**checked(entry, self.threshold, f"threshold {self.threshold['name']!r}"))
+from hierdiff.schedules import Schedule
 
 
 class Diffusion(Stage):
@@ -498,27 +280,34 @@ def through(times: Float[Tensor, " k"], stop: float) -> Float[Tensor, " m"]:
     return torch.cat([times[times > stop], times.new_tensor([stop]), times[times < stop]])
 
 
-def check_cond(cond: Cond, reads: Reads | None) -> None:
-    """ValueError for a condition that nothing reads; labels and texts may be left unread."""
-    if reads is None:
-        return
-    unread = {f"scalars[{name!r}]": True for name in cond.scalars if name not in reads.scalars}
-    unread |= {
-        "pooled": cond.pooled is not None and not reads.pooled,
-        "low": cond.low is not None and not reads.low_channels,
-    }
-    for name, is_unread in unread.items():
-        if is_unread:
-            raise ValueError(f"no network of the method reads cond.{name}: leave it out")
+def diffusion(
+    *,
+    resolutions: Sequence[int],
+    schedules: Sequence[Schedule],
+    denoiser: Denoiser | Node,
+    process: str,
+    objective: Objective | Node | None,
+    sampling: Sampling | Node | None,
+    facts: Mapping[str, Any],
+    codec: Codec | None = None,
+    stage: Callable[..., Diffusion] = Diffusion,
+    **more: Any,
+) -> Diffusion:
+    """A stage over joint levels from parts or their nodes, in pixels if no codec is given.
 
-
-def check_labels(labels: Tensor, classes: int) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < -1 or high >= classes:
-        raise ValueError(
-            f"label {low if low < -1 else high} is out of range: the model knows classes "
-            f"0 to {classes - 1}, and -1 for none"
-        )
+    `more`: options of the stage.
+    """
+    codec = codec or Pyramid(resolutions, facts["channels"])
+    return stage(
+        codec=codec,
+        process=processes.build({"name": process, "schedules": schedules}),
+        objective=constructed(Objective, objective or {}),
+        denoiser=protocol.built(denoiser, {**facts, "channels": codec.shapes()[0][0]}),
+        sampling=constructed(Sampling, sampling or {}),
+        resolutions=resolutions,
+        facts=facts,
+        **more,
+    )
 
 
 def _check_fractions(fractions: Sequence[float] | None, levels: int) -> list[float]:

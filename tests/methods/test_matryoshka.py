@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hierdiff.method import methods
+from hierdiff.methods import methods
 from hierdiff.objective import Draws
 from tests import tiny
 

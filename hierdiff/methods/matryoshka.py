@@ -6,50 +6,20 @@ network; with growth the coarse levels are trained first and their weights stay 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 
-from hierdiff.codec import Codec, Pyramid
-from hierdiff.denoisers import Denoiser, protocol
+from hierdiff.denoisers import Denoiser
 from hierdiff.levels import Resolutions, check_resolutions
-from hierdiff.method import Diffusion, Method, Sampling, Stage, methods
+from hierdiff.methods.diffusion import diffusion
+from hierdiff.methods.method import Method, methods
+from hierdiff.methods.sampling import Sampling
+from hierdiff.methods.stage import Stage
 from hierdiff.objective import Objective
 from hierdiff.options import Count, Natural, Share
-from hierdiff.process import processes
-from hierdiff.registry import Node, constructed
+from hierdiff.registry import Node
 from hierdiff.schedules import Schedule, Shifted, schedules
-
-
-def diffusion(
-    *,
-    resolutions: Sequence[int],
-    schedules: Sequence[Schedule],
-    denoiser: Denoiser | Node,
-    process: str,
-    objective: Objective | Node | None,
-    sampling: Sampling | Node | None,
-    facts: Mapping[str, Any],
-    codec: Codec | None = None,
-    stage: Callable[..., Diffusion] = Diffusion,
-    **more: Any,
-) -> Diffusion:
-    """A stage over joint levels from parts or their nodes, in pixels if no codec is given.
-
-    `more`: options of the stage.
-    """
-    codec = codec or Pyramid(resolutions, facts["channels"])
-    return stage(
-        codec=codec,
-        process=processes.build({"name": process, "schedules": schedules}),
-        objective=constructed(Objective, objective or {}),
-        denoiser=protocol.built(denoiser, {**facts, "channels": codec.shapes()[0][0]}),
-        sampling=constructed(Sampling, sampling or {}),
-        resolutions=resolutions,
-        facts=facts,
-        **more,
-    )
 
 
 @methods.register("mdm")

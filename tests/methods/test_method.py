@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hierdiff.batch import Batch, Cond
-from hierdiff.method import Sampling, methods
+from hierdiff.methods import Sampling, methods
 from hierdiff.noise import per_example
 from tests import tiny
 

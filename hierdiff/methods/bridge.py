@@ -19,7 +19,8 @@ from torch import Tensor
 from hierdiff.batch import NOTHING, Batch, Cond
 from hierdiff.guidance import Scale
 from hierdiff.levels import Levels, down
-from hierdiff.method import Diffusion, Images
+from hierdiff.methods.diffusion import Diffusion
+from hierdiff.methods.stage import Images
 from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss, uniforms
 from hierdiff.registry import Registry

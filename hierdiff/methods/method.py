@@ -1,0 +1,127 @@
+"""A method: one or more stages; trainer and benchmark see nothing but the method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hierdiff.batch import NOTHING, Cond
+from hierdiff.denoisers import Denoiser
+from hierdiff.denoisers.protocol import Reads
+from hierdiff.guidance import Scale
+from hierdiff.methods.stage import Images, Stage
+from hierdiff.noise import Noise
+from hierdiff.registry import Node, Registry
+from hierdiff.samplers.integrate import Watch
+
+
+class Method(nn.Module, ABC):
+    """`stages` are trained in order; the last one makes the images, or `sample` says which."""
+
+    resolutions: tuple[int, ...]
+    stages: Sequence[Stage]
+
+    def sample(
+        self,
+        n: int,
+        cond: Cond = NOTHING,
+        *,
+        noise: Noise,
+        steps: int | None = None,
+        guidance: Scale | None = None,
+        watch: Watch | None = None,
+    ) -> Images:
+        """n images in [-1, 1] at every resolution. Error: ValueError where a stage is untrained, or
+        no network reads a condition."""
+        self.check_ready()
+        check_cond(cond, self.reads)
+        return self.stages[-1].sample(
+            n, cond, noise=noise, steps=steps, guidance=guidance, watch=watch
+        )
+
+    @property
+    def reads(self) -> Reads | None:
+        """Of all its networks together; None where one of them does not say."""
+        whole = Reads()
+        for network in self.modules():
+            if isinstance(network, Denoiser):
+                if network.reads is None:
+                    return None
+                whole = whole | network.reads
+        return whole
+
+    def check_given(self, facts: Mapping[str, Any]) -> None:
+        """Refuses data of these facts that gives texts or scalars which no network reads, or none
+        of the scalars that one asks for (but `scale`, whose default stands for itself)."""
+        if self.reads is None:
+            return
+        given = frozenset(facts.get("scalars", ()))
+        if unread := sorted(given - self.reads.scalars):
+            raise ValueError(
+                f"data.scalars={sorted(given)}: no network of the method reads {unread[0]!r}, "
+                f"leave it out or name it in the denoiser's `scalars`"
+            )
+        if missing := sorted(self.reads.scalars - given - {"scale"}):
+            raise ValueError(
+                f"the denoiser reads the scalar {missing[0]!r}, which the data does not give: "
+                f"leave it out of its `scalars`"
+            )
+        if facts.get("text_width", 0) and not self.reads.text_width:
+            raise ValueError(
+                "data.text gives captions that no network of the method reads: leave it out, or "
+                "take a denoiser with a text_width"
+            )
+
+    def check_ready(self) -> None:
+        """Refuses to sample what nobody trains, before compute."""
+        for place, stage in enumerate(self.stages):
+            if not stage.ready:
+                raise ValueError(
+                    f"stage {stage.name} is sampled before it is trained (share 0, no weights): "
+                    f"give method.stages.{place}.share or method.stages.{place}.weights"
+                )
+
+    @abstractmethod
+    def at(self, resolution: int) -> Stage:
+        """The stage whose samples hold the method's own images at `resolution`, the same object
+        for all that one trajectory makes: what a cost is taken of."""
+
+
+methods: Registry[Method] = Registry("method", Method)
+
+
+def on_shapes(node: Node, **options: Any) -> Method:
+    """`methods.build` on the meta device, where the method takes no memory and nothing can be
+    computed with it; as usual where one of its parts needs numbers to be built."""
+    try:
+        with torch.device("meta"):
+            return methods.build(node, **options)
+    except (NotImplementedError, RuntimeError, TypeError):
+        return methods.build(node, **options)
+
+
+def check_cond(cond: Cond, reads: Reads | None) -> None:
+    """ValueError for a condition that nothing reads; labels and texts may be left unread."""
+    if reads is None:
+        return
+    unread = {f"scalars[{name!r}]": True for name in cond.scalars if name not in reads.scalars}
+    unread |= {
+        "pooled": cond.pooled is not None and not reads.pooled,
+        "low": cond.low is not None and not reads.low_channels,
+    }
+    for name, is_unread in unread.items():
+        if is_unread:
+            raise ValueError(f"no network of the method reads cond.{name}: leave it out")
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < -1 or high >= classes:
+        raise ValueError(
+            f"label {low if low < -1 else high} is out of range: the model knows classes "
+            f"0 to {classes - 1}, and -1 for none"
+        )

@@ -1,0 +1,55 @@
+"""How a stage is sampled: sampler, grid, guidance, thresholding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from hierdiff.guidance import THRESHOLDS, Scale
+from hierdiff.levels import Levels
+from hierdiff.options import Count, Length, Share, check_fields
+from hierdiff.registry import Node, checked, suggest
+from hierdiff.samplers import Sampler, grids, samplers
+from hierdiff.samplers.grids import Grid
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a stage is sampled.
+
+    rule: a sampler. steps: of the grid, the last one to t = 0. guidance: scale of classifier-free
+    guidance, 1 is none, one number or one for each level. interval: times at which it acts.
+    channels: it acts on the first so many only (DiT: 3 of the 4 of its latents), None for all.
+    threshold: {name: none | static | dynamic, ...}, applied to each level's x0.
+    """
+
+    rule: Sampler | Node = field(default_factory=lambda: {"name": "dpmpp_2m"})
+    grid: Grid | Node = field(default_factory=lambda: {"name": "uniform"})
+    steps: Count = 25
+    guidance: Scale = 1.0
+    interval: Annotated[Sequence[Share], Length(2)] = (0.0, 1.0)
+    channels: Count | None = None
+    threshold: Node = field(default_factory=lambda: {"name": "static"})
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rule", samplers.build(self.rule))
+        object.__setattr__(self, "grid", grids.build(self.grid))
+        check_fields(self, "sampling")
+        low, high = self.interval
+        if low > high:
+            raise ValueError(
+                f"guidance in the interval {[low, high]}: write the smaller time first"
+            )
+        name = self.threshold.get("name")
+        if not isinstance(name, str) or name not in THRESHOLDS:
+            raise ValueError(
+                f"unknown threshold {name!r}{suggest(str(name), THRESHOLDS) or ','} "
+                f"known: {', '.join(THRESHOLDS)}"
+            )
+        self.thresholding()
+
+    def thresholding(self) -> Callable[[Levels], Levels]:
+        """The function that keeps x0 in range. ValueError where its options are none."""
+        entry = THRESHOLDS[self.threshold["name"]]
+        return entry(**checked(entry, self.threshold, f"threshold {self.threshold['name']!r}"))
