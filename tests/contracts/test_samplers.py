@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hierdiff.exact import Joint
 from hierdiff.guidance import Denoised, guided
 from hierdiff.noise import from_generator
 from hierdiff.process import VariancePreserving, processes
 from hierdiff.samplers import grids, integrate, samplers
 from hierdiff.schedules import Cosine, Shifted
-from tests.samplers.gaussian import Joint
 
 PROCESS = VariancePreserving([Shifted(Cosine(), 4, 2, 1.0), Cosine()])
 NAMES = samplers.names()

@@ -7,13 +7,13 @@ from itertools import pairwise
 import pytest
 import torch
 
+from hierdiff.exact import Pixel
 from hierdiff.guidance import Denoised
 from hierdiff.noise import given
 from hierdiff.process import VarianceExploding, VariancePreserving
 from hierdiff.samplers import grids, integrate, samplers
 from hierdiff.samplers.integrate import State, Step
 from hierdiff.schedules import Cosine, LinearBeta, Power
-from tests.samplers.gaussian import Pixel
 
 
 def at(*values):

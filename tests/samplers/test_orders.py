@@ -9,11 +9,11 @@ import math
 import pytest
 import torch
 
+from hierdiff.exact import Joint
 from hierdiff.noise import given
 from hierdiff.process import Flow, VarianceExploding, VariancePreserving
 from hierdiff.samplers import integrate, samplers
 from hierdiff.schedules import Cosine, LinearFlow, Power, Shifted
-from tests.samplers.gaussian import Joint
 
 ORDERS = {"euler": 1, "heun": 2, "dpmpp_2m": 2}  # ddim with eta 0 is euler
 BASES = {

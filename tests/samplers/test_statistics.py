@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from hierdiff.exact import Joint
 from hierdiff.noise import from_generator
 from hierdiff.process import Flow, VariancePreserving
 from hierdiff.samplers import integrate, samplers
 from hierdiff.schedules import Cosine, LinearFlow, Shifted
-from tests.samplers.gaussian import Joint
 
 N = 4_000
 RULES = {

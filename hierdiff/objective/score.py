@@ -1,4 +1,4 @@
-"""The training loss: time density, prediction space, loss space, weight of log-SNR, level weights.
+"""Score matching: time density, prediction space, loss space, weight of log-SNR, level weights.
 
 Prediction and loss space are set apart: MDM predicts v and compares in eps space (arXiv 2310.15111,
 official code). A weight is given on the squared error of x0, whatever the loss space; `constant`
@@ -9,14 +9,12 @@ which the mean does not feel (iDDPM, arXiv 2102.09672, section 3.1).
 from __future__ import annotations
 
 import logging
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -24,163 +22,16 @@ from hierdiff.batch import Cond
 from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Denoiser, predicted
 from hierdiff.levels import Levels, down, level_names, spread
 from hierdiff.noise import Noise
-from hierdiff.options import Between, Count, NonNegative, Positive, Share
+from hierdiff.objective.bound import variational_bound
+from hierdiff.objective.loss import Draws, Loss
+from hierdiff.objective.times import TimeDensity, Uniform, densities, uniforms
+from hierdiff.objective.weights import Constant, Weight, weights
+from hierdiff.options import Between, Count, NonNegative, Share
 from hierdiff.parameterization import Parameterization, check_kind, error_ratio, target
 from hierdiff.process import GaussianProcess
-from hierdiff.registry import Node, Registry, constructed
+from hierdiff.registry import Node, constructed
 
 log = logging.getLogger(__name__)
-
-
-class Weight(ABC):
-    """log_snr and the loss space's error ratio -> weight on the squared error of x0."""
-
-    @abstractmethod
-    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor: ...
-
-
-weights: Registry[Weight] = Registry("loss weight", Weight)
-
-
-@weights.register("constant")
-@dataclass(frozen=True)
-class Constant(Weight):
-    """Plain mean square in the loss space."""
-
-    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
-        return ratio
-
-
-@weights.register("snr")
-@dataclass(frozen=True)
-class SNR(Weight):
-    """The SNR: what a plain loss on eps amounts to."""
-
-    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
-        return log_snr.exp()
-
-
-@weights.register("truncated_snr")
-@dataclass(frozen=True)
-class TruncatedSNR(Weight):
-    """max(SNR, 1) (Salimans & Ho, arXiv 2202.00512)."""
-
-    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
-        return log_snr.exp().clamp(min=1)
-
-
-@weights.register("min_snr")
-@dataclass(frozen=True)
-class MinSNR(Weight):
-    """min(SNR, gamma) (Hang et al., arXiv 2303.09556)."""
-
-    gamma: Positive = 5.0
-
-    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
-        return log_snr.exp().clamp(max=self.gamma)
-
-
-@weights.register("sigmoid")
-@dataclass(frozen=True)
-class SigmoidWeight(Weight):
-    """sigmoid(bias - log_snr) on the eps error (Kingma & Gao, arXiv 2303.00848)."""
-
-    bias: float = 0.0
-
-    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
-        return log_snr.exp() * torch.sigmoid(self.bias - log_snr)
-
-
-@weights.register("edm")
-@dataclass(frozen=True)
-class EDMWeight(Weight):
-    """SNR + 1 / sigma_data^2: EDM's lambda (arXiv 2206.00364, table 1)."""
-
-    sigma_data: Positive = 0.5
-
-    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
-        return log_snr.exp() + self.sigma_data**-2
-
-
-class TimeDensity(ABC):
-    """Uniform numbers in (0, 1) to training times in (0, 1)."""
-
-    @abstractmethod
-    def __call__(self, u: Float[Tensor, " b"], process: GaussianProcess) -> Float[Tensor, " b"]: ...
-
-
-densities: Registry[TimeDensity] = Registry("time density", TimeDensity)
-
-
-@densities.register("uniform")
-@dataclass(frozen=True)
-class Uniform(TimeDensity):
-    def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
-        return u
-
-
-@densities.register("logit_normal")
-@dataclass(frozen=True)
-class LogitNormal(TimeDensity):
-    """logit(t) ~ N(mean, std^2) (Esser et al., arXiv 2403.03206)."""
-
-    mean: float = 0.0
-    std: Positive = 1.0
-
-    def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
-        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
-
-
-@densities.register("edm")
-@dataclass(frozen=True)
-class EDMLogNormal(TimeDensity):
-    """ln sigma/alpha ~ N(mean, std^2) at the coarsest level (EDM, arXiv 2206.00364, table 1)."""
-
-    mean: float = -1.2
-    std: Positive = 1.2
-
-    def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
-        log_sigma = self.mean + self.std * torch.special.ndtri(u)
-        return process.schedules[-1].inverse(-2 * log_sigma)
-
-
-@dataclass(frozen=True)
-class Draws:
-    """All randomness of one loss: time, noise of each level, which conditions are dropped.
-
-    again: which examples see the carry of a first pass; None where there is no first pass.
-    """
-
-    t: Float[Tensor, " b"]
-    eps: Levels
-    drop: Bool[Tensor, " b"]
-    again: Bool[Tensor, " b"] | None = None
-
-
-@dataclass(frozen=True)
-class Loss:
-    """`total` is minimised; `logs` are numbers by name, one for each level, to be read.
-
-    Whoever reads them detaches them: a compiler may give equal outputs as one tensor, and with one
-    level the total would be detached with its log.
-    """
-
-    total: Float[Tensor, ""]
-    logs: dict[str, Float[Tensor, ""]]
-
-
-for cls, names in ((Draws, ["t", "eps", "drop", "again"]), (Loss, ["total", "logs"])):
-    pytree.register_dataclass(cls, field_names=names)
-
-
-def uniforms(
-    b: int, noise: Noise, *, stratified: bool = False, margin: float = 1e-6
-) -> Float[Tensor, " b"]:
-    """Uniform numbers in (margin, 1 - margin); stratified: one in each of b cells, shuffled."""
-    u = torch.special.ndtr(noise((b,)))
-    if stratified:
-        u = (noise((b,)).argsort() + u) / b
-    return u.clamp(margin, 1 - margin)
 
 
 @dataclass(frozen=True)
@@ -367,59 +218,6 @@ class Objective:
             total = total + value.mean()
             logs[f"loss/{name}"] = value.mean()
         return Loss(total, logs)
-
-
-def variational_bound(
-    process: GaussianProcess,
-    x0: Levels,
-    x_t: Levels,
-    guess: Levels,
-    variance: Levels,
-    t: Float[Tensor, " b"],
-    steps: int,
-) -> Levels:
-    """KL(q(x_s | x_t, x0) || p(x_s | x_t)) with s = t - 1 / steps, (rows,) for each level.
-
-    In bits, mean over dimensions: one of `steps` terms of the likelihood's bound. p has the mean of
-    the posterior at the x0 `guess`; the logarithm of its variance lies between those of the
-    posterior and of q(x_t | x_s) where `variance` in [-1, 1] says (iDDPM, arXiv 2102.09672,
-    equation 15). In the first step, t <= 1 / steps, it is -log p(x0 | x_t) for x0 in [-1, 1] of 256
-    values, latents included, as published. The posterior is then a point: no variance counts as
-    smaller than that of the second step.
-    """
-    t = t.double()
-    s = (t - 1 / steps).clamp(min=0)
-    here, there = process.moment(t), process.moment(s)
-    large, small = process.step_variance(process.moment(t.clamp(min=1 / steps)), there)
-    first, second = (process.moment(torch.full_like(t[:1], i / steps)) for i in (1, 2))
-    small = torch.maximum(small, process.step_variance(second, first)[1])
-    true, _ = process.posterior(x0, x_t, here, there)
-    mean, _ = process.posterior(guess, x_t, here, there)
-    lows, highs = spread(small.log(), x0), spread(large.log(), x0)
-    bounds = []
-    for i, level in enumerate(x0):
-        share = (variance[i].to(level.dtype) + 1) / 2
-        log_variance = share * highs[i] + (1 - share) * lows[i]
-        gap = lows[i] - log_variance
-        wrong = (true[i] - mean[i]) ** 2 * torch.exp(-log_variance)
-        kl = (gap.exp() - 1 - gap + wrong) / 2
-        ends = (s[: len(level)] == 0).reshape(-1, *[1] * (level.ndim - 1))
-        nats = torch.where(ends, -log_bin(level, mean[i], log_variance), kl)
-        bounds.append(nats.flatten(1).mean(dim=1) / math.log(2))
-    return tuple(bounds)
-
-
-def log_bin(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Log-probability of the bin x +- 1 / 255 under N(mean, variance); those at -1 and 1 are open.
-
-    DDPM, arXiv 2006.11239, equation 13; probabilities are at least 1e-12.
-    """
-    precision = torch.exp(-log_variance / 2)
-    below = torch.special.ndtr((x - 1 / 255 - mean) * precision)
-    above = torch.special.ndtr((x + 1 / 255 - mean) * precision)
-    below = torch.where(x < -0.999, 0.0, below)
-    above = torch.where(x > 0.999, 1.0, above)
-    return torch.log((above - below).clamp(min=1e-12))
 
 
 def masked(carry: Any, again: Bool[Tensor, " b"]) -> Any:

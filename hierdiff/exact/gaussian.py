@@ -14,7 +14,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from hierdiff.guidance import Denoised
+from hierdiff.guidance import Carry, Denoised
 from hierdiff.levels import Levels, pyramid, spread
 from hierdiff.process import GaussianProcess, Moment
 
@@ -25,7 +25,7 @@ class Pixel:
     def __init__(self, process: GaussianProcess, variance: float):
         self.process, self.variance = process, variance
 
-    def __call__(self, x: Levels, t: Moment, carry=None) -> Denoised:
+    def __call__(self, x: Levels, t: Moment, carry: Carry = None) -> Denoised:
         gain = t.alpha * self.variance / (t.alpha**2 * self.variance + t.sigma**2)
         return Denoised(tuple(g * level for g, level in zip(spread(gain, x), x, strict=True)))
 
@@ -70,8 +70,8 @@ class Joint:
         gain = torch.linalg.solve(seen, b @ self.covariance).T
         return torch.cat(self.pooled) @ gain
 
-    def __call__(self, x: Levels, t: Moment, carry=None) -> Denoised:
-        return Denoised(self.split(self.stacked(x) @ self.matrix(t.time).T))
+    def __call__(self, x: Levels, t: Moment, carry: Carry = None) -> Denoised:
+        return Denoised(self.split(self.stacked(x) @ self.matrix(float(t.time)).T))
 
     def marginal(self, t: float) -> Tensor:
         """Covariance of the stacked noisy levels."""

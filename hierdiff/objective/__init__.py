@@ -1,0 +1,19 @@
+"""Objectives: what a training step minimises."""
+
+from hierdiff.objective.bound import variational_bound
+from hierdiff.objective.loss import Draws, Loss
+from hierdiff.objective.score import Objective
+from hierdiff.objective.times import TimeDensity, densities, uniforms
+from hierdiff.objective.weights import Weight, weights
+
+__all__ = [
+    "Draws",
+    "Loss",
+    "Objective",
+    "TimeDensity",
+    "Weight",
+    "densities",
+    "uniforms",
+    "variational_bound",
+    "weights",
+]

@@ -1,0 +1,82 @@
+"""Loss weights as functions of log-SNR, on the squared error of x0 whatever the loss space."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hierdiff.options import Positive
+from hierdiff.registry import Registry
+
+
+class Weight(ABC):
+    """log_snr and the loss space's error ratio -> weight on the squared error of x0."""
+
+    @abstractmethod
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor: ...
+
+
+weights: Registry[Weight] = Registry("loss weight", Weight)
+
+
+@weights.register("constant")
+@dataclass(frozen=True)
+class Constant(Weight):
+    """Plain mean square in the loss space."""
+
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
+        return ratio
+
+
+@weights.register("snr")
+@dataclass(frozen=True)
+class SNR(Weight):
+    """The SNR: what a plain loss on eps amounts to."""
+
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
+        return log_snr.exp()
+
+
+@weights.register("truncated_snr")
+@dataclass(frozen=True)
+class TruncatedSNR(Weight):
+    """max(SNR, 1) (Salimans & Ho, arXiv 2202.00512)."""
+
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
+        return log_snr.exp().clamp(min=1)
+
+
+@weights.register("min_snr")
+@dataclass(frozen=True)
+class MinSNR(Weight):
+    """min(SNR, gamma) (Hang et al., arXiv 2303.09556)."""
+
+    gamma: Positive = 5.0
+
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
+        return log_snr.exp().clamp(max=self.gamma)
+
+
+@weights.register("sigmoid")
+@dataclass(frozen=True)
+class SigmoidWeight(Weight):
+    """sigmoid(bias - log_snr) on the eps error (Kingma & Gao, arXiv 2303.00848)."""
+
+    bias: float = 0.0
+
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
+        return log_snr.exp() * torch.sigmoid(self.bias - log_snr)
+
+
+@weights.register("edm")
+@dataclass(frozen=True)
+class EDMWeight(Weight):
+    """SNR + 1 / sigma_data^2: EDM's lambda (arXiv 2206.00364, table 1)."""
+
+    sigma_data: Positive = 0.5
+
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
+        return log_snr.exp() + self.sigma_data**-2
