@@ -1,4 +1,7 @@
-"""What the groups of a benchmark's config may hold; `configs/benchmark.yaml` gives their values."""
+"""What the groups of a benchmark's config may hold.
+
+Their values are in `hierdiff/configs/benchmark.yaml`.
+"""
 
 from __future__ import annotations
 

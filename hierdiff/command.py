@@ -39,7 +39,7 @@ _hydras_own = ConfigLoaderImpl._apply_overrides_to_config
 
 
 def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
-    """Decorator: the function of a config composed from `configs/` as a command.
+    """Decorator: the function of a config composed from `hierdiff/configs/` as a command.
 
     Messages go to stderr, errors as one line with exit code 1 (see `reported`).
     """
@@ -93,7 +93,7 @@ def sentence(error: Exception) -> str:
     if absent := absent_group(error):
         return (
             f"{absent}=... chooses a part that this config does not have: the files of "
-            f"configs/method say which groups belong to a method"
+            f"hierdiff/configs/method say which groups belong to a method"
         )
     if text.startswith("Config group override must be"):
         return "a group is chosen by one name, as in data=critters: null and numbers are none"
@@ -135,7 +135,7 @@ def _swept(word: str) -> str:
 
 
 def is_group(word: str) -> bool:
-    """Does `+GROUP=NAME` choose from a folder of `configs/`?"""
+    """Does `+GROUP=NAME` choose from a folder of `hierdiff/configs/`?"""
     group = word.lstrip("+").partition("=")[0].partition("@")[0]
     return (Path(folder_of_configs()) / group).is_dir()
 

@@ -241,5 +241,5 @@ def _holds(node: Any) -> bool:
 
 
 def folder_of_configs() -> str:
-    """`configs/` of the checkout."""
-    return str(Path(__file__).resolve().parents[1] / "configs")
+    """The YAML files of the commands, which are part of the package."""
+    return str(Path(__file__).resolve().parent / "configs")

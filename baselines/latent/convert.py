@@ -49,7 +49,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def layout_of(name: str) -> dict[str, Any]:
-    """A file of `configs/autoencoder/` by its name, or a YAML file of one's own."""
+    """A file of `hierdiff/configs/autoencoder/` by its name, or a YAML file of one's own."""
     path = Path(name) if name.endswith(".yaml") else LAYOUTS / f"{name}.yaml"
     if not path.is_file():
         known = sorted(one.stem for one in LAYOUTS.glob("*.yaml"))
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("file", type=Path, help="safetensors, .ckpt or .pt")
     parser.add_argument("-o", "--out", type=Path, required=True, help="weights.safetensors")
-    parser.add_argument("--layout", required=True, help="of configs/autoencoder/, or a YAML file")
+    parser.add_argument("--layout", required=True, help="kl_f8, vq_f4, ... or a YAML file")
     given = parser.parse_args(arguments)
     method, config = converted(read(given.file), layout_of(given.layout), given.file)
     save_weights(given.out, tensors_of(method), config)

@@ -1,7 +1,7 @@
 """Reads the released autoencoders (CompVis/latent-diffusion, taming-transformers) by name.
 
 Only names differ; every tensor keeps its shape. Ours are those of the convolutional autoencoder
-under `configs/autoencoder/`, of which each file there but the small ones is a released layout.
+under `hierdiff/configs/autoencoder/`, where every file but the small ones is a released layout.
 `python -m baselines.latent.convert` makes weights of a released file that a run can take.
 """
 

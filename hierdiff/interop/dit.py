@@ -1,8 +1,8 @@
 """Reads the official DiT checkpoints (facebookresearch/DiT) into our `DiT`.
 
-The matching configurations are `configs/denoiser/dit_*.yaml`. Three tensors change beside their
-names: the class table has its row of no class first instead of last, the time embedding reads sines
-before cosines, and the fixed table of positions is dropped, because it is computed.
+The matching configurations are `hierdiff/configs/denoiser/dit_*.yaml`. Three tensors change beside
+their names: the class table has its row of no class first instead of last, the time embedding reads
+sines before cosines, and the fixed table of positions is dropped, because it is computed.
 """
 
 from __future__ import annotations

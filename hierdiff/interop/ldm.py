@@ -5,7 +5,7 @@ CompVis/latent-diffusion and openai/guided-diffusion share one layout, and so do
 keep their numbers. What changes beside names: queries, keys and values that stand alone are joined;
 plain attention stores them head by head in the older order; the time embedding reads sines before
 cosines; the class table begins with its row of no class. The matching configurations are
-`configs/denoiser/{ldm,sd,adm}_*.yaml`.
+`hierdiff/configs/denoiser/{ldm,sd,adm}_*.yaml`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads the official Matryoshka diffusion checkpoints (apple/ml-mdm) into our `UNet`.
 
 Only names differ; every tensor keeps its shape. The matching configurations are
-`configs/denoiser/mdm_64.yaml`, `mdm_256.yaml` and `mdm_1024.yaml`.
+`hierdiff/configs/denoiser/mdm_64.yaml`, `mdm_256.yaml` and `mdm_1024.yaml`.
 """
 
 from __future__ import annotations

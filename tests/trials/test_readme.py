@@ -167,7 +167,7 @@ def spans() -> list[str]:
     found = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
     for command in commands():
         found += [" ".join(map(shlex.quote, shlex.split(command)[3:]))]
-    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+    for path in sorted((ROOT / "hierdiff" / "configs").rglob("*.yaml")):
         for line in path.read_text(encoding="utf-8").splitlines():
             found += WORDS.findall(line.partition("#")[2].replace("'", ""))
     spans = [re.sub("^(python -m benchmarks.run )?(-m )?", "", span) for span in found]
