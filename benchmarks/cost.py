@@ -41,10 +41,10 @@ from hierdiff.files import worked_in
 from hierdiff.inputs import changed, inputs
 from hierdiff.metrics.cost import load_average, timing
 from hierdiff.record import Record, machine, now
-from hierdiff.registry import check_trust
 from hierdiff.results import paths
 from hierdiff.training.bounds import built
 from hierdiff.training.checkpoint import header
+from hierdiff.trust import check_trust
 
 log = logging.getLogger(__name__)
 

@@ -24,12 +24,12 @@ from hierdiff.data import ImageData
 from hierdiff.data.classes import natural
 from hierdiff.data.order import evaluation_rows, evaluation_rule
 from hierdiff.methods import Diffusion, Method, Stage
-from hierdiff.metrics.features import Extractor
+from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import finite
 from hierdiff.metrics.reference import Reference
 from hierdiff.noise import from_generator, generator_of
 from hierdiff.training.checkpoint import load_tensors, unpacked
-from hierdiff.training.loop import SNAPSHOTS
+from hierdiff.training.run import SNAPSHOTS
 
 log = logging.getLogger(__name__)
 CHUNK = 64  # images of one loss

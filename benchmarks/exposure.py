@@ -25,7 +25,7 @@ from hierdiff.images import to_uint8
 from hierdiff.levels import down
 from hierdiff.methods import Images, Method
 from hierdiff.methods.bridge import Bridged
-from hierdiff.metrics.features import Extractor
+from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import FidelityMeter, Reference
 from hierdiff.noise import per_example, seed_of
 

@@ -34,7 +34,7 @@ from hierdiff.methods import Method, Stage
 from hierdiff.metrics.attributes import ATTRIBUTES, AttributeMeter, hindrance
 from hierdiff.metrics.classifier import classifier_of
 from hierdiff.metrics.extra import psnr, ssim
-from hierdiff.metrics.features import Extractor
+from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import PROTOCOL, FidelityMeter, finite
 from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.metrics.reference import Reference, foreign, levels_of, references

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from hierdiff.metrics.features import Extractor
+from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.options import Between, Count, Length, Natural, Positive, check
 from hierdiff.registry import Node, checked

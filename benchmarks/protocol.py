@@ -51,7 +51,8 @@ from hierdiff.metrics.cost import flops, time_call
 from hierdiff.record import content_hash, plain
 from hierdiff.train import Prepared
 from hierdiff.training import Summary
-from hierdiff.training.loop import fabric_of, stage_steps
+from hierdiff.training.fabric import fabric_of
+from hierdiff.training.run import stage_steps
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from hierdiff.data import ImageData, datasets
 from hierdiff.data.cache import cache_folder
 from hierdiff.files import clean_beside
 from hierdiff.levels import check_resolutions
-from hierdiff.metrics.features import Extractor, extractors
+from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.reference import OPERATOR, Reference, references, ship, write_moments
 from hierdiff.options import Count, check
 

@@ -57,7 +57,7 @@ from hierdiff.images import sheet
 from hierdiff.levels import check_resolutions
 from hierdiff.methods import Diffusion, Method, methods
 from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
-from hierdiff.metrics.features import Extractor, extractors
+from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.fidelity import (
     CAPTIONED,
     PROTOCOL,

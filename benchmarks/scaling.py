@@ -46,7 +46,7 @@ from hierdiff.registry import checked, constructed
 from hierdiff.results import hardware_of
 from hierdiff.train import GROUPS, method_node, settled
 from hierdiff.training import Recipe
-from hierdiff.training.check import processes
+from hierdiff.training.fabric import processes
 
 log = logging.getLogger(__name__)
 

@@ -46,7 +46,7 @@ from hierdiff.data import datasets
 from hierdiff.inputs import changed, inputs
 from hierdiff.metrics import weights
 from hierdiff.metrics.attributes import ATTRIBUTES
-from hierdiff.metrics.features import extractors
+from hierdiff.metrics.extractors import extractors
 from hierdiff.record import FILE, Record, content_hash
 from hierdiff.record import plain as record_plain
 from hierdiff.registry import UnknownOption

@@ -35,7 +35,7 @@ from hierdiff.metrics.cost import (
 from hierdiff.noise import Noise, from_generator, generator_of
 from hierdiff.record import ALONE
 from hierdiff.text import TextEncoder, encoders
-from hierdiff.training.loop import fabric_of
+from hierdiff.training.fabric import fabric_of
 from hierdiff.training.recipe import Precision, Recipe
 from hierdiff.training.step import TrainingStep
 

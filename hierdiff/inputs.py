@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hierdiff.files import Damaged, read_json, write_json
-from hierdiff.registry import PLUGINS, imported_names, is_installed, origins
+from hierdiff.registry import PLUGINS
+from hierdiff.trust import imported_names, is_installed, origins
 
 # folders that options name and that are no input: the digest of the data stands for its files
 NO_INPUT = ("data.root", "data.test_root", "data.cache", "method.codec.cache")

@@ -28,7 +28,7 @@ def parts() -> dict[str, Mapping[str, Callable[..., Any]]]:
     """Constructors by name, by the plural of their role: `{"denoisers": {"unet": UNet, ...}}`."""
     # roles whose modules no plugin needs
     import hierdiff.data
-    import hierdiff.metrics.features
+    import hierdiff.metrics.extractors
     import hierdiff.metrics.perceptual
     import hierdiff.text  # noqa: F401
     from hierdiff.metrics.fidelity import METRICS

@@ -12,7 +12,7 @@ from benchmarks.options import check_options
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import denoisers
 from hierdiff.methods import Sampling, methods
-from hierdiff.metrics.features import extractors
+from hierdiff.metrics.extractors import extractors
 from hierdiff.registry import constructed
 from hierdiff.train import method_node, plain, prepare, settled
 from hierdiff.training import Recipe

@@ -19,8 +19,8 @@ PACKAGES = ("hierdiff", "baselines", "benchmarks")
 ORDER = (
     ("hierdiff.options",),
     (
-        *("hierdiff.registry", "hierdiff.batch", "hierdiff.noise", "hierdiff.config"),
-        *("hierdiff.files", "hierdiff.record_form"),
+        *("hierdiff.registry", "hierdiff.trust", "hierdiff.batch", "hierdiff.noise"),
+        *("hierdiff.config", "hierdiff.files", "hierdiff.record_form"),
     ),
     ("hierdiff.levels", "hierdiff.schedules", "hierdiff.images", "hierdiff.record"),
     ("hierdiff.process", "hierdiff.parameterization", "hierdiff.codec"),

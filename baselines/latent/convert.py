@@ -21,9 +21,10 @@ from hierdiff.config import folder_of_configs, from_yaml, reported
 from hierdiff.interop import autoencoder, check_groups
 from hierdiff.methods import Method
 from hierdiff.metrics.weights import check_finite, content
-from hierdiff.registry import check_trust, suggest
+from hierdiff.registry import suggest
 from hierdiff.training.bounds import built
 from hierdiff.training.checkpoint import save_weights, tensors_of
+from hierdiff.trust import check_trust
 
 log = logging.getLogger(__name__)
 LAYOUTS = Path(folder_of_configs()) / "autoencoder"

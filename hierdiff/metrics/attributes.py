@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hierdiff.data.law import Law
 from hierdiff.metrics.classifier import SHA256, SIDES, classifier_of, unknown
-from hierdiff.metrics.features import Extractor
+from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import HIGH, LOW, NATIVE, POOLED, Quality
 from hierdiff.metrics.frechet import summed
 from hierdiff.metrics.reference import extracted, pooled

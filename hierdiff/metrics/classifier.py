@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hierdiff.data.law import Law
 from hierdiff.metrics import weights as files
-from hierdiff.metrics.features import Extractor
+from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.reference import SHIPPED
 
 SIDE = 64  # at which the network looks

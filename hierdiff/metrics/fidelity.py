@@ -23,7 +23,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from hierdiff.metrics.extra import inception_score
-from hierdiff.metrics.features import CLIP, Extractor
+from hierdiff.metrics.extractors import CLIP, Extractor
 from hierdiff.metrics.frechet import (
     POINTS,
     Statistics,

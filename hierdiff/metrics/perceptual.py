@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hierdiff.metrics import weights
-from hierdiff.metrics.features import EfficientNetLite0
+from hierdiff.metrics.extractors import EfficientNetLite0
 from hierdiff.registry import Registry
 
 Maps = Sequence[Float[Tensor, "b _c _h _w"]]

@@ -28,7 +28,7 @@ from hierdiff.files import Damaged, read_npz, write, write_npz
 from hierdiff.images import to_float, to_uint8
 from hierdiff.levels import down
 from hierdiff.metrics import weights
-from hierdiff.metrics.features import Extractor
+from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.frechet import Statistics
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 from hierdiff.training.check import check
 from hierdiff.training.checkpoint import load_method
-from hierdiff.training.loop import Summary, train
 from hierdiff.training.recipe import Recipe
+from hierdiff.training.run import Summary, train
 
 __all__ = ["Recipe", "Summary", "check", "load_method", "train"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ from torch import nn
 
 from hierdiff.methods import Method
 from hierdiff.training import checkpoint as files
-from hierdiff.training.loop import batches_of, fabric_of, stage_steps
+from hierdiff.training.fabric import processes
+from hierdiff.training.feed import batches_of
 from hierdiff.training.optimizer import optimizer_of
 from hierdiff.training.recipe import Recipe
+from hierdiff.training.run import stage_steps
 from hierdiff.training.step import parameters_of
 
 
@@ -51,11 +52,3 @@ def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any
                         f"stage {stage.name} has no weights to train in {turn.name!r}: give a "
                         f"network with parameters"
                     )
-
-
-def processes(recipe: Recipe) -> int:
-    """That share a batch. ValueError where this machine has not got what the recipe asks for."""
-    known = recipe.accelerator in ("auto", "cpu") and recipe.strategy == "auto"
-    if known and recipe.devices == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        return 1  # without the seconds that it takes to load Lightning
-    return int(fabric_of(recipe).world_size)

@@ -29,8 +29,8 @@ from hierdiff.data.classes import natural
 from hierdiff.files import write
 from hierdiff.inputs import changed
 from hierdiff.methods import Method, Stage
-from hierdiff.registry import check_trust, imported_names
 from hierdiff.training.bounds import built, check_shapes, tensors_of
+from hierdiff.trust import check_trust, imported_names
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

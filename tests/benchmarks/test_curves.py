@@ -8,9 +8,9 @@ import torch
 from benchmarks.curves import learning_curves, loss_identity, validation_loss
 from benchmarks.measure import real_references
 from benchmarks.protocol import Plan, StagePlan
-from hierdiff.metrics.features import RandomConv
+from hierdiff.metrics.extractors import RandomConv
 from hierdiff.training.checkpoint import packed, unpacked
-from hierdiff.training.loop import SNAPSHOTS
+from hierdiff.training.run import SNAPSHOTS
 from tests.training.runs import GROWN, NODE, built, images, run
 
 WANTED = {"samples": 6, "metrics": ["fd", "kd"], "loss": 10}

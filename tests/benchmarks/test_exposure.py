@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.exposure import SOURCES, check, exposure_bias, gaps, upsamplers, write_picture
 from hierdiff.methods import methods
-from hierdiff.metrics.features import extractors
+from hierdiff.metrics.extractors import extractors
 from hierdiff.metrics.fidelity import references
 from tests import tiny
 from tests.training.runs import images

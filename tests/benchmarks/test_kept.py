@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.kept import Kept, key_of, weights_hash
 from benchmarks.measure import Meter, quality_of_seeds, samples
-from hierdiff.metrics.features import RandomConv
+from hierdiff.metrics.extractors import RandomConv
 from tests import tiny
 from tests.benchmarks.test_measure import SIDES, Noise, data, extractor, lawful, refs, stream  # noqa: F401
 

@@ -27,7 +27,7 @@ from hierdiff.data.law import Law
 from hierdiff.data.order import evaluation_rows
 from hierdiff.methods import Method
 from hierdiff.metrics.attributes import AttributeMeter
-from hierdiff.metrics.features import RandomConv
+from hierdiff.metrics.extractors import RandomConv
 from hierdiff.metrics.fidelity import FidelityMeter, apart_from_count
 from hierdiff.metrics.reference import levels_of, references, write_moments
 from tests import tiny

@@ -23,7 +23,7 @@ from hierdiff.methods import Method, Stage
 from hierdiff.metrics.cost import flops
 from hierdiff.train import Prepared
 from hierdiff.training import Summary, train
-from hierdiff.training.loop import stage_steps
+from hierdiff.training.run import stage_steps
 from tests.benchmarks.test_run import prepared
 
 METHODS = ("mdm", "end_to_end", "cascaded", "latent", "simple_diffusion", "chen", "rin", "sit")

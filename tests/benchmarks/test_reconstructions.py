@@ -8,7 +8,7 @@ from benchmarks.measure import reconstructions
 from hierdiff.codec import Codec
 from hierdiff.images import to_float
 from hierdiff.levels import down, up
-from hierdiff.metrics.features import extractors
+from hierdiff.metrics.extractors import extractors
 from hierdiff.metrics.perceptual import Perceptual, perceptuals
 from hierdiff.metrics.reference import references
 

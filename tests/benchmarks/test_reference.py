@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks.reference import built, check_options, told, write_all
-from hierdiff.metrics.features import RandomConv
+from hierdiff.metrics.extractors import RandomConv
 from hierdiff.metrics.reference import foreign
 from tests.training.runs import images
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks import kept, measure, run, sweep
 from hierdiff.config import folder_of_configs
-from hierdiff.metrics.features import INCEPTION_FILE, extractors
+from hierdiff.metrics.extractors import INCEPTION_FILE, extractors
 from hierdiff.record import Record
 from hierdiff.train import plain, prepare
 from hierdiff.training import train

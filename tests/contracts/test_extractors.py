@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 
-from hierdiff.metrics.features import extractors
+from hierdiff.metrics.extractors import extractors
 from tests.metrics import foreign_weights
 from tests.metrics.foreign_inception import write_random
 

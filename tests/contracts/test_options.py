@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import baselines  # noqa: F401  (registers)
-import hierdiff.metrics.features  # noqa: F401  (registers)
+import hierdiff.metrics.extractors  # noqa: F401  (registers)
 from baselines.cascaded import StageOptions
 from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.discriminator import PatchGAN

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hierdiff.data.law import Law
-from hierdiff.metrics.features import Extractor
+from hierdiff.metrics.extractors import Extractor
 
 TOY = Law(
     "toy",

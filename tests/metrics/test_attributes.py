@@ -16,7 +16,7 @@ from hierdiff.metrics.attributes import (
     variation_floor,
 )
 from hierdiff.metrics.classifier import classifier_of
-from hierdiff.metrics.features import RandomConv
+from hierdiff.metrics.extractors import RandomConv
 from hierdiff.metrics.fidelity import FidelityMeter
 from hierdiff.metrics.reference import levels_of
 from tests.metrics.parts import TOY, Painted, painted

@@ -10,7 +10,7 @@ from hierdiff.images import to_float, to_uint8
 from hierdiff.levels import pyramid
 from hierdiff.metrics import fidelity
 from hierdiff.metrics.extra import inception_score
-from hierdiff.metrics.features import CLIP, Extractor, RandomConv
+from hierdiff.metrics.extractors import CLIP, Extractor, RandomConv
 from hierdiff.metrics.fidelity import (
     METRICS,
     FidelityMeter,

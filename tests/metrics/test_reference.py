@@ -10,7 +10,7 @@ import torch
 
 from hierdiff.data import datasets
 from hierdiff.metrics import reference as module
-from hierdiff.metrics.features import RandomConv, extractors
+from hierdiff.metrics.extractors import RandomConv, extractors
 from hierdiff.metrics.fidelity import FidelityMeter
 from hierdiff.metrics.frechet import Moments, frechet
 from hierdiff.metrics.reference import SHIPPED, foreign, references, ship, write_moments

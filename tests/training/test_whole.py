@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hierdiff.training import load_method
 from hierdiff.training.checkpoint import DIGEST, KEY, newest, opened
-from hierdiff.training.loop import stage_steps
+from hierdiff.training.run import stage_steps
 from hierdiff.training.whole import Whole
 from tests.training.runs import GROWN, built, recipe, run
 

@@ -27,11 +27,11 @@ from safetensors.torch import load_file, save
 from baselines.latent import convert
 from benchmarks import cost
 from hierdiff.metrics import weights
-from hierdiff.metrics.features import extractors
+from hierdiff.metrics.extractors import extractors
 from hierdiff.metrics.reference import foreign
 from hierdiff.record import FILE, Record
 from hierdiff.training.checkpoint import KEY, load_method, newest, stage_tensors
-from hierdiff.training.loop import stage_steps
+from hierdiff.training.run import stage_steps
 from hierdiff.training.whole import Whole
 from tests.benchmarks import rows
 from tests.training.runs import GROWN, built, config, recipe, run

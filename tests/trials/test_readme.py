@@ -23,7 +23,7 @@ from benchmarks import run  # noqa: F401  (registers what configs refer to)
 from hierdiff.codec import Pyramid
 from hierdiff.command import plain
 from hierdiff.methods import on_shapes
-from hierdiff.metrics.features import extractors
+from hierdiff.metrics.extractors import extractors
 from hierdiff.registry import checked, constructed
 from hierdiff.train import method_node, settled
 from hierdiff.training import Recipe

@@ -6,16 +6,16 @@ import pickle
 import pytest
 import torch
 
-from hierdiff.metrics.features import (
+from hierdiff.metrics.extractors import (
     CLIP,
     INCEPTION_FILE,
     DINOv2,
     Inception,
     RandomConv,
     extractors,
-    pil_bicubic,
-    released_positions,
 )
+from hierdiff.metrics.extractors.base import pil_bicubic
+from hierdiff.metrics.extractors.dinov2 import released_positions
 from tests.metrics.foreign_inception import write_random
 from tests.metrics.foreign_weights import write_clip, write_dinov2
 

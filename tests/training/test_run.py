@@ -18,9 +18,10 @@ from hierdiff.methods import methods
 from hierdiff.registry import constructed
 from hierdiff.training import Recipe, load_method, train
 from hierdiff.training.checkpoint import unpacked
+from hierdiff.training.feed import Feed
 from hierdiff.training.interrupt import Interrupted
-from hierdiff.training.loop import Feed, stage_steps
 from hierdiff.training.pictures import smoothed
+from hierdiff.training.run import stage_steps
 from tests.training.runs import (
     GROWN,
     INNER,
@@ -231,8 +232,8 @@ def test_reading_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     run(tmp_path / "plain")
     start = Feed.__init__
 
-    def ahead(self: Feed, *given: Any) -> None:
-        start(self, *given)
+    def ahead(self: Feed, *given: Any, **options: Any) -> None:
+        start(self, *given, **options)
         self._pool = ThreadPoolExecutor(1)
 
     monkeypatch.setattr(Feed, "__init__", ahead)

@@ -1,4 +1,4 @@
-"""The training loop, on Lightning Fabric: stages in order, each with its share of the steps.
+"""The training of a method: stages in order, each with its share of the steps.
 
 Randomness is a function of place: what step k draws comes from a generator seeded by (purpose,
 seed, stage, k, chunk). A step's batch consists of devices x accumulate chunks; chunk c is the same
@@ -9,10 +9,8 @@ generator is saved, and a run that was killed ends with the weights of one that 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hierdiff.batch import Batch
 from hierdiff.config import to_yaml
-from hierdiff.data import ImageData, order
+from hierdiff.data import ImageData
 from hierdiff.files import write, write_png
 from hierdiff.methods import Method, Stage
-from hierdiff.noise import generator_of, seed_of
+from hierdiff.noise import seed_of
 from hierdiff.training import checkpoint as files
 from hierdiff.training.checkpoint import Checkpoint
 from hierdiff.training.ema import EMA
+from hierdiff.training.fabric import fabric_of
+from hierdiff.training.feed import Feed, batches_of
 from hierdiff.training.interrupt import Asked, Interrupted
 from hierdiff.training.log import Log, read
 from hierdiff.training.optimizer import load_tensors, lr_factor, tensors_of
@@ -107,32 +106,6 @@ def say_data(method: Method, data: ImageData) -> None:
         )
 
 
-def fabric_of(recipe: Recipe, *, alone: bool = False) -> Fabric:
-    """Under torchrun the processes are its own, whatever `devices` says; alone: one process and
-    device, whoever started it."""
-    from lightning_fabric import Fabric  # seconds, which processes that time a case do not need
-
-    devices, nodes, strategy = recipe.devices, 1, recipe.strategy
-    if alone:
-        devices, strategy = 1, "auto"
-    elif "TORCHELASTIC_RUN_ID" in os.environ:
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        nodes = int(os.environ["WORLD_SIZE"]) // devices
-        strategy = "ddp" if strategy == "auto" else strategy
-    try:
-        return Fabric(
-            accelerator=recipe.accelerator,
-            devices=devices,
-            num_nodes=nodes,
-            strategy=strategy,
-            precision=recipe.precision,  # type: ignore[arg-type]
-        )
-    except (RuntimeError, ValueError, TypeError, LookupError, ImportError) as error:
-        raise ValueError(
-            f"trainer.accelerator={recipe.accelerator}, devices={recipe.devices}: {error}"
-        ) from error
-
-
 def stage_steps(method: Method, steps: int) -> list[int]:
     """Steps of each stage by its share of `steps`; a stage with a share has at least one.
 
@@ -149,21 +122,6 @@ def stage_steps(method: Method, steps: int) -> list[int]:
             f"{steps} steps leave a stage without any (shares {shares}): take more steps"
         )
     return counts
-
-
-def batches_of(method: Method, recipe: Recipe, devices: int) -> list[int]:
-    """Images of a step of each stage. ValueError where devices and micro batches cannot share them
-    evenly."""
-    batches = [stage.batch_size or recipe.batch_size for stage in method.stages]
-    for batch, stage in zip(batches, method.stages, strict=True):
-        if batch % (devices * recipe.accumulate):
-            own = f"batch_size={batch} of stage {stage.name}"
-            told = own if stage.batch_size else f"trainer.batch_size={batch}"
-            raise ValueError(
-                f"{told} is not a multiple of {devices} device(s) x {recipe.accumulate} micro "
-                f"batch(es): choose one that is"
-            )
-    return batches
 
 
 @dataclass
@@ -200,7 +158,6 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.counts = stage_steps(self.method, self.recipe.steps)
         self.place.seconds = [0.0] * len(self.counts)
-        self.chunks = self.fabric.world_size * self.recipe.accumulate
         self.batches = batches_of(self.method, self.recipe, self.fabric.world_size)
         self.config = files.as_json(self.config)
 
@@ -264,7 +221,13 @@ class Run:
                 name = player.turn.name
                 state = resumed.part(f"optimizer/{name}")
                 load_tensors(player.optimizer, state, resumed.optimizers[name])
-        feed = Feed(self, index, data)
+        feed = Feed(
+            data,
+            self.fabric,
+            self.recipe,
+            images=self.batches[index],
+            place=(self.seed, index),
+        )
         try:
             while self.place.step < self.counts[index]:
                 self._step(stage, index, work, feed)
@@ -457,65 +420,6 @@ class Run:
             loss={k: v for k, v in lines[-1].items() if k.startswith("loss")} if lines else {},
             resumed_at=resumed_at,
         )
-
-
-class Feed:
-    """The chunks of each step that are this process's, on its device.
-
-    Beside an accelerator the next step is read by a thread meanwhile; what it reads is a function
-    of the step, so that a thread changes nothing.
-    """
-
-    def __init__(self, run: Run, index: int, data: Any):
-        self.run, self.index, self.data = run, index, data
-        beside = run.device.type != "cpu"
-        self._pool = ThreadPoolExecutor(1, "hierdiff-feed") if beside else None
-        self._next: tuple[int, Future[list[Batch]]] | None = None
-
-    def chunks(self, step: int) -> list[tuple[int, Batch]]:
-        """(number, batch) of each; images in the dtype of the run."""
-        ahead, self._next = self._next, None
-        batches = ahead[1].result() if ahead and ahead[0] == step else self._read(step)
-        if self._pool is not None:
-            self._next = (step + 1, self._pool.submit(self._read, step + 1))
-        return list(zip(self._numbers, [batch.map(self._placed) for batch in batches], strict=True))
-
-    @property
-    def _numbers(self) -> range:
-        count = self.run.recipe.accumulate
-        first = self.run.fabric.global_rank * count
-        return range(first, first + count)
-
-    def _read(self, step: int) -> list[Batch]:
-        run, index = self.run, self.index
-        batch, chunks = run.batches[index], run.chunks
-        flips = None
-        if getattr(self.data, "flip", False):
-            generator = generator_of("flip", run.seed, index, step)
-            flips = (torch.rand(batch, generator=generator) < 0.5).chunk(chunks)
-        batches = []
-        for chunk in self._numbers:
-            rows = order.indices(
-                step,
-                n=len(self.data),
-                batch=batch,
-                seed=seed_of("order", run.seed, index),
-                rank=chunk,
-                ranks=chunks,
-            )
-            read = self.data.batch(rows, None if flips is None else flips[chunk])
-            batches.append(read.map(Tensor.pin_memory) if run.device.type == "cuda" else read)
-        return batches
-
-    def _placed(self, tensor: Tensor) -> Tensor:
-        dtype = self.run.dtype if tensor.is_floating_point() else tensor.dtype
-        image = tensor.ndim == 4 and self.run.recipe.channels_last
-        layout = torch.channels_last if image else torch.preserve_format
-        return tensor.to(self.run.device, dtype, non_blocking=True, memory_format=layout)
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
 
 
 def due(step: int, count: int, times: int) -> bool:

@@ -1,0 +1,19 @@
+"""Feature extractors by registry: uint8 images in, one feature vector an image out."""
+
+from hierdiff.metrics.extractors.base import Extractor, extractors
+from hierdiff.metrics.extractors.clip import CLIP
+from hierdiff.metrics.extractors.dinov2 import DINOv2
+from hierdiff.metrics.extractors.efficientnet_lite0 import EfficientNetLite0
+from hierdiff.metrics.extractors.inception import INCEPTION_FILE, Inception
+from hierdiff.metrics.extractors.random_conv import RandomConv
+
+__all__ = [
+    "CLIP",
+    "INCEPTION_FILE",
+    "DINOv2",
+    "EfficientNetLite0",
+    "Extractor",
+    "Inception",
+    "RandomConv",
+    "extractors",
+]

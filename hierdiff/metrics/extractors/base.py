@@ -1,0 +1,136 @@
+"""What a feature extractor is: uint8 images in, one feature vector an image out.
+
+A distance means something only for one extractor with its weights, its resize and its
+quantisation; the three together are an extractor's `identity`. Images are 0..255, grey is repeated
+to three channels, arithmetic is float32 without autocast and without TF32. Weights that do not
+come as a package are read from files of the user.
+
+Only the 2015 Inception weights give a distance that may be called FID.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from einops import repeat
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from hierdiff.inputs import source_of
+from hierdiff.registry import Registry
+
+OFFLINE = "efficientnet_lite0 needs no file, and its distance is called FD-EffLite0"
+
+
+class Extractor(nn.Module, ABC):
+    """Frozen network from images to features; a subclass writes `features`.
+
+    width: length of a feature vector; label: what a distance on these features is called;
+    weights: first 8 hex digits of the weights' sha256; resize: how images reach the input size;
+    released: name of the file that is looked for where no weights are given, None for none.
+    """
+
+    name: str
+    width: int
+    label: str
+    weights: str
+    resize: str
+    released: str | None = None
+
+    @abstractmethod
+    def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Features of colour images, float32."""
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """Widths of what one pass gives: the features, and what else the network has to say."""
+        return {"features": self.width}
+
+    def parts(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _d"]]:
+        """One pass over colour images, an entry for each of `outputs`."""
+        return {"features": self.features(images)}
+
+    def labelled(self, kind: str) -> str:
+        """What a metric of this kind on these features is called: "KD" gives KD-EffLite0, KID."""
+        if self.label == "FID":
+            return kind.replace("FD", "FID").replace("KD", "KID")
+        return f"{kind}-{self.label.removeprefix('FD-')}"
+
+    @property
+    def identity(self) -> str:
+        """extractor@weights : resize : quantisation."""
+        return f"{self.name}@{self.weights} : {self.resize} : uint8-round"
+
+    @property
+    def key(self) -> str:
+        """Under which what it gives may be kept: its identity, and the source of foreign code."""
+        source = source_of(type(self).__module__)
+        return self.identity if source is None else f"{self.identity} : {source[:12]}"
+
+    def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """Features on the extractor's device. ValueError unless uint8 with 1 or 3 channels."""
+        return self.extract(images)["features"]
+
+    def extract(self, images: UInt8[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b _d"]]:
+        """All of `outputs`, float32, on the extractor's device; errors as in `forward`."""
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
+            raise ValueError(
+                f"an extractor takes uint8 images of shape (b, 1 or 3, h, w), got {images.dtype} "
+                f"{tuple(images.shape)}: quantise with hierdiff.images.to_uint8"
+            )
+        device = next(self.parameters()).device
+        images = images.to(device)
+        if images.shape[1] == 1:
+            images = repeat(images, "b 1 h w -> b 3 h w")
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), full_float32():
+            return {name: part.float() for name, part in self.parts(images).items()}
+
+    def train(self, mode: bool = True) -> Extractor:
+        """An extractor never leaves evaluation mode."""
+        return super().train(False)
+
+    def _freeze(self) -> None:
+        self.eval().requires_grad_(False)
+
+
+extractors: Registry[Extractor] = Registry("extractor", Extractor)  # type: ignore[type-abstract]
+
+
+def pil_bicubic(images: UInt8[Tensor, "b 3 h w"], side: int) -> UInt8[Tensor, "b 3 s s"]:
+    """Images resized one by one with Pillow, whose bicubic filter widens when it reduces."""
+    resized = [
+        np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+        for image in images.permute(0, 2, 3, 1).cpu().numpy()
+    ]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images.device)
+
+
+def normalized(
+    x: Float[Tensor, "b 3 h w"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Tensor, "b 3 h w"]:
+    return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(std)[:, None, None]
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Neither matrix products nor convolutions in TF32, whatever the caller has set."""
+    knobs: tuple[Any, Any] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [knob.fp32_precision for knob in knobs]
+    try:
+        for knob in knobs:
+            knob.fp32_precision = "ieee"
+        yield
+    finally:
+        for knob, value in zip(knobs, before, strict=True):
+            knob.fp32_precision = value

@@ -1,0 +1,97 @@
+"""Inception v3 with the weights of 2015, on whose features a distance may be called FID."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from hierdiff.metrics import weights as files
+from hierdiff.metrics.extractors.base import Extractor, extractors
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+
+
+@extractors.register("inception")
+class Inception(Extractor):
+    """The network of FID: Inception v3 of 2015-12-05 as ported by torch-fidelity, pool of 2048.
+
+    The same pass gives the 1008 logits without bias (Inception score) and the first 7 channels of
+    `mixed_6/conv`, 17 x 17 (sFID, arXiv 2103.03841). weights: a file; without it
+    `$HIERDIFF_WEIGHTS` and the checkpoint cache of torch hub are searched. The resize to 299 is
+    TensorFlow 1's bilinear one, done by torch-fidelity.
+    """
+
+    released = INCEPTION_FILE
+    name = "inception"
+    width = 2048
+    resize = "tensorflow1-bilinear-299"
+
+    def __init__(self, weights: str | Path | None = None, allow_download: bool = False):
+        super().__init__()
+        path = _inception_file(weights, allow_download)
+        self.weights = files.checked_hash(path, INCEPTION_FILE)
+        real = path.name.endswith(INCEPTION_FILE[-12:])
+        self.label = "FID" if real else "FD-Inception"
+        self.network = _inception(path)
+        self._freeze()
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        return {"features": self.width, "logits": 1008, "spatial": 7 * 17 * 17}
+
+    def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        return self.parts(images)["features"]
+
+    def parts(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _d"]]:
+        seen: list[Tensor] = []
+        conv: Any = self.network.Mixed_6d.branch1x1  # TensorFlow's mixed_6/conv
+        hook = conv.register_forward_hook(lambda module, given, out: seen.append(out[:, :7]))
+        try:
+            pool, logits = self.network(images)
+        finally:
+            hook.remove()
+        return {"features": pool, "logits": logits, "spatial": seen[0].flatten(1)}
+
+
+def _inception(path: Path) -> Any:
+    """torch-fidelity's network; it reads its file as a pickle, so it gets a copy that is safe."""
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise ImportError(
+            f"extractor 'inception' needs {error.name}: pip install torch-fidelity"
+        ) from error
+    safe = io.BytesIO()
+    torch.save(files.read(path), safe)
+    safe.seek(0)
+    return FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], safe)
+
+
+def _inception_file(weights: str | Path | None, allow_download: bool) -> Path:
+    """The weights file, given or found. FileNotFoundError names it and the offline way out."""
+    looked = [Path(weights).expanduser()] if weights is not None else files.places(INCEPTION_FILE)
+    for place in looked:
+        if place.is_file():
+            return place
+    if allow_download and weights is None:
+        return _download(looked[-1])
+    raise FileNotFoundError(
+        f"the Inception weights are not at {' or '.join(str(p) for p in looked)}: put "
+        f"{INCEPTION_FILE} there (or allow_download=true), or measure offline with the extractor "
+        f"efficientnet_lite0, whose distance is called FD-EffLite0"
+    )
+
+
+def _download(path: Path) -> Path:
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(
+        URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_FILE[-12:-4], progress=False
+    )
+    return path
