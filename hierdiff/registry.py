@@ -52,12 +52,14 @@ class UnknownOption(ValueError):
 class Registry(Generic[T]):
     """Constructors of one role ("denoiser", "sampler", ...) by name.
 
-    `base` is the class that everything built must be an instance of.
+    `base` is the class that everything built must be an instance of. default: the name of a node
+    without one; None where each must have a name.
     """
 
-    def __init__(self, role: str, base: type[T]):
+    def __init__(self, role: str, base: type[T], default: str | None = None):
         self.role = role
         self.base = base
+        self.default = default
         self._entries: dict[str, Callable[..., T]] = {}
         REGISTRIES[role] = self
         options.ROLES[base] = role
@@ -109,12 +111,16 @@ class Registry(Generic[T]):
 
     def named(self, node: Any, at: str = "") -> Callable[..., T]:
         """The constructor of a node's name. ValueError for what is no node, or has another name."""
-        if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
+        if not isinstance(node, Mapping) or not isinstance(self.name_in(node), str):
             raise ValueError(
                 f"{_path(at)}{options.words(self.base)} is given as {{name: ..., options}}, got "
                 f"{options.shown(node)}: add a name, one of {', '.join(self.names())}"
             )
-        return self.get(node["name"], at)
+        return self.get(self.name_in(node), at)
+
+    def name_in(self, node: Node) -> Any:
+        """The name of a node, or the default one; None where there is neither."""
+        return node.get("name", self.default)
 
     def build(
         self,
@@ -133,23 +139,24 @@ class Registry(Generic[T]):
         if isinstance(node, self.base):
             return node
         entry, node = self.named(node, at), cast(Node, node)
-        what = f"{self.role} {node['name']!r}"
+        what = f"{self.role} {self.name_in(node)!r}"
         chosen = checked(entry, node, what, at, elsewhere)
         parameters = inspect.signature(entry).parameters
         facts = {k: v for k, v in (offered or {}).items() if k in parameters and k not in chosen}
         part = entry(**complete(entry, {**chosen, **facts}, what, at))
         if not isinstance(part, self.base):
             raise TypeError(
-                f"{self.role} {node['name']!r} built a {type(part).__name__}, which is no "
+                f"{what} built a {type(part).__name__}, which is no "
                 f"{self.base.__name__}: subclass it"
             )
         return part
 
     def takes(self, node: Node | T, option: str) -> bool:
         """Does the constructor of a node name `option`? False for a part that is already built."""
-        if isinstance(node, self.base) or not isinstance(node.get("name"), str):  # type: ignore[union-attr]
+        if isinstance(node, self.base):
             return False
-        return option in inspect.signature(self.get(node["name"])).parameters  # type: ignore[index]
+        name = self.name_in(cast(Node, node))
+        return isinstance(name, str) and option in inspect.signature(self.get(name)).parameters
 
     def _imported(self, path: str, at: str) -> Callable[..., T]:
         module, _, attribute = path.partition(":")
@@ -216,8 +223,10 @@ def _check_inside(value: Any, annotation: Any, place: str) -> None:
         for part in options.parts(annotation):
             if part not in options.ROLES:
                 checked(part, value, part.__name__.lower(), place)
-            elif (name := value.get("name")) is not None or "name" in value:
-                role = REGISTRIES[options.ROLES[part]]
+                continue
+            role = REGISTRIES[options.ROLES[part]]
+            name = role.name_in(value)
+            if name is not None or "name" in value:
                 if not isinstance(name, str):
                     raise ValueError(
                         f"{place}.name={options.shown(name)}: choose one of "

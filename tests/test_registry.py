@@ -206,3 +206,17 @@ def announce(folder: Path, module: str) -> None:
 def test_what_names_no_part_is_refused_in_a_sentence(shapes, node):
     with pytest.raises(ValueError, match=r"is given as \{name: \.\.\., options\}, got"):
         shapes.named(node)
+
+
+def test_a_node_without_a_name_is_of_the_default_one():
+    shapes = Registry("shape", Shape, default="square")
+    shapes.register("square")(Square)
+    shapes.register("circle")(Circle)
+    square = shapes.build({"side": 3})
+    assert isinstance(square, Square) and square.side == 3
+    assert isinstance(shapes.build({"name": "circle", "radius": 1.0}), Circle)
+    assert shapes.takes({}, "side") and not shapes.takes({}, "radius")
+    with pytest.raises(ValueError, match="shape 'square' has no option 'sise', did you mean"):
+        shapes.build({"sise": 3})
+    with pytest.raises(ValueError, match="a shape is given as"):
+        shapes.build({"name": None})

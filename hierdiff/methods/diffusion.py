@@ -31,7 +31,7 @@ from hierdiff.methods.method import check_cond, check_labels
 from hierdiff.methods.sampling import Sampling
 from hierdiff.methods.stage import Images, Stage
 from hierdiff.noise import Noise
-from hierdiff.objective import Loss, Objective
+from hierdiff.objective import Loss, Objective, objectives
 from hierdiff.process import GaussianProcess, Moment, processes
 from hierdiff.registry import Node, constructed
 from hierdiff.samplers import integrate
@@ -301,7 +301,7 @@ def diffusion(
     return stage(
         codec=codec,
         process=processes.build({"name": process, "schedules": schedules}),
-        objective=constructed(Objective, objective or {}),
+        objective=objectives.build(objective or {}),
         denoiser=protocol.built(denoiser, {**facts, "channels": codec.shapes()[0][0]}),
         sampling=constructed(Sampling, sampling or {}),
         resolutions=resolutions,

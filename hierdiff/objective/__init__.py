@@ -1,8 +1,9 @@
 """Objectives: what a training step minimises."""
 
+from hierdiff.objective.base import Objective, objectives
 from hierdiff.objective.bound import variational_bound
 from hierdiff.objective.loss import Draws, Loss
-from hierdiff.objective.score import Objective
+from hierdiff.objective.score import ScoreMatching
 from hierdiff.objective.times import TimeDensity, densities, uniforms
 from hierdiff.objective.weights import Weight, weights
 
@@ -10,9 +11,11 @@ __all__ = [
     "Draws",
     "Loss",
     "Objective",
+    "ScoreMatching",
     "TimeDensity",
     "Weight",
     "densities",
+    "objectives",
     "uniforms",
     "variational_bound",
     "weights",

@@ -22,6 +22,7 @@ from hierdiff.batch import Cond
 from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Denoiser, predicted
 from hierdiff.levels import Levels, down, level_names, spread
 from hierdiff.noise import Noise
+from hierdiff.objective.base import Objective, objectives
 from hierdiff.objective.bound import variational_bound
 from hierdiff.objective.loss import Draws, Loss
 from hierdiff.objective.times import TimeDensity, Uniform, densities, uniforms
@@ -34,9 +35,10 @@ from hierdiff.registry import Node, constructed
 log = logging.getLogger(__name__)
 
 
+@objectives.register("score")
 @dataclass(frozen=True)
-class Objective:
-    """Loss of one network over joint levels.
+class ScoreMatching(Objective):
+    """Denoising score matching over joint levels (MDM, arXiv 2310.15111).
 
     loss_space: a row of `PREDICTIONS`. level_weights: one for each level, finest first; None is 1
     each (each level is a mean over its own pixels, so that its size does not matter). drop: rate at
@@ -147,8 +149,7 @@ class Objective:
                 f"itself among them"
             )
 
-    def tail(self, n: int) -> Objective:
-        """The objective of the n coarsest levels."""
+    def tail(self, n: int) -> ScoreMatching:
         weights = None if self.level_weights is None else self.level_weights[-n:]
         scale = self.parameterization.input_scale  # type: ignore[union-attr]
         if not isinstance(scale, str):
@@ -159,7 +160,6 @@ class Objective:
     def draw(
         self, process: GaussianProcess, shapes: Sequence[Sequence[int]], noise: Noise
     ) -> Draws:
-        """Made eagerly, outside a compiled loss; shapes: b c h w of each level, the last full."""
         b = shapes[-1][0]
         u = uniforms(b, noise, stratified=self.stratified)
         drop = torch.special.ndtr(noise((b,))) < self.drop
@@ -172,7 +172,6 @@ class Objective:
     def __call__(
         self, process: GaussianProcess, denoiser: Denoiser, x0: Levels, cond: Cond, draws: Draws
     ) -> Loss:
-        """Level i of x0 may hold the first b_i rows; its loss is the mean over its own rows."""
         log_snr = process.log_snr(draws.t)
         alpha, sigma = process.coefficients(log_snr)
         x_t = process.corrupt(x0, draws.eps, draws.t)

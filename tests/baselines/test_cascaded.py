@@ -13,7 +13,7 @@ from hierdiff.levels import down, up
 from hierdiff.methods import Diffusion, Sampling, methods
 from hierdiff.methods.bridge import CLEAN, Bridged, cropped
 from hierdiff.noise import given
-from hierdiff.objective import Objective
+from hierdiff.objective import ScoreMatching
 from hierdiff.parameterization import Parameterization
 from hierdiff.process import processes
 from hierdiff.schedules import SquaredCosine
@@ -210,7 +210,7 @@ def test_the_spread_of_a_gaussian_cascade_has_its_closed_form(level, std):
     """std: of the generated low pixels; where it is that of the real ones there is no bias."""
     parts = {
         "process": VP,
-        "objective": Objective(Parameterization("x0")),
+        "objective": ScoreMatching(Parameterization("x0")),
         "denoiser": Exact(),
         "facts": {"channels": 1},
         "sampling": Sampling(rule={"name": "heun"}, steps=400, threshold={"name": "none"}),

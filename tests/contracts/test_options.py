@@ -17,7 +17,6 @@ from baselines.latent.discriminator import PatchGAN
 from baselines.latent.stage import Losses
 from benchmarks.options import GROUPS
 from hierdiff.methods import Sampling
-from hierdiff.objective import Objective
 from hierdiff.options import fits, hints, words
 from hierdiff.parameterization import Parameterization
 from hierdiff.registry import REGISTRIES
@@ -25,7 +24,7 @@ from hierdiff.training import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ("hierdiff", "baselines", "benchmarks")
-SINGLE = (Recipe, Sampling, Objective, Parameterization, Autoencoder, PatchGAN, Losses)
+SINGLE = (Recipe, Sampling, Parameterization, Autoencoder, PatchGAN, Losses)
 
 
 def entries() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from hierdiff.guidance import guided
 from hierdiff.interop import load
 from hierdiff.interop.dit import rename
 from hierdiff.methods import Diffusion, Sampling
-from hierdiff.objective import Objective
+from hierdiff.objective import ScoreMatching
 from hierdiff.parameterization import Parameterization
 from hierdiff.process import VariancePreserving
 from hierdiff.schedules import LinearBeta
@@ -57,7 +57,7 @@ def stage() -> Diffusion:
     found = Diffusion(
         codec=Pyramid([side], facts["channels"]),
         process=VariancePreserving([LinearBeta()]),
-        objective=Objective(Parameterization("eps")),
+        objective=ScoreMatching(Parameterization("eps")),
         denoiser=denoiser,
         sampling=Sampling(),
         resolutions=[side],

@@ -17,7 +17,7 @@ from hierdiff.interop import load
 from hierdiff.interop.mdm import rename
 from hierdiff.methods import Diffusion, Sampling
 from hierdiff.noise import given
-from hierdiff.objective import Draws, Objective
+from hierdiff.objective import Draws, ScoreMatching
 from hierdiff.parameterization import Parameterization, target
 from hierdiff.process import VariancePreserving
 from hierdiff.samplers import grids, integrate, samplers
@@ -110,7 +110,9 @@ def read(name: str) -> Reference:
         process=VariancePreserving(
             [Shifted(SquaredCosine(), s, sides[-1], exponent) for s in sides]
         ),
-        objective=Objective(Parameterization("v", input_scale=scales(config)), loss_space="eps"),
+        objective=ScoreMatching(
+            Parameterization("v", input_scale=scales(config)), loss_space="eps"
+        ),
         denoiser=network,
         sampling=Sampling(),
         resolutions=sides,

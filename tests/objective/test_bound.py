@@ -9,7 +9,7 @@ from torch import nn
 
 from hierdiff.objective import (
     Draws,
-    Objective,
+    ScoreMatching,
     variational_bound,
 )
 from hierdiff.process import Flow, VariancePreserving
@@ -125,15 +125,15 @@ def test_the_bound_moves_the_variance_and_nothing_else():
     gradients = []
     for vlb in (0.0, 1.0):
         denoiser = Unsure()
-        loss(Objective(vlb=vlb), denoiser=denoiser).total.backward()
+        loss(ScoreMatching(vlb=vlb), denoiser=denoiser).total.backward()
         gradients.append((denoiser.factor.grad, denoiser.width.grad))
     (plain, nothing), (same, moved) = gradients
     assert torch.equal(plain, same) and nothing is None and moved.abs() > 0
 
 
 def test_the_bound_is_added_by_its_weight_and_that_of_its_level():
-    plain = loss(Objective(level_weights=[3, 1]), denoiser=Unsure())
-    found = loss(Objective(level_weights=[3, 1], vlb=0.5, vlb_steps=10), denoiser=Unsure())
+    plain = loss(ScoreMatching(level_weights=[3, 1]), denoiser=Unsure())
+    found = loss(ScoreMatching(level_weights=[3, 1], vlb=0.5, vlb_steps=10), denoiser=Unsure())
     assert list(found.logs) == ["loss/4", "loss/2", "vlb/4", "vlb/2"]
     added = 0.5 * (3 * found.logs["vlb/4"] + found.logs["vlb/2"])
     torch.testing.assert_close(found.total, plain.total + added)
@@ -141,14 +141,14 @@ def test_the_bound_is_added_by_its_weight_and_that_of_its_level():
 
 
 def test_without_the_bound_a_variance_changes_no_number():
-    with_variance, without = (loss(Objective(), denoiser=d()) for d in (Unsure, Guess))
+    with_variance, without = (loss(ScoreMatching(), denoiser=d()) for d in (Unsure, Guess))
     assert torch.equal(with_variance.total, without.total)
     assert list(with_variance.logs) == list(without.logs) == ["loss/4", "loss/2"]
 
 
 def test_a_level_of_fewer_rows_has_the_bound_of_its_rows():
     x0, draws = problem()
-    objective = Objective(vlb=1.0)
+    objective = ScoreMatching(vlb=1.0)
     first = loss(
         objective,
         denoiser=Unsure(),
@@ -166,15 +166,15 @@ def test_a_level_of_fewer_rows_has_the_bound_of_its_rows():
 
 def test_a_network_without_a_variance_is_refused_the_bound():
     with pytest.raises(ValueError, match=r"vlb 1.0 with Guess, which learns no variance"):
-        Objective(vlb=1.0).check(PROCESS, Guess())
-    Objective(vlb=1.0).check(PROCESS, Unsure())
+        ScoreMatching(vlb=1.0).check(PROCESS, Guess())
+    ScoreMatching(vlb=1.0).check(PROCESS, Unsure())
 
 
 def test_a_learned_variance_that_nothing_trains_is_told(caplog):
     with caplog.at_level(logging.WARNING):
-        Objective(vlb=1.0).check(PROCESS, Unsure())
-        Objective().check(PROCESS, Guess())
-        Objective().check(PROCESS)
+        ScoreMatching(vlb=1.0).check(PROCESS, Unsure())
+        ScoreMatching().check(PROCESS, Guess())
+        ScoreMatching().check(PROCESS)
         assert not caplog.text
-        Objective().check(PROCESS, Unsure())
+        ScoreMatching().check(PROCESS, Unsure())
     assert "Unsure learns a variance, which vlb 0 leaves untrained" in caplog.text

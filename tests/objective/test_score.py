@@ -11,7 +11,8 @@ from hierdiff.batch import Cond
 from hierdiff.denoisers import Denoiser, Prediction
 from hierdiff.objective import (
     Draws,
-    Objective,
+    ScoreMatching,
+    objectives,
 )
 from hierdiff.parameterization import Parameterization
 from hierdiff.process import Flow, VariancePreserving
@@ -20,10 +21,10 @@ from tests.objective.problems import NONE, ONE, PROCESS, B, Guess, loss, noise, 
 
 
 def test_level_weights_multiply_their_level_in_the_total_only():
-    plain = loss(Objective())
+    plain = loss(ScoreMatching())
     assert list(plain.logs) == ["loss/4", "loss/2"]
     torch.testing.assert_close(plain.total, plain.logs["loss/4"] + plain.logs["loss/2"])
-    heavy = loss(Objective(level_weights=[16, 0.5]))
+    heavy = loss(ScoreMatching(level_weights=[16, 0.5]))
     assert heavy.logs == plain.logs
     torch.testing.assert_close(heavy.total, 16 * plain.logs["loss/4"] + 0.5 * plain.logs["loss/2"])
 
@@ -33,7 +34,7 @@ def test_a_level_counts_the_same_whatever_its_number_of_pixels():
     process = VariancePreserving([Cosine(), Cosine()])
     x0 = torch.ones(1, 3, 4, 4).double(), torch.ones(1, 3, 2, 2).double()
     draws = Draws(torch.tensor([0.5]).double(), x0, torch.tensor([False]))
-    logs = loss(Objective(), process, x0=x0, draws=draws).logs
+    logs = loss(ScoreMatching(), process, x0=x0, draws=draws).logs
     torch.testing.assert_close(logs["loss/4"], logs["loss/2"])
 
 
@@ -47,7 +48,7 @@ def ragged(objective, roll):
 
 def test_a_mixed_batch_has_the_loss_of_the_full_one_on_average():
     """Each example is once among those with the high level: the mean is the full loss exactly."""
-    objective = Objective(level_weights=[3, 1])
+    objective = ScoreMatching(level_weights=[3, 1])
     full = loss(objective)
     parts = [ragged(objective, roll) for roll in (0, B // 2)]
     torch.testing.assert_close((parts[0].total + parts[1].total) / 2, full.total)
@@ -64,14 +65,16 @@ def test_the_gradient_of_a_mixed_batch_is_unbiased_too():
         return denoiser.factor.grad
 
     x0, draws = problem()
-    full = gradient(lambda d: loss(Objective(), denoiser=d).total)
+    full = gradient(lambda d: loss(ScoreMatching(), denoiser=d).total)
 
     def half(denoiser, rows):
         order = [*rows, *[i for i in range(B) if i not in rows]]
         levels = tuple(level[order] for level in x0)
         eps = tuple(level[order] for level in draws.eps)
         part = Draws(draws.t[order], (eps[0][:2], eps[1]), draws.drop)
-        return loss(Objective(), denoiser=denoiser, x0=(levels[0][:2], levels[1]), draws=part).total
+        return loss(
+            ScoreMatching(), denoiser=denoiser, x0=(levels[0][:2], levels[1]), draws=part
+        ).total
 
     pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
     mean = sum(gradient(lambda d, p=p: half(d, p)) for p in pairs) / len(pairs)
@@ -80,7 +83,7 @@ def test_the_gradient_of_a_mixed_batch_is_unbiased_too():
 
 def test_losses_of_the_denoiser_are_added_and_logged():
     extra = {"commitment": torch.tensor([1.0, 3.0, 0.0, 0.0], dtype=torch.float64)}
-    plain, more = loss(Objective()), loss(Objective(), denoiser=Guess(extra))
+    plain, more = loss(ScoreMatching()), loss(ScoreMatching(), denoiser=Guess(extra))
     torch.testing.assert_close(more.total, plain.total + 1)
     assert float(more.logs["loss/commitment"]) == 1
 
@@ -90,7 +93,7 @@ def test_the_network_is_told_log_snr_within_30_and_sees_the_scaled_state():
     t = torch.tensor([1e-9, 0.3, 0.6, 1 - 1e-9], dtype=torch.float64)
     x0, draws = problem(t=t)
     denoiser = Guess()
-    objective = Objective(Parameterization("v", "sample"))
+    objective = ScoreMatching(Parameterization("v", "sample"))
     loss(objective, process, denoiser, x0, draws)
     x_t, log_snr, _ = denoiser.told[0]
     assert log_snr.abs().max() == 30
@@ -110,7 +113,9 @@ def test_dropped_examples_lose_label_and_text_and_nothing_else():
     x0, draws = problem()
     drop = torch.tensor([True, False, False, True])
     denoiser = Guess()
-    loss(Objective(), denoiser=denoiser, x0=x0, draws=Draws(draws.t, draws.eps, drop), cond=cond)
+    loss(
+        ScoreMatching(), denoiser=denoiser, x0=x0, draws=Draws(draws.t, draws.eps, drop), cond=cond
+    )
     told = denoiser.told[0][2]
     assert told.labels.tolist() == [-1, 1, 2, -1]
     assert told.tokens[:, 0, 0].tolist() == [0, 1, 1, 0]
@@ -121,13 +126,13 @@ def test_dropped_examples_lose_label_and_text_and_nothing_else():
 
 @pytest.mark.parametrize(("rate", "low", "high"), [(0, 0, 0), (1, 1, 1), (0.1, 0.08, 0.12)])
 def test_conditions_are_dropped_at_the_stated_rate(rate, low, high):
-    draws = Objective(drop=rate).draw(PROCESS, [(2, 1, 2, 2), (4000, 1, 1, 1)], noise())
+    draws = ScoreMatching(drop=rate).draw(PROCESS, [(2, 1, 2, 2), (4000, 1, 1, 1)], noise())
     assert low <= float(draws.drop.float().mean()) <= high
     assert draws.t.shape == (4000,) and [len(e) for e in draws.eps] == [2, 4000]
 
 
 def test_noise_of_the_levels_is_independent():
-    draws = Objective().draw(PROCESS, [(2000, 1, 1, 1)] * 2, noise())
+    draws = ScoreMatching().draw(PROCESS, [(2000, 1, 1, 1)] * 2, noise())
     a, b = (e.flatten() for e in draws.eps)
     assert abs(float((a * b).mean())) < 4 / math.sqrt(2000)
 
@@ -135,9 +140,9 @@ def test_noise_of_the_levels_is_independent():
 def test_eps_prediction_is_refused_where_the_snr_is_zero_at_the_end():
     process = Flow([LinearFlow()])
     with pytest.raises(ValueError, match=r"'eps' with SNR 0.*predict 'v' or 'x0'"):
-        Objective(Parameterization("eps")).check(process)
-    Objective(Parameterization("v")).check(process)
-    Objective(Parameterization("eps")).check(VariancePreserving([Cosine()]))
+        ScoreMatching(Parameterization("eps")).check(process)
+    ScoreMatching(Parameterization("v")).check(process)
+    ScoreMatching(Parameterization("eps")).check(VariancePreserving([Cosine()]))
 
 
 @pytest.mark.parametrize(
@@ -155,22 +160,22 @@ def test_eps_prediction_is_refused_where_the_snr_is_zero_at_the_end():
 )
 def test_bad_options_are_refused_with_the_nearest_good_one(options, message):
     with pytest.raises(ValueError, match=message):
-        Objective(**options)
+        ScoreMatching(**options)
 
 
 def test_one_level_weight_is_needed_for_each_level():
     with pytest.raises(ValueError, match="3 level weights for 2 levels"):
-        Objective(level_weights=[1, 2, 3]).check(PROCESS)
+        ScoreMatching(level_weights=[1, 2, 3]).check(PROCESS)
     with pytest.raises(ValueError, match="1 input scales for 2 levels"):
-        Objective(Parameterization("v", ["sample"])).check(PROCESS)
+        ScoreMatching(Parameterization("v", ["sample"])).check(PROCESS)
 
 
 def test_the_tail_keeps_weights_and_input_scales_of_the_coarsest_levels():
-    whole = Objective(Parameterization("v", ["sample", "none"]), level_weights=[4, 1])
+    whole = ScoreMatching(Parameterization("v", ["sample", "none"]), level_weights=[4, 1])
     tail = whole.tail(1)
     assert list(tail.level_weights) == [1]
     assert list(tail.parameterization.input_scale) == ["none"]
-    assert Objective().tail(1) == Objective()
+    assert ScoreMatching().tail(1) == ScoreMatching()
 
 
 class Silent(Denoiser):
@@ -196,7 +201,7 @@ def test_the_multiscale_loss_of_white_noise_is_the_published_number():
     """
     eps = torch.zeros(1, 1, 256, 256, dtype=torch.float64)
     eps[..., ::8, ::8] = 8.0
-    found = silent_loss(Objective(EPS, multiscale=[32, 64, 128, 256]), eps)
+    found = silent_loss(ScoreMatching(EPS, multiscale=[32, 64, 128, 256]), eps)
     assert float(found.total) == pytest.approx(0.00732421875, rel=1e-12)
     assert float(found.logs["loss/256"]) == pytest.approx(1)
     for side in (32, 64, 128, 256):
@@ -207,7 +212,7 @@ def test_the_multiscale_loss_of_white_noise_is_the_published_number():
 def test_the_multiscale_loss_pools_errors_before_they_are_squared_and_weighs_each_example():
     draw = noise(3)
     eps, t = draw((B, 3, 4, 4)), torch.linspace(0.2, 0.8, B, dtype=torch.float64)
-    objective = Objective(EPS, weight={"name": "truncated_snr"}, multiscale=[2, 4])
+    objective = ScoreMatching(EPS, weight={"name": "truncated_snr"}, multiscale=[2, 4])
     found = silent_loss(objective, eps, t)
     weight = (1 / Cosine()(t).exp()).clamp(min=1)  # of eps: max(SNR, 1) / SNR
     blocks = eps.reshape(B, 3, 2, 2, 2, 2).mean(dim=(3, 5))
@@ -219,7 +224,10 @@ def test_the_multiscale_loss_pools_errors_before_they_are_squared_and_weighs_eac
 
 def test_one_scale_is_the_plain_loss_over_its_side():
     eps = noise(3)((B, 3, 4, 4))
-    plain, one = silent_loss(Objective(EPS), eps), silent_loss(Objective(EPS, multiscale=[4]), eps)
+    plain, one = (
+        silent_loss(ScoreMatching(EPS), eps),
+        silent_loss(ScoreMatching(EPS, multiscale=[4]), eps),
+    )
     torch.testing.assert_close(one.total, plain.total / 4)
     assert torch.equal(one.logs["loss/4"], plain.logs["loss/4"])
 
@@ -227,13 +235,13 @@ def test_one_scale_is_the_plain_loss_over_its_side():
 @pytest.mark.parametrize("scales", [[2], [3, 4], [4, 4], [0, 4], [8, 4]])
 def test_scales_are_divisors_of_the_side_with_the_side_among_them(scales):
     with pytest.raises(ValueError, match=r"at 4 px: name divisors of 4"):
-        Objective(multiscale=scales).check(ONE, shapes=[(3, 4, 4)])
-    Objective(multiscale=[2, 4]).check(ONE, shapes=[(3, 4, 4)])
+        ScoreMatching(multiscale=scales).check(ONE, shapes=[(3, 4, 4)])
+    ScoreMatching(multiscale=[2, 4]).check(ONE, shapes=[(3, 4, 4)])
 
 
 def test_multiscale_is_for_one_level():
     with pytest.raises(ValueError, match=r"multiscale \[2, 4\] for 2 levels"):
-        Objective(multiscale=[2, 4]).check(PROCESS)
+        ScoreMatching(multiscale=[2, 4]).check(PROCESS)
 
 
 class Remembering(Denoiser):
@@ -264,7 +272,7 @@ def two_passes(again, denoiser=None, rate=0.9):
     again = None if again is None else torch.tensor(again)
     draws = Draws(t, eps, torch.zeros(B, dtype=torch.bool), again)
     denoiser = denoiser or Remembering()
-    total = Objective(self_conditioning=rate)(ONE, denoiser, x0, NONE, draws).total
+    total = ScoreMatching(self_conditioning=rate)(ONE, denoiser, x0, NONE, draws).total
     return total, torch.autograd.grad(total, [denoiser.factor, denoiser.pull]), denoiser
 
 
@@ -305,13 +313,13 @@ def test_examples_without_a_first_pass_see_what_one_pass_sees():
 
 @pytest.mark.parametrize(("rate", "low", "high"), [(1, 1, 1), (0.9, 0.88, 0.92)])
 def test_the_first_pass_counts_at_the_stated_rate(rate, low, high):
-    draws = Objective(self_conditioning=rate).draw(ONE, [(4000, 1, 1, 1)], noise())
+    draws = ScoreMatching(self_conditioning=rate).draw(ONE, [(4000, 1, 1, 1)], noise())
     assert low <= float(draws.again.float().mean()) <= high
 
 
 def test_without_self_conditioning_nothing_more_is_drawn_and_with_it_last():
     plain, more = (
-        Objective(drop=0.1, self_conditioning=rate).draw(PROCESS, [(3, 1, 2, 2)] * 2, noise())
+        ScoreMatching(drop=0.1, self_conditioning=rate).draw(PROCESS, [(3, 1, 2, 2)] * 2, noise())
         for rate in (0.0, 0.9)
     )
     assert plain.again is None and more.again.shape == (3,)
@@ -323,7 +331,7 @@ def test_without_self_conditioning_nothing_more_is_drawn_and_with_it_last():
         asked.append(tuple(shape))
         return torch.zeros(*shape, dtype=torch.float64)
 
-    Objective(self_conditioning=0.0).draw(PROCESS, [(3, 1, 2, 2)] * 2, counted)
+    ScoreMatching(self_conditioning=0.0).draw(PROCESS, [(3, 1, 2, 2)] * 2, counted)
     assert asked == [(3,)] * 3 + [(3, 1, 2, 2)] * 2
 
 
@@ -343,7 +351,7 @@ def test_mixed_precision_loses_no_gradient_to_the_first_pass():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         x = torch.ones(B, 3, 2, 2, dtype=torch.float64)
         draws = Draws(torch.full((B,), 0.5).double(), (x,), torch.zeros(B) > 0, torch.ones(B) > 0)
-        Objective(self_conditioning=1.0)(ONE, denoiser, (x,), NONE, draws).total.backward()
+        ScoreMatching(self_conditioning=1.0)(ONE, denoiser, (x,), NONE, draws).total.backward()
     assert denoiser.layer.weight.grad.abs().max() > 0
 
 
@@ -361,7 +369,7 @@ def test_two_passes_compile_to_one_graph(pytestconfig):
 
     denoiser, draw = Quiet(), noise(4)
     x0, eps = (draw((B, 3, 2, 2)),), (draw((B, 3, 2, 2)),)
-    objective = Objective(EPS, self_conditioning=0.5, multiscale=[1, 2])
+    objective = ScoreMatching(EPS, self_conditioning=0.5, multiscale=[1, 2])
     t = torch.linspace(0.1, 0.9, B, dtype=torch.float64)
     draws = Draws(t, eps, torch.zeros(B) > 0, torch.tensor(AGAIN))
 
@@ -382,9 +390,9 @@ def test_two_passes_compile_to_one_graph(pytestconfig):
 
 def test_a_network_that_carries_nothing_is_refused_two_passes():
     with pytest.raises(ValueError, match=r"0.9 with Guess, which carries nothing"):
-        Objective(self_conditioning=0.9).check(PROCESS, Guess())
-    Objective(self_conditioning=0.9).check(ONE, Remembering())
-    Objective().check(PROCESS, Guess())
+        ScoreMatching(self_conditioning=0.9).check(PROCESS, Guess())
+    ScoreMatching(self_conditioning=0.9).check(ONE, Remembering())
+    ScoreMatching().check(PROCESS, Guess())
 
 
 def test_levels_of_one_side_are_logged_by_their_place():
@@ -393,7 +401,13 @@ def test_levels_of_one_side_are_logged_by_their_place():
     eps = torch.ones(1, 1, 2, 2).double(), torch.ones(1, 1, 2, 2).double()
     x0 = eps[0], 3 * eps[1]
     draws = Draws(torch.tensor([0.5]).double(), eps, torch.tensor([False]))
-    found = loss(Objective(), process, x0=x0, draws=draws)
+    found = loss(ScoreMatching(), process, x0=x0, draws=draws)
     assert list(found.logs) == ["loss/2-0", "loss/2-1"]
     assert not torch.equal(found.logs["loss/2-0"], found.logs["loss/2-1"])
     torch.testing.assert_close(found.total, sum(found.logs.values()))
+
+
+@pytest.mark.parametrize("node", [{}, {"loss_space": "v"}])
+def test_an_objective_without_a_name_is_score_matching(node):
+    assert objectives.build(node) == objectives.build({"name": "score", **node})
+    assert objectives.build(node) == ScoreMatching(**node)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hierdiff.objective import (
-    Objective,
+    ScoreMatching,
     weights,
 )
 from hierdiff.parameterization import PREDICTIONS, Parameterization
@@ -20,7 +20,7 @@ from tests.objective.problems import PROCESS, B, Guess, loss, problem
 def test_constant_weight_is_the_plain_mean_square_in_the_loss_space(prediction, space):
     """By hand, one example and one level at a time."""
     parameterization = Parameterization(prediction)
-    found = loss(Objective(parameterization, loss_space=space))
+    found = loss(ScoreMatching(parameterization, loss_space=space))
     x0, draws = problem()
     alpha, sigma = PROCESS.alpha_sigma(draws.t)
     log_snr = PROCESS.log_snr(draws.t)
@@ -46,7 +46,7 @@ def test_constant_weight_is_the_plain_mean_square_in_the_loss_space(prediction, 
 @pytest.mark.parametrize("process", [PROCESS, Flow([LinearFlow(), LinearFlow()])])
 def test_a_weight_is_on_x0_whatever_the_loss_space(name, process):
     totals = [
-        loss(Objective(loss_space=space, weight={"name": name}), process).total.detach()
+        loss(ScoreMatching(loss_space=space, weight={"name": name}), process).total.detach()
         for space in sorted(PREDICTIONS)
     ]
     for total in totals[1:]:
@@ -54,8 +54,10 @@ def test_a_weight_is_on_x0_whatever_the_loss_space(name, process):
 
 
 def test_snr_weight_is_the_plain_loss_on_eps_and_constant_in_x0_is_none():
-    plain = loss(Objective(loss_space="eps")).total
-    torch.testing.assert_close(loss(Objective(loss_space="v", weight={"name": "snr"})).total, plain)
+    plain = loss(ScoreMatching(loss_space="eps")).total
+    torch.testing.assert_close(
+        loss(ScoreMatching(loss_space="v", weight={"name": "snr"})).total, plain
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,8 +91,8 @@ def test_min_snr_5_weighs_the_error_of_v_as_published(log_snr, wanted):
     t = Cosine().inverse(torch.full((B,), float(log_snr), dtype=torch.float64))
     x0, draws = problem(t=t)
     objectives = [
-        Objective(loss_space="x0", weight={"name": "min_snr"}),
-        Objective(loss_space="v"),
+        ScoreMatching(loss_space="x0", weight={"name": "min_snr"}),
+        ScoreMatching(loss_space="v"),
     ]
     weighted, plain = (loss(o, process, x0=x0, draws=draws).total for o in objectives)
     assert float((weighted / plain).detach()) == pytest.approx(wanted, rel=1e-8)
@@ -102,7 +104,8 @@ def test_eps_loss_of_a_v_network_is_alpha_squared_times_its_v_loss():
     t = torch.full((B,), 0.3, dtype=torch.float64)
     x0, draws = problem(t=t)
     by_space = {
-        space: loss(Objective(loss_space=space), x0=x0, draws=draws).logs for space in PREDICTIONS
+        space: loss(ScoreMatching(loss_space=space), x0=x0, draws=draws).logs
+        for space in PREDICTIONS
     }
     alpha, sigma = PROCESS.alpha_sigma(t)
     for i, side in enumerate((4, 2)):
