@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import batches
+from benchmarks.measure.samples import batches
 from hierdiff.command import command, plain
 from hierdiff.data import ImageData, datasets
 from hierdiff.data.cache import cache_folder

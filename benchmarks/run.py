@@ -24,29 +24,30 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from benchmarks import exposure, protocol, sweep
-from benchmarks.cost import by_resolution, cases_of, costs, track
-from benchmarks.curves import learning_curves
+from benchmarks.cost.cases import by_resolution, cases_of, trajectories
+from benchmarks.cost.worker import costs
 from benchmarks.formats import said
-from benchmarks.kept import FILE as MEASURING
-from benchmarks.kept import Kept, key_of, weights_hash
-from benchmarks.measure import (
-    Meter,
-    caption_of,
-    check_sides,
-    quality_of_seeds,
-    real_images,
-    real_references,
-    reconstructions,
-    samples,
-    scale_rows,
-    settled_metrics,
-)
-from benchmarks.options import check_options, check_plain
-from benchmarks.pictures import film, neighbour_sheet
-from benchmarks.protocol import Plan, device_of
+from benchmarks.measure import exposure
+from benchmarks.measure.curves import learning_curves
+from benchmarks.measure.kept import FILE as MEASURING
+from benchmarks.measure.kept import Kept, key_of, weights_hash
+from benchmarks.measure.pictures import film, neighbour_sheet
+from benchmarks.measure.quality import Meter, quality_of_seeds, settled_metrics
+from benchmarks.measure.reconstruction import reconstructions
+from benchmarks.measure.samples import caption_of, real_images, samples
+from benchmarks.measure.scale import check_sides, real_references, scale_rows
+from benchmarks.plan.budget import planned
+from benchmarks.plan.plan import Plan
+from benchmarks.plan.prices import device_of
+from benchmarks.plan.table import table
+from benchmarks.progress import track
+from benchmarks.settings import check_options, check_plain
+from benchmarks.sweep.finished import check_same, inputs_of
+from benchmarks.sweep.job import failed, looked_at, reason
+from benchmarks.sweep.job import job as swept_job
+from benchmarks.sweep.launch import in_sweep, launched
+from benchmarks.sweep.process import BUSY, follow_sweep
 from benchmarks.tables import frame, rich_table
-from benchmarks.work import trajectories
 from hierdiff import training
 from hierdiff.command import command, plain
 from hierdiff.config import one_line
@@ -113,7 +114,7 @@ def measured(
     options: dict[str, Any], run: Prepared, plan: Plan, folder: Path, extractor: Extractor
 ) -> Record:
     """Trains where that is not done, then measures; the record is written last."""
-    started, made_of = now(), sweep.inputs_of(options, run.data.sha256)
+    started, made_of = now(), inputs_of(options, run.data.sha256)
     wanted, cache = options["measure"], _cache(options)
     test = run.data.part("test")
     n, batch, seeds = wanted["samples"], wanted["batch"], wanted["seeds"]
@@ -313,13 +314,13 @@ def main(cfg: Any) -> None:
     check_plain(options)
     folder = Path(options["folder"])
     if options["dry_run"]:
-        if sweep.in_sweep():
-            sweep.looked_at(options["label"], lambda: dry(options, folder))
+        if in_sweep():
+            looked_at(options["label"], lambda: dry(options, folder))
         else:
             dry(options, folder)
         return
-    if sweep.in_sweep():
-        record = sweep.job(options, folder)
+    if in_sweep():
+        record = swept_job(options, folder)
         if record is not None:
             shown(record, folder, preset="main")
         return
@@ -329,7 +330,7 @@ def main(cfg: Any) -> None:
             record = one(options, folder)
     except Busy as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(sweep.BUSY)
+        sys.exit(BUSY)
     shown(record, folder)
     for what, place in told(record, folder).items():
         console().print(said(f"{what:<9}{place}"), soft_wrap=True)
@@ -339,7 +340,7 @@ def dry(options: dict[str, Any], folder: Path) -> None:
     """What was found of the data, and the plan of a run that nothing speaks against."""
     job = ready(options, folder)
     log.info(job.run.data.summary())
-    console().print(protocol.table({options["label"]: job.plan}))
+    console().print(table({options["label"]: job.plan}))
 
 
 @dataclass(frozen=True)
@@ -371,7 +372,7 @@ def ready(options: dict[str, Any], folder: Path) -> Ready:
     if record is not None and record.failure is not None:
         record = None
     if record is not None:
-        sweep.check_same(record, options, folder)
+        check_same(record, options, folder)
         if record.edited and analysis is not None:
             raise ValueError(
                 f"{folder / FILE} was changed by hand, and an analysis would make it look whole: "
@@ -383,9 +384,7 @@ def ready(options: dict[str, Any], folder: Path) -> Ready:
     measure["metrics"] = settled_metrics(measure["metrics"], run.data, sides_of(measure, run))
     extractor = checked_extractor(measure, run)
     cases_of(run.config, trajectories(run.method), options["cost"], "cpu")  # refuses what is none
-    plan = protocol.planned(
-        run, options["match"], folder, dry=bool(dry_run), timed=dry_run == TIMED
-    )
+    plan = planned(run, options["match"], folder, dry=bool(dry_run), timed=dry_run == TIMED)
     if plan.match:
         options["trainer"]["steps"], options["sampler"]["steps"] = plan.steps, plan.sampler_steps
         run = prepare(options, data=run.data, shapes_alone=True)
@@ -415,13 +414,13 @@ def one(options: dict[str, Any], folder: Path) -> Record:
             log.info("%s is there: remove it to measure again", folder / FILE)
             (folder / MEASURING).unlink(missing_ok=True)  # of a process that was killed just then
         else:
-            console(stderr=True).print(protocol.table({options["label"]: job.plan}))
+            console(stderr=True).print(table({options["label"]: job.plan}))
             record = measured(options, prepare(options, data=data), job.plan, folder, job.extractor)
         if analysis is not None and analysis["name"] not in record.analysis:
             record = analysed(options, prepare(options, data=data), folder, record, job.extractor)
     except Exception as error:
         if not (folder / FILE).exists():
-            sweep.failed(options, sweep.reason(error)).write(folder)
+            failed(options, reason(error)).write(folder)
         raise
     return record
 
@@ -481,5 +480,5 @@ def told(record: Record, folder: Path) -> dict[str, str]:
 if __name__ == "__main__":
     dry_runs = {"--dry-run": "dry_run=true", f"--dry-run={TIMED}": f"dry_run={TIMED}"}
     sys.argv[1:] = [dry_runs.get(word, word) for word in sys.argv[1:]]
-    sweep.follow_sweep()
-    sweep.launched(main)
+    follow_sweep()
+    launched(main)

@@ -28,11 +28,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cost import cases_of, costs, track
+from benchmarks.cost.cases import Case, cases_of, device_for
+from benchmarks.cost.worker import costs
 from benchmarks.digits import is_spread, printed
 from benchmarks.formats import said
-from benchmarks.options import Cost
-from benchmarks.work import Case, device_for
+from benchmarks.progress import track
+from benchmarks.settings import Cost
 from hierdiff.command import in_order, plain, with_sentences
 from hierdiff.config import folder_of_configs, one_line, reported
 from hierdiff.data import datasets

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks import run  # noqa: F401  (registers what configs refer to)
-from benchmarks.options import check_options
+from benchmarks.settings import check_options
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import denoisers
 from hierdiff.methods import Sampling, methods

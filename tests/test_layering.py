@@ -45,7 +45,8 @@ APART = (  # who never imports whom, whatever the order says
 )
 ENTRY_POINTS = (  # who may import hydra
     *("hierdiff.command", "hierdiff.train", "hierdiff.sample", "benchmarks.run"),
-    *("benchmarks.sweep", "benchmarks.scaling"),
+    *("benchmarks.sweep.launch", "benchmarks.sweep.shared", "benchmarks.sweep.job"),
+    "benchmarks.scaling",
 )
 HEAVY = (
     *("timm", "torchvision", "torchmetrics", "torch_fidelity", "transformers"),

@@ -16,7 +16,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from benchmarks import protocol, run
+from benchmarks import run
+from benchmarks.plan.budget import planned
 from hierdiff.command import plain, with_sentences
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import OneLevelDenoiser
@@ -200,7 +201,7 @@ def test_a_dry_run_leaves_nothing_and_counts_what_the_run_counts(tmp_path, capsy
     job = run.ready(options, tmp_path / "run")
     assert next(job.run.method.parameters()).is_meta
     assert not list(tmp_path.iterdir())
-    plan = protocol.planned(prepare(options), options["match"], tmp_path, dry=False)
+    plan = planned(prepare(options), options["match"], tmp_path, dry=False)
     assert job.plan == plan and plan.steps == 100
     run.dry(options, tmp_path / "run")
     assert "sampler steps" in capsys.readouterr().out

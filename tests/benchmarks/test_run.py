@@ -19,7 +19,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from benchmarks import kept, measure, run, sweep
+from benchmarks import run
+from benchmarks.measure import kept, quality
+from benchmarks.sweep.finished import Unlike, check_same, data_digest, finished, inputs_of
 from hierdiff.config import folder_of_configs
 from hierdiff.metrics.extractors import INCEPTION_FILE, extractors
 from hierdiff.record import Record
@@ -242,7 +244,7 @@ def changed(key: str, value: object) -> dict[str, Any]:
 def test_what_a_run_settled_is_no_other_run(tmp_path, key, value):
     record = rows.record("a", config=changed(key, value))
     record.write(tmp_path)
-    sweep.check_same(Record.read(tmp_path), OPTIONS, tmp_path)
+    check_same(Record.read(tmp_path), OPTIONS, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -260,16 +262,16 @@ def test_what_a_run_settled_is_no_other_run(tmp_path, key, value):
 def test_a_finished_run_is_no_answer_to_other_options(tmp_path, key, value):
     rows.record("a", config=changed(key, value)).write(tmp_path)
     where = key if not isinstance(value, dict) else f"{key}.32"
-    with pytest.raises(sweep.Unlike, match=rf"made with {where}=.*, now it is .*: remove it, or"):
-        sweep.check_same(Record.read(tmp_path), OPTIONS, tmp_path)
+    with pytest.raises(Unlike, match=rf"made with {where}=.*, now it is .*: remove it, or"):
+        check_same(Record.read(tmp_path), OPTIONS, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["keep", "progress", "cache", "root", "log_every", "folder"])
 @pytest.mark.parametrize("place", ["denoiser", "method.codec.inner", "measure.extractor"])
 def test_an_option_is_passed_over_by_its_whole_path_alone(tmp_path, place, name):
     rows.record("a", config=changed(f"{place}.{name}", 1)).write(tmp_path)
-    with pytest.raises(sweep.Unlike, match=rf"made with {place}.{name}=1, now it is None"):
-        sweep.check_same(Record.read(tmp_path), OPTIONS, tmp_path)
+    with pytest.raises(Unlike, match=rf"made with {place}.{name}=1, now it is None"):
+        check_same(Record.read(tmp_path), OPTIONS, tmp_path)
 
 
 @pytest.fixture
@@ -314,19 +316,19 @@ def made_of(tmp_path, monkeypatch):
             "references": {32: str(tmp_path / "reference")},
         },
     }
-    data = sweep.data_digest(options["data"])
-    provenance = {"inputs": sweep.inputs_of(options, data), "git": {"commit": "another"}}
+    data = data_digest(options["data"])
+    provenance = {"inputs": inputs_of(options, data), "git": {"commit": "another"}}
     rows.record("a", config=options, provenance=provenance).write(tmp_path / "run")
     return options, tmp_path
 
 
 def test_the_same_inputs_and_another_commit_are_the_same_run(made_of):
     options, folder = made_of
-    assert sweep.finished(options, folder / "run") is not None
+    assert finished(options, folder / "run") is not None
     for option, name in (("root", "images"), ("test_root", "others")):
         (folder / name).rename(folder / f"moved_{name}")
         options["data"][option] = str(folder / f"moved_{name}")
-    assert sweep.finished(options, folder / "run") is not None
+    assert finished(options, folder / "run") is not None
 
 
 @pytest.mark.parametrize(
@@ -345,10 +347,10 @@ def test_the_same_inputs_and_another_commit_are_the_same_run(made_of):
 def test_a_finished_run_is_no_answer_after_a_change_of_what_it_was_made_from(made_of, place, key):
     options, folder = made_of
     (folder / place).write_text("new")
-    with pytest.raises(sweep.Unlike, match=rf"run/record.json was made from another .*{key}"):
-        sweep.finished(options, folder / "run")
-    with pytest.raises(sweep.Unlike):  # as `benchmarks.run` asks
-        sweep.check_same(Record.read(folder / "run"), options, folder / "run")
+    with pytest.raises(Unlike, match=rf"run/record.json was made from another .*{key}"):
+        finished(options, folder / "run")
+    with pytest.raises(Unlike):  # as `benchmarks.run` asks
+        check_same(Record.read(folder / "run"), options, folder / "run")
 
 
 @pytest.mark.parametrize("what", ["pixels", "added", "class"])
@@ -361,14 +363,14 @@ def test_a_finished_run_is_no_answer_to_other_images(made_of, what):
         shutil.copy(image, folder / "images" / "a" / "9.png")
     else:
         image.rename(folder / "images" / "b" / "9.png")
-    with pytest.raises(sweep.Unlike, match=r"another content of data \(.*images\)"):
-        sweep.finished(options, folder / "run")
+    with pytest.raises(Unlike, match=r"another content of data \(.*images\)"):
+        finished(options, folder / "run")
 
 
 def test_a_record_that_does_not_say_what_it_was_made_from_warns(tmp_path, caplog):
     """As those before this version."""
     rows.record("a", config=OPTIONS).write(tmp_path)
-    assert sweep.finished(OPTIONS, tmp_path) is not None
+    assert finished(OPTIONS, tmp_path) is not None
     assert "does not say from what it was made" in caplog.text
 
 
@@ -377,7 +379,7 @@ def test_steps_that_a_budget_decides_are_no_other_run(tmp_path):
     made = changed("match", budget)
     made["trainer"]["steps"], made["sampler"]["steps"] = 77, 7
     rows.record("a", config=made).write(tmp_path)
-    sweep.check_same(Record.read(tmp_path), changed("match", budget), tmp_path)
+    check_same(Record.read(tmp_path), changed("match", budget), tmp_path)
 
 
 def test_parts_of_data_without_a_law_are_refused_before_compute():
@@ -500,7 +502,7 @@ def test_a_run_killed_in_measuring_goes_on_and_ends_as_one_that_was_not(tmp_path
     whole = run.one(composed(tmp_path / "whole", *more), tmp_path / "whole")
 
     monkeypatch.setattr(kept, "EVERY", 0.0)
-    calls, extracted = [], measure.Meter.add
+    calls, extracted = [], quality.Meter.add
 
     def counted(self, levels):
         calls.append(self.count)
@@ -508,7 +510,7 @@ def test_a_run_killed_in_measuring_goes_on_and_ends_as_one_that_was_not(tmp_path
             raise KeyboardInterrupt
         extracted(self, levels)
 
-    monkeypatch.setattr(measure.Meter, "add", counted)
+    monkeypatch.setattr(quality.Meter, "add", counted)
     folder, deadly = tmp_path / "killed", (2, 6, 10)  # the scale is kept
     for _ in deadly:
         with pytest.raises(KeyboardInterrupt):

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 import baselines  # noqa: F401  (registers)
+import hierdiff.methods.matryoshka  # noqa: F401  (registers)
 import hierdiff.metrics.extractors  # noqa: F401  (registers)
 from baselines.cascaded import StageOptions
 from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.discriminator import PatchGAN
 from baselines.latent.stage import Losses
-from benchmarks.options import GROUPS
+from benchmarks.settings import GROUPS
 from hierdiff.methods import Sampling
 from hierdiff.options import fits, hints, words
 from hierdiff.parameterization import Parameterization

@@ -25,7 +25,7 @@ import yaml
 from safetensors.torch import load_file, save
 
 from baselines.latent import convert
-from benchmarks import cost
+from benchmarks.cost import again, worker
 from hierdiff.metrics import weights
 from hierdiff.metrics.extractors import extractors
 from hierdiff.metrics.reference import foreign
@@ -173,7 +173,7 @@ def of_runs(folder: Path, source: Path, draw: random.Random) -> Iterator[Case]:
                 call = "!!python/object/apply:os.system ['touch executed']"
                 text = f"{{more: {call}, {text[1:]}"
             (place / "config.yaml").write_text(text)
-            yield "config", lambda place=place: cost.again([str(place)], options["cost"])
+            yield "config", lambda place=place: again.again([str(place)], options["cost"])
         else:
             (place / "config.yaml").write_text(yaml.safe_dump(known))
             content = (place / FILE).read_bytes()
@@ -186,7 +186,7 @@ def of_runs(folder: Path, source: Path, draw: random.Random) -> Iterator[Case]:
             told = json.dumps(made).encode()
             (place / FILE).write_bytes(bent(content, draw) if i % 4 == 0 else told)
             yield "record", lambda place=place: Record.read(place)
-            yield "record", lambda place=place: cost.again([str(place)], options["cost"])
+            yield "record", lambda place=place: again.again([str(place)], options["cost"])
 
 
 def of_others(folder: Path, source: Path, draw: random.Random) -> Iterator[Case]:
@@ -214,11 +214,11 @@ def of_others(folder: Path, source: Path, draw: random.Random) -> Iterator[Case]
 def test_nothing_runs_nothing_hangs_and_every_refusal_is_a_sentence(
     shared: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    class Refuses(cost.Worker):
+    class Refuses(worker.Worker):
         def __init__(self, case: Any, batch: int):
-            raise cost.Failed("no process in this trial")
+            raise worker.Failed("no process in this trial")
 
-    monkeypatch.setattr(cost, "Worker", Refuses)
+    monkeypatch.setattr(worker, "Worker", Refuses)
     tried: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     faults = []

@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from benchmarks.options import check_options
+from benchmarks.settings import check_options
 from hierdiff.train import plain, prepare
 from tests.test_configs import CONFIGS
 

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from benchmarks.exposure import SOURCES, check, exposure_bias, gaps, upsamplers, write_picture
+from benchmarks.measure.exposure import (
+    SOURCES,
+    check,
+    exposure_bias,
+    gaps,
+    upsamplers,
+    write_picture,
+)
 from hierdiff.methods import methods
 from hierdiff.metrics.extractors import extractors
 from hierdiff.metrics.fidelity import references

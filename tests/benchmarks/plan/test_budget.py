@@ -13,11 +13,12 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from benchmarks import protocol
-from benchmarks.cost import cases_of
-from benchmarks.measure import caption_of
-from benchmarks.protocol import Plan, StagePlan, planned, solved
-from benchmarks.work import trajectories
+from benchmarks.cost.cases import cases_of, trajectories
+from benchmarks.measure.samples import caption_of
+from benchmarks.plan import budget, prices
+from benchmarks.plan.budget import planned, solved
+from benchmarks.plan.plan import Plan, StagePlan
+from benchmarks.plan.table import table
 from hierdiff.denoisers import OneLevelDenoiser
 from hierdiff.methods import Method, Stage
 from hierdiff.metrics.cost import flops
@@ -27,7 +28,7 @@ from hierdiff.training.run import stage_steps
 from tests.benchmarks.test_run import prepared
 
 METHODS = ("mdm", "end_to_end", "cascaded", "latent", "simple_diffusion", "chen", "rin", "sit")
-NONE = dict.fromkeys(protocol.BUDGETS)
+NONE = dict.fromkeys(budget.BUDGETS)
 # small enough that a training run is counted in seconds
 SMALL = ("budget=smoke", "trainer.progress=false", "trainer.sheet_images=1", "sampler.steps=2")
 
@@ -262,7 +263,7 @@ class Shares(Method):
 )
 def test_from_the_fewest_steps_on_every_stage_has_some(shares: tuple[float, ...], least: int):
     method = Shares(*shares)
-    assert protocol.fewest(method) == least
+    assert budget.fewest(method) == least
     for steps in range(least, 3000):
         counts = stage_steps(method, steps)
         assert [n > 0 for n in counts] == [share > 0 for share in shares]
@@ -318,7 +319,7 @@ class Clock:
 
 def test_seconds_are_planned_from_timed_steps_and_a_plan_is_kept(tmp_path, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(protocol, "by_clock", clock)
+    monkeypatch.setattr(budget, "by_clock", clock)
     run = prepared(*SMALL)  # batches of 8
     made = plan(run, tmp_path, seconds=800)
     assert made.steps == 100 and made.stages[0].seconds == 800
@@ -329,7 +330,7 @@ def test_seconds_are_planned_from_timed_steps_and_a_plan_is_kept(tmp_path, monke
 
 
 def test_a_kept_plan_is_for_one_method_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(protocol, "by_clock", Clock())
+    monkeypatch.setattr(budget, "by_clock", Clock())
     assert plan(prepared(*SMALL), tmp_path, seconds=800).steps == 100
     other = prepared(*SMALL, "trainer.batch_size=16")
     assert plan(other, tmp_path, seconds=800).steps == 50
@@ -337,26 +338,26 @@ def test_a_kept_plan_is_for_one_method_alone(tmp_path, monkeypatch):
 
 def test_a_timed_dry_run_leaves_nothing_and_reads_what_was_kept(tmp_path, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(protocol, "by_clock", clock)
+    monkeypatch.setattr(budget, "by_clock", clock)
     run, match, folder = prepared(*SMALL), {**NONE, "seconds": 800}, tmp_path / "run"
     made = planned(run, match, folder, dry=True, timed=True)
     assert made.steps == 100 and made.stages[0].seconds == 800
     assert not folder.exists()
     assert plan(run, folder, seconds=800).steps == 100
-    before = (folder / protocol.FILE).read_bytes()
+    before = (folder / budget.FILE).read_bytes()
     clock.factor = 0.5
     assert planned(run, match, folder, dry=True, timed=True).steps == 100
     assert planned(run, match, folder, dry=True).steps == 100
     assert planned(run, {**match, "seconds": 400}, folder, dry=True, timed=True).steps == 100
-    assert (folder / protocol.FILE).read_bytes() == before
+    assert (folder / budget.FILE).read_bytes() == before
 
 
 def test_a_dry_run_times_nothing_and_says_what_it_leaves_open(tmp_path, monkeypatch, caplog):
     def timed(*args):
         raise AssertionError("a step was timed")
 
-    monkeypatch.setattr(protocol, "by_clock", timed)
-    monkeypatch.setattr(protocol, "_latency", timed)
+    monkeypatch.setattr(budget, "by_clock", timed)
+    monkeypatch.setattr(budget, "_latency", timed)
     run, match = prepared(*SMALL), {**NONE, "seconds": 800, "latency": 0.1}
     made = planned(run, match, tmp_path, dry=True)
     assert made.steps == run.recipe.steps and made.stages[0].seconds is None and not made.match
@@ -365,7 +366,7 @@ def test_a_dry_run_times_nothing_and_says_what_it_leaves_open(tmp_path, monkeypa
 
 
 def test_a_timed_dry_run_expects_seconds_where_operations_are_unknown(tmp_path, monkeypatch):
-    monkeypatch.setattr(protocol, "by_clock", Clock())
+    monkeypatch.setattr(budget, "by_clock", Clock())
     made = planned(stubborn("call"), NONE, tmp_path, dry=True, timed=True)
     assert made.stages[0].seconds == 8 * made.steps and made.flops() is None
 
@@ -381,7 +382,7 @@ def test_latency_is_that_of_a_cost_row(tmp_path, monkeypatch):
     caption = caption_of(run.data.part("test"))
     wanted = {"batches": [1], "repeats": 3, "memory_cap": None}
     _, row = cases_of(run.config, trajectories(run.method)[:1], wanted, "cpu", caption=caption)
-    monkeypatch.setattr(protocol, "Sampled", Recorded)
+    monkeypatch.setattr(prices, "Sampled", Recorded)
     monkeypatch.setattr(Recorded, "cases", [])
     assert plan(run, tmp_path, latency=0.5).sampler_steps == 20
     for case, steps in zip(Recorded.cases, (2, 6), strict=True):
@@ -410,7 +411,7 @@ class Recorded:
 
 
 def test_latency_is_interpolated_between_few_and_more_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr(protocol, "_latency", lambda run, steps: 0.1 + 0.02 * steps)
+    monkeypatch.setattr(budget, "_latency", lambda run, steps: 0.1 + 0.02 * steps)
     assert plan(prepared(*SMALL), tmp_path, latency=0.5).sampler_steps == 20
 
 
@@ -429,7 +430,7 @@ def test_the_plan_names_every_stage_and_the_whole(tmp_path):
     made = plan(prepared(*SMALL, "method=cascaded", "trainer.steps=40"), tmp_path)
     console = Console(width=140)
     with console.capture() as shown:
-        console.print(protocol.table({"cascaded": made}))
+        console.print(table({"cascaded": made}))
     lines = shown.get().splitlines()
     assert any(" 16to32 " in line and " 30 " in line and " 240 " in line for line in lines)
     assert any(" all " in line and " 70 " in line and " 560 " in line for line in lines)
@@ -439,7 +440,7 @@ def test_what_is_unknown_is_a_dash():
     stages = [StagePlan("a", 4, 0.0, [(2, None)]), StagePlan("b", 4, 0.0, [(5, 1e12)], 3.0)]
     console = Console(width=140)
     with console.capture() as shown:
-        console.print(protocol.table({"own": Plan({}, 7, 20, stages, None)}))
+        console.print(table({"own": Plan({}, 7, 20, stages, None)}))
     rows = [[cell.strip() for cell in line.split("│")] for line in shown.get().splitlines()]
     numbers = {row[2]: row[6:-1] for row in rows if len(row) > 2}
     assert numbers["a"] == ["–", "–", "", ""]

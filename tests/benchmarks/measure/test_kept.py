@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.kept import Kept, key_of, weights_hash
-from benchmarks.measure import Meter, quality_of_seeds, samples
+from benchmarks.measure.kept import Kept, key_of, weights_hash
+from benchmarks.measure.quality import Meter, quality_of_seeds
+from benchmarks.measure.samples import samples
 from hierdiff.metrics.extractors import RandomConv
 from tests import tiny
-from tests.benchmarks.test_measure import SIDES, Noise, data, extractor, lawful, refs, stream  # noqa: F401
+from tests.benchmarks.measure.test_quality import (  # noqa: F401
+    SIDES,
+    Noise,
+    data,
+    extractor,
+    lawful,
+    refs,
+    stream,
+)
 
 N, BATCH, SEEDS = 14, 4, (0, 1)  # 4 batches under each seed
 METRICS = ["fd", "kd", "consistency"]

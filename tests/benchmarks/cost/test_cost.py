@@ -13,10 +13,15 @@ import torch
 import yaml
 from torch import get_num_threads
 
-from benchmarks import cost, work
-from benchmarks.cost import Failed, again, best_batch, by_resolution, cases_of, costs
+from benchmarks.cost import work, worker
+from benchmarks.cost.__main__ import main
+from benchmarks.cost.again import again
+from benchmarks.cost.cases import Case, by_resolution, cases_of, trajectories
+from benchmarks.cost.sampling import Sampled, flops_of_sample, without_guidance
+from benchmarks.cost.steps import Shapes, Steps
+from benchmarks.cost.work import built, serve
+from benchmarks.cost.worker import Failed, Worker, best_batch, costs
 from benchmarks.tables import frame
-from benchmarks.work import Case, Sampled, built, flops_of_sample, serve, without_guidance
 from hierdiff.config import from_yaml, to_yaml
 from hierdiff.files import Busy, worked_in, write
 from hierdiff.inputs import inputs
@@ -40,7 +45,7 @@ CASE = Case(
 )
 
 
-class Asked(cost.Worker):
+class Asked(Worker):
     """In place of a process: takes as long as it is told, and fails where it is told."""
 
     log: list[tuple[int, str, str]] = []
@@ -78,7 +83,7 @@ class Asked(cost.Worker):
 
 @pytest.fixture
 def asked(monkeypatch):
-    monkeypatch.setattr(cost, "Worker", Asked)
+    monkeypatch.setattr(worker, "Worker", Asked)
     Asked.log, Asked.seconds, Asked.fails = [], {}, {}
     return Asked
 
@@ -163,7 +168,7 @@ def test_each_resolution_costs_what_makes_the_images_that_are_measured_there(
     name, options, together
 ):
     method = tiny.method(name, **options)
-    assert work.trajectories(method) == together
+    assert trajectories(method) == together
     for sides in together:
         case = replace(CASE, method=tiny.method_node(name, **options), trajectory=sides)
         images = built(case).sample(2, noise=tiny.noise())
@@ -326,12 +331,12 @@ def test_a_shared_run_cannot_run_code(finished, asked, monkeypatch, capsys, plac
     write(finished / "b" / "config.yaml", to_yaml(config))
     kept = (finished / "a" / "record.json").read_bytes()
     for trust in ((), ("--trust", "b"), ("--trust", "b.payload")):
-        assert cost.main([str(finished), *trust]) == 1
+        assert main([str(finished), *trust]) == 1
         said = capsys.readouterr().err
         assert "b/config.yaml wants to import 'b.payload:X'" in said and str(payload) in said
     assert not asked.log and not (finished / "executed").exists()
     assert (finished / "a" / "record.json").read_bytes() == kept
-    cost.main([str(finished), "--trust", str(payload), "--repeats", "1"])
+    main([str(finished), "--trust", str(payload), "--repeats", "1"])
     assert "wants to import" not in capsys.readouterr().err
 
 
@@ -354,24 +359,24 @@ def test_a_shared_run_cannot_run_code(finished, asked, monkeypatch, capsys, plac
 def test_a_config_that_is_none_is_one_sentence(finished, asked, monkeypatch, capsys, text):
     monkeypatch.chdir(finished)
     (finished / "b" / "config.yaml").write_text(text)
-    assert cost.main([str(finished)]) == 1
+    assert main([str(finished)]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and "b/config.yaml" in said
     assert not asked.log and not (finished / "executed").exists()
 
 
 def test_costs_that_all_fail_do_not_replace_good_ones(finished, asked, capsys):
-    assert cost.main([str(finished), "--repeats", "1"]) == 0
+    assert main([str(finished), "--repeats", "1"]) == 0
     kept = {name: (finished / name / "record.json").read_bytes() for name in "ab"}
     asked.fails = {(4, "start"): "no module payload"}
-    assert cost.main([str(finished), "--repeats", "1", "--anew"]) == 1
+    assert main([str(finished), "--repeats", "1", "--anew"]) == 1
     assert "stay as they were" in (said := capsys.readouterr().err) and "no module payload" in said
     assert kept == {name: (finished / name / "record.json").read_bytes() for name in "ab"}
 
 
 def test_where_nothing_is_finished_there_is_nothing_to_time(tmp_path, capsys):
     record("c", failure="no luck").write(tmp_path / "c")
-    assert cost.main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 1
     assert "no finished run under" in capsys.readouterr().err
 
 
@@ -453,7 +458,7 @@ def test_the_step_that_is_timed_is_the_trainers_own(monkeypatch, tmp_path):
 
 def test_adamw_is_timed_fused_as_it_is_trained():
     case = replace(CASE, what="train")
-    steps = work.Steps(work.Shapes(), built(case), case.trainer, facts=case.facts, images=2)
+    steps = Steps(Shapes(), built(case), case.trainer, facts=case.facts, images=2)
     (player,) = steps.step.players
     assert isinstance(player.optimizer, torch.optim.AdamW)
     assert all(group["fused"] for group in player.optimizer.param_groups)
@@ -463,7 +468,7 @@ def test_timing_a_step_leaves_the_weights_as_drawn():
     case = replace(CASE, what="train", recipe={"lr": 1e30})
     stage = built(case)
     before = [p.detach().clone() for p in stage.parameters()]
-    steps = work.Steps(work.Shapes(), stage, case.trainer, facts=case.facts, images=2)
+    steps = Steps(Shapes(), stage, case.trainer, facts=case.facts, images=2)
     for _ in range(3):
         steps()
     assert all(torch.equal(a, b) for a, b in zip(before, stage.parameters(), strict=True))

@@ -10,18 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import measure
-from benchmarks.measure import (
-    caption_of,
-    over_seeds,
-    quality,
-    real_images,
-    real_references,
-    samples,
-    scale_rows,
-    settled_metrics,
-    wanted_of,
-)
+from benchmarks.measure import scale as scales
+from benchmarks.measure.quality import over_seeds, quality, settled_metrics
+from benchmarks.measure.samples import caption_of, real_images, samples, wanted_of
+from benchmarks.measure.scale import real_references, scale_rows
 from hierdiff.data.critters.law import LAW
 from hierdiff.data.law import Law
 from hierdiff.data.order import evaluation_rows
@@ -232,12 +224,12 @@ def test_the_scale_is_kept_for_its_metrics(data, extractor, tmp_path, monkeypatc
     def again(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(measure, "quality", again)
+    monkeypatch.setattr(scales, "quality", again)
     assert scale(data, extractor, tmp_path) == json.loads(json.dumps(first))
     for change in ({"seed": 1}, {"metrics": ["kd", "fd"]}):
         with pytest.raises(AssertionError, match="measured again"):
             scale(data, extractor, tmp_path, **change)
-    monkeypatch.setattr(measure, "PROTOCOL", measure.PROTOCOL + 1)
+    monkeypatch.setattr(scales, "PROTOCOL", scales.PROTOCOL + 1)
     with pytest.raises(AssertionError, match="measured again"):
         scale(data, extractor, tmp_path)
 

@@ -15,8 +15,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from benchmarks import sweep
-from benchmarks.ledger import BUSY, FAILED, INTERRUPTED, MADE, PASSED, RUNNING, Job, opened
+from benchmarks.sweep import launch, process, shared
+from benchmarks.sweep.job import ended as why_ended
+from benchmarks.sweep.ledger import BUSY, FAILED, INTERRUPTED, MADE, PASSED, RUNNING, Job, opened
 from hierdiff.config import folder_of_configs
 from hierdiff.record import Record
 from hierdiff.results import records
@@ -39,7 +40,7 @@ QUICK = (*(word for word in MEASURED if not word.startswith("cost.")), "cost.rep
     ],
 )
 def test_the_jobs_of_a_sweep_are_known_before_the_first(overrides, jobs):
-    assert [" ".join(job) for job in sweep.jobs(overrides)] == jobs
+    assert [" ".join(job) for job in launch.jobs(overrides)] == jobs
     split = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
     assert [" ".join(job) for job in split[0]] == jobs  # as hydra has it
 
@@ -68,7 +69,7 @@ def test_the_exit_code_is_made_of_what_the_jobs_left(tmp_path, left, stopped, co
             ledger.put(number, Job(f"job{number}", state, 0, 1))
         if stopped:
             ledger.stop()
-        assert sweep.verdict(ledger) == (code, lines)
+        assert launch.verdict(ledger) == (code, lines)
 
 
 @pytest.mark.parametrize(
@@ -81,11 +82,11 @@ def test_the_exit_code_is_made_of_what_the_jobs_left(tmp_path, left, stopped, co
     ],
 )
 def test_a_reason_is_one_sentence(code, last, reason):
-    assert sweep.ended(code, last) == reason
+    assert why_ended(code, last) == reason
 
 
 def test_the_last_line_of_a_job_is_kept_and_passed_on(capfdbinary):
-    code, last = sweep.run([sys.executable, "-c", "import sys; sys.exit('one\\ntwo')"])
+    code, last = process.run([sys.executable, "-c", "import sys; sys.exit('one\\ntwo')"])
     assert (code, last) == (1, "two")
     assert b"one\ntwo" in capfdbinary.readouterr().err
 
@@ -93,8 +94,8 @@ def test_the_last_line_of_a_job_is_kept_and_passed_on(capfdbinary):
 def test_ctrl_c_is_noticed_and_the_job_is_waited_for():
     code = "import time; time.sleep(0.4)"
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with sweep.noticed() as interrupts:
-        assert sweep.run([sys.executable, "-c", code]) == (0, "")
+    with process.noticed() as interrupts:
+        assert process.run([sys.executable, "-c", code]) == (0, "")
     assert interrupts == [signal.SIGINT]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -125,14 +126,14 @@ def test_a_sweep_that_is_ended_asks_its_job_to_save_and_waits(tmp_path, number):
     before = signal.getsignal(number)
     with opened(tmp_path, 2) as ledger:
         threading.Thread(target=tell).start()
-        with sweep.noticed(ledger) as interrupts:
+        with process.noticed(ledger) as interrupts:
             command = [
                 sys.executable,
                 "-c",
                 SAVES.replace("os.kill(", "(lambda *_: 0)("),
                 str(saved),
             ]
-            code, _ = sweep.run(command, ledger, interrupts)
+            code, _ = process.run(command, ledger, interrupts)
         assert (code, interrupts) == (130, [number]) and ledger.stopped
     assert saved.read_text() == "saved"
     assert signal.getsignal(number) is before
@@ -142,13 +143,13 @@ def test_a_job_of_a_stopped_sweep_that_had_ctrl_c_itself_is_not_asked_twice(tmp_
     with opened(tmp_path, 2) as ledger:
         ledger.stop()
         command = [sys.executable, "-c", "import time; time.sleep(0.6)"]
-        assert sweep.run(command, ledger, [signal.SIGINT])[0] == 0
-        assert sweep.run(command, ledger, [])[0] == -signal.SIGTERM
+        assert process.run(command, ledger, [signal.SIGINT])[0] == 0
+        assert process.run(command, ledger, [])[0] == -signal.SIGTERM
 
 
 FOLLOWER = """
 import signal, sys, time
-from benchmarks.sweep import follow_sweep
+from benchmarks.sweep.process import follow_sweep
 def ask(number, frame):
     open(sys.argv[1], "w").write("ended")
     sys.exit(130)
@@ -158,7 +159,8 @@ open(sys.argv[1], "w").write("works")
 time.sleep(60)
 """
 LEADER = (
-    "import sys; from benchmarks import sweep; sweep.run([sys.executable, '-c', *sys.argv[1:]])"
+    "import sys; from benchmarks.sweep import process; "
+    "process.run([sys.executable, '-c', *sys.argv[1:]])"
 )
 
 
@@ -191,7 +193,7 @@ def test_a_job_whose_time_is_up_is_asked_to_save(tmp_path):
     try:
         threading.Thread(target=tell).start()
         with pytest.raises(SystemExit, match="requeued"):
-            sweep.run([sys.executable, "-c", SAVES, str(saved)])
+            process.run([sys.executable, "-c", SAVES, str(saved)])
         assert signal.getsignal(signal.SIGUSR2) is raises
     finally:
         signal.signal(signal.SIGUSR2, before)
@@ -204,7 +206,7 @@ def a_sweep(*overrides):
     GlobalHydra.instance().clear()
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         words = ["hydra.job.config_name=benchmark", "hydra.job.name=run"]
-        yield compose("benchmark", words, return_hydra_config=True), sweep.jobs(list(overrides))
+        yield compose("benchmark", words, return_hydra_config=True), launch.jobs(list(overrides))
 
 
 @pytest.mark.parametrize(
@@ -247,26 +249,26 @@ def test_options_of_some_methods_apply_where_they_exist(overrides, lines, values
     with a_sweep(*overrides) as (config, jobs):
         if lines is None:
             with pytest.raises(ValueError, match=values):
-                sweep.shared(config, jobs)
+                shared.shared(config, jobs)
             return
-        assert sweep.shared(config, jobs) == lines
+        assert shared.shared(config, jobs) == lines
         loader = GlobalHydra.instance().config_loader()
         for overrides, expected in zip(jobs, values, strict=True):
             cfg = loader.load_sweep_config(config, list(overrides))  # as a launcher does
             left = [
                 line.partition(" ")[0] for line in lines if cfg.hydra.runtime.choices.method in line
             ]
-            assert not [word for word in cfg.hydra.overrides.task if sweep.key_of(word) in left]
+            assert not [word for word in cfg.hydra.overrides.task if shared.key_of(word) in left]
             assert {key: cfg.method.get(key) for key in expected} == expected
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_slurm"])
 def test_a_launcher_that_is_not_installed_names_the_extra(monkeypatch, launcher):
-    sweep.check_launcher(["-m", "hydra/launcher=basic", f"hydra/launcher={launcher}"])
+    launch.check_launcher(["-m", "hydra/launcher=basic", f"hydra/launcher={launcher}"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    sweep.check_launcher(["hydra/launcher=basic", "method=mdm"])
+    launch.check_launcher(["hydra/launcher=basic", "method=mdm"])
     with pytest.raises(SystemExit, match=rf"{launcher} .*pip install 'hierdiff\[sweep\]'"):
-        sweep.check_launcher(["-m", f"hydra/launcher={launcher}"])
+        launch.check_launcher(["-m", f"hydra/launcher={launcher}"])
 
 
 def test_slurm_takes_its_options_and_logs_beside_the_runs():
@@ -413,7 +415,7 @@ def test_a_killed_sweep_keeps_what_was_finished(tmp_path):
 def test_two_sweeps_into_one_folder_make_whole_records(tmp_path):
     both = [subprocess.Popen(command(tmp_path, BOTH), env=ENVIRONMENT) for _ in range(2)]
     # which is busy with a job is no news of it
-    assert {process.wait() for process in both} <= {0, sweep.BUSY}
+    assert {process.wait() for process in both} <= {0, process.BUSY}
     for name in ("end_to_end", "mdm"):
         record = Record.read(tmp_path / name)
         assert record.failure is None and not record.edited and record.quality

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.curves import learning_curves, loss_identity, validation_loss
-from benchmarks.measure import real_references
-from benchmarks.protocol import Plan, StagePlan
+from benchmarks.measure.curves import learning_curves, loss_identity, validation_loss
+from benchmarks.measure.scale import real_references
+from benchmarks.plan.plan import Plan, StagePlan
 from hierdiff.metrics.extractors import RandomConv
 from hierdiff.training.checkpoint import packed, unpacked
 from hierdiff.training.run import SNAPSHOTS

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import BATCH, Track, autocast, sampled
+from benchmarks.measure.samples import BATCH, autocast, sampled
+from benchmarks.progress import Track
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows, evaluation_rule
 from hierdiff.files import write

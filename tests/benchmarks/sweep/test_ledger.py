@@ -7,8 +7,18 @@ import time
 
 import pytest
 
-from benchmarks import ledger
-from benchmarks.ledger import FAILED, INTERRUPTED, MADE, PASSED, RUNNING, Job, Ledger, left, opened
+from benchmarks.sweep import ledger
+from benchmarks.sweep.ledger import (
+    FAILED,
+    INTERRUPTED,
+    MADE,
+    PASSED,
+    RUNNING,
+    Job,
+    Ledger,
+    left,
+    opened,
+)
 
 NOW = 1000.0
 

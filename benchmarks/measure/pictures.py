@@ -9,7 +9,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.measure import autocast, sampled
+from benchmarks.measure.samples import autocast, sampled
 from hierdiff.data import ImageData
 from hierdiff.images import sheet, to_uint8
 from hierdiff.levels import Levels

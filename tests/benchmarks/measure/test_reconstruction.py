@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.measure import reconstructions
+from benchmarks.measure.reconstruction import reconstructions
 from hierdiff.codec import Codec
 from hierdiff.images import to_float
 from hierdiff.levels import down, up

@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.kept import Kept
-from benchmarks.measure import Track, autocast, quality, samples
-from benchmarks.protocol import Plan
+from benchmarks.measure.kept import Kept
+from benchmarks.measure.quality import quality
+from benchmarks.measure.samples import autocast, samples
+from benchmarks.plan.plan import Plan
+from benchmarks.progress import Track
 from hierdiff.config import one_line
 from hierdiff.data import ImageData
 from hierdiff.data.classes import natural

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.pictures import FRAMES, SHOWN, film
+from benchmarks.measure.pictures import FRAMES, SHOWN, film
 from hierdiff.methods import Diffusion
 from tests import tiny
 from tests.training.runs import images

@@ -1,0 +1,51 @@
+"""Times finished runs again, all of them interleaved: `python -m benchmarks.cost RUNS`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from benchmarks.cost.again import again
+from hierdiff.config import one_line, reported
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "benchmarks.cost", description="Times finished runs again, interleaved."
+    )
+    parser.add_argument("folders", nargs="+", metavar="RUNS")
+    parser.add_argument("--repeats", type=int, default=3, help="of each timing (3)")
+    parser.add_argument("--batches", type=int, nargs="+", help="sizes to try, for those of the run")
+    parser.add_argument("--memory-cap", type=float, metavar="MIB")
+    parser.add_argument("--alone", action="store_true", help="parts of joint levels as well")
+    parser.add_argument("--anew", action="store_true", help="also what was timed together before")
+    parser.add_argument(
+        "--trust",
+        nargs="+",
+        default=(),
+        metavar="PACKAGE",
+        help="packages, or paths of code, whose classes the runs may name (my_nets ./nets.py)",
+    )
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    asked = {
+        "repeats": chosen.repeats,
+        "batches": chosen.batches,
+        "memory_cap": chosen.memory_cap,
+        "alone": chosen.alone or None,
+    }
+    try:
+        for path in again(chosen.folders, asked, anew=chosen.anew, trust=chosen.trust):
+            print(path)
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(reported(main)())

@@ -1,0 +1,162 @@
+"""Finished runs timed again, all of them interleaved."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cost.cases import by_resolution, cases_of, device_for
+from benchmarks.cost.worker import costs
+from benchmarks.progress import track
+from hierdiff.config import from_yaml
+from hierdiff.files import worked_in
+from hierdiff.inputs import changed, inputs
+from hierdiff.record import Record, machine, now
+from hierdiff.results import paths
+from hierdiff.training.bounds import built
+from hierdiff.training.checkpoint import header
+from hierdiff.trust import check_trust
+
+log = logging.getLogger(__name__)
+
+
+def again(
+    folders: Sequence[str],
+    asked: Mapping[str, Any],
+    *,
+    anew: bool = False,
+    trust: Collection[str] = (),
+) -> list[Path]:
+    """Times all finished runs below the folders together, interleaved, and writes their records.
+
+    asked: `batches`, `repeats`, `memory_cap`, None for those of each run. A record says with which
+    runs it was timed, how, when and where; runs that were last timed so with each other are left
+    alone unless `anew`. No other process works in their folders meanwhile, or `Busy` is raised.
+    trust: as `check_trust` has it, for classes that the runs name by path. A run none of whose
+    cases could be timed keeps the costs that it has, and ValueError says why.
+    """
+    with ExitStack() as held:
+        found: dict[Path, Record] = {}
+        for path in paths(*folders):
+            held.enter_context(worked_in(path.parent))
+            try:
+                record = Record.read(path)
+            except (ValueError, OSError) as error:
+                log.warning("left out: %s", error)
+                continue
+            if record.edited:
+                log.warning("%s was changed by hand and keeps its times: make it again", path)
+            elif record.failure is None:
+                found[path] = record
+        configs = {path: kept_config(path.parent, trust) for path in found}
+        for path, config in configs.items():
+            other = changed(found[path].provenance.get("inputs") or {}, inputs(config))
+            if other is not None:
+                log.warning(
+                    "%s was made from another content of %s than there is now and keeps its times: "
+                    "make it again, or put the old one back",
+                    *(path, other),
+                )
+                del found[path]
+        if not found:
+            raise ValueError(
+                f"no finished run under {', '.join(folders)}: make one by python -m benchmarks.run"
+            )
+        configs = {path: configs[path] for path in found}
+        about = {"together": sorted(path.parent.name for path in found), "asked": dict(asked)}
+        made_of = {path.parent.name: inputs(config) for path, config in configs.items()}
+        if any(made_of.values()):
+            about["inputs"] = made_of
+        timed = [record.provenance.get("cost") or {} for record in found.values()]
+        if not anew and all({**one, **about} == one for one in timed):
+            log.info("timed together at %s: --anew times them again", timed[0].get("ended"))
+            return list(found)
+        rows = _timed(found, configs, asked)
+        lost = {path: why for path in found if (why := _all_failed(rows[path])) is not None}
+        about |= {"ended": now(), "machine": machine()}
+        for path, record in found.items():
+            if path not in lost:
+                told = {**record.provenance, "cost": about}
+                replace(record, cost=tuple(by_resolution(rows[path])), provenance=told).write(path)
+        if lost:
+            reasons = "; ".join(f"{path.parent}: {why}" for path, why in lost.items())
+            raise ValueError(
+                f"no case could be timed, so the costs there stay as they were: {reasons}"
+            )
+    return list(found)
+
+
+def _all_failed(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The reason of the first case where none has numbers."""
+    reasons = [[v for k, v in row.items() if k.endswith("_failure")] for row in rows]
+    return str(reasons[0][0]) if reasons and all(reasons) else None
+
+
+def _timed(
+    found: Mapping[Path, Record],
+    configs: Mapping[Path, Mapping[str, Any]],
+    asked: Mapping[str, Any],
+) -> dict[Path, list[Any]]:
+    """Rows of the cases of each record, as many processes at once as the methods have levels."""
+    owned = []
+    for path, record in found.items():
+        config = configs[path]
+        device = device_for(config["trainer"].get("accelerator"))
+        try:
+            wanted = {**record.config["cost"], **{k: v for k, v in asked.items() if v is not None}}
+            cases = cases_of(config, trajectories_of(record), wanted, device.type)
+        except (KeyError, TypeError, AttributeError) as error:
+            told = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"{path} does not say how it is to be timed ({type(error).__name__}: {told}): "
+                f"make it again"
+            ) from error
+        owned += [(path, case) for case in cases]
+    rows: dict[Path, list[Any]] = {path: [] for path in found}
+    for what in ("train", "sample"):
+        chosen = [(path, case) for path, case in owned if case.what == what]
+        for (path, _), row in zip(chosen, costs([case for _, case in chosen], track), strict=True):
+            rows[path].append(row)
+    return rows
+
+
+def trajectories_of(record: Record) -> list[tuple[int, ...]]:
+    """Resolutions of one trajectory together where its costs say so, else each by itself."""
+    told = [tuple(c.get("trajectory") or ()) for c in record.cost if c.get("part") is None]
+    known = list(dict.fromkeys(told))
+    whole = sorted(side for sides in known for side in sides) == sorted(record.resolutions)
+    return known if whole else [(side,) for side in record.resolutions]
+
+
+KEPT: dict[str, Any] = {  # parts of a run's config that its cases are made of
+    **{"method": dict, "facts": dict, "trainer": dict, "text": (dict, type(None))},
+    **{"trainer.precision": str, "trainer.channels_last": bool, "trainer.compile": bool},
+}
+
+
+def kept_config(folder: Path, trust: Collection[str] = ()) -> dict[str, Any]:
+    """What a run kept beside its weights, of a size that its weights have.
+
+    Errors: PermissionError before anything untrusted is imported; ValueError.
+    """
+    path = folder / "config.yaml"
+    try:
+        config = from_yaml(path)
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read, without which {folder} cannot be timed"
+        ) from error
+    check_trust(config, trust, path)
+    trainer = config["trainer"] if isinstance(config.get("trainer"), dict) else {}
+    told = {**config, **{f"trainer.{key}": value for key, value in trainer.items()}}
+    wrong = [key for key, kind in KEPT.items() if not isinstance(told.get(key, ...), kind)]
+    if wrong:
+        raise ValueError(f"{path} has no usable {', '.join(wrong)}: copy it again from its run")
+    weights = folder / "weights.safetensors"
+    shapes = header(weights)[0] if weights.is_file() else None
+    built(config, path, shapes, real=False)
+    return config

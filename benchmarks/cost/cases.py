@@ -1,0 +1,155 @@
+"""What is timed: training or sampling with one method, at one resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from hierdiff.methods import Method
+from hierdiff.record import ALONE
+from hierdiff.training.recipe import Precision, Recipe
+
+OUT_OF_MEMORY = "out of memory"  # how the reason of a case begins that did not fit
+
+
+def device_for(accelerator: str | None) -> torch.device:
+    """Where a run with this `trainer.accelerator` computes on this machine."""
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+@dataclass(frozen=True)
+class Case:
+    """method, facts: node and data facts. trajectory: resolutions of the images that one
+    trajectory makes, finest first. alone: what makes the coarsest of them is measured without the
+    rest. what: "train" or "sample". batches: images at once, sizes to try, rising. recipe: options
+    of `trainer` on which a step depends, beside the named ones. device: "cpu" or "cuda".
+    memory_cap: MiB, None for what the machine has. text: node of the text encoder, whose time for
+    one image's caption is told apart, with an example of a caption."""
+
+    method: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    trajectory: Sequence[int]
+    what: str
+    batches: Sequence[int]
+    precision: Precision
+    device: str
+    channels_last: bool = False
+    compile: bool = False
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    alone: bool = False
+    repeats: int = 3
+    threads: int = 1
+    memory_cap: float | None = None
+    text: Mapping[str, Any] | None = None
+    caption: str = ""
+
+    @property
+    def resolution(self) -> int:
+        """Of its finest images."""
+        return self.trajectory[0]
+
+    @property
+    def trainer(self) -> Recipe:
+        """The recipe of a step, on one device."""
+        return Recipe(
+            steps=1,
+            precision=self.precision,
+            channels_last=self.channels_last,
+            compile=self.compile,
+            accelerator=self.device,
+            **self.recipe,
+        )
+
+    def images(self, batch: int) -> int:
+        """Of one step of training, or of one call of the sampler, with `batch` at once."""
+        return batch * self.trainer.accumulate if self.what == "train" else batch
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What a cost row says of how it was measured, also where nothing came of it."""
+        return {
+            "resolution": self.resolution,
+            "trajectory": list(self.trajectory),
+            "part": ALONE if self.alone else None,
+            "device": self.device,
+            "dtype": self.precision,
+            "threads": self.threads if self.device == "cpu" else None,
+            "repeats": self.repeats,
+            "channels_last": self.channels_last,
+        }
+
+
+def trajectories(method: Method) -> list[tuple[int, ...]]:
+    """The resolutions at which a method makes images, those of one trajectory together."""
+    makers = [method.at(side) for side in method.resolutions]
+    return [
+        tuple(s for s, other in zip(method.resolutions, makers, strict=True) if other is maker)
+        for i, maker in enumerate(makers)
+        if all(maker is not before for before in makers[:i])
+    ]
+
+
+STEP = (  # options of `trainer` on which the time and memory of a step depend, beside those of Case
+    *("accumulate", "optimizer", "optimizer_options", "lr", "betas", "weight_decay", "clip"),
+    *("ema", "ema_ramp"),
+)
+
+
+def cases_of(
+    config: Mapping[str, Any],
+    trajectories: Sequence[Sequence[int]],
+    wanted: Mapping[str, Any],
+    device: str,
+    caption: str = "",
+) -> list[Case]:
+    """Training and sampling of each trajectory, none for no repeats.
+
+    config: of a run, as it is kept beside its weights; trajectories: see `work.trajectories`;
+    wanted: `batches`, `repeats`, `memory_cap`, and `alone` for parts of a trajectory as well.
+    """
+    if not wanted["repeats"]:
+        return []
+    if not wanted["batches"] or min(wanted["batches"]) < 1:
+        raise ValueError(f"cost.batches={list(wanted['batches'])}: give sizes of 1 or more to try")
+    trainer = config["trainer"]
+    step = {name: trainer[name] for name in STEP if name in trainer}
+    parts = [(tuple(sides), False) for sides in trajectories]
+    if wanted.get("alone"):
+        parts += [((side,), True) for sides in trajectories for side in sides[1:]]
+    return [
+        Case(
+            method=config["method"],
+            facts=config["facts"],
+            trajectory=sides,
+            alone=alone,
+            what=what,
+            batches=sorted(wanted["batches"]),
+            precision=trainer["precision"],
+            device=device,
+            channels_last=trainer["channels_last"],
+            compile=trainer["compile"],
+            recipe=step if what == "train" else {},
+            repeats=wanted["repeats"],
+            threads=torch.get_num_threads(),
+            memory_cap=wanted["memory_cap"],
+            text=config["text"],
+            caption=caption,
+        )
+        for sides, alone in parts
+        for what in ("train", "sample")
+    ]
+
+
+def by_resolution(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Training and sampling as one row for each resolution of a trajectory, as records have it;
+    parts alone have rows of their own."""
+    merged: dict[tuple[int, str | None], dict[str, Any]] = {}
+    for row in rows:
+        for side in row["trajectory"]:
+            place = merged.setdefault((side, row["part"]), {})
+            place.update({**row, "resolution": side})
+    return list(merged.values())

@@ -1,0 +1,88 @@
+"""The process of one case: `python -m benchmarks.cost.work`, asked by `benchmarks.cost.worker`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from benchmarks.cost.cases import OUT_OF_MEMORY, Case
+from benchmarks.cost.sampling import Sampled
+from benchmarks.cost.steps import Trained
+from hierdiff.methods import Diffusion, methods
+from hierdiff.metrics.cost import MIB, MemoryMeter, is_out_of_memory
+from hierdiff.training.fabric import fabric_of
+
+
+def built(case: Case) -> Diffusion:
+    """The untrained stage that a case is about, on its device."""
+    dtype = case.trainer.dtype if case.what == "train" else torch.float32
+    method = methods.build(case.method, offered=case.facts).to(torch.device(case.device), dtype)
+    if case.channels_last:
+        method = method.to(memory_format=torch.channels_last)
+    for stage in method.stages:
+        stage.untrained()
+    stage = method.at(case.resolution)
+    if case.alone:
+        assert isinstance(stage, Diffusion)
+        stage = stage.tail(len(stage.resolutions) - stage.resolutions.index(case.resolution))
+    assert isinstance(stage, Diffusion)
+    return stage
+
+
+def serve(lines: Iterable[str], say: Callable[[Mapping[str, Any]], None]) -> None:
+    """The process of a case: lines with the case and a batch size, then any number of "repeat" and
+    "memory", then "told" with the median seconds; each is answered by a line. Lack of memory is an
+    answer too, and the last. While it waits it leaves to others what it can of a GPU's memory."""
+    asked = iter(lines)
+    case = Case(**json.loads(next(asked)))
+    batch = int(next(asked))
+    device = torch.device(case.device)
+    torch.set_num_threads(case.threads)
+    training = case.what == "train"
+    fabric = fabric_of(case.trainer, alone=True) if training else None  # a library of 100 MiB
+    meter = MemoryMeter(device)
+    try:
+        if device.type == "cuda" and case.memory_cap is not None:
+            whole = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, case.memory_cap * MIB / whole))
+        stage = built(case)
+        work = Trained(case, stage, batch, fabric) if training else Sampled(case, stage, batch)
+        work.warm()
+        release(device)
+        say({})
+        for line in asked:
+            what, *given = line.split()
+            if what == "repeat":
+                if device.type == "cuda":  # allocations are no part of the time
+                    work.wake()
+                answer = work.repeat()
+            elif what == "memory":
+                answer = vars(meter.peak())
+            else:
+                answer = work.told(*map(float, given))
+            release(device)
+            say(answer)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        say({"failure": f"{OUT_OF_MEMORY} at batch {batch}"})
+
+
+def release(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def main() -> None:
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a library prints is no answer
+    serve(sys.stdin, lambda answer: print(json.dumps(answer), file=out))
+
+
+if __name__ == "__main__":
+    main()

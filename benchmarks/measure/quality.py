@@ -1,0 +1,180 @@
+"""Quality of a method at every resolution, and the two rows that give the scale.
+
+A method's images are measured twice: its own level at a resolution ("native"), and its finest image
+pooled to it ("pooled"). References are the training images pooled by the same operator. Conditions
+(class, caption) are those of the test images in the order of `evaluation_rows`, which goes round
+where more images are asked for. Uncertainty is that of independent sampling seeds: a value is their
+mean, and stands beside each of them and their deviation.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from benchmarks.measure.kept import Kept
+from benchmarks.measure.samples import Images, captions_of, wanted_of
+from hierdiff.data import ImageData
+from hierdiff.data.order import evaluation_rule
+from hierdiff.metrics.attributes import ATTRIBUTES, AttributeMeter, hindrance
+from hierdiff.metrics.classifier import classifier_of
+from hierdiff.metrics.extractors import Extractor
+from hierdiff.metrics.fidelity import FidelityMeter
+from hierdiff.metrics.reference import Reference
+
+log = logging.getLogger(__name__)
+Rows = list[dict[str, Any]]
+AUTO = "auto"  # in a list of metrics: those of the data's parts, where its law is known
+
+
+class Meter:
+    """All metrics of one stream of images, of which it has seen `count`.
+
+    conditions: the data under whose `evaluation_rows` the images were made, from number 0 on:
+    captions and wanted parts are theirs. ValueError where a metric needs what it lacks.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        references: Mapping[int, Reference],
+        metrics: Sequence[str] = ("fd",),
+        conditions: ImageData | None = None,
+    ):
+        others = [name for name in metrics if name != ATTRIBUTES]
+        rule = "" if conditions is None else evaluation_rule(len(conditions))
+        self.conditions, self.count = conditions, 0
+        self.fidelity = FidelityMeter(extractor, references, others, rule)
+        self.parts: AttributeMeter | None = None
+        if ATTRIBUTES in metrics:
+            self.parts = _part_meter(conditions, extractor, references)
+
+    def add(self, levels: Mapping[int, UInt8[Tensor, "_b c _h _w"]]) -> None:
+        """The next images of the stream."""
+        places = range(self.count, self.count + len(next(iter(levels.values()))))
+        data = self.conditions
+        self.fidelity.add(levels, None if data is None else captions_of(data, places))
+        if self.parts is not None and data is not None:
+            self.parts.add(levels, wanted_of(data, places))
+        self.count = places.stop
+
+    def rows(self) -> Rows:
+        """One row for each resolution, view and metric."""
+        parts = [] if self.parts is None else self.parts.qualities()
+        found = [*self.fidelity.qualities(), *parts]
+        found.sort(key=lambda row: (-row.resolution, row.view))
+        return [asdict(row) for row in found]
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All that the images so far have given, to go on from by `restore`."""
+        arrays = {f"fidelity/{k}": array for k, array in self.fidelity.to_arrays().items()}
+        if self.parts is not None:
+            arrays |= {f"parts/{k}": array for k, array in self.parts.to_arrays().items()}
+        return {"count": np.asarray(self.count), **arrays}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        def below(name: str) -> dict[str, np.ndarray]:
+            front = f"{name}/"
+            return {k.removeprefix(front): v for k, v in arrays.items() if k.startswith(front)}
+
+        self.fidelity.restore(below("fidelity"))
+        if self.parts is not None:
+            self.parts.restore(below("parts"))
+        self.count = int(arrays["count"])
+
+
+def quality(
+    streams: Iterable[Iterable[Mapping[int, UInt8[Tensor, "_b c _h _w"]]]],
+    extractor: Extractor,
+    references: Mapping[int, Reference],
+    metrics: Sequence[str] = ("fd",),
+    *,
+    conditions: ImageData | None = None,
+) -> Rows:
+    """One row for each resolution, view and metric, from one stream for each sampling seed.
+
+    Streams are measured one after another; conditions: as in `Meter`.
+    """
+    found = []
+    for stream in streams:
+        meter = Meter(extractor, references, metrics, conditions)
+        for levels in stream:
+            meter.add(levels)
+        found.append(meter.rows())
+    return merged(found)
+
+
+def quality_of_seeds(
+    draw: Callable[[int, int], Iterable[Images]],
+    seeds: Sequence[int],
+    meter: Callable[[], Meter],
+    kept: Kept,
+) -> Rows:
+    """As `quality`, of images that are drawn for it, going on from what was kept.
+
+    draw: batches of images of a seed from a number on, which is 0 or the end of a batch.
+    """
+
+    def measured(seed: int) -> Rows:
+        one = meter()
+        if kept.state:
+            try:
+                one.restore(kept.state)
+                log.info("seed %d goes on after %d images", seed, one.count)
+            except (KeyError, ValueError, TypeError) as error:
+                log.warning("seed %d is measured from the start: %s", seed, error)
+                one = meter()
+        for levels in draw(seed, one.count):
+            one.add(levels)
+            kept.keep(one.to_arrays)
+        return one.rows()
+
+    return merged([kept.once(f"seed {seed}", lambda s=seed: measured(s)) for seed in seeds])  # type: ignore[misc]
+
+
+def merged(seeds: Sequence[Rows]) -> Rows:
+    """The rows of several sampling seeds as one."""
+    return [over_seeds(same) for same in zip(*seeds, strict=True)]
+
+
+def _part_meter(
+    data: ImageData | None, extractor: Extractor, references: Mapping[int, Reference]
+) -> AttributeMeter:
+    """On the extractor's device. ValueError where the data is not given, or has no law."""
+    if data is None or data.law is None:
+        raise ValueError(f"metric {ATTRIBUTES!r} needs data with a law: leave the metric out")
+    device = next(extractor.parameters()).device
+    rule = evaluation_rule(len(data))
+    return AttributeMeter(data.law, list(references), classifier_of(data.law).to(device), rule)
+
+
+def settled_metrics(names: Sequence[str], data: ImageData, resolutions: Sequence[int]) -> list[str]:
+    """The metrics with `auto` made definite, as a record keeps it: `attributes` where they can be
+    measured, and where not the log says why."""
+    if AUTO not in names:
+        return list(names)
+    reason = hindrance(data.law, resolutions)
+    if reason is not None:
+        log.info("measure.metrics: %s", reason)
+    able = [ATTRIBUTES] if reason is None else []
+    return [one for name in names for one in (able if name == AUTO else [name])]
+
+
+def over_seeds(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row of the same measurement under several seeds: mean, all values, their deviation."""
+    keys = ("resolution", "view", "metric", "identity")
+    if len({tuple(row[key] for key in keys) for row in rows}) > 1:
+        raise ValueError(
+            f"seeds disagree on what was measured, {rows[0]['identity']} and "
+            f"{rows[-1]['identity']}: draw as many images under each"
+        )
+    values = [row["value"] for row in rows]
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return {**rows[0], "value": statistics.fmean(values), "values": values, "spread": spread}

@@ -1,0 +1,89 @@
+"""What a lossy codec makes of real images."""
+
+from __future__ import annotations
+
+import logging
+from math import inf
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from benchmarks.measure.quality import Rows, quality
+from benchmarks.measure.samples import BATCH, autocast
+from hierdiff.codec import Codec
+from hierdiff.data import ImageData
+from hierdiff.data.order import evaluation_rule
+from hierdiff.images import to_float, to_uint8
+from hierdiff.metrics.extra import psnr, ssim
+from hierdiff.metrics.extractors import Extractor
+from hierdiff.metrics.fidelity import finite
+from hierdiff.metrics.perceptual import Perceptual
+from hierdiff.metrics.reference import Reference
+
+log = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def reconstructions(
+    codec: Codec,
+    real: UInt8[Tensor, "n c h w"],
+    extractor: Extractor,
+    reference: Reference,
+    perceptual: Perceptual | None = None,
+    *,
+    precision: str = "32-true",
+    conditions: ImageData | None = None,
+) -> tuple[Rows, Tensor]:
+    """What a lossy codec makes of real images on the extractor's device, at the precision of the
+    samples: its distance (the floor of what diffuses in it), PSNR in dB, SSIM and the mean
+    perceptual distance of pairs, and the images, uint8 on the CPU. conditions: the data that has
+    `real` as its `real_images`."""
+    side = reference.resolution
+    device = next(extractor.parameters()).device
+
+    def again(chunk: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return to_uint8(codec.decode(codec.encode(to_float(chunk.to(device))))[side]).cpu()
+
+    made = torch.cat([again(chunk) for chunk in real.split(BATCH)])
+    distance, *_ = quality([[{side: made}]], extractor, {side: reference}, conditions=conditions)
+    rule = "" if conditions is None else f" : {evaluation_rule(len(conditions))}"
+    n = f"uint8-round : N={len(real)}{rule} : ref={reference.hash}"
+    pairs = [
+        ("PSNR", psnr(made, real), f"torchmetrics : {n}", "high"),
+        ("SSIM", ssim(made, real), f"torchmetrics : {n}", "high"),
+    ]
+    if pairs[0][1] == inf:
+        log.warning("no PSNR: it is infinite, because some images come back exactly")
+        del pairs[0]
+    if perceptual is not None and perceptual.identity != "none":
+        value = _mean_distance(perceptual, made, real, device)
+        pairs.append(("perceptual", value, f"{perceptual.identity} : {n}", "low"))
+    same = {**distance, "floor": None, "n_reference": len(real), "route": "pairs"}
+    rows = [{**distance, "metric": f"r{distance['metric']}"}]
+    rows += [
+        {
+            **same,
+            "metric": metric,
+            "value": finite(value, f"{metric} of {len(real)} reconstructions at {side} px"),
+            "values": [value],
+            "identity": identity,
+            "better": better,
+        }
+        for metric, value, identity, better in pairs
+    ]
+    return rows, made
+
+
+def _mean_distance(
+    perceptual: Perceptual,
+    made: UInt8[Tensor, "n c h w"],
+    real: UInt8[Tensor, "n c h w"],
+    device: torch.device,
+) -> float:
+    found = [
+        perceptual(to_float(a.to(device)), to_float(b.to(device))).double()
+        for a, b in zip(made.split(BATCH), real.split(BATCH), strict=True)
+    ]
+    return float(torch.cat(found).mean())

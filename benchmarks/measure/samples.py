@@ -1,0 +1,97 @@
+"""Images as they are measured: generated under the conditions of test images, and real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from hierdiff.data import ImageData
+from hierdiff.data.order import evaluation_rows
+from hierdiff.images import to_uint8
+from hierdiff.methods import Method, Stage
+from hierdiff.noise import per_example, seed_of
+from hierdiff.samplers.integrate import Watch
+
+Images = dict[int, UInt8[Tensor, "n c _h _w"]]
+BATCH = 64
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """The context in which a method of this precision computes."""
+    if not torch.amp.is_autocast_available(device.type):  # meta
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16"))
+
+
+def samples(
+    method: Method | Stage,
+    data: ImageData,
+    n: int,
+    *,
+    seed: int,
+    precision: str,
+    batch: int = BATCH,
+    start: int = 0,
+) -> Iterator[Images]:
+    """Images number `start` to n - 1 in batches, uint8 on the CPU; image i has a seed of its own,
+    whatever the batch."""
+    if n < 1 or batch < 1:
+        raise ValueError(f"{n} samples in batches of {batch}: take at least 1 of both")
+    for first in range(start, n, batch):
+        rows = range(first, min(first + batch, n))
+        images = sampled(method, data, rows, seed=seed, precision=precision)
+        yield {side: to_uint8(x).cpu() for side, x in images.items()}
+
+
+def sampled(
+    method: Method | Stage,
+    data: ImageData,
+    rows: Sequence[int],
+    *,
+    seed: int,
+    precision: str,
+    watch: Watch | None = None,
+) -> dict[int, Float[Tensor, "n c _h _w"]]:
+    """Images number `rows`, each from noise of its own and under the conditions of an example."""
+    device = next(method.parameters()).device
+    cond = data.batch(evaluation_rows(len(data), rows)).cond
+    noise = per_example([seed_of(seed, "sample", row) for row in rows], device)
+    with autocast(device, precision):
+        return method.sample(len(rows), cond, noise=noise, watch=watch)
+
+
+def batches(data: ImageData, size: int = BATCH) -> Iterator[UInt8[Tensor, "_b c h w"]]:
+    for first in range(0, len(data), size):
+        yield torch.from_numpy(data.images[first : first + size].copy())
+
+
+def real_images(data: ImageData, n: int) -> UInt8[Tensor, "n c h w"]:
+    """The held-out images under whose conditions images number 0 to n - 1 are made; no more than
+    there are, so that none comes twice."""
+    rows = evaluation_rows(len(data), range(min(n, len(data))))
+    return torch.from_numpy(data.images[rows.numpy()])
+
+
+def wanted_of(data: ImageData, places: Sequence[int]) -> dict[str, Int[Tensor, " n"]]:
+    """What the conditions of images number `places` say of their parts, as `sampled` gives them."""
+    at = evaluation_rows(len(data), places).numpy()
+    return {name: torch.from_numpy(codes[at]) for name, codes in data.told.items()}
+
+
+def captions_of(data: ImageData, places: Sequence[int]) -> list[str] | None:
+    """The captions under which images number `places` are made; None where the data has none."""
+    captions = data.captions
+    if captions is None:
+        return None
+    return [captions[row] for row in evaluation_rows(len(data), places).tolist()]
+
+
+def caption_of(data: ImageData) -> str:
+    """That of image number 0, for a cost that includes encoding it; "" where the data has none."""
+    first = captions_of(data, range(1))
+    return "" if first is None else first[0]

@@ -1,0 +1,103 @@
+"""What gives the scale: reference statistics, and the rows of real images and of a Gaussian."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure.quality import Rows, _part_meter, quality
+from benchmarks.measure.samples import BATCH, batches, real_images
+from benchmarks.progress import Track
+from hierdiff.data import ImageData
+from hierdiff.files import Damaged, read_json, write_json
+from hierdiff.images import to_uint8
+from hierdiff.metrics.attributes import ATTRIBUTES
+from hierdiff.metrics.extractors import Extractor
+from hierdiff.metrics.fidelity import PROTOCOL
+from hierdiff.metrics.reference import Reference, foreign, levels_of, references
+from hierdiff.metrics.scale import PixelGaussian
+from hierdiff.noise import from_generator, generator_of
+
+log = logging.getLogger(__name__)
+
+
+def real_references(
+    data: ImageData,
+    extractor: Extractor,
+    resolutions: Sequence[int],
+    folder: Path,
+    *,
+    given: Mapping[int, str | Path] | None = None,
+) -> dict[int, Reference]:
+    """Of the training images, kept in `folder`; `given`: files of foreign moments by resolution."""
+    train, given = data.part("train"), given or {}
+    check_sides(given, resolutions)
+    foreigners = {side: foreign(path, extractor, side) for side, path in given.items()}
+    own = references(
+        batches(train),
+        extractor,
+        [side for side in resolutions if side not in foreigners],
+        data=train.sha256,
+        split="train",
+        folder=folder,
+    )
+    return {side: (own | foreigners)[side] for side in resolutions}
+
+
+def check_sides(given: Iterable[int], resolutions: Sequence[int]) -> None:
+    """Refuses reference files for a resolution at which nothing is measured."""
+    unknown = sorted(set(given) - set(resolutions))
+    if unknown:
+        raise ValueError(
+            f"reference files for {unknown} px, where nothing is measured: give them for some of "
+            f"{list(resolutions)}"
+        )
+
+
+def scale_rows(
+    data: ImageData,
+    extractor: Extractor,
+    references: Mapping[int, Reference],
+    n: int,
+    *,
+    seed: int,
+    folder: Path,
+    track: Track,
+    metrics: Sequence[str] = ("fd",),
+) -> dict[str, Rows]:
+    """Real test images, and a Gaussian with the training pixels' mean and covariance.
+
+    They depend on data and metrics alone, so they are kept in `folder`. Of metrics that compare
+    levels of one method there is none. Of real images there are no more than the test part has: a
+    row says its own number.
+    """
+    sides, metrics, test = list(references), list(metrics), data.part("test")
+    asked = [extractor.key, [references[side].hash for side in sides], metrics, PROTOCOL]
+    if ATTRIBUTES in metrics:
+        asked += [_part_meter(test, extractor, references).identity, sorted(test.told)]
+    parts = [*asked, n, seed, data.sha256]
+    kept = folder / f"scale-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
+    try:
+        return read_json(kept)
+    except FileNotFoundError:
+        pass
+    except Damaged as error:
+        log.warning("real images and the Gaussian are measured again: %s", error)
+    real = [levels_of(images, sides) for images in real_images(test, n).split(BATCH)]
+    gaussian = PixelGaussian.fit(torch.from_numpy(data.part("train").images[:].copy()))
+    drawn = to_uint8(gaussian.sample(n, from_generator(generator_of(seed, "gaussian"))))
+    fake = [levels_of(chunk, sides) for chunk in drawn.split(BATCH)]
+
+    def measured(levels: list[Any], what: str) -> Rows:
+        stream = track(levels, what, len(levels))
+        return quality([stream], extractor, references, metrics, conditions=test)
+
+    rows = {"real": measured(real, "real images"), "gaussian": measured(fake, "Gaussian")}
+    rows = {kind: [row for row in found if row["view"] == "pooled"] for kind, found in rows.items()}
+    write_json(kept, rows)
+    return rows

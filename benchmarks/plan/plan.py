@@ -1,0 +1,96 @@
+"""The plan by which a method spends its budget: what each stage is given, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hierdiff.training import Summary
+
+TRAINING = ("images", "flops", "seconds")  # of all stages together
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage is given.
+
+    batch: images of a step. start: operations before its first step (images are encoded once).
+    parts: pairs (steps, operations of one) one after another, None for unknown operations. seconds:
+    expected, None where no step was timed. pretrained: it stands on weights of another run, whose
+    training nobody counts here.
+    """
+
+    name: str
+    batch: int
+    start: float
+    parts: Sequence[tuple[int, float | None]]
+    seconds: float | None = None
+    pretrained: bool = False
+
+    @property
+    def steps(self) -> int:
+        return sum(steps for steps, _ in self.parts)
+
+    def flops(self, done: int | None = None) -> float | None:
+        """Operations of the first `done` steps, None for all; None where they are unknown."""
+        left = self.steps if done is None else done
+        total = self.start if left else 0.0
+        for steps, each in self.parts:
+            if each is None:
+                return None
+            total += min(steps, left) * each
+            left = max(0, left - steps)
+        return total
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a method spends its budget.
+
+    match: the budgets asked for, by name. steps: `trainer.steps`; sampler_steps: `sampler.steps`.
+    flops_per_image: of sampling, None where unknown.
+    """
+
+    match: Mapping[str, float]
+    steps: int
+    sampler_steps: int
+    stages: Sequence[StagePlan]
+    flops_per_image: float | None
+
+    def flops(self, stage: int | None = None, done: int | None = None) -> float | None:
+        """Operations of training, all of them, or up to step `done` of a stage; None: unknown."""
+        if stage is None:
+            return in_all(part.flops() for part in self.stages)
+        before = [part.flops() for part in self.stages[:stage]]
+        return in_all([*before, self.stages[stage].flops(done)])
+
+    def training(self, summary: Summary) -> dict[str, Any]:
+        """What a record says of the training: planned and spent, in all and by stage."""
+        stages: list[dict[str, Any]] = []
+        for part, steps, seconds in zip(
+            self.stages, summary.stage_steps, summary.stage_seconds, strict=True
+        ):
+            spent = {"images": steps * part.batch, "flops": part.flops(steps), "seconds": seconds}
+            about = {"name": part.name, "batch": part.batch, "pretrained": part.pretrained}
+            stages.append({**about, "steps": steps, **spent})
+        whole = self.flops()
+        planned = {
+            "images": sum(part.steps * part.batch for part in self.stages),
+            "flops": whole,
+            "seconds": in_all(part.seconds for part in self.stages),
+        }
+        return {
+            "steps": summary.steps,
+            "images_per_s": summary.images_per_second,
+            "plan": dict(self.match),
+            "planned": planned,
+            "spent": {key: in_all(stage[key] for stage in stages) for key in TRAINING},
+            "stages": [{**s, "share": s["flops"] / whole if whole else None} for s in stages],
+        }
+
+
+def in_all(amounts: Iterable[float | None]) -> float | None:
+    """The sum; None where one is unknown."""
+    found = list(amounts)
+    return None if None in found else sum(found)  # type: ignore[arg-type]

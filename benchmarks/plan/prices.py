@@ -1,0 +1,188 @@
+"""What a step of training and a sample cost, in operations or in seconds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from benchmarks.cost.cases import Case, device_for, trajectories
+from benchmarks.cost.sampling import Sampled, flops_of_sample, flops_of_text
+from benchmarks.cost.steps import META, Shapes, Steps
+from benchmarks.cost.work import built
+from benchmarks.measure.samples import caption_of
+from hierdiff.denoisers.protocol import Unpredicted
+from hierdiff.methods import Diffusion, Method, Stage, methods
+from hierdiff.metrics.cost import flops, time_call
+from hierdiff.train import Prepared
+from hierdiff.training.fabric import fabric_of
+from hierdiff.training.run import stage_steps
+
+TIMED = 4  # steps, or samples, of which the median is taken
+Price = Callable[[Stage, Prepared, int], Callable[[int | None], float]]
+# before the first step of a stage; (steps, price of one) one after another
+Work = tuple[float, Sequence[tuple[int, float | None]]]
+
+
+class NotCounted(Exception):
+    """A network cannot run on shapes alone; the message says why."""
+
+
+@contextmanager
+def counted(run: Prepared) -> Iterator[None]:
+    """Around what runs on shapes alone. Error: NotCounted for whatever stops it, and `Unpredicted`,
+    which no device would accept."""
+    try:
+        yield
+    except Unpredicted:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": .")
+        raise NotCounted(
+            f"on shapes alone (the meta device) {run.config['method']['name']} stops with {why}"
+        ) from error
+
+
+def on_shapes(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
+    """Operations of a step by its number in the stage; None: of encoding the images of a step."""
+    recipe = replace(run.recipe, precision="32-true", compile=False)
+    with torch.device(META):
+        steps = Steps(Shapes(), stage, recipe, facts=run.data.facts, images=batch)
+    return lambda step: flops(steps.prepare if step is None else lambda: steps(step))
+
+
+def by_clock(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
+    """Seconds of a step, likewise."""
+    fabric = fabric_of(run.recipe, alone=True)
+    steps = Steps(fabric, stage, run.recipe, facts=run.data.facts, images=batch)
+
+    def price(step: int | None) -> float:
+        fn = steps.prepare if step is None else lambda: steps(step)
+        return time_call(fn, warmup=2, repeats=TIMED, device=steps.device).median
+
+    return price
+
+
+class Prices:
+    """What training costs, by the number of steps; the work of each kind of step is found once."""
+
+    def __init__(self, run: Prepared, price: Price):
+        self.run, self.price = run, price
+        self.batches = [s.batch_size or run.recipe.batch_size for s in run.method.stages]
+        self._of: dict[int, Callable[[int | None], float]] = {}
+        self._known: dict[tuple[int, int], float] = {}
+
+    @cached_property
+    def method(self) -> Method:
+        if self.price is on_shapes:
+            return shapes_alone(self.run)
+        return untrained(self.run.config["method"], self.run).to(device_of(self.run))
+
+    def counts(self, steps: int) -> list[int]:
+        return stage_steps(self.run.method, steps)
+
+    def images(self, steps: int) -> float:
+        return sum(n * batch for n, batch in zip(self.counts(steps), self.batches, strict=True))
+
+    def total(self, steps: int) -> float:
+        return sum(self.by_stage(steps))
+
+    def by_stage(self, steps: int) -> list[float]:
+        return [start + sum(n * each for n, each in parts) for start, parts in self.work(steps)]
+
+    def work(self, steps: int) -> list[tuple[float, list[tuple[int, float]]]]:
+        """Of each stage what it costs before its first step, and pairs (steps, price of one)."""
+        counts = self.counts(steps)
+        with counted(self.run) if self.price is on_shapes else nullcontext():
+            return [
+                (self._start(index) if n else 0.0, self._parts(index, n))
+                for index, n in enumerate(counts)
+            ]
+
+    def _parts(self, index: int, steps: int) -> list[tuple[int, float]]:
+        stage = self.method.stages[index]
+        stage.steps = steps  # on which the marks may depend
+        marks = [0, *sorted({mark for mark in stage.changes if 0 < mark < steps}), steps]
+        spans = zip(marks, marks[1:], strict=False)
+        return [(end - first, self._step(index, first)) for first, end in spans if end > first]
+
+    def _step(self, index: int, step: int) -> float:
+        kind = sum(mark <= step for mark in self.method.stages[index].changes)
+        if (index, kind) not in self._known:
+            self._known[index, kind] = self._price(index)(step)
+        return self._known[index, kind]
+
+    def _start(self, index: int) -> float:
+        """Of encoding every training image, and its mirrored view where the data has one."""
+        if (index, -1) not in self._known:
+            views = len(self.run.part) * (2 if self.run.part.flip else 1)
+            once = self._price(index)(None) if self._encodes(index) else 0.0
+            self._known[index, -1] = once * views / self.batches[index]
+        return self._known[index, -1]
+
+    def _encodes(self, index: int) -> bool:
+        stage = self.method.stages[index]
+        return isinstance(stage, Diffusion) and stage.codec.network is not None
+
+    def _price(self, index: int) -> Callable[[int | None], float]:
+        if index not in self._of:
+            self._of[index] = self.price(self.method.stages[index], self.run, self.batches[index])
+        return self._of[index]
+
+
+def untrained(node: Mapping[str, Any], run: Prepared) -> Method:
+    """The method of a node with other weights than those of the run."""
+    method = methods.build(node, offered=run.data.facts)
+    for stage in method.stages:
+        stage.untrained()
+    return method
+
+
+def shapes_alone(run: Prepared, sampler_steps: int | None = None) -> Method:
+    """The method of a run on the meta device, and with other steps of its sampler."""
+    node = run.config["method"] if sampler_steps is None else with_steps(run, sampler_steps)
+    with torch.device(META):
+        return untrained(node, run)
+
+
+def with_steps(run: Prepared, sampler_steps: int) -> dict[str, Any]:
+    """The node of the method with other steps of its sampler."""
+    node = run.config["method"]
+    return {**node, "sampling": {**node["sampling"], "steps": sampler_steps}}
+
+
+def device_of(run: Prepared) -> torch.device:
+    return device_for(run.recipe.accelerator)
+
+
+def _image_flops(run: Prepared, steps: int) -> float:
+    caption = flops_of_text(run.data.text)
+    with counted(run):
+        method = shapes_alone(run, steps)
+        stage = method.at(method.resolutions[0])
+        assert isinstance(stage, Diffusion)
+        return caption + flops_of_sample(stage)
+
+
+def _latency(run: Prepared, steps: int) -> float:
+    """Seconds for one image alone, as a cost row has them."""
+    case = Case(
+        method=with_steps(run, steps),
+        facts=run.data.facts,
+        trajectory=trajectories(run.method)[0],
+        what="sample",
+        batches=[1],
+        precision=run.recipe.precision,
+        device=device_of(run).type,
+        channels_last=run.recipe.channels_last,
+        text=run.config["text"],
+        caption=caption_of(run.data.part("test")),
+    )
+    alone = Sampled(case, built(case), batch=1)
+    alone.warm()
+    return statistics.median(alone.repeat()["latency"] for _ in range(TIMED))

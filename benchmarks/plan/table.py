@@ -1,0 +1,47 @@
+"""A plan as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.table import Table
+
+from benchmarks.formats import said
+from benchmarks.plan.plan import Plan, StagePlan, in_all
+
+
+def table(plans: Mapping[str, Plan]) -> Table:
+    """A line for each stage of each method, and one for the whole."""
+    out = Table(title="plan")
+    for head in ("method", "stage", "steps", "batch", "images", "TFLOPs", "seconds"):
+        out.add_column(head, justify="left" if head in ("method", "stage") else "right")
+    for head in ("sampler steps", "GFLOPs/image"):
+        out.add_column(head, justify="right")
+    for name, plan in plans.items():
+        for part in plan.stages:
+            mark = " (pretrained)" if part.pretrained else ""
+            out.add_row(said(name), said(part.name + mark), *_numbers([part]), "", "")
+        whole = _numbers(plan.stages)
+        image = _told(plan.flops_per_image, 1e9, ".3g")
+        out.add_row(
+            said(name),
+            "all",
+            *whole,
+            str(plan.sampler_steps),
+            image,
+            style="bold",
+            end_section=True,
+        )
+    return out
+
+
+def _numbers(parts: Sequence[StagePlan]) -> Iterable[str]:
+    yield f"{sum(part.steps for part in parts):,}"
+    yield ", ".join(dict.fromkeys(str(part.batch) for part in parts))
+    yield f"{sum(part.steps * part.batch for part in parts):,}"
+    yield _told(in_all(part.flops() for part in parts), 1e12, ",.4g")
+    yield _told(in_all(part.seconds for part in parts), 1, ",.0f")
+
+
+def _told(amount: float | None, unit: float, form: str) -> str:
+    return "–" if amount is None else f"{amount / unit:{form}}"

@@ -1,0 +1,1 @@
+"""A sweep: every job of `-m` in a process of its own."""

@@ -1,0 +1,108 @@
+"""Options that some methods of a sweep have, and others have not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import open_dict
+
+from hierdiff.command import absent_group, new_part, parts_of, plain, sentence
+from hierdiff.registry import UnknownOption
+from hierdiff.train import prepare
+
+
+def options_of(config: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """The options of a job of the sweep whose config is given."""
+    before = HydraConfig.instance().cfg
+    cfg = _composed(GlobalHydra.instance().config_loader(), config, list(overrides))
+    try:
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return plain(cfg)
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def own(config: Any, overrides: Sequence[str]) -> list[str]:
+    """The overrides of a job without those that its method has no place for."""
+    left = left_out(config, tuple(overrides))
+    return [one for one in overrides if key_of(one) not in left]
+
+
+def shared(config: Any, swept: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each option that some jobs of a sweep have no place for. ValueError for one that
+    none has."""
+    left = [left_out(config, tuple(overrides)) for overrides in swept]
+    lines = []
+    for key in dict.fromkeys(key for one in left for key in one):
+        if all(key in one for one in left):
+            raise ValueError(left[0][key])
+        methods = [_method(job) for job, one in zip(swept, left, strict=True) if key in one]
+        lines.append(f"{key} is no option of {', '.join(dict.fromkeys(methods))}: left out there")
+    return lines
+
+
+def _method(overrides: Sequence[str]) -> str:
+    chosen = [one.partition("=")[2] for one in overrides if key_of(one) == "method"]
+    return chosen[-1] if chosen else "this method"
+
+
+def key_of(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
+
+
+def left_out(config: Any, overrides: tuple[str, ...]) -> dict[str, str]:
+    """Keys of a job's overrides that its parts have no place for, and the sentence that refuses
+    each."""
+    place = (config.hydra.job.config_name, *overrides)
+    if place not in _LEFT:
+        left: dict[str, str] = {}
+        rest = list(overrides)
+        while (found := _refused(config, rest)) is not None:
+            left[found[0]] = found[1]
+            rest = [one for one in overrides if key_of(one) not in left]
+        _LEFT[place] = left
+    return _LEFT[place]
+
+
+_LEFT: dict[tuple[str, ...], dict[str, str]] = {}  # found once: parts are built for it
+
+
+def _refused(config: Any, overrides: Sequence[str]) -> tuple[str, str] | None:
+    loader = GlobalHydra.instance().config_loader()
+    choices = [one for one in overrides if "@" in one or loader.get_group_options(key_of(one))]
+    try:
+        files = _composed(loader, config, choices)
+        new = {key_of(one): new_part(files, key_of(one)) for one in overrides if one not in choices}
+        if any(new.values()):
+            prepare(options_of(config, overrides), shapes_alone=True)
+    except HydraException as error:
+        group = absent_group(error)
+        return None if group is None else (group, sentence(error))
+    except UnknownOption as error:
+        where = parts_of(error.path) if error.path else ()
+        keys = [
+            key
+            for key, part in new.items()
+            if part == error.option and parts_of(key)[: len(where)] == where
+        ]
+        return (keys[0], str(error)) if keys else None
+    except Exception:  # the job itself says what is wrong
+        return None
+    return None
+
+
+_composed: Callable[..., Any] = ConfigLoaderImpl.load_sweep_config
+
+
+def _of_its_own(self: Any, master_config: Any, sweep_overrides: list[str]) -> Any:
+    return _composed(self, master_config, own(master_config, sweep_overrides))
+
+
+ConfigLoaderImpl.load_sweep_config = _of_its_own  # type: ignore[assignment]
