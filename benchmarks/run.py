@@ -26,7 +26,6 @@ from rich.console import Console
 
 from benchmarks.cost.cases import by_resolution, cases_of, trajectories
 from benchmarks.cost.worker import costs
-from benchmarks.formats import said
 from benchmarks.measure import exposure
 from benchmarks.measure.curves import learning_curves
 from benchmarks.measure.kept import FILE as MEASURING
@@ -47,7 +46,8 @@ from benchmarks.sweep.job import failed, looked_at, reason
 from benchmarks.sweep.job import job as swept_job
 from benchmarks.sweep.launch import in_sweep, launched
 from benchmarks.sweep.process import BUSY, follow_sweep
-from benchmarks.tables import frame, rich_table
+from benchmarks.tables.formats.terminal import rich_table, said
+from benchmarks.tables.table import frame
 from hierdiff import training
 from hierdiff.command import command, plain
 from hierdiff.config import one_line
@@ -68,8 +68,9 @@ from hierdiff.metrics.fidelity import (
 )
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.reference import foreign
-from hierdiff.record import FILE, Record, now, provenance
-from hierdiff.results import readable
+from hierdiff.results.folders import readable
+from hierdiff.results.provenance import now, provenance
+from hierdiff.results.record import FILE, Record
 from hierdiff.train import Prepared, prepare
 from hierdiff.training import train
 

@@ -30,10 +30,10 @@ from rich.table import Table
 
 from benchmarks.cost.cases import Case, cases_of, device_for
 from benchmarks.cost.worker import costs
-from benchmarks.digits import is_spread, printed
-from benchmarks.formats import said
 from benchmarks.progress import track
 from benchmarks.settings import Cost
+from benchmarks.tables.digits import is_spread, printed
+from benchmarks.tables.formats.terminal import said
 from hierdiff.command import in_order, plain, with_sentences
 from hierdiff.config import folder_of_configs, one_line, reported
 from hierdiff.data import datasets
@@ -42,9 +42,10 @@ from hierdiff.inputs import inputs
 from hierdiff.levels import Resolutions
 from hierdiff.methods import on_shapes
 from hierdiff.options import check
-from hierdiff.record import content_hash, machine, now
 from hierdiff.registry import checked, constructed
-from hierdiff.results import hardware_of
+from hierdiff.results.hardware import hardware_of
+from hierdiff.results.plain import content_hash
+from hierdiff.results.provenance import machine, now
 from hierdiff.train import GROUPS, method_node, settled
 from hierdiff.training import Recipe
 from hierdiff.training.fabric import processes

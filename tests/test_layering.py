@@ -20,9 +20,9 @@ ORDER = (
     ("hierdiff.options",),
     (
         *("hierdiff.registry", "hierdiff.trust", "hierdiff.batch", "hierdiff.noise"),
-        *("hierdiff.config", "hierdiff.files", "hierdiff.record_form"),
+        *("hierdiff.config", "hierdiff.files"),
     ),
-    ("hierdiff.levels", "hierdiff.schedules", "hierdiff.images", "hierdiff.record"),
+    ("hierdiff.levels", "hierdiff.schedules", "hierdiff.images"),
     ("hierdiff.process", "hierdiff.parameterization", "hierdiff.codec"),
     (
         *("hierdiff.objective", "hierdiff.guidance", "hierdiff.samplers", "hierdiff.denoisers"),

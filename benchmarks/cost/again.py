@@ -15,8 +15,9 @@ from benchmarks.progress import track
 from hierdiff.config import from_yaml
 from hierdiff.files import worked_in
 from hierdiff.inputs import changed, inputs
-from hierdiff.record import Record, machine, now
-from hierdiff.results import paths
+from hierdiff.results.folders import paths
+from hierdiff.results.provenance import machine, now
+from hierdiff.results.record import Record
 from hierdiff.training.bounds import built
 from hierdiff.training.checkpoint import header
 from hierdiff.trust import check_trust

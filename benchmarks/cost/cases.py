@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hierdiff.methods import Method
-from hierdiff.record import ALONE
+from hierdiff.results.rows import ALONE
 from hierdiff.training.recipe import Precision, Recipe
 
 OUT_OF_MEMORY = "out of memory"  # how the reason of a case begins that did not fit

@@ -34,7 +34,7 @@ from benchmarks.plan.prices import (
 )
 from hierdiff.files import read_json, write_json
 from hierdiff.methods import Method
-from hierdiff.record import content_hash, plain
+from hierdiff.results.plain import content_hash, plain
 from hierdiff.train import Prepared
 from hierdiff.training.run import stage_steps
 

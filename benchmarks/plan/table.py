@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
 
-from benchmarks.formats import said
 from benchmarks.plan.plan import Plan, StagePlan, in_all
+from benchmarks.tables.formats.terminal import said
 
 
 def table(plans: Mapping[str, Plan]) -> Table:

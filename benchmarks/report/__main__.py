@@ -16,14 +16,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from benchmarks import published as papers
 from benchmarks.report.charts import swatch
 from benchmarks.report.content import Page, page
 from benchmarks.report.pictures import FOLDER, Kept
-from benchmarks.tables import add_choices, keep, nothing_under
+from benchmarks.tables import published as papers
+from benchmarks.tables.choices import add_choices, keep, nothing_under
 from hierdiff.config import one_line, printable, reported
 from hierdiff.files import LOCK, PART, from_json, worked_in, write
-from hierdiff.results import readable
+from hierdiff.results.folders import readable
 
 INDEX = "index.html"
 MADE_BY = b'<meta name="generator" content="hierdiff report">'  # how our own folder is known

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from html import escape as html_escape
 from itertools import pairwise
 
-from benchmarks.digits import is_spread, printed
+from benchmarks.tables.digits import is_spread, printed
 from hierdiff.config import printable
 
 WIDTH, HEIGHT = 400, 280

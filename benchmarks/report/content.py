@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.published import Published
 from benchmarks.report import facts
 from benchmarks.report.numbers import UNFIT, comparable, comparisons, merged, reason, row_key
 from benchmarks.report.parts import Charts, Entry, Gallery, Grid, Group
 from benchmarks.report.pictures import Kept, galleries, scaling
 from benchmarks.report.plots import curves, trade
-from benchmarks.tables import labels
-from hierdiff.record import Record
+from benchmarks.tables.labels import labels
+from benchmarks.tables.published import Published
+from hierdiff.results.record import Record
 
 
 @dataclass(frozen=True)

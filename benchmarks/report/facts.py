@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from benchmarks.formats import MISSING
 from benchmarks.report.charts import compact
 from benchmarks.report.parts import Cell, Entry, Grid, TableRow, mapping, number
-from hierdiff.record import better
-from hierdiff.results import hardware, machine
+from benchmarks.tables.formats.cells import MISSING
+from hierdiff.results.hardware import hardware, machine
+from hierdiff.results.rows import better
 
 OWN = ("folder", "label", "name")  # options that only say what a run is called
 SPENT = ("steps", "batch", "images", "flops", "seconds", "share", "pretrained")

@@ -13,14 +13,18 @@ from itertools import groupby
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from benchmarks.best import keys, places
-from benchmarks.formats import FORMATS, shown
-from benchmarks.presets import PRESETS
-from benchmarks.published import Published
 from benchmarks.report.parts import Cell, Comparison, Entry, TableRow, number
-from benchmarks.tables import frame, labels
-from hierdiff.record import Record
-from hierdiff.results import NAMED, over_seeds
+from benchmarks.tables.best import places
+from benchmarks.tables.formats import FORMATS
+from benchmarks.tables.formats.cells import shown
+from benchmarks.tables.keys import keys
+from benchmarks.tables.labels import labels
+from benchmarks.tables.presets import PRESETS
+from benchmarks.tables.published import Published
+from benchmarks.tables.table import frame
+from hierdiff.results.flat import NAMED
+from hierdiff.results.record import Record
+from hierdiff.results.seeds import over_seeds
 
 ENDINGS = {"markdown": "md", "latex": "tex", "csv": "csv"}
 NAMES = {"markdown": "Markdown", "latex": "LaTeX", "csv": "CSV"}

@@ -9,7 +9,7 @@ from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
-from hierdiff.record import Record
+from hierdiff.results.record import Record
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.report.charts import DASHES, Axis, Line, Point, compact, lines, scatter
 from benchmarks.report.parts import Charts, Entry, number
-from benchmarks.tables import SCALE
-from hierdiff.record import Row, better
+from benchmarks.tables.scale import SCALE
+from hierdiff.results.rows import Row, better
 
 COSTS = (  # key of a cost row, axis, factor to its unit
     ("sample_images_per_s", Axis("sampled images/s", "high"), 1.0),

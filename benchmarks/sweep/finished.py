@@ -14,9 +14,10 @@ from hierdiff.inputs import changed, inputs
 from hierdiff.metrics import weights
 from hierdiff.metrics.attributes import ATTRIBUTES
 from hierdiff.metrics.extractors import extractors
-from hierdiff.record import FILE, Record, content_hash
-from hierdiff.record import plain as record_plain
-from hierdiff.results import flat
+from hierdiff.results.flat import flat
+from hierdiff.results.plain import content_hash
+from hierdiff.results.plain import plain as record_plain
+from hierdiff.results.record import FILE, Record
 
 log = logging.getLogger(__name__)
 # options that name or show a run, and all that is in them

@@ -16,7 +16,7 @@ from benchmarks.sweep import ledger as states
 from benchmarks.sweep.finished import finished
 from benchmarks.sweep.ledger import Job, Ledger
 from benchmarks.sweep.process import BUSY, INTERRUPTED, noticed, run
-from hierdiff.record import FILE, Record
+from hierdiff.results.record import FILE, Record
 
 
 def looked_at(label: str, look: Callable[[], None]) -> None:

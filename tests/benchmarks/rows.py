@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hierdiff.record import Record
+from hierdiff.results.record import Record
 
 IDENTITY = "efficientnet_lite0@57938833:bicubic-224:uint8:N=512:ref=a1b2_{side}:frechet"
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from hierdiff.record import Record
+from hierdiff.results.record import Record
 from hierdiff.training.checkpoint import all_in, newest
 from tests.benchmarks.test_run import bench
 from tests.training.runs import command, entry, server

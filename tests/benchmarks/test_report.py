@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.formats import FORMATS
 from benchmarks.report.__main__ import INDEX, MADE_BY, main, render, write_report
 from benchmarks.report.charts import BOTTOM, HEIGHT, Axis, Line, Point, lines, scatter
 from benchmarks.report.content import page, slugs
@@ -26,9 +25,10 @@ from benchmarks.report.facts import duration, flat
 from benchmarks.report.parts import Entry, Figure, Gallery, Picture
 from benchmarks.report.pictures import SHEETS, Kept
 from benchmarks.report.plots import trade
-from benchmarks.tables import frame
-from hierdiff.record import Record
-from hierdiff.results import paths, records
+from benchmarks.tables.formats import FORMATS
+from benchmarks.tables.table import frame
+from hierdiff.results.folders import paths, records
+from hierdiff.results.record import Record
 from tests.benchmarks.rows import cost, quality, record
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"

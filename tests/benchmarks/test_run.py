@@ -24,7 +24,7 @@ from benchmarks.measure import kept, quality
 from benchmarks.sweep.finished import Unlike, check_same, data_digest, finished, inputs_of
 from hierdiff.config import folder_of_configs
 from hierdiff.metrics.extractors import INCEPTION_FILE, extractors
-from hierdiff.record import Record
+from hierdiff.results.record import Record
 from hierdiff.train import plain, prepare
 from hierdiff.training import train
 from tests.benchmarks import rows

@@ -29,7 +29,7 @@ from benchmarks.cost import again, worker
 from hierdiff.metrics import weights
 from hierdiff.metrics.extractors import extractors
 from hierdiff.metrics.reference import foreign
-from hierdiff.record import FILE, Record
+from hierdiff.results.record import FILE, Record
 from hierdiff.training.checkpoint import KEY, load_method, newest, stage_tensors
 from hierdiff.training.run import stage_steps
 from hierdiff.training.whole import Whole

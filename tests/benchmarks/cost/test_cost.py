@@ -21,12 +21,12 @@ from benchmarks.cost.sampling import Sampled, flops_of_sample, without_guidance
 from benchmarks.cost.steps import Shapes, Steps
 from benchmarks.cost.work import built, serve
 from benchmarks.cost.worker import Failed, Worker, best_batch, costs
-from benchmarks.tables import frame
+from benchmarks.tables.table import frame
 from hierdiff.config import from_yaml, to_yaml
 from hierdiff.files import Busy, worked_in, write
 from hierdiff.inputs import inputs
 from hierdiff.methods import methods
-from hierdiff.record import Record
+from hierdiff.results.record import Record
 from hierdiff.training import Recipe, train
 from hierdiff.training.step import TrainingStep
 from tests import tiny

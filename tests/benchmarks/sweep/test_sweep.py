@@ -19,8 +19,8 @@ from benchmarks.sweep import launch, process, shared
 from benchmarks.sweep.job import ended as why_ended
 from benchmarks.sweep.ledger import BUSY, FAILED, INTERRUPTED, MADE, PASSED, RUNNING, Job, opened
 from hierdiff.config import folder_of_configs
-from hierdiff.record import Record
-from hierdiff.results import records
+from hierdiff.results.folders import records
+from hierdiff.results.record import Record
 from tests.benchmarks.test_run import QUICK as MEASURED
 
 QUICK = (*(word for word in MEASURED if not word.startswith("cost.")), "cost.repeats=0")

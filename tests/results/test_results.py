@@ -17,21 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.best import interval
-from benchmarks.formats import FORMATS
-from benchmarks.tables import frame, spread_of
-from hierdiff.record import Record, content_hash
-from hierdiff.results import (
-    COLUMNS,
-    SPENT,
-    _over_runs,
-    dataframe,
-    over_seeds,
-    paths,
-    readable,
-    records,
-    wide,
-)
+from benchmarks.tables.best import interval
+from benchmarks.tables.columns import spread_of
+from benchmarks.tables.formats import FORMATS
+from benchmarks.tables.table import frame
+from hierdiff.results.folders import paths, readable, records
+from hierdiff.results.frames import COLUMNS, SPENT, dataframe, wide
+from hierdiff.results.plain import content_hash
+from hierdiff.results.record import Record
+from hierdiff.results.seeds import _over_runs, over_seeds
 from tests.benchmarks.rows import cost, five, quality, record, ten, training
 
 

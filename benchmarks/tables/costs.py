@@ -1,10 +1,4 @@
-"""What a kind of table shows, and under which labels and units.
-
-main: the first metric of the records, throughput, memory, what training spent. per_resolution: all
-metrics. cost: all costs and budgets. ablation: the options that differ, the first metric, costs at
-the finest resolution. all: everything, but for parts of a method alone, which
-have no quality and stand in `cost`.
-"""
+"""Cost columns: under which labels and units a cost is shown, and how uncertain it is."""
 
 from __future__ import annotations
 
@@ -13,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
 
-from benchmarks.best import DOWN, UP, Spread
+from benchmarks.tables.keys import DOWN, UP, Spread
 from hierdiff.metrics.cost import is_unsteady
-from hierdiff.record import Row
+from hierdiff.results.rows import Row
 
 ALIKE = 0.02  # memory closer than this part of itself is alike: what a process holds varies so much
 
@@ -115,44 +109,4 @@ PARTS = {  # numbers of a breakdown or of a search over batch sizes
     "flops": ("GFLOPs/image", 1e-9),
     "images_per_s": ("img/s", 1.0),
     "memory_mib": ("MiB", 1.0),
-}
-UNITS = {"images": ("images", 1.0), "flops": ("PFLOPs", 1e15), "seconds": ("s", 1.0)}
-
-
-@dataclass(frozen=True)
-class Preset:
-    """What a table shows.
-
-    metrics: "first" of a record, "all" or "none". costs; parts: also those of a breakdown. budgets:
-    pairs ("spent" or "planned", what). options: those that differ, as first columns. finest: costs
-    at the finest resolution alone.
-    """
-
-    metrics: str
-    costs: tuple[Cost, ...] = ()
-    budgets: tuple[tuple[str, str], ...] = ()
-    parts: bool = False
-    options: bool = False
-    finest: bool = False
-
-
-def _costs(*keys: str) -> tuple[Cost, ...]:
-    return tuple(cost for cost in COSTS if cost.key in keys)
-
-
-SHORT = ("train_images_per_s", "sample_images_per_s", "train_memory_mib", "sample_memory_mib")
-SPENT = (("spent", "images"), ("spent", "flops"))
-BUDGETS = tuple((when, what) for when in ("planned", "spent") for what in UNITS)
-PRESETS = {
-    "main": Preset("first", _costs(*SHORT), SPENT),
-    "per_resolution": Preset("all"),
-    "cost": Preset("none", COSTS, BUDGETS, parts=True),
-    "ablation": Preset(
-        "first",
-        _costs(*SHORT[:2], "parameters", "flops_per_image"),
-        SPENT,
-        options=True,
-        finest=True,
-    ),
-    "all": Preset("all", COSTS, BUDGETS, parts=True),
 }

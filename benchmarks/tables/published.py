@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.best import ARROWS
+from benchmarks.tables.keys import ARROWS
 from hierdiff.files import read_text
 
 FILE = Path(__file__).with_name("published.csv")
@@ -35,7 +35,6 @@ FORMS = {  # of what is told as text
 COSTS = {"parameters": "params M", "gmacs": "GMACs/call", "nfe": "calls"}  # as columns
 MARK = "†"
 CHOSEN_BY = ("method", "dataset", "resolution", "metric")
-
 Kind = tuple[str, str | None, int | None]  # data set, tool, number of images
 
 
@@ -133,9 +132,6 @@ def keep(rows: Iterable[Published], conditions: Sequence[str]) -> list[Published
 def asked(conditions: Sequence[str] | None) -> list[Published]:
     """What the option `--published` asks for; None: it was not given."""
     return [] if conditions is None else keep(read(), conditions)
-
-
-# ---------------------------------------------------------------- in a table
 
 
 def kinds(rows: Iterable[Published]) -> dict[Kind, str]:

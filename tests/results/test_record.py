@@ -12,16 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierdiff.data.folder import read_captions
-from hierdiff.record import (
-    SCHEMA,
-    Record,
-    better,
-    content_hash,
-    git_state,
-    now,
-    plain,
-    provenance,
-)
+from hierdiff.results.plain import content_hash, plain
+from hierdiff.results.provenance import git_state, now, provenance
+from hierdiff.results.record import SCHEMA, Record
+from hierdiff.results.rows import better
 from hierdiff.sample import own_files
 from hierdiff.training import log
 from tests.benchmarks.rows import cost, five, quality, record
@@ -225,7 +219,7 @@ def test_git_state_follows_commits_changes_and_new_files(tmp_path: Path):
 
 
 def test_the_repository_is_that_of_the_code_also_in_a_git_hook(tmp_path: Path, monkeypatch):
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     before = git_state(root)["commit"]
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))

@@ -12,13 +12,15 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from benchmarks.formats import FORMATS, FORMULA, rich_table
 from benchmarks.report.__main__ import INDEX
 from benchmarks.report.__main__ import main as report
-from benchmarks.tables import frame
-from benchmarks.tables import main as tables
+from benchmarks.tables.__main__ import main as tables
+from benchmarks.tables.formats import FORMATS
+from benchmarks.tables.formats.csv import FORMULA
+from benchmarks.tables.formats.terminal import rich_table
+from benchmarks.tables.table import frame
 from hierdiff.config import printable
-from hierdiff.record import Record
+from hierdiff.results.record import Record
 from tests.benchmarks.rows import cost, quality, record, training
 
 NASTY = (

@@ -21,13 +21,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from benchmarks import published as papers
-from benchmarks.best import best, interval, places, student
-from benchmarks.formats import WIDE
-from benchmarks.presets import PRESETS, expected_iqr
-from benchmarks.tables import csv, frame, latex, main, markdown, rich_table
-from hierdiff.record import Record, content_hash
-from hierdiff.results import records
+from benchmarks.tables import published as papers
+from benchmarks.tables.__main__ import main
+from benchmarks.tables.best import best, interval, places, student
+from benchmarks.tables.costs import expected_iqr
+from benchmarks.tables.formats.csv import csv
+from benchmarks.tables.formats.latex import WIDE, latex
+from benchmarks.tables.formats.markdown import markdown
+from benchmarks.tables.formats.terminal import rich_table
+from benchmarks.tables.presets import PRESETS
+from benchmarks.tables.table import frame
+from hierdiff.results.folders import records
+from hierdiff.results.plain import content_hash
+from hierdiff.results.record import Record
 from tests.benchmarks.rows import IDENTITY, TEN, cost, five, quality, record, ten, training
 
 

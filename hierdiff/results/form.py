@@ -12,7 +12,6 @@ from typing import Any
 
 DEEPEST = 40  # levels of nesting; a config of this project has less than ten
 LARGEST = 1e100  # of a number, so that its square and sums of squares are finite too
-
 Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, in words, and whether it is
 
 
@@ -41,7 +40,6 @@ def or_none(rule: Rule) -> Rule:
 
 
 AMOUNT, WORD = or_none(NUMBER), or_none(TEXT)
-
 QUALITY = {
     "resolution": COUNT,
     "view": TEXT,

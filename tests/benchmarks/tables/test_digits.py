@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.digits import is_spread, number, printed, with_spread
+from benchmarks.tables.digits import is_spread, number, printed, with_spread
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.published import FILE, Published, columns, keep, kinds, labels, notes, read
+from benchmarks.tables.published import FILE, Published, columns, keep, kinds, labels, notes, read
 
 HEAD = FILE.read_text(encoding="utf-8").splitlines()[0]
 LINE = "ADM,ImageNet,64,FID,2.07,296,,250,classifier,50000,ADM suite,README,2105.05233,source"

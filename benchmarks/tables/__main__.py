@@ -1,0 +1,54 @@
+"""Prints a table of finished runs.
+
+python -m benchmarks.tables runs --format latex --preset cost -o cost.tex
+python -m benchmarks.tables runs --published method=ADM,CDM resolution=256
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.tables import published as papers
+from benchmarks.tables.choices import add_choices, keep, nothing_under
+from benchmarks.tables.formats import FORMATS
+from benchmarks.tables.presets import PRESETS
+from benchmarks.tables.table import frame
+from hierdiff.config import one_line, reported
+from hierdiff.files import clean_beside, write
+from hierdiff.results.folders import readable
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("benchmarks.tables", description="Tables of finished runs.")
+    add_choices(parser)
+    parser.add_argument("--format", choices=list(FORMATS), default="markdown")
+    parser.add_argument("--preset", choices=list(PRESETS), default="main")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE")
+    chosen = parser.parse_args(arguments)
+    try:
+        found, left_out = readable(*chosen.folders)
+        for line in left_out:
+            print(f"left out: {one_line(line)}", file=sys.stderr)
+        found = keep(found, chosen.where)
+        if not found:
+            raise ValueError(nothing_under(chosen.folders))
+        others = papers.asked(chosen.published)
+        printed = FORMATS[chosen.format](frame(found, chosen.preset, others, left_out))
+        if chosen.output is None:
+            sys.stdout.write(printed)
+        else:
+            write(chosen.output, printed.encode())
+            clean_beside(chosen.output)
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(reported(main)())

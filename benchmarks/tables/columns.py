@@ -1,0 +1,209 @@
+"""The columns of a table: which there are, and what each row has in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+from benchmarks.tables.captions import budget
+from benchmarks.tables.costs import PARTS, Cost
+from benchmarks.tables.keys import ARROWS, Key, Spread
+from benchmarks.tables.mixing import same_hardware, same_identity
+from benchmarks.tables.presets import UNITS, Preset
+from benchmarks.tables.scale import SCALE, scale_rows
+from hierdiff.results.flat import flat
+from hierdiff.results.record import Record
+from hierdiff.results.rows import ALONE, Row, better
+
+OUT_OF_MEMORY, OOM = "out of memory", "OOM"  # how such a reason begins, what a cell says
+Spreads = dict[Key, dict[str, Spread]]  # by column and row
+
+
+def columns_of(
+    rows: Mapping[str, Record], wanted: Preset, metrics: Sequence[str]
+) -> tuple[dict[Key, dict[str, Any]], Spreads, Spreads, dict[Key, float]]:
+    """Columns of what was measured, by row; the spread over seeds, that over repeats of a timing,
+    and the part of itself to which a number is known, where there is one."""
+    columns: dict[Key, dict[str, Any]] = {}
+    spread: Spreads = {}
+    noise: Spreads = {}
+    resolution: dict[Key, float] = {}
+    for group, side, part in groups_of(rows.values(), wanted):
+        measured = quality_columns(rows, side, metrics) if part is None else {}
+        for label, found in measured.items():
+            same_identity(f"{group} {label}", found)
+            columns[group, label] = {row: q["value"] for row, q in found.items()}
+            spread[group, label] = {
+                row: known for row, q in found.items() if (known := spread_of(q)) is not None
+            }
+        for cost in costs_of(rows.values(), side, wanted):
+            taken = cost_column(rows, side, part, cost)
+            if cost.hardware:
+                same_hardware(f"{group} {cost.label}", rows, taken)
+            columns[group, cost.label] = {
+                row: c[cost.key] * cost.factor for row, c in taken.items()
+            }
+            noise[group, cost.label] = {
+                row: known for row, c in taken.items() if (known := cost.spread(c)) is not None
+            }
+            if cost.resolution is not None:
+                resolution[group, cost.label] = cost.resolution
+        if wanted.parts:
+            columns |= {(group, label): own for label, own in parts(rows, side, part).items()}
+    for when, what in wanted.budgets:
+        unit, factor = UNITS[what]
+        columns[when, unit] = {
+            row: amount / factor
+            for row, record in rows.items()
+            if (amount := budget(record, when, what)) is not None
+        }
+    return columns, spread, noise, resolution
+
+
+def groups_of(records: Iterable[Record], wanted: Preset) -> Iterator[tuple[str, int, str | None]]:
+    """Name, side and part of each column group: the resolutions, and in a table without quality the
+    parts of a trajectory that were measured alone."""
+    records = list(records)
+    for side in resolutions(records):
+        yield f"{side} px", side, None
+    for side in resolutions(records) if wanted.metrics == "none" else ():
+        if any(costs_at(record, side, ALONE) for record in records):
+            yield f"network {ALONE} {side} px", side, ALONE
+
+
+def costs_of(records: Iterable[Record], side: int, wanted: Preset) -> tuple[Cost, ...]:
+    finest = side == max(resolutions(records))
+    return wanted.costs if finest or not wanted.finest else ()
+
+
+def costs_at(record: Record, side: int, part: str | None) -> list[Row]:
+    """Cost rows of what makes the images of a resolution (part None), or of a part alone."""
+    return [c for c in record.cost if (c["resolution"], c.get("part")) == (side, part)]
+
+
+def spread_of(q: Row) -> Spread | None:
+    """Of a quality row, which is a mean over sampling seeds, or over those and training seeds
+    (`hierdiff.results.over_seeds`); None where it is unknown."""
+    sd, count = q.get("spread"), len(q.get("values") or ())
+    if sd is None or count < 2:
+        return None
+    if "between" not in q:
+        return Spread(sd, count, {"sampling seeds": (sd**2 / count, count - 1)})
+    parts = {"training seeds": (q["between"] ** 2 / count, count - 1)}
+    if q["within"] is not None:
+        parts["sampling seeds"] = (q["within"] ** 2 / q["draws"], q["draws"] - 1)
+    return Spread(sd, count, parts)
+
+
+def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Key, dict[str, str]]:
+    """Costs that ended without a number, by row: `OOM` where memory ran out."""
+    words: dict[Key, dict[str, str]] = {}
+    for group, side, part in groups_of(rows.values(), wanted):
+        for cost in costs_of(rows.values(), side, wanted):
+            for row, record in rows.items():
+                for c in costs_at(record, side, part):
+                    reason = c.get(f"{cost.case}_failure")
+                    if reason is not None and c.get(cost.key) is None and cost.measured:
+                        word = OOM if reason.startswith(OUT_OF_MEMORY) else "failed"
+                        words.setdefault((group, cost.label), {})[row] = word
+    return words
+
+
+def resolutions(records: Iterable[Record]) -> list[int]:
+    """Every side that was measured, finest first."""
+    return sorted({int(row["resolution"]) for r in records for row in (*r.quality, *r.cost)})[::-1]
+
+
+def metrics_of(records: Iterable[Record], which: str) -> list[str]:
+    """Metrics that were measured, in the order of the records: the "first" of each, "all", none."""
+    rows = [[q["metric"] for q in record.quality] for record in records]
+    if which == "first":
+        return list(dict.fromkeys(metrics[0] for metrics in rows if metrics))
+    return list(dict.fromkeys(m for metrics in rows for m in metrics)) if which == "all" else []
+
+
+def quality_columns(
+    rows: Mapping[str, Record], side: int, metrics: Sequence[str]
+) -> dict[str, dict[str, Row]]:
+    """For each metric and view at a resolution the quality row of each table row.
+
+    At the finest resolution both views are the same image, and one column says it. Both views have
+    the same references, so that a row of the scale stands in either.
+    """
+    finest = side == max(resolutions(rows.values()))
+    views = (
+        {"": ("native", "pooled")} if finest else {" native": ("native",), " pooled": ("pooled",)}
+    )
+    at_side = {
+        row: [q for q in record.quality if q["resolution"] == side and q["value"] is not None]
+        for row, record in rows.items()
+    }
+    scale = {label: list(scale_rows(rows.values(), kind, side)) for kind, label in SCALE.items()}
+    columns: dict[str, dict[str, Row]] = {}
+    for metric in metrics:
+        arrow = ARROWS[direction(metric, rows.values())]
+        for suffix, wanted in views.items():
+            column = {
+                row: q
+                for row, found in at_side.items()
+                for view in reversed(wanted)
+                for q in found
+                if (q["metric"], q["view"]) == (metric, view)
+            }
+            if column:
+                column |= {
+                    row: q for row, found in scale.items() for q in found if q["metric"] == metric
+                }
+                columns[f"{metric}{suffix}{arrow}"] = column
+    return columns
+
+
+def direction(metric: str, records: Iterable[Record]) -> str | None:
+    """Which side of a metric is better: as a row says, or else by its name."""
+    rows = [q for record in records for q in record.quality if q["metric"] == metric]
+    return better(next((q for q in rows if "better" in q), {"metric": metric}))
+
+
+def cost_column(
+    rows: Mapping[str, Record], side: int, part: str | None, cost: Cost
+) -> dict[str, Row]:
+    return {
+        row: c
+        for row, record in rows.items()
+        for c in costs_at(record, side, part)
+        if c.get(cost.key) is not None
+    }
+
+
+def parts(
+    rows: Mapping[str, Record], side: int, part: str | None = None
+) -> dict[str, dict[str, float]]:
+    """The numbers of a breakdown: of any entry of a cost row that has entries itself."""
+    columns: dict[str, dict[str, float]] = {}
+    sources: dict[str, Row] = {}
+    for row, record in rows.items():
+        for c in costs_at(record, side, part):
+            named = {key: _by_name(node) for key, node in c.items()}
+            nested = {key: node for key, node in named.items() if isinstance(node, Mapping)}
+            for key, value in flat(nested).items():
+                if isinstance(value, Real) and not isinstance(value, bool):
+                    place, _, last = key.rpartition(".")
+                    unit, factor = PARTS.get(last, (last, 1.0))
+                    name = re.sub(r"[._]", " ", f"{place}.{unit}")
+                    columns.setdefault(name, {})[row] = float(value) * factor
+                    sources[row] = c
+    same_hardware(f"{side} px {next(iter(columns), '')}", rows, sources)
+    return columns
+
+
+def _by_name(node: Any) -> Any:
+    """A list of things that have names as a tree."""
+    if isinstance(node, Mapping):
+        return {key: _by_name(child) for key, child in node.items()}
+    if isinstance(node, (list, tuple)) and all(
+        isinstance(n, Mapping) and "name" in n for n in node
+    ):
+        return {n["name"]: {k: v for k, v in n.items() if k != "name"} for n in node}
+    return node

@@ -1,0 +1,61 @@
+"""The options in which records differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+from hierdiff.results.flat import NAMED, flat
+from hierdiff.results.record import Record
+
+
+def differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The options that are not the same in all, outermost first; long ones and places left out."""
+    keys = sorted({key for fact in facts for key in fact}, key=lambda key: (key.count("."), key))
+    return [
+        key
+        for key in keys
+        if len({str(fact.get(key)) for fact in facts}) > 1
+        and all(_is_short(fact.get(key)) for fact in facts)
+    ]
+
+
+def _is_short(value: Any) -> bool:
+    return len(str(value)) <= 24 and "/" not in str(value)
+
+
+def options_of(record: Record) -> dict[str, Any]:
+    return {
+        "budget": record.budget,
+        "resolutions": "x".join(map(str, record.resolutions)),
+        **{key: value for key, value in flat(record.config).items() if key not in NAMED[1:]},
+    }
+
+
+def differences(records: Sequence[Record]) -> dict[str, str]:
+    """The options in which records differ, by a short name of each.
+
+    What one option sets in several places of the config is told once. A seed is no option.
+    """
+    facts = [options_of(record) for record in records]
+    told: dict[tuple[str, ...], str] = {}
+    for key in differing(facts):
+        last = key.rpartition(".")[2]
+        if key not in ("seed", "label", "budget_name"):
+            told.setdefault((last, *(str(fact.get(key)) for fact in facts)), key)
+    ends = Counter(_end(key) for key in told.values())
+    return {_end(key) if ends[_end(key)] == 1 else key: key for key in told.values()}
+
+
+def rank(value: Any) -> tuple[bool, float, str]:
+    """Numbers by size, then words."""
+    is_number = isinstance(value, Real)
+    return not is_number, float(value) if is_number else 0.0, str(value)
+
+
+def _end(key: str) -> str:
+    """What an option is called: its own name, or that of what it names."""
+    *_, before, last = ("", *key.split("."))
+    return f"{before}.{last}" if last == "name" and before else last

@@ -1,0 +1,153 @@
+"""Notes beneath a table: identities of metrics, budgets, noisy timings, edited records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from benchmarks.tables.captions import CASES, PRETRAINED, budget, pretrained
+from benchmarks.tables.columns import resolutions
+from benchmarks.tables.digits import number
+from benchmarks.tables.formats.cells import MISSING
+from benchmarks.tables.presets import UNITS, Preset
+from benchmarks.tables.scale import scale_rows
+from hierdiff.results.hardware import machine
+from hierdiff.results.record import Record
+from hierdiff.results.rows import ALONE, Row
+
+
+def notes(
+    rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset, more: Sequence[str]
+) -> Iterator[str]:
+    """Beneath the table: identities of metrics, budgets, noisy timings, records edited by hand."""
+    yield from identities(rows, metrics)
+    if more:
+        yield f"these options differ as well: {', '.join(more)}"
+    for row, record in rows.items():
+        if pretrained(record):
+            name, stages = row.removesuffix(f" {PRETRAINED}"), ", ".join(pretrained(record))
+            yield f"{PRETRAINED} {name}: {stages} pretrained, which its budget does not count"
+    if wanted.parts:
+        yield from shares(rows)
+    if ("spent", "seconds") in wanted.budgets:
+        machines = {
+            machine(r, "cuda" if (r.provenance.get("machine") or {}).get("gpu") else "cpu")
+            for r in rows.values()
+            if budget(r, "spent", "seconds") is not None
+        }
+        if len(machines) > 1:
+            yield f"seconds of training are of different machines: {', '.join(sorted(machines))}"
+    if wanted.costs:
+        yield from _of_costs(rows, alone=wanted.metrics == "none")
+    for row, record in rows.items():
+        yield from (f"{row}: {note}" for note in record.training.get("notes", ()))
+    edited = [row for row, record in rows.items() if record.edited]
+    if edited:
+        yield f"changed by hand since they were measured: {', '.join(edited)}"
+
+
+def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:
+    """Which timings are noisy, what CPU processes held before the method, why costs are missing,
+    and which were taken otherwise by an earlier version. alone: also of parts alone."""
+    found = [
+        (row, c)
+        for row, record in rows.items()
+        for c in record.cost
+        if alone or c.get("part") is None
+    ]
+    spread = [f"{row} at {_where(c)}{which}" for row, c in found if (which := noisy(c)) is not None]
+    if spread:
+        yield f"times that spread widely: {', '.join(dict.fromkeys(spread))}"
+    bases = sorted(
+        base
+        for _, c in found
+        for case in CASES
+        if c.get("device") == "cpu" and (base := c.get(f"{case}_memory_baseline_mib")) is not None
+    )
+    if bases:
+        had = MISSING.join(dict.fromkeys((number(round(bases[0])), number(round(bases[-1])))))
+        yield f"memory on a CPU is that of the process, which had {had} MiB before the method"
+    failed = [
+        f"{row} at {_where(c)}, {'; '.join(reasons)}"
+        for row, c in found
+        if (reasons := [f"{k}: {c[f'{k}_failure']}" for k in CASES if c.get(f"{k}_failure")])
+    ]
+    yield from dict.fromkeys(failed)
+    older = dict.fromkeys(f"{row} ({c['train_step']})" for row, c in found if c.get("train_step"))
+    if older:
+        yield (
+            f"training timed by an earlier version, not with the step of the run: "
+            f"{', '.join(older)}; python -m benchmarks.cost times it again"
+        )
+
+
+def _where(cost: Row) -> str:
+    """`64x32 px` of a joint trajectory."""
+    sides = "x".join(str(side) for side in cost.get("trajectory") or [cost["resolution"]])
+    return f"{sides} px{f' ({ALONE})' if cost.get('part') else ''}"
+
+
+def noisy(cost: Row) -> str | None:
+    """Which times of a cost row spread widely, ` (train, sample)`; None for none of them."""
+    found = [key for key, value in cost.items() if key.endswith("noisy") and value]
+    named = [key.removesuffix("_noisy") for key in found if key != "noisy"]
+    return (f" ({', '.join(named)})" if named else "") if found else None
+
+
+def identities(rows: Mapping[str, Record], metrics: Sequence[str]) -> Iterator[str]:
+    """A line for each resolution and identity but for the estimator, which each metric tells."""
+    found = {
+        (-q["resolution"], *_halves(str(q["identity"])), q["metric"])
+        for record in rows.values()
+        for q in record.quality
+        if q["value"] is not None and q["metric"] in metrics
+    }
+    lines: dict[tuple[int, str], list[str]] = {}
+    for side, made, how, metric in sorted(found, key=lambda f: (f[0], metrics.index(f[3]), f)):
+        lines.setdefault((-side, made), []).append(f"{metric} ({how})" if how else metric)
+    for (side, made), told in lines.items():
+        yield f"{side} px, {made}: {', '.join(told)}"
+
+
+def _halves(identity: str) -> tuple[str, str]:
+    """Extractor, resize, quantisation, count and reference; estimator."""
+    made, _, how = identity.rpartition(":")
+    return (made.strip(), how.strip()) if made else (identity, "")
+
+
+def shares(rows: Mapping[str, Record]) -> Iterator[str]:
+    """How a method of several stages divides its budget."""
+    for row, record in rows.items():
+        stages = record.training.get("stages", ())
+        for what, (unit, _) in list(UNITS.items())[1::-1]:  # FLOPs, or else images
+            amounts = [float(stage.get(what) or 0) for stage in stages]
+            total = sum(amounts, start=0.0)
+            if len(stages) > 1 and total:
+                told = (
+                    f"{stage['name']} {100 * amount / total:.0f} %"
+                    for stage, amount in zip(stages, amounts, strict=True)
+                )
+                yield f"{row}, {unit} by stage: {', '.join(told)}"
+                break
+
+
+def fewer_real(rows: Iterable[Record], metrics: Sequence[str]) -> Iterator[str]:
+    """A note where real images are fewer than generated ones: distances of few images read high."""
+    records = list(rows)
+    counts = {
+        (q["n"], max(ns))
+        for side in resolutions(records)
+        for q in scale_rows(records, "real", side)
+        if q["metric"] in metrics and q.get("n")
+        if (ns := _counts_of(records, side, q["metric"])) and q["n"] < max(ns)
+    }
+    for few, many in sorted(counts):
+        yield f"real images are {few}, all test images there are, beside {many} generated ones"
+
+
+def _counts_of(records: Iterable[Record], side: int, metric: str) -> list[int]:
+    return [
+        q["n"]
+        for record in records
+        for q in record.quality
+        if (q["resolution"], q["metric"]) == (side, metric) and q.get("n")
+    ]

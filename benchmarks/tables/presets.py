@@ -1,0 +1,54 @@
+"""What a kind of table shows, and under which labels and units.
+
+main: the first metric of the records, throughput, memory, what training spent. per_resolution: all
+metrics. cost: all costs and budgets. ablation: the options that differ, the first metric, costs at
+the finest resolution. all: everything, but for parts of a method alone, which
+have no quality and stand in `cost`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.tables.costs import COSTS, Cost
+
+UNITS = {"images": ("images", 1.0), "flops": ("PFLOPs", 1e15), "seconds": ("s", 1.0)}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a table shows.
+
+    metrics: "first" of a record, "all" or "none". costs; parts: also those of a breakdown. budgets:
+    pairs ("spent" or "planned", what). options: those that differ, as first columns. finest: costs
+    at the finest resolution alone.
+    """
+
+    metrics: str
+    costs: tuple[Cost, ...] = ()
+    budgets: tuple[tuple[str, str], ...] = ()
+    parts: bool = False
+    options: bool = False
+    finest: bool = False
+
+
+def _costs(*keys: str) -> tuple[Cost, ...]:
+    return tuple(cost for cost in COSTS if cost.key in keys)
+
+
+SHORT = ("train_images_per_s", "sample_images_per_s", "train_memory_mib", "sample_memory_mib")
+SPENT = (("spent", "images"), ("spent", "flops"))
+BUDGETS = tuple((when, what) for when in ("planned", "spent") for what in UNITS)
+PRESETS = {
+    "main": Preset("first", _costs(*SHORT), SPENT),
+    "per_resolution": Preset("all"),
+    "cost": Preset("none", COSTS, BUDGETS, parts=True),
+    "ablation": Preset(
+        "first",
+        _costs(*SHORT[:2], "parameters", "flops_per_image"),
+        SPENT,
+        options=True,
+        finest=True,
+    ),
+    "all": Preset("all", COSTS, BUDGETS, parts=True),
+}

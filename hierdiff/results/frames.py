@@ -1,0 +1,127 @@
+"""Finished runs as data: the records below some folders, training seeds merged, pandas frames.
+
+    from hierdiff.results import dataframe, wide
+    wide(dataframe("runs"))
+
+The long form has one line for each number that was measured, in the units of the record; a failed
+run is one line with its reason. What may be compared shares an `identity`: that of a metric, or of
+a cost the hardware and batch size that it depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hierdiff.results.record import Record
+from hierdiff.results.rows import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+from hierdiff.results.flat import flat
+from hierdiff.results.folders import records
+from hierdiff.results.hardware import hardware
+from hierdiff.results.seeds import training_seed
+
+COLUMNS = (
+    *("run", "name", "method", "data", "budget", "seed", "kind", "resolution", "view", "metric"),
+    *("value", "spread", "n", "identity", "path", "edited", "failure"),
+)
+ANYWHERE = ("parameters", "flops_per_call", "flops_per_image", "evaluations")  # on any hardware
+WHOLE = ("seed", "resolution", "n", "step")
+SPENT = ("step", "images", "flops", "seconds", "half_life")  # where on its curve a number is
+
+
+def dataframe(*folders: str | Path, options: Sequence[str] = ()) -> pd.DataFrame:
+    """The long form: one line for each measured number of the records below `folders`.
+
+    Columns: `COLUMNS`, then `SPENT` (of lines of a curve), then one for each of the `options`, by
+    their place in the config (`denoiser.width`). kind: "quality", "cost" (of what makes the images
+    of a resolution), "cost alone" (of a network without the rest of its trajectory), "curve",
+    "scale" (name and method are then "real" or "gaussian") or "failure". metric of a cost: its key
+    in the record.
+    """
+    import pandas as pd
+
+    lines = []
+    for record in records(*folders):
+        told = _told(record, options)
+        found = [{**told, **line} for line in _lines(record)]
+        if record.failure is not None:
+            found.append({**told, "kind": "failure"})
+        lines += found
+    frame = pd.DataFrame(lines, columns=pd.Index([*COLUMNS, *SPENT, *options]))
+    numbers = {name: "float64" for name in ("value", "spread", *SPENT)}
+    return frame.astype({**numbers, **dict.fromkeys(WHOLE, "Int64"), "edited": "bool"})
+
+
+def _told(record: Record, wanted: Sequence[str]) -> dict[str, Any]:
+    chosen = flat(record.config)
+    folder = record.path.parent.name if record.path else record.name
+    return {
+        "run": folder,
+        "name": record.name,
+        "method": record.method,
+        "data": record.data,
+        "budget": record.budget,
+        "seed": training_seed(record),
+        "path": str(record.path) if record.path else None,
+        "edited": record.edited,
+        "failure": record.failure,
+        **{option: chosen.get(option) for option in wanted},
+    }
+
+
+def _lines(record: Record) -> Iterator[dict[str, Any]]:
+    for q in record.quality:
+        yield {"kind": "quality", **_number(q)}
+    for c in record.cost:
+        kind = "cost" if c.get("part") is None else f"cost {c['part']}"
+        for key, value in flat(c).items():
+            if isinstance(value, Real) and not isinstance(value, bool) and key != "resolution":
+                batch = c.get("train_batch" if key.startswith("train_") else "batch")
+                timed = f"{hardware(record, c)}, batch {batch}"
+                identity = None if key in ANYWHERE else timed
+                place = {"resolution": c["resolution"], "metric": key, "identity": identity}
+                yield {"kind": kind, **place, "value": value}
+    for row in record.curves:
+        yield {"kind": "curve", **_number(row), **{key: row.get(key) for key in SPENT}}
+    for name, rows in record.scale.items():
+        for q in rows:
+            yield {"kind": "scale", "name": name, "method": name, **_number(q)}
+
+
+def _number(row: Row) -> dict[str, Any]:
+    keys = ("resolution", "view", "metric", "value", "spread", "n", "identity")
+    return {key: row.get(key) for key in keys}
+
+
+def wide(frame: pd.DataFrame, kind: str = "quality") -> pd.DataFrame:
+    """One line for each run, one column for each resolution, view and metric of one `kind`.
+
+    Raises ValueError where a column would mix identities, data sets or points of a curve.
+    """
+    if kind == "curve":
+        raise ValueError("a curve has many numbers for a metric: plot the long form over 'images'")
+    chosen = frame[frame["kind"] == kind]
+    place = ["resolution", "view", "metric"]
+    for what in ("identity", "data"):
+        mixed = chosen.groupby(place, dropna=False)[what].nunique()
+        if (mixed > 1).any():
+            where = mixed[mixed > 1].index[0]
+            told = ", ".join(str(part) for part in where if part == part)
+            raise ValueError(
+                f"{told} has more than one {what}: choose one, frame[frame.{what} == ...]"
+            )
+    runs = ["run", "name", "seed"]
+    chosen = chosen.assign(view=chosen["view"].fillna(""))
+    twice = chosen.duplicated([*runs, *place])
+    if twice.any():
+        raise ValueError(
+            f"run {chosen[twice]['run'].iloc[0]!r} is there twice: choose one by frame.path"
+        )
+    return chosen.pivot(index=runs, columns=place, values="value").sort_index(
+        axis=1, ascending=[False, True, True]
+    )

@@ -1,0 +1,158 @@
+"""A record: one measured row with its provenance, one file a run, written last and at once.
+
+The file is JSON of schema 4. `None` stands where nothing was measured, never zero; no number is
+infinite or NaN. `hash` is SHA-256 over everything else: a record edited by hand is found out.
+Rates are images/s, latency s, memory MiB (2^20 bytes), FLOPs count a multiply-add as 2.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hierdiff.files import from_json, write
+from hierdiff.results.form import broken, too_deep
+from hierdiff.results.older import older_costs
+from hierdiff.results.plain import content_hash, plain
+from hierdiff.results.rows import Row, check_quality
+
+SCHEMA = 4  # 2: analysis; 3: curves; 4: costs of the trajectory that makes the images
+READ: dict[Any, dict[str, Any]] = {  # what an older one lacks
+    1: {"analysis": {}, "curves": ()},
+    2: {"curves": ()},
+    3: {},
+    SCHEMA: {},
+}
+FILE = "record.json"
+LARGEST = 2**26  # bytes that are read
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row: a method on a data set under a budget.
+
+    name: label of the row. resolutions: sides in pixels that the method produces, finest first.
+    quality: one row for each resolution and view ("native": the method's own level, "pooled": its
+        final image pooled to it): metric, value, floor, n, n_reference, identity, route; better
+        (see `better`); values (one for each sampling seed; `value` is their mean) and spread
+        (their standard deviation, None for one).
+    cost: one row for each resolution: device, dtype, batch, rates, latency, memory, parameters,
+        FLOPs, evaluations; what was not measured is None. trajectory: resolutions of the images
+        that one trajectory makes, of which a row has the cost. part: None, or "alone" in a row of
+        its own for a network without the rest of its trajectory, which made no measured image.
+    scale: quality rows of real images ("real") and of a Gaussian fitted to them ("gaussian").
+    curves: learning curves, one row for each snapshot, half-life of its average and metric.
+    training: images, FLOPs and seconds that were planned and spent, in all and by stage; notes.
+    analysis: by name, what was looked at beside the row (`benchmarks.exposure`).
+    failure: why the run ended without its numbers, in one sentence.
+    path, edited: where it was read, and whether its content no longer matches its hash.
+    """
+
+    name: str
+    method: str
+    data: str
+    budget: str
+    resolutions: tuple[int, ...]
+    quality: tuple[Row, ...] = ()
+    cost: tuple[Row, ...] = ()
+    scale: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    curves: tuple[Row, ...] = ()
+    analysis: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    failure: str | None = None
+    schema: int = SCHEMA
+    path: Path | None = field(default=None, compare=False)
+    edited: bool = field(default=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, rows in {"quality": self.quality, **self.scale}.items():
+            for row in rows:
+                check_quality(name, row)
+
+    def content(self) -> dict[str, Any]:
+        """What is written and hashed, as plain JSON values; raises where a number is not finite."""
+        told = [f.name for f in fields(self) if f.name not in ("path", "edited")]
+        return {
+            name: plain(getattr(self, name), name, free=name in ("config", "provenance"))
+            for name in told
+        }
+
+    @property
+    def hash(self) -> str:
+        return content_hash(self.content())
+
+    def write(self, path: str | Path) -> Path:
+        """Write to a file, or as `record.json` into a folder: all of it, or nothing."""
+        path = Path(path)
+        path = path if path.suffix == ".json" else path / FILE
+        content = self.content()
+        text = json.dumps({**content, "hash": content_hash(content)}, indent=1, allow_nan=False)
+        write(path, f"{text}\n".encode())
+        return path
+
+    @classmethod
+    def read(cls, path: str | Path) -> Record:
+        """The record of a file, or of `record.json` in a folder."""
+        path = Path(path)
+        path = path / FILE if path.is_dir() else path
+        try:
+            content = _read_json(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON ({error}): remove it and run again") from error
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if not isinstance(schema, int) or schema not in READ:
+            raise ValueError(
+                f"{path} has record schema {schema!r}, this version reads {SCHEMA}: "
+                f"read it with the hierdiff that wrote it, or remove it and run again"
+            )
+        kept = content.pop("hash", None)
+        edited = kept != content_hash(content)
+        content = {**READ[schema], **content, "schema": SCHEMA}
+        known = {f.name for f in fields(cls)} - {"path", "edited"}
+        unknown, missing = sorted(set(content) - known), sorted(known - set(content))
+        if unknown or missing:
+            raise ValueError(
+                f"{path} is no record of schema {SCHEMA} (unknown: {unknown}, missing: {missing}): "
+                f"remove it and run again"
+            )
+        fault = broken(content)
+        if fault is not None:
+            raise ValueError(f"{path} is no record that can be read ({fault}): run again")
+        for name in ("resolutions", "quality", "cost", "curves"):
+            content[name] = tuple(content[name])
+        try:
+            if schema < 4:
+                content["cost"] = older_costs(content["cost"])
+            return cls(**content, path=path, edited=edited)
+        except ValueError as error:
+            raise ValueError(f"{path} is no record that can be read: {error}") from error
+
+
+def _read_json(path: Path) -> Any:
+    """The content of a file, which may be anything: ValueError for what is no JSON of this size."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for
+        raise ValueError("it is no file")
+    if about.st_size > LARGEST:
+        raise ValueError(f"it has {about.st_size / 1e6:.0f} MB, a record has less than one")
+    text = path.read_text(encoding="utf-8-sig")
+    content = from_json(text, parse_constant=_no_number, parse_float=_finite)
+    if too_deep(content):
+        raise ValueError("it is nested too deeply")
+    return content
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(word: str) -> float:
+    value = float(word)
+    return value if math.isfinite(value) else _no_number(word)  # type: ignore[func-returns-value, return-value]

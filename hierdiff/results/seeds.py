@@ -1,0 +1,171 @@
+"""Records that differ in the training seed alone, merged into one with its spread."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from hierdiff.results.plain import content_hash, plain
+from hierdiff.results.record import Record
+from hierdiff.results.rows import Row
+
+if TYPE_CHECKING:
+    pass
+from hierdiff.results.flat import NAMED
+from hierdiff.results.hardware import hardware
+
+TIMES = ("train_images_per_s", "sample_images_per_s", "latency_s")
+CLOCKED = {"seconds": "trainer", "latency": "sampler"}  # budget: whose steps it decides
+
+
+def training_seed(record: Record) -> Any:
+    """The seed of the run; a list where `over_seeds` merged several."""
+    seeds = record.provenance.get("seeds") or {}
+    return record.config.get("seed", seeds.get("training"))
+
+
+def over_seeds(found: Iterable[Record]) -> list[Record]:
+    """The records, those that differ in the training seed alone merged into one.
+
+    A merged record has means for values, the list of seeds as `config["seed"]`, and the scale and
+    provenance of its newest run; no curves and no analyses. `values` are the means of the runs.
+    Its spread keeps both sources: `between`, the standard deviation of the runs' means, `within`,
+    that over the sampling seeds of one run (root of the mean of the runs' variances; None where a
+    run has one sampling seed), `draws`, the sampling seeds of a run, and
+
+        spread = sqrt(between^2 + within^2),   that of one result of one training and sampling seed.
+
+    Why the sum: let a result be mu + a_i + b_j + e_ij, for training seed i of k, sampling seed j of
+    m, variances A, B, E. The runs share their sampling seeds, so that the mean of the b_j is in
+    every run's mean and their variance, A + E / m, does not see it; that within a run is B + E.
+    The sum is A + B + E + E / m: never below the variance of one result, A + B + E. Likewise
+    between^2 / k + within^2 / m = A / k + B / m + E / m + E / (k m) is never below that of the
+    mean, A / k + B / m + E / (k m). If the runs drew independently, so that b_j were another for
+    each, both would hold as well.
+
+    Costs have means, and times and rates the standard deviation between the `runs`. Records of
+    one seed, failures, and records measured under different identities or on different hardware
+    stay as they are.
+    """
+    groups: dict[str, list[Record]] = {}
+    for i, record in enumerate(found):
+        groups.setdefault(str(i) if record.failure is not None else _but_seed(record), []).append(
+            record
+        )
+    return [one for group in groups.values() for one in _merged(group)]
+
+
+def _but_seed(record: Record) -> str:
+    """The same text for records that are the same run under another seed, made from the same files
+    and code. Steps that a clock decided are no difference."""
+    options = {k: v for k, v in record.config.items() if k not in NAMED}
+    for budget, part in CLOCKED.items():
+        if (options.get("match") or {}).get(budget) is not None:
+            options[part] = {k: v for k, v in options[part].items() if k != "steps"}
+    measured = {
+        (str(q["resolution"]), q["metric"]): (q["identity"], q.get("n"), q.get("n_reference"))
+        for q in record.quality
+    }
+    told = {
+        "row": (record.name, record.method, record.data, record.budget, record.resolutions),
+        "options": options,
+        "measured": sorted(measured.items()),
+        "inputs": record.provenance.get("inputs"),
+        "hardware": sorted({hardware(record, c) for c in record.cost}),
+    }
+    return content_hash(plain(told, "record", free=True))
+
+
+def _merged(group: Sequence[Record]) -> Sequence[Record]:
+    group = sorted(group, key=lambda record: str(training_seed(record)))
+    seeds = [training_seed(record) for record in group]
+    if len(group) < 2 or None in seeds or len(set(map(str, seeds))) < len(seeds):
+        return group
+    newest = max(group, key=lambda record: (str(record.provenance.get("ended")), record.hash))
+    notes = [note for record in group for note in record.training.get("notes", ())]
+    training: dict[str, Any] = _mean([record.training for record in group])
+    return [
+        replace(
+            newest,
+            quality=tuple(_over_runs(record.quality for record in group)),
+            cost=tuple(
+                _mean_cost([c for r in group for c in r.cost if _place(c) == place])
+                for place in dict.fromkeys(_place(c) for r in group for c in r.cost)
+            ),
+            training={**training, "notes": list(dict.fromkeys(notes))},
+            config={**newest.config, "seed": seeds},
+            curves=(),
+            analysis={},
+            edited=any(record.edited for record in group),
+        )
+    ]
+
+
+def _over_runs(qualities: Iterable[Sequence[Row]]) -> Iterator[Row]:
+    """One row for each resolution, view and metric; a run that has no value has no say."""
+    same: dict[tuple[Any, ...], list[Row]] = {}
+    for rows in qualities:
+        for q in rows:
+            same.setdefault((q["resolution"], q["view"], q["metric"]), []).append(q)
+    for rows in same.values():
+        known = [q for q in rows if q["value"] is not None]
+        values = [q["value"] for q in known]
+        yield {
+            **rows[0],
+            "value": statistics.fmean(values) if values else None,
+            "values": values,
+            **_spread(values, known),
+        }
+
+
+def _spread(values: Sequence[float], runs: Sequence[Row]) -> dict[str, Any]:
+    """That of the mean of several runs, by its sources: see `over_seeds`."""
+    if len(values) < 2:
+        return {"spread": None}
+    between, spreads = statistics.stdev(values), [q.get("spread") for q in runs]
+    within = None
+    if None not in spreads:
+        within = math.sqrt(statistics.fmean(s**2 for s in spreads if s is not None))
+    return {
+        "spread": math.hypot(between, within or 0.0),
+        "between": between,
+        "within": within,
+        "draws": min(len(q.get("values") or [None]) for q in runs),
+    }
+
+
+def _place(cost: Row) -> tuple[int, str | None]:
+    return cost["resolution"], cost.get("part")
+
+
+def _mean_cost(rows: Sequence[Row]) -> Row:
+    """A batch size that was best under one seed and not under another is no number."""
+    merged = _mean(rows)
+    unlike = [k for k in ("batch", "train_batch") if len({row.get(k) for row in rows}) > 1]
+    between = {
+        f"{key}_between": statistics.stdev(values)
+        for key in TIMES
+        if len(values := [row[key] for row in rows if row.get(key) is not None]) == len(rows) > 1
+    }
+    return {**merged, **dict.fromkeys(unlike, None), **between, "runs": len(rows)}
+
+
+def _mean(nodes: Sequence[Any]) -> Any:
+    """Of trees of one form: the mean of numbers, any of truths, and else the first."""
+    known = [node for node in nodes if node is not None]
+    if not known:
+        return None
+    if all(isinstance(node, bool) for node in known):
+        return any(known)
+    if all(isinstance(node, Real) for node in known):
+        return known[0] if len(set(known)) == 1 else statistics.fmean(known)
+    if all(isinstance(node, Mapping) for node in known):
+        keys = dict.fromkeys(key for node in known for key in node)
+        return {key: _mean([node.get(key) for node in known]) for key in keys}
+    if all(isinstance(node, (list, tuple)) for node in known) and len(set(map(len, known))) == 1:
+        return [_mean(same) for same in zip(*known, strict=True)]
+    return known[0]
