@@ -36,7 +36,7 @@ from hierdiff.options import (
     check_fields,
 )
 from hierdiff.process import GaussianProcess
-from hierdiff.registry import Node, checked, suggest
+from hierdiff.registry import Node, check_node, suggest
 from hierdiff.schedules import Schedule, Shifted, schedules
 
 log = logging.getLogger(__name__)
@@ -308,7 +308,7 @@ class StageOptions:
 
 
 def check_stage(options: Mapping[str, Any], place: int) -> None:
-    checked(StageOptions, options, "a stage of the cascade", f"method.stages.{place}")
+    check_node(StageOptions, options, "a stage of the cascade", f"method.stages.{place}")
     for name in ("bridge", "crop"):
         if not place and options.get(name) is not None:
             raise ValueError(f"the first stage of a cascade stands on nothing: leave out {name!r}")

@@ -42,7 +42,7 @@ from hierdiff.inputs import inputs
 from hierdiff.levels import Resolutions
 from hierdiff.methods import on_shapes
 from hierdiff.options import check
-from hierdiff.registry import checked, constructed
+from hierdiff.registry import build, check_node
 from hierdiff.results.hardware import hardware_of
 from hierdiff.results.plain import content_hash
 from hierdiff.results.provenance import machine, now
@@ -104,10 +104,10 @@ def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any])
             key: plain(cfg[key]) for key in ("method", "denoiser", "sampler", "trainer", "cost")
         }
     node = method_node(options)
-    checked(Cost, options["cost"], "cost", "cost")
+    check_node(Cost, options["cost"], "cost", "cost")
     if not options["cost"]["repeats"]:
         raise ValueError("cost.repeats=0: nothing would be timed, give 1 or more")
-    processes(constructed(Recipe, settled(options["trainer"]), "trainer"))
+    processes(build(Recipe, settled(options["trainer"]), at="trainer"))
     if node["resolutions"][0] != side:
         raise ValueError(
             f"{name} would be measured at {node['resolutions'][0]} px instead of {side}: choose "

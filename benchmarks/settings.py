@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.options import Between, Count, Length, Natural, Positive, check
-from hierdiff.registry import Node, checked
+from hierdiff.registry import Node, check_node
 
 Several = Between(2)  # statistics of one image are none
 
@@ -88,7 +88,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name, schema in GROUPS.items():
         if name in options and not (name == "analysis" and options[name] is None):
             check(options[name], Mapping, name)
-            checked(schema, options[name], name, at=name)
+            check_node(schema, options[name], name, at=name)
     check_plain(options)
 
 

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hierdiff.registry import REGISTRIES, load_plugins, suggest
+from hierdiff.registry import load_plugins, suggest
+from hierdiff.registry import roles as registries
 
 PAPER = re.compile(r"arXiv[ :]\d{4}\.\d{4,5}(?:v\d+)?")
 SYNONYMS = {"data": "datasets"}
@@ -34,8 +35,8 @@ def parts() -> dict[str, Mapping[str, Callable[..., Any]]]:
     from hierdiff.metrics.fidelity import METRICS
 
     load_plugins()
-    roles = {plural(role): {name: r.get(name) for name in r} for role, r in REGISTRIES.items()}
-    return {**roles, "metrics": {name: metric.made for name, metric in METRICS.items()}}
+    known = {plural(role): {name: r.get(name) for name in r} for role, r in registries().items()}
+    return {**known, "metrics": {name: metric.made for name, metric in METRICS.items()}}
 
 
 def plural(role: str) -> str:

@@ -2,9 +2,9 @@
 
 `Annotated[int, Between(1)]` narrows a number, and the names below are the usual ranges. A number is
 finite unless its range says otherwise; true is no number, 2.0 no whole number, and text is neither.
-Lists stand for sequences and tuples, text for paths, and a mapping for the part that is built of it
-where the annotation is `Part | Mapping[str, Any]`. What is not annotated, or by a name that cannot
-be resolved, may be anything.
+Lists stand for sequences and tuples, and text for paths. Where the annotation is a part (the base
+class of a registry), a config gives its node, a mapping. What is not annotated, or by a name that
+cannot be resolved, may be anything.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
-ROLES: dict[type, str] = {}  # what the base class of a registry is called
+ROLES: dict[type, Any] = {}  # every registry, by the base class of its parts
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,12 @@ class Length:
         return f"{n} or more" if self.more else n
 
 
+@dataclass(frozen=True)
+class Own:
+    """Marks an option that shares its name with a fact of the data and means something else: it is
+    never filled in from the facts."""
+
+
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 
 Count = Annotated[int, Between(1)]
@@ -84,8 +90,8 @@ MAPPINGS = (dict, Mapping)
 NODE = Mapping[str, Any]
 
 
-def fits(value: Any, annotation: Any) -> bool:
-    """Does a value of a config fit an annotation?"""
+def fits(value: Any, annotation: Any, nodes: bool = False) -> bool:
+    """Does a value fit an annotation? nodes: a mapping may stand for a part."""
     annotation, ranges, length = _bare(annotation)
     origin, inside = get_origin(annotation), get_args(annotation)
     if annotation in (int, float):
@@ -98,21 +104,23 @@ def fits(value: Any, annotation: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(one) and value == one for one in inside)
     if origin in (Union, types.UnionType):
-        return any(fits(value, one) for one in inside)
+        return any(fits(value, one, nodes) for one in inside)
     if annotation is Path or (origin or annotation) is PathLike:
         return isinstance(value, (str, PathLike))
     if (origin or annotation) in LISTS:
         if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, set, frozenset)):
             return False
-        return length.holds(value) and _fit_all(value, origin, inside)
+        return length.holds(value) and _fit_all(value, origin, inside, nodes)
     if origin is Callable:
         return callable(value)
     if (origin or annotation) in MAPPINGS:
         of_key, of_value = inside or (Any, Any)
         return isinstance(value, Mapping) and all(
-            fits(key, of_key) and fits(one, of_value) for key, one in value.items()
+            fits(key, of_key) and fits(one, of_value, nodes) for key, one in value.items()
         )
     if isinstance(annotation, type) and not annotation.__module__.startswith("jaxtyping"):
+        if nodes and annotation in ROLES and isinstance(value, Mapping):
+            return True
         try:
             return isinstance(value, annotation)
         except TypeError:  # a protocol that cannot be asked at run time
@@ -122,22 +130,31 @@ def fits(value: Any, annotation: Any) -> bool:
 
 def _bare(annotation: Any) -> tuple[Any, Between, Length]:
     """An annotation without its notes, the range of a number, the length of a list."""
-    notes: tuple[Any, ...] = ()
-    if get_origin(annotation) is Annotated:
-        annotation, *notes = get_args(annotation)  # type: ignore[assignment]
+    notes = _notes(annotation)
+    annotation = get_args(annotation)[0] if notes else annotation
     ranges = next((note for note in notes if isinstance(note, Between)), Between())
     length = next((note for note in notes if isinstance(note, Length)), Length(0, more=True))
     return annotation, ranges, length
 
 
-def _fit_all(values: Collection[Any], origin: Any, inside: tuple[Any, ...]) -> bool:
+def _notes(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+
+
+def is_own(annotation: Any) -> bool:
+    """Is it marked as `Own`?"""
+    return any(isinstance(note, Own) for note in _notes(annotation))
+
+
+def _fit_all(values: Collection[Any], origin: Any, inside: tuple[Any, ...], nodes: bool) -> bool:
     if origin is tuple and inside[-1:] != (...,):
-        return len(values) == len(inside) and all(map(fits, values, inside))
-    return not inside or all(fits(value, inside[0]) for value in values)
+        pairs = zip(values, inside, strict=False)
+        return len(values) == len(inside) and all(fits(value, one, nodes) for value, one in pairs)
+    return not inside or all(fits(value, inside[0], nodes) for value in values)
 
 
-def words(annotation: Any, several: bool = False) -> str:
-    """An annotation in plain English: `a list of numbers, or null`."""
+def words(annotation: Any, several: bool = False, nodes: bool = False) -> str:
+    """An annotation in plain English: `a list of numbers, or null`. nodes: as in `fits`."""
     annotation, ranges, length = _bare(annotation)
     origin, inside = get_origin(annotation), get_args(annotation)
     if annotation in (int, float):
@@ -153,68 +170,95 @@ def words(annotation: Any, several: bool = False) -> str:
         one_of = "" if len(inside) == 1 else "any of " if several else "one of "
         return one_of + ", ".join(map(str, inside))
     if origin in (Union, types.UnionType):
-        return _choice(inside, several)
+        return _choice(inside, several, nodes)
     if annotation is Path or (origin or annotation) is PathLike:
         return "paths" if several else "a path"
     if (origin or annotation) in LISTS:
-        return f"{'lists' if several else 'a list'}{_contents(origin, inside, length)}"
+        return f"{'lists' if several else 'a list'}{_contents(origin, inside, length, nodes)}"
     if (origin or annotation) in MAPPINGS:
-        of = f" of {words(inside[1], True)} by name" if inside and inside[1] is not Any else ""
+        known = bool(inside) and inside[1] is not Any
+        of = f" of {words(inside[1], True, nodes)} by name" if known else ""
         return f"{'mappings' if several else 'a mapping'}{of or ' {option: value, ...}'}"
     if isinstance(annotation, type):
-        name = ROLES.get(annotation)
-        name = name or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", annotation.__name__).lower()
-        return f"{name}s" if several else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+        role = ROLES.get(annotation)
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", annotation.__name__).lower()
+        name = name if role is None else role.role
+        one = f"{name}s" if several else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+        return one + _form(annotation) * (nodes and role is not None)
     return "values" if several else "a value"
 
 
-def _contents(origin: Any, inside: tuple[Any, ...], length: Length) -> str:
+def _form(kind: type) -> str:
+    """How a config writes a part."""
+    role = ROLES.get(kind)
+    bare = role is None or role.default is not None
+    return " as a mapping of its options" if bare else " as {name: ..., options}"
+
+
+def _contents(origin: Any, inside: tuple[Any, ...], length: Length, nodes: bool) -> str:
     if not inside:
         return ""
     if origin is tuple and inside[-1] is not ...:
         length = Length(len(inside))
     n = "" if length == Length(0, more=True) else f"{length} "
-    return f" of {n}{words(inside[0], length != Length(1)).removeprefix('a ')}"
+    return f" of {n}{words(inside[0], length != Length(1), nodes).removeprefix('a ')}"
 
 
-def _choice(inside: Sequence[Any], several: bool) -> str:
+def _choice(inside: Sequence[Any], several: bool, nodes: bool) -> str:
     """Of a union; a part and its node are one, and null comes last."""
     kinds = [one for one in inside if one is not type(None)]
-    parts = [one for one in kinds if isinstance(one, type) and _is_part(one)]
-    nodes = [one for one in kinds if (get_origin(one) or one) in MAPPINGS]
-    if parts and nodes:
-        kinds = [one for one in kinds if one not in nodes]
-    said = list(dict.fromkeys(words(one, several) for one in kinds))
-    if parts and nodes:
-        node = " as {name: ..., options}" if parts[0] in ROLES else " as a mapping of its options"
-        said[-1] += node
+    parts = [one for one in kinds if _is_part(one)]
+    if parts and NODE in kinds:
+        kinds = [one for one in kinds if one != NODE]
+    said = list(dict.fromkeys(words(one, several, nodes) for one in kinds))
+    if parts and NODE in inside and not said[-1].endswith(_form(parts[0])):
+        said[-1] += _form(parts[0])
     said += ["null"] * (type(None) in inside)
     return ", or ".join(said)
 
 
-def _is_part(kind: type) -> bool:
-    return kind not in (int, float, bool, str, Path, type(None), *LISTS, *MAPPINGS)
+def _is_part(kind: Any) -> bool:
+    scalars = (int, float, bool, str, Path, type(None))
+    return isinstance(kind, type) and kind not in (*scalars, *LISTS, *MAPPINGS)
 
 
-def parts(annotation: Any) -> Iterator[type]:
-    """Classes in a union with `Mapping[str, Any]`: what a mapping will be built as."""
-    inside = get_args(annotation)
-    if get_origin(annotation) in (Union, types.UnionType) and NODE in inside:
-        yield from (one for one in inside if isinstance(one, type) and _is_part(one))
+def part(annotation: Any) -> tuple[type | None, bool]:
+    """The class that a mapping stands for, None where it is a plain mapping, and whether the
+    constructor builds it itself: it then takes the part or its node, `Part | Mapping[str, Any]`."""
+    annotation, *_ = _bare(annotation)
+    union = get_origin(annotation) in (Union, types.UnionType)
+    inside = get_args(annotation) if union else (annotation,)
+    later = NODE in inside
+    kinds = [one for one in inside if _is_part(one)]
+    known = [one for one in kinds if one in ROLES]
+    return next(iter(known or (kinds if later else [])), None), later
 
 
 def items(annotation: Any) -> Any:
     """What the entries of a list are annotated as."""
+    return _inside(annotation, LISTS, 0)
+
+
+def values(annotation: Any) -> Any:
+    """What the values of a mapping are annotated as."""
+    return _inside(annotation, MAPPINGS, 1)
+
+
+def _inside(annotation: Any, kinds: Collection[Any], place: int) -> Any:
     for one in (annotation, *get_args(annotation)):
-        if get_origin(one) in LISTS:
-            return get_args(one)[0]
+        if get_origin(one) in kinds:
+            return get_args(one)[place]
+        if get_origin(one) is Annotated and get_origin(get_args(one)[0]) in kinds:
+            return get_args(get_args(one)[0])[place]
     return Any
 
 
-def check(value: Any, annotation: Any, place: str, default: Any = None) -> None:
+def check(
+    value: Any, annotation: Any, place: str, default: Any = None, nodes: bool = False
+) -> None:
     """ValueError where a value does not fit; place: the option's path. default: of the option, for
-    an example."""
-    if fits(value, annotation):
+    an example. nodes: as in `fits`."""
+    if fits(value, annotation, nodes):
         return
     name = place.rpartition(".")[2].rpartition(" ")[2]
     example = f", such as {shown(default)}" if _tells(default, annotation) else ""
@@ -222,7 +266,9 @@ def check(value: Any, annotation: Any, place: str, default: Any = None) -> None:
         example = (
             "" if value is None else suggest(str(value), [str(one) for one in get_args(annotation)])
         )
-    raise ValueError(f"{place}={shown(value)}: {name} takes {words(annotation)}{example}")
+    raise ValueError(
+        f"{place}={shown(value)}: {name} takes {words(annotation, nodes=nodes)}{example}"
+    )
 
 
 def suggest(word: str, known: Collection[str]) -> str:
@@ -239,9 +285,9 @@ def _tells(default: Any, annotation: Any) -> bool:
 
 
 def check_fields(part: Any, at: str) -> None:
-    """ValueError where a field of a dataclass does not fit: the check of `registry.checked`, for
+    """ValueError where a field of a dataclass does not fit: the check of a node's options, for
     those who call the constructor."""
-    kinds = hints(type(part))  # type: ignore[arg-type]
+    kinds = hints(cast(Any, type(part)))
     for one in fields(part):
         if one.init:
             value, kind = getattr(part, one.name), kinds.get(one.name, Any)
@@ -264,10 +310,10 @@ def shown(value: Any) -> str:
 
 
 @cache
-def hints(entry: Callable[..., Any]) -> Mapping[str, Any]:
+def hints(entry: Any) -> Mapping[str, Any]:
     """Annotations of a constructor's parameters, resolved one by one."""
     kind = isinstance(entry, type)
-    function = inspect.unwrap(entry.__init__ if kind else entry)  # type: ignore[misc]
+    function = inspect.unwrap(entry.__init__ if kind else entry)
     modules = [vars(sys.modules[c.__module__]) for c in getattr(entry, "__mro__", ()) if kind]
     scopes = [getattr(function, "__globals__", {}), *modules]
     found = getattr(function, "__annotations__", {})

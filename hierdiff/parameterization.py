@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hierdiff.levels import Levels, spread
 from hierdiff.options import Positive
-from hierdiff.registry import suggest
+from hierdiff.registry import single, suggest
 
 Pair = tuple[Tensor, Tensor]
 
@@ -78,6 +78,7 @@ def check_kind(kind: str) -> str:
     return kind
 
 
+@single("parameterization")
 @dataclass(frozen=True)
 class Parameterization:
     """What the network predicts and how its input is scaled, one choice or one for each level.

@@ -2,9 +2,10 @@
 
 A config node is `{"name": "unet", "widths": [64, 96]}`; `build` calls the constructor with the
 other keys, so the constructor's signature is the schema and there is no second one: its names say
-which options there are, its annotations what they may be (`hierdiff.options`), those of the parts
-inside too. Packages announce their parts through the entry-point group `hierdiff.plugins`; an entry
-is a module.
+which options there are, its annotations what they may be (`hierdiff.options`). `rule: Sampler` is
+an option whose node is built before the constructor is called, which gets the sampler; with
+`inner: Later[Denoiser]` the constructor gets the node and builds it itself. Packages announce their
+parts through the entry-point group `hierdiff.plugins`; an entry is a module.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, Union, cast
 
 from hierdiff import options
 from hierdiff.options import suggest as suggest
 
 T = TypeVar("T")
 Node = Mapping[str, Any]
+# A part, or its node, which the constructor builds itself, with facts that it alone knows.
+Later = Union[T, Mapping[str, Any]]  # noqa: UP007  (mypy takes no `|` of a type variable)
 
 PLUGINS = "hierdiff.plugins"
 
@@ -38,9 +41,6 @@ def load_plugins() -> None:
             ) from error
 
 
-REGISTRIES: dict[str, Registry[Any]] = {}  # every registry by its role
-
-
 class UnknownOption(ValueError):
     """A constructor has no such option. path: of it in the config, "" where that is not known."""
 
@@ -52,8 +52,9 @@ class UnknownOption(ValueError):
 class Registry(Generic[T]):
     """Constructors of one role ("denoiser", "sampler", ...) by name.
 
-    `base` is the class that everything built must be an instance of. default: the name of a node
-    without one; None where each must have a name.
+    base: the class that everything built must be an instance of; where a constructor annotates an
+    option with it, a config gives a node of this role. default: the name of a node without one;
+    None where each must have a name.
     """
 
     def __init__(self, role: str, base: type[T], default: str | None = None):
@@ -61,8 +62,7 @@ class Registry(Generic[T]):
         self.base = base
         self.default = default
         self._entries: dict[str, Callable[..., T]] = {}
-        REGISTRIES[role] = self
-        options.ROLES[base] = role
+        options.ROLES[base] = self
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -111,20 +111,31 @@ class Registry(Generic[T]):
 
     def named(self, node: Any, at: str = "") -> Callable[..., T]:
         """The constructor of a node's name. ValueError for what is no node, or has another name."""
-        if not isinstance(node, Mapping) or not isinstance(self.name_in(node), str):
+        if self.default is not None and not isinstance(node, Mapping):
+            raise ValueError(
+                f"{at or self.role}={options.shown(node)}: {self.role} takes a mapping of its "
+                f"options"
+            )
+        name = self.name_in(node) if isinstance(node, Mapping) else None
+        if not isinstance(name, str):
             raise ValueError(
                 f"{_path(at)}{options.words(self.base)} is given as {{name: ..., options}}, got "
                 f"{options.shown(node)}: add a name, one of {', '.join(self.names())}"
             )
-        return self.get(self.name_in(node), at)
+        return self.get(name, at)
 
     def name_in(self, node: Node) -> Any:
         """The name of a node, or the default one; None where there is neither."""
         return node.get("name", self.default)
 
+    def said(self, node: Node) -> str:
+        """A node in words: `sampler 'ddim'`, or the role alone where it has one class."""
+        name = self.name_in(node)
+        return self.role if name == self.role else f"{self.role} {name!r}"
+
     def build(
         self,
-        node: Node | T,
+        node: Later[T],
         *,
         offered: Node | None = None,
         at: str = "",
@@ -132,26 +143,34 @@ class Registry(Generic[T]):
     ) -> T:
         """The part of a node; a part that is already built is passed through.
 
-        `offered` holds facts (channels, classes, ...): the constructor gets those that its
-        signature names and that the node does not set itself. For errors, at: path of the node in
-        the config; elsewhere: paths of those options that stand in another place.
+        Parts inside are built first, where the constructor's annotation is a part (`arguments`).
+        `offered` holds facts (channels, classes, ...): the constructor, and those of the parts
+        inside, get the facts that their signatures name and that no node sets itself. For errors,
+        at: path of the node in the config; elsewhere: paths of those options that stand in another
+        place. Errors: ValueError before anything is built, TypeError where the constructor gives
+        something else.
         """
         if isinstance(node, self.base):
             return node
         entry, node = self.named(node, at), cast(Node, node)
-        what = f"{self.role} {self.name_in(node)!r}"
-        chosen = checked(entry, node, what, at, elsewhere)
-        parameters = inspect.signature(entry).parameters
-        facts = {k: v for k, v in (offered or {}).items() if k in parameters and k not in chosen}
-        part = entry(**complete(entry, {**chosen, **facts}, what, at))
+        check_node(entry, node, self.said(node), at, elsewhere)
+        return self._built(node, offered or {}, at, elsewhere)
+
+    def _built(
+        self, node: Node, offered: Node, at: str, elsewhere: Mapping[str, str] | None = None
+    ) -> T:
+        """As `build`, of a node whose options are checked."""
+        what = self.said(node)
+        entry = self.named(node, at)
+        part = entry(**_arguments(entry, node, what, offered, at, elsewhere))
         if not isinstance(part, self.base):
             raise TypeError(
-                f"{what} built a {type(part).__name__}, which is no "
-                f"{self.base.__name__}: subclass it"
+                f"{what} built a {type(part).__name__}, which is no {self.base.__name__}: "
+                f"subclass it"
             )
         return part
 
-    def takes(self, node: Node | T, option: str) -> bool:
+    def takes(self, node: Later[T], option: str) -> bool:
         """Does the constructor of a node name `option`? False for a part that is already built."""
         if isinstance(node, self.base):
             return False
@@ -180,20 +199,40 @@ def _path(at: str, option: str = "") -> str:
     return f"{at}{option and f'.{option}'}: " if at else ""
 
 
-def checked(
+def single(role: str) -> Callable[[type[T]], type[T]]:
+    """Decorator of the class of a role that has one: its node is its options, without a name."""
+
+    def keep(cls: type[T]) -> type[T]:
+        return cast(type[T], Registry(role, cls, default=role).register(role)(cls))
+
+    return keep
+
+
+def roles() -> dict[str, Registry[Any]]:
+    """Every registry by its role."""
+    return {registry.role: registry for registry in options.ROLES.values()}
+
+
+def build(base: type[T], node: Later[T], *, offered: Node | None = None, at: str = "") -> T:
+    """`Registry.build` of the role with this base class."""
+    registry: Registry[T] = options.ROLES[base]
+    return registry.build(node, offered=offered, at=at)
+
+
+def check_node(
     entry: Callable[..., Any],
     node: Node,
     what: str,
     at: str = "",
     elsewhere: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """The options of a node (all but its name), each of which `entry` must take and its annotation
-    allow, those of the nodes inside too.
+) -> None:
+    """ValueError unless `entry` takes every option of a node (all but its name) and its annotation
+    allows the value, those of the nodes inside too. What is missing is not looked for.
 
-    what: the part in words. at, elsewhere: as in `Registry.build`. Error: ValueError.
+    what: the part in words. at, elsewhere: as in `Registry.build`.
     """
     parameters = inspect.signature(entry).parameters
-    chosen = {key: value for key, value in node.items() if key != "name"}
+    chosen = _options(node)
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for option in chosen:
             if option not in parameters:
@@ -207,57 +246,106 @@ def checked(
     hints = options.hints(entry)
     for option, value in chosen.items():
         if option in hints and option in parameters:
-            own = f"{at}.{option}" if at else f"{what}: {option}"
-            place = (elsewhere or {}).get(option, own)
-            options.check(value, hints[option], place, parameters[option].default)
-            _check_inside(value, hints[option], place)
-    return chosen
+            place = _place(option, what, at, elsewhere)
+            options.check(value, hints[option], place, parameters[option].default, nodes=True)
+            _each_part(value, hints[option], place, _check_part)
 
 
-def _check_inside(value: Any, annotation: Any, place: str) -> None:
-    """The nodes in a value, which a constructor will build: unnamed ones may not be whole yet."""
-    if isinstance(value, (list, tuple)):
-        for i, one in enumerate(value):
-            _check_inside(one, options.items(annotation), f"{place}[{i}]")
-    elif isinstance(value, Mapping):
-        for part in options.parts(annotation):
-            if part not in options.ROLES:
-                checked(part, value, part.__name__.lower(), place)
-                continue
-            role = REGISTRIES[options.ROLES[part]]
-            name = role.name_in(value)
-            if name is not None or "name" in value:
-                if not isinstance(name, str):
-                    raise ValueError(
-                        f"{place}.name={options.shown(name)}: choose one of "
-                        f"{', '.join(role.names())}"
-                    )
-                checked(role.get(name, place), value, f"{role.role} {name!r}", place)
-
-
-def complete(
-    entry: Callable[..., Any], chosen: dict[str, Any], what: str, at: str = ""
+def arguments(
+    entry: Callable[..., Any],
+    node: Node,
+    what: str,
+    *,
+    offered: Node | None = None,
+    at: str = "",
+    elsewhere: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """`chosen`, if no option that `entry` has no default for is missing. Error: ValueError."""
+    """What to call `entry` with: the options of a node, checked, with the parts inside built.
+
+    A mapping becomes a part where the annotation is one, in lists and mappings of parts too; where
+    it is `Later[Part]` the constructor gets the node. Arguments and errors: as in `Registry.build`
+    and `check_node`.
+    """
+    check_node(entry, node, what, at, elsewhere)
+    return _arguments(entry, node, what, offered or {}, at, elsewhere)
+
+
+def _arguments(
+    entry: Callable[..., Any],
+    node: Node,
+    what: str,
+    offered: Node,
+    at: str,
+    elsewhere: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    parameters, hints, chosen = (
+        inspect.signature(entry).parameters,
+        options.hints(entry),
+        _options(node),
+    )
+    facts = {
+        name: fact
+        for name, fact in offered.items()
+        if name in parameters and name not in chosen and not options.is_own(hints.get(name))
+    }
+    complete(entry, {**chosen, **facts}, what, at)
+    inside = {**offered, **{name: chosen[name] for name in offered if name in chosen}}
+
+    def built(base: type, node: Node, place: str, later: bool) -> Any:
+        return node if later else options.ROLES[base]._built(node, inside, place)
+
+    for option, value in chosen.items():
+        place = _place(option, what, at, elsewhere)
+        chosen[option] = _each_part(value, hints.get(option, Any), place, built)
+    return {**chosen, **facts}
+
+
+def _options(node: Node) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != "name"}
+
+
+def _place(option: str, what: str, at: str, elsewhere: Mapping[str, str] | None) -> str:
+    return (elsewhere or {}).get(option, f"{at}.{option}" if at else f"{what}: {option}")
+
+
+def _each_part(
+    value: Any, annotation: Any, place: str, act: Callable[[type, Node, str, bool], Any]
+) -> Any:
+    """`value` with `act(base, node, place, later)` instead of each node in it."""
+    if isinstance(value, Mapping):
+        base, later = options.part(annotation)
+        if base is not None:
+            return act(base, value, place, later)
+        kind = options.values(annotation)
+        return (
+            {key: _each_part(one, kind, f"{place}.{key}", act) for key, one in value.items()}
+            if kind is not Any
+            else value
+        )
+    if isinstance(value, (list, tuple)):
+        kind = options.items(annotation)
+        parts = [_each_part(one, kind, f"{place}[{i}]", act) for i, one in enumerate(value)]
+        same = all(one is part for one, part in zip(value, parts, strict=True))
+        return value if same else parts
+    return value
+
+
+def _check_part(base: type, node: Node, place: str, later: bool) -> None:
+    """One that a constructor builds itself may have no name yet."""
+    registry = options.ROLES.get(base)
+    if registry is None:
+        check_node(base, node, base.__name__.lower(), place)
+    elif not later or "name" in node or registry.default is not None:
+        check_node(registry.named(node, place), node, registry.said(node), place)
+
+
+def complete(entry: Callable[..., Any], chosen: Node, what: str, at: str = "") -> None:
+    """ValueError where an option is missing that `entry` has no default for."""
     for name, parameter in inspect.signature(entry).parameters.items():
         named = parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         if named and parameter.default is parameter.empty and name not in chosen:
-            kind = options.words(options.hints(entry).get(name, Any))
+            kind = options.words(options.hints(entry).get(name, Any), nodes=True)
             raise ValueError(f"{_path(at, name)}{what} needs the option {name!r}: give it {kind}")
-    return chosen
-
-
-def constructed(cls: type[T], node: Node | T, at: str = "") -> T:
-    """`cls(**node)` for a role with one class, same errors; a built part passes through.
-
-    at: path of the node in the config, for errors.
-    """
-    if isinstance(node, cls):
-        return node
-    what = at or cls.__name__.lower()
-    if not isinstance(node, Mapping):
-        raise ValueError(f"{what}={options.shown(node)}: {what} takes a mapping of its options")
-    return cls(**complete(cls, checked(cls, node, cls.__name__.lower(), at), what))
 
 
 def where(entry: Any) -> str:

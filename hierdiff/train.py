@@ -22,7 +22,7 @@ from hierdiff.inputs import inputs
 from hierdiff.methods import Method, methods, on_shapes
 from hierdiff.noise import seed_of
 from hierdiff.options import Count, check, shown
-from hierdiff.registry import constructed
+from hierdiff.registry import build
 from hierdiff.training import Recipe, train
 from hierdiff.training import check as check_training
 
@@ -93,7 +93,7 @@ def prepare(
                 f"{group}={shown(cfg.get(group))}: choose one by its name, {group}=NAME"
             )
     trainer = settled(cfg["trainer"])
-    recipe = constructed(Recipe, trainer, "trainer")
+    recipe = build(Recipe, trainer, at="trainer")
     seed, part_name = cfg.get("seed", 0), cfg.get("part", "train")
     check(seed, int, "seed", 0)
     check(part_name, Literal["train", "test", "all"], "part")
@@ -102,8 +102,8 @@ def prepare(
     node = method_node(cfg)
     torch.manual_seed(seed_of(seed, "init"))
     elsewhere = {option: group for option, group in GROUPS.items() if option not in cfg["method"]}
-    build = on_shapes if shapes_alone else methods.build
-    method = build(node, offered=data.facts, at="method", elsewhere=elsewhere)
+    make = on_shapes if shapes_alone else methods.build
+    method = make(node, offered=data.facts, at="method", elsewhere=elsewhere)
     method.check_given(data.facts)
     finest = method.resolutions[0]
     if data.resolution % finest:

@@ -13,7 +13,7 @@ from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import denoisers
 from hierdiff.methods import Sampling, methods
 from hierdiff.metrics.extractors import extractors
-from hierdiff.registry import constructed
+from hierdiff.registry import build
 from hierdiff.train import method_node, plain, prepare, settled
 from hierdiff.training import Recipe
 
@@ -59,12 +59,12 @@ def test_every_method_builds_with_its_own_denoiser(name):
 
 @pytest.mark.parametrize("name", group("sampler"))
 def test_every_sampler_builds(name):
-    constructed(Sampling, composed(f"sampler={name}")["sampler"])
+    build(Sampling, composed(f"sampler={name}")["sampler"])
 
 
 @pytest.mark.parametrize("name", group("budget"))
 def test_every_budget_is_a_recipe(name):
-    recipe = constructed(Recipe, settled(composed(f"budget={name}")["trainer"]))
+    recipe = build(Recipe, settled(composed(f"budget={name}")["trainer"]))
     assert recipe.steps > 0 and recipe.warmup <= recipe.steps
 
 

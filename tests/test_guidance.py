@@ -18,7 +18,7 @@ from hierdiff.guidance import (
 )
 from hierdiff.parameterization import PREDICTIONS, target
 from hierdiff.process import VariancePreserving
-from hierdiff.registry import checked
+from hierdiff.registry import check_node
 from hierdiff.schedules import Cosine, Shifted
 
 PROCESS = VariancePreserving([Shifted(Cosine(), 4, 2), Cosine()])
@@ -187,7 +187,7 @@ def test_what_is_no_guidance_is_refused(scale):
 )
 def test_thresholds_that_are_none_are_refused(make, options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} takes a number"):
-        checked(make, {"name": "t", **options}, "threshold")
+        check_node(make, {"name": "t", **options}, "threshold")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

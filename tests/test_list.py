@@ -8,12 +8,13 @@ from hierdiff import __doc__ as about
 from hierdiff import __version__
 from hierdiff.denoisers import denoisers
 from hierdiff.list import description, main, options, parts, plural, source
-from hierdiff.registry import REGISTRIES, Registry
+from hierdiff.options import ROLES
+from hierdiff.registry import Registry, roles
 
 
 def test_every_part_of_every_registry_is_listed() -> None:
     listed = parts()
-    for role, registry in REGISTRIES.items():
+    for role, registry in roles().items():
         assert sorted(listed[plural(role)]) == registry.names()
 
 
@@ -46,7 +47,7 @@ def test_a_registry_is_iterated_asked_and_printed() -> None:
         assert "one" in registry and "three" not in registry
         assert "one, two" in repr(registry)
     finally:
-        del REGISTRIES["number of a test"]
+        del ROLES[int]
 
 
 def test_an_unknown_word_names_the_nearest_known(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from hierdiff.options import (
     Length,
     Limit,
     Natural,
+    Own,
     Pair,
     Positive,
     Share,
@@ -26,7 +28,7 @@ from hierdiff.options import (
     hints,
     words,
 )
-from hierdiff.registry import Registry, constructed
+from hierdiff.registry import Later, Node, Registry, single
 
 if TYPE_CHECKING:
     from nowhere import Unknown  # type: ignore[import-not-found]
@@ -110,11 +112,11 @@ wheels = Registry("wheel", Wheel)
 
 @wheels.register("round")
 class Round(Wheel):
-    def __init__(self, *, spokes: Count = 8, inside: Wheel | Mapping[str, Any] | None = None):
-        self.spokes = spokes
-        self.inside = None if inside is None else wheels.build(inside)
+    def __init__(self, *, spokes: Count = 8, inside: Wheel | None = None, holes: int = 0):
+        self.spokes, self.inside, self.holes = spokes, inside, holes
 
 
+@single("tyre")
 @dataclass(frozen=True)
 class Tyre:
     width: Positive
@@ -126,12 +128,16 @@ class Car(Wheel):
     def __init__(
         self,
         *,
-        tyre: Tyre | Mapping[str, Any],
-        spares: Sequence[Wheel | Mapping[str, Any]] = (),
+        tyre: Tyre,
+        spares: Sequence[Wheel] = (),
+        doors: Mapping[str, Wheel] = MappingProxyType({}),
+        hub: Later[Wheel] | None = None,
         size: float,
+        holes: Annotated[int, Own()] = 0,
         theirs: Unknown = None,
     ):
-        self.tyre = constructed(Tyre, tyre)
+        self.tyre, self.spares, self.doors, self.hub = tyre, spares, doors, hub
+        self.holes = holes
 
 
 @pytest.mark.parametrize(
@@ -142,7 +148,11 @@ class Car(Wheel):
         ({"tyre": {"width": 0}}, r"^method\.tyre\.width=0: width takes a number above 0$"),
         ({"tyre": {"width": 1, "colours": ["red"]}}, r"^method\.tyre\.colours=\['red'\]: .*grey"),
         ({"tyre": {"widht": 1}}, r"tyre has no option 'widht', did you mean 'width'"),
-        ({"tyre": {}}, r"^tyre needs the option 'width': give it a number above 0$"),
+        ({"tyre": {}}, r"^method\.tyre\.width: tyre needs the option 'width': give it a number"),
+        ({"hub": {"name": "round", "spokes": 0}}, r"^method\.hub\.spokes=0: spokes takes"),
+        ({"doors": {"left": {"name": "round", "spokes": 0}}}, r"^method\.doors\.left\.spokes=0: "),
+        ({"doors": {"left": {"spokes": 1}}}, r"^method\.doors\.left: a wheel is given as"),
+        ({"doors": {"left": 1}}, r"doors takes a mapping of wheels as \{name: \.\.\.,.*\} by name"),
         ({"spares": [{"name": "round", "spokes": 2.0}]}, r"^method\.spares\[0\]\.spokes=2\.0: "),
         (
             {"spares": {"name": "round"}},
@@ -155,6 +165,33 @@ def test_options_are_checked_however_deep_with_their_path(change, said):
     node = {"name": "car", "size": 1, "tyre": {"width": 2}, **change}
     with pytest.raises(ValueError, match=said):
         wheels.build(node, at="method")
+
+
+def test_parts_are_built_where_the_annotation_is_one_and_left_where_it_is_later():
+    inside: Node = {"name": "round", "spokes": 3}
+    node = {"name": "car", "size": 1, "tyre": {"width": 2}, "hub": {"name": "round"}}
+    car: Any = wheels.build({**node, "spares": [inside, Round()], "doors": {"left": inside}})
+    assert car.tyre == Tyre(2)
+    assert [one.spokes for one in car.spares] == [3, 8] and car.doors["left"].spokes == 3
+    assert car.hub == {"name": "round"}
+
+
+def test_facts_reach_the_parts_inside_but_no_option_of_its_own_meaning():
+    node = {"name": "car", "size": 1, "tyre": {"width": 2}, "spares": [{"name": "round"}]}
+    car: Any = wheels.build(node, offered={"holes": 5, "width": 3})
+    assert car.spares[0].holes == 5 and car.holes == 0 and car.tyre.width == 2
+    car = wheels.build({**node, "holes": 4}, offered={"holes": 5})
+    assert (car.holes, car.spares[0].holes) == (4, 4)  # a node's own option is the fact inside
+
+
+def test_a_constructor_that_is_called_takes_no_node():
+    @dataclass(frozen=True)
+    class Axle:
+        wheel: Wheel
+
+    check_fields(Axle(Round()), "axle")
+    with pytest.raises(ValueError, match=r"^axle\.wheel=.*: wheel takes a wheel$"):
+        check_fields(Axle({"name": "round"}), "axle")  # type: ignore[arg-type]
 
 
 def test_an_option_that_stands_elsewhere_is_named_by_its_own_path():

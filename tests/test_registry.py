@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from hierdiff.options import ROLES
 from hierdiff.registry import (
     Registry,
-    constructed,
+    build,
     load_plugins,
+    single,
     suggest,
 )
 
@@ -19,6 +21,8 @@ class Shape:
 
 
 class Square(Shape):
+    """A square of a colour."""
+
     def __init__(self, *, side: int = 1, colour: str = "red"):
         self.side, self.colour = side, colour
 
@@ -34,11 +38,12 @@ class Blob(Shape):
 
 
 @pytest.fixture
-def shapes() -> Registry[Shape]:
+def shapes() -> Iterator[Registry[Shape]]:
     registry = Registry("shape", Shape)
     registry.register("square")(Square)
     registry.register("circle")(Circle)
-    return registry
+    yield registry
+    del ROLES[Shape]
 
 
 @pytest.fixture
@@ -98,11 +103,21 @@ def test_an_unknown_option_suggests_the_nearest_and_lists_all(shapes):
 
 
 def test_a_role_with_one_class_gives_the_same_errors():
-    assert constructed(Square, {"side": 3}).side == 3
-    square = Square()
-    assert constructed(Square, square) is square
-    with pytest.raises(ValueError, match="square has no option 'sid', did you mean 'side'"):
-        constructed(Square, {"sid": 3})
+    @single("tile")
+    class Tile:
+        def __init__(self, *, side: int = 1):
+            self.side = side
+
+    try:
+        assert build(Tile, {"side": 3}).side == 3
+        tile = Tile()
+        assert build(Tile, tile) is tile
+        with pytest.raises(ValueError, match="^tile has no option 'sid', did you mean 'side'"):
+            build(Tile, {"sid": 3})
+        with pytest.raises(ValueError, match="^a.b=3: tile takes a mapping of its options"):
+            build(Tile, 3, at="a.b")  # type: ignore[arg-type]
+    finally:
+        del ROLES[Tile]
 
 
 def test_nothing_is_suggested_where_nothing_is_near():
@@ -192,7 +207,7 @@ def test_a_plugin_that_does_not_import_is_named(importable: Path):
         load_plugins.cache_clear()
 
 
-plugged = Registry("plugged shape", Shape)
+plugged = Registry("plugged shape", Square)
 
 
 def announce(folder: Path, module: str) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from baselines.latent.regularisers import Regulariser, regularisers
 from hierdiff.denoisers.layers import Multiples, Rate, Upsample
 from hierdiff.options import Count
-from hierdiff.registry import Node
+from hierdiff.registry import Node, single
 
 EPSILON = 1e-6  # of the released group norms
 
@@ -96,6 +96,7 @@ class Reconstruction(NamedTuple):
     logs: dict[str, Tensor]
 
 
+@single("autoencoder")
 class Autoencoder(nn.Module):
     """Images to latents of 1/`factor` the side, and back. The defaults are the KL f8 autoencoder.
 

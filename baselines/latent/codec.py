@@ -20,7 +20,7 @@ from hierdiff.codec import Codec, codecs
 from hierdiff.levels import Levels, clipped
 from hierdiff.noise import Noise
 from hierdiff.options import Count, NonNegative, Positive
-from hierdiff.registry import Node, constructed
+from hierdiff.registry import Node, build
 
 
 class Statistics(nn.Module):
@@ -138,7 +138,7 @@ class AutoencoderCodec(Codec):
     ):
         if isinstance(autoencoder, Mapping):
             facts = {"resolution": resolution, "channels": channels}
-            autoencoder = constructed(Autoencoder, {**facts, **autoencoder})
+            autoencoder = build(Autoencoder, {**facts, **autoencoder})
         self.resolution, self.channels, self.cache = resolution, channels, cache
         self.network = autoencoder
         self.statistics = Statistics(autoencoder.latent_channels, statistics)

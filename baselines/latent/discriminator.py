@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from hierdiff.options import Count
+from hierdiff.registry import single
 
 DELTA = 1e-4  # of the released code; 1e-6 in the paper
 LARGEST = 1e4
 
 
+@single("discriminator")
 class PatchGAN(nn.Module):
     """Images to one logit a patch: high for real ones.
 

@@ -29,7 +29,7 @@ from hierdiff.metrics.perceptual import Perceptual, perceptuals
 from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss
 from hierdiff.options import Count, NonNegative, Positive, check_fields
-from hierdiff.registry import Node, constructed
+from hierdiff.registry import Node, build, single
 from hierdiff.samplers.integrate import Watch
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ ENCODED = 64  # images encoded at once
 INTERVAL = 10.0  # seconds between words of progress
 
 
+@single("loss")
 @dataclass(frozen=True)
 class Losses:
     """Weights of an autoencoder's loss.
@@ -104,7 +105,7 @@ class AutoencoderStage(Stage):
         if lr <= 0:
             raise ValueError(f"lr={lr} of the autoencoder over the trainer's: take more than 0")
         self.autoencoder, self.lr = autoencoder, lr
-        self.loss = constructed(Losses, loss)
+        self.loss = build(Losses, loss)
         self.log_variance = LogVariance(self.loss.learnt_variance)
         network = perceptuals.named(perceptual)  # unknown names are refused at once
         seen = bool(self.loss.perceptual) and getattr(network, "uses_imagenet", True)
@@ -115,7 +116,7 @@ class AutoencoderStage(Stage):
         self._perceptual: tuple[Perceptual] | None = None  # in a tuple: no part of the state
         self.discriminator = None
         if discriminator is not None:
-            self.discriminator = constructed(PatchGAN, {"channels": channels, **discriminator})
+            self.discriminator = build(PatchGAN, {"channels": channels, **discriminator})
             self.discriminator.check(resolution)
         self.resolutions = (resolution,)
         self.share, self.weights, self.batch_size = share, weights, batch_size

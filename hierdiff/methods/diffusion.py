@@ -33,7 +33,7 @@ from hierdiff.methods.stage import Images, Stage
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss, Objective, objectives
 from hierdiff.process import GaussianProcess, Moment, processes
-from hierdiff.registry import Node, constructed
+from hierdiff.registry import Node, build
 from hierdiff.samplers import integrate
 from hierdiff.samplers.integrate import Watch, check_times
 from hierdiff.schedules import Schedule
@@ -303,7 +303,7 @@ def diffusion(
         process=processes.build({"name": process, "schedules": schedules}),
         objective=objectives.build(objective or {}),
         denoiser=protocol.built(denoiser, {**facts, "channels": codec.shapes()[0][0]}),
-        sampling=constructed(Sampling, sampling or {}),
+        sampling=build(Sampling, sampling or {}),
         resolutions=resolutions,
         facts=facts,
         **more,

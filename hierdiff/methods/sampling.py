@@ -9,11 +9,12 @@ from typing import Annotated
 from hierdiff.guidance import THRESHOLDS, Scale
 from hierdiff.levels import Levels
 from hierdiff.options import Count, Length, Share, check_fields
-from hierdiff.registry import Node, checked, suggest
+from hierdiff.registry import Node, arguments, single, suggest
 from hierdiff.samplers import Sampler, grids, samplers
 from hierdiff.samplers.grids import Grid
 
 
+@single("sampling")
 @dataclass(frozen=True)
 class Sampling:
     """How a stage is sampled.
@@ -52,4 +53,4 @@ class Sampling:
     def thresholding(self) -> Callable[[Levels], Levels]:
         """The function that keeps x0 in range. ValueError where its options are none."""
         entry = THRESHOLDS[self.threshold["name"]]
-        return entry(**checked(entry, self.threshold, f"threshold {self.threshold['name']!r}"))
+        return entry(**arguments(entry, self.threshold, f"threshold {self.threshold['name']!r}"))

@@ -30,7 +30,7 @@ from hierdiff.objective.weights import Constant, Weight, weights
 from hierdiff.options import Between, Count, NonNegative, Share
 from hierdiff.parameterization import Parameterization, check_kind, error_ratio, target
 from hierdiff.process import GaussianProcess
-from hierdiff.registry import Node, constructed
+from hierdiff.registry import Node, build
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class ScoreMatching(Objective):
 
     def __post_init__(self) -> None:
         check_kind(self.loss_space)
-        parameterization = constructed(Parameterization, self.parameterization)
+        parameterization = build(Parameterization, self.parameterization)
         object.__setattr__(self, "parameterization", parameterization)
         object.__setattr__(self, "weight", _weight(self.weight))
         object.__setattr__(self, "time", _density(self.time))

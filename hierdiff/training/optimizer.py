@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hierdiff.options import shown, suggest
-from hierdiff.registry import checked
+from hierdiff.registry import check_node
 
 OPTIONS = "trainer.optimizer_options"
 
@@ -49,7 +49,7 @@ def _optimizer(
     ]
     groups = [group for group in groups if group["params"]]
     if name == "adamw":
-        checked(torch.optim.AdamW, options, "optimizer 'adamw'", OPTIONS)
+        check_node(torch.optim.AdamW, options, "optimizer 'adamw'", OPTIONS)
         fused = not any(p.is_meta for p in parameters)  # which is refused on shapes alone
         return torch.optim.AdamW(
             groups, lr=lr, betas=(betas[0], betas[1]), **{"fused": fused, **options}

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 
 from hierdiff.options import Between, Count, Length, Natural, NonNegative, Positive, check_fields
+from hierdiff.registry import single
 from hierdiff.training.ema import RAMP
 from hierdiff.training.log import check_tensorboard
 from hierdiff.training.optimizer import check_optimizer
@@ -18,6 +19,7 @@ Decay = Literal["constant", "linear", "cosine"]
 Betas = Annotated[Sequence[Annotated[float, Between(0, 1, below=True)]], Length(2)]
 
 
+@single("recipe")
 @dataclass(frozen=True)
 class Recipe:
     """How a method is trained.

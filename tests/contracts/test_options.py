@@ -10,28 +10,21 @@ from typing import Any
 import pytest
 
 import baselines  # noqa: F401  (registers)
-import hierdiff.methods.matryoshka  # noqa: F401  (registers)
-import hierdiff.metrics.extractors  # noqa: F401  (registers)
+import hierdiff.metrics.extractors
+import hierdiff.training  # noqa: F401  (registers)
 from baselines.cascaded import StageOptions
-from baselines.latent.autoencoder import Autoencoder
-from baselines.latent.discriminator import PatchGAN
-from baselines.latent.stage import Losses
 from benchmarks.settings import GROUPS
-from hierdiff.methods import Sampling
 from hierdiff.options import fits, hints, words
-from hierdiff.parameterization import Parameterization
-from hierdiff.registry import REGISTRIES
-from hierdiff.training import Recipe
+from hierdiff.registry import roles
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ("hierdiff", "baselines", "benchmarks")
-SINGLE = (Recipe, Sampling, Parameterization, Autoencoder, PatchGAN, Losses)
 
 
 def entries() -> dict[str, Any]:
     """Every constructor of this project by its role and name."""
-    found = {cls.__name__: cls for cls in (*SINGLE, StageOptions, *GROUPS.values())}
-    for role, registry in REGISTRIES.items():
+    found = {cls.__name__: cls for cls in (StageOptions, *GROUPS.values())}
+    for role, registry in roles().items():
         for name in registry.names():
             entry = registry.get(name)
             if entry.__module__.partition(".")[0] in OWN:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from hierdiff.methods import methods
-from hierdiff.registry import constructed
+from hierdiff.registry import build
 from hierdiff.training import Recipe, load_method, train
 from hierdiff.training.checkpoint import unpacked
 from hierdiff.training.feed import Feed
@@ -212,7 +212,7 @@ def test_a_batch_of_a_stage_that_cannot_be_cut_is_refused_by_its_own_name(tmp_pa
 )
 def test_wrong_options_are_refused_before_compute(wrong: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        constructed(Recipe, {"steps": 3, **wrong}, "trainer")
+        build(Recipe, {"steps": 3, **wrong}, at="trainer")
 
 
 @pytest.mark.parametrize("accelerator", ["tpu", "warp"])

@@ -9,7 +9,7 @@ from torch import nn
 
 from baselines.latent.autoencoder import Attention, Autoencoder, Shrink
 from hierdiff.config import folder_of_configs
-from hierdiff.registry import constructed
+from hierdiff.registry import build
 
 FOLDER = Path(folder_of_configs()) / "autoencoder"
 PUBLISHED = {
@@ -41,12 +41,12 @@ def read(name: str) -> dict:
 
 def published(name: str) -> Autoencoder:
     with torch.device("meta"):
-        return constructed(Autoencoder, read(name))
+        return build(Autoencoder, read(name))
 
 
 def new(**options) -> Autoencoder:
     torch.manual_seed(0)
-    return constructed(Autoencoder, {**TINY, **options}).double()
+    return build(Autoencoder, {**TINY, **options}).double()
 
 
 def images(n=2, side=8, channels=3) -> torch.Tensor:
