@@ -478,8 +478,13 @@ def told(record: Record, folder: Path) -> dict[str, str]:
     return lines
 
 
-if __name__ == "__main__":
+def launch() -> None:
+    """The command: one run, a sweep, or what a run would do (`--dry-run`)."""
     dry_runs = {"--dry-run": "dry_run=true", f"--dry-run={TIMED}": f"dry_run={TIMED}"}
     sys.argv[1:] = [dry_runs.get(word, word) for word in sys.argv[1:]]
     follow_sweep()
     launched(main)
+
+
+if __name__ == "__main__":
+    launch()

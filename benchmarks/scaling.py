@@ -34,7 +34,7 @@ from benchmarks.progress import track
 from benchmarks.settings import Cost
 from benchmarks.tables.digits import is_spread, printed
 from benchmarks.tables.formats.terminal import said
-from hierdiff.command import in_order, plain, with_sentences
+from hierdiff.command import HELP, in_order, plain, with_sentences
 from hierdiff.config import folder_of_configs, one_line, reported
 from hierdiff.data import datasets
 from hierdiff.files import Damaged, read_json, worked_in, write, write_json
@@ -300,7 +300,11 @@ def scaled(
 
 @reported
 def main(words: Sequence[str] | None = None) -> None:
-    names, sides, folder, rest = asked(sys.argv[1:] if words is None else words)
+    words = sys.argv[1:] if words is None else words
+    if HELP & set(words):
+        print(__doc__)
+        return
+    names, sides, folder, rest = asked(words)
     with worked_in(folder):
         rows = scaled(names, sides, folder, rest)
     Console().print(table(rows))

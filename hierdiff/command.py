@@ -12,6 +12,7 @@ Hydra composes; how a word sets an option is stated here, for every command, swe
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import re
 import sys
@@ -33,6 +34,7 @@ from hierdiff.options import shown, suggest
 
 PARTS = ("data", "denoiser", "sampler", "method", "trainer")  # groups that constructors check
 Key = tuple[str, ...]  # `a.b` in its parts
+HELP = {"--help", "-h"}  # after what the command's module says of itself come hydra's words
 RESOLVER = "ValueError raised while resolving interpolation: "  # before what a resolver says
 
 _hydras_own = ConfigLoaderImpl._apply_overrides_to_config
@@ -55,6 +57,8 @@ def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], 
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises what it would print otherwise
             sys.argv[1:] = in_order(sys.argv[1:])
+            if HELP & set(sys.argv[1:]):
+                print(inspect.getdoc(sys.modules[main.__module__]), end="\n\n")
             with_sentences(composed)()
 
         return run

@@ -50,5 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+command = reported(main)
+
 if __name__ == "__main__":
-    sys.exit(reported(main)())
+    sys.exit(command())
