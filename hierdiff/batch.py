@@ -4,42 +4,82 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+LABEL, CAPTION, LOW = "label", "caption", "low"  # names of the conditions that have a field each
+
 
 @dataclass(frozen=True)
 class Cond:
-    """What a denoiser is told beside the noisy image; every part may be missing.
+    """The conditions of a batch, each with a name and each optional.
 
-    labels: class of each example, -1 for none.
-    tokens, mask: text states and which of them are words (not padding).
-    pooled: one text vector for each example.
-    scalars: named numbers, for example `scale` (side of the original image in pixels).
-    low: low-resolution image, already at the denoiser's resolution (cascades).
-    vector, context: written by a denoiser's `prepare`: what all levels share, and the keys and
+    labels (`label`): class of each example, -1 for none.
+    tokens, mask (`caption`): text states and which of them are words (not padding).
+    vectors: named vectors, for example `image_embedding` or `pooled_text`; zeros for none.
+    scalars: named numbers, for example `scale` (side of the original image in pixels); NaN for
+    none.
+    low (`low`): low-resolution image, already at the denoiser's resolution (cascades); zeros for
+    none.
+    embedding, context: written by a denoiser's `prepare`: what all levels share, and the keys and
     values of its text attention.
     """
 
     labels: Int[Tensor, " b"] | None = None
     tokens: Float[Tensor, "b l d"] | None = None
     mask: Bool[Tensor, "b l"] | None = None
-    pooled: Float[Tensor, "b p"] | None = None
+    vectors: Mapping[str, Float[Tensor, "b _w"]] = field(default_factory=dict)
     scalars: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)
     low: Tensor | None = None
-    vector: Float[Tensor, "b w"] | None = None
+    embedding: Float[Tensor, "b e"] | None = None
     context: tuple[Tensor, ...] = ()
 
-    def dropped(self, drop: Bool[Tensor, " b"]) -> Cond:
-        """The examples where `drop` holds lose label, text and pooled text; the rest stays."""
-        labels = None if self.labels is None else torch.where(drop, -1, self.labels)
-        tokens = None if self.tokens is None else self.tokens * ~drop[:, None, None]
-        mask = None if self.mask is None else self.mask & ~drop[:, None]
-        pooled = None if self.pooled is None else self.pooled * ~drop[:, None]
-        return replace(self, labels=labels, tokens=tokens, mask=mask, pooled=pooled)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The conditions that are there, by name."""
+        fields_by_name = {LABEL: self.labels, CAPTION: self.tokens, LOW: self.low}
+        present = [name for name, part in fields_by_name.items() if part is not None]
+        return (*present, *self.vectors, *self.scalars)
+
+    def dropped(self, drop: Bool[Tensor, " b"] | Mapping[str, Bool[Tensor, " b"]]) -> Cond:
+        """The conditions with "none" in the examples where `drop` holds.
+
+        drop: one mask for the label, the caption and all vectors (classifier-free guidance leaves
+        out these; scalars and the low-resolution image stay), or a mask for each condition by its
+        name. Error: ValueError for the name of a condition that is not there.
+        """
+        together = dict.fromkeys((LABEL, CAPTION, *self.vectors), drop)
+        masks: Mapping[str, Any] = drop if isinstance(drop, Mapping) else together
+        if isinstance(drop, Mapping) and (unknown := sorted(set(drop) - set(self.names))):
+            raise ValueError(
+                f"there is no condition {unknown[0]!r} to drop: the batch has "
+                f"{', '.join(self.names) or 'none'}; leave it out of objective.drop"
+            )
+        parts: dict[str, Any] = {}
+        if LABEL in masks and self.labels is not None:
+            parts["labels"] = torch.where(masks[LABEL], -1, self.labels)
+        if CAPTION in masks and self.tokens is not None:
+            parts["tokens"] = self.tokens * ~masks[CAPTION][:, None, None]
+        if CAPTION in masks and self.mask is not None:
+            parts["mask"] = self.mask & ~masks[CAPTION][:, None]
+        if LOW in masks and self.low is not None:
+            rows = masks[LOW].reshape(-1, *[1] * (self.low.ndim - 1))
+            parts["low"] = torch.where(rows, 0.0, self.low)
+        if not masks.keys().isdisjoint(self.vectors):
+            parts["vectors"] = {
+                name: torch.where(masks[name][:, None], 0.0, vector) if name in masks else vector
+                for name, vector in self.vectors.items()
+            }
+        if not masks.keys().isdisjoint(self.scalars):
+            parts["scalars"] = {
+                name: torch.where(masks[name], torch.nan, value) if name in masks else value
+                for name, value in self.scalars.items()
+            }
+        return replace(self, **parts)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Cond:
         """`fn` applied to every tensor: moving, slicing, repeating."""

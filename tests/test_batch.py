@@ -12,10 +12,10 @@ def full(n: int = 3) -> Cond:
         labels=torch.arange(n),
         tokens=torch.randn(n, 4, 5, dtype=torch.float64),
         mask=torch.ones(n, 4, dtype=torch.bool),
-        pooled=torch.randn(n, 5, dtype=torch.float64),
+        vectors={"pooled": torch.randn(n, 5, dtype=torch.float64)},
         scalars={"scale": torch.full((n,), 64.0), "crop": torch.arange(n).double()},
         low=torch.randn(n, 3, 2, 2, dtype=torch.float64),
-        vector=torch.randn(n, 6, dtype=torch.float64),
+        embedding=torch.randn(n, 6, dtype=torch.float64),
         context=(torch.randn(n, 2), torch.randn(n, 2)),
     )
 
@@ -30,11 +30,49 @@ def test_dropping_takes_label_and_text_of_the_chosen_and_keeps_the_rest():
     assert dropped.labels.tolist() == [0, -1, 2]
     assert dropped.mask.any(dim=1).tolist() == [True, False, True]
     assert torch.equal(dropped.tokens[1], torch.zeros(4, 5, dtype=torch.float64))
-    assert torch.equal(dropped.pooled[1], torch.zeros(5, dtype=torch.float64))
-    for name in ("tokens", "pooled", "mask"):
+    pooled = dropped.vectors["pooled"]
+    assert torch.equal(pooled[1], torch.zeros(5, dtype=torch.float64))
+    assert torch.equal(pooled[::2], cond.vectors["pooled"][::2])
+    for name in ("tokens", "mask"):
         assert torch.equal(getattr(dropped, name)[::2], getattr(cond, name)[::2])
     assert dropped.scalars is cond.scalars
     assert dropped.low is cond.low
+
+
+def rows_with_none(cond: Cond) -> dict[str, list[bool]]:
+    """Which examples have "none", by condition."""
+    assert cond.labels is not None and cond.mask is not None and cond.low is not None
+    return {
+        "label": (cond.labels == -1).tolist(),
+        "caption": (~cond.mask.any(dim=1)).tolist(),
+        "low": (~cond.low.flatten(1).any(dim=1)).tolist(),
+        **{name: (~vector.any(dim=1)).tolist() for name, vector in cond.vectors.items()},
+        **{name: value.isnan().tolist() for name, value in cond.scalars.items()},
+    }
+
+
+@pytest.mark.parametrize("name", full().names)
+def test_each_condition_is_dropped_by_its_name_and_no_other_is(name):
+    none = rows_with_none(full().dropped({name: torch.tensor([False, True, True])}))
+    assert none.pop(name) == [False, True, True]
+    assert len(none) == 5 and not any(any(rows) for rows in none.values())
+
+
+def test_each_condition_has_a_mask_of_its_own():
+    masks = {
+        "label": torch.tensor([True, False, False]),
+        "pooled": torch.tensor([False, True, True]),
+    }
+    none = rows_with_none(full().dropped(masks))
+    assert none["label"] == [True, False, False] and none["pooled"] == [False, True, True]
+    assert not any(none["caption"])
+
+
+def test_a_condition_that_is_not_there_cannot_be_dropped():
+    with pytest.raises(
+        ValueError, match="no condition 'embedding' to drop: the batch has label, c"
+    ):
+        full().dropped({"embedding": torch.ones(3, dtype=torch.bool)})
 
 
 def test_dropping_nobody_changes_nothing():

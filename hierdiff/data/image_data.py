@@ -38,11 +38,11 @@ class ImageData:
 
     images: uint8 (n c s s); labels: int64 (n,), -1 for none, or None without classes; captions: ""
     for none; keys: stable names; groups: examples of one group stay on one side of the split.
-    flip: may a random horizontal flip be used; scalars: named numbers handed to `Cond`;
-    attributes: codes (n,) of known parts, named by `attribute_names`; law: that they are drawn
-    from, where it is known; skipped: "PATH: reason"; in_test: bool (n,), which images are the test
-    part, None: a quarter by hash; split: how the parts were made, in words; whole: the data that
-    this is a part of.
+    flip: may a random horizontal flip be used; scalars, vectors: named numbers (n,) and named
+    vectors (n, width) handed to `Cond`; attributes: codes (n,) of known parts, named by
+    `attribute_names`; law: that they are drawn from, where it is known; skipped: "PATH: reason";
+    in_test: bool (n,), which images are the test part, None: a quarter by hash; split: how the
+    parts were made, in words; whole: the data that this is a part of.
     """
 
     name: str
@@ -55,6 +55,7 @@ class ImageData:
     groups: tuple[str, ...] | None = None
     flip: bool = False
     scalars: Mapping[str, np.ndarray] = field(default_factory=dict)
+    vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
     attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
     attribute_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     law: Law | None = None
@@ -75,12 +76,16 @@ class ImageData:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a constructor may be offered: channels, classes, and text and scalars where set."""
+        """What a constructor may be offered and what conditions there are: channels, classes, and
+        where they are set text_width and text_length, names of scalars, widths of vectors by name.
+        """
         facts: dict[str, Any] = {"channels": self.images.shape[1], "classes": len(self.class_names)}
         if self.text is not None:
             facts |= {"text_width": self.text.width, "text_length": self.text.length}
         if self.scalars:
             facts["scalars"] = tuple(sorted(self.scalars))
+        if self.vectors:
+            facts["vectors"] = {name: part.shape[1] for name, part in sorted(self.vectors.items())}
         return facts
 
     @property
@@ -129,6 +134,8 @@ class ImageData:
             [(name, np.asarray(values).tolist()) for name, values in sorted(named.items())]
             for named in (self.scalars, self.attributes)
         ]
+        for name, values in sorted(self.vectors.items()):
+            total.update(name.encode() + np.ascontiguousarray(values, np.float32).tobytes())
         total.update(repr((self.images.shape, labels, self.captions)).encode())
         total.update(repr((self.class_names, numbers, self.tested.tolist())).encode())
         return total.hexdigest()
@@ -156,6 +163,8 @@ class ImageData:
             told.append("no captions")
         if self.scalars:
             told.append(f"scalars {', '.join(sorted(self.scalars))}")
+        if self.vectors:
+            told.append(f"vectors {', '.join(sorted(self.vectors))}")
         if self.skipped:
             why = [*self.skipped[:NAMED], *(["..."] if len(self.skipped) > NAMED else [])]
             told.append(f"{len(self.skipped)} skipped: {' | '.join(why)}")
@@ -209,6 +218,7 @@ class ImageData:
             captions=None if self.captions is None else strings(self.captions),
             groups=None if self.groups is None else strings(self.groups),
             scalars={name: values[at] for name, values in self.scalars.items()},
+            vectors={name: values[at] for name, values in self.vectors.items()},
             attributes={name: values[at] for name, values in self.attributes.items()},
             encodings=None if self.encodings is None else self.encodings.taken(at),
             digests=None if self.digests is None else self.digests[at],
@@ -240,6 +250,10 @@ class ImageData:
             scalars={
                 name: torch.from_numpy(values[rows]).float()
                 for name, values in self.scalars.items()
+            },
+            vectors={
+                name: torch.from_numpy(values[rows]).float()
+                for name, values in self.vectors.items()
             },
         )
         return Batch(images, cond)

@@ -17,7 +17,18 @@ from torch import Tensor, nn
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers import layers
-from hierdiff.denoisers.layers import Clock, Embedding, LogSNRClock, clocks, sinusoid, zeroed
+from hierdiff.denoisers.layers import (
+    Clock,
+    Embedding,
+    LogSNRClock,
+    ScalarEmbeddings,
+    Scalars,
+    VectorProjections,
+    Vectors,
+    clocks,
+    sinusoid,
+    zeroed,
+)
 from hierdiff.denoisers.protocol import (
     Reads,
     WithVariance,
@@ -79,10 +90,11 @@ class DiT(WithVariance):
     """One resolution of any side that `patch` divides; the default is the published DiT-S/2.
 
     width, depth, heads: of the transformer. mlp_ratio: hidden width of its MLPs over `width`.
-    clock: what log_snr is embedded as; the published networks read `steps` of `linear_beta`.
-    learned_variance: as many channels more, a variance between the posterior's (-1) and that of
-    q(x_t | x_s) (1), trained by the `vlb` of the objective. channels, classes, text_width: of the
-    data. low_channels: of the low-resolution image of an upsampler, 0 for none.
+    scalars: names of micro-conditions, or {name: largest and default value}. vectors: {name:
+    width}. clock: what log_snr is embedded as; the published networks read `steps` of
+    `linear_beta`. learned_variance: as many channels more, a variance between the posterior's (-1)
+    and that of q(x_t | x_s) (1), trained by the `vlb` of the objective. channels, classes,
+    text_width: of the data. low_channels: of the low-resolution image of an upsampler, 0 for none.
 
     Row 0 of the class table stands for no class (label -1). The mean of the projected words, zero
     for an empty caption, is added to the vector.
@@ -96,6 +108,8 @@ class DiT(WithVariance):
         heads: Count = 6,
         patch: Count = 2,
         mlp_ratio: Positive = 4.0,
+        scalars: Scalars | None = None,
+        vectors: Vectors | None = None,
         clock: Clock | Node | None = None,
         learned_variance: bool = False,
         channels: Count = 3,
@@ -116,7 +130,9 @@ class DiT(WithVariance):
         self.time_width = width
         self.clock = LogSNRClock() if clock is None else clocks.build(clock)
         self.clocks = (self.clock,)
-        self.reads = Reads(classes, text_width, low_channels)
+        self.reads = Reads(
+            classes, text_width, low_channels, frozenset(scalars or ()), dict(vectors or {})
+        )
         outputs = channels * (2 if learned_variance else 1)
 
         self.patches = nn.Conv2d(channels + low_channels, width, patch, stride=patch)
@@ -138,6 +154,8 @@ class DiT(WithVariance):
         self.head = nn.Linear(width, patch**2 * outputs)
         self._initialise()
         self.augmentation = Embedding(width, zero=True) if low_channels else None
+        self.scalars = ScalarEmbeddings(scalars, width)
+        self.vectors = VectorProjections(vectors, width)
 
     def _initialise(self) -> None:
         """Xavier, biases 0; embeddings normal of 0.02; modulations and head 0."""
@@ -156,7 +174,7 @@ class DiT(WithVariance):
         zeroed(self.head)
 
     def prepare(self, cond: Cond) -> Cond:
-        """Class and text to one vector."""
+        """Class, text and vectors to one vector."""
         vector: Tensor | None = None
         if self.label is not None:
             vector = self.label(labels_of(cond, self.classes) + 1)
@@ -166,7 +184,7 @@ class DiT(WithVariance):
             words = torch.where(word, self.text(torch.where(word, told, 0.0)), 0.0)
             pooled = words.sum(1) / word.sum(1).clamp(min=1)
             vector = pooled if vector is None else vector + pooled
-        return replace(cond, vector=vector)
+        return replace(cond, embedding=self.vectors(vector, cond))
 
     def outputs(
         self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
@@ -192,7 +210,7 @@ class DiT(WithVariance):
 
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
         waves = sinusoid(self.clock(log_snr), WAVES)
-        vector = self.time(waves.to(self.patches.weight.dtype))
+        vector = self.scalars(self.time(waves.to(self.patches.weight.dtype)), cond)
         if self.augmentation is not None:
             vector = vector + self.augmentation(LogSNRClock()(augmentation_of(cond, log_snr)))
-        return vector if cond.vector is None else vector + cond.vector
+        return vector if cond.embedding is None else vector + cond.embedding

@@ -7,12 +7,12 @@ up after the convolutions of a level (`resample_first`). With all three off it i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from hierdiff.denoisers.layers import Clock, Multiples, Rate
+from hierdiff.denoisers.layers import Clock, Multiples, Rate, Scalars, Vectors
 from hierdiff.denoisers.protocol import denoisers
 from hierdiff.denoisers.unet import UNet
-from hierdiff.options import Count, Natural, Positive
+from hierdiff.options import Count, Natural
 from hierdiff.registry import Node
 
 
@@ -43,7 +43,8 @@ class EfficientUNet(UNet):
         time_width: Count | None = None,
         text_hidden: Count | None = None,
         mask_text: bool = False,
-        scalars: Mapping[str, Positive] | None = None,
+        scalars: Scalars | None = None,
+        vectors: Vectors | None = None,
         clock: Clock | Node | None = None,
         channels: Count = 3,
         classes: Natural = 0,
@@ -67,6 +68,7 @@ class EfficientUNet(UNet):
             text_hidden=text_hidden,
             mask_text=mask_text,
             scalars=scalars,
+            vectors=vectors,
             clock=clock,
             channels=channels,
             classes=classes,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,12 +17,15 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from hierdiff.batch import CAPTION, LABEL, LOW, Cond
 from hierdiff.options import Between, Count, Length, Positive
 from hierdiff.registry import Node, Registry
 from hierdiff.schedules import Schedule, schedules
 
 Multiples = Annotated[Sequence[Positive], Length(1, more=True)]  # of a width
 Rate = Annotated[float, Between(0, 1, below=True)]  # of dropout
+Scalars = Sequence[str] | Mapping[str, Positive]  # names; or {name: largest and default value}
+Vectors = Mapping[str, Count]  # {name: width}
 
 
 def zeroed(layer: nn.Conv2d | nn.Linear) -> Any:
@@ -138,6 +141,83 @@ class Embedding(nn.Module):
     def forward(self, values: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
         waves = sinusoid(values, self.features).to(self.first.weight.dtype)
         return self.last(F.silu(self.first(waves)))
+
+
+class ScalarEmbeddings(nn.ModuleDict):
+    """Micro-conditions: an `Embedding` of each named scalar, added to the time embedding.
+
+    scalars: names; or {name: largest value}, which larger ones are cut to and a missing one is
+    taken for. A scalar without a largest value that is "none" (NaN) adds nothing. Last layers start
+    at zero: a new scalar changes no prediction.
+    """
+
+    def __init__(self, scalars: Scalars | None, width: int):
+        limits = scalars if isinstance(scalars, Mapping) else dict.fromkeys(scalars or (), math.inf)
+        check_names(limits, "scalar")
+        super().__init__({name: Embedding(width, zero=True) for name in limits})
+        self.limits = dict(limits)
+
+    def forward(self, vector: Float[Tensor, "b w"], cond: Cond) -> Float[Tensor, "b w"]:
+        """`vector` and the embedded scalars of its rows, the first of the batch. Error: ValueError
+        where one is missing that has no default."""
+        rows = len(vector)
+        for name, embedding in self.items():
+            limit, scalar = self.limits[name], cond.scalars.get(name)
+            bounded = math.isfinite(limit)
+            if scalar is None and not bounded:
+                raise ValueError(
+                    f"this denoiser reads the scalar {name!r} and was given none: give "
+                    f"cond.scalars[{name!r}], one number for each example, NaN for none"
+                )
+            if scalar is None:
+                scalar = vector.new_full((rows,), limit, dtype=torch.float32)
+            scalar = scalar[:rows]
+            none = scalar.isnan()
+            scalar = torch.where(none, limit if bounded else 0.0, scalar).clamp(max=limit)
+            part = embedding(scalar)
+            vector = vector + (part if bounded else torch.where(none[:, None], 0.0, part))
+        return vector
+
+
+class VectorProjections(nn.ModuleDict):
+    """Named vectors, such as an image embedding or a pooled text: each through a linear map without
+    bias, which starts at zero, to one vector for all levels. A vector of zeros, "none", adds
+    nothing.
+
+    vectors: {name: width}. width: of the result.
+    """
+
+    def __init__(self, vectors: Vectors | None, width: int):
+        widths = dict(vectors or {})
+        check_names(widths, "vector")
+        super().__init__(
+            {name: zeroed(nn.Linear(own, width, bias=False)) for name, own in widths.items()}
+        )
+
+    def forward(self, vector: Float[Tensor, "b w"] | None, cond: Cond) -> Tensor | None:
+        """`vector` and the projections of all; None where there is neither. Error: ValueError where
+        one is missing or has another width."""
+        for name, linear in self.items():
+            given = cond.vectors.get(name)
+            if given is None or given.shape[1] != linear.in_features:
+                found = "none" if given is None else f"one of {given.shape[1]}"
+                raise ValueError(
+                    f"this denoiser reads the vector {name!r} of width {linear.in_features} and "
+                    f"was given {found}: give cond.vectors[{name!r}], zeros for none"
+                )
+            part = linear(given.to(linear.weight.dtype))
+            vector = part if vector is None else vector + part
+        return vector
+
+
+def check_names(names: Iterable[str], what: str) -> None:
+    """ValueError for the name of a scalar or vector that is no identifier, or is taken."""
+    for name in names:
+        if not name.isidentifier() or name in (LABEL, CAPTION, LOW) or hasattr(nn.ModuleDict, name):
+            raise ValueError(
+                f"{what} {name!r} cannot be named so: choose a name of letters, digits and _ that "
+                f"is neither {LABEL}, {CAPTION}, {LOW} nor a method of torch's ModuleDict"
+            )
 
 
 class ResidualBlock(nn.Module):

@@ -27,7 +27,11 @@ from hierdiff.denoisers.layers import (
     LogSNRClock,
     Multiples,
     Rate,
+    ScalarEmbeddings,
+    Scalars,
     Upsample,
+    VectorProjections,
+    Vectors,
     clocks,
     zeroed,
 )
@@ -188,7 +192,8 @@ class LDMUNet(WithVariance):
     residual blocks of each on the way down (one more on the way up). attention: spatial
     transformers after each residual block, one number or one for each of `multiples`; the bottom
     always has one. depth: transformer blocks in each. heads: of attention, or as many as are
-    `head_width` wide. dropout: in residual blocks. clock: what log_snr is embedded as.
+    `head_width` wide. dropout: in residual blocks. scalars: names of micro-conditions, or {name:
+    largest and default value}. vectors: {name: width}. clock: what log_snr is embedded as.
 
     context: width of what cross-attention reads, if it is not that of the text, which is projected
     to it. class_token: the class is a token beside the text instead of a part of the time vector.
@@ -217,6 +222,8 @@ class LDMUNet(WithVariance):
         head_width: Count | None = None,
         groups: Count = 32,
         dropout: Rate = 0.0,
+        scalars: Scalars | None = None,
+        vectors: Vectors | None = None,
         clock: Clock | Node | None = None,
         context: Count | None = None,
         class_token: bool = False,
@@ -248,7 +255,9 @@ class LDMUNet(WithVariance):
         self.learns_variance = learned_variance
         self.clock = LogSNRClock() if clock is None else clocks.build(clock)
         self.clocks = (self.clock,)
-        self.reads = Reads(classes, text_width, low_channels)
+        self.reads = Reads(
+            classes, text_width, low_channels, frozenset(scalars or ()), dict(vectors or {})
+        )
         read = 0  # width of what cross-attention reads
         if text_width or self.class_token:
             read = context or text_width or self.time_width
@@ -283,6 +292,8 @@ class LDMUNet(WithVariance):
             return Untold(Upsample(w))
 
         self.time = Embedding(self.time_width)
+        self.scalars = ScalarEmbeddings(scalars, self.time_width)
+        self.vectors = VectorProjections(vectors, self.time_width)
         table = read if self.class_token else self.time_width
         self.label = nn.Embedding(classes + 1, table) if classes else None  # row 0: none
         self.text: nn.Module | None = None
@@ -334,7 +345,7 @@ class LDMUNet(WithVariance):
         if tokens:
             read = torch.cat(tokens, dim=1)
             context = tuple(reader.keys_values(read) for reader in self._readers)
-        return replace(cond, vector=vector, context=context)
+        return replace(cond, embedding=self.vectors(vector, cond), context=context)
 
     def outputs(
         self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
@@ -357,10 +368,10 @@ class LDMUNet(WithVariance):
         return self.head(h)
 
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
-        vector = self.time(self.clock(log_snr))
+        vector = self.scalars(self.time(self.clock(log_snr)), cond)
         if self.augmentation is not None:
             vector = vector + self.augmentation(LogSNRClock()(augmentation_of(cond, log_snr)))
-        return vector if cond.vector is None else vector + cond.vector
+        return vector if cond.embedding is None else vector + cond.embedding
 
     def _mask(self, cond: Cond) -> Tensor | None:
         if not self.mask_text or self.text is None or cond.mask is None:

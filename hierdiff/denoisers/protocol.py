@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hierdiff.batch import Cond
+from hierdiff.batch import CAPTION, LABEL, LOW, Cond
 from hierdiff.denoisers.layers import Clock
 from hierdiff.levels import Levels
 from hierdiff.registry import Node, Registry
@@ -48,22 +48,47 @@ class Unpredicted(ValueError):
 
 @dataclass(frozen=True)
 class Reads:
-    """What a network reads of `Cond`: labels of so many classes, tokens of this width, a
-    low-resolution image of so many channels, scalars by name, pooled text."""
+    """The conditions that a network reads: labels of so many classes, tokens of this width, a
+    low-resolution image of so many channels, scalars by name, vectors by name with their width.
+
+    Error: ValueError where a scalar and a vector have one name.
+    """
 
     classes: int = 0
     text_width: int = 0
     low_channels: int = 0
     scalars: frozenset[str] = frozenset()
-    pooled: bool = False
+    vectors: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if both := sorted(self.scalars & set(self.vectors)):
+            raise ValueError(
+                f"{both[0]!r} is the name of a scalar and of a vector: rename one, a condition is "
+                f"known by its name"
+            )
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the conditions, as `Cond.names` has them."""
+        sizes = {LABEL: self.classes, CAPTION: self.text_width, LOW: self.low_channels}
+        own = {name for name, size in sizes.items() if size}
+        return frozenset(own | self.scalars | set(self.vectors))
 
     def __or__(self, other: Reads) -> Reads:
+        """What two networks of one method read. Error: ValueError where they read a vector of one
+        name at two widths."""
+        for name in self.vectors.keys() & other.vectors.keys():
+            if self.vectors[name] != other.vectors[name]:
+                raise ValueError(
+                    f"the vector {name!r} is read at a width of {self.vectors[name]} and of "
+                    f"{other.vectors[name]}: give all networks that of the data"
+                )
         return Reads(
             max(self.classes, other.classes),
             max(self.text_width, other.text_width),
             max(self.low_channels, other.low_channels),
             self.scalars | other.scalars,
-            self.pooled or other.pooled,
+            {**self.vectors, **other.vectors},
         )
 
     def check(self, facts: Mapping[str, Any]) -> None:

@@ -17,7 +17,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hierdiff.batch import Cond
-from hierdiff.denoisers.layers import Clock, GammaClock, Rate, clocks, sinusoid
+from hierdiff.denoisers.layers import (
+    Clock,
+    GammaClock,
+    Rate,
+    ScalarEmbeddings,
+    Scalars,
+    VectorProjections,
+    Vectors,
+    clocks,
+    sinusoid,
+)
 from hierdiff.denoisers.protocol import (
     Denoiser,
     Prediction,
@@ -176,12 +186,14 @@ class RIN(Denoiser):
 
     width: of the interface, one token for each patch of `patch` x `patch` pixels. latents: all that
     are carried: learned ones, and in place of the last learned ones the noise level, the
-    augmentation level of an upsampler, and the class. latent_width: 2 * width if not given. blocks:
-    each reads, has `depth` self-attention layers on the latents, and writes. heads: of latent
-    self-attention; read_heads: of reading and writing, as many if not given. expansion,
-    latent_expansion: hidden width of the MLPs over their width. dropout, drop_path: of the latent
-    layers (hidden units; whole branches). resolution: side that the learned positions are kept for;
-    at other sides they are interpolated bilinearly. clock: what log_snr is embedded as.
+    augmentation level of an upsampler, and the class with the vectors. latent_width: 2 * width if
+    not given. blocks: each reads, has `depth` self-attention layers on the latents, and writes.
+    heads: of latent self-attention; read_heads: of reading and writing, as many if not given.
+    expansion, latent_expansion: hidden width of the MLPs over their width. dropout, drop_path: of
+    the latent layers (hidden units; whole branches). resolution: side that the learned positions
+    are kept for; at other sides they are interpolated bilinearly. scalars: names of
+    micro-conditions, or {name: largest and default value}; they are added to the noise level.
+    vectors: {name: width}. clock: what log_snr is embedded as.
 
     channels, classes, text_width, low_channels: of the data; 0 for none. Text: every word is one
     more latent, not carried; padding is hidden from attention.
@@ -205,6 +217,8 @@ class RIN(Denoiser):
         dropout: Rate = 0.0,
         drop_path: Rate = 0.0,
         resolution: Count = 32,
+        scalars: Scalars | None = None,
+        vectors: Vectors | None = None,
         clock: Clock | Node | None = None,
         channels: Count = 3,
         classes: Natural = 0,
@@ -222,7 +236,7 @@ class RIN(Denoiser):
                 f"latent_width {latent_width} is not a multiple of 8: "
                 f"a quarter of it holds sines and cosines"
             )
-        learned = latents - 1 - bool(low_channels) - bool(classes)
+        learned = latents - 1 - bool(low_channels) - bool(classes or vectors)
         if learned < 1:
             raise ValueError(
                 f"{latents} latents leave none to learn beside noise level, augmentation and "
@@ -230,7 +244,9 @@ class RIN(Denoiser):
             )
         told = GammaClock() if clock is None else clocks.build(clock)
         self.clocks = (told,)
-        self.reads = Reads(classes, text_width, low_channels)
+        self.reads = Reads(
+            classes, text_width, low_channels, frozenset(scalars or ()), dict(vectors or {})
+        )
 
         self.stem = nn.Conv2d(channels + low_channels, width, patch, stride=patch)
         nn.init.xavier_uniform_(self.stem.weight)
@@ -240,6 +256,8 @@ class RIN(Denoiser):
         self.positions = nn.Parameter(_small(width, side, side))
         self.latents = nn.Parameter(_small(learned, latent_width))
         self.time = LevelLatent(latent_width, told)
+        self.scalars = ScalarEmbeddings(scalars, latent_width)
+        self.vectors = VectorProjections(vectors, latent_width)
         self.augmentation = LevelLatent(latent_width, told) if low_channels else None
         self.label = dense(classes, latent_width) if classes else None  # of one-hot; none: the bias
         self.word = dense(text_width, latent_width) if text_width else None
@@ -261,7 +279,7 @@ class RIN(Denoiser):
         )
 
     def prepare(self, cond: Cond) -> Cond:
-        """Class and words to latents, once for a whole trajectory."""
+        """Class with vectors, and words, to latents, once for a whole trajectory."""
         vector: Tensor | None = None
         context: tuple[Tensor, ...] = ()
         if self.label is not None:
@@ -270,7 +288,7 @@ class RIN(Denoiser):
         if self.word is not None:
             told, _ = words_of(cond)
             context = (self.word(told),)
-        return replace(cond, vector=vector, context=context)
+        return replace(cond, embedding=self.vectors(vector, cond), context=context)
 
     def forward(
         self,
@@ -313,11 +331,12 @@ class RIN(Denoiser):
         return tokens + rearrange(positions, "d h w -> (h w) d")
 
     def _latents(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Float[Tensor, "b m e"]:
-        parts = [self.latents.expand(len(log_snr), -1, -1), self.time(log_snr)]
+        time = self.scalars(self.time(log_snr)[:, 0], cond)[:, None]
+        parts = [self.latents.expand(len(log_snr), -1, -1), time]
         if self.augmentation is not None:
             parts.append(self.augmentation(augmentation_of(cond, log_snr)))
-        if cond.vector is not None:
-            parts.append(cond.vector[:, None])
+        if cond.embedding is not None:
+            parts.append(cond.embedding[:, None])
         return torch.cat(parts, dim=1)
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -28,7 +28,11 @@ from hierdiff.denoisers.layers import (
     Multiples,
     Rate,
     ResidualBlock,
+    ScalarEmbeddings,
+    Scalars,
     Upsample,
+    VectorProjections,
+    Vectors,
     clocks,
     zeroed,
 )
@@ -45,7 +49,7 @@ from hierdiff.denoisers.protocol import (
     words_of,
 )
 from hierdiff.levels import Levels
-from hierdiff.options import Count, Natural, Positive
+from hierdiff.options import Count, Natural
 from hierdiff.registry import Node
 
 N = TypeVar("N", bound=float)
@@ -102,10 +106,12 @@ class UNet(Denoiser):
     number, or one for each of `multiples` (simple diffusion: only at low resolutions). inner: a
     denoiser or its node; a one-level denoiser is wrapped in `Joined`. channels, classes,
     text_width: of the data; classes and text enter the innermost network, and what it makes of them
-    is shared by all. text_hidden: width that text is projected to. scalars: {name: largest and
-    default value} of micro-conditions, for example {scale: 64}. clock: what log_snr is embedded as.
-    mask_text: hide padding from cross-attention. low_channels: of `cond.low`, seen by the outermost
-    network only, after the noisy image; 0 for no upsampler.
+    is shared by all. text_hidden: width that text is projected to. scalars: names of
+    micro-conditions, or {name: largest and default value}, for example {scale: 64}; each network of
+    a nest reads its own. vectors: {name: width}, for example {image_embedding: 768}; those of the
+    innermost network are shared by all. clock: what log_snr is embedded as. mask_text: hide padding
+    from cross-attention. low_channels: of `cond.low`, seen by the outermost network only, after the
+    noisy image; 0 for no upsampler.
 
     Switches of the Efficient U-Net (`efficient_unet`): skip_scale multiplies what is carried across
     from the way down. resample_first: every width begins with a halving, the first one too, so that
@@ -131,7 +137,8 @@ class UNet(Denoiser):
         time_width: Count | None = None,
         text_hidden: Count | None = None,
         mask_text: bool = False,
-        scalars: Mapping[str, Positive] | None = None,
+        scalars: Scalars | None = None,
+        vectors: Vectors | None = None,
         clock: Clock | Node | None = None,
         inner: Denoiser | Node | None = None,
         channels: Count = 3,
@@ -153,6 +160,11 @@ class UNet(Denoiser):
         facts = {"channels": channels, "classes": classes, "text_width": text_width}
         self.inner = None if inner is None else _nestable(inner, facts)
         if self.inner is not None:
+            if vectors:
+                raise ValueError(
+                    f"vectors {sorted(vectors)} of an outer network: name them in the innermost "
+                    f"one, whose vector is shared by all"
+                )
             classes = text_width = 0
             shared = getattr(self.inner, "time_width", None)
             if None not in (shared, time_width) and shared != time_width:
@@ -167,7 +179,9 @@ class UNet(Denoiser):
         self.start = 0 if resample_first else 1  # the first width at a lower side than before it
         self.reduction = 2 ** (len(widths) - self.start)  # side over the side at the bottom
         self.channels, self.multiple = channels, self.reduction
-        self.reads = Reads(classes, text_width, low_channels, frozenset(scalars or ()))
+        self.reads = Reads(
+            classes, text_width, low_channels, frozenset(scalars or ()), dict(vectors or {})
+        )
         self.skip_scale = skip_scale
         self.mask_text = mask_text
         self.clock = LogSNRClock() if clock is None else clocks.build(clock)
@@ -193,10 +207,8 @@ class UNet(Denoiser):
             return Block(residual, [attend(outputs) for _ in range(layers)])
 
         self.time = Embedding(self.time_width)
-        self.limits = dict(scalars or {})
-        self.scalars = nn.ModuleDict(
-            {k: Embedding(self.time_width, zero=True) for k in self.limits}
-        )
+        self.scalars = ScalarEmbeddings(scalars, self.time_width)
+        self.vectors = VectorProjections(vectors, self.time_width)
         self.classes = classes
         self.label = nn.Embedding(classes + 1, self.time_width) if classes else None  # row 0: none
         self.text = nn.Linear(text_width, text) if text else None
@@ -273,21 +285,22 @@ class UNet(Denoiser):
         return self.inner.tail(n)
 
     def prepare(self, cond: Cond) -> Cond:
-        """Class and text to one vector for all levels, and the text's keys and values."""
+        """Class, text and vectors to one vector for all levels, and the text's keys and values."""
         if self.inner is not None:
             return self.inner.prepare(cond)
         vector: Tensor | None = None
         if self.label is not None:
             vector = self.label(labels_of(cond, self.classes) + 1)
+        vector = self.vectors(vector, cond)
         if self.text is None or self.pool is None:
-            return replace(cond, vector=vector)
+            return replace(cond, embedding=vector)
         told, mask = words_of(cond)
         tokens = self.text(told)
         seen = mask[..., None].to(tokens.dtype)
         pooled = self.pool((tokens * seen).sum(1) / seen.sum(1).clamp(min=1))
         context = tuple(block.keys_values(tokens) for block in self._readers)
         vector = pooled if vector is None else vector + pooled
-        return replace(cond, vector=vector, context=context)
+        return replace(cond, embedding=vector, context=context)
 
     def forward(
         self,
@@ -339,16 +352,11 @@ class UNet(Denoiser):
         return Prediction((self.head(h), *levels), carry, features=h)
 
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond, side: int) -> Tensor:
-        vector = self.time(self.clock(log_snr))
-        for name, embedding in self.scalars.items():
-            limit = self.limits[name]
-            given = cond.scalars.get(name)
-            value = torch.full_like(log_snr, limit) if given is None else given[: len(log_snr)]
-            vector = vector + embedding(value.clamp(max=limit))
+        vector = self.scalars(self.time(self.clock(log_snr)), cond)
         if self.augmentation is not None:
             level = augmentation_of(cond, log_snr)
             vector = vector + self.augmentation(LogSNRClock()(level))
-        return vector if cond.vector is None else vector + cond.vector[: len(log_snr)]
+        return vector if cond.embedding is None else vector + cond.embedding[: len(log_snr)]
 
     def _mask(self, cond: Cond) -> Tensor | None:
         if not self.mask_text or not self._readers or cond.mask is None:

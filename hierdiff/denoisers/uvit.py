@@ -8,7 +8,7 @@ Not the network of the same name in arXiv 2209.12152, whose transformer has long
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -25,7 +25,11 @@ from hierdiff.denoisers.layers import (
     Multiples,
     Rate,
     ResidualBlock,
+    ScalarEmbeddings,
+    Scalars,
     Upsample,
+    VectorProjections,
+    Vectors,
     clocks,
     positions,
     zeroed,
@@ -40,7 +44,7 @@ from hierdiff.denoisers.protocol import (
     words_of,
 )
 from hierdiff.denoisers.stems import Stem, stems
-from hierdiff.options import Count, Natural, Positive
+from hierdiff.options import Count, Natural
 from hierdiff.registry import Node
 
 
@@ -103,9 +107,10 @@ class UViT(OneLevelDenoiser):
     width, multiples: channels are width * multiple at the side inside the stem, its half, its
     quarter ...; the last is the transformer's width. blocks: residual blocks of each convolutional
     level on the way down, and as many on the way up. depth: transformer blocks. dropout: in these
-    only. stem: {name: none | patch | wavelet, ...}. scalars: {name: largest and default value} of
-    micro-conditions. clock: what log_snr is embedded as. channels, classes, text_width: of the
-    data. low_channels: of the low-resolution image of an upsampler, 0 for none.
+    only. stem: {name: none | patch | wavelet, ...}. scalars: names of micro-conditions, or {name:
+    largest and default value}. vectors: {name: width}. clock: what log_snr is embedded as.
+    channels, classes, text_width: of the data. low_channels: of the low-resolution image of an
+    upsampler, 0 for none.
 
     Text enters as a pooled vector and by cross-attention in each transformer block, where padding
     is hidden and one learned state is always seen, so that an empty caption has something to read.
@@ -123,7 +128,8 @@ class UViT(OneLevelDenoiser):
         dropout: Rate = 0.0,
         stem: Stem | Node | None = None,
         time_width: Count | None = None,
-        scalars: Mapping[str, Positive] | None = None,
+        scalars: Scalars | None = None,
+        vectors: Vectors | None = None,
         clock: Clock | Node | None = None,
         channels: Count = 3,
         classes: Natural = 0,
@@ -138,7 +144,9 @@ class UViT(OneLevelDenoiser):
         self.low_channels = low_channels
         self.clock = LogSNRClock() if clock is None else clocks.build(clock)
         self.clocks = (self.clock,)
-        self.reads = Reads(classes, text_width, low_channels, frozenset(scalars or ()))
+        self.reads = Reads(
+            classes, text_width, low_channels, frozenset(scalars or ()), dict(vectors or {})
+        )
         images = {"channels": channels, "low_channels": low_channels}
         self.stem = stems.build({"name": "none"} if stem is None else stem, offered=images)
         self.channels = channels
@@ -146,10 +154,8 @@ class UViT(OneLevelDenoiser):
 
         self.time = Embedding(self.time_width)
         self.augmentation = Embedding(self.time_width, zero=True) if low_channels else None
-        self.limits = dict(scalars or {})
-        self.scalars = nn.ModuleDict(
-            {k: Embedding(self.time_width, zero=True) for k in self.limits}
-        )
+        self.scalars = ScalarEmbeddings(scalars, self.time_width)
+        self.vectors = VectorProjections(vectors, self.time_width)
         self.classes = classes
         self.label = nn.Embedding(classes + 1, self.time_width) if classes else None  # row 0: none
         self.text = nn.LayerNorm(text_width) if text_width else None
@@ -181,26 +187,27 @@ class UViT(OneLevelDenoiser):
         )
 
     def prepare(self, cond: Cond) -> Cond:
-        """Class and text to one vector, and the text's keys and values for each block."""
+        """Class, text and vectors to one vector, and the text's keys and values for each block."""
         vector: Tensor | None = None
         if self.label is not None:
             vector = self.label(labels_of(cond, self.classes) + 1)
+        vector = self.vectors(vector, cond)
         if self.text is None or self.pool is None:
-            return replace(cond, vector=vector)
+            return replace(cond, embedding=vector)
         told, mask = words_of(cond)
         tokens = self.text(told)
         words = torch.where(mask[..., None], tokens, 0.0)
         pooled = self.pool(words.sum(1) / mask.sum(1, keepdim=True).clamp(min=1))
         vector = pooled if vector is None else vector + pooled
         if self.always is None:
-            return replace(cond, vector=vector)
+            return replace(cond, embedding=vector)
         always = self.text(self.always).expand(len(tokens), 1, -1)
         tokens = torch.cat([always, words], dim=1)
         context = tuple(
             block.keys_values(tokens)  # type: ignore[operator]
             for block in self.transformer
         )
-        return replace(cond, vector=vector, context=context)
+        return replace(cond, embedding=vector, context=context)
 
     def denoise(
         self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
@@ -236,15 +243,11 @@ class UViT(OneLevelDenoiser):
         return rearrange(h, "b (h w) c -> b c h w", w=columns)
 
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
-        vector = self.time(self.clock(log_snr))
+        vector = self.scalars(self.time(self.clock(log_snr)), cond)
         if self.augmentation is not None:
             level = augmentation_of(cond, log_snr)
             vector = vector + self.augmentation(LogSNRClock()(level))
-        for name, embedding in self.scalars.items():
-            limit = self.limits[name]
-            value = cond.scalars.get(name, torch.full_like(log_snr, limit))
-            vector = vector + embedding(value.clamp(max=limit))
-        return vector if cond.vector is None else vector + cond.vector
+        return vector if cond.embedding is None else vector + cond.embedding
 
 
 def _check(widths: list[int], deep: int, counts: list[int], heads: int, groups: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hierdiff.batch import NOTHING, Batch, Cond
 from hierdiff.codec import Codec, Pyramid
 from hierdiff.denoisers import Denoiser, protocol
-from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, predicted
+from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Reads, predicted
 from hierdiff.guidance import (
     Carry,
     Denoise,
@@ -139,8 +139,8 @@ class Diffusion(Stage):
         return self
 
     def draw(self, batch: Batch, noise: Noise) -> Any:
-        # scalars may be for another stage: `Method.check_given` knows all of them
-        check_cond(replace(batch.cond, scalars={}), self.denoiser.reads)
+        # scalars and vectors may be for another stage: `Method.check_given` knows all of them
+        check_cond(replace(batch.cond, scalars={}, vectors={}), self.denoiser.reads)
         b = len(batch)
         rows = [math.ceil(fraction * b) for fraction in self.fractions]
         shapes = [(n, *shape) for n, shape in zip(rows, self.codec.shapes(), strict=True)]
@@ -255,10 +255,13 @@ class Diffusion(Stage):
         return (len(calls) + guided,)
 
     def complete(self, cond: Cond, n: int) -> Cond:
-        """`cond` on this device, with "none" for the labels and text that the data has."""
+        """`cond` on this device, with "none" for the labels and text that the data has, and for the
+        vectors and scalars that the network reads. Error: ValueError where a condition is not given
+        for n images."""
         classes, width = self.facts.get("classes", 0), self.facts.get("text_width", 0)
         cond = cond.map(lambda tensor: tensor.to(self.device))
-        for name, part in (("labels", cond.labels), ("captions", cond.tokens)):
+        parts = {"labels": cond.labels, "captions": cond.tokens, **cond.vectors, **cond.scalars}
+        for name, part in parts.items():
             if part is not None and len(part) != n:
                 raise ValueError(f"{len(part)} {name} for {n} images: give one for each")
         if classes and cond.labels is None:
@@ -270,7 +273,14 @@ class Diffusion(Stage):
             tokens = torch.zeros(n, length, width, device=self.device)
             mask = torch.zeros(n, length, dtype=torch.bool, device=self.device)
             cond = replace(cond, tokens=tokens, mask=mask)
-        return cond
+        reads = self.denoiser.reads or Reads()
+        vectors = {
+            name: torch.zeros(n, size, device=self.device) for name, size in reads.vectors.items()
+        }
+        scalars = {name: torch.full((n,), torch.nan, device=self.device) for name in reads.scalars}
+        return replace(
+            cond, vectors={**vectors, **cond.vectors}, scalars={**scalars, **cond.scalars}
+        )
 
 
 def through(times: Float[Tensor, " k"], stop: float) -> Float[Tensor, " m"]:

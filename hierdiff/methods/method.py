@@ -55,8 +55,13 @@ class Method(nn.Module, ABC):
         return whole
 
     def check_given(self, facts: Mapping[str, Any]) -> None:
-        """Refuses data of these facts that gives texts or scalars which no network reads, or none
-        of the scalars that one asks for (but `scale`, whose default stands for itself)."""
+        """Refuses, before compute, conditions that the data gives and no network reads, and those
+        that a network reads and the data does not give.
+
+        facts: of the data; names in `scalars`, {name: width} in `vectors`, `text_width`. Labels may
+        be left unread (the log says so), and the scalar `scale` has a default that stands for
+        itself: the image's own side. Error: ValueError.
+        """
         if self.reads is None:
             return
         given = frozenset(facts.get("scalars", ()))
@@ -70,6 +75,20 @@ class Method(nn.Module, ABC):
                 f"the denoiser reads the scalar {missing[0]!r}, which the data does not give: "
                 f"leave it out of its `scalars`"
             )
+        vectors: Mapping[str, int] = facts.get("vectors", {})
+        for name, width in vectors.items():
+            if name not in self.reads.vectors:
+                raise ValueError(
+                    f"no network of the method reads the vector {name!r} that the data gives: "
+                    f"leave it out or name it in the denoiser's `vectors`, {{{name}: {width}}}"
+                )
+        for name, width in self.reads.vectors.items():
+            if vectors.get(name) != width:
+                found = f"at a width of {vectors[name]}" if name in vectors else "not at all"
+                raise ValueError(
+                    f"the denoiser reads the vector {name!r} of width {width}, which the data "
+                    f"gives {found}: change its `vectors`"
+                )
         if facts.get("text_width", 0) and not self.reads.text_width:
             raise ValueError(
                 "data.text gives captions that no network of the method reads: leave it out, or "
@@ -109,10 +128,8 @@ def check_cond(cond: Cond, reads: Reads | None) -> None:
     if reads is None:
         return
     unread = {f"scalars[{name!r}]": True for name in cond.scalars if name not in reads.scalars}
-    unread |= {
-        "pooled": cond.pooled is not None and not reads.pooled,
-        "low": cond.low is not None and not reads.low_channels,
-    }
+    unread |= {f"vectors[{name!r}]": True for name in cond.vectors if name not in reads.vectors}
+    unread["low"] = cond.low is not None and not reads.low_channels
     for name, is_unread in unread.items():
         if is_unread:
             raise ValueError(f"no network of the method reads cond.{name}: leave it out")

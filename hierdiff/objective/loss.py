@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
@@ -13,14 +14,15 @@ from hierdiff.levels import Levels
 
 @dataclass(frozen=True)
 class Draws:
-    """All randomness of one loss: time, noise of each level, which conditions are dropped.
+    """All randomness of one loss: time, noise of each level, which conditions are dropped
+    (all together, or by name).
 
     again: which examples see the carry of a first pass; None where there is no first pass.
     """
 
     t: Float[Tensor, " b"]
     eps: Levels
-    drop: Bool[Tensor, " b"]
+    drop: Bool[Tensor, " b"] | Mapping[str, Bool[Tensor, " b"]]
     again: Bool[Tensor, " b"] | None = None
 
 

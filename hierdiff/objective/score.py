@@ -9,7 +9,7 @@ which the mean does not feel (iDDPM, arXiv 2102.09672, section 3.1).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -42,7 +42,9 @@ class ScoreMatching(Objective):
 
     loss_space: a row of `PREDICTIONS`. level_weights: one for each level, finest first; None is 1
     each (each level is a mean over its own pixels, so that its size does not matter). drop: rate at
-    which a training example loses its label and text, for classifier-free guidance.
+    which a training example loses its label, caption and vectors together, for classifier-free
+    guidance; or {condition: rate}, such as {label: 0.1, image_embedding: 0.5}, each drawn by itself
+    (scalars and the low-resolution image, `low`, can be dropped by name too).
 
     multiscale: sides s, the level's own among them, for one level only: the sum over s of 1 / s
     times the mean square of the error pooled to s takes the place of the mean square (simple
@@ -62,7 +64,7 @@ class ScoreMatching(Objective):
     level_weights: Sequence[NonNegative] | None = None
     time: TimeDensity | Node = field(default_factory=Uniform)
     stratified: bool = True
-    drop: Share = 0.0
+    drop: Share | Mapping[str, Share] = 0.0
     multiscale: Sequence[Count] = ()
     self_conditioning: Share = 0.0
     vlb: NonNegative = 0.0
@@ -74,8 +76,9 @@ class ScoreMatching(Objective):
         object.__setattr__(self, "parameterization", parameterization)
         object.__setattr__(self, "weight", _weight(self.weight))
         object.__setattr__(self, "time", _density(self.time))
-        if not 0 <= self.drop <= 1:
-            raise ValueError(f"drop rate {self.drop} is not a share: choose one in [0, 1]")
+        for rate in self.drop.values() if isinstance(self.drop, Mapping) else (self.drop,):
+            if not 0 <= rate <= 1:
+                raise ValueError(f"drop rate {rate} is not a share: choose one in [0, 1]")
         if not 0 <= self.self_conditioning <= 1:
             raise ValueError(
                 f"self_conditioning {self.self_conditioning} is not a share: choose one in [0, 1]"
@@ -114,6 +117,14 @@ class ScoreMatching(Objective):
                 f"multiscale {list(self.multiscale)} for {len(process.schedules)} levels: it is "
                 f"the loss of one level, weigh joint levels by level_weights"
             )
+        reads = None if denoiser is None else denoiser.reads
+        if isinstance(self.drop, Mapping) and reads is not None:
+            for name in self.drop:
+                if name not in reads.names:
+                    raise ValueError(
+                        f"drop names the condition {name!r}, which {type(denoiser).__name__} does "
+                        f"not read: it reads {', '.join(sorted(reads.names)) or 'none'}"
+                    )
         if shapes is not None:
             self._check_sides(shapes[-1][-1])
         if self.self_conditioning and denoiser is not None and not denoiser.carries:
@@ -162,7 +173,12 @@ class ScoreMatching(Objective):
     ) -> Draws:
         b = shapes[-1][0]
         u = uniforms(b, noise, stratified=self.stratified)
-        drop = torch.special.ndtr(noise((b,))) < self.drop
+        drop: Bool[Tensor, " b"] | dict[str, Bool[Tensor, " b"]]
+        if isinstance(self.drop, Mapping):
+            rates = sorted(self.drop.items())
+            drop = {name: torch.special.ndtr(noise((b,))) < rate for name, rate in rates}
+        else:
+            drop = torch.special.ndtr(noise((b,))) < self.drop
         eps = tuple(noise(shape) for shape in shapes)
         again = None
         if self.self_conditioning:

@@ -26,7 +26,8 @@ def sheet_cond(data: Any, real: Cond) -> Cond:
     if real.tokens is not None or real.labels is None:
         return real
     classes = max(1, int(data.facts.get("classes", 1)))
-    return Cond(labels=torch.arange(len(real.labels)) % classes, scalars=real.scalars)
+    labels = torch.arange(len(real.labels)) % classes
+    return Cond(labels=labels, vectors=real.vectors, scalars=real.scalars)
 
 
 def sample_sheet(

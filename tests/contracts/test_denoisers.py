@@ -2,6 +2,7 @@
 
 import inspect
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -181,3 +182,95 @@ def test_a_low_resolution_image_that_is_missing_is_named(case):
     x_t, log_snr = tiny.state(case.depth, 2)
     with pytest.raises(ValueError, match="low"):
         run(upsampler(case), x_t, log_snr, Cond())
+
+
+NAMED = {"scalars": ["crop_top"], "vectors": {"image_embedding": 5}}
+
+
+def with_named(case, kind="unconditional", **options):
+    """A network that reads a scalar and a vector in its innermost part, weights as drawn."""
+    node = tiny.denoiser_node(case.name, case.depth)
+    innermost = node
+    while "inner" in innermost:
+        innermost = innermost["inner"]
+    innermost |= NAMED | options
+    return denoisers.build(node, offered=tiny.facts(kind)).eval()
+
+
+def named(kind="unconditional", crop=7.0, embedding=1.0):
+    scalars = {"crop_top": torch.full((3,), crop)}
+    vectors = {"image_embedding": torch.full((3, 5), embedding)}
+    return replace(tiny.cond(kind, 3), scalars=scalars, vectors=vectors)
+
+
+@each
+@kinds
+def test_a_scalar_and_a_vector_change_nothing_until_they_are_trained(case, kind):
+    plain, reading = (
+        with_named(case, kind, **own) for own in ({"scalars": None, "vectors": None}, {})
+    )
+    carried = plain.state_dict()
+    if case.name == "rin" and "class" not in kind:
+        return  # its vectors take the place of a learned latent
+    missing = reading.load_state_dict(carried, strict=False).missing_keys
+    assert missing and all("scalars" in key or "vectors" in key for key in missing)
+    x_t, log_snr = tiny.state(case.depth, 3)
+    usual = run(plain, x_t, log_snr, tiny.cond(kind, 3)).levels
+    given = run(reading, x_t, log_snr, named(kind)).levels
+    assert all(torch.equal(a, b) for a, b in zip(usual, given, strict=True))
+
+
+@each
+@kinds
+def test_a_scalar_and_a_vector_matter_once_they_are_trained(case, kind):
+    network = tiny.randomised(with_named(case, kind))
+    x_t, log_snr = tiny.state(case.depth, 3)
+    usual = run(network, x_t, log_snr, named(kind)).levels
+    others = {
+        "scalar": named(kind, crop=90.0),
+        "no scalar": named(kind, crop=torch.nan),
+        "vector": named(kind, embedding=-1.0),
+        "no vector": named(kind).dropped({"image_embedding": torch.ones(3, dtype=torch.bool)}),
+    }
+    for what, cond in others.items():
+        changed = run(network, x_t, log_snr, cond).levels
+        for a, b in zip(usual, changed, strict=True):
+            assert ((a - b).abs().amax((1, 2, 3)) > 1e-6).all(), what
+
+
+@each
+def test_every_parameter_of_a_scalar_and_a_vector_gets_a_gradient(case):
+    network = tiny.randomised(with_named(case))
+    x_t, log_snr = tiny.state(case.depth, 3)
+    out = run(network, x_t, log_snr, named()).levels
+    sum((level * torch.randn(level.shape)).sum() for level in out).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+@each
+def test_a_scalar_or_a_vector_that_is_missing_or_of_another_width_is_named(case):
+    network = with_named(case)
+    x_t, log_snr = tiny.state(case.depth, 3)
+    wide = replace(named(), vectors={"image_embedding": torch.ones(3, 4)})
+    for cond, message in (
+        (replace(named(), scalars={}), "scalar 'crop_top' and was given none"),
+        (replace(named(), vectors={}), "vector 'image_embedding' of width 5 and was given none"),
+        (wide, "vector 'image_embedding' of width 5 and was given one of 4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(network, x_t, log_snr, cond)
+
+
+@each
+def test_a_network_says_what_it_reads(case):
+    network = with_named(case, "class and text")
+    assert network.reads.names == {"label", "caption", "crop_top", "image_embedding"}
+    plain = tiny.denoiser(case.name, depth=case.depth)
+    assert not plain.reads.names
+    layers = ("scalars", "vectors")
+    assert not [key for key in plain.state_dict() if any(layer in key for layer in layers)]
+    with pytest.raises(ValueError, match="scalar 'caption' cannot be named so"):
+        with_named(case, scalars=["caption"])
+    with pytest.raises(ValueError, match="'crop_top' is the name of a scalar and of a vector"):
+        with_named(case, vectors={"crop_top": 3})

@@ -178,8 +178,8 @@ def test_padding_does_not_matter(filling):
     shorter = Cond(tokens=tokens[:, :3], mask=mask[:, :3])
     torch.testing.assert_close(run(network, x, shorter).levels[0], usual)
     told = network.prepare(filled)
-    assert not told.vector[2].any()  # no words
-    told.vector.sum().backward()
+    assert not told.embedding[2].any()  # no words
+    told.embedding.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in network.text.parameters())
 
 

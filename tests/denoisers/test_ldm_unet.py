@@ -117,7 +117,7 @@ def test_a_class_can_be_a_token_beside_the_text():
     assert network.label.weight.shape == (tiny.CLASSES + 1, tiny.WIDTH)
     cond = tiny.cond("class and text", 3)
     prepared = network.prepare(cond)
-    assert prepared.vector is None and prepared.context[0].shape[1] == tiny.LENGTH + 1
+    assert prepared.embedding is None and prepared.context[0].shape[1] == tiny.LENGTH + 1
     other = Cond(labels=cond.labels.roll(1), tokens=cond.tokens, mask=cond.mask)
     assert ((run(network, cond) - run(network, other)).abs().amax((1, 2, 3)) > 1e-5).all()
 
@@ -160,7 +160,7 @@ def test_a_caption_without_words_gives_numbers(mask_text, token):
 
 def test_no_class_reads_row_zero_of_the_table():
     network = ldm("class")
-    vector = network.prepare(Cond(labels=torch.tensor([-1, 2]))).vector
+    vector = network.prepare(Cond(labels=torch.tensor([-1, 2]))).embedding
     assert torch.equal(vector, network.label.weight[[0, 3]])
 
 

@@ -248,7 +248,7 @@ def test_prepared_conditions_are_computed_once_and_give_the_same():
     cond = tiny.cond("text", 2)
     told = network.prepare(cond)
     assert len(told.context) == len(network.inner._readers) > 0
-    assert told.vector.shape == (2, network.time_width)
+    assert told.embedding.shape == (2, network.time_width)
 
 
 def test_the_step_clock_gives_the_index_less_one_of_a_published_table():

@@ -206,7 +206,9 @@ def test_words_reach_the_image_by_attention_and_by_their_mean():
     a, b = (network.prepare(Cond(tokens=torch.randn(1, 2, 6), mask=mask)) for _ in range(2))
     with torch.no_grad():
         usual, attended, pooled = (
-            network((x,), log_snr, Cond(mask=mask, vector=v.vector, context=c.context)).levels[0]
+            network(
+                (x,), log_snr, Cond(mask=mask, embedding=v.embedding, context=c.context)
+            ).levels[0]
             for v, c in ((a, a), (a, b), (b, a))
         )
     assert (attended - usual).abs().max() > 1e-4

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hierdiff.batch import Batch, Cond
-from hierdiff.methods import Sampling, methods
+from hierdiff.methods import Method, Sampling, methods
 from hierdiff.noise import per_example
 from tests import tiny
 
@@ -281,6 +281,8 @@ def test_a_network_made_for_other_conditions_than_there_are_is_refused_at_build(
 def test_conditions_of_the_data_that_no_network_reads_are_refused():
     plain = tiny.method("mdm", "unconditional")
     plain.check_given({"channels": 3, "classes": 3})  # said in the log
+    with pytest.raises(ValueError, match=r"reads the vector 'image' .* `vectors`, {image: 5}"):
+        plain.check_given({"channels": 3, "vectors": {"image": 5}})
     with pytest.raises(ValueError, match=r"data.scalars=\['scale'\]: no network .* reads 'scale'"):
         plain.check_given({"channels": 3, "scalars": ("scale",)})
     with pytest.raises(ValueError, match="data.text gives captions that no network"):
@@ -290,12 +292,18 @@ def test_conditions_of_the_data_that_no_network_reads_are_refused():
     with pytest.raises(ValueError, match="reads the scalar 'crop', which the data does not give"):
         reading.check_given({"channels": 3})
     reading.check_given({"channels": 3, "scalars": ("crop",)})
+    reads = {**tiny.denoiser_node("unet"), "vectors": {"image": 5}}
+    reading = methods.build({"name": "mdm", "resolutions": [16], "denoiser": reads})
+    for facts, found in (({}, "not at all"), ({"vectors": {"image": 4}}, "at a width of 4")):
+        with pytest.raises(ValueError, match=f"vector 'image' of width 5, .* gives {found}"):
+            reading.check_given({"channels": 3, **facts})
+    reading.check_given({"channels": 3, "vectors": {"image": 5}})
 
 
 @pytest.mark.parametrize(
     ("cond", "name"),
     [
-        ({"pooled": torch.zeros(2, 4)}, "pooled"),
+        ({"vectors": {"image": torch.zeros(2, 4)}}, r"vectors\['image'\]"),
         ({"low": torch.zeros(2, 3, 16, 16)}, "low"),
         ({"scalars": {"scale": torch.ones(2)}}, r"scalars\['scale'\]"),
     ],
@@ -305,9 +313,55 @@ def test_a_condition_that_nothing_reads_is_refused_in_sampling(cond, name):
         tiny.method("mdm", "unconditional").sample(2, Cond(**cond), noise=tiny.noise())
 
 
-def test_a_pooled_text_that_nothing_reads_is_refused_in_training():
+def test_an_image_that_nothing_reads_is_refused_in_training():
     batch = tiny.batch("unconditional", 2)
-    batch = replace(batch, cond=Cond(pooled=torch.zeros(2, 4)))
+    batch = replace(batch, cond=Cond(low=torch.zeros(2, 3, 16, 16)))
     stage = tiny.method("mdm", "unconditional").stages[-1]
-    with pytest.raises(ValueError, match="reads cond.pooled"):
+    with pytest.raises(ValueError, match="reads cond.low"):
         stage.draw(batch, tiny.noise())
+
+
+def vector_and_scalar(**objective) -> Method:
+    reads = {"vectors": {"image": 5}, "scalars": ["crop"]}
+    node = {"name": "end_to_end", "resolutions": [8], "sampling": {"steps": 2}}
+    node |= {"denoiser": {**tiny.denoiser_node("dit"), **reads}, "objective": objective}
+    return tiny.randomised(methods.build(node, offered=tiny.facts("class")))
+
+
+def test_a_caller_may_leave_out_what_the_network_reads_and_it_is_none():
+    method = vector_and_scalar()
+    none = Cond(vectors={"image": torch.zeros(2, 5)}, scalars={"crop": torch.full((2,), torch.nan)})
+    some = Cond(vectors={"image": torch.ones(2, 5)}, scalars={"crop": torch.ones(2)})
+    left_out, stated, other = (
+        method.sample(2, cond, noise=tiny.noise())[8] for cond in (Cond(), none, some)
+    )
+    assert torch.equal(left_out, stated) and not torch.equal(left_out, other)
+    with pytest.raises(ValueError, match="3 image for 2 images"):
+        method.sample(2, Cond(vectors={"image": torch.zeros(3, 5)}), noise=tiny.noise())
+
+
+def test_guidance_leaves_out_the_vectors_and_keeps_the_scalars():
+    stage, seen = vector_and_scalar().stages[0], []
+    stage.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    some = Cond(vectors={"image": torch.ones(2, 5)}, scalars={"crop": torch.ones(2)})
+    stage.sample(2, some, noise=tiny.noise(), guidance=2.0)
+    strong, weak = seen[:2]
+    assert strong.vectors["image"].all() and not weak.vectors["image"].any()
+    assert torch.equal(strong.scalars["crop"], weak.scalars["crop"])
+
+
+def test_conditions_are_dropped_in_training_each_at_its_own_rate():
+    stage = vector_and_scalar(drop={"image": 1.0, "label": 0.0, "crop": 1.0}).stages[0]
+    seen = []
+    stage.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    batch = tiny.batch("class", side=8)
+    some = replace(batch.cond, vectors={"image": torch.ones(4, 5)}, scalars={"crop": torch.ones(4)})
+    batch = replace(batch, cond=some)
+    stage(batch, stage.draw(batch, tiny.noise())).total.backward()
+    assert not seen[0].vectors["image"].any() and seen[0].scalars["crop"].isnan().all()
+    assert torch.equal(seen[0].labels, batch.cond.labels)
+
+
+def test_a_drop_rate_of_a_condition_that_the_network_does_not_read_is_refused_at_build():
+    with pytest.raises(ValueError, match="drop names the condition 'caption', which DiT does not"):
+        vector_and_scalar(drop={"caption": 0.1})

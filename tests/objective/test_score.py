@@ -106,7 +106,7 @@ def test_dropped_examples_lose_label_and_text_and_nothing_else():
         labels=torch.tensor([0, 1, 2, 3]),
         tokens=torch.ones(B, 2, 3),
         mask=torch.ones(B, 2, dtype=torch.bool),
-        pooled=torch.ones(B, 5),
+        vectors={"pooled": torch.ones(B, 5)},
         scalars={"scale": torch.ones(B)},
         low=torch.ones(B, 3, 2, 2),
     )
@@ -120,7 +120,7 @@ def test_dropped_examples_lose_label_and_text_and_nothing_else():
     assert told.labels.tolist() == [-1, 1, 2, -1]
     assert told.tokens[:, 0, 0].tolist() == [0, 1, 1, 0]
     assert told.mask[:, 0].tolist() == [False, True, True, False]
-    assert told.pooled[:, 0].tolist() == [0, 1, 1, 0]
+    assert told.vectors["pooled"][:, 0].tolist() == [0, 1, 1, 0]
     assert told.scalars["scale"].tolist() == [1] * B and told.low.min() == 1
 
 
@@ -129,6 +129,23 @@ def test_conditions_are_dropped_at_the_stated_rate(rate, low, high):
     draws = ScoreMatching(drop=rate).draw(PROCESS, [(2, 1, 2, 2), (4000, 1, 1, 1)], noise())
     assert low <= float(draws.drop.float().mean()) <= high
     assert draws.t.shape == (4000,) and [len(e) for e in draws.eps] == [2, 4000]
+
+
+def test_conditions_are_dropped_independently_each_at_its_own_rate():
+    rates = {"label": 0.1, "image_embedding": 0.5}
+    draws = Objective(drop=rates).draw(PROCESS, [(2, 1, 2, 2), (20_000, 1, 1, 1)], noise())
+    label, image = (draws.drop[name].double() for name in rates)
+    assert float(label.mean()) == pytest.approx(0.1, abs=0.009)  # 4 standard errors
+    assert float(image.mean()) == pytest.approx(0.5, abs=0.015)
+    assert float((label * image).mean()) == pytest.approx(0.05, abs=0.007)
+
+
+def test_a_rate_for_all_draws_the_numbers_it_always_has():
+    shapes = [(2, 1, 2, 2), (6, 1, 1, 1)]
+    one = Objective(drop=0.3).draw(PROCESS, shapes, noise())
+    named = Objective(drop={"label": 0.3}).draw(PROCESS, shapes, noise())
+    assert torch.equal(one.drop, named.drop["label"])
+    assert torch.equal(one.eps[0], named.eps[0]) and torch.equal(one.t, named.t)
 
 
 def test_noise_of_the_levels_is_independent():
@@ -150,6 +167,7 @@ def test_eps_prediction_is_refused_where_the_snr_is_zero_at_the_end():
     [
         ({"loss_space": "epsilon"}, r"unknown prediction 'epsilon', did you mean 'eps'"),
         ({"drop": 1.5}, r"drop rate 1.5"),
+        ({"drop": {"label": 0.1, "caption": 1.5}}, r"drop rate 1.5"),
         ({"self_conditioning": 2}, r"self_conditioning 2 is not a share"),
         ({"vlb": -1.0}, r"vlb -1.0 over 1000 steps"),
         ({"vlb": 1.0, "vlb_steps": 1}, r"vlb 1.0 over 1 steps.*2 steps or more"),
