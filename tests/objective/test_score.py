@@ -133,7 +133,7 @@ def test_conditions_are_dropped_at_the_stated_rate(rate, low, high):
 
 def test_conditions_are_dropped_independently_each_at_its_own_rate():
     rates = {"label": 0.1, "image_embedding": 0.5}
-    draws = Objective(drop=rates).draw(PROCESS, [(2, 1, 2, 2), (20_000, 1, 1, 1)], noise())
+    draws = ScoreMatching(drop=rates).draw(PROCESS, [(2, 1, 2, 2), (20_000, 1, 1, 1)], noise())
     label, image = (draws.drop[name].double() for name in rates)
     assert float(label.mean()) == pytest.approx(0.1, abs=0.009)  # 4 standard errors
     assert float(image.mean()) == pytest.approx(0.5, abs=0.015)
@@ -142,8 +142,8 @@ def test_conditions_are_dropped_independently_each_at_its_own_rate():
 
 def test_a_rate_for_all_draws_the_numbers_it_always_has():
     shapes = [(2, 1, 2, 2), (6, 1, 1, 1)]
-    one = Objective(drop=0.3).draw(PROCESS, shapes, noise())
-    named = Objective(drop={"label": 0.3}).draw(PROCESS, shapes, noise())
+    one = ScoreMatching(drop=0.3).draw(PROCESS, shapes, noise())
+    named = ScoreMatching(drop={"label": 0.3}).draw(PROCESS, shapes, noise())
     assert torch.equal(one.drop, named.drop["label"])
     assert torch.equal(one.eps[0], named.eps[0]) and torch.equal(one.t, named.t)
 
