@@ -198,6 +198,7 @@ class VectorProjections(nn.ModuleDict):
         """`vector` and the projections of all; None where there is neither. Error: ValueError where
         one is missing or has another width."""
         for name, linear in self.items():
+            assert isinstance(linear, nn.Linear)
             given = cond.vectors.get(name)
             if given is None or given.shape[1] != linear.in_features:
                 found = "none" if given is None else f"one of {given.shape[1]}"
