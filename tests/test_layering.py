@@ -26,6 +26,7 @@ ORDER = (
     ("hierdiff.process", "hierdiff.parameterization", "hierdiff.codec"),
     (
         *("hierdiff.objective", "hierdiff.guidance", "hierdiff.samplers", "hierdiff.denoisers"),
+        "hierdiff.solve",
         "hierdiff.exact",
         *("hierdiff.data", "hierdiff.text", "hierdiff.inputs"),
     ),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hierdiff.batch import NOTHING, Batch, Cond
 from hierdiff.codec import Codec, Pyramid
 from hierdiff.denoisers import Denoiser, protocol
-from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Reads, predicted
+from hierdiff.denoisers.protocol import Reads
 from hierdiff.guidance import (
     Carry,
     Denoise,
@@ -32,11 +32,13 @@ from hierdiff.methods.sampling import Sampling
 from hierdiff.methods.stage import Images, Stage
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss, Objective, objectives
+from hierdiff.parameterization import Parameterization
 from hierdiff.process import GaussianProcess, Moment, processes
 from hierdiff.registry import Node, build
 from hierdiff.samplers import integrate
 from hierdiff.samplers.integrate import Watch, check_times
 from hierdiff.schedules import Schedule
+from hierdiff.solve import solve
 
 
 class Diffusion(Stage):
@@ -154,14 +156,11 @@ class Diffusion(Stage):
 
     def denoise(self, cond: Cond) -> Denoise:
         """The denoise function of the network under `cond`, as samplers see it."""
-        told = self.denoiser.prepare(cond)
-        parameterization = self.objective.parameterization
+        given = self.denoiser.prepare(cond)
+        parameterization: Parameterization = self.objective.parameterization  # type: ignore[assignment]
 
         def denoise(x: Levels, t: Moment, carry: Carry = None) -> Denoised:
-            seen = parameterization.scaled(x, t.alpha, t.sigma)  # type: ignore[union-attr]
-            limited = t.log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
-            out = predicted(self.denoiser, seen, limited, told, carry)
-            x0, _ = parameterization.x0_eps(out.levels, x, t.alpha, t.sigma)  # type: ignore[union-attr]
+            x0, _, out = solve(self.denoiser, parameterization, x, t, given, carry)
             return Denoised(x0, out.carry, out.variance)
 
         return denoise

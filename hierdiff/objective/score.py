@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from hierdiff.batch import Cond
-from hierdiff.denoisers.protocol import LOG_SNR_LIMIT, Denoiser, predicted
+from hierdiff.denoisers.protocol import Denoiser
 from hierdiff.levels import Levels, down, level_names, spread
 from hierdiff.noise import Noise
 from hierdiff.objective.base import Objective, objectives
@@ -31,6 +31,7 @@ from hierdiff.options import Between, Count, NonNegative, Share
 from hierdiff.parameterization import Parameterization, check_kind, error_ratio, target
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Node, build
+from hierdiff.solve import solve
 
 log = logging.getLogger(__name__)
 
@@ -188,30 +189,27 @@ class ScoreMatching(Objective):
     def __call__(
         self, process: GaussianProcess, denoiser: Denoiser, x0: Levels, cond: Cond, draws: Draws
     ) -> Loss:
-        log_snr = process.log_snr(draws.t)
-        alpha, sigma = process.coefficients(log_snr)
+        parameterization: Parameterization = self.parameterization  # type: ignore[assignment]
+        t = process.moment(draws.t)
         x_t = process.corrupt(x0, draws.eps, draws.t)
-        seen = self.parameterization.scaled(x_t, alpha, sigma)  # type: ignore[union-attr]
-        told = denoiser.prepare(cond.dropped(draws.drop))
-        limited = log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+        given = denoiser.prepare(cond.dropped(draws.drop))
         carry = None
         if draws.again is not None:
             with torch.no_grad():
-                first = predicted(denoiser, seen, limited, told)
-            carry = masked(first.carry, draws.again)
-        prediction = predicted(denoiser, seen, limited, told, carry)
-        clean, eps = self.parameterization.x0_eps(prediction.levels, x_t, alpha, sigma)  # type: ignore[union-attr]
+                first = solve(denoiser, parameterization, x_t, t, given)
+            carry = masked(first.prediction.carry, draws.again)
+        clean, eps, prediction = solve(denoiser, parameterization, x_t, t, given, carry)
         logs: dict[str, Tensor] = {}
         names = level_names([level.shape[-1] for level in x0])
         total = x0[-1].new_zeros(())
         shares = self.level_weights or [1.0] * len(x0)
-        columns = zip(spread(alpha, x0), spread(sigma, x0), spread(log_snr, x0), strict=True)
-        sigma_data = self.parameterization.sigma_data  # type: ignore[union-attr]
-        for i, (a, s, level_log_snr) in enumerate(columns):
+        columns = zip(*(spread(v, x0) for v in (t.alpha, t.sigma, t.log_snr)), strict=True)
+        sigma_data = parameterization.sigma_data
+        for i, (a, s, log_snr) in enumerate(columns):
             wanted = target(self.loss_space, x0[i], draws.eps[i], a, s, sigma_data)
             guessed = target(self.loss_space, clean[i], eps[i], a, s, sigma_data)
             ratio = error_ratio(self.loss_space, a, s, sigma_data)
-            weight = self.weight(level_log_snr, ratio) / ratio  # type: ignore[operator]
+            weight = self.weight(log_snr, ratio) / ratio  # type: ignore[operator]
             error = guessed - wanted
             loss = (weight * error**2).mean()
             logs[f"loss/{names[i]}"] = loss
