@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hierdiff.levels import Levels, spread
-from hierdiff.registry import Node, Registry
-from hierdiff.schedules import Schedule, check_schedule, schedules
+from hierdiff.registry import Registry
+from hierdiff.schedules import Schedule, check_schedule
 
 PerLevel = Float[Tensor, "b levels"]
 
@@ -37,8 +37,8 @@ class Moment(NamedTuple):
 class GaussianProcess(ABC):
     """One schedule for each level, finest first."""
 
-    def __init__(self, schedules: Sequence[Schedule | Node]):
-        self.schedules = tuple(_schedule(part) for part in schedules)
+    def __init__(self, schedules: Sequence[Schedule]):
+        self.schedules = tuple(schedules)
         for schedule in self.schedules:
             self._check(schedule)
 
@@ -130,10 +130,6 @@ class GaussianProcess(ABC):
     def tail(self, n: int) -> GaussianProcess:
         """The n coarsest levels."""
         return type(self)(self.schedules[-n:])
-
-
-def _schedule(part: Any) -> Schedule:
-    return schedules.build(part)
 
 
 processes: Registry[GaussianProcess] = Registry("process", GaussianProcess)

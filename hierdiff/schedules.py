@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Annotated, Any
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hierdiff.options import Between, Count, Limit, Positive, Share
-from hierdiff.registry import Node, Registry
+from hierdiff.registry import Registry
 
 Times = Float[Tensor, "*b"]
 Steps = Annotated[int, Between(2)]  # of a table
@@ -294,10 +294,6 @@ class ScaledLinearBeta(DiscreteTable):
         return torch.linspace(first, last, self.steps, dtype=torch.float64, device="cpu") ** 2
 
 
-def _built(part: Any) -> Schedule:
-    return schedules.build(part)
-
-
 @schedules.register("limited")
 @dataclass(frozen=True)
 class Limited(Schedule):
@@ -308,35 +304,37 @@ class Limited(Schedule):
     which clips. A finite one is what a network that predicts eps needs.
     """
 
-    base: Schedule | Node
+    base: Schedule
     log_snr_min: Limit = -20.7
     log_snr_max: Limit = math.inf
-    _times: tuple[float, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        base = _built(self.base)
-        object.__setattr__(self, "base", base)
         if math.isnan(self.log_snr_min) or math.isnan(self.log_snr_max):
             raise ValueError(
                 f"log_snr from {self.log_snr_max} to {self.log_snr_min}: give numbers, or "
                 f"infinities for no limit"
             )
-        check_schedule(base)
-        first, last = _time(base, self.log_snr_max, 0.0), _time(base, self.log_snr_min, 1.0)
-        object.__setattr__(self, "_times", (first, last))
+        check_schedule(self.base)
+        first, last = self._times
         if first >= last:
             raise ValueError(
-                f"log_snr from {self.log_snr_max} to {self.log_snr_min} is no piece of {base}: "
-                f"choose a log_snr_min below log_snr_max that it passes through"
+                f"log_snr from {self.log_snr_max} to {self.log_snr_min} is no piece of "
+                f"{self.base}: choose a log_snr_min below log_snr_max that it passes through"
             )
+
+    @cached_property
+    def _times(self) -> tuple[float, float]:
+        """Of the two limits."""
+        first = _time(self.base, self.log_snr_max, 0.0)
+        return first, _time(self.base, self.log_snr_min, 1.0)
 
     def __call__(self, t: Times) -> Times:
         first, last = self._times  # 1 - last may be below the resolution of single precision
-        return self.base(first + t.double() * (last - first)).to(t.dtype)  # type: ignore[operator]
+        return self.base(first + t.double() * (last - first)).to(t.dtype)
 
     def inverse(self, log_snr: Times) -> Times:
         first, last = self._times
-        inside = self.base.inverse(log_snr.double())  # type: ignore[union-attr]
+        inside = self.base.inverse(log_snr.double())
         return ((inside - first) / (last - first)).to(log_snr.dtype)
 
 
@@ -357,23 +355,20 @@ class Shifted(Schedule):
     2301.11093): pooling by k divides white noise by k. MDM uses 1 at 256 and 2 at 1024.
     """
 
-    base: Schedule | Node
+    base: Schedule
     resolution: Count
     reference: Count = 64
     exponent: float = 2.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "base", _built(self.base))
 
     @property
     def shift(self) -> float:
         return self.exponent * math.log(self.reference / self.resolution)
 
     def __call__(self, t: Times) -> Times:
-        return self.base(t) + self.shift  # type: ignore[operator]
+        return self.base(t) + self.shift
 
     def inverse(self, log_snr: Times) -> Times:
-        return self.base.inverse(log_snr - self.shift)  # type: ignore[union-attr]
+        return self.base.inverse(log_snr - self.shift)
 
 
 @schedules.register("input_scaled")
@@ -385,19 +380,18 @@ class InputScaled(Schedule):
     (`Parameterization.input_scale = "sample"`).
     """
 
-    base: Schedule | Node
+    base: Schedule
     scale: Positive
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "base", _built(self.base))
         if self.scale <= 0:
             raise ValueError(f"input scale {self.scale} is not positive: choose one in (0, 1]")
 
     def __call__(self, t: Times) -> Times:
-        return self.base(t) + 2 * math.log(self.scale)  # type: ignore[operator]
+        return self.base(t) + 2 * math.log(self.scale)
 
     def inverse(self, log_snr: Times) -> Times:
-        return self.base.inverse(log_snr - 2 * math.log(self.scale))  # type: ignore[union-attr]
+        return self.base.inverse(log_snr - 2 * math.log(self.scale))
 
 
 @schedules.register("interpolated")
@@ -409,13 +403,9 @@ class Interpolated(Schedule):
     t ln t ends at 0.
     """
 
-    noisy: Schedule | Node
-    clean: Schedule | Node
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "noisy", _built(self.noisy))
-        object.__setattr__(self, "clean", _built(self.clean))
+    noisy: Schedule
+    clean: Schedule
 
     def __call__(self, t: Times) -> Times:
-        noisy, clean = self.noisy(t), self.clean(t)  # type: ignore[operator]
+        noisy, clean = self.noisy(t), self.clean(t)
         return torch.where(t > 0, t * noisy, 0.0) + torch.where(t < 1, (1 - t) * clean, 0.0)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from hierdiff.batch import CAPTION, LABEL, LOW, Cond
 from hierdiff.options import Between, Count, Length, Positive
-from hierdiff.registry import Node, Registry
-from hierdiff.schedules import Schedule, schedules
+from hierdiff.registry import Registry
+from hierdiff.schedules import Schedule
 
 Multiples = Annotated[Sequence[Positive], Length(1, more=True)]  # of a width
 Rate = Annotated[float, Between(0, 1, below=True)]  # of dropout
@@ -98,14 +98,11 @@ class StepClock(Clock):
     adapter.
     """
 
-    schedule: Schedule | Node
+    schedule: Schedule
     steps: Count = 1000
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "schedule", schedules.build(self.schedule))
-
     def __call__(self, log_snr: Tensor) -> Tensor:
-        t = self.schedule.inverse(log_snr.double())  # type: ignore[union-attr]
+        t = self.schedule.inverse(log_snr.double())
         return (torch.round(t * self.steps) - 1).clamp(min=0).float()
 
     def check(self, schedule: Schedule) -> None:

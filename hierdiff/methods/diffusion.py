@@ -32,7 +32,6 @@ from hierdiff.methods.sampling import Sampling
 from hierdiff.methods.stage import Images, Stage
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss, Objective, objectives
-from hierdiff.parameterization import Parameterization
 from hierdiff.process import GaussianProcess, Moment, processes
 from hierdiff.registry import Node, build
 from hierdiff.samplers import integrate
@@ -81,8 +80,8 @@ class Diffusion(Stage):
                 clock.check(schedule)
         objective.check(process, denoiser, codec.shapes())
         check_scale(sampling.guidance, levels)
-        check_times(sampling.grid(sampling.steps, process))  # type: ignore[operator]
-        if sampling.rule.uses_variance and not denoiser.learns_variance:  # type: ignore[union-attr]
+        check_times(sampling.grid(sampling.steps, process))
+        if sampling.rule.uses_variance and not denoiser.learns_variance:
             raise ValueError(
                 f"the sampler takes a learned variance, and {type(denoiser).__name__} learns none: "
                 f"choose variance small or large, or a denoiser of learned_variance: true"
@@ -157,7 +156,7 @@ class Diffusion(Stage):
     def denoise(self, cond: Cond) -> Denoise:
         """The denoise function of the network under `cond`, as samplers see it."""
         given = self.denoiser.prepare(cond)
-        parameterization: Parameterization = self.objective.parameterization  # type: ignore[assignment]
+        parameterization = self.objective.parameterization
 
         def denoise(x: Levels, t: Moment, carry: Carry = None) -> Denoised:
             x0, _, out = solve(self.denoiser, parameterization, x, t, given, carry)
@@ -207,7 +206,7 @@ class Diffusion(Stage):
             float(std) * noise((n, *shape))
             for std, shape in zip(start[0], self.codec.shapes(), strict=True)
         )
-        times = through(plan.grid(plan.steps, self.process), stop)  # type: ignore[operator]
+        times = through(plan.grid(plan.steps, self.process), stop)
         passed = x
 
         def watched(i: int, s: float, x: Levels) -> None:
@@ -220,7 +219,7 @@ class Diffusion(Stage):
         self.eval()
         try:
             x = integrate(
-                plan.rule,  # type: ignore[arg-type]
+                plan.rule,
                 denoise,
                 self.process,
                 x,
@@ -246,9 +245,9 @@ class Diffusion(Stage):
         """Network calls for one image of each stage of the chain; the last one's trajectory also
         passes the time `stop`."""
         plan = self.sampling
-        times = through(plan.grid(plan.steps, self.process), stop).tolist()  # type: ignore[operator]
-        calls = [t for step in pairwise(times) for t in step[: plan.rule.calls_per_step]]  # type: ignore[union-attr]
-        calls = calls[: len(calls) - plan.rule.calls_per_step + 1]  # type: ignore[union-attr]
+        times = through(plan.grid(plan.steps, self.process), stop).tolist()
+        calls = [t for step in pairwise(times) for t in step[: plan.rule.calls_per_step]]
+        calls = calls[: len(calls) - plan.rule.calls_per_step + 1]
         low, high = plan.interval
         guided = 0 if is_off(plan.guidance) else sum(low <= t <= high for t in calls)
         return (len(calls) + guided,)

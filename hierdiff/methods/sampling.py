@@ -10,8 +10,9 @@ from hierdiff.guidance import THRESHOLDS, Scale
 from hierdiff.levels import Levels
 from hierdiff.options import Count, Length, Share, check_fields
 from hierdiff.registry import Node, arguments, single, suggest
-from hierdiff.samplers import Sampler, grids, samplers
-from hierdiff.samplers.grids import Grid
+from hierdiff.samplers import Sampler
+from hierdiff.samplers.dpmpp_2m import DPMpp2M
+from hierdiff.samplers.grids import Grid, UniformGrid
 
 
 @single("sampling")
@@ -25,8 +26,8 @@ class Sampling:
     threshold: {name: none | static | dynamic, ...}, applied to each level's x0.
     """
 
-    rule: Sampler | Node = field(default_factory=lambda: {"name": "dpmpp_2m"})
-    grid: Grid | Node = field(default_factory=lambda: {"name": "uniform"})
+    rule: Sampler = DPMpp2M()
+    grid: Grid = UniformGrid()
     steps: Count = 25
     guidance: Scale = 1.0
     interval: Annotated[Sequence[Share], Length(2)] = (0.0, 1.0)
@@ -34,8 +35,6 @@ class Sampling:
     threshold: Node = field(default_factory=lambda: {"name": "static"})
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rule", samplers.build(self.rule))
-        object.__setattr__(self, "grid", grids.build(self.grid))
         check_fields(self, "sampling")
         low, high = self.interval
         if low > high:

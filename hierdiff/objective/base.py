@@ -17,13 +17,13 @@ from hierdiff.noise import Noise
 from hierdiff.objective.loss import Draws, Loss
 from hierdiff.parameterization import Parameterization
 from hierdiff.process import GaussianProcess
-from hierdiff.registry import Node, Registry
+from hierdiff.registry import Registry
 
 
 class Objective(ABC):
     """parameterization: what the network predicts and how its input is scaled, in sampling too."""
 
-    parameterization: Parameterization | Node
+    parameterization: Parameterization
 
     def check(  # noqa: B027
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -25,12 +25,11 @@ from hierdiff.noise import Noise
 from hierdiff.objective.base import Objective, objectives
 from hierdiff.objective.bound import variational_bound
 from hierdiff.objective.loss import Draws, Loss
-from hierdiff.objective.times import TimeDensity, Uniform, densities, uniforms
-from hierdiff.objective.weights import Constant, Weight, weights
+from hierdiff.objective.times import TimeDensity, Uniform, uniforms
+from hierdiff.objective.weights import Constant, Weight
 from hierdiff.options import Between, Count, NonNegative, Share
 from hierdiff.parameterization import Parameterization, check_kind, error_ratio, target
 from hierdiff.process import GaussianProcess
-from hierdiff.registry import Node, build
 from hierdiff.solve import solve
 
 log = logging.getLogger(__name__)
@@ -59,11 +58,11 @@ class ScoreMatching(Objective):
     over the chain, vlb_steps / 1000. Both are for uniform times.
     """
 
-    parameterization: Parameterization | Node = field(default_factory=Parameterization)
+    parameterization: Parameterization = Parameterization()
     loss_space: str = "eps"
-    weight: Weight | Node = field(default_factory=Constant)
+    weight: Weight = Constant()
     level_weights: Sequence[NonNegative] | None = None
-    time: TimeDensity | Node = field(default_factory=Uniform)
+    time: TimeDensity = Uniform()
     stratified: bool = True
     drop: Share | Mapping[str, Share] = 0.0
     multiscale: Sequence[Count] = ()
@@ -73,10 +72,6 @@ class ScoreMatching(Objective):
 
     def __post_init__(self) -> None:
         check_kind(self.loss_space)
-        parameterization = build(Parameterization, self.parameterization)
-        object.__setattr__(self, "parameterization", parameterization)
-        object.__setattr__(self, "weight", _weight(self.weight))
-        object.__setattr__(self, "time", _density(self.time))
         for rate in self.drop.values() if isinstance(self.drop, Mapping) else (self.drop,):
             if not 0 <= rate <= 1:
                 raise ValueError(f"drop rate {rate} is not a share: choose one in [0, 1]")
@@ -107,7 +102,7 @@ class ScoreMatching(Objective):
                 f"{len(self.level_weights)} level weights for {len(process.schedules)} levels: "
                 f"give one for each, finest first"
             )
-        scales = self.parameterization.input_scale  # type: ignore[union-attr]
+        scales = self.parameterization.input_scale
         if not isinstance(scales, str) and len(scales) != len(process.schedules):
             raise ValueError(
                 f"{len(scales)} input scales for {len(process.schedules)} levels: "
@@ -145,7 +140,7 @@ class ScoreMatching(Objective):
                 type(denoiser).__name__,
             )
         end = process.log_snr(torch.ones(1, dtype=torch.float64, device="cpu"))
-        if self.parameterization.prediction == "eps" and bool(torch.isneginf(end).any()):  # type: ignore[union-attr]
+        if self.parameterization.prediction == "eps" and bool(torch.isneginf(end).any()):
             raise ValueError(
                 "prediction 'eps' with SNR 0 at t = 1 cannot be turned into an image: "
                 "predict 'v' or 'x0', or choose a schedule with a finite log_snr at t = 1, "
@@ -163,10 +158,10 @@ class ScoreMatching(Objective):
 
     def tail(self, n: int) -> ScoreMatching:
         weights = None if self.level_weights is None else self.level_weights[-n:]
-        scale = self.parameterization.input_scale  # type: ignore[union-attr]
+        scale = self.parameterization.input_scale
         if not isinstance(scale, str):
             scale = scale[-n:]
-        parameterization = replace(self.parameterization, input_scale=scale)  # type: ignore[type-var]
+        parameterization = replace(self.parameterization, input_scale=scale)
         return replace(self, level_weights=weights, parameterization=parameterization)
 
     def draw(
@@ -184,12 +179,12 @@ class ScoreMatching(Objective):
         again = None
         if self.self_conditioning:
             again = torch.special.ndtr(noise((b,))) < self.self_conditioning
-        return Draws(self.time(u, process), eps, drop, again)  # type: ignore[operator]
+        return Draws(self.time(u, process), eps, drop, again)
 
     def __call__(
         self, process: GaussianProcess, denoiser: Denoiser, x0: Levels, cond: Cond, draws: Draws
     ) -> Loss:
-        parameterization: Parameterization = self.parameterization  # type: ignore[assignment]
+        parameterization = self.parameterization
         t = process.moment(draws.t)
         x_t = process.corrupt(x0, draws.eps, draws.t)
         given = denoiser.prepare(cond.dropped(draws.drop))
@@ -209,14 +204,15 @@ class ScoreMatching(Objective):
             wanted = target(self.loss_space, x0[i], draws.eps[i], a, s, sigma_data)
             guessed = target(self.loss_space, clean[i], eps[i], a, s, sigma_data)
             ratio = error_ratio(self.loss_space, a, s, sigma_data)
-            weight = self.weight(log_snr, ratio) / ratio  # type: ignore[operator]
+            weight = self.weight(log_snr, ratio) / ratio
             error = guessed - wanted
             loss = (weight * error**2).mean()
             logs[f"loss/{names[i]}"] = loss
             if self.multiscale:
                 pooled = {s: (weight * down(error, s) ** 2).mean() for s in self.multiscale}
                 logs |= {f"multiscale/{s}": value for s, value in pooled.items()}
-                loss = sum(value / s for s, value in pooled.items())
+                parts = (value / s for s, value in pooled.items())
+                loss = sum(parts, loss.new_zeros(()))
             total = total + shares[i] * loss
         if self.vlb:
             assert prediction.variance is not None  # the check has asked for it
@@ -241,11 +237,3 @@ def masked(carry: Any, again: Bool[Tensor, " b"]) -> Any:
         return torch.where(rows, part, 0.0)
 
     return pytree.tree_map(kept, carry)
-
-
-def _weight(part: Any) -> Weight:
-    return weights.build(part)
-
-
-def _density(part: Any) -> TimeDensity:
-    return densities.build(part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hierdiff.options import Count, Positive, Share, check_fields
 from hierdiff.process import GaussianProcess
-from hierdiff.registry import Node, Registry
-from hierdiff.schedules import Schedule, check_schedule, schedules
+from hierdiff.registry import Registry
+from hierdiff.schedules import GammaCosine, Schedule, check_schedule
 
 Grid64 = Float[Tensor, " steps_and_one"]
 
@@ -98,15 +98,14 @@ class ScheduleGrid(Grid):
     at the end, so that the grid may have fewer steps than asked.
     """
 
-    schedule: Schedule | Node = field(default_factory=lambda: {"name": "gamma_cosine"})
+    schedule: Schedule = GammaCosine()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "schedule", schedules.build(self.schedule))
-        check_schedule(self.schedule)  # type: ignore[arg-type]
+        check_schedule(self.schedule)
 
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
         uniform = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")[:-1]
-        levels = self.schedule(uniform)  # type: ignore[operator]
+        levels = self.schedule(uniform)
         times = process.schedules[-1].inverse(levels).clamp(0, 1)
         times = torch.cat([times, times.new_zeros(1)])
         return torch.unique_consecutive(times)

@@ -16,6 +16,7 @@ from hierdiff.noise import given
 from hierdiff.objective import ScoreMatching
 from hierdiff.parameterization import Parameterization
 from hierdiff.process import processes
+from hierdiff.samplers.heun import Heun
 from hierdiff.schedules import SquaredCosine
 from tests import tiny
 
@@ -213,7 +214,7 @@ def test_the_spread_of_a_gaussian_cascade_has_its_closed_form(level, std):
         "objective": ScoreMatching(Parameterization("x0")),
         "denoiser": Exact(),
         "facts": {"channels": 1},
-        "sampling": Sampling(rule={"name": "heun"}, steps=400, threshold={"name": "none"}),
+        "sampling": Sampling(rule=Heun(), steps=400, threshold={"name": "none"}),
     }
     stage = Bridged(
         codec=Pyramid([2], 1),

@@ -8,6 +8,7 @@ import torch
 from hierdiff.batch import Batch, Cond
 from hierdiff.methods import Method, Sampling, methods
 from hierdiff.noise import per_example
+from hierdiff.registry import build
 from tests import tiny
 
 
@@ -150,7 +151,8 @@ def test_a_denoiser_of_the_wrong_depth_is_refused():
 
 
 def test_sampling_is_a_value_with_parts_or_their_nodes():
-    assert Sampling() == Sampling(rule={"name": "dpmpp_2m"}, grid={"name": "uniform"})
+    node = {"rule": {"name": "dpmpp_2m"}, "grid": {"name": "uniform"}}
+    assert Sampling() == build(Sampling, node)
 
 
 def test_every_process_trains_and_samples():

@@ -14,6 +14,7 @@ from hierdiff.objective import (
     ScoreMatching,
     objectives,
 )
+from hierdiff.objective.weights import TruncatedSNR
 from hierdiff.parameterization import Parameterization
 from hierdiff.process import Flow, VariancePreserving
 from hierdiff.schedules import Cosine, LinearFlow, Shifted
@@ -171,14 +172,24 @@ def test_eps_prediction_is_refused_where_the_snr_is_zero_at_the_end():
         ({"self_conditioning": 2}, r"self_conditioning 2 is not a share"),
         ({"vlb": -1.0}, r"vlb -1.0 over 1000 steps"),
         ({"vlb": 1.0, "vlb_steps": 1}, r"vlb 1.0 over 1 steps.*2 steps or more"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ScoreMatching(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"weight": {"name": "minsnr"}}, r"unknown loss weight 'minsnr', did you mean 'min_snr'"),
         ({"weight": {"name": "min_snr", "gama": 5}}, r"no option 'gama', did you mean 'gamma'"),
         ({"time": {"name": "logitnormal"}}, r"did you mean 'logit_normal'"),
     ],
 )
-def test_bad_options_are_refused_with_the_nearest_good_one(options, message):
+def test_bad_parts_are_refused_with_the_nearest_good_one(options, message):
     with pytest.raises(ValueError, match=message):
-        ScoreMatching(**options)
+        objectives.build(options)
 
 
 def test_one_level_weight_is_needed_for_each_level():
@@ -230,7 +241,7 @@ def test_the_multiscale_loss_of_white_noise_is_the_published_number():
 def test_the_multiscale_loss_pools_errors_before_they_are_squared_and_weighs_each_example():
     draw = noise(3)
     eps, t = draw((B, 3, 4, 4)), torch.linspace(0.2, 0.8, B, dtype=torch.float64)
-    objective = ScoreMatching(EPS, weight={"name": "truncated_snr"}, multiscale=[2, 4])
+    objective = ScoreMatching(EPS, weight=TruncatedSNR(), multiscale=[2, 4])
     found = silent_loss(objective, eps, t)
     weight = (1 / Cosine()(t).exp()).clamp(min=1)  # of eps: max(SNR, 1) / SNR
     blocks = eps.reshape(B, 3, 2, 2, 2, 2).mean(dim=(3, 5))

@@ -9,6 +9,7 @@ from hierdiff.objective import (
     ScoreMatching,
     weights,
 )
+from hierdiff.objective.weights import SNR, MinSNR
 from hierdiff.parameterization import PREDICTIONS, Parameterization
 from hierdiff.process import Flow, VariancePreserving
 from hierdiff.schedules import Cosine, LinearFlow
@@ -45,8 +46,9 @@ def test_constant_weight_is_the_plain_mean_square_in_the_loss_space(prediction, 
 @pytest.mark.parametrize("name", [name for name in weights.names() if name != "constant"])
 @pytest.mark.parametrize("process", [PROCESS, Flow([LinearFlow(), LinearFlow()])])
 def test_a_weight_is_on_x0_whatever_the_loss_space(name, process):
+    weight = weights.build({"name": name})
     totals = [
-        loss(ScoreMatching(loss_space=space, weight={"name": name}), process).total.detach()
+        loss(ScoreMatching(loss_space=space, weight=weight), process).total.detach()
         for space in sorted(PREDICTIONS)
     ]
     for total in totals[1:]:
@@ -55,9 +57,7 @@ def test_a_weight_is_on_x0_whatever_the_loss_space(name, process):
 
 def test_snr_weight_is_the_plain_loss_on_eps_and_constant_in_x0_is_none():
     plain = loss(ScoreMatching(loss_space="eps")).total
-    torch.testing.assert_close(
-        loss(ScoreMatching(loss_space="v", weight={"name": "snr"})).total, plain
-    )
+    torch.testing.assert_close(loss(ScoreMatching(loss_space="v", weight=SNR())).total, plain)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_min_snr_5_weighs_the_error_of_v_as_published(log_snr, wanted):
     t = Cosine().inverse(torch.full((B,), float(log_snr), dtype=torch.float64))
     x0, draws = problem(t=t)
     objectives = [
-        ScoreMatching(loss_space="x0", weight={"name": "min_snr"}),
+        ScoreMatching(loss_space="x0", weight=MinSNR()),
         ScoreMatching(loss_space="v"),
     ]
     weighted, plain = (loss(o, process, x0=x0, draws=draws).total for o in objectives)
