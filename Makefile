@@ -6,10 +6,11 @@
 #   make table                      the runs in runs/ side by side; format=latex or csv, out=FILE
 #   make report                     the same as a page to look at, report/index.html
 #   make test  test-slow  lint    make speed times the hot paths
-#   make trials                     every command of README.md, in about half an hour
+#   make docs                       the pages of docs/ and the reference as a site, site/index.html
+#   make trials                     every command of README.md and docs/, in about half an hour
 
 PYTHON ?= python3
-EXTRAS ?= dev,elpv,sweep,tensorboard,text
+EXTRAS ?= dev,docs,elpv,sweep,tensorboard,text
 
 method ?= mdm
 methods ?= mdm,end_to_end,cascaded,latent,simple_diffusion,chen,rin
@@ -27,7 +28,7 @@ finished = $(or $(patsubst %/record.json,%,$(wildcard $(runs)/*/record.json)),$(
 # options of benchmarks.run that are passed on when they are set
 given = $(foreach option,data budget,$(if $($(option)),$(option)=$($(option))))
 
-.PHONY: install bench compare table report test test-slow trials speed lint
+.PHONY: install bench compare table report test test-slow trials speed lint docs
 .DELETE_ON_ERROR:
 
 install: $(installed)
@@ -73,6 +74,10 @@ trials: $(installed)
 
 speed: $(installed)
 	$(bin)/python -m pytest tests/test_speed.py --benchmark-enable --benchmark-only --jaxtyping-packages= $(args)
+
+docs: export NO_MKDOCS_2_WARNING ?= 1
+docs: $(installed)
+	$(bin)/mkdocs build --strict --quiet
 
 lint: $(installed)
 	$(bin)/ruff check .

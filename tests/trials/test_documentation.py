@@ -1,4 +1,4 @@
-"""What README.md says to type works: every command is run, every option is composed and built.
+"""What README.md and docs/ say to type works: every command is run, every option is built.
 
 Commands are run in order in one folder (`make trials`), because some use what others left. What
 takes minutes as it stands gets the words of `ADDED` at its end.
@@ -13,10 +13,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from benchmarks import run  # noqa: F401  (registers what configs refer to)
@@ -30,7 +32,7 @@ from hierdiff.training import Recipe
 from tests.test_command import composed
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
 LINES = {  # of the commands that are not run, and why
     ". .venv/bin/activate": "it changes the shell alone",
     "make test": "it is what runs this test, here on one file",
@@ -53,14 +55,28 @@ NEEDS = {  # what a command needs that is not here: it is composed alone
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def pages(nav: Any) -> Iterator[Path]:
+    """Files that the site shows, in its order."""
+    for entry in nav:
+        for place in entry.values():
+            if isinstance(place, list):
+                yield from pages(place)
+            elif (path := ROOT / "docs" / place).is_file():  # others are made with the site
+                yield path
+
+
+TEXTS = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *pages(NAV))}
+
+
+def blocks(language: str, *, of: Iterable[Path] = TEXTS) -> list[str]:
+    fence = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    return [block for path in of for block in fence.findall(TEXTS[path])]
 
 
 def commands() -> list[str]:
-    """Lines of the shell blocks, without their comments."""
+    """Lines of the shell blocks without their comments, each once."""
     lines = [line.partition("#")[0].strip() for text in blocks("sh") for line in text.splitlines()]
-    return [line for line in lines if line]
+    return list(dict.fromkeys(line for line in lines if line))
 
 
 def words_of(command: str) -> list[str]:
@@ -77,8 +93,10 @@ def words_of(command: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working folder with what README.md takes for granted: a folder of images."""
-    folder = tmp_path_factory.mktemp("readme")
+    """A working folder with what the pages take for granted: images, and a network."""
+    folder = tmp_path_factory.mktemp("documentation")
+    (network,) = blocks("python", of=[ROOT / "docs" / "howto" / "denoiser.md"])
+    (folder / "my_nets.py").write_text(network, encoding="utf-8")
     for name in ("cats", "dogs"):
         (folder / "IMAGES" / name).mkdir(parents=True)
         for i in range(48):
@@ -90,7 +108,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.trial
 @pytest.mark.parametrize("command", commands())
-def test_every_command_of_the_readme_runs(command: str, place: Path):
+def test_every_command_runs(command: str, place: Path):
     if command in LINES and not command.startswith("make"):
         pytest.skip(LINES[command])
     absent = [why for word, why in NEEDS.items() if word in command]
@@ -111,20 +129,22 @@ def test_every_command_of_the_readme_runs(command: str, place: Path):
     assert "Traceback" not in ended.stderr
 
 
-def test_every_command_of_the_readme_is_known_here():
+def test_every_command_is_known_here():
     found = commands()
     assert len(found) > 25
     for command in found:
         assert command in LINES or words_of(command)
     for start in (*LINES, *ADDED, *NEEDS):
-        assert any(start in command for command in found), f"{start} is in README.md no longer"
+        assert any(start in command for command in found), f"{start} is shown no longer"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", blocks("python"))
-def test_the_python_of_the_readme_runs(code: str):
+def test_python_that_is_shown_runs(code: str, tmp_path: Path):
+    (tmp_path / "runs").mkdir()
     ran = subprocess.run(
         [sys.executable, "-c", code],
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -132,7 +152,7 @@ def test_the_python_of_the_readme_runs(code: str):
     assert ran.returncode == 0, ran.stderr
 
 
-def test_the_toml_of_the_readme_is_an_entry_point():
+def test_the_toml_that_is_shown_is_an_entry_point():
     (text,) = blocks("toml")
     assert "hierdiff.plugins" in tomllib.loads(text)["project"]["entry-points"]
 
@@ -143,8 +163,9 @@ OPTION = re.compile(r"[a-z_]+(?:@[a-z_.]+)?(?:[./][a-z0-9_]+)*=\S.*", re.DOTALL)
 WORDS = re.compile(r"(?<!\S)(?:[a-z_@./0-9]+=\S+ ?)+")
 METHODS = ("mdm", "cascaded", "latent")
 PLACEHOLDERS = {
-    "package.module:Class": "tests.trials.test_readme:Own",
-    "my_codec": "tests.trials.test_readme:Own",
+    "package.module:Class": "tests.trials.test_documentation:Own",
+    "my_codec": "tests.trials.test_documentation:Own",
+    "my_nets:MyNet": "unet",
     "my_net": "unet",
     "devices=N": "devices=2",
 }
@@ -162,8 +183,9 @@ class Own(Pyramid):
 
 
 def spans() -> list[str]:
-    """Inline code of README.md and comments of configs that is made of options, each once."""
-    prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+    """Inline code of the pages and comments of configs that is made of options, each once."""
+    prose = "\n\n".join(TEXTS.values())
+    prose = re.sub(r"^```.*?^```", "", prose, flags=re.MULTILINE | re.DOTALL)
     found = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
     for command in commands():
         found += [" ".join(map(shlex.quote, shlex.split(command)[3:]))]
