@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Resolutions, check_resolutions
+from hierdiff.levels import Name, Resolution, Resolutions, Sides, check_resolutions
 from hierdiff.methods import Diffusion, Method, Sampling, Stage, methods
 from hierdiff.methods.bridge import CLEAN, Bridge, Bridged, bridges
 from hierdiff.methods.diffusion import diffusion
@@ -194,7 +194,7 @@ class Cascaded(Method):
         stages: Sequence[Mapping[str, Any]] | None = None,
         bridge: Bridge | Node | None = None,
         schedule: Schedule | Node | None = None,
-        reference: Count | None = None,
+        reference: Count | Sides | None = None,
         process: str = "variance_preserving",
         objective: Objective | Node | None = None,
         sampling: Sampling | Node | None = None,
@@ -206,7 +206,7 @@ class Cascaded(Method):
     ):
         super().__init__()
         self.resolutions = check_resolutions(resolutions)
-        sides = self.resolutions[::-1]
+        sides = check_resolutions(resolutions)[::-1]
         if stages is not None and len(stages) != len(sides):
             raise ValueError(
                 f"{len(stages)} stages for the resolutions {list(sides)}: give one for each, "
@@ -240,16 +240,19 @@ class Cascaded(Method):
         self.stages = nn.ModuleList(built)  # type: ignore[assignment]
         say_whose(denoiser, stages or [], [stage.name for stage in built])
 
-    def at(self, resolution: int) -> Stage:
-        if resolution not in self.resolutions:
+    def at(self, name: Name) -> Stage:
+        if name not in self.resolutions:
             raise ValueError(
-                f"no stage makes images at {resolution}: choose one of {list(self.resolutions)}"
+                f"no stage makes images at {name}: choose one of {list(self.resolutions)}"
             )
-        return self.stages[len(self.resolutions) - 1 - self.resolutions.index(resolution)]
+        return self.stages[len(self.resolutions) - 1 - self.resolutions.index(name)]
 
 
 def build_stage(
-    side: int, options: Mapping[str, Any], facts: Mapping[str, int], previous: Diffusion | None
+    side: Resolution,
+    options: Mapping[str, Any],
+    facts: Mapping[str, int],
+    previous: Diffusion | None,
 ) -> Diffusion:
     """The base (`previous` None), or the upsampler that stands on `previous`."""
     options = dict(options)
@@ -297,7 +300,7 @@ class StageOptions:
     denoiser: Denoiser | Node | None = None
     bridge: Bridge | Node | None = None
     schedule: Schedule | Node | None = None
-    reference: Count | None = None
+    reference: Count | Sides | None = None
     process: str = "variance_preserving"
     objective: Objective | Node | None = None
     sampling: Sampling | Node | None = None

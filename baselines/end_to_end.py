@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Resolutions, check_resolutions
+from hierdiff.levels import Name, Resolutions, Sides, check_resolutions
 from hierdiff.methods import Method, Sampling, Stage, methods
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.objective import Objective
@@ -32,7 +32,7 @@ class EndToEnd(Method):
         resolutions: Resolutions,
         denoiser: Denoiser | Node,
         schedule: Schedule | Node | None = None,
-        reference: Count | None = None,
+        reference: Count | Sides | None = None,
         process: str = "variance_preserving",
         objective: Objective | Node | None = None,
         sampling: Sampling | Node | None = None,
@@ -44,16 +44,16 @@ class EndToEnd(Method):
         text_length: Natural = 0,
     ):
         super().__init__()
-        self.resolutions = check_resolutions(resolutions)
+        sides = self.resolutions = check_resolutions(resolutions)
         if len(self.resolutions) != 1:
             raise ValueError(
                 f"end_to_end has one resolution, got {list(self.resolutions)}: "
                 f"give the finest, coarser images are pooled from it"
             )
-        (side,) = self.resolutions
+        (side,) = sides
         base = schedules.build(schedule or {"name": "cosine"})
         stage = diffusion(
-            resolutions=self.resolutions,
+            resolutions=sides,
             schedules=[Shifted(base, side, reference or side)],
             denoiser=denoiser,
             process=process,
@@ -70,10 +70,9 @@ class EndToEnd(Method):
         )
         self.stages = nn.ModuleList([stage])  # type: ignore[assignment]
 
-    def at(self, resolution: int) -> Stage:
-        if resolution not in self.resolutions:
+    def at(self, name: Name) -> Stage:
+        if name not in self.resolutions:
             raise ValueError(
-                f"end_to_end makes images at {self.resolutions[0]} only, not at {resolution}: "
-                f"pool them"
+                f"end_to_end makes images at {self.resolutions[0]} only, not at {name}: pool them"
             )
         return self.stages[0]

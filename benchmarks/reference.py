@@ -18,20 +18,20 @@ from hierdiff.command import command, plain
 from hierdiff.data import ImageData, datasets
 from hierdiff.data.cache import cache_folder
 from hierdiff.files import clean_beside
-from hierdiff.levels import check_resolutions
+from hierdiff.levels import Resolution, Resolutions, check_resolutions, finest_first, text_of
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.reference import OPERATOR, Reference, references, ship, write_moments
-from hierdiff.options import Count, check
+from hierdiff.options import check
 
 log = logging.getLogger(__name__)
 
 
 def built(
-    data: ImageData, split: str, extractor: Extractor, resolutions: list[int], folder: Path
-) -> dict[int, Reference]:
+    data: ImageData, split: str, extractor: Extractor, resolutions: Sequence[Any], folder: Path
+) -> dict[Resolution, Reference]:
     """As a run builds them; ValueError where a resolution does not divide the data's."""
     sides = check_resolutions(resolutions)
-    check_resolutions(sorted({data.resolution, *sides}, reverse=True))
+    check_resolutions(finest_first([data.resolution, *sides]))
     part = data.part(split)
     return references(batches(part), extractor, sides, data=part.sha256, split=split, folder=folder)
 
@@ -40,17 +40,19 @@ def told(name: str, split: str, extractor: Extractor, reference: Reference) -> s
     """One line of what a reference is, and the hash of its statistics."""
     statistics = reference.statistics
     return (
-        f"{name} {split} {reference.resolution} px {OPERATOR}: {statistics.n} images, "
+        f"{name} {split} {text_of(reference.resolution)} px {OPERATOR}: {statistics.n} images, "
         f"ref={reference.hash}, {extractor.identity}, trace {statistics.moments.trace:.4f}, "
         f"sha256 {statistics.sha256}"
     )
 
 
-def write_all(output: Path, made: Mapping[int, Reference], about: Mapping[str, str]) -> list[Path]:
+def write_all(
+    output: Path, made: Mapping[Resolution, Reference], about: Mapping[str, str]
+) -> list[Path]:
     """One file a resolution, the side in its name where there are several."""
     check_output(output)
     places = {
-        side: output if len(made) == 1 else output.with_stem(f"{output.stem}-{side}")
+        side: output if len(made) == 1 else output.with_stem(f"{output.stem}-{text_of(side)}")
         for side in made
     }
     for side, place in places.items():
@@ -60,7 +62,7 @@ def write_all(output: Path, made: Mapping[int, Reference], about: Mapping[str, s
 
 
 OPTIONS: dict[str, Any] = {
-    "resolutions": Sequence[Count],
+    "resolutions": Resolutions,
     "split": str,
     "ship": bool,
     "output": str | None,

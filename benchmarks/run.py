@@ -33,8 +33,8 @@ from benchmarks.measure.kept import Kept, key_of, weights_hash
 from benchmarks.measure.pictures import film, neighbour_sheet
 from benchmarks.measure.quality import Meter, quality_of_seeds, settled_metrics
 from benchmarks.measure.reconstruction import reconstructions
-from benchmarks.measure.samples import caption_of, real_images, samples
-from benchmarks.measure.scale import check_sides, real_references, scale_rows
+from benchmarks.measure.samples import Images, caption_of, real_images, samples
+from benchmarks.measure.scale import check_sides, files_of, real_references, scale_rows
 from benchmarks.plan.budget import planned
 from benchmarks.plan.plan import Plan
 from benchmarks.plan.prices import device_of
@@ -55,7 +55,13 @@ from hierdiff.data.cache import cache_folder
 from hierdiff.data.order import RULE
 from hierdiff.files import Busy, clean, worked_in, write_png
 from hierdiff.images import sheet
-from hierdiff.levels import check_resolutions
+from hierdiff.levels import (
+    Resolution,
+    check_resolutions,
+    finest_first,
+    plain_of,
+    resolution_of,
+)
 from hierdiff.methods import Diffusion, Method, methods
 from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
 from hierdiff.metrics.extractors import Extractor, extractors
@@ -121,7 +127,7 @@ def measured(
     n, batch, seeds = wanted["samples"], wanted["batch"], wanted["seeds"]
     if n > len(test):
         log.info("%d samples under the conditions of %d test images, in turn", n, len(test))
-    sides = sides_of(wanted, run)
+    sides = resolutions_of(wanted, run)
 
     metrics = wanted["metrics"]
     summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
@@ -129,7 +135,9 @@ def measured(
     device = device_of(run)
     extractor = extractor.to(device)
     method, precision = run.method.to(device, SAMPLED), run.recipe.precision
-    references = real_references(run.data, extractor, sides, cache, given=wanted["references"])
+    references = real_references(
+        run.data, extractor, sides, cache, given=files_of(wanted["references"])
+    )
     scale = scale_rows(
         run.data,
         extractor,
@@ -146,22 +154,23 @@ def measured(
     )
     kept = Kept(folder / MEASURING, key)
 
-    def drawn(seed: int, start: int) -> Iterable[dict[int, torch.Tensor]]:
+    def drawn(seed: int, start: int) -> Iterable[Images]:
         options = {"seed": seed, "precision": precision, "batch": batch, "start": start}
         left = -(-(n - start) // batch)
         for images in track(samples(method, test, n, **options), f"samples of seed {seed}", left):
             if not kept.shown:  # the first images of the first seed
-                kept.shown = {side: x[:SHOWN].clone() for side, x in images.items()}
+                kept.shown = {name: x[:SHOWN].clone() for name, x in images.items()}
             yield images
 
     rows = quality_of_seeds(drawn, seeds, lambda: Meter(extractor, references, metrics, test), kept)
     shown = kept.shown
-    finest = max(shown)
+    looked_at = next(iter(shown.values()))[:NEAREST]
+    finest = resolution_of(looked_at.shape[2:])
     real = real_images(test, SHOWN)
-    write_png(folder / "samples.png", sheet([shown[side] for side in sorted(shown)[::-1]]))
+    write_png(folder / "samples.png", sheet(list(shown.values())))
     write_png(folder / "real.png", sheet([real]))
-    if finest not in wanted["references"]:  # moments alone know no neighbours
-        looked_at = shown[finest][:NEAREST]
+    alone = finest in files_of(wanted["references"])  # moments alone know no neighbours
+    if not alone and looked_at.ndim == 4:  # and features of frames none of clips
         k = min(3, references[finest].statistics.n)
         _, rows_of = neighbours(looked_at, extractor, references[finest], k=int(k))
         picture = neighbour_sheet(looked_at, rows_of, run.data.part("train"))
@@ -204,7 +213,7 @@ def measured(
         method=run.config["method"]["name"],
         data=run.data.name,
         budget=options["budget_name"],
-        resolutions=tuple(run.method.resolutions),
+        resolutions=tuple(map(plain_of, run.method.resolutions)),
         quality=tuple(rows),
         cost=tuple(by_resolution(costs(cases, track))),
         scale=scale,
@@ -243,7 +252,9 @@ def analysed(
         method,
         test,
         extractor,
-        real_references(run.data, extractor, run.method.resolutions, cache),
+        real_references(
+            run.data, extractor, [resolution_of(name) for name in run.method.resolutions], cache
+        ),
         n=wanted["samples"],
         levels=wanted["levels"],
         seed=options["measure"]["seeds"][0],
@@ -266,8 +277,10 @@ def checked_extractor(wanted: Mapping[str, Any], run: Prepared) -> Extractor:
     extractor = extractors.build(wanted["extractor"])
     test, train_part = run.data.part("test"), run.data.part("train")
     n = min(wanted["samples"], len(test), len(train_part))
+    sides = resolutions_of(wanted, run)
+    known: dict[str, Any] = {"others": [ATTRIBUTES], "resolutions": sides}
     try:
-        check_metrics(wanted["metrics"], extractor, n=n, others=[ATTRIBUTES])
+        check_metrics(wanted["metrics"], extractor, n=n, **known)
     except ValueError as error:
         if n == wanted["samples"]:
             raise
@@ -277,8 +290,8 @@ def checked_extractor(wanted: Mapping[str, Any], run: Prepared) -> Extractor:
         ) from error
     curve = wanted["curve"] if wanted["curve"]["samples"] else {"metrics": [], "samples": n}
     few = min(curve["samples"], len(train_part))
-    check_metrics(curve["metrics"], extractor, n=few, others=[ATTRIBUTES])
-    metrics, sides = {*wanted["metrics"], *curve["metrics"]}, sides_of(wanted, run)
+    check_metrics(curve["metrics"], extractor, n=few, **known)
+    metrics = {*wanted["metrics"], *curve["metrics"]}
     if ATTRIBUTES in metrics:
         check_attributes(run.data.law, sides)
     if CAPTIONED in metrics and test.captions is None:
@@ -286,8 +299,8 @@ def checked_extractor(wanted: Mapping[str, Any], run: Prepared) -> Extractor:
             f"metric {CAPTIONED!r} needs captions, which {run.data.name} has none of: take data "
             f"with captions, or leave the metric out"
         )
-    check_sides(wanted["references"], sides)
-    for side, path in wanted["references"].items():
+    check_sides(files_of(wanted["references"]), sides)
+    for side, path in files_of(wanted["references"]).items():
         reference = foreign(path, extractor, side)
         for name in metrics - {ATTRIBUTES}:
             check_reference(name, reference)
@@ -296,9 +309,16 @@ def checked_extractor(wanted: Mapping[str, Any], run: Prepared) -> Extractor:
     return extractor
 
 
-def sides_of(wanted: Mapping[str, Any], run: Prepared) -> tuple[int, ...]:
-    """Where there are numbers: at the resolutions that are asked for, and at the method's own."""
-    return check_resolutions(sorted({*wanted["resolutions"], *run.method.resolutions})[::-1])
+def resolutions_of(wanted: Mapping[str, Any], run: Prepared) -> tuple[Resolution, ...]:
+    """Where there are numbers: at the resolutions that are asked for, and at the method's own.
+
+    Error: ValueError where one does not divide the finest.
+    """
+    own = [resolution_of(name) for name in run.method.resolutions]
+    found = finest_first([*(resolution_of(one) for one in wanted["resolutions"]), *own])
+    for one in found[1:]:
+        check_resolutions([found[0], one])
+    return tuple(found)
 
 
 def _cache(options: dict[str, Any]) -> Path:
@@ -382,7 +402,7 @@ def ready(options: dict[str, Any], folder: Path) -> Ready:
     run = prepare(options, shapes_alone=True)
     check(run.method, analysis)
     measure = options["measure"]
-    measure["metrics"] = settled_metrics(measure["metrics"], run.data, sides_of(measure, run))
+    measure["metrics"] = settled_metrics(measure["metrics"], run.data, resolutions_of(measure, run))
     extractor = checked_extractor(measure, run)
     cases_of(run.config, trajectories(run.method), options["cost"], "cpu")  # refuses what is none
     plan = planned(run, options["match"], folder, dry=bool(dry_run), timed=dry_run == TIMED)

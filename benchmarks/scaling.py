@@ -39,7 +39,7 @@ from hierdiff.config import folder_of_configs, one_line, reported
 from hierdiff.data import datasets
 from hierdiff.files import Damaged, read_json, worked_in, write, write_json
 from hierdiff.inputs import inputs
-from hierdiff.levels import Resolutions
+from hierdiff.levels import Resolutions, row_place
 from hierdiff.methods import on_shapes
 from hierdiff.options import check
 from hierdiff.registry import build, check_node
@@ -148,7 +148,7 @@ def key_of(case: Case, where: str) -> str:
 
 def measured(name: str, case: Case, found: Mapping[str, Any]) -> Row:
     """What a case gave, in plain units; on a CPU memory is that above the process at its start."""
-    row = {"method": name, "resolution": case.resolution, "batch": found.get("batch")}
+    row = {"method": name, **row_place(case.finest), "batch": found.get("batch")}
     if "sample_failure" in found:
         return {**row, "failure": found["sample_failure"]}
     memory, base = found["sample_memory_mib"], found["sample_memory_baseline_mib"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from hierdiff.levels import Resolutions
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.options import Between, Count, Length, Natural, Positive, check
@@ -30,16 +31,17 @@ class Curve:
 @dataclass(frozen=True)
 class Measure:
     """How a run is measured. samples: images under each of `seeds`; batch: images at once;
-    references: {side: file} of statistics instead of the training images."""
+    references: {resolution: file} (32, or 8x32x32 of clips) of statistics instead of the training
+    images."""
 
     extractor: Extractor | Node
     metrics: Sequence[str]
     samples: Annotated[int, Several]
     seeds: Annotated[Sequence[int], Length(1, more=True)]
-    resolutions: Sequence[Count]
+    resolutions: Resolutions
     batch: Count
     curve: Curve | Node
-    references: Mapping[int, str | Path]
+    references: Mapping[int | str, str | Path]
     perceptual: Perceptual | Node
 
 

@@ -92,9 +92,10 @@ class Cond:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images in [-1, 1], b c h w at the finest resolution, with their conditions."""
+    """Images in [-1, 1] at the finest resolution, with their conditions; sides are h w, of clips
+    f h w."""
 
-    images: Float[Tensor, "b c h w"]
+    images: Float[Tensor, "b c *sides"]
     cond: Cond = field(default_factory=Cond)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Batch:

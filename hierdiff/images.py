@@ -7,16 +7,18 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 
-def to_uint8(images: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
+def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     """[-1, 1] to 0..255 by rounding; what lies outside is clipped. FloatingPointError for NaN and
     infinities, which are no pixels."""
     if not bool(images.isfinite().all()):
-        whole = images.isfinite().flatten(-3).all(-1)
+        batch = images if images.ndim > 3 else images[None]
+        whole = batch.isfinite().flatten(1).all(1)
         raise FloatingPointError(
             f"{int((~whole).sum())} of {whole.numel()} images hold values that are not finite (NaN "
             f"or infinite): look at the weights, the schedule and the precision that made them"
@@ -24,7 +26,7 @@ def to_uint8(images: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def to_float(images: UInt8[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
+def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """0..255 to [-1, 1], the inverse of `to_uint8`."""
     return images.float() / 127.5 - 1
 
@@ -34,15 +36,24 @@ def to_pil(image: UInt8[Tensor, "c h w"]) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
+def strip(images: UInt8[Tensor, "n c *sides"]) -> UInt8[Tensor, "n c h w"]:
+    """Images as they are; a clip (c f h w) as its frames in a row, a signal (c l) as one line."""
+    if images.ndim == 5:
+        return rearrange(images, "n c f h w -> n c h (f w)")
+    return images[:, :, None] if images.ndim == 3 else images
+
+
 def sheet(
-    levels: Sequence[UInt8[Tensor, "n c _h _w"]], columns: int = 8, cell: int = 96, gap: int = 4
+    levels: Sequence[UInt8[Tensor, "n c *_sides"]], columns: int = 8, cell: int = 96, gap: int = 4
 ) -> Image.Image:
     """The levels side by side, the same example at the same place, pixels enlarged without blur.
 
-    levels: one stack of images for each level; cell: least side of an enlarged image in pixels.
+    levels: one stack of images or clips (`strip`) for each level; cell: least height of an enlarged
+    image in pixels.
     """
-    side = max(cell, max(images.shape[-1] for images in levels))
-    blocks = [_grid(images, columns, side, gap) for images in levels]
+    shown = [strip(images) for images in levels]
+    height = max(cell, max(images.shape[-2] for images in shown))
+    blocks = [_grid(images, columns, height, gap) for images in shown]
     width = sum(block.width for block in blocks) + 3 * gap * (len(blocks) - 1)
     canvas = Image.new("RGB", (width, blocks[0].height), "white")
     x = 0
@@ -52,12 +63,13 @@ def sheet(
     return canvas
 
 
-def _grid(images: UInt8[Tensor, "n c h w"], columns: int, side: int, gap: int) -> Image.Image:
+def _grid(images: UInt8[Tensor, "n c h w"], columns: int, height: int, gap: int) -> Image.Image:
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    pitch = side + gap
-    canvas = Image.new("RGB", (columns * pitch + gap, rows * pitch + gap), "white")
-    for i, image in enumerate(F.interpolate(images.float(), size=(side, side), mode="nearest")):
-        place = (gap + i % columns * pitch, gap + i // columns * pitch)
+    width = round(images.shape[-1] * height / images.shape[-2])
+    across, along = width + gap, height + gap
+    canvas = Image.new("RGB", (columns * across + gap, rows * along + gap), "white")
+    for i, image in enumerate(F.interpolate(images.float(), size=(height, width), mode="nearest")):
+        place = (gap + i % columns * across, gap + i // columns * along)
         canvas.paste(to_pil(image.to(torch.uint8)).convert("RGB"), place)
     return canvas

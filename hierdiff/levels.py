@@ -1,43 +1,173 @@
 """A hierarchy is a tuple of tensors, finest first; one resolution is a tuple of one.
 
-Lower levels are block means of the finest one (MDM, arXiv 2310.15111, section 3.1: D^r is average
-pooling, and the pooled image is not rescaled).
+A state is b c and then any number of sides: none (a vector), length, height and width, or frames,
+height and width. Lower levels are block means of the finest one (MDM, arXiv 2310.15111, section
+3.1: D^r is average pooling, and the pooled image is not rescaled).
+
+Every level has a name, which keys its images, logs and columns. It is the level's resolution, or a
+word (`Named`) where others have the same resolution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
 from hierdiff.options import Count, Length
 
 Levels = tuple[Tensor, ...]
-Resolutions = Annotated[Sequence[Count], Length(1, more=True)]  # sides in pixels, finest first
+Resolution = int | tuple[int, ...]  # the side of a square, or all sides, as in (8, 32, 32)
+Name = int | tuple[int, ...] | str  # of a level: its resolution, or a word
+Sides = Annotated[Sequence[Count], Length(1, more=True)]
+Resolutions = Annotated[Sequence[Count | Sides], Length(1, more=True)]  # an option: finest first
+
+POOLS: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}  # by number of sides
+TEXT = re.compile(r"\d+(x\d+)*x?")  # how a resolution is written
+WORD = re.compile(r"[A-Za-z_][\w.-]*")
 
 
-def down(x: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c s s"]:
-    """Mean over blocks, from side h to `side`, which must divide it."""
-    if x.shape[-1] % side or x.shape[-2] != x.shape[-1]:
+class Named(str):
+    """A level's name in a word, with its resolution: `Named("refined", 64)` equals "refined".
+
+    Error: ValueError where the word is not of letters, digits, `_`, `.` and `-`, or starts with
+    anything but a letter or `_`.
+    """
+
+    resolution: Resolution
+
+    def __new__(cls, word: str, resolution: int | Sequence[int]) -> Named:
+        if not WORD.fullmatch(word):
+            raise ValueError(
+                f"a level named {word!r}: start with a letter and use letters, digits, _ . and -"
+            )
+        named = super().__new__(cls, word)
+        named.resolution = resolution_of(resolution)
+        return named
+
+    def __getnewargs__(self) -> tuple[str, Resolution]:  # type: ignore[override]
+        return str(self), self.resolution
+
+
+def resolution_of(name: int | str | Sequence[int]) -> Resolution:
+    """The resolution of a level's name or of sides, in one form: (32, 32) is 32.
+
+    Error: ValueError for a word that is not `Named`, and for sides below 1.
+    """
+    if isinstance(name, Named):
+        return name.resolution
+    if isinstance(name, str):
+        raise ValueError(f"the level named {name!r} has no resolution: give Named({name!r}, sides)")
+    sides = (int(name),) * 2 if isinstance(name, int) else tuple(int(side) for side in name)
+    if any(side < 1 for side in sides):
+        raise ValueError(f"resolution {name} has sides below 1: give positive ones")
+    return sides[0] if len(sides) == 2 and sides[0] == sides[1] else sides
+
+
+def sides_of(name: int | str | Sequence[int]) -> tuple[int, ...]:
+    """All sides of a resolution or a name: (32, 32) for 32."""
+    resolution = resolution_of(name)
+    return (resolution, resolution) if isinstance(resolution, int) else resolution
+
+
+def size_of(name: int | str | Sequence[int]) -> int:
+    """Pixels of a resolution, over all frames."""
+    return math.prod(sides_of(name))
+
+
+def side_of(name: int | str | Sequence[int]) -> float:
+    """Side in pixels of the square with as many pixels."""
+    resolution = resolution_of(name)
+    return resolution if isinstance(resolution, int) else math.sqrt(math.prod(resolution))
+
+
+def text_of(name: int | str | Sequence[int]) -> str:
+    """A name as logs, files, records and columns have it: "64", "8x32x32", "refined".
+
+    A single side ends in x ("32x"), and a vector, which has no side, is "vector".
+    """
+    if isinstance(name, str):
+        return str(name)
+    resolution = resolution_of(name)
+    if isinstance(resolution, int):
+        return str(resolution)
+    text = "x".join(map(str, resolution)) or "vector"
+    return f"{text}x" if len(resolution) == 1 else text
+
+
+def name_of(text: str) -> Name:
+    """The inverse of `text_of`; a word comes back without its resolution."""
+    if text == "vector":
+        return ()
+    if not TEXT.fullmatch(text):
+        return text
+    sides = tuple(int(side) for side in text.split("x") if side)
+    return resolution_of(sides if "x" in text else sides[0])
+
+
+def plain_of(name: int | str | Sequence[int]) -> int | str | list[int]:
+    """A name as JSON and YAML have it: 64, [8, 32, 32], "refined"."""
+    if isinstance(name, str):
+        return str(name)
+    resolution = resolution_of(name)
+    return resolution if isinstance(resolution, int) else list(resolution)
+
+
+def row_place(name: int | str | Sequence[int]) -> dict[str, Any]:
+    """Where a row of a record stands: the resolution of a level, and its name where that is a
+    word."""
+    level = {"level": str(name)} if isinstance(name, str) else {}
+    return {"resolution": plain_of(resolution_of(name)), **level}
+
+
+def name_of_row(row: Mapping[str, Any]) -> Name:
+    """The inverse of `row_place`."""
+    level = row.get("level")
+    return resolution_of(row["resolution"]) if level is None else Named(level, row["resolution"])
+
+
+def finest_first(names: Iterable[int | tuple[int, ...]]) -> list[Resolution]:
+    """Each resolution once, from most to fewest pixels."""
+    found = {resolution_of(name) for name in names}
+    return sorted(found, key=lambda one: (size_of(one), sides_of(one)), reverse=True)
+
+
+def down(x: Float[Tensor, "b c *sides"], resolution: Resolution) -> Float[Tensor, "b c *new"]:
+    """Mean over blocks; every side of `resolution` must divide that of x.
+
+    x: up to three sides. Error: ValueError where one does not.
+    """
+    old, new = tuple(x.shape[2:]), sides_of(resolution)
+    if not divides(new, old):
         raise ValueError(
-            f"images of {x.shape[-2]} x {x.shape[-1]} cannot be pooled to {side}: "
-            f"choose a resolution that divides a square side"
+            f"images of {' x '.join(map(str, old))} cannot be pooled to {text_of(resolution)}: "
+            f"choose a resolution whose sides divide these"
         )
-    factor = x.shape[-1] // side
-    return x if factor == 1 else F.avg_pool2d(x, factor)
+    if old == new:
+        return x
+    return POOLS[len(old)](x, tuple(side // wanted for side, wanted in zip(old, new, strict=True)))
 
 
-def up(x: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c s s"]:
-    """Every pixel repeated to a block, so that `down(up(x)) = x`."""
-    if side % x.shape[-1]:
-        raise ValueError(f"side {side} is not a multiple of {x.shape[-1]}: choose one that is")
-    factor = side // x.shape[-1]
-    return repeat(x, "b c h w -> b c (h i) (w j)", i=factor, j=factor)
+def up(x: Float[Tensor, "b c *sides"], resolution: Resolution) -> Float[Tensor, "b c *new"]:
+    """Every pixel repeated to a block, so that `down(up(x)) = x`.
+
+    Error: ValueError where a side of `resolution` is no multiple of that of x.
+    """
+    old, new = tuple(x.shape[2:]), sides_of(resolution)
+    if not divides(old, new):
+        raise ValueError(
+            f"side {text_of(resolution)} is not a multiple of "
+            f"{text_of(resolution_of(old))}: choose one that is"
+        )
+    for dim, (side, wanted) in enumerate(zip(old, new, strict=True), start=2):
+        x = x.repeat_interleave(wanted // side, dim)
+    return x
 
 
 def clipped(x: Tensor, limit: Tensor | float = 1.0) -> Tensor:
@@ -45,41 +175,57 @@ def clipped(x: Tensor, limit: Tensor | float = 1.0) -> Tensor:
     return torch.where(x.isfinite(), x.clamp(-limit, limit), torch.nan)  # type: ignore[arg-type]
 
 
-def check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
-    """Finest first, each a multiple of the next; anything else is an error before compute."""
-    sides = tuple(int(side) for side in resolutions)
-    if not sides or min(sides) < 1:
-        raise ValueError(f"resolutions {list(sides)} must be one or more positive sides")
-    for fine, coarse in zip(sides, sides[1:], strict=False):
+def divides(coarse: int | str | Sequence[int], fine: int | str | Sequence[int]) -> bool:
+    """Can images at `fine` be pooled to `coarse`?"""
+    low, high = sides_of(coarse), sides_of(fine)
+    return len(low) == len(high) and not any(a % b for a, b in zip(high, low, strict=True))
+
+
+def check_resolutions(resolutions: Sequence[int | Sequence[int]]) -> tuple[Resolution, ...]:
+    """Resolutions of a pyramid in one form: finest first, each side a multiple of the next one's.
+
+    Error: ValueError for anything else, before compute.
+    """
+    told = [one if isinstance(one, int) else list(one) for one in resolutions]
+    if not told or any(min(one if isinstance(one, list) else [one], default=1) < 1 for one in told):
+        raise ValueError(f"resolutions {told} must be one or more positive sides")
+    found = tuple(resolution_of(one) for one in told)
+    for fine, coarse in zip(found, found[1:], strict=False):
+        high, low = sides_of(fine), sides_of(coarse)
         if fine == coarse:
-            raise ValueError(f"resolutions {list(sides)} name {fine} twice: name each once")
-        if fine < coarse:
+            raise ValueError(f"resolutions {told} name {plain_of(fine)} twice: name each once")
+        if len(high) != len(low):
             raise ValueError(
-                f"resolutions {list(sides)} are not in order: write the finest first, "
-                f"{sorted(sides, reverse=True)}"
+                f"resolutions {told} have {len(high)} and {len(low)} sides: give each as many"
             )
-        if fine % coarse:
+        if size_of(fine) < size_of(coarse):
             raise ValueError(
-                f"resolution {coarse} does not divide {fine}: levels are block means, "
-                f"choose sides such as {[fine, fine // 2]}"
+                f"resolutions {told} are not in order: write the finest first, "
+                f"{[plain_of(one) for one in finest_first(found)]}"
             )
-    return sides
+        if not divides(coarse, fine):
+            half = resolution_of([*high[:-2], *(max(1, side // 2) for side in high[-2:])])
+            raise ValueError(
+                f"resolution {plain_of(coarse)} does not divide {plain_of(fine)}: levels are block "
+                f"means, choose sides such as {[plain_of(fine), plain_of(half)]}"
+            )
+    return found
 
 
-def level_names(sides: Sequence[int]) -> tuple[str, ...]:
-    """A name for each level, by which it is logged: its side, and where several have that side
-    also its place, finest first from 0: `("32", "16-1", "16-2")`."""
+def level_names(names: Sequence[Name]) -> tuple[str, ...]:
+    """The text of each level's name, by which it is logged; where several have the same one also
+    its place, finest first from 0: `("32", "16-1", "16-2")`."""
+    texts = [text_of(name) for name in names]
     return tuple(
-        str(side) if list(sides).count(side) == 1 else f"{side}-{place}"
-        for place, side in enumerate(sides)
+        text if texts.count(text) == 1 else f"{text}-{place}" for place, text in enumerate(texts)
     )
 
 
-def pyramid(images: Float[Tensor, "b c h w"], resolutions: Sequence[int]) -> Levels:
+def pyramid(images: Float[Tensor, "b c *sides"], resolutions: Sequence[Resolution]) -> Levels:
     """`images` at every resolution, finest first, each pooled from the one before."""
     levels: list[Tensor] = []
-    for side in resolutions:
-        levels.append(down(levels[-1] if levels else images, side))
+    for resolution in resolutions:
+        levels.append(down(levels[-1] if levels else images, resolution))
     return tuple(levels)
 
 

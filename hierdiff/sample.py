@@ -1,6 +1,7 @@
 """Entry point of sampling: `python -m hierdiff.sample checkpoint=runs/NAME/weights.safetensors`.
 
-Writes `OUT/sheet.png`, the levels side by side, `OUT/SIDE/0000.png` ... at every resolution, and
+Writes `OUT/sheet.png`, the levels side by side, `OUT/LEVEL/0000.png` ... of every level by name
+("64", "8x32x32"; a clip is its frames in a row), and
 `OUT/samples.json`, which says what each image was made from. Image i depends on the seed and i
 alone, not on how many are made or how many at once. A folder that an earlier call filled is emptied
 of what its samples.json lists; with anything else in it, it is refused.
@@ -24,7 +25,8 @@ from hierdiff.command import command, plain
 from hierdiff.data import conditions
 from hierdiff.files import LOCK, PART, from_json, worked_in, write, write_png
 from hierdiff.guidance import Scale, is_off
-from hierdiff.images import sheet, to_pil, to_uint8
+from hierdiff.images import sheet, strip, to_pil, to_uint8
+from hierdiff.levels import Name, text_of
 from hierdiff.methods import Diffusion, Method
 from hierdiff.noise import per_example, seed_of
 from hierdiff.options import Count, Length, check
@@ -36,7 +38,7 @@ T = TypeVar("T")
 DEFAULT = 16  # images
 SHEET = 64  # images on the sheet at most
 PICTURE, LIST = "sheet.png", "samples.json"
-OWN = re.compile(r"[0-9]+/[0-9]{4,}\.png|" + re.escape(PICTURE))  # what this command may write
+OWN = re.compile(r"\w[\w.-]*/[0-9]{4,}\.png|" + re.escape(PICTURE))  # what this command may write
 OPTIONS = {  # what each may be, and an example
     "n": (Count | None, 16),
     "steps": (Count | None, 25),
@@ -173,7 +175,7 @@ def files_below(folder: Path) -> Iterator[Path]:
         raise ValueError(f"out={folder} is no folder: give another out=...")
 
 
-def start(out: Path, images: Sequence[Mapping[str, Any]], sides: Sequence[int]) -> None:
+def start(out: Path, images: Sequence[Mapping[str, Any]], names: Sequence[Name]) -> None:
     """Removes what an earlier call wrote, and lists what this one will write."""
     listed_last = sorted(own_files(out), key=lambda path: path.name == LIST)
     for path in listed_last:  # until they are gone the list says whose they are
@@ -181,7 +183,7 @@ def start(out: Path, images: Sequence[Mapping[str, Any]], sides: Sequence[int]) 
         if path.parent != out and not any(path.parent.iterdir()):
             path.parent.rmdir()
     listed = [
-        {"files": [f"{side}/{i:04d}.png" for side in sides], **image}
+        {"files": [f"{text_of(name)}/{i:04d}.png" for name in names], **image}
         for i, image in enumerate(images)
     ]
     content = json.dumps({"images": listed}, indent=1, ensure_ascii=False)
@@ -199,7 +201,7 @@ def sample(
     """One sample for each of `images` (see `described`) into `out`, in batches; the path of the
     sheet. FloatingPointError where a sample is not finite."""
     method, n = method.to(device), len(images)
-    shown: dict[int, list[torch.Tensor]] = {}
+    shown: dict[Name, list[torch.Tensor]] = {}
     for first in range(0, n, cfg["batch_size"]):
         rows = range(first, min(n, first + cfg["batch_size"]))
         part = cond.map(lambda values, rows=rows: values[rows.start : rows.stop])  # type: ignore[misc]
@@ -207,16 +209,16 @@ def sample(
         made = method.sample(
             len(rows), part, noise=noise, steps=cfg["steps"], guidance=cfg["guidance"]
         )
-        levels = {side: to_uint8(batch).cpu() for side, batch in made.items()}
+        levels = {name: to_uint8(batch).cpu() for name, batch in made.items()}
         if not first:
-            start(out, images, sorted(levels, reverse=True))
-        for side, pixels in levels.items():
-            shown.setdefault(side, []).append(pixels[: max(0, SHEET - first)])
-            for i, image in zip(rows, pixels, strict=True):
-                write_png(out / str(side) / f"{i:04d}.png", to_pil(image))
+            start(out, images, list(levels))
+        for name, pixels in levels.items():
+            shown.setdefault(name, []).append(pixels[: max(0, SHEET - first)])
+            for i, image in zip(rows, strip(pixels), strict=True):
+                write_png(out / text_of(name) / f"{i:04d}.png", to_pil(image))
         log.info("%d of %d images", rows.stop, n)
     path = out / PICTURE
-    write_png(path, sheet([torch.cat(shown[side]) for side in sorted(shown, reverse=True)]))
+    write_png(path, sheet([torch.cat(pixels) for pixels in shown.values()]))
     return path
 
 

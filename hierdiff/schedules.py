@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hierdiff.levels import Sides, side_of
 from hierdiff.options import Between, Count, Limit, Positive, Share
 from hierdiff.registry import Registry
 
@@ -351,18 +352,20 @@ def _time(schedule: Schedule, log_snr: float, end: float) -> float:
 class Shifted(Schedule):
     """`base` lowered in log-SNR so that a large image is hidden as well as a small one.
 
-    log_snr + exponent * ln(reference / resolution). Exponent 2 is simple diffusion's shift (arXiv
-    2301.11093): pooling by k divides white noise by k. MDM uses 1 at 256 and 2 at 1024.
+    log_snr + exponent * ln(reference / resolution), of sides in pixels. Exponent 2 is simple
+    diffusion's shift (arXiv 2301.11093): pooling by k divides white noise by k. MDM uses 1 at 256
+    and 2 at 1024. A resolution that is no square counts as a square of as many pixels, over all
+    frames: a mean over n pixels divides the variance of white noise by n.
     """
 
     base: Schedule
-    resolution: Count
-    reference: Count = 64
+    resolution: Count | Sides
+    reference: Count | Sides = 64
     exponent: float = 2.0
 
     @property
     def shift(self) -> float:
-        return self.exponent * math.log(self.reference / self.resolution)
+        return self.exponent * math.log(side_of(self.reference) / side_of(self.resolution))
 
     def __call__(self, t: Times) -> Times:
         return self.base(t) + self.shift

@@ -7,7 +7,7 @@ again goes on from the newest checkpoint of the run folder.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from hierdiff.command import command, plain
 from hierdiff.data import ImageData, datasets
 from hierdiff.files import worked_in
 from hierdiff.inputs import inputs
+from hierdiff.levels import Sides, divides, plain_of, resolution_of
 from hierdiff.methods import Method, methods, on_shapes
 from hierdiff.noise import seed_of
 from hierdiff.options import Count, check, shown
@@ -29,9 +30,13 @@ from hierdiff.training import check as check_training
 log = logging.getLogger(__name__)
 
 
-def half(side: Any) -> int:
-    check(side, Count, "data.resolution", 32)
-    return int(side) // 2
+def half(resolution: Any) -> int | list[int]:
+    """Half the height and width; frames stay."""
+    sides = [int(side) for side in resolution] if isinstance(resolution, Sequence) else resolution
+    check(sides, Count | Sides, "data.resolution", 32)
+    if isinstance(sides, list):
+        return [*sides[:-2], *(side // 2 for side in sides[-2:])]
+    return int(sides) // 2
 
 
 OmegaConf.register_new_resolver("half", half, replace=True)
@@ -106,10 +111,11 @@ def prepare(
     method = make(node, offered=data.facts, at="method", elsewhere=elsewhere)
     method.check_given(data.facts)
     finest = method.resolutions[0]
-    if data.resolution % finest:
+    if not divides(finest, data.resolution):
         raise ValueError(
-            f"method.resolutions={list(method.resolutions)} with data.resolution={data.resolution}:"
-            f" the finest level must divide it, set data.resolution={finest}"
+            f"method.resolutions={[plain_of(name) for name in method.resolutions]} with "
+            f"data.resolution={plain_of(data.resolution)}: the finest level must divide it, set "
+            f"data.resolution={plain_of(resolution_of(finest))}"
         )
     config = {
         "data": dict(cfg["data"]),

@@ -17,8 +17,7 @@ from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.regularisers import KL
 from baselines.latent.stage import AutoencoderStage, Losses
 from hierdiff.codec import Codec, codecs
-from hierdiff.levels import Levels, clipped
-from hierdiff.noise import Noise
+from hierdiff.levels import Levels, Name, clipped
 from hierdiff.options import Count, NonNegative, Positive
 from hierdiff.registry import Node, build
 
@@ -139,7 +138,8 @@ class AutoencoderCodec(Codec):
         if isinstance(autoencoder, Mapping):
             facts = {"resolution": resolution, "channels": channels}
             autoencoder = build(Autoencoder, {**facts, **autoencoder})
-        self.resolution, self.channels, self.cache = resolution, channels, cache
+        self.resolutions = (resolution,)
+        self.channels, self.cache = channels, cache
         self.network = autoencoder
         self.statistics = Statistics(autoencoder.latent_channels, statistics)
         self._shape = autoencoder.latent_shape(resolution)
@@ -165,14 +165,13 @@ class AutoencoderCodec(Codec):
         z = self.network.regulariser.sample(moments, eps)
         return ((z - self.statistics.mean) / self.statistics.std,)
 
-    def encode(self, images: Float[Tensor, "b c h w"], noise: Noise | None = None) -> Levels:
-        eps = None if noise is None else noise((len(images), *self._shape))
-        return self.normalised(self.moments(images), eps)
+    def encode(self, images: Float[Tensor, "b c h w"]) -> Levels:
+        return self.normalised(self.moments(images), None)
 
-    def decode(self, levels: Levels) -> dict[int, Float[Tensor, "b c _h _w"]]:
+    def decode(self, levels: Levels) -> dict[Name, Float[Tensor, "b c _h _w"]]:
         z = levels[0] * self.statistics.std + self.statistics.mean
         with self.network.at_rest():
-            return {self.resolution: clipped(self.network.decode(z))}
+            return {self.resolutions[0]: clipped(self.network.decode(z))}
 
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return (self._shape,)

@@ -8,7 +8,7 @@ from baselines.latent.codec import AutoencoderCodec
 from baselines.latent.stage import LatentDiffusion
 from hierdiff.codec import Codec, codecs
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Resolutions, check_resolutions
+from hierdiff.levels import Name, Resolutions, Sides, check_resolutions, resolution_of
 from hierdiff.methods import Diffusion, Method, Sampling, Stage, methods
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.objective import Objective
@@ -21,8 +21,8 @@ from hierdiff.schedules import Schedule, Shifted, schedules
 class Latent(Method):
     """One resolution, reached through a codec.
 
-    codec: a codec or its node; `identity` diffuses pixels and is `end_to_end`. reference: side of
-    the latents at which the schedule stands unshifted, None: no shift. channels, classes,
+    codec: a codec or its node; `identity` diffuses pixels and is `end_to_end`. reference: sides
+    of the latents at which the schedule stands unshifted, None: no shift. channels, classes,
     text_width, text_length: of the data.
     """
 
@@ -33,7 +33,7 @@ class Latent(Method):
         denoiser: Denoiser | Node,
         codec: Codec | Node | None = None,
         schedule: Schedule | Node | None = None,
-        reference: Count | None = None,
+        reference: Count | Sides | None = None,
         process: str = "variance_preserving",
         objective: Objective | Node | None = None,
         sampling: Sampling | Node | None = None,
@@ -45,19 +45,19 @@ class Latent(Method):
         text_length: Natural = 0,
     ):
         super().__init__()
-        self.resolutions = check_resolutions(resolutions)
+        sides = self.resolutions = check_resolutions(resolutions)
         if len(self.resolutions) != 1:
             raise ValueError(
                 f"latent has one resolution, got {list(self.resolutions)}: "
                 f"give the finest, coarser images are pooled from it"
             )
-        (side,) = self.resolutions
+        (side,) = sides
         offered = {"resolution": side, "channels": channels}
         built = codecs.build(codec or {"name": "identity"}, offered=offered)
-        latents = built.shapes()[0][-1]
+        latents = resolution_of(built.shapes()[0][1:])
         base = schedules.build(schedule or {"name": "cosine"})
         stage = diffusion(
-            resolutions=self.resolutions,
+            resolutions=sides,
             schedules=[Shifted(base, latents, reference or latents)],
             denoiser=denoiser,
             process=process,
@@ -77,9 +77,9 @@ class Latent(Method):
         before = [] if built.stage is None else [built.stage]
         self.stages = nn.ModuleList([*before, stage])  # type: ignore[assignment]
 
-    def at(self, resolution: int) -> Stage:
-        if resolution not in self.resolutions:
+    def at(self, name: Name) -> Stage:
+        if name not in self.resolutions:
             raise ValueError(
-                f"latent makes images at {self.resolutions[0]} only, not at {resolution}: pool them"
+                f"latent makes images at {self.resolutions[0]} only, not at {name}: pool them"
             )
         return self.stages[-1]

@@ -118,7 +118,7 @@ class AutoencoderStage(Stage):
         if discriminator is not None:
             self.discriminator = build(PatchGAN, {"channels": channels, **discriminator})
             self.discriminator.check(resolution)
-        self.resolutions = (resolution,)
+        self.side, self.resolutions = resolution, (resolution,)
         self.share, self.weights, self.batch_size = share, weights, batch_size
 
     @property
@@ -177,7 +177,7 @@ class AutoencoderStage(Stage):
 
     def draw(self, batch: Batch, noise: Noise) -> Float[Tensor, "b d h w"]:
         """Noise of the posterior."""
-        return noise((len(batch), *self.autoencoder.latent_shape(self.resolutions[0])))
+        return noise((len(batch), *self.autoencoder.latent_shape(self.side)))
 
     def forward(
         self, batch: Batch, draws: Tensor, turn: str = "autoencoder", step: int = 0

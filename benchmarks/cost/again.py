@@ -15,6 +15,7 @@ from benchmarks.progress import track
 from hierdiff.config import from_yaml
 from hierdiff.files import worked_in
 from hierdiff.inputs import changed, inputs
+from hierdiff.levels import Name, name_of, name_of_row, text_of
 from hierdiff.results.folders import paths
 from hierdiff.results.provenance import machine, now
 from hierdiff.results.record import Record
@@ -125,12 +126,15 @@ def _timed(
     return rows
 
 
-def trajectories_of(record: Record) -> list[tuple[int, ...]]:
-    """Resolutions of one trajectory together where its costs say so, else each by itself."""
-    told = [tuple(c.get("trajectory") or ()) for c in record.cost if c.get("part") is None]
-    known = list(dict.fromkeys(told))
-    whole = sorted(side for sides in known for side in sides) == sorted(record.resolutions)
-    return known if whole else [(side,) for side in record.resolutions]
+def trajectories_of(record: Record) -> list[tuple[Name, ...]]:
+    """Levels of one trajectory together where its costs say so, else each by itself."""
+    rows = [c for c in record.cost if c.get("part") is None]
+    levels = {text_of(name): name for name in map(name_of_row, rows)}
+    known = list(dict.fromkeys(tuple(map(text_of, c.get("trajectory") or ())) for c in rows))
+    own = [text_of(name) for name in record.resolutions]
+    if sorted(name for trajectory in known for name in trajectory) != sorted(own):
+        known = [(name,) for name in own]
+    return [tuple(levels.get(name, name_of(name)) for name in trajectory) for trajectory in known]
 
 
 KEPT: dict[str, Any] = {  # parts of a run's config that its cases are made of

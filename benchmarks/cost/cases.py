@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hierdiff.levels import Name, resolution_of, row_place, text_of
 from hierdiff.methods import Method
 from hierdiff.results.rows import ALONE
 from hierdiff.training.recipe import Precision, Recipe
@@ -23,7 +24,7 @@ def device_for(accelerator: str | None) -> torch.device:
 
 @dataclass(frozen=True)
 class Case:
-    """method, facts: node and data facts. trajectory: resolutions of the images that one
+    """method, facts: node and data facts. trajectory: names of the levels that one
     trajectory makes, finest first. alone: what makes the coarsest of them is measured without the
     rest. what: "train" or "sample". batches: images at once, sizes to try, rising. recipe: options
     of `trainer` on which a step depends, beside the named ones. device: "cpu" or "cuda".
@@ -32,7 +33,7 @@ class Case:
 
     method: Mapping[str, Any]
     facts: Mapping[str, Any]
-    trajectory: Sequence[int]
+    trajectory: Sequence[Name]
     what: str
     batches: Sequence[int]
     precision: Precision
@@ -48,9 +49,10 @@ class Case:
     caption: str = ""
 
     @property
-    def resolution(self) -> int:
-        """Of its finest images."""
-        return self.trajectory[0]
+    def finest(self) -> Name:
+        """The name of its finest level."""
+        name = self.trajectory[0]
+        return name if isinstance(name, str) else resolution_of(name)
 
     @property
     def trainer(self) -> Recipe:
@@ -72,7 +74,7 @@ class Case:
     def conditions(self) -> dict[str, Any]:
         """What a cost row says of how it was measured, also where nothing came of it."""
         return {
-            "resolution": self.resolution,
+            **row_place(self.finest),
             "trajectory": list(self.trajectory),
             "part": ALONE if self.alone else None,
             "device": self.device,
@@ -83,8 +85,8 @@ class Case:
         }
 
 
-def trajectories(method: Method) -> list[tuple[int, ...]]:
-    """The resolutions at which a method makes images, those of one trajectory together."""
+def trajectories(method: Method) -> list[tuple[Name, ...]]:
+    """Names of the levels at which a method makes images, those of one trajectory together."""
     makers = [method.at(side) for side in method.resolutions]
     return [
         tuple(s for s, other in zip(method.resolutions, makers, strict=True) if other is maker)
@@ -101,7 +103,7 @@ STEP = (  # options of `trainer` on which the time and memory of a step depend, 
 
 def cases_of(
     config: Mapping[str, Any],
-    trajectories: Sequence[Sequence[int]],
+    trajectories: Sequence[Sequence[Name]],
     wanted: Mapping[str, Any],
     device: str,
     caption: str = "",
@@ -145,11 +147,11 @@ def cases_of(
 
 
 def by_resolution(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Training and sampling as one row for each resolution of a trajectory, as records have it;
+    """Training and sampling as one row for each level of a trajectory, as records have it;
     parts alone have rows of their own."""
-    merged: dict[tuple[int, str | None], dict[str, Any]] = {}
+    merged: dict[tuple[str, str | None], dict[str, Any]] = {}
     for row in rows:
-        for side in row["trajectory"]:
-            place = merged.setdefault((side, row["part"]), {})
-            place.update({**row, "resolution": side})
+        for name in row["trajectory"]:
+            place = merged.setdefault((text_of(name), row["part"]), {})
+            place.update({**row, **row_place(name)})
     return list(merged.values())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.cost.cases import Case
 from hierdiff.batch import Batch, Cond
+from hierdiff.levels import sides_of
 from hierdiff.methods import Diffusion, Stage
 from hierdiff.metrics.cost import seconds_of
 from hierdiff.noise import Noise, from_generator, generator_of
@@ -54,9 +55,9 @@ class Steps:
         self.step = TrainingStep(fabric, stage, recipe, named=named, images=images, place=(0, 0))
 
     def _raw(self, n: int, facts: Mapping[str, Any], recipe: Recipe) -> Batch:
-        side = self.stage.resolutions[0]
-        images = noise_on(self.device)((n, facts["channels"], side, side)).clamp(-1, 1)
-        if recipe.channels_last:
+        sides = sides_of(self.stage.resolutions[0])
+        images = noise_on(self.device)((n, facts["channels"], *sides)).clamp(-1, 1)
+        if recipe.channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         cond = self.stage.complete(Cond(), n) if isinstance(self.stage, Diffusion) else Cond()
         return Batch(images, cond).map(

@@ -26,10 +26,10 @@ def built(case: Case) -> Diffusion:
         method = method.to(memory_format=torch.channels_last)
     for stage in method.stages:
         stage.untrained()
-    stage = method.at(case.resolution)
+    stage = method.at(case.finest)
     if case.alone:
         assert isinstance(stage, Diffusion)
-        stage = stage.tail(len(stage.resolutions) - stage.resolutions.index(case.resolution))
+        stage = stage.tail(len(stage.resolutions) - stage.resolutions.index(case.finest))
     assert isinstance(stage, Diffusion)
     return stage
 

@@ -25,6 +25,7 @@ from hierdiff.config import one_line
 from hierdiff.data import ImageData
 from hierdiff.data.classes import natural
 from hierdiff.data.order import evaluation_rows, evaluation_rule
+from hierdiff.levels import Resolution, row_place, size_of
 from hierdiff.methods import Diffusion, Method, Stage
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import finite
@@ -43,7 +44,7 @@ def learning_curves(
     plan: Plan,
     data: ImageData,
     extractor: Extractor,
-    references: Mapping[int, Reference],
+    references: Mapping[Resolution, Reference],
     *,
     wanted: Mapping[str, Any],
     seed: int,
@@ -118,7 +119,7 @@ def validation_loss(
     sides = dict(zip(stage.level_names, stage.resolutions, strict=True)) if whole else {}
     for name, value in mean_losses(stage, data, n, precision).items():
         yield {
-            "resolution": sides.get(name, stage.resolutions[0]),
+            **row_place(sides.get(name, stage.resolutions[0])),
             "view": "native",
             "metric": "validation loss" if name in sides else f"validation {name}",
             "value": finite(value, f"the validation loss {name} of stage {stage.name}"),
@@ -164,7 +165,7 @@ def measured(
     data: ImageData,
     n: int,
     extractor: Extractor,
-    references: Mapping[int, Reference],
+    references: Mapping[Resolution, Reference],
     metrics: Sequence[str],
     *,
     seed: int,
@@ -173,10 +174,12 @@ def measured(
 ) -> list[dict[str, Any]]:
     """Metrics of n samples of a stage; whole: whether it makes the method's finest images, which
     alone are pooled."""
-    finest = stage.resolutions[0]
-    below = {side: reference for side, reference in references.items() if side <= finest}
+    finest = size_of(stage.resolutions[0])
+    below = {one: reference for one, reference in references.items() if size_of(one) <= finest}
     drawn = samples(stage, data, n, seed=seed, precision=precision)
     rows = quality([drawn], extractor, below, metrics, conditions=data)
     return [
-        row for row in rows if row["view"] == "native" or (whole and row["resolution"] < finest)
+        row
+        for row in rows
+        if row["view"] == "native" or (whole and size_of(row["resolution"]) < finest)
     ]

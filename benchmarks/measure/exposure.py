@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows, evaluation_rule
 from hierdiff.files import write
 from hierdiff.images import to_uint8
-from hierdiff.levels import down
+from hierdiff.levels import Resolution, down, resolution_of, text_of
 from hierdiff.methods import Images, Method
 from hierdiff.methods.bridge import Bridged
 from hierdiff.metrics.extractors import Extractor
@@ -55,7 +54,7 @@ def exposure_bias(
     method: Method,
     data: ImageData,
     extractor: Extractor,
-    references: Mapping[int, Reference],
+    references: Mapping[Resolution, Reference],
     *,
     n: int,
     levels: Sequence[float],
@@ -70,7 +69,7 @@ def exposure_bias(
     """
     rows = []
     for stage in upsamplers(method):
-        side = stage.resolutions[0]
+        side = resolution_of(stage.resolutions[0])
         chosen = sorted({*levels, stage.bridge.level}, reverse=True)
         inputs = {
             "real": list(real_inputs(stage, data, n)),
@@ -89,7 +88,7 @@ def exposure_bias(
                     meter.add({side: images})
                 (quality,) = (row for row in meter.qualities() if row.view == "native")
                 rows.append(
-                    {"stage": stage.name, "source": source, "level": level, **asdict(quality)}
+                    {"stage": stage.name, "source": source, "level": level, **quality.plain()}
                 )
     return rows
 
@@ -167,7 +166,7 @@ def write_picture(path: Path, rows: Sequence[Mapping[str, Any]], own: Mapping[st
         axes.set(
             title=name,
             xlabel="log-SNR of the augmentation (noisier to the right)",
-            ylabel=f"{found[0]['metric']} at {found[0]['resolution']} px",
+            ylabel=f"{found[0]['metric']} at {text_of(found[0]['resolution'])} px",
         )
         axes.legend(frameon=False)
     buffer = io.BytesIO()

@@ -23,6 +23,7 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 
 from hierdiff.files import from_json, write
+from hierdiff.levels import Name, name_of, text_of
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Kept:
         self.path, self.key, self.every = path, key, EVERY if every is None else every
         self.rows: dict[str, Rows] = {}
         self.state: dict[str, np.ndarray] = {}
-        self.shown: dict[int, UInt8[Tensor, "n c _h _w"]] = {}
+        self.shown: dict[Name, UInt8[Tensor, "n c *_sides"]] = {}
         self._next = time.monotonic() + self.every
         if path is not None and path.is_file():  # a pipe would be waited for
             self._read(path)
@@ -74,7 +75,8 @@ class Kept:
             return
         started = time.monotonic()
         arrays = {f"state/{name}": array for name, array in self.state.items()}
-        arrays |= {f"shown/{side}": images.numpy() for side, images in self.shown.items()}
+        for i, (level, images) in enumerate(self.shown.items()):
+            arrays[f"shown/{i}/{text_of(level)}"] = images.numpy()
         arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         rows = json.dumps(self.rows)
         about = {"key": self.key, "rows": rows, "sha256": _digest(arrays, self.key, rows)}
@@ -96,12 +98,12 @@ class Kept:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s is damaged (%s): measured from the start", path, error)
             return
-        for name, array in arrays.items():
+        for name in sorted(arrays):
             kind, _, rest = name.partition("/")
             if kind == "state":
-                self.state[rest] = array
+                self.state[rest] = arrays[name]
             else:
-                self.shown[int(rest)] = torch.from_numpy(array)
+                self.shown[name_of(rest.partition("/")[2])] = torch.from_numpy(arrays[name])
 
 
 def key_of(*parts: Any) -> str:

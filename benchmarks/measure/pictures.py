@@ -11,8 +11,8 @@ from torch import Tensor
 
 from benchmarks.measure.samples import autocast, sampled
 from hierdiff.data import ImageData
-from hierdiff.images import sheet, to_uint8
-from hierdiff.levels import Levels
+from hierdiff.images import sheet, strip, to_uint8
+from hierdiff.levels import Levels, Name
 from hierdiff.methods import Diffusion
 from hierdiff.metrics.reference import pooled
 
@@ -33,20 +33,20 @@ def film(stage: Diffusion, data: ImageData, *, seed: int, precision: str) -> Ima
         passed.setdefault(tuple(tuple(level.shape[1:]) for level in x), []).append(x)
 
     sampled(stage, data, rows, seed=seed, precision=precision, watch=watch)
-    seen: dict[int, list[Tensor]] = {}  # by side of a level in pixels
+    seen: dict[Name, list[Tensor]] = {}  # by name of a level
     for shapes, states in passed.items():
         codec = next(part.codec for part in stage.chain if part.codec.shapes() == shapes)
         with torch.no_grad(), autocast(stage.device, precision):
             decoded = [codec.decode(x) for x in chosen(states)]
         for images in decoded:
-            for side, level in images.items():
-                seen.setdefault(side, []).append(to_uint8(level).cpu())
-    strips = {side: torch.stack(frames, 1) for side, frames in seen.items()}
-    widest = max(strips)
+            for name, level in images.items():
+                seen.setdefault(name, []).append(strip(to_uint8(level).cpu()))
+    strips = sorted((torch.stack(level, 1) for level in seen.values()), key=lambda x: -x[0].numel())
+    widest = strips[0].shape[-2:]
     frames = []
     for row in rows:
-        for side in sorted(strips, reverse=True):
-            enlarged = torch.nn.functional.interpolate(strips[side][row].float(), size=widest)
+        for level in strips:
+            enlarged = torch.nn.functional.interpolate(level[row].float(), size=widest)
             frames.append(enlarged.to(torch.uint8))
     return sheet([torch.cat(frames)], columns=len(frames[0]))
 

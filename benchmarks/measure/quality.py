@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,11 @@ from benchmarks.measure.kept import Kept
 from benchmarks.measure.samples import Images, captions_of, wanted_of
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rule
+from hierdiff.levels import Name, Resolution
 from hierdiff.metrics.attributes import ATTRIBUTES, AttributeMeter, hindrance
 from hierdiff.metrics.classifier import classifier_of
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.fidelity import FidelityMeter
+from hierdiff.metrics.fidelity import FidelityMeter, row_order
 from hierdiff.metrics.reference import Reference
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Meter:
     def __init__(
         self,
         extractor: Extractor,
-        references: Mapping[int, Reference],
+        references: Mapping[Resolution, Reference],
         metrics: Sequence[str] = ("fd",),
         conditions: ImageData | None = None,
     ):
@@ -56,7 +56,7 @@ class Meter:
         if ATTRIBUTES in metrics:
             self.parts = _part_meter(conditions, extractor, references)
 
-    def add(self, levels: Mapping[int, UInt8[Tensor, "_b c _h _w"]]) -> None:
+    def add(self, levels: Mapping[Name, UInt8[Tensor, "_b c *_sides"]]) -> None:
         """The next images of the stream."""
         places = range(self.count, self.count + len(next(iter(levels.values()))))
         data = self.conditions
@@ -66,11 +66,11 @@ class Meter:
         self.count = places.stop
 
     def rows(self) -> Rows:
-        """One row for each resolution, view and metric."""
+        """One row for each level, view and metric."""
         parts = [] if self.parts is None else self.parts.qualities()
         found = [*self.fidelity.qualities(), *parts]
-        found.sort(key=lambda row: (-row.resolution, row.view))
-        return [asdict(row) for row in found]
+        found.sort(key=row_order)
+        return [row.plain() for row in found]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All that the images so far have given, to go on from by `restore`."""
@@ -91,9 +91,9 @@ class Meter:
 
 
 def quality(
-    streams: Iterable[Iterable[Mapping[int, UInt8[Tensor, "_b c _h _w"]]]],
+    streams: Iterable[Iterable[Mapping[Name, UInt8[Tensor, "_b c *_sides"]]]],
     extractor: Extractor,
-    references: Mapping[int, Reference],
+    references: Mapping[Resolution, Reference],
     metrics: Sequence[str] = ("fd",),
     *,
     conditions: ImageData | None = None,
@@ -145,7 +145,7 @@ def merged(seeds: Sequence[Rows]) -> Rows:
 
 
 def _part_meter(
-    data: ImageData | None, extractor: Extractor, references: Mapping[int, Reference]
+    data: ImageData | None, extractor: Extractor, references: Mapping[Resolution, Reference]
 ) -> AttributeMeter:
     """On the extractor's device. ValueError where the data is not given, or has no law."""
     if data is None or data.law is None:
@@ -155,7 +155,9 @@ def _part_meter(
     return AttributeMeter(data.law, list(references), classifier_of(data.law).to(device), rule)
 
 
-def settled_metrics(names: Sequence[str], data: ImageData, resolutions: Sequence[int]) -> list[str]:
+def settled_metrics(
+    names: Sequence[str], data: ImageData, resolutions: Sequence[Resolution]
+) -> list[str]:
     """The metrics with `auto` made definite, as a record keeps it: `attributes` where they can be
     measured, and where not the log says why."""
     if AUTO not in names:
@@ -169,8 +171,8 @@ def settled_metrics(names: Sequence[str], data: ImageData, resolutions: Sequence
 
 def over_seeds(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One row of the same measurement under several seeds: mean, all values, their deviation."""
-    keys = ("resolution", "view", "metric", "identity")
-    if len({tuple(row[key] for key in keys) for row in rows}) > 1:
+    keys = ("resolution", "level", "view", "metric", "identity")
+    if len({tuple(str(row.get(key)) for key in keys) for row in rows}) > 1:
         raise ValueError(
             f"seeds disagree on what was measured, {rows[0]['identity']} and "
             f"{rows[-1]['identity']}: draw as many images under each"

@@ -15,11 +15,12 @@ from hierdiff.codec import Codec
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rule
 from hierdiff.images import to_float, to_uint8
+from hierdiff.levels import text_of
 from hierdiff.metrics.extra import psnr, ssim
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import finite
 from hierdiff.metrics.perceptual import Perceptual
-from hierdiff.metrics.reference import Reference
+from hierdiff.metrics.reference import Reference, framewise
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 @torch.no_grad()
 def reconstructions(
     codec: Codec,
-    real: UInt8[Tensor, "n c h w"],
+    real: UInt8[Tensor, "n c *sides"],
     extractor: Extractor,
     reference: Reference,
     perceptual: Perceptual | None = None,
@@ -39,7 +40,7 @@ def reconstructions(
     samples: its distance (the floor of what diffuses in it), PSNR in dB, SSIM and the mean
     perceptual distance of pairs, and the images, uint8 on the CPU. conditions: the data that has
     `real` as its `real_images`."""
-    side = reference.resolution
+    side, where = reference.resolution, f"{text_of(reference.resolution)} px"
     device = next(extractor.parameters()).device
 
     def again(chunk: Tensor) -> Tensor:
@@ -47,18 +48,19 @@ def reconstructions(
             return to_uint8(codec.decode(codec.encode(to_float(chunk.to(device))))[side]).cpu()
 
     made = torch.cat([again(chunk) for chunk in real.split(BATCH)])
+    frames = framewise(made), framewise(real)
     distance, *_ = quality([[{side: made}]], extractor, {side: reference}, conditions=conditions)
     rule = "" if conditions is None else f" : {evaluation_rule(len(conditions))}"
     n = f"uint8-round : N={len(real)}{rule} : ref={reference.hash}"
     pairs = [
-        ("PSNR", psnr(made, real), f"torchmetrics : {n}", "high"),
-        ("SSIM", ssim(made, real), f"torchmetrics : {n}", "high"),
+        ("PSNR", psnr(*frames), f"torchmetrics : {n}", "high"),
+        ("SSIM", ssim(*frames), f"torchmetrics : {n}", "high"),
     ]
     if pairs[0][1] == inf:
         log.warning("no PSNR: it is infinite, because some images come back exactly")
         del pairs[0]
     if perceptual is not None and perceptual.identity != "none":
-        value = _mean_distance(perceptual, made, real, device)
+        value = _mean_distance(perceptual, *frames, device)
         pairs.append(("perceptual", value, f"{perceptual.identity} : {n}", "low"))
     same = {**distance, "floor": None, "n_reference": len(real), "route": "pairs"}
     rows = [{**distance, "metric": f"r{distance['metric']}"}]
@@ -66,7 +68,7 @@ def reconstructions(
         {
             **same,
             "metric": metric,
-            "value": finite(value, f"{metric} of {len(real)} reconstructions at {side} px"),
+            "value": finite(value, f"{metric} of {len(real)} reconstructions at {where}"),
             "values": [value],
             "identity": identity,
             "better": better,

@@ -13,11 +13,12 @@ from torch import Tensor
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows
 from hierdiff.images import to_uint8
+from hierdiff.levels import Name
 from hierdiff.methods import Method, Stage
 from hierdiff.noise import per_example, seed_of
 from hierdiff.samplers.integrate import Watch
 
-Images = dict[int, UInt8[Tensor, "n c _h _w"]]
+Images = dict[Name, UInt8[Tensor, "n c *_sides"]]  # by name of a level
 BATCH = 64
 
 
@@ -45,7 +46,7 @@ def samples(
     for first in range(start, n, batch):
         rows = range(first, min(first + batch, n))
         images = sampled(method, data, rows, seed=seed, precision=precision)
-        yield {side: to_uint8(x).cpu() for side, x in images.items()}
+        yield {name: to_uint8(x).cpu() for name, x in images.items()}
 
 
 def sampled(
@@ -56,7 +57,7 @@ def sampled(
     seed: int,
     precision: str,
     watch: Watch | None = None,
-) -> dict[int, Float[Tensor, "n c _h _w"]]:
+) -> dict[Name, Float[Tensor, "n c *_sides"]]:
     """Images number `rows`, each from noise of its own and under the conditions of an example."""
     device = next(method.parameters()).device
     cond = data.batch(evaluation_rows(len(data), rows)).cond
@@ -65,12 +66,12 @@ def sampled(
         return method.sample(len(rows), cond, noise=noise, watch=watch)
 
 
-def batches(data: ImageData, size: int = BATCH) -> Iterator[UInt8[Tensor, "_b c h w"]]:
+def batches(data: ImageData, size: int = BATCH) -> Iterator[UInt8[Tensor, "_b c *sides"]]:
     for first in range(0, len(data), size):
         yield torch.from_numpy(data.images[first : first + size].copy())
 
 
-def real_images(data: ImageData, n: int) -> UInt8[Tensor, "n c h w"]:
+def real_images(data: ImageData, n: int) -> UInt8[Tensor, "n c *sides"]:
     """The held-out images under whose conditions images number 0 to n - 1 are made; no more than
     there are, so that none comes twice."""
     rows = evaluation_rows(len(data), range(min(n, len(data))))

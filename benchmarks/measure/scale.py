@@ -16,6 +16,7 @@ from benchmarks.progress import Track
 from hierdiff.data import ImageData
 from hierdiff.files import Damaged, read_json, write_json
 from hierdiff.images import to_uint8
+from hierdiff.levels import Resolution, finest_first, name_of, plain_of, resolution_of
 from hierdiff.metrics.attributes import ATTRIBUTES
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import PROTOCOL
@@ -29,11 +30,11 @@ log = logging.getLogger(__name__)
 def real_references(
     data: ImageData,
     extractor: Extractor,
-    resolutions: Sequence[int],
+    resolutions: Sequence[Resolution],
     folder: Path,
     *,
-    given: Mapping[int, str | Path] | None = None,
-) -> dict[int, Reference]:
+    given: Mapping[Resolution, str | Path] | None = None,
+) -> dict[Resolution, Reference]:
     """Of the training images, kept in `folder`; `given`: files of foreign moments by resolution."""
     train, given = data.part("train"), given or {}
     check_sides(given, resolutions)
@@ -49,20 +50,25 @@ def real_references(
     return {side: (own | foreigners)[side] for side in resolutions}
 
 
-def check_sides(given: Iterable[int], resolutions: Sequence[int]) -> None:
+def files_of(wanted: Mapping[int | str, str | Path]) -> dict[Resolution, str | Path]:
+    """The option `measure.references`, whose keys are 32 or 8x32x32, by resolution."""
+    return {resolution_of(name_of(str(key))): path for key, path in wanted.items()}
+
+
+def check_sides(given: Iterable[Resolution], resolutions: Sequence[Resolution]) -> None:
     """Refuses reference files for a resolution at which nothing is measured."""
-    unknown = sorted(set(given) - set(resolutions))
+    unknown = finest_first(set(given) - set(resolutions))[::-1]
     if unknown:
         raise ValueError(
-            f"reference files for {unknown} px, where nothing is measured: give them for some of "
-            f"{list(resolutions)}"
+            f"reference files for {list(map(plain_of, unknown))} px, where nothing is measured: "
+            f"give them for some of {list(map(plain_of, resolutions))}"
         )
 
 
 def scale_rows(
     data: ImageData,
     extractor: Extractor,
-    references: Mapping[int, Reference],
+    references: Mapping[Resolution, Reference],
     n: int,
     *,
     seed: int,

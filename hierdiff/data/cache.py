@@ -1,9 +1,9 @@
 """Images are decoded once into a mapped uint8 file; here are its form and its key.
 
-An entry is a folder `NAME-RESOLUTION-KEY` with `images.npy` (n c s s), its seal, and `index.npz`
-(which sources could be read, the SHA-256 of their pixels, why the others were skipped). It is made
-under another name and renamed, so that a reader sees a whole one or none. A damaged one is made
-again, and leaves its place when the new one is whole.
+An entry is a folder `NAME-RESOLUTION-KEY` with `images.npy` (n c and sides), its seal, and
+`index.npz` (which sources could be read, the SHA-256 of their pixels, why the others were skipped).
+It is made under another name and renamed, so that a reader sees a whole one or none. A damaged one
+is made again, and leaves its place when the new one is whole.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from hierdiff.files import (
     remove,
     seal,
 )
+from hierdiff.levels import Resolution, sides_of, text_of
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -110,18 +111,18 @@ def decoded(
     read: Callable[[T], tuple[np.ndarray, int]],
     *,
     channels: int,
-    resolution: int,
+    resolution: Resolution,
     identity: str,
     cache: Path,
 ) -> Decoded:
     """The images of `sources`, from the cache or decoded into it.
 
-    read: a source to uint8 (c s s) and the side of its original; what it raises skips the source.
-    identity: of the sources, so that a changed one is decoded again.
+    read: a source to uint8 (c and sides) and the side of its original; what it raises skips the
+    source. identity: of the sources, so that a changed one is decoded again.
     """
     key = repr((FORMAT, name, channels, resolution, identity))
-    entry = cache / f"{name}-{resolution}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    shape = (channels, resolution, resolution)
+    entry = cache / f"{name}-{text_of(resolution)}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    shape = (channels, *sides_of(resolution))
     found = _kept(entry, len(sources), shape)
     if found is not None:
         for line in found.skipped[:SHOWN]:

@@ -1,8 +1,8 @@
 """`ImageData`: what every dataset is, and the registry of datasets.
 
-Images are uint8 (n c s s) in a mapped file, training part first. Where the data says nothing else,
-one quarter is the test part, by a hash of each example's group (or key) alone: it needs no seed,
-and adding files moves none.
+Images are uint8, n c h w or clips n c f h w, in a mapped file, training part first. Where the data
+says nothing else, one quarter is the test part, by a hash of each example's group (or key) alone:
+it needs no seed, and adding files moves none.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from hierdiff.data.classes import class_index
 from hierdiff.data.law import Law
 from hierdiff.files import printable
 from hierdiff.images import to_float
+from hierdiff.levels import Resolution, resolution_of, text_of
 from hierdiff.registry import Node, Registry
 from hierdiff.text import Encoded, TextEncoder, encoded, encoders, vocabulary_of
 
@@ -36,11 +37,11 @@ NAMED = 5  # classes and skipped files that a summary names
 class ImageData:
     """Images with what is known of them; every tuple and array has one entry for each image.
 
-    images: uint8 (n c s s); labels: int64 (n,), -1 for none, or None without classes; captions: ""
-    for none; keys: stable names; groups: examples of one group stay on one side of the split.
-    flip: may a random horizontal flip be used; scalars, vectors: named numbers (n,) and named
-    vectors (n, width) handed to `Cond`; attributes: codes (n,) of known parts, named by
-    `attribute_names`; law: that they are drawn from, where it is known; skipped: "PATH: reason";
+    images: uint8 (n c h w), or clips (n c f h w); labels: int64 (n,), -1 for none, or None without
+    classes; captions: "" for none; keys: stable names; groups: examples of one group stay on one
+    side of the split. flip: may a random horizontal flip be used; scalars, vectors: named numbers
+    (n,) and named vectors (n, width) handed to `Cond`; attributes: codes (n,) of known parts, named
+    by `attribute_names`; law: that they are drawn from, where it is known; skipped: "PATH: reason";
     in_test: bool (n,), which images are the test part, None: a quarter by hash; split: how the
     parts were made, in words; whole: the data that this is a part of.
     """
@@ -71,8 +72,8 @@ class ImageData:
         return len(self.images)
 
     @property
-    def resolution(self) -> int:
-        return self.images.shape[-1]
+    def resolution(self) -> Resolution:
+        return resolution_of(self.images.shape[2:])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -145,7 +146,7 @@ class ImageData:
         part, what it is a part of."""
         if self.whole is not None:
             return self.whole.summary()
-        told = [f"{len(self)} images of {self.resolution} px"]
+        told = [f"{len(self)} images of {text_of(self.resolution)} px"]
         test = int(self.tested.sum())
         if self.class_names and self.labels is not None:
             names = self.class_names
@@ -241,7 +242,8 @@ class ImageData:
         rows = index.numpy()
         images = to_float(torch.from_numpy(self.images[rows]))
         if flip is not None:
-            images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+            mirrored = flip.reshape(-1, *[1] * (images.ndim - 1))
+            images = torch.where(mirrored, images.flip(-1), images)
         tokens, mask = (None, None) if self.encodings is None else self.encodings.at(rows)
         cond = Cond(
             labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),

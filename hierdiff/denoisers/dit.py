@@ -100,6 +100,8 @@ class DiT(WithVariance):
     for an empty caption, is added to the vector.
     """
 
+    rank = 2
+
     def __init__(
         self,
         *,

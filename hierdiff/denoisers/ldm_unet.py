@@ -210,6 +210,8 @@ class LDMUNet(WithVariance):
     upsampler, 0 for none; augmentation: embed its noise level.
     """
 
+    rank = 2
+
     def __init__(
         self,
         *,

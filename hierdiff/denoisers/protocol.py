@@ -25,6 +25,7 @@ from hierdiff.denoisers.layers import Clock
 from hierdiff.levels import Levels
 from hierdiff.registry import Node, Registry
 
+CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by number of sides
 LOG_SNR_LIMIT = 30.0  # of what a network is told, of the noisy and of a low-resolution image
 
 
@@ -115,18 +116,24 @@ class Denoiser(nn.Module, ABC):
     carries: bool = False  # does `Prediction.carry` lead from call to call; None starts it at zero
     learns_variance: bool = False  # does it give `Prediction.variance`
     channels: int | None = None  # of the state; None: any
+    rank: int | None = None  # sides of its state: 2 for h w, 3 for f h w; None: any
     multiple: int = 1  # by which a side must be divisible
     reads: Reads | None = None  # None: it does not say, and is given what there is
     clocks: tuple[Clock | None, ...] = ()  # of its levels, as far as they have one
 
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
-        """ValueError where states of these shapes (c h w of each level) do not fit, before compute;
-        a nested network asks its inner one for the rest."""
+        """ValueError where states of these shapes (c and sides of each level) do not fit, before
+        compute; a nested network asks its inner one for the rest."""
         channels, *sides = shapes[0]
         if self.channels is not None and self.channels != channels:
             raise ValueError(
                 f"{type(self).__name__} is made for {self.channels} channels and the state has "
                 f"{channels}: leave `channels` out, it is a fact of the data or of the codec"
+            )
+        if self.rank is not None and self.rank != len(sides):
+            raise ValueError(
+                f"{type(self).__name__} takes states of {self.rank} sides and this one has "
+                f"{len(sides)}, {tuple(sides)}: choose a network of {len(sides)} dimensions"
             )
         if any(side % self.multiple for side in sides):
             raise ValueError(
@@ -157,12 +164,15 @@ class Denoiser(nn.Module, ABC):
 
 
 class OneLevelDenoiser(Denoiser):
-    """What nearly every drop-in subclasses: write `denoise`, shapes in are shapes out."""
+    """What nearly every drop-in subclasses: write `denoise`, shapes in are shapes out.
+
+    sides: as many as the state has, h w or f h w; a network for one number of them sets `rank`.
+    """
 
     @abstractmethod
     def denoise(
-        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
-    ) -> Float[Tensor, "b c h w"]: ...
+        self, x: Float[Tensor, "b c *sides"], log_snr: Float[Tensor, " b"], cond: Cond
+    ) -> Float[Tensor, "b c *sides"]: ...
 
     def forward(
         self,
@@ -186,12 +196,12 @@ class WithVariance(OneLevelDenoiser):
 
     @abstractmethod
     def outputs(
-        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
-    ) -> Float[Tensor, "b k h w"]: ...
+        self, x: Float[Tensor, "b c *sides"], log_snr: Float[Tensor, " b"], cond: Cond
+    ) -> Float[Tensor, "b k *sides"]: ...
 
     def denoise(
-        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
-    ) -> Float[Tensor, "b c h w"]:
+        self, x: Float[Tensor, "b c *sides"], log_snr: Float[Tensor, " b"], cond: Cond
+    ) -> Float[Tensor, "b c *sides"]:
         return self.outputs(x, log_snr, cond)[:, : x.shape[1]]
 
     def forward(
@@ -283,17 +293,17 @@ class Joined(Around):
 class Hinted(Around):
     """A denoiser that knows no `low_channels` made an upsampler.
 
-    A 3x3 convolution of the low-resolution image, with its log_snr as one more plane, is added to
-    the noisy image.
+    A convolution (3 along each of `rank` sides) of the low-resolution image, with its log_snr as
+    one more plane, is added to the noisy image.
     """
 
-    def __init__(self, denoiser: Denoiser, channels: int, low_channels: int):
+    def __init__(self, denoiser: Denoiser, channels: int, low_channels: int, rank: int = 2):
         super().__init__(denoiser)
         self.carries = denoiser.carries
         self.learns_variance = denoiser.learns_variance
         self.low_channels = low_channels
         self.reads = denoiser.reads and denoiser.reads | Reads(low_channels=low_channels)
-        self.hint = nn.Conv2d(low_channels + 1, channels, 3, padding=1)
+        self.hint = CONVOLUTIONS[rank](low_channels + 1, channels, 3, padding=1)
 
     def forward(
         self,
@@ -305,12 +315,13 @@ class Hinted(Around):
     ) -> Prediction:
         x, channels = x_t[0], x_t[0].shape[1]
         low = with_low(x, cond, self.low_channels)[:, channels:]
-        plane = augmentation_of(cond, log_snr[:, 0]).to(low)[:, None, None, None] / LOG_SNR_LIMIT
-        hint = self.hint(torch.cat([low, plane.expand(-1, 1, *low.shape[2:])], dim=1))
+        plane = augmentation_of(cond, log_snr[:, 0]).to(low) / LOG_SNR_LIMIT
+        plane = plane.reshape(-1, *[1] * (low.ndim - 1)).expand(-1, 1, *low.shape[2:])
+        hint = self.hint(torch.cat([low, plane], dim=1))
         return self.denoiser((x_t[0] + hint,), log_snr, cond, carry)
 
 
-def with_low(x: Float[Tensor, "b c h w"], cond: Cond, low_channels: int) -> Tensor:
+def with_low(x: Float[Tensor, "b c *sides"], cond: Cond, low_channels: int) -> Tensor:
     """The noisy image and, behind it, the low-resolution one; x alone without `low_channels`.
 
     Error: ValueError where `cond.low` is missing or does not fit; more rows than x has are cut.
@@ -321,7 +332,7 @@ def with_low(x: Float[Tensor, "b c h w"], cond: Cond, low_channels: int) -> Tens
     if cond.low is None or cond.low.shape[1:] != wanted:
         found = "none" if cond.low is None else f"one of {tuple(cond.low.shape[1:])}"
         raise ValueError(
-            f"this denoiser sees a low-resolution image of {wanted} (channels, height, width) "
+            f"this denoiser sees a low-resolution image of {wanted} (channels, then sides) "
             f"and was given {found}: give it as cond.low, resized to the noisy image's side"
         )
     return torch.cat([x, cond.low[: len(x)]], dim=1)
@@ -359,7 +370,7 @@ denoisers: Registry[Denoiser] = Registry("denoiser", Denoiser)
 
 def built(node: Denoiser | Node, facts: Node) -> Denoiser:
     """The denoiser of a node for data of these facts, made an upsampler where `low_channels` is
-    among them."""
+    among them. Facts of the state: channels, sides."""
     low = facts.get("low_channels", 0)
     network = denoisers.build(node, offered=facts)
     if not low or isinstance(node, Denoiser) or denoisers.takes(node, "low_channels"):
@@ -369,4 +380,5 @@ def built(node: Denoiser | Node, facts: Node) -> Denoiser:
             f"{type(network).__name__} of {network.levels} levels takes no low-resolution image: "
             f"give a denoiser of one level, or one whose constructor names low_channels"
         )
-    return Hinted(network, facts["channels"], low)
+    rank = len(facts["sides"]) if "sides" in facts else 2
+    return Hinted(network, facts["channels"], low, rank)

@@ -200,6 +200,7 @@ class RIN(Denoiser):
     """
 
     carries = True
+    rank = 2
 
     def __init__(
         self,

@@ -119,6 +119,8 @@ class UNet(Denoiser):
     leaves attention to the text alone, and none without text.
     """
 
+    rank = 2
+
     def __init__(
         self,
         *,
@@ -256,7 +258,8 @@ class UNet(Denoiser):
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
         super().check(shapes)
         if self.inner is not None:
-            self._check_meeting(shapes[0][-1], shapes[1][-1])
+            for side, inner in zip(shapes[0][1:], shapes[1][1:], strict=False):
+                self._check_meeting(side, inner)
             self.inner.check(shapes[1:])
 
     def _check_meeting(self, side: int, inner: int) -> None:

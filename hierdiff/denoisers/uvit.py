@@ -116,6 +116,8 @@ class UViT(OneLevelDenoiser):
     is hidden and one learned state is always seen, so that an empty caption has something to read.
     """
 
+    rank = 2
+
     def __init__(
         self,
         *,

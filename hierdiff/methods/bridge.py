@@ -80,7 +80,7 @@ class Bridged(Diffusion):
         super().__init__(**parts)
         self.bridge = bridge
         self._before = (previous,)  # in a tuple, so that its parameters stay its own
-        side, factor = self.resolutions[0], bridge.high // bridge.low
+        side, factor = self.codec.shapes()[0][-1], bridge.high // bridge.low
         if crop is not None and (crop % factor or not 0 < crop <= side):
             raise ValueError(
                 f"crop {crop} of {side} px images made from {bridge.low} px: choose a multiple of "

@@ -26,7 +26,7 @@ from hierdiff.guidance import (
     is_off,
     thresholded,
 )
-from hierdiff.levels import Levels, level_names
+from hierdiff.levels import Levels, Name, Resolution, text_of
 from hierdiff.methods.method import check_cond, check_labels
 from hierdiff.methods.sampling import Sampling
 from hierdiff.methods.stage import Images, Stage
@@ -58,7 +58,7 @@ class Diffusion(Stage):
         objective: Objective,
         denoiser: Denoiser,
         sampling: Sampling,
-        resolutions: Sequence[int],
+        resolutions: Sequence[Name],
         facts: Mapping[str, int],
         fractions: Sequence[float] | None = None,
         share: float = 1.0,
@@ -99,8 +99,8 @@ class Diffusion(Stage):
             self.frozen = codec.network.eval().requires_grad_(False)
         self.sampling = sampling
         self.resolutions = tuple(resolutions)
-        self.level_names = level_names([shape[-1] for shape in codec.shapes()])
-        self.name = "x".join(str(side) for side in resolutions)
+        self.level_names = codec.names()
+        self.name = "x".join(text_of(name) for name in resolutions)
         self.facts = dict(facts)
         self.fractions = _check_fractions(fractions, levels)
         self.share, self.batch_size, self.weights = share, batch_size, weights
@@ -290,7 +290,7 @@ def through(times: Float[Tensor, " k"], stop: float) -> Float[Tensor, " m"]:
 
 def diffusion(
     *,
-    resolutions: Sequence[int],
+    resolutions: Sequence[Resolution],
     schedules: Sequence[Schedule],
     denoiser: Denoiser | Node,
     process: str,
@@ -306,11 +306,12 @@ def diffusion(
     `more`: options of the stage.
     """
     codec = codec or Pyramid(resolutions, facts["channels"])
+    channels, *sides = codec.shapes()[0]
     return stage(
         codec=codec,
         process=processes.build({"name": process, "schedules": schedules}),
         objective=objectives.build(objective or {}),
-        denoiser=protocol.built(denoiser, {**facts, "channels": codec.shapes()[0][0]}),
+        denoiser=protocol.built(denoiser, {**facts, "channels": channels, "sides": tuple(sides)}),
         sampling=build(Sampling, sampling or {}),
         resolutions=resolutions,
         facts=facts,

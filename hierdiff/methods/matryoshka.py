@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Resolutions, check_resolutions
+from hierdiff.levels import Name, Resolutions, Sides, check_resolutions
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.methods.method import Method, methods
 from hierdiff.methods.sampling import Sampling
@@ -40,7 +40,7 @@ class Matryoshka(Method):
         denoiser: Denoiser | Node,
         schedule: Schedule | Node | None = None,
         shift: float = 1.0,
-        reference: Count | None = None,
+        reference: Count | Sides | None = None,
         process: str = "variance_preserving",
         objective: Objective | Node | None = None,
         sampling: Sampling | Node | None = None,
@@ -53,12 +53,12 @@ class Matryoshka(Method):
         text_length: Natural = 0,
     ):
         super().__init__()
-        self.resolutions = check_resolutions(resolutions)
+        sides = self.resolutions = check_resolutions(resolutions)
         base = schedules.build(schedule or {"name": "cosine"})
-        low = reference or self.resolutions[-1]
+        low = reference or sides[-1]
         whole = diffusion(
-            resolutions=self.resolutions,
-            schedules=[Shifted(base, side, low, shift) for side in self.resolutions],
+            resolutions=sides,
+            schedules=[Shifted(base, side, low, shift) for side in sides],
             denoiser=denoiser,
             process=process,
             objective=objective,
@@ -81,9 +81,9 @@ class Matryoshka(Method):
         whole.share = 1 - sum(growth)
         self.stages = nn.ModuleList([*grown, whole])  # type: ignore[assignment]
 
-    def at(self, resolution: int) -> Stage:
-        if resolution not in self.resolutions:
+    def at(self, name: Name) -> Stage:
+        if name not in self.resolutions:
             raise ValueError(
-                f"no level makes images at {resolution}: choose one of {list(self.resolutions)}"
+                f"no level makes images at {name}: choose one of {list(self.resolutions)}"
             )
         return self.stages[-1]

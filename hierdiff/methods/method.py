@@ -13,6 +13,7 @@ from hierdiff.batch import NOTHING, Cond
 from hierdiff.denoisers import Denoiser
 from hierdiff.denoisers.protocol import Reads
 from hierdiff.guidance import Scale
+from hierdiff.levels import Name
 from hierdiff.methods.stage import Images, Stage
 from hierdiff.noise import Noise
 from hierdiff.registry import Node, Registry
@@ -22,7 +23,7 @@ from hierdiff.samplers.integrate import Watch
 class Method(nn.Module, ABC):
     """`stages` are trained in order; the last one makes the images, or `sample` says which."""
 
-    resolutions: tuple[int, ...]
+    resolutions: tuple[Name, ...]  # names of the images that it makes, finest first
     stages: Sequence[Stage]
 
     def sample(
@@ -105,9 +106,9 @@ class Method(nn.Module, ABC):
                 )
 
     @abstractmethod
-    def at(self, resolution: int) -> Stage:
-        """The stage whose samples hold the method's own images at `resolution`, the same object
-        for all that one trajectory makes: what a cost is taken of."""
+    def at(self, name: Name) -> Stage:
+        """The stage whose samples hold the method's own images of that name, the same object for
+        all that one trajectory makes: what a cost is taken of."""
 
 
 methods: Registry[Method] = Registry("method", Method)

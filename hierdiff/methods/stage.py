@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from hierdiff.batch import NOTHING, Batch, Cond
 from hierdiff.guidance import Scale
+from hierdiff.levels import Name
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss
 from hierdiff.samplers.integrate import Watch
 
-Images = dict[int, Float[Tensor, "n c _h _w"]]
+Images = dict[Name, Float[Tensor, "n c *_sides"]]  # by name of a level, finest first
 
 
 class Turn(NamedTuple):
@@ -40,7 +41,7 @@ class Stage(nn.Module, ABC):
     compiles: bool = True  # may its loss be compiled as one graph
     notes: tuple[str, ...] = ()  # what a reader of its row must know
     tied: bool = True  # are its weights of use for the data that it was trained on alone
-    resolutions: tuple[int, ...]
+    resolutions: tuple[Name, ...]  # names of the images that it makes, finest first
     level_names: tuple[str, ...] = ()  # of the levels in its log, finest first
 
     @property

@@ -21,9 +21,10 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from hierdiff.data.law import Law
+from hierdiff.levels import Name, Resolution, finest_first, sides_of, size_of, text_of
 from hierdiff.metrics.classifier import SHA256, SIDES, classifier_of, unknown
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.fidelity import HIGH, LOW, NATIVE, POOLED, Quality
+from hierdiff.metrics.fidelity import HIGH, LOW, NATIVE, POOLED, Place, Quality, place_of, row_order
 from hierdiff.metrics.frechet import summed
 from hierdiff.metrics.reference import extracted, pooled
 
@@ -126,7 +127,7 @@ def _mean_deviation(n: int, p: float) -> float:
     return 2 * m * exp(ways + m * log(p) + (n - m + 1) * log1p(-p))
 
 
-def hindrance(law: Law | None, resolutions: Sequence[int]) -> str | None:
+def hindrance(law: Law | None, resolutions: Sequence[Resolution]) -> str | None:
     """Why these metrics cannot be had of images at `resolutions`, None where they can."""
     if law is None:
         return (
@@ -135,15 +136,18 @@ def hindrance(law: Law | None, resolutions: Sequence[int]) -> str | None:
         )
     if law.name not in SHA256:
         return f"metric {ATTRIBUTES!r}: {unknown(law)}"
-    if min(resolutions) < min(SIDES):
+    if any(len(sides_of(one)) != 2 for one in resolutions):
+        return f"metric {ATTRIBUTES!r}: its classifier knows images alone, leave the metric out"
+    least = finest_first(resolutions)[-1]
+    if min(sides_of(least)) < min(SIDES):
         return (
-            f"metric {ATTRIBUTES!r} at {min(resolutions)} px: its classifier knows images from "
+            f"metric {ATTRIBUTES!r} at {text_of(least)} px: its classifier knows images from "
             f"{min(SIDES)} px on, leave the metric out or measure at larger resolutions"
         )
     return None
 
 
-def check_attributes(law: Law | None, resolutions: Sequence[int]) -> None:
+def check_attributes(law: Law | None, resolutions: Sequence[Resolution]) -> None:
     """ValueError, in one sentence, where the metrics cannot be had or the classifier is damaged."""
     reason = hindrance(law, resolutions)
     if law is None or reason is not None:
@@ -156,21 +160,20 @@ class AttributeMeter:
 
     law: of the data; resolutions: at which the finest images are also measured when reduced;
     classifier: its outputs are logits of each attribute, without it the one that ships. rows: what
-    an identity says of the conditions (`fidelity.View`). `counts` has what was seen, by resolution
-    and view.
+    an identity says of the conditions (`fidelity.View`). `counts` has what was seen, by place.
     """
 
     def __init__(
         self,
         law: Law,
-        resolutions: Sequence[int],
+        resolutions: Sequence[Resolution],
         classifier: Extractor | None = None,
         rows: str = "",
     ):
         self.law, self.resolutions, self.rows = law, tuple(resolutions), rows
         self.classifier = classifier_of(law) if classifier is None else classifier
-        self.counts: dict[tuple[int, str], Counts] = {}
-        self._finest = 0
+        self.counts: dict[Place, Counts] = {}
+        self._finest: Place | None = None
 
     @property
     def identity(self) -> str:
@@ -178,61 +181,66 @@ class AttributeMeter:
         return f"{self.classifier.identity} : law-{self.law.hash}"
 
     def add(
-        self, levels: Mapping[int, UInt8[Tensor, "b c _h _w"]], wanted: Codes | None = None
+        self, levels: Mapping[Name, UInt8[Tensor, "b c _h _w"]], wanted: Codes | None = None
     ) -> None:
-        """One batch of a method, {resolution: images}.
+        """One batch of a method, {name of a level: images}, finest first.
 
         wanted: by attribute the codes that the conditions of the images said, -1 for none.
         """
-        for side in levels:
-            if side not in self.resolutions:
+        places = {name: Place.of(name, images) for name, images in levels.items()}
+        for place in places.values():
+            if place.resolution not in self.resolutions:
+                known = [one.resolution for one in places.values()]
                 raise ValueError(
-                    f"images at {side} px where {list(self.resolutions)} are measured: give the "
-                    f"resolutions {sorted({*levels, *self.resolutions}, reverse=True)}"
+                    f"images at {text_of(place.resolution)} px where {list(self.resolutions)} are "
+                    f"measured: give the resolutions {finest_first([*known, *self.resolutions])}"
                 )
         self._check(wanted or {})
-        finest = self._finest = max(levels)
-        for side, images in levels.items():
-            self._count(images, side, NATIVE, wanted)
-        for side in self.resolutions:
-            if side < finest:
-                self._count(pooled(levels[finest], side), side, POOLED, wanted)
+        finest, *_ = levels
+        self._finest = places[finest]
+        for name, images in levels.items():
+            self._count(images, places[name], wanted)
+        for one in self.resolutions:
+            if size_of(one) < size_of(places[finest].resolution):
+                self._count(pooled(levels[finest], one), Place(one, None, POOLED), wanted)
 
     def qualities(self) -> list[Quality]:
-        """Every view, finest resolution first; a collective call where processes share the work.
+        """Every view, finest level first; a collective call where processes share the work.
 
-        At a method's finest resolution both views are the same images. No accuracy where nothing
+        At a method's finest level both views are the same images. No accuracy where nothing
         was conditioned, no impossible pairs where the law has none.
         """
         rows = []
-        for (side, name), counts in sorted(self.counts.items(), reverse=True):
-            made = self._rows(side, counts.all_reduce())
-            views = (NATIVE, POOLED) if side == self._finest else (name,)
+        for place in sorted(self.counts, key=Place.order):
+            made = self._rows(place, self.counts[place].all_reduce())
+            views = (NATIVE, POOLED) if place == self._finest else (place.view,)
             rows += [replace(row, view=view) for view in views for row in made]
-        return sorted(rows, key=lambda row: (-row.resolution, row.view))
+        return sorted(rows, key=row_order)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All that the images so far have given, to go on from by `restore`."""
         arrays = {
-            f"{side}/{view}/{i}": total.numpy()
-            for (side, view), counts in self.counts.items()
+            f"{place.text()}/{i}": total.numpy()
+            for place, counts in self.counts.items()
             for i, total in enumerate(counts._sums)
         }
-        return {"finest": np.asarray(self._finest), **arrays}
+        finest = [] if self._finest is None else [f"finest/{self._finest.text()}"]
+        return {**dict.fromkeys(finest, np.asarray(1)), **arrays}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """The state of another meter of the same law; KeyError, ValueError if it is none."""
-        state = dict(arrays)
-        self._finest = int(state.pop("finest"))
-        places = dict.fromkeys(tuple(key.split("/")[:2]) for key in state)
+        finest = [key for key in arrays if key.startswith("finest/")]
+        self._finest = next((Place.read(key.removeprefix("finest/")) for key in finest), None)
+        state = {key: array for key, array in arrays.items() if key not in finest}
+        places = dict.fromkeys(key.rpartition("/")[0] for key in state)
         self.counts = {
-            (int(side), view): Counts(
-                self.law, *(torch.from_numpy(state[f"{side}/{view}/{i}"].copy()) for i in range(5))
+            Place.read(place): Counts(
+                self.law, *(torch.from_numpy(state[f"{place}/{i}"].copy()) for i in range(5))
             )
-            for side, view in places
+            for place in places
         }
 
-    def _rows(self, side: int, seen: Counts) -> list[Quality]:
+    def _rows(self, place: Place, seen: Counts) -> list[Quality]:
         def row(
             metric: str,
             value: float,
@@ -245,7 +253,10 @@ class AttributeMeter:
             about = f"{self.classifier.identity} : N={n}"
             about += f" : {self.rows}" if self.rows else ""
             made = f"{about} : ref=law-{self.law.hash} : {estimator}"
-            return Quality(side, NATIVE, metric, value, floor, n, None, made, None, better)
+            return Quality(
+                *(place.resolution, NATIVE, metric, value, floor, n, None, made, None, better),
+                level=place.level,
+            )
 
         rows = [
             row(
@@ -267,20 +278,21 @@ class AttributeMeter:
             rows.append(row("attribute accuracy", share, told, better=HIGH, n=n))
         return rows
 
-    def _count(self, images: Tensor, side: int, view: str, wanted: Codes | None) -> None:
+    def _count(self, images: Tensor, place: Place, wanted: Codes | None) -> None:
         parts = list(extracted(self.classifier, images))
         if not all(bool(part[name].isfinite().all()) for part in parts for name in part):
             raise FloatingPointError(
-                f"the classifier of parts gives values that are not finite for images at {side} px "
-                f"({view}): its weights or the images hold NaN"
+                f"the classifier of parts gives values that are not finite for images at "
+                f"{place_of(place.resolution, place.level)} ({place.view}): its weights or the "
+                f"images hold NaN"
             )
         found = {
             name: torch.cat([part[name].argmax(1) for part in parts]).cpu()
             for name in self.law.frequencies
         }
         counts = Counts.of(self.law, found, wanted)
-        before = self.counts.get((side, view))
-        self.counts[side, view] = counts if before is None else before.merge(counts)
+        before = self.counts.get(place)
+        self.counts[place] = counts if before is None else before.merge(counts)
 
     def _check(self, wanted: Codes) -> None:
         for name, codes in wanted.items():

@@ -8,20 +8,35 @@ A value stands beside its noise floor and the identity under which it may be com
 extractor@weights : resize : quantisation : N : rows : reference : estimator. N counts the images
 that the value is made from: moments take all, metrics of the features themselves up to `CAP` of
 them. rows: under which held-out rows they were made, permuted(119) for `evaluation_rows` of 119.
+
+Of clips an extractor sees every frame as an image, so that a value says nothing of motion; N counts
+clips, and frames=8 stands behind it. There is no noise floor, for frames of one clip are alike, and
+of the metrics only those are to be had that do not count on independent images.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import isfinite, isinf
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from hierdiff.levels import (
+    Name,
+    Resolution,
+    finest_first,
+    name_of,
+    plain_of,
+    resolution_of,
+    size_of,
+    text_of,
+)
 from hierdiff.metrics.extra import inception_score
 from hierdiff.metrics.extractors import CLIP, Extractor
 from hierdiff.metrics.frechet import (
@@ -34,7 +49,7 @@ from hierdiff.metrics.frechet import (
 )
 from hierdiff.metrics.kernel import SUBSETS, cmmd, kernel_distance, subset_size
 from hierdiff.metrics.neighbours import density_coverage, nearest, precision_recall
-from hierdiff.metrics.reference import CAP, Reference, extracted, pooled
+from hierdiff.metrics.reference import CAP, Reference, extracted, frames_of, pooled
 from hierdiff.metrics.reference import levels_of as levels_of
 from hierdiff.metrics.reference import references as references
 from hierdiff.metrics.sliced import DIRECTIONS, mind
@@ -59,10 +74,10 @@ class Quality:
 
     floor: what a perfect model would get from as many images (see `noise_floor`); better: "low" or
     "high", None where real images give the value to reach; n_reference: None where it plays no part
-    or is endless.
+    or is endless; level: name of the level where that is not its resolution.
     """
 
-    resolution: int
+    resolution: Resolution
     view: str
     metric: str
     value: float
@@ -72,12 +87,20 @@ class Quality:
     identity: str
     route: str | None
     better: str | None = LOW
+    level: str | None = None
 
     def __post_init__(self) -> None:
-        where = f"{self.metric} at {self.resolution} px ({self.view}, {self.n} images)"
+        place = place_of(self.resolution, self.level)
+        where = f"{self.metric} at {place} ({self.view}, {self.n} images)"
         finite(self.value, where)
         if self.floor is not None:
             finite(self.floor, f"the noise floor of {where}")
+
+    def plain(self) -> dict[str, Any]:
+        """As a row of a record."""
+        level = {} if self.level is None else {"level": self.level}
+        told = {name: value for name, value in asdict(self).items() if name != "level"}
+        return {**told, "resolution": plain_of(self.resolution), **level}
 
 
 def finite(value: float, what: str) -> float:
@@ -90,14 +113,21 @@ def finite(value: float, what: str) -> float:
     return value
 
 
+def place_of(resolution: Resolution, level: str | None) -> str:
+    """Where a value was measured, in words: `64 px`, `refined, 64 px`."""
+    return f"{level}, {text_of(resolution)} px" if level else f"{text_of(resolution)} px"
+
+
 @dataclass(frozen=True)
 class View:
     """What a metric is made of: the streams of one view, by name, and their reference.
 
-    rows: what an identity says of the conditions of the images, "" for none.
+    level: as in `Quality`. rows: what an identity says of the conditions of the images, "" for
+    none.
     """
 
-    resolution: int
+    resolution: Resolution
+    level: str | None
     name: str
     extractor: Extractor
     streams: Mapping[str, Statistics]
@@ -118,20 +148,26 @@ class View:
         route: str | None = None,
         better: str | None = LOW,
     ) -> Quality:
+        frames = frames_of(self.resolution)
+        n = n / frames
         parts = (
             made_by or self.extractor.identity,
             f"N={n:.0f}",
+            *([f"frames={frames}"] if frames > 1 else []),
             *([self.rows] if self.rows else []),
             f"ref={against or self.reference.hash}",
             estimator,
         )
         known = n_reference is not None and not isinf(n_reference)
+        if known and n_reference is not None:
+            n_reference = n_reference / frames
         return Quality(
             resolution=self.resolution,
+            level=self.level,
             view=self.name,
             metric=metric,
             value=value,
-            floor=floor,
+            floor=floor if frames == 1 else None,
             n=int(n),
             n_reference=int(n_reference) if known and n_reference is not None else None,
             identity=" : ".join(parts),
@@ -284,7 +320,8 @@ class Metric:
     """A row of the table: how it is made, and what it needs.
 
     takes: output of the extractor, or one of `SCALARS`. keeps: of how many images at most the
-    output stays in memory, 0 where moments do. against: what it needs of real images, "moments",
+    output stays in memory, 0 where moments do. frames: may frames of a clip stand for independent
+    images. against: what it needs of real images, "moments",
     "features" or nothing. least: images below which it has no value. only: the extractor that it is
     defined for.
     """
@@ -294,6 +331,7 @@ class Metric:
     keeps: int = CAP
     against: str = "features"
     least: int = 1
+    frames: bool = False
     only: type[Extractor] | None = None
 
 
@@ -304,17 +342,19 @@ def apart_from_count(identity: str) -> str:
 
 
 METRICS = {
-    "fd": Metric(frechet_distance, keeps=0, against="moments", least=2),
+    "fd": Metric(frechet_distance, keeps=0, against="moments", least=2, frames=True),
     "fd_infinity": Metric(extrapolated_distance, against="moments", least=8),
-    "sfid": Metric(spatial_distance, takes="spatial", keeps=0, against="moments", least=2),
+    "sfid": Metric(
+        spatial_distance, takes="spatial", keeps=0, against="moments", least=2, frames=True
+    ),
     "kd": Metric(kernel, least=2),
     "pr": Metric(manifolds, least=K_MANIFOLD + 1),
     "dc": Metric(densities, least=K_DENSITY + 1),
-    "mind": Metric(sliced),
+    "mind": Metric(sliced, frames=True),
     "nearest": Metric(nearest_distance),
-    "consistency": Metric(consistency, takes="consistency", keeps=0, against=""),
-    "is": Metric(scored, takes="logits", keeps=50_000, against="", least=SPLITS),
-    "cmmd": Metric(clip_discrepancy, only=CLIP),
+    "consistency": Metric(consistency, takes="consistency", keeps=0, against="", frames=True),
+    "is": Metric(scored, takes="logits", keeps=50_000, against="", least=SPLITS, frames=True),
+    "cmmd": Metric(clip_discrepancy, frames=True, only=CLIP),
     CAPTIONED: Metric(alignment, takes="alignment", keeps=0, against="", only=CLIP),
 }
 
@@ -324,12 +364,15 @@ def check_metrics(
     extractor: Extractor,
     n: int | None = None,
     others: Sequence[str] = (),
+    resolutions: Sequence[Resolution] = (),
 ) -> None:
-    """ValueError for an unknown metric, one given twice, one that the extractor cannot give, or
-    one that n images are too few for (of generated and of real ones the smaller number).
+    """ValueError for an unknown metric, one given twice, one that the extractor cannot give, one
+    that n images are too few for (of generated and of real ones the smaller number), or one that
+    clips do not have.
 
-    others: names that are known elsewhere.
+    others: names that are known elsewhere. resolutions: at which it is to be had.
     """
+    clips = max(map(frames_of, resolutions), default=1) > 1
     for name in names:
         if name in others:
             continue
@@ -346,6 +389,11 @@ def check_metrics(
                 f"metric {name!r} is not for the extractor {extractor.name!r}: "
                 f"leave it out, or measure with the extractor {able}"
             )
+        if clips and not metric.frames:
+            raise ValueError(
+                f"metric {name!r} of clips: it counts images as independent, which frames of a "
+                f"clip are not, leave it out"
+            )
         if n is not None and n < metric.least:
             raise ValueError(
                 f"metric {name!r} of {n} images: measure at least {metric.least}, or leave it out"
@@ -355,8 +403,36 @@ def check_metrics(
         raise ValueError(f"metric {', '.join(twice)} is named twice: name each once")
 
 
+class Place(NamedTuple):
+    """Where a stream of images is measured: resolution and name of a level (None where that is its
+    resolution), and view."""
+
+    resolution: Resolution
+    level: str | None
+    view: str
+
+    @classmethod
+    def of(cls, name: Name, images: Tensor) -> Place:
+        """A method's own level of that name."""
+        level = str(name) if isinstance(name, str) else None
+        return cls(resolution_of(images.shape[2:]), level, NATIVE)
+
+    def text(self) -> str:
+        return f"{text_of(self.resolution)}/{self.level or ''}/{self.view}"
+
+    @classmethod
+    def read(cls, text: str) -> Place:
+        """The inverse of `text`; ValueError for another."""
+        resolution, level, view = text.split("/")
+        return cls(resolution_of(name_of(resolution)), level or None, view)
+
+    def order(self) -> tuple[int, str, str]:
+        """Finest first."""
+        return (-size_of(self.resolution), self.level or "", self.view)
+
+
 class FidelityMeter:
-    """Streams the images of one method into a `Quality` for each resolution, view and metric.
+    """Streams the images of one method into a `Quality` for each level, view and metric.
 
     metrics: names of `METRICS`, in the order of the rows. rows: see `View`.
     """
@@ -364,11 +440,11 @@ class FidelityMeter:
     def __init__(
         self,
         extractor: Extractor,
-        references: Mapping[int, Reference],
+        references: Mapping[Resolution, Reference],
         metrics: Sequence[str] = ("fd",),
         rows: str = "",
     ):
-        check_metrics(metrics, extractor)
+        check_metrics(metrics, extractor, resolutions=list(references))
         for reference in references.values():
             if reference.extractor != extractor.identity:
                 raise ValueError(
@@ -386,80 +462,93 @@ class FidelityMeter:
             output: max(METRICS[name].keeps for name in metrics if METRICS[name].takes == output)
             for output in takes
         }
-        self.streams: dict[tuple[int, str], dict[str, Statistics]] = {}
-        self._finest = 0
+        self.streams: dict[Place, dict[str, Statistics]] = {}
+        self._finest: Place | None = None
 
     def add(
         self,
-        levels: Mapping[int, UInt8[Tensor, "b c _h _w"]],
+        levels: Mapping[Name, UInt8[Tensor, "b c *_sides"]],
         captions: Sequence[str] | None = None,
     ) -> None:
-        """One batch of a method, {resolution: images}; the finest is also measured when reduced.
+        """One batch of a method, {name of a level: images}, finest first; the first is also
+        measured when reduced.
 
         captions: of the images, for the CLIP score alone.
         """
-        for side in levels:
-            if side not in self.references:
+        places = {name: Place.of(name, images) for name, images in levels.items()}
+        for place in places.values():
+            if place.resolution not in self.references:
+                known = finest_first([one.resolution for one in places.values()])
                 raise ValueError(
-                    f"images at {side} px have no reference: make references for "
-                    f"{sorted({*levels, *self.references}, reverse=True)}"
+                    f"images at {text_of(place.resolution)} px have no reference: make references "
+                    f"for {finest_first([*known, *self.references])}"
                 )
-        said = self._said(captions, len(next(iter(levels.values()))))
-        finest = self._finest = max(levels)
-        for side, images in levels.items():
-            self._extract(images, side, NATIVE, said)
-        for side in self.references:
-            if side < finest:
-                reduced = pooled(levels[finest], side)
-                self._extract(reduced, side, POOLED, said)
-                if side in levels and "consistency" in self._keep:
-                    error = reduced.float() - levels[side].float()
-                    rms = error.square().mean((1, 2, 3)).sqrt()
-                    self._stream(side, NATIVE, "consistency", 1).add(rms[:, None])
+        finest, *_ = levels
+        said = self._said(captions, len(levels[finest]))
+        self._finest = places[finest]
+        for name, images in levels.items():
+            self._extract(images, places[name], said)
+        for resolution in self.references:
+            if size_of(resolution) >= size_of(places[finest].resolution):
+                continue
+            reduced = pooled(levels[finest], resolution)
+            self._extract(reduced, Place(resolution, None, POOLED), said)
+            for name, place in places.items() if "consistency" in self._keep else ():
+                if place.resolution == resolution:
+                    error = reduced.float() - levels[name].float()
+                    if error.ndim == 5:
+                        error = error.movedim(2, 1).flatten(0, 1)  # by frame
+                    rms = error.square().flatten(1).mean(1).sqrt()
+                    self._stream(place, "consistency", 1).add(rms[:, None])
 
     def qualities(self) -> list[Quality]:
-        """Every view, finest resolution first; a collective call where processes share the work.
+        """Every view, finest level first; a collective call where processes share the work.
 
-        At a method's finest resolution both views are the same images.
+        At a method's finest level both views are the same images.
         """
         rows = []
-        for (side, name), streams in sorted(self.streams.items(), reverse=True):
+        for place in sorted(self.streams, key=Place.order):
+            streams = self.streams[place]
             whole = {output: streams[output].all_reduce() for output in sorted(streams)}
-            view = View(side, name, self.extractor, whole, self.references[side], self.rows)
+            view = View(*place, self.extractor, whole, self.references[place.resolution], self.rows)
             made = [
                 row
                 for metric in self.metrics
                 if METRICS[metric].takes in whole
                 for row in METRICS[metric].made(view)
             ]
-            views = (NATIVE, POOLED) if side == self._finest else (name,)
+            views = (NATIVE, POOLED) if place == self._finest else (place.view,)
             rows += [replace(row, view=each) for each in views for row in made]
         self._say_few()
-        return sorted(rows, key=lambda row: (-row.resolution, row.view))
+        return sorted(rows, key=row_order)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All that the images so far have given, to go on from by `restore`."""
         arrays = {
-            f"{side}/{view}/{output}/{name}": array
-            for (side, view), streams in self.streams.items()
+            f"{place.text()}/{output}/{name}": array
+            for place, streams in self.streams.items()
             for output, statistics in streams.items()
             for name, array in statistics.to_arrays().items()
         }
-        return {"finest": np.asarray(self._finest), **arrays}
+        finest = [] if self._finest is None else [f"finest/{self._finest.text()}"]
+        return {**dict.fromkeys(finest, np.asarray(1)), **arrays}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """The state of another meter of the same metrics; KeyError, ValueError if it is none."""
-        parts: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
+        parts: dict[str, dict[str, np.ndarray]] = {}
+        self._finest, self.streams = None, {}
         for key, array in arrays.items():
-            *place, name = key.split("/")
-            parts.setdefault(tuple(place), {})[name] = array
-        self._finest = int(parts.pop(())["finest"])
-        self.streams = {}
-        for (side, view, output), state in parts.items():
-            streams = self.streams.setdefault((int(side), view), {})
+            if key.startswith("finest/"):
+                self._finest = Place.read(key.removeprefix("finest/"))
+            else:
+                stream, _, name = key.rpartition("/")
+                parts.setdefault(stream, {})[name] = array
+        for stream, state in parts.items():
+            place, _, output = stream.rpartition("/")
+            streams = self.streams.setdefault(Place.read(place), {})
             streams[output] = Statistics.from_arrays(state)
 
-    def _extract(self, images: Tensor, side: int, view: str, said: Tensor | None) -> None:
+    def _extract(self, images: Tensor, place: Place, said: Tensor | None) -> None:
         outputs = self.extractor.outputs
         if not {*outputs, "alignment"} & set(self._keep):
             return
@@ -467,11 +556,11 @@ class FidelityMeter:
         for parts in extracted(self.extractor, images):
             for output in outputs:
                 if output in self._keep:
-                    self._stream(side, view, output, outputs[output]).add(parts[output])
+                    self._stream(place, output, outputs[output]).add(parts[output])
             if said is not None:
                 count = len(parts["features"])
                 cosine = (parts["features"] * said[first : first + count]).sum(1)
-                self._stream(side, view, "alignment", 1).add(100 * cosine.clamp_min(0)[:, None])
+                self._stream(place, "alignment", 1).add(100 * cosine.clamp_min(0)[:, None])
                 first += count
 
     def _said(self, captions: Sequence[str] | None, n: int) -> Tensor | None:
@@ -487,8 +576,8 @@ class FidelityMeter:
         assert isinstance(self.extractor, CLIP)
         return self.extractor.embedded(captions)
 
-    def _stream(self, side: int, view: str, output: str, width: int) -> Statistics:
-        streams = self.streams.setdefault((side, view), {})
+    def _stream(self, place: Place, output: str, width: int) -> Statistics:
+        streams = self.streams.setdefault(place, {})
         if output not in streams:
             streams[output] = Statistics(width, self._keep[output])
         return streams[output]
@@ -517,6 +606,11 @@ def check_reference(name: str, reference: Reference) -> None:
             f"{reference.hash} holds moments alone: leave the metric out, or build the reference "
             f"from images"
         )
+
+
+def row_order(row: Quality) -> tuple[int, str, str]:
+    """Finest level first, then by view."""
+    return (-size_of(row.resolution), row.level or "", row.view)
 
 
 def neighbours(

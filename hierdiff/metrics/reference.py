@@ -21,12 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 
 from hierdiff.files import Damaged, read_npz, write, write_npz
 from hierdiff.images import to_float, to_uint8
-from hierdiff.levels import down
+from hierdiff.levels import Resolution, down, sides_of, text_of
 from hierdiff.metrics import weights
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.frechet import Statistics
@@ -44,10 +45,11 @@ BATCH = 16  # float32 kernels round by batch size, so it belongs to the protocol
 class Reference:
     """Statistics of real images at one resolution; `hash` stands for data, split and operator.
 
-    statistics: of the features; others: of further outputs of the extractor, by name.
+    statistics: of the features, of clips those of their frames; others: of further outputs of the
+    extractor, by name.
     """
 
-    resolution: int
+    resolution: Resolution
     statistics: Statistics
     hash: str
     extractor: str
@@ -61,35 +63,51 @@ class Reference:
         return self.statistics if output == "features" else self.others.get(output)
 
 
-def pooled(images: UInt8[Tensor, "b c h w"], side: int) -> UInt8[Tensor, "b c s s"]:
-    """Images reduced to `side` by block means, as the training levels are, and rounded once."""
-    return images if images.shape[-1] == side else to_uint8(down(to_float(images), side))
+def pooled(
+    images: UInt8[Tensor, "b c *sides"], resolution: Resolution
+) -> UInt8[Tensor, "b c *new"]:
+    """Images reduced by block means, as the training levels are, and rounded once."""
+    if tuple(images.shape[2:]) == sides_of(resolution):
+        return images
+    return to_uint8(down(to_float(images), resolution))
 
 
 def levels_of(
-    images: UInt8[Tensor, "b c h w"], resolutions: Sequence[int]
-) -> dict[int, UInt8[Tensor, "b c _s _s"]]:
+    images: UInt8[Tensor, "b c *sides"], resolutions: Sequence[Resolution]
+) -> dict[Resolution, UInt8[Tensor, "b c *_sides"]]:
     """Real images as a perfect method would give them: {resolution: images}."""
-    return {side: pooled(images, side) for side in resolutions}
+    return {one: pooled(images, one) for one in resolutions}
+
+
+def frames_of(resolution: Resolution) -> int:
+    """Images that an extractor sees of one example: the frames of a clip, else 1."""
+    sides = sides_of(resolution)
+    return sides[0] if len(sides) == 3 else 1
+
+
+def framewise(images: UInt8[Tensor, "b c *sides"]) -> UInt8[Tensor, "n c h w"]:
+    """Clips as their frames, one after another; images as they are."""
+    return rearrange(images, "b c f h w -> (b f) c h w") if images.ndim == 5 else images
 
 
 def extracted(
-    extractor: Extractor, images: UInt8[Tensor, "b c h w"]
+    extractor: Extractor, images: UInt8[Tensor, "b c *sides"]
 ) -> Iterator[dict[str, Tensor]]:
-    """All outputs of the extractor, in batches of the protocol's size."""
-    for chunk in images.split(BATCH):
+    """All outputs of the extractor, in batches of the protocol's size; of a clip those of its
+    frames, one after another."""
+    for chunk in framewise(images).split(BATCH):
         yield extractor.extract(chunk)
 
 
 def references(
-    images: Iterable[UInt8[Tensor, "_ c h w"]],
+    images: Iterable[UInt8[Tensor, "_ c *sides"]],
     extractor: Extractor,
-    resolutions: Sequence[int],
+    resolutions: Sequence[Resolution],
     *,
     data: str,
     split: str,
     folder: Path | None = None,
-) -> dict[int, Reference]:
+) -> dict[Resolution, Reference]:
     """Reference statistics at each resolution, from `folder` where they are kept there.
 
     images: batches of real images, read only if something is missing and did not come with the
@@ -134,7 +152,7 @@ def references(
     }
 
 
-def foreign(path: str | Path, extractor: Extractor, resolution: int) -> Reference:
+def foreign(path: str | Path, extractor: Extractor, resolution: Resolution) -> Reference:
     """Moments that others computed: an `.npz` of ADM (mu, sigma, mu_s, sigma_s), of EDM,
     pytorch-fid or clean-fid (mu, sigma), or one of `write_moments`.
 
@@ -149,7 +167,7 @@ def foreign(path: str | Path, extractor: Extractor, resolution: int) -> Referenc
         arrays = read_npz(path, wanted)
     except Damaged as error:
         raise ValueError(f"{path} is no .npz of moments ({error}): give mu and sigma") from error
-    for name, own in (("extractor", extractor.identity), ("resolution", str(resolution))):
+    for name, own in (("extractor", extractor.identity), ("resolution", text_of(resolution))):
         if name in arrays and str(arrays[name]) != own:
             raise ValueError(f"{path} is for {name} {str(arrays[name])!r}, not {own!r}")
     n = float(arrays["n"]) if "n" in arrays else math.inf
@@ -172,7 +190,7 @@ def write_moments(path: Path, reference: Reference, about: Mapping[str, str]) ->
     told = {
         **about,
         "extractor": reference.extractor,
-        "resolution": str(reference.resolution),
+        "resolution": text_of(reference.resolution),
         "operator": OPERATOR,
         "hash": reference.hash,
     }
@@ -241,13 +259,16 @@ def _stated(
     return Statistics.stated(mean, covariance, n)
 
 
-def _identity(data: str, split: str, side: int, extractor: Extractor, output: str) -> str:
+def _identity(
+    data: str, split: str, resolution: Resolution, extractor: Extractor, output: str
+) -> str:
     kept = f"{output} kept {KEPT[output]}"
-    return f"{data} : {split} : {side} : {OPERATOR} : {extractor.key} : {kept}"
+    return f"{data} : {split} : {text_of(resolution)} : {OPERATOR} : {extractor.key} : {kept}"
 
 
-def _hash(data: str, split: str, side: int) -> str:
-    return hashlib.sha256(f"{data} : {split} : {side} : {OPERATOR}".encode()).hexdigest()[:12]
+def _hash(data: str, split: str, resolution: Resolution) -> str:
+    about = f"{data} : {split} : {text_of(resolution)} : {OPERATOR}"
+    return hashlib.sha256(about.encode()).hexdigest()[:12]
 
 
 def _path(folder: Path, identity: str) -> Path:

@@ -23,18 +23,18 @@ CHUNK = 1024  # images turned to float at a time
 class PixelGaussian:
     """Keeps the uint8 images that it was fitted to, and their mean in [-1, 1]."""
 
-    images: UInt8[Tensor, "n c h w"]
-    mean: Float[Tensor, "c h w"]
+    images: UInt8[Tensor, "n c *sides"]
+    mean: Float[Tensor, "*shape"]
 
     @staticmethod
-    def fit(images: UInt8[Tensor, "n c h w"]) -> PixelGaussian:
+    def fit(images: UInt8[Tensor, "n c *sides"]) -> PixelGaussian:
         if len(images) < 2:
             raise ValueError(f"{len(images)} images have no covariance: fit at least 2")
         total = sum(to_float(chunk).double().sum(dim=0) for chunk in images.split(CHUNK))
         assert isinstance(total, Tensor)
         return PixelGaussian(images, (total / len(images)).float())
 
-    def sample(self, k: int, noise: Noise) -> Float[Tensor, "k c h w"]:
+    def sample(self, k: int, noise: Noise) -> Float[Tensor, "k c *sides"]:
         """k images on the scale [-1, 1], not clipped; `noise` is asked for (k, n) normals."""
         z = noise((k, len(self.images)))
         x = torch.zeros(k, self.mean.numel(), dtype=z.dtype, device=z.device)

@@ -36,7 +36,8 @@ LARGEST = 2**26  # bytes that are read
 class Record:
     """One row: a method on a data set under a budget.
 
-    name: label of the row. resolutions: sides in pixels that the method produces, finest first.
+    name: label of the row. resolutions: names of the levels that the method produces, finest first:
+        a side in pixels, a list of sides, or a word.
     quality: one row for each resolution and view ("native": the method's own level, "pooled": its
         final image pooled to it): metric, value, floor, n, n_reference, identity, route; better
         (see `better`); values (one for each sampling seed; `value` is their mean) and spread
@@ -57,7 +58,7 @@ class Record:
     method: str
     data: str
     budget: str
-    resolutions: tuple[int, ...]
+    resolutions: tuple[Any, ...]
     quality: tuple[Row, ...] = ()
     cost: tuple[Row, ...] = ()
     scale: Mapping[str, Sequence[Row]] = field(default_factory=dict)

@@ -42,7 +42,7 @@ def sample_sheet(
     real = data.batch(evaluation_rows(len(data), range(n)))
     cond = sheet_cond(data, real.cond).map(placed)
     images = stage.preview(cond, real.map(placed), noise)
-    return sheet([to_uint8(images[side]).cpu() for side in sorted(images, reverse=True)])
+    return sheet([to_uint8(level).cpu() for level in images.values()])
 
 
 def write_curves(path: Path, log: Path) -> None:

@@ -111,19 +111,19 @@ def test_methods_are_built_for_sides_that_the_data_does_not_have():
     facts = facts_of([])
     for name in scaling.known():
         case = case_of(name, 256, [], facts)
-        assert case.resolution == 256 and case.what == "sample" and list(case.batches) == [1]
+        assert case.finest == 256 and case.what == "sample" and list(case.batches) == [1]
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     calls = []
 
     def costs(cases, track):
-        calls.append([(case.method["name"], case.resolution) for case in cases])
+        calls.append([(case.method["name"], case.finest) for case in cases])
         fails = {"sample_failure": "out of memory at batch 1"}
         return [
-            fails if case.resolution == 64 and case.method["name"] == "mdm" else
+            fails if case.finest == 64 and case.method["name"] == "mdm" else
             {"sample_images_per_s": 2.0, "sample_memory_mib": 900.0, "batch": 1,
-             "sample_memory_baseline_mib": 800.0, "flops_per_image": 1e9 * case.resolution**2,
+             "sample_memory_baseline_mib": 800.0, "flops_per_image": 1e9 * case.finest**2,
              "parameters": 5, "evaluations": 20, "sample_iqr_s": 0.1, "sample_noisy": False}
             for case in cases
         ]  # fmt: skip

@@ -17,7 +17,7 @@ from hierdiff.metrics.attributes import (
 )
 from hierdiff.metrics.classifier import classifier_of
 from hierdiff.metrics.extractors import RandomConv
-from hierdiff.metrics.fidelity import FidelityMeter
+from hierdiff.metrics.fidelity import FidelityMeter, Place
 from hierdiff.metrics.reference import levels_of
 from tests.metrics.parts import TOY, Painted, painted
 from tests.metrics.sets import RESOLUTIONS, images, kept
@@ -117,7 +117,7 @@ def test_single_attributes_can_be_looked_at():
     meter = AttributeMeter(TOY, RESOLUTIONS, Painted())
     wanted = {"shape": torch.tensor([0, 1, 1, 0])}
     meter.add({16: painted([(0, 0, 0), (0, 0, 0), (1, 0, 0), (0, 0, 0)])}, wanted)
-    seen = meter.counts[16, "native"]
+    seen = meter.counts[Place(16, None, "native")]
     assert seen.variations == {"shape": 0.25, "hat": 0.75, "colour": 0.5}
     assert seen.accuracies == {"shape": 0.75}
 

@@ -58,7 +58,7 @@ class Asked(Worker):
         self._did("start")
 
     def _did(self, what: str) -> None:
-        Asked.log.append((self.case.resolution, self.case.what, what))
+        Asked.log.append((self.case.finest, self.case.what, what))
         if (self.batch, what) in Asked.fails:
             raise Failed(Asked.fails[self.batch, what])
 
@@ -78,7 +78,7 @@ class Asked(Worker):
         return {f"{self.case.what}_images_per_s": self.images_per_s}
 
     def close(self) -> None:
-        Asked.log.append((self.case.resolution, self.case.what, "close"))
+        Asked.log.append((self.case.finest, self.case.what, "close"))
 
 
 @pytest.fixture

@@ -17,11 +17,12 @@ class Blocks(Codec):
     """Keeps the block means of 2 x 2 pixels; `exact` keeps everything."""
 
     lossy = True
+    resolutions = (8,)
 
     def __init__(self, exact: bool):
         self.exact = exact
 
-    def encode(self, images, noise=None):
+    def encode(self, images):
         return (images if self.exact else down(images, 4),)
 
     def decode(self, levels):
@@ -57,9 +58,9 @@ def rows_of(exact, perceptual=None):
 class Watched(Blocks):
     """Tells whether it computed under autocast."""
 
-    def encode(self, images, noise=None):
+    def encode(self, images):
         self.seen = [torch.is_autocast_enabled("cpu")]
-        return super().encode(images, noise)
+        return super().encode(images)
 
     def decode(self, levels):
         self.seen.append(torch.is_autocast_enabled("cpu"))

@@ -396,7 +396,7 @@ class Recorded:
     cases: list[Any] = []
 
     def __init__(self, case: Any, stage: Any, batch: int):
-        assert batch == 1 and stage.resolutions[0] == case.resolution
+        assert batch == 1 and stage.resolutions[0] == case.finest
         self.cases.append(case)
         self.noise = iter([0.0, 9.0, 0.0, -0.05] * 9)
         self.warmed = False
