@@ -25,7 +25,6 @@ from hierdiff.denoisers.layers import (
     Scalars,
     VectorProjections,
     Vectors,
-    clocks,
     sinusoid,
     zeroed,
 )
@@ -39,7 +38,6 @@ from hierdiff.denoisers.protocol import (
     words_of,
 )
 from hierdiff.options import Count, Natural, Positive
-from hierdiff.registry import Node
 
 WAVES = 256  # sines and cosines of the clock
 
@@ -112,7 +110,7 @@ class DiT(WithVariance):
         mlp_ratio: Positive = 4.0,
         scalars: Scalars | None = None,
         vectors: Vectors | None = None,
-        clock: Clock | Node | None = None,
+        clock: Clock = LogSNRClock(),
         learned_variance: bool = False,
         channels: Count = 3,
         classes: Natural = 0,
@@ -130,8 +128,7 @@ class DiT(WithVariance):
         self.classes, self.low_channels = classes, low_channels
         self.learns_variance = learned_variance
         self.time_width = width
-        self.clock = LogSNRClock() if clock is None else clocks.build(clock)
-        self.clocks = (self.clock,)
+        self.clock, self.clocks = clock, (clock,)
         self.reads = Reads(
             classes, text_width, low_channels, frozenset(scalars or ()), dict(vectors or {})
         )

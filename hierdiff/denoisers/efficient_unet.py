@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hierdiff.denoisers.layers import Clock, Multiples, Rate, Scalars, Vectors
+from hierdiff.denoisers.layers import Clock, LogSNRClock, Multiples, Rate, Scalars, Vectors
 from hierdiff.denoisers.protocol import denoisers
 from hierdiff.denoisers.unet import UNet
 from hierdiff.options import Count, Natural
-from hierdiff.registry import Node
 
 
 @denoisers.register("efficient_unet")
@@ -45,7 +44,7 @@ class EfficientUNet(UNet):
         mask_text: bool = False,
         scalars: Scalars | None = None,
         vectors: Vectors | None = None,
-        clock: Clock | Node | None = None,
+        clock: Clock = LogSNRClock(),
         channels: Count = 3,
         classes: Natural = 0,
         text_width: Natural = 0,

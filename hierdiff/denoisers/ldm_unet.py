@@ -32,7 +32,6 @@ from hierdiff.denoisers.layers import (
     Upsample,
     VectorProjections,
     Vectors,
-    clocks,
     zeroed,
 )
 from hierdiff.denoisers.protocol import (
@@ -45,7 +44,6 @@ from hierdiff.denoisers.protocol import (
     words_of,
 )
 from hierdiff.options import Count, Natural
-from hierdiff.registry import Node
 
 
 class Told(NamedTuple):
@@ -226,7 +224,7 @@ class LDMUNet(WithVariance):
         dropout: Rate = 0.0,
         scalars: Scalars | None = None,
         vectors: Vectors | None = None,
-        clock: Clock | Node | None = None,
+        clock: Clock = LogSNRClock(),
         context: Count | None = None,
         class_token: bool = False,
         mask_text: bool = False,
@@ -255,8 +253,7 @@ class LDMUNet(WithVariance):
         self.classes, self.low_channels = classes, low_channels
         self.class_token, self.mask_text = class_token and classes > 0, mask_text
         self.learns_variance = learned_variance
-        self.clock = LogSNRClock() if clock is None else clocks.build(clock)
-        self.clocks = (self.clock,)
+        self.clock, self.clocks = clock, (clock,)
         self.reads = Reads(
             classes, text_width, low_channels, frozenset(scalars or ()), dict(vectors or {})
         )

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from hierdiff.batch import CAPTION, LABEL, LOW, Cond
 from hierdiff.denoisers.layers import Clock
 from hierdiff.levels import Levels
-from hierdiff.registry import Node, Registry
+from hierdiff.registry import Later, Node, Registry
 
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by number of sides
 LOG_SNR_LIMIT = 30.0  # of what a network is told, of the noisy and of a low-resolution image
@@ -368,7 +368,7 @@ def augmentation_of(cond: Cond, like: Float[Tensor, " b"]) -> Float[Tensor, " b"
 denoisers: Registry[Denoiser] = Registry("denoiser", Denoiser)
 
 
-def built(node: Denoiser | Node, facts: Node) -> Denoiser:
+def built(node: Later[Denoiser], facts: Node) -> Denoiser:
     """The denoiser of a node for data of these facts, made an upsampler where `low_channels` is
     among them. Facts of the state: channels, sides."""
     low = facts.get("low_channels", 0)

@@ -25,7 +25,6 @@ from hierdiff.denoisers.layers import (
     Scalars,
     VectorProjections,
     Vectors,
-    clocks,
     sinusoid,
 )
 from hierdiff.denoisers.protocol import (
@@ -40,7 +39,6 @@ from hierdiff.denoisers.protocol import (
 )
 from hierdiff.levels import Levels
 from hierdiff.options import Count, Natural
-from hierdiff.registry import Node
 
 EPS = 1e-6
 
@@ -220,7 +218,7 @@ class RIN(Denoiser):
         resolution: Count = 32,
         scalars: Scalars | None = None,
         vectors: Vectors | None = None,
-        clock: Clock | Node | None = None,
+        clock: Clock = GammaClock(),
         channels: Count = 3,
         classes: Natural = 0,
         text_width: Natural = 0,
@@ -243,8 +241,7 @@ class RIN(Denoiser):
                 f"{latents} latents leave none to learn beside noise level, augmentation and "
                 f"class: ask for more"
             )
-        told = GammaClock() if clock is None else clocks.build(clock)
-        self.clocks = (told,)
+        self.clocks = (clock,)
         self.reads = Reads(
             classes, text_width, low_channels, frozenset(scalars or ()), dict(vectors or {})
         )
@@ -256,10 +253,10 @@ class RIN(Denoiser):
         side = resolution // patch
         self.positions = nn.Parameter(_small(width, side, side))
         self.latents = nn.Parameter(_small(learned, latent_width))
-        self.time = LevelLatent(latent_width, told)
+        self.time = LevelLatent(latent_width, clock)
         self.scalars = ScalarEmbeddings(scalars, latent_width)
         self.vectors = VectorProjections(vectors, latent_width)
-        self.augmentation = LevelLatent(latent_width, told) if low_channels else None
+        self.augmentation = LevelLatent(latent_width, clock) if low_channels else None
         self.label = dense(classes, latent_width) if classes else None  # of one-hot; none: the bias
         self.word = dense(text_width, latent_width) if text_width else None
         self.memory = Memory(latent_width, latent_expansion)

@@ -33,7 +33,6 @@ from hierdiff.denoisers.layers import (
     Upsample,
     VectorProjections,
     Vectors,
-    clocks,
     zeroed,
 )
 from hierdiff.denoisers.protocol import (
@@ -50,7 +49,7 @@ from hierdiff.denoisers.protocol import (
 )
 from hierdiff.levels import Levels
 from hierdiff.options import Count, Natural
-from hierdiff.registry import Node
+from hierdiff.registry import Later, Node
 
 N = TypeVar("N", bound=float)
 
@@ -141,8 +140,8 @@ class UNet(Denoiser):
         mask_text: bool = False,
         scalars: Scalars | None = None,
         vectors: Vectors | None = None,
-        clock: Clock | Node | None = None,
-        inner: Denoiser | Node | None = None,
+        clock: Clock = LogSNRClock(),
+        inner: Later[Denoiser] | None = None,
         channels: Count = 3,
         classes: Natural = 0,
         text_width: Natural = 0,
@@ -186,8 +185,7 @@ class UNet(Denoiser):
         )
         self.skip_scale = skip_scale
         self.mask_text = mask_text
-        self.clock = LogSNRClock() if clock is None else clocks.build(clock)
-        self.clocks = (self.clock,)
+        self.clock, self.clocks = clock, (clock,)
         if self.inner is not None:
             self.reads = self.inner.reads and self.reads | self.inner.reads
             self.clocks += self.inner.clocks or (None,) * self.inner.levels
@@ -374,7 +372,7 @@ def _each(values: N | Sequence[N], n: int, name: str) -> list[N]:
     return listed
 
 
-def _nestable(inner: Denoiser | Node, facts: Node) -> Denoiser:
+def _nestable(inner: Later[Denoiser], facts: Node) -> Denoiser:
     built = denoisers.build(inner, offered=facts)
     if built.learns_variance:
         raise ValueError(

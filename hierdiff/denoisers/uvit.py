@@ -30,7 +30,6 @@ from hierdiff.denoisers.layers import (
     Upsample,
     VectorProjections,
     Vectors,
-    clocks,
     positions,
     zeroed,
 )
@@ -45,7 +44,7 @@ from hierdiff.denoisers.protocol import (
 )
 from hierdiff.denoisers.stems import Stem, stems
 from hierdiff.options import Count, Natural
-from hierdiff.registry import Node
+from hierdiff.registry import Later
 
 
 class TransformerBlock(nn.Module):
@@ -128,11 +127,11 @@ class UViT(OneLevelDenoiser):
         heads: Count = 8,
         groups: Count = 32,
         dropout: Rate = 0.0,
-        stem: Stem | Node | None = None,
+        stem: Later[Stem] | None = None,
         time_width: Count | None = None,
         scalars: Scalars | None = None,
         vectors: Vectors | None = None,
-        clock: Clock | Node | None = None,
+        clock: Clock = LogSNRClock(),
         channels: Count = 3,
         classes: Natural = 0,
         text_width: Natural = 0,
@@ -144,8 +143,7 @@ class UViT(OneLevelDenoiser):
         _check(widths, deep, counts, heads, groups)
         self.time_width = time_width or 4 * width
         self.low_channels = low_channels
-        self.clock = LogSNRClock() if clock is None else clocks.build(clock)
-        self.clocks = (self.clock,)
+        self.clock, self.clocks = clock, (clock,)
         self.reads = Reads(
             classes, text_width, low_channels, frozenset(scalars or ()), dict(vectors or {})
         )
