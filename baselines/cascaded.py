@@ -138,7 +138,7 @@ class Augmented(Bridge):
         if self.levels is None:
             return x
         there = crossing.level[:, None]
-        (x,) = self.process.raised((x,), torch.full_like(there, here), there, (crossing.eps,))
+        (x,) = self.process.renoise((x,), torch.full_like(there, here), there, (crossing.eps,))
         return x
 
     def _resized(self, x: Tensor) -> Tensor:

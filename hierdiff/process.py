@@ -103,24 +103,17 @@ class GaussianProcess(ABC):
         parts = zip(x0, x_t, spread(keep, x_t), spread(pull, x_t), strict=True)
         return tuple(k * x + p * clean for clean, x, k, p in parts), small
 
-    def renoise(
-        self, x: Levels, t: Float[Tensor, " b"], s: Float[Tensor, " b"], noise: Levels
-    ) -> Levels:
-        """x at the cleaner time t brought to the noisier time s: q(x_s | x_t); s = t is the
-        identity.
-        """
-        return self.raised(x, self.log_snr(t), self.log_snr(s), noise)
-
     @classmethod
-    def raised(cls, x: Levels, here: PerLevel, there: PerLevel, noise: Levels) -> Levels:
-        """x at log-SNR `here` brought to the lower `there`; equal ones are the identity, exactly.
+    def renoise(cls, x: Levels, here: PerLevel, there: PerLevel, noise: Levels) -> Levels:
+        """x at log-SNR `here` brought to the lower `there`: q(x_there | x_here), with the unit
+        `noise` of each level; equal ones are the identity, exactly.
 
         Variance added: sigma_there^2 - (sigma_here alpha_there / alpha_here)^2, which is
         sigma_there^2 (1 - SNR_there / SNR_here). here = +inf is a clean image; there = -inf is pure
         noise, which a variance-exploding process does not have (its sigma is infinite).
         """
         (alpha_here, _), (alpha, sigma) = cls.coefficients(here), cls.coefficients(there)
-        same = here == there  # inf - inf is none, and 0 / 0 no scale
+        same = here == there  # inf - inf and 0 / 0 would be NaN
         scale = torch.where(same, 1.0, alpha / alpha_here)
         lost = -torch.expm1(torch.where(same, 0.0, there - here))
         added = sigma * lost.clamp(min=0).sqrt()

@@ -117,8 +117,9 @@ def test_posterior_at_zero_is_the_clean_image(name):
 @pytest.mark.parametrize("name", NAMES)
 @given(t=times)
 def test_renoising_to_the_same_time_is_the_identity(name, t):
-    x = state()
-    moved = build(name).renoise(x, at(t, t), at(t, t), state())
+    x, process = state(), build(name)
+    log_snr = process.log_snr(at(t, t))
+    moved = process.renoise(x, log_snr, log_snr, state())
     torch.testing.assert_close(moved, x, rtol=1e-12, atol=1e-7)
 
 
@@ -130,9 +131,10 @@ def test_corrupting_and_renoising_has_the_marginal_of_corrupting_once(name, t, s
     one = (torch.ones(1, 1, dtype=torch.float64),) * 2
     t, s = at(min(t, s)), at(max(t, s))
     alpha, sigma = process.alpha_sigma(s)
-    mean = process.renoise(process.corrupt(one, zero, t), t, s, zero)
-    carried = process.renoise(process.corrupt(zero, one, t), t, s, zero)
-    added = process.renoise(zero, t, s, one)
+    ends = process.log_snr(t), process.log_snr(s)
+    mean = process.renoise(process.corrupt(one, zero, t), *ends, zero)
+    carried = process.renoise(process.corrupt(zero, one, t), *ends, zero)
+    added = process.renoise(zero, *ends, one)
     for i in range(2):
         torch.testing.assert_close(mean[i][:, 0], alpha[:, i])
         total = carried[i] ** 2 + added[i] ** 2
@@ -142,9 +144,8 @@ def test_corrupting_and_renoising_has_the_marginal_of_corrupting_once(name, t, s
 def test_noise_added_between_two_log_snrs_is_the_published_one():
     """Log-SNR 2 to 0 adds noise of standard deviation 0.657519854."""
     process = VariancePreserving([Cosine()])
-    t, s = Cosine().inverse(at(2.0)), Cosine().inverse(at(0.0))
     one = torch.ones(1, 1, dtype=torch.float64)
-    (added,) = process.renoise((one * 0,), t, s, (one,))
+    (added,) = process.renoise((one * 0,), at(2.0)[:, None], at(0.0)[:, None], (one,))
     assert float(added) == pytest.approx(0.657519854, rel=1e-8)
 
 
@@ -156,12 +157,12 @@ def test_the_tail_holds_the_schedules_of_the_coarsest_levels_themselves(name):
     assert len(tail.schedules) == 1 and tail.schedules[0] is process.schedules[1]
 
 
-def raised(name, here, there, x=None, noise=None):
+def renoised(name, here, there, x=None, noise=None):
     """One level; response to `x` and `noise`, by default 1 and 0."""
     level = torch.ones(1, 1, dtype=torch.float64) if x is None else x
     noise = torch.zeros_like(level) if noise is None else noise
     here, there = (at(value)[:, None] for value in (here, there))
-    (found,) = type(build(name)).raised((level,), here, there, (noise,))
+    (found,) = type(build(name)).renoise((level,), here, there, (noise,))
     return found
 
 
@@ -176,10 +177,10 @@ ONES = torch.ones(1, 1, dtype=torch.float64)
         ("variance_exploding", 1, math.sqrt(1 - math.exp(-2))),
     ],
 )
-def test_raising_from_log_snr_two_to_zero_by_hand(name, scale, std):
+def test_renoising_from_log_snr_two_to_zero_by_hand(name, scale, std):
     """Variance sigma^2 - (sigma alpha / alpha)^2 = sigma^2 (1 - e^-2) with each process's sigma."""
-    assert float(raised(name, 2.0, 0.0)) == pytest.approx(scale, rel=1e-8)
-    assert float(raised(name, 2.0, 0.0, ONES * 0, ONES)) == pytest.approx(std, rel=1e-8)
+    assert float(renoised(name, 2.0, 0.0)) == pytest.approx(scale, rel=1e-8)
+    assert float(renoised(name, 2.0, 0.0, ONES * 0, ONES)) == pytest.approx(std, rel=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -187,25 +188,25 @@ def test_raising_from_log_snr_two_to_zero_by_hand(name, scale, std):
     [(name, level) for name in NAMES for level in (math.inf, 30.0, 0.3, -20.0)]
     + [("variance_preserving", -math.inf), ("flow", -math.inf)],
 )
-def test_raising_to_the_same_log_snr_changes_no_bit(name, level):
+def test_renoising_to_the_same_log_snr_changes_no_bit(name, level):
     x = draw(1, 3)
-    assert torch.equal(raised(name, level, level, x, draw(1, 3)), x)
+    assert torch.equal(renoised(name, level, level, x, draw(1, 3)), x)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(there=st.floats(-25, 25))
-def test_raising_a_clean_image_is_corrupting_it(name, there):
+def test_renoising_a_clean_image_is_corrupting_it(name, there):
     x, noise = draw(1, 3), draw(1, 3)
     alpha, sigma = build(name).coefficients(at(there))
     wanted = alpha * x + sigma * noise
-    torch.testing.assert_close(raised(name, math.inf, there, x, noise), wanted)
+    torch.testing.assert_close(renoised(name, math.inf, there, x, noise), wanted)
 
 
 @pytest.mark.parametrize("name", ["variance_preserving", "flow"])
 @pytest.mark.parametrize("here", [math.inf, 2.0, -5.0])
-def test_raising_to_no_signal_leaves_the_noise_alone(name, here):
+def test_renoising_to_no_signal_leaves_the_noise_alone(name, here):
     noise = draw(1, 3)
-    assert torch.equal(raised(name, here, -math.inf, draw(1, 3), noise), noise)
+    assert torch.equal(renoised(name, here, -math.inf, draw(1, 3), noise), noise)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -215,7 +216,7 @@ def test_a_small_rise_keeps_its_digits_in_single_precision(name):
     there = here - 1e-4
     one = torch.ones(1, 1)
     cls = type(build(name))
-    (found,) = cls.raised((one * 0,), here, there, (one,))
+    (found,) = cls.renoise((one * 0,), here, there, (one,))
     _, sigma = cls.coefficients(there.double())
     wanted = sigma * (-torch.expm1(there.double() - here.double())).sqrt()
     assert float(found) == pytest.approx(float(wanted), rel=1e-5)

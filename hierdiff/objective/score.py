@@ -79,6 +79,7 @@ class ScoreMatching(Objective):
             )
         if shapes is not None:
             self._check_sides(shapes[-1][-1])
+        self.time(torch.tensor([0.5], dtype=torch.float64, device="cpu"), process)
         if self.self_conditioning and denoiser is not None and not denoiser.carries:
             raise ValueError(
                 f"self_conditioning {self.self_conditioning} with {type(denoiser).__name__}, which "

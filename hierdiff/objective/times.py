@@ -10,9 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hierdiff.noise import Noise
-from hierdiff.options import Positive
+from hierdiff.options import Positive, Share, check_fields
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Registry
+
+LEAST = 1e-6  # share of a density's times that a window must hold
 
 
 def uniforms(
@@ -26,10 +28,19 @@ def uniforms(
 
 
 class TimeDensity(ABC):
-    """Uniform numbers in (0, 1) to training times in (0, 1)."""
+    """Uniform numbers in (0, 1) to training times in (0, 1), increasing: the inverse of `cdf`."""
 
     @abstractmethod
     def __call__(self, u: Float[Tensor, " b"], process: GaussianProcess) -> Float[Tensor, " b"]: ...
+
+    def cdf(self, t: float, process: GaussianProcess) -> float:
+        """The share of the times that lie before t; by bisection of `__call__`."""
+        low, high = 0.0, 1.0
+        for _ in range(53):
+            middle = (low + high) / 2
+            u = torch.tensor([middle], dtype=torch.float64, device="cpu")
+            low, high = (middle, high) if float(self(u, process)) < t else (low, middle)
+        return (low + high) / 2
 
 
 densities: Registry[TimeDensity] = Registry("time density", TimeDensity)
@@ -38,8 +49,13 @@ densities: Registry[TimeDensity] = Registry("time density", TimeDensity)
 @densities.register("uniform")
 @dataclass(frozen=True)
 class Uniform(TimeDensity):
+    """Every time as often."""
+
     def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
         return u
+
+    def cdf(self, t: float, process: GaussianProcess) -> float:
+        return t
 
 
 @densities.register("logit_normal")
@@ -53,6 +69,10 @@ class LogitNormal(TimeDensity):
     def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
 
+    def cdf(self, t: float, process: GaussianProcess) -> float:
+        logit = torch.logit(torch.tensor(t, dtype=torch.float64, device="cpu"))
+        return float(torch.special.ndtr((logit - self.mean) / self.std))
+
 
 @densities.register("edm")
 @dataclass(frozen=True)
@@ -65,3 +85,40 @@ class EDMLogNormal(TimeDensity):
     def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
         log_sigma = self.mean + self.std * torch.special.ndtri(u)
         return process.schedules[-1].inverse(-2 * log_sigma)
+
+    def cdf(self, t: float, process: GaussianProcess) -> float:
+        time = torch.tensor([t], dtype=torch.float64, device="cpu")
+        log_sigma = -process.schedules[-1](time) / 2
+        return float(torch.special.ndtr((log_sigma - self.mean) / self.std))
+
+
+@densities.register("window")
+@dataclass(frozen=True)
+class Window(TimeDensity):
+    """`density` limited to the times from low to high, for a network that is called there alone,
+    such as a refiner.
+
+    Error: ValueError, at the first call, where next to none of the times of `density` lie there.
+    """
+
+    density: TimeDensity = Uniform()
+    low: Share = 0.0
+    high: Share = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "window")
+        if self.low >= self.high:
+            raise ValueError(
+                f"a window of times from {self.low:g} to {self.high:g} is empty: write the smaller "
+                f"one, nearer to the image, first"
+            )
+
+    def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
+        before, after = (self.density.cdf(t, process) for t in (self.low, self.high))
+        if after - before < LEAST:
+            raise ValueError(
+                f"of the times of {self.density} a share of {after - before:.1g} lies between "
+                f"{self.low:g} and {self.high:g}: choose a wider window, or another density"
+            )
+        inside = self.density(before + (after - before) * u.double(), process)
+        return inside.clamp(self.low, self.high).to(u.dtype)

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from hierdiff.objective import (
     densities,
+    objectives,
     uniforms,
 )
+from hierdiff.objective.times import LogitNormal, TimeDensity, Uniform, Window
 from hierdiff.process import VariancePreserving
 from hierdiff.schedules import Power, Shifted
 from tests.objective.problems import PROCESS, noise
@@ -61,3 +63,64 @@ def test_every_density_keeps_times_inside_and_in_order(name):
     assert t.shape == u.shape and float(t.min()) >= 0 and float(t.max()) <= 1
     moved = t.diff()
     assert (moved >= 0).all() or (moved <= 0).all()
+
+
+WINDOWS = [("uniform", 0, 0.2), ("logit_normal", 0.3, 0.45), ("edm", 0.4, 1)]
+
+
+class Squared(TimeDensity):
+    """A density of another package, without a `cdf` of its own."""
+
+    def __call__(self, u, process):
+        return u**2
+
+
+@pytest.mark.parametrize(("name", "low", "high"), WINDOWS)
+def test_times_in_a_window_have_the_law_of_the_density_given_that_they_are_there(name, low, high):
+    whole = densities.build({"name": name})(GRID, PROCESS)
+    inside = whole[(whole >= low) & (whole <= high)]
+    node = {"name": "window", "density": {"name": name}, "low": low, "high": high}
+    found = densities.build(node)(GRID, PROCESS)
+    assert float(found.min()) >= low and float(found.max()) <= high
+    shares = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    torch.testing.assert_close(found.quantile(shares), inside.quantile(shares), rtol=0, atol=2e-5)
+
+
+def test_a_window_of_a_density_that_gives_no_cdf_is_found_by_bisection():
+    found = Window(Squared(), 0.04, 0.25)(GRID, PROCESS)
+    torch.testing.assert_close(found, (0.2 + 0.3 * GRID) ** 2)
+
+
+@pytest.mark.parametrize("name", ["uniform", "logit_normal", "edm"])
+def test_the_cdf_is_the_inverse_of_the_density(name):
+    density = densities.build({"name": name})
+    for t in (0.2, 0.5, 0.8):
+        u = torch.tensor([density.cdf(t, PROCESS)], dtype=torch.float64)
+        assert float(density(u, PROCESS)) == pytest.approx(t, abs=1e-9)
+        assert TimeDensity.cdf(density, t, PROCESS) == pytest.approx(float(u), abs=1e-9)
+
+
+def test_a_window_keeps_times_stratified_and_windows_nest():
+    u = uniforms(10, noise(), stratified=True)
+    t = Window(Uniform(), 0.2, 0.4)(u, PROCESS)
+    assert sorted(((t - 0.2) / 0.2 * 10).floor().long().tolist()) == list(range(10))
+    inner = Window(Window(LogitNormal(), 0.1, 0.5), 0.2, 0.9)(GRID, PROCESS)
+    torch.testing.assert_close(inner, Window(LogitNormal(), 0.2, 0.5)(GRID, PROCESS))
+
+
+def test_a_window_of_everything_is_the_density():
+    for density in (Uniform(), LogitNormal()):
+        torch.testing.assert_close(Window(density)(GRID, PROCESS), density(GRID, PROCESS))
+
+
+def test_an_objective_draws_in_its_window_and_refuses_an_empty_one_before_compute():
+    window = {"name": "window", "density": {"name": "uniform"}, "low": 0, "high": 0.2}
+    objective = objectives.build({"time": window})
+    t = objective.draw(PROCESS, [(100, 1, 2, 2), (100, 1, 1, 1)], noise()).t
+    assert 0 < float(t.min()) < 0.01 and 0.19 < float(t.max()) < 0.2
+    objective.check(PROCESS)
+    with pytest.raises(ValueError, match=r"window of times from 0.2 to 0.2 is empty"):
+        densities.build({**window, "low": 0.2})
+    narrow = {"name": "logit_normal", "mean": 5.0, "std": 0.1}
+    with pytest.raises(ValueError, match=r"a share of .* lies between 0 and 0.2.*wider window"):
+        objectives.build({"time": {**window, "density": narrow}}).check(PROCESS)
