@@ -9,6 +9,7 @@ from hierdiff.denoisers import (  # noqa: F401  (registers)
     uvit,
 )
 from hierdiff.denoisers.protocol import (
+    Backbone,
     Denoiser,
     Joined,
     OneLevelDenoiser,
@@ -16,4 +17,4 @@ from hierdiff.denoisers.protocol import (
     denoisers,
 )
 
-__all__ = ["Denoiser", "Joined", "OneLevelDenoiser", "Prediction", "denoisers"]
+__all__ = ["Backbone", "Denoiser", "Joined", "OneLevelDenoiser", "Prediction", "denoisers"]

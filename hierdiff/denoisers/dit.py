@@ -21,6 +21,7 @@ from hierdiff.denoisers.layers import (
     Clock,
     Embedding,
     LogSNRClock,
+    Modules,
     ScalarEmbeddings,
     Scalars,
     VectorProjections,
@@ -29,11 +30,12 @@ from hierdiff.denoisers.layers import (
     zeroed,
 )
 from hierdiff.denoisers.protocol import (
+    Backbone,
     Reads,
-    WithVariance,
     augmentation_of,
     denoisers,
     labels_of,
+    split_width,
     with_low,
     words_of,
 )
@@ -84,7 +86,7 @@ class Block(nn.Module):
 
 
 @denoisers.register("dit")
-class DiT(WithVariance):
+class DiT(Backbone):
     """One resolution of any side that `patch` divides; the default is the published DiT-S/2.
 
     width, depth, heads: of the transformer. mlp_ratio: hidden width of its MLPs over `width`.
@@ -127,7 +129,7 @@ class DiT(WithVariance):
         self.channels, self.multiple = channels, patch
         self.classes, self.low_channels = classes, low_channels
         self.learns_variance = learned_variance
-        self.time_width = width
+        self.time_width, self.nest_width = width, split_width(width, patch)
         self.clock, self.clocks = clock, (clock,)
         self.reads = Reads(
             classes, text_width, low_channels, frozenset(scalars or ()), dict(vectors or {})
@@ -148,7 +150,7 @@ class DiT(WithVariance):
                 f"mlp_ratio {mlp_ratio:g} of width {width} leaves an MLP of no width: "
                 f"choose a larger one"
             )
-        self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(depth))
+        self.blocks: Modules[Block] = Modules(Block(width, heads, hidden) for _ in range(depth))
         self.modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, patch**2 * outputs)
         self._initialise()
@@ -163,12 +165,13 @@ class DiT(WithVariance):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
         nn.init.xavier_uniform_(self.patches.weight.flatten(1))  # as the linear map that it is
-        nn.init.normal_(self.time[0].weight, std=0.02)  # type: ignore[arg-type]
-        nn.init.normal_(self.time[2].weight, std=0.02)  # type: ignore[arg-type]
+        for layer in self.time:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=0.02)
         for block in self.blocks:
-            zeroed(block.modulation)  # type: ignore[arg-type]
+            zeroed(block.modulation)
         zeroed(self.modulation)
         zeroed(self.head)
 
@@ -178,17 +181,20 @@ class DiT(WithVariance):
         if self.label is not None:
             vector = self.label(labels_of(cond, self.classes) + 1)
         if self.text is not None:
-            told, mask = words_of(cond)
+            states, mask = words_of(cond)
             word = mask[..., None]
-            words = torch.where(word, self.text(torch.where(word, told, 0.0)), 0.0)
+            words = torch.where(word, self.text(torch.where(word, states, 0.0)), 0.0)
             pooled = words.sum(1) / word.sum(1).clamp(min=1)
             vector = pooled if vector is None else vector + pooled
         return replace(cond, embedding=self.vectors(vector, cond))
 
     def outputs(
-        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
-    ) -> Float[Tensor, "b k h w"]:
-        """The prediction and, behind it, the variance where it is learned."""
+        self,
+        x: Float[Tensor, "b c h w"],
+        log_snr: Float[Tensor, " b"],
+        cond: Cond,
+        added: Float[Tensor, "b n h w"] | None,
+    ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b n h w"] | None]:
         if x.shape[-2] % self.patch or x.shape[-1] % self.patch:
             raise ValueError(
                 f"sides {tuple(x.shape[-2:])} are not multiples of patch {self.patch}: "
@@ -196,16 +202,23 @@ class DiT(WithVariance):
             )
         vector = self._vector(log_snr, cond)
         h = self.patches(with_low(x, cond, self.low_channels))
+        if added is not None:
+            h = h + F.pixel_unshuffle(added, self.patch)
         rows, columns = h.shape[-2:]
         where = positions(rows, columns, self.width, h.device).to(self.patches.weight.dtype)
         h = rearrange(h, "b c h w -> b (h w) c") + where  # under autocast to float32, as published
         for block in self.blocks:
             h = block(h, vector)
+        features = None
+        if added is not None:
+            grid = rearrange(h, "b (h w) c -> b c h w", w=columns)
+            features = F.pixel_shuffle(grid, self.patch)
         shift, scale = self.modulation(F.silu(vector))[:, None].chunk(2, dim=-1)
         h = self.head(modulated(h, shift, scale))
-        return rearrange(
+        image = rearrange(
             h, "b (h w) (p q c) -> b c (h p) (w q)", w=columns, p=self.patch, q=self.patch
         )
+        return image, features
 
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
         waves = sinusoid(self.clock(log_snr), WAVES)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,17 @@ Multiples = Annotated[Sequence[Positive], Length(1, more=True)]  # of a width
 Rate = Annotated[float, Between(0, 1, below=True)]  # of dropout
 Scalars = Sequence[str] | Mapping[str, Positive]  # names; or {name: largest and default value}
 Vectors = Mapping[str, Count]  # {name: width}
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Modules(nn.ModuleList, Generic[M]):
+    """A `ModuleList` of modules of one class."""
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[M]: ...
 
 
 def zeroed(layer: nn.Conv2d | nn.Linear) -> Any:
@@ -94,7 +105,7 @@ class GammaClock(Clock):
 class StepClock(Clock):
     """The integer step of a published network, read off its training schedule.
 
-    Table index minus 1: 0 .. steps - 1. Networks are told log_snr, never a step: this is the
+    Table index minus 1: 0 .. steps - 1. Networks see log_snr, never a step: this is the
     adapter.
     """
 

@@ -25,6 +25,7 @@ from hierdiff.denoisers.layers import (
     Clock,
     Embedding,
     LogSNRClock,
+    Modules,
     Multiples,
     Rate,
     ScalarEmbeddings,
@@ -35,8 +36,8 @@ from hierdiff.denoisers.layers import (
     zeroed,
 )
 from hierdiff.denoisers.protocol import (
+    Backbone,
     Reads,
-    WithVariance,
     augmentation_of,
     denoisers,
     labels_of,
@@ -46,31 +47,32 @@ from hierdiff.denoisers.protocol import (
 from hierdiff.options import Count, Natural
 
 
-class Told(NamedTuple):
-    """What layers know beside the image: time and class, keys and values, which of these to see."""
+class Context(NamedTuple):
+    """What layers read beside the image: the vector of time and class, keys and values of the text,
+    and which of these to see."""
 
     vector: Float[Tensor, "b d"]
-    context: tuple[Float[Tensor, "b l k"], ...] = ()
+    keys_values: tuple[Float[Tensor, "b l k"], ...] = ()
     mask: Bool[Tensor, "b 1 1 l"] | None = None
 
 
-class Untold(nn.Module):
+class ImageOnly(nn.Module):
     """A layer that sees the image alone."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, x: Float[Tensor, "b c h w"], told: Told) -> Float[Tensor, "b k i j"]:
+    def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b k i j"]:
         return self.layer(x)
 
 
 class Step(nn.ModuleList):
-    """Layers, each called with the image and what it is told."""
+    """Layers, each called with the image and its context."""
 
-    def forward(self, x: Float[Tensor, "b c h w"], told: Told) -> Float[Tensor, "b k i j"]:
+    def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b k i j"]:
         for layer in self:
-            x = layer(x, told)
+            x = layer(x, context)
         return x
 
 
@@ -102,9 +104,9 @@ class Residual(nn.Module):
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
-    def forward(self, x: Float[Tensor, "b c h w"], told: Told) -> Float[Tensor, "b k i j"]:
+    def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b k i j"]:
         h = self.conv1(self.resize(F.silu(self.norm1(x))))
-        vector = self.vector(F.silu(told.vector))[:, :, None, None]
+        vector = self.vector(F.silu(context.vector))[:, :, None, None]
         if self.scale_shift:
             scale, shift = vector.chunk(2, dim=1)
             h = self.norm2(h) * (1 + scale) + shift
@@ -164,26 +166,28 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(groups, width, eps=1e-6)
         self.enter = nn.Conv2d(width, width, 1)
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads, context) for _ in range(depth))
+        self.blocks: Modules[TransformerBlock] = Modules(
+            TransformerBlock(width, heads, context) for _ in range(depth)
+        )
         self.leave = zeroed(nn.Conv2d(width, width, 1))
 
     def keys_values(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l k"]:
         """Of what is read, once for a whole trajectory."""
-        return torch.cat([block.text(tokens) for block in self.blocks], dim=-1)  # type: ignore[operator]
+        return torch.cat([block.text(tokens) for block in self.blocks], dim=-1)
 
-    def forward(self, x: Float[Tensor, "b c h w"], told: Told) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
         n = len(self.blocks)
         known: Sequence[Tensor | None] = [None] * n
         if self.slot is not None:
-            known = told.context[self.slot].chunk(n, dim=-1)
+            known = context.keys_values[self.slot].chunk(n, dim=-1)
         h = rearrange(self.enter(self.norm(x)), "b c h w -> b (h w) c")
         for block, keys_values in zip(self.blocks, known, strict=True):
-            h = block(h, keys_values, told.mask)
+            h = block(h, keys_values, context.mask)
         return x + self.leave(rearrange(h, "b (h w) c -> b c h w", w=x.shape[-1]))
 
 
 @denoisers.register("ldm_unet")
-class LDMUNet(WithVariance):
+class LDMUNet(Backbone):
     """One resolution; the default is the published LDM-4 without its class token.
 
     width, multiples: channels are width * multiple at the side, its half, its quarter ... blocks:
@@ -209,6 +213,7 @@ class LDMUNet(WithVariance):
     """
 
     rank = 2
+    time_width: int
 
     def __init__(
         self,
@@ -247,7 +252,7 @@ class LDMUNet(WithVariance):
                 "plain self-attention reads no text and no class token: set transformer to true, "
                 "or text_width to 0 and class_token to false"
             )
-        self.time_width = 4 * width
+        self.time_width, self.nest_width = 4 * width, widths[0]
         self.reduction = 2 ** (len(widths) - 1)  # side over the side at the bottom
         self.channels, self.multiple = channels, self.reduction
         self.classes, self.low_channels = classes, low_channels
@@ -273,7 +278,7 @@ class LDMUNet(WithVariance):
                 )
             m = w // head_width if head_width else heads
             if not transformer:
-                return Untold(AttentionBlock(w, m, groups, ffn=False))
+                return ImageOnly(AttentionBlock(w, m, groups, ffn=False))
             made = SpatialTransformer(w, m, groups, depth, read)
             if read:
                 made.slot = len(self._readers)
@@ -283,12 +288,12 @@ class LDMUNet(WithVariance):
         def shrink(w: int) -> nn.Module:
             if resample_blocks:
                 return residual(w, w, nn.AvgPool2d(2))
-            return Untold(nn.Conv2d(w, w, 3, stride=2, padding=1))
+            return ImageOnly(nn.Conv2d(w, w, 3, stride=2, padding=1))
 
         def grow(w: int) -> nn.Module:
             if resample_blocks:
                 return residual(w, w, nn.Upsample(scale_factor=2.0))
-            return Untold(Upsample(w))
+            return ImageOnly(Upsample(w))
 
         self.time = Embedding(self.time_width)
         self.scalars = ScalarEmbeddings(scalars, self.time_width)
@@ -304,7 +309,7 @@ class LDMUNet(WithVariance):
 
         here = widths[0]
         first = nn.Conv2d(channels + low_channels, here, 3, padding=1)
-        self.down = nn.ModuleList([Step([Untold(first)])])
+        self.down = nn.ModuleList([Step([ImageOnly(first)])])
         skips = [here]
         for i, w in enumerate(widths):
             for _ in range(blocks):
@@ -338,8 +343,8 @@ class LDMUNet(WithVariance):
             else:
                 vector = known
         if self.text is not None:
-            told, _ = words_of(cond)
-            tokens.append(self.text(told))
+            states, _ = words_of(cond)
+            tokens.append(self.text(states))
         context: tuple[Tensor, ...] = ()
         if tokens:
             read = torch.cat(tokens, dim=1)
@@ -347,24 +352,30 @@ class LDMUNet(WithVariance):
         return replace(cond, embedding=self.vectors(vector, cond), context=context)
 
     def outputs(
-        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
-    ) -> Float[Tensor, "b k h w"]:
-        """The prediction and, behind it, the variance where it is learned."""
+        self,
+        x: Float[Tensor, "b c h w"],
+        log_snr: Float[Tensor, " b"],
+        cond: Cond,
+        added: Float[Tensor, "b n h w"] | None,
+    ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b n h w"] | None]:
         if x.shape[-2] % self.reduction or x.shape[-1] % self.reduction:
             raise ValueError(
                 f"sides {tuple(x.shape[-2:])} are not multiples of {self.reduction}, what this "
                 f"network divides them by: choose another resolution or fewer `multiples`"
             )
-        told = Told(self._vector(log_snr, cond), cond.context, self._mask(cond))
-        h = with_low(x, cond, self.low_channels)
-        skips: list[Tensor] = []
-        for step in self.down:
-            h = step(h, told)
+        context = Context(self._vector(log_snr, cond), cond.context, self._mask(cond))
+        first, *rest = self.down
+        h = first(with_low(x, cond, self.low_channels), context)
+        if added is not None:
+            h = h + added
+        skips: list[Tensor] = [h]
+        for step in rest:
+            h = step(h, context)
             skips.append(h)
-        h = self.middle(h, told)
+        h = self.middle(h, context)
         for step in self.up:
-            h = step(torch.cat([h, skips.pop()], dim=1), told)
-        return self.head(h)
+            h = step(torch.cat([h, skips.pop()], dim=1), context)
+        return self.head(h), h
 
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
         vector = self.scalars(self.time(self.clock(log_snr)), cond)

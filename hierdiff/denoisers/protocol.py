@@ -4,9 +4,10 @@ A denoiser whose constructor names `low_channels` can be an upsampler: `cond.low
 image at the network's own side, is seen beside the noisy image, and `cond.scalars["augmentation"]`,
 its log-SNR, is embedded like a noise level (missing: clean).
 
-A nestable denoiser also takes `added` (enters after its first convolution) and gives `features`
-(leave before its head), both with `nest_width` channels at its own side. Nested networks are
-called, never reached into.
+A nestable denoiser also takes `added` (enters after its first convolution or patch embedding) and
+gives `features` (leave before its head), both with `nest_width` channels at its own side. Nested
+networks are called, never reached into. All built-in networks are nestable; a one-level network
+that is not is held by `Joined`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from hierdiff.levels import Levels
 from hierdiff.registry import Later, Node, Registry
 
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by number of sides
-LOG_SNR_LIMIT = 30.0  # of what a network is told, of the noisy and of a low-resolution image
+LOG_SNR_LIMIT = 30.0  # of the noisy and of a low-resolution image, as a network sees it
 
 
 class Prediction(NamedTuple):
@@ -113,6 +114,8 @@ class Denoiser(nn.Module, ABC):
 
     levels: int = 1
     nest_width: int | None = None  # channels of `added` and `features`; None: not nestable
+    time_width: int | None = None  # of `Cond.embedding`, which the networks of a nest share
+    notes: tuple[str, ...] = ()  # what a reader of its row must know
     carries: bool = False  # does `Prediction.carry` lead from call to call; None starts it at zero
     learns_variance: bool = False  # does it give `Prediction.variance`
     channels: int | None = None  # of the state; None: any
@@ -182,27 +185,28 @@ class OneLevelDenoiser(Denoiser):
         carry: Any = None,
         added: Tensor | None = None,
     ) -> Prediction:
-        if len(x_t) != 1:
-            raise ValueError(
-                f"{type(self).__name__} denoises one level, got {len(x_t)}: "
-                f"nest it as the `inner` of a nested_unet"
-            )
-        return Prediction((self.denoise(x_t[0], log_snr[:, 0], cond),))
+        return Prediction((self.denoise(only(self, x_t), log_snr[:, 0], cond),))
 
 
-class WithVariance(OneLevelDenoiser):
-    """One level and, where `learns_variance`, its variance in as many channels behind: write
-    `outputs`."""
+class Backbone(Denoiser):
+    """A one-level network that is nested by its width: write `outputs`.
+
+    `nest_width` channels of `added` and `features` stand at the image's own side. A network whose
+    tokens are patches splits the width of a token over the pixels of its patch (`split_width`), and
+    so holds as many numbers on both sides. Where `learns_variance` the variance is as many channels
+    more, behind the prediction.
+    """
 
     @abstractmethod
     def outputs(
-        self, x: Float[Tensor, "b c *sides"], log_snr: Float[Tensor, " b"], cond: Cond
-    ) -> Float[Tensor, "b k *sides"]: ...
-
-    def denoise(
-        self, x: Float[Tensor, "b c *sides"], log_snr: Float[Tensor, " b"], cond: Cond
-    ) -> Float[Tensor, "b c *sides"]:
-        return self.outputs(x, log_snr, cond)[:, : x.shape[1]]
+        self,
+        x: Float[Tensor, "b c *sides"],
+        log_snr: Float[Tensor, " b"],
+        cond: Cond,
+        added: Float[Tensor, "b n *sides"] | None,
+    ) -> tuple[Float[Tensor, "b k *sides"], Float[Tensor, "b n *sides"] | None]:
+        """The prediction, and the last features before the head, which may be left out where
+        nothing was added."""
 
     def forward(
         self,
@@ -212,10 +216,27 @@ class WithVariance(OneLevelDenoiser):
         carry: Any = None,
         added: Tensor | None = None,
     ) -> Prediction:
-        if not self.learns_variance or len(x_t) != 1:
-            return super().forward(x_t, log_snr, cond, carry, added)
-        level, variance = self.outputs(x_t[0], log_snr[:, 0], cond).chunk(2, dim=1)
-        return Prediction((level,), variance=(variance,))
+        out, features = self.outputs(only(self, x_t), log_snr[:, 0], cond, added)
+        if not self.learns_variance:
+            return Prediction((out,), features=features)
+        level, variance = out.chunk(2, dim=1)
+        return Prediction((level,), variance=(variance,), features=features)
+
+
+def only(denoiser: Denoiser, x_t: Levels) -> Tensor:
+    """The level of a network of one. Error: ValueError where there are more."""
+    if len(x_t) != 1:
+        raise ValueError(
+            f"{type(denoiser).__name__} denoises one level, got {len(x_t)}: "
+            f"nest it as the `inner` of a nested_unet"
+        )
+    return x_t[0]
+
+
+def split_width(width: int, patch: int) -> int | None:
+    """Channels for each pixel of a patch of patch x patch where those of its token are split over
+    them, as `F.pixel_shuffle` does; None where they cannot be."""
+    return None if width % patch**2 else width // patch**2
 
 
 def predicted(
@@ -255,7 +276,9 @@ class Around(Denoiser):
     def __init__(self, denoiser: Denoiser):
         super().__init__()
         self.denoiser = denoiser
+        self.carries, self.learns_variance = denoiser.carries, denoiser.learns_variance
         self.reads, self.clocks = denoiser.reads, denoiser.clocks
+        self.time_width, self.notes = denoiser.time_width, denoiser.notes
 
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
         self.denoiser.check(shapes)
@@ -265,17 +288,20 @@ class Around(Denoiser):
 
 
 class Joined(Around):
-    """A one-level denoiser made nestable, so that it can be innermost in a nested network.
+    """A one-level denoiser without features made nestable, so that it can be innermost in a nested
+    network.
 
     The outer network's zero-initialised adapters lead to and from image channels: what comes in is
     added to the noisy image, what goes out is the prediction.
     """
 
-    def __init__(self, denoiser: OneLevelDenoiser, channels: int):
+    def __init__(self, denoiser: Denoiser, channels: int):
         super().__init__(denoiser)
         self.nest_width = channels
-        # of what it makes of class and text
-        self.time_width = getattr(denoiser, "time_width", None)
+        self.notes += (
+            f"the innermost network, {type(denoiser).__name__}, gives no features: it is nested "
+            f"through its {channels} image channels",
+        )
 
     def forward(
         self,
@@ -299,8 +325,6 @@ class Hinted(Around):
 
     def __init__(self, denoiser: Denoiser, channels: int, low_channels: int, rank: int = 2):
         super().__init__(denoiser)
-        self.carries = denoiser.carries
-        self.learns_variance = denoiser.learns_variance
         self.low_channels = low_channels
         self.reads = denoiser.reads and denoiser.reads | Reads(low_channels=low_channels)
         self.hint = CONVOLUTIONS[rank](low_channels + 1, channels, 3, padding=1)

@@ -20,6 +20,7 @@ from hierdiff.batch import Cond
 from hierdiff.denoisers.layers import (
     Clock,
     GammaClock,
+    Modules,
     Rate,
     ScalarEmbeddings,
     Scalars,
@@ -34,6 +35,8 @@ from hierdiff.denoisers.protocol import (
     augmentation_of,
     denoisers,
     labels_of,
+    only,
+    split_width,
     with_low,
     words_of,
 )
@@ -130,7 +133,8 @@ class Block(nn.Module):
 
     def __init__(self, read: Layer, think: list[Layer], write: Layer):
         super().__init__()
-        self.read, self.think, self.write = read, nn.ModuleList(think), write
+        self.read, self.write = read, write
+        self.think: Modules[Layer] = Modules(think)
 
     def forward(
         self,
@@ -229,6 +233,7 @@ class RIN(Denoiser):
         read_heads = read_heads or heads
         self.patch, self.classes, self.low_channels = patch, classes, low_channels
         self.channels, self.multiple = channels, patch
+        self.time_width, self.nest_width = latent_width, split_width(width, patch)
         self._grid(resolution, resolution)
         if latent_width % 8:
             raise ValueError(
@@ -248,7 +253,8 @@ class RIN(Denoiser):
 
         self.stem = nn.Conv2d(channels + low_channels, width, patch, stride=patch)
         nn.init.xavier_uniform_(self.stem.weight)
-        nn.init.zeros_(self.stem.bias)  # type: ignore[arg-type]
+        assert self.stem.bias is not None
+        nn.init.zeros_(self.stem.bias)
         self.stem_norm = nn.LayerNorm(width, eps=EPS)
         side = resolution // patch
         self.positions = nn.Parameter(_small(width, side, side))
@@ -271,7 +277,7 @@ class RIN(Denoiser):
                 Layer(width, read_heads, expansion, source=latent_width),
             )
 
-        self.blocks = nn.ModuleList(block() for _ in range(blocks))
+        self.blocks: Modules[Block] = Modules(block() for _ in range(blocks))
         self.head = nn.Sequential(
             nn.LayerNorm(width, eps=EPS), dense(width, patch * patch * channels)
         )
@@ -284,8 +290,8 @@ class RIN(Denoiser):
             known = F.one_hot(labels_of(cond, self.classes) + 1, self.classes + 1)[:, 1:]
             vector = self.label(known.to(self.label.weight.dtype))
         if self.word is not None:
-            told, _ = words_of(cond)
-            context = (self.word(told),)
+            states, _ = words_of(cond)
+            context = (self.word(states),)
         return replace(cond, embedding=self.vectors(vector, cond), context=context)
 
     def forward(
@@ -296,10 +302,12 @@ class RIN(Denoiser):
         carry: tuple[Tensor, ...] | None = None,
         added: Tensor | None = None,
     ) -> Prediction:
-        if len(x_t) != 1:
-            raise ValueError(f"a rin denoises one level, got {len(x_t)}: choose another denoiser")
-        x = x_t[0]
+        x = only(self, x_t)
         interface = self._interface(x, cond)
+        if added is not None:
+            interface = interface + rearrange(
+                F.pixel_unshuffle(added, self.patch), "b d h w -> b (h w) d"
+            )
         latents = self._latents(log_snr[:, 0], cond)
         before = torch.zeros_like(latents) if carry is None else carry[0]
         latents = latents + self.memory(before)
@@ -307,17 +315,23 @@ class RIN(Denoiser):
         if self.word is not None:
             words = cond.context[0]
             latents = torch.cat([latents, words.to(latents.dtype)], dim=1)
-            mask = F.pad(cond.mask, (carried, 0), value=True)  # type: ignore[arg-type]
+            assert cond.mask is not None  # `prepare` has asked for it
+            mask = F.pad(cond.mask, (carried, 0), value=True)
         for block in self.blocks:
             latents, interface = block(latents, interface, mask)
+        rows = x.shape[-2] // self.patch
+        features = None
+        if added is not None:
+            grid = rearrange(interface, "b (h w) d -> b d h w", h=rows)
+            features = F.pixel_shuffle(grid, self.patch)
         out = rearrange(
             self.head(interface),
             "b (h w) (p q c) -> b c (h p) (w q)",
-            h=x.shape[-2] // self.patch,
+            h=rows,
             p=self.patch,
             q=self.patch,
         )
-        return Prediction((out,), carry=(latents[:, :carried],))
+        return Prediction((out,), carry=(latents[:, :carried],), features=features)
 
     def _interface(self, x: Float[Tensor, "b c h w"], cond: Cond) -> Float[Tensor, "b n d"]:
         grid = self._grid(*x.shape[-2:])

@@ -25,6 +25,7 @@ from hierdiff.denoisers.layers import (
     Clock,
     Embedding,
     LogSNRClock,
+    Modules,
     Multiples,
     Rate,
     ResidualBlock,
@@ -38,7 +39,6 @@ from hierdiff.denoisers.layers import (
 from hierdiff.denoisers.protocol import (
     Denoiser,
     Joined,
-    OneLevelDenoiser,
     Prediction,
     Reads,
     augmentation_of,
@@ -82,13 +82,13 @@ class Block(nn.Module):
     def __init__(self, residual: ResidualBlock, attention: Sequence[AttentionBlock]):
         super().__init__()
         self.residual = residual
-        self.attention = nn.ModuleList(attention)
+        self.attention: Modules[AttentionBlock] = Modules(attention)
 
     def forward(self, x: Tensor, vector: Tensor, cond: Cond, mask: Tensor | None) -> Tensor:
         x = self.residual(x, vector)
         for attention in self.attention:
-            slot: int | None = attention.slot  # type: ignore[assignment]
-            x = attention(x, None if slot is None else cond.context[slot], mask)
+            context = None if attention.slot is None else cond.context[attention.slot]
+            x = attention(x, context, mask)
         return x
 
 
@@ -103,9 +103,9 @@ class UNet(Denoiser):
     middle: the two blocks at the bottom of a flat network, one with attention; `attention: 0` with
     `middle: false` is fully convolutional and takes every side that can be halved. dropout: one
     number, or one for each of `multiples` (simple diffusion: only at low resolutions). inner: a
-    denoiser or its node; a one-level denoiser is wrapped in `Joined`. channels, classes,
-    text_width: of the data; classes and text enter the innermost network, and what it makes of them
-    is shared by all. text_hidden: width that text is projected to. scalars: names of
+    denoiser or its node; a one-level denoiser without features is wrapped in `Joined`. channels,@@W
+    classes, text_width: of the data; classes and text enter the innermost network, and what it
+    makes of them is shared by all. text_hidden: width that text is projected to. scalars: names of
     micro-conditions, or {name: largest and default value}, for example {scale: 64}; each network of
     a nest reads its own. vectors: {name: width}, for example {image_embedding: 768}; those of the
     innermost network are shared by all. clock: what log_snr is embedded as. mask_text: hide padding
@@ -119,6 +119,7 @@ class UNet(Denoiser):
     """
 
     rank = 2
+    time_width: int
 
     def __init__(
         self,
@@ -167,7 +168,7 @@ class UNet(Denoiser):
                     f"one, whose vector is shared by all"
                 )
             classes = text_width = 0
-            shared = getattr(self.inner, "time_width", None)
+            shared = self.inner.time_width
             if None not in (shared, time_width) and shared != time_width:
                 raise ValueError(
                     f"time_width {time_width} around a network of {shared}, whose vector of class "
@@ -187,6 +188,7 @@ class UNet(Denoiser):
         self.mask_text = mask_text
         self.clock, self.clocks = clock, (clock,)
         if self.inner is not None:
+            self.carries, self.notes = self.inner.carries, self.inner.notes
             self.reads = self.inner.reads and self.reads | self.inner.reads
             self.clocks += self.inner.clocks or (None,) * self.inner.levels
         text = (text_hidden or text_width) if text_width else 0
@@ -219,19 +221,20 @@ class UNet(Denoiser):
 
         self.first = nn.Conv2d(channels + low_channels, widths[0], 3, padding=1)
         skips = [widths[0]]
-        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
+        self.down: Modules[Modules[Block]] = Modules()
+        self.shrink = nn.ModuleList()
         here = widths[0]
         for i, w in enumerate(widths):
             if i >= self.start:
                 self.shrink.append(nn.Conv2d(here, here, 3, stride=2, padding=1))
                 skips.append(here)
-            row = nn.ModuleList()
+            row: Modules[Block] = Modules()
             for _ in range(blocks[i]):
                 row.append(block(here, w, attention[i], dropout[i]))
                 here = w
                 skips.append(w)
             self.down.append(row)
-        self.middle = nn.ModuleList()
+        self.middle: Modules[Block] = Modules()
         if middle and self.inner is None:
             self.middle.extend([block(here, here, layers, dropout[-1]) for layers in (1, 0)])
         self.into, self.back = nn.Identity(), nn.Identity()
@@ -240,9 +243,10 @@ class UNet(Denoiser):
             assert nest is not None  # `_nestable` saw to it
             self.into = zeroed(nn.Conv2d(here, nest, 3, padding=1))
             self.back = zeroed(nn.Conv2d(nest, here, 3, padding=1))
-        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
+        self.up: Modules[Modules[Block]] = Modules()
+        self.grow = nn.ModuleList()
         for i, w in reversed(list(enumerate(widths))):
-            row = nn.ModuleList()
+            row = Modules()
             for _ in range(blocks[i] + 1):
                 row.append(block(here + skips.pop(), w, attention[i], dropout[i]))
                 here = w
@@ -295,8 +299,8 @@ class UNet(Denoiser):
         vector = self.vectors(vector, cond)
         if self.text is None or self.pool is None:
             return replace(cond, embedding=vector)
-        told, mask = words_of(cond)
-        tokens = self.text(told)
+        states, mask = words_of(cond)
+        tokens = self.text(states)
         seen = mask[..., None].to(tokens.dtype)
         pooled = self.pool((tokens * seen).sum(1) / seen.sum(1).clamp(min=1))
         context = tuple(block.keys_values(tokens) for block in self._readers)
@@ -330,27 +334,28 @@ class UNet(Denoiser):
             if i >= self.start:
                 h = self.shrink[i - self.start](h)
                 skips.append(h)
-            for block in row:  # type: ignore[attr-defined]
+            for block in row:
                 h = block(h, vector, cond, mask)
                 skips.append(h)
         for block in self.middle:
             h = block(h, vector, cond, mask)
         levels: Levels = ()
+        losses: dict[str, Tensor] | None = None
         if self.inner is not None:
             more = len(x_t[1]) - rows  # examples without this level
             joined = F.pad(self.into(h), (0, 0) * 3 + (0, more))
             out = self.inner(x_t[1:], log_snr[:, 1:], cond, carry, joined)
             h = h + self.back(out.features[:rows])
-            levels, carry = out.levels, out.carry
+            levels, carry, losses = out.levels, out.carry, out.losses
         for i, row in enumerate(self.up):
-            for block in row:  # type: ignore[attr-defined]
+            for block in row:
                 across = self.skip_scale * skips.pop()
                 h = block(torch.cat([h, across], dim=1), vector, cond, mask)
             if i < len(self.grow):
                 h = self.grow[i](h)
         if skips:  # the first convolution's, when even the first width was at half the side
             h = h + self.skip_scale * skips.pop()
-        return Prediction((self.head(h), *levels), carry, features=h)
+        return Prediction((self.head(h), *levels), carry, losses=losses, features=h)
 
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond, side: int) -> Tensor:
         vector = self.scalars(self.time(self.clock(log_snr)), cond)
@@ -381,9 +386,9 @@ def _nestable(inner: Later[Denoiser], facts: Node) -> Denoiser:
         )
     if built.nest_width is not None:
         return built
-    if isinstance(built, OneLevelDenoiser):
+    if built.levels == 1:
         return Joined(built, facts["channels"])
     raise ValueError(
-        f"{type(built).__name__} cannot be nested: give it `nest_width`, `added` and `features`, "
-        f"or subclass OneLevelDenoiser"
+        f"{type(built).__name__} of {built.levels} levels cannot be nested: give it `nest_width`, "
+        f"`added` and `features`"
     )

@@ -22,6 +22,7 @@ from hierdiff.denoisers.layers import (
     Clock,
     Embedding,
     LogSNRClock,
+    Modules,
     Multiples,
     Rate,
     ResidualBlock,
@@ -34,11 +35,12 @@ from hierdiff.denoisers.layers import (
     zeroed,
 )
 from hierdiff.denoisers.protocol import (
-    OneLevelDenoiser,
+    Backbone,
     Reads,
     augmentation_of,
     denoisers,
     labels_of,
+    split_width,
     with_low,
     words_of,
 )
@@ -100,7 +102,7 @@ class TransformerBlock(nn.Module):
 
 
 @denoisers.register("uvit")
-class UViT(OneLevelDenoiser):
+class UViT(Backbone):
     """One resolution: convolutional levels, a transformer below them, and the way back.
 
     width, multiples: channels are width * multiple at the side inside the stem, its half, its
@@ -116,6 +118,7 @@ class UViT(OneLevelDenoiser):
     """
 
     rank = 2
+    time_width: int
 
     def __init__(
         self,
@@ -151,6 +154,7 @@ class UViT(OneLevelDenoiser):
         self.stem = stems.build({"name": "none"} if stem is None else stem, offered=images)
         self.channels = channels
         self.multiple = self.stem.factor * 2 ** len(widths)
+        self.nest_width = split_width((*widths, deep)[0], self.stem.factor)
 
         self.time = Embedding(self.time_width)
         self.augmentation = Embedding(self.time_width, zero=True) if low_channels else None
@@ -162,21 +166,22 @@ class UViT(OneLevelDenoiser):
         self.pool = nn.Linear(text_width, self.time_width, bias=False) if text_width else None
         self.always = nn.Parameter(torch.randn(text_width)) if text_width and depth else None
 
-        def row(inputs: Sequence[int], outputs: int) -> nn.ModuleList:
-            return nn.ModuleList(
+        def row(inputs: Sequence[int], outputs: int) -> Modules[ResidualBlock]:
+            return Modules(
                 ResidualBlock(i, outputs, self.time_width, groups, dropout=0.0) for i in inputs
             )
 
         sides = [*widths, deep]
         self.first = nn.Conv2d(self.stem.inputs, sides[0], 3, padding=1)
-        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
-        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
+        self.down: Modules[Modules[ResidualBlock]] = Modules()
+        self.up: Modules[Modules[ResidualBlock]] = Modules()
+        self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for here, below, count in zip(widths, sides[1:], counts, strict=True):
             self.down.append(row([here] * count, here))
             self.shrink.append(nn.Conv2d(here, below, 3, stride=2, padding=1))
             self.grow.insert(0, Upsample(below))
             self.up.insert(0, row([below + here] + [here + here] * (count - 1), here))
-        self.transformer = nn.ModuleList(
+        self.transformer: Modules[TransformerBlock] = Modules(
             TransformerBlock(deep, heads, self.time_width, dropout, text_width)
             for _ in range(depth)
         )
@@ -194,8 +199,8 @@ class UViT(OneLevelDenoiser):
         vector = self.vectors(vector, cond)
         if self.text is None or self.pool is None:
             return replace(cond, embedding=vector)
-        told, mask = words_of(cond)
-        tokens = self.text(told)
+        states, mask = words_of(cond)
+        tokens = self.text(states)
         words = torch.where(mask[..., None], tokens, 0.0)
         pooled = self.pool(words.sum(1) / mask.sum(1, keepdim=True).clamp(min=1))
         vector = pooled if vector is None else vector + pooled
@@ -203,15 +208,16 @@ class UViT(OneLevelDenoiser):
             return replace(cond, embedding=vector)
         always = self.text(self.always).expand(len(tokens), 1, -1)
         tokens = torch.cat([always, words], dim=1)
-        context = tuple(
-            block.keys_values(tokens)  # type: ignore[operator]
-            for block in self.transformer
-        )
+        context = tuple(block.keys_values(tokens) for block in self.transformer)
         return replace(cond, embedding=vector, context=context)
 
-    def denoise(
-        self, x: Float[Tensor, "b c h w"], log_snr: Float[Tensor, " b"], cond: Cond
-    ) -> Float[Tensor, "b c h w"]:
+    def outputs(
+        self,
+        x: Float[Tensor, "b c h w"],
+        log_snr: Float[Tensor, " b"],
+        cond: Cond,
+        added: Float[Tensor, "b n h w"] | None,
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b n h w"] | None]:
         if x.shape[-2] % self.multiple or x.shape[-1] % self.multiple:
             raise ValueError(
                 f"sides {tuple(x.shape[-2:])} are not multiples of {self.multiple} (stem "
@@ -220,18 +226,21 @@ class UViT(OneLevelDenoiser):
             )
         vector = self._vector(log_snr, cond)
         h = self.first(self.stem.enter(with_low(x, cond, self.low_channels)))
+        if added is not None:
+            h = h + F.pixel_unshuffle(added, self.stem.factor)
         skips: list[Tensor] = []
         for row, shrink in zip(self.down, self.shrink, strict=True):
-            for block in row:  # type: ignore[attr-defined]
+            for block in row:
                 h = block(h, vector)
                 skips.append(h)
             h = shrink(h)
         h = self._transformed(h, vector, cond)
         for row, grow in zip(self.up, self.grow, strict=True):
             h = grow(h)
-            for block in row:  # type: ignore[attr-defined]
+            for block in row:
                 h = block(torch.cat([h, skips.pop()], dim=1), vector)
-        return self.stem.leave(self.head(h))
+        features = None if added is None else F.pixel_shuffle(h, self.stem.factor)
+        return self.stem.leave(self.head(h)), features
 
     def _transformed(self, h: Tensor, vector: Tensor, cond: Cond) -> Tensor:
         rows, columns = h.shape[-2:]

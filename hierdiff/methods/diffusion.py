@@ -101,7 +101,7 @@ class Diffusion(Stage):
         self.resolutions = tuple(resolutions)
         self.level_names = codec.names()
         self.name = "x".join(text_of(name) for name in resolutions)
-        self.facts = dict(facts)
+        self.facts, self.notes = dict(facts), denoiser.notes
         self.fractions = _check_fractions(fractions, levels)
         self.share, self.batch_size, self.weights = share, batch_size, weights
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hierdiff.batch import Cond
-from hierdiff.denoisers import denoisers
+from hierdiff.denoisers import Joined, denoisers
 from tests import tiny
 
 CASES = list(tiny.denoiser_cases())
@@ -182,6 +182,76 @@ def test_a_low_resolution_image_that_is_missing_is_named(case):
     x_t, log_snr = tiny.state(case.depth, 2)
     with pytest.raises(ValueError, match="low"):
         run(upsampler(case), x_t, log_snr, Cond())
+
+
+def nested(name, kind="unconditional", **outer):
+    """The network innermost in a U-Net, adapters as drawn: zero."""
+    node = tiny.denoiser_node("nested_unet", 2) | outer
+    node["inner"] = tiny.denoiser_node(name)
+    return denoisers.build(node, offered=tiny.facts(kind)).eval()
+
+
+each_innermost = pytest.mark.parametrize("name", [c.name for c in CASES if c.depth == 1])
+
+
+@each_innermost
+@kinds
+def test_adapters_as_drawn_leave_the_prediction_of_the_inner_network_unchanged(name, kind):
+    network = nested(name, kind)
+    tiny.randomised(network.inner)
+    x_t, log_snr = tiny.state(2, 3)
+    cond = tiny.cond(kind, 3)
+    joint = run(network, x_t, log_snr, cond).levels[1]
+    alone = run(network.tail(1), x_t[1:], log_snr[:, 1:], cond).levels[0]
+    assert alone.abs().max() > 0 and torch.equal(joint, alone)
+
+
+@each_innermost
+def test_an_inner_network_is_nested_by_its_width_and_both_ways_are_open(name):
+    network = tiny.randomised(nested(name))
+    assert not isinstance(network.inner, Joined) and not network.notes
+    width = network.inner.nest_width
+    assert width > 3 and network.into.out_channels == network.back.in_channels == width
+    x_t, log_snr = tiny.state(2, 3)
+    usual = run(network, x_t, log_snr, Cond()).levels
+    for changed in ((x_t[0] + 0.5, x_t[1]), (x_t[0], x_t[1] + 0.5)):
+        for a, b in zip(usual, run(network, changed, log_snr, Cond()).levels, strict=True):
+            assert ((a - b).abs().amax((1, 2, 3)) > 1e-5).all()
+
+
+@each_innermost
+def test_features_stand_where_their_pixels_do(name):
+    """What is added at one side of an image reaches the features of that side first."""
+    network = tiny.randomised(nested(name).inner)
+    (x,), log_snr = tiny.state(1, 2)
+    cond = network.prepare(Cond())
+    zero = torch.zeros(2, network.nest_width, 8, 8, requires_grad=True)
+    features = network((x,), log_snr, cond, None, zero).features
+    assert features.shape == zero.shape
+    features[0, :, 6:, 6:].square().sum().backward()
+    grown = zero.grad.abs().sum(1)
+    assert not grown[1].any()  # another example
+    assert grown[0, 6:, 6:].mean() > grown[0].mean() > 0
+
+
+@each_innermost
+def test_every_parameter_of_a_nest_gets_a_gradient(name):
+    network = tiny.randomised(nested(name, "class and text"))
+    x_t, log_snr = tiny.state(2, 3)
+    out = run(network, x_t, log_snr, tiny.cond("class and text", 3)).levels
+    sum((level * torch.randn(level.shape)).sum() for level in out).backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, key
+
+
+@each_innermost
+def test_a_row_without_the_finer_level_is_denoised_as_alone(name):
+    network = tiny.randomised(nested(name))
+    x_t, log_snr = tiny.state(2, 3)
+    ragged = run(network, (x_t[0][:1], x_t[1]), log_snr, Cond()).levels[1]
+    alone = run(network.tail(1), x_t[1:], log_snr[:, 1:], Cond()).levels[0]
+    torch.testing.assert_close(ragged[1:], alone[1:], rtol=1e-4, atol=1e-4)
+    assert (ragged[0] - alone[0]).abs().max() > 1e-5
 
 
 NAMED = {"scalars": ["crop_top"], "vectors": {"image_embedding": 5}}

@@ -9,7 +9,7 @@ import yaml
 from hierdiff.batch import Cond
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import denoisers
-from hierdiff.denoisers.ldm_unet import LDMUNet, Residual, SpatialTransformer, Told
+from hierdiff.denoisers.ldm_unet import Context, LDMUNet, Residual, SpatialTransformer
 from tests import tiny
 
 # parameters, without the class table of latent diffusion and the row of no class that ADM lacks
@@ -74,7 +74,7 @@ def test_a_new_network_predicts_zero_and_its_transformers_change_nothing():
     layer = transformers(network)[0]
     x = torch.randn(2, layer.norm.num_channels, 4, 4)
     keys_values = tuple(torch.randn(2, 5, 2 * x.shape[1]) for _ in range(layer.slot + 1))
-    assert torch.equal(layer(x, Told(torch.zeros(2, 4), keys_values)), x)
+    assert torch.equal(layer(x, Context(torch.zeros(2, 4), keys_values)), x)
 
 
 def test_with_nothing_to_read_there_is_no_cross_attention():
@@ -180,7 +180,7 @@ def test_plain_attention_and_resampling_blocks_make_adm():
 
 def test_resampling_blocks_halve_and_double_both_branches():
     """With a zero last convolution what is left is the mean of four, and each pixel four times."""
-    told = Told(torch.zeros(1, 4))
+    told = Context(torch.zeros(1, 4))
     x = torch.randn(1, 4, 4, 4)
     down = Residual(4, 4, 4, 2, 0.0, True, torch.nn.AvgPool2d(2))(x, told)
     assert torch.equal(down, torch.nn.functional.avg_pool2d(x, 2))
@@ -193,7 +193,8 @@ def test_a_learned_variance_leaves_beside_the_prediction():
     x = tiny.state(1, 3)[0][0]
     with torch.no_grad():
         out = network((x,), torch.zeros(3, 1), Cond())
-        assert torch.equal(out.levels[0], network.denoise(x, torch.zeros(3), Cond()))
+        both, _ = network.outputs(x, torch.zeros(3), Cond(), None)
+    assert torch.equal(torch.cat([out.levels[0], out.variance[0]], dim=1), both)
     assert out.variance[0].shape == x.shape and not torch.equal(out.variance[0], out.levels[0])
     assert ldm()((x,), torch.zeros(3, 1), Cond()).variance is None
 

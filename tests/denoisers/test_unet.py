@@ -148,6 +148,9 @@ def test_a_one_level_denoiser_becomes_the_innermost_network():
     drop = Drop(classes=3)
     network = outer_around(drop).eval()
     assert isinstance(network.inner, Joined) and network.inner.denoiser is drop
+    assert network.notes == (
+        "the innermost network, Drop, gives no features: it is nested through its 3 image channels",
+    )
     x_t, log_snr = tiny.state(2, 3)
     cond = Cond(labels=torch.tensor([-1, 0, 2]))
     alone = run(drop, x_t[1:], log_snr[:, 1:], cond).levels[0]

@@ -145,3 +145,37 @@ def test_every_resolution_is_made_by_the_joint_stage():
 def test_levels_that_make_no_hierarchy_are_refused_at_build(options, message):
     with pytest.raises(ValueError, match=message):
         methods.build({**tiny.method_node("mdm", (16, 8, 4)), **options})
+
+
+@pytest.mark.parametrize("inner", ["dit", "uvit", "rin", "ldm_unet"])
+def test_a_network_of_one_level_is_trained_and_sampled_innermost(inner):
+    node = {**tiny.denoiser_node("nested_unet", 2), "inner": tiny.denoiser_node(inner)}
+    method = build((16, 8), growth=(0.5,), denoiser=node)
+    low, whole = method.stages
+    assert not whole.notes and whole.denoiser.carries == (inner == "rin")
+    batch, losses = tiny.batch("class"), []
+    for stage in (low, whole):
+        optimizer = torch.optim.Adam(stage.parameters(), lr=3e-3)
+        draws = stage.draw(batch, tiny.noise())
+        for _ in range(12):
+            loss = stage(batch, draws)
+            optimizer.zero_grad()
+            loss.total.backward()
+            optimizer.step()
+            losses.append({key: value.detach().item() for key, value in loss.logs.items()})
+        first, last = losses[-12], losses[-1]
+        assert all(last[key] < first[key] for key in first)
+    assert whole.denoiser.into.weight.any() and whole.denoiser.back.weight.any()
+    images = method.sample(2, noise=tiny.noise(), guidance=2.0)
+    assert {side: part.shape[-1] for side, part in images.items()} == {16: 16, 8: 8}
+    assert all(torch.isfinite(part).all() for part in images.values())
+
+
+def test_a_row_says_that_its_innermost_network_gives_no_features():
+    """A token of 16 channels is not split over 8 x 8 pixels."""
+    wide = {**tiny.denoiser_node("dit"), "patch": 8}
+    node = {**tiny.denoiser_node("nested_unet", 2), "inner": wide}
+    whole = build((16, 8), denoiser=node).stages[-1]
+    assert whole.notes == (
+        "the innermost network, DiT, gives no features: it is nested through its 3 image channels",
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,8 @@ def drawn(number: int) -> tuple[Node, Node]:
     }
     if rng.chance(0.15):
         facts["scalars"] = ["scale"]
+    if rng.chance(0.2):
+        facts["vectors"] = {"image": 5}
     node: Node = {
         "name": name,
         "resolutions": resolutions,
@@ -81,8 +84,12 @@ def denoiser(rng: Dice, sides: list[int], facts: Node) -> Node:
     node = network(rng, ratio, variance=len(sides) == 1)
     if ratio:
         node["inner"] = denoiser(rng, sides[1:], facts)
-    elif facts.get("scalars") and node["name"] in ("unet", "efficient_unet", "uvit"):
-        node["scalars"] = {rng.odd(["scale"], ["crop"]): 64}
+    else:
+        name = rng.odd(["scale"], ["crop"])
+        if facts.get("scalars"):
+            node["scalars"] = rng.choice([{name: 64}, [name]])
+        if facts.get("vectors"):
+            node["vectors"] = rng.odd([{"image": 5}], [{"image": 4}, {"picture": 5}])
     if rng.chance(rng.rate):
         node[rng.choice(["classes", "text_width", "low_channels"])] = rng.choice([2, 3])
     return node
@@ -191,7 +198,7 @@ def objective(rng: Dice, levels: list[int]) -> Node:
         "weight": {"name": rng.choice(weights)},
         "time": {"name": rng.choice(["uniform", "uniform", "logit_normal", "edm"])},
         "stratified": rng.chance(0.7),
-        "drop": rng.odd([0, 0.1, 0.1, 1], [1.5]),
+        "drop": rng.odd([0, 0.1, 0.1, 1], [1.5, {"label": 0.1, "caption": 0.5}]),
     }
     if rng.chance(0.2):
         node["level_weights"] = [1.0] * rng.odd([len(levels)], [2, 4])
@@ -287,7 +294,10 @@ def batch(facts: Node, side: int) -> Batch:
     kind = ("class " if facts["classes"] else "") + ("text" if facts["text_width"] else "")
     cond = tiny.cond(kind, ROWS)
     if facts.get("scalars"):
-        cond = type(cond)(**{**vars(cond), "scalars": {"scale": torch.tensor([20.0, 64.0, 200.0])}})
+        cond = replace(cond, scalars={"scale": torch.tensor([20.0, 64.0, 200.0])})
+    if facts.get("vectors"):
+        generator = torch.Generator().manual_seed(4)
+        cond = replace(cond, vectors={"image": torch.randn(ROWS, 5, generator=generator)})
     generator = torch.Generator().manual_seed(3)
     shape = (ROWS, facts["channels"], side, side)
     return Batch(torch.rand(shape, generator=generator) * 2 - 1, cond)
