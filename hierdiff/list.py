@@ -46,8 +46,7 @@ def plural(role: str) -> str:
 
 
 def description(entry: Callable[..., Any]) -> str:
-    """The first sentence of the docstring, its line breaks removed; that of the module of a part
-    without one."""
+    """The first sentence of the docstring, its line breaks removed; "" where there is none."""
     text = _documentation(entry).partition("\n\n")[0]
     return re.split(r"(?<=[.])\s", " ".join(text.split()), maxsplit=1)[0].rstrip(".")
 
@@ -64,11 +63,7 @@ def source(entry: Callable[..., Any]) -> str:
 def _documentation(entry: Callable[..., Any]) -> str:
     own = entry.__doc__ or ""
     generated = own.startswith(f"{getattr(entry, '__name__', '')}(")  # by `dataclass`
-    return (
-        inspect.cleandoc(own)
-        if own and not generated
-        else inspect.getdoc(inspect.getmodule(entry)) or ""
-    )
+    return "" if generated else inspect.cleandoc(own)
 
 
 def options(entry: Callable[..., Any]) -> dict[str, str]:
@@ -77,6 +72,7 @@ def options(entry: Callable[..., Any]) -> dict[str, str]:
         name: "required" if option.default is option.empty else _value(option.default)
         for name, option in inspect.signature(entry).parameters.items()
         if option.kind in (option.KEYWORD_ONLY, option.POSITIONAL_OR_KEYWORD)
+        and name != "view"  # of a metric: what it is made of
     }
 
 
@@ -86,6 +82,10 @@ def _value(default: Any) -> str:
         return words[default]
     if isinstance(default, (tuple, list)):
         return f"[{', '.join(map(_value, default))}]"
+    for registry in registries().values():
+        name = registry.name_of(default)
+        if name is not None:
+            return "{}" if name == registry.default else f"{{name: {name}}}"
     return str(default) if isinstance(default, (int, float, str, dict)) else "its own"
 
 

@@ -124,6 +124,10 @@ class Registry(Generic[T]):
             )
         return self.get(name, at)
 
+    def name_of(self, part: Any) -> str | None:
+        """The name under which the class of a part is registered; None where it is not."""
+        return next((name for name, one in self._entries.items() if one is type(part)), None)
+
     def name_in(self, node: Node) -> Any:
         """The name of a node, or the default one; None where there is neither."""
         return node.get("name", self.default)

@@ -34,6 +34,17 @@ def test_defaults_are_written_as_in_yaml() -> None:
     }  # fmt: skip
 
 
+def test_a_default_part_is_written_as_its_node() -> None:
+    sampling = options(roles()["sampling"].get("sampling"))
+    assert (sampling["rule"], sampling["steps"]) == ("{name: dpmpp_2m}", "25")
+
+
+def test_every_metric_says_what_it_is_itself() -> None:
+    said = [description(entry) for entry in parts()["metrics"].values()]
+    assert len({*said}) == len(said) > 10 and all(said)
+    assert options(parts()["metrics"]["fd"]) == {}
+
+
 def test_the_source_is_the_paper_that_the_docstring_names() -> None:
     assert source(denoisers.get("rin")) == "arXiv 2212.11972"
 

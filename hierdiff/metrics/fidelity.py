@@ -205,7 +205,17 @@ class View:
         return fake.sample(n), real.sample(n)
 
 
-def frechet_distance(view: View, output: str = "features", kind: str = "FD") -> Iterator[Quality]:
+def frechet_distance(view: View) -> Iterator[Quality]:
+    """Fréchet distance of features, FID on those of Inception (arXiv 1706.08500, equation 6)."""
+    return _frechet(view, "features", "FD")
+
+
+def spatial_distance(view: View) -> Iterator[Quality]:
+    """sFID: the Fréchet distance of a coarse map of Inception's features (arXiv 2103.03841)."""
+    return _frechet(view, "spatial", "sFD")
+
+
+def _frechet(view: View, output: str, kind: str) -> Iterator[Quality]:
     stream, reference = view.streams[output], view.reference.of(output)
     assert reference is not None
     found = distance(stream, reference)
@@ -221,11 +231,8 @@ def frechet_distance(view: View, output: str = "features", kind: str = "FD") -> 
     )
 
 
-def spatial_distance(view: View) -> Iterator[Quality]:
-    return frechet_distance(view, "spatial", "sFD")
-
-
 def extrapolated_distance(view: View) -> Iterator[Quality]:
+    """Fréchet distance extrapolated to endlessly many generated images (arXiv 1911.07023)."""
     fake, real = view.streams["features"].kept, view.reference.statistics
     smallest = sizes_of(len(fake))[0]
     yield view.quality(
@@ -238,6 +245,7 @@ def extrapolated_distance(view: View) -> Iterator[Quality]:
 
 
 def kernel(view: View) -> Iterator[Quality]:
+    """Kernel distance of features, KID on those of Inception (arXiv 1801.01401); may be below 0."""
     fake, real = view.both()
     estimator = f"kernel-poly3-unbiased-{SUBSETS}x{subset_size(len(fake), len(real))}"
     value = kernel_distance(real, fake)
@@ -245,11 +253,13 @@ def kernel(view: View) -> Iterator[Quality]:
 
 
 def clip_discrepancy(view: View) -> Iterator[Quality]:
+    """CMMD: the maximum mean discrepancy of CLIP embeddings, times 1000 (arXiv 2401.09603)."""
     fake, real = view.both()
     yield view.compared("CMMD", cmmd(real, fake), fake, real, "kernel-gaussian10-biased-x1000")
 
 
 def manifolds(view: View) -> Iterator[Quality]:
+    """Precision and recall in [0, 1], by manifolds of 3 nearest neighbours (arXiv 1904.06991)."""
     fake, real = view.matched()
     estimator = f"manifold-k{K_MANIFOLD}-{len(fake)}x{len(real)}"
     values = precision_recall(real, fake, K_MANIFOLD)
@@ -258,6 +268,7 @@ def manifolds(view: View) -> Iterator[Quality]:
 
 
 def densities(view: View) -> Iterator[Quality]:
+    """Density, 0 or more, and coverage in [0, 1], by 5 nearest neighbours (arXiv 2002.09797)."""
     fake, real = view.matched()
     estimator = f"density-k{K_DENSITY}-{len(fake)}x{len(real)}"
     values = density_coverage(real, fake, K_DENSITY)
@@ -266,20 +277,27 @@ def densities(view: View) -> Iterator[Quality]:
 
 
 def sliced(view: View) -> Iterator[Quality]:
+    """MIND: the squared 2-Wasserstein distance of features, by projections (arXiv 2605.06797)."""
     fake, real = view.matched()
     estimator = f"sliced-w2-{DIRECTIONS}-x3d-{len(fake)}x{len(real)}"
     yield view.compared(view.extractor.labelled("MIND"), mind(real, fake), fake, real, estimator)
 
 
 def nearest_distance(view: View) -> Iterator[Quality]:
-    """Median; well below that of held-out images it says that training images come back."""
+    """Median distance of generated images to the nearest real one among features.
+
+    Well below that of held-out images it says that training images come back.
+    """
     fake, real = view.both()
     value = float(nearest(fake, real)[0].quantile(0.5))
     yield view.compared("NN-distance", value, fake, real, "nearest-median", None)
 
 
 def consistency(view: View) -> Iterator[Quality]:
-    """Mean RMS difference of the pooled finest image and the level, in grey levels of 255."""
+    """Mean RMS difference of the pooled finest image and the level, in grey levels of 255.
+
+    A level of its own; it needs neither features nor real images.
+    """
     stream = view.streams["consistency"]
     yield view.quality(
         "consistency",
@@ -292,6 +310,7 @@ def consistency(view: View) -> Iterator[Quality]:
 
 
 def scored(view: View) -> Iterator[Quality]:
+    """Inception score, exp of the mutual information of image and class (arXiv 1606.03498)."""
     logits = view.streams["logits"].kept
     yield view.quality(
         "IS",
@@ -304,6 +323,7 @@ def scored(view: View) -> Iterator[Quality]:
 
 
 def alignment(view: View) -> Iterator[Quality]:
+    """CLIP score: 100 max(cosine, 0) of image and caption, mean over images (arXiv 2104.08718)."""
     stream = view.streams["alignment"]
     yield view.quality(
         "CLIP score",

@@ -322,14 +322,6 @@ def frechet(a: Moments, b: Moments) -> float:
     return _assemble(a, b, _sqrt_trace(half.T @ b.covariance @ half))
 
 
-def frechet_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
-    """Squared Fréchet distance by the nuclear norm of A Bᵀ, whatever the number of images."""
-    a, b = Moments.of(x), Moments.of(y)
-    left = (x.detach().cpu().double() - a.mean) / math.sqrt(a.n - 1)
-    right = (y.detach().cpu().double() - b.mean) / math.sqrt(b.n - 1)
-    return _assemble(a, b, torch.linalg.matrix_norm(left @ right.T, ord="nuc"))
-
-
 def sizes_of(n: int) -> list[int]:
     """Of the subsets for `at_infinity`: `POINTS` or fewer from n / 4 to n, evenly spaced."""
     return sorted({round(size) for size in np.linspace(max(2, n / 4), n, POINTS).tolist()})

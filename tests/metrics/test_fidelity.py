@@ -18,13 +18,14 @@ from hierdiff.metrics.fidelity import (
     check_metrics,
     neighbours,
 )
-from hierdiff.metrics.frechet import Statistics, distance, frechet_features, noise_floor
+from hierdiff.metrics.frechet import Statistics, distance, noise_floor
 from hierdiff.metrics.kernel import cmmd, kernel_distance
 from hierdiff.metrics.neighbours import density_coverage, nearest, precision_recall
 from hierdiff.metrics.reference import levels_of, pooled
 from hierdiff.metrics.sliced import mind
 from tests.metrics.foreign_weights import write_clip
 from tests.metrics.sets import RESOLUTIONS, images, kept
+from tests.reference import frechet_nuclear
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_each_view_measures_its_own_images(extractor):
     found = measure(extractor, kept([real], extractor), {16: fine, 8: coarse})
 
     def between(x, y):
-        return pytest.approx(frechet_features(extractor(x), extractor(y)), rel=1e-6)
+        return pytest.approx(frechet_nuclear.frechet(extractor(x), extractor(y)), rel=1e-6)
 
     assert found[16, "native"].value == between(fine, real)
     assert found[16, "pooled"].value == between(fine, real)
@@ -273,7 +274,9 @@ def test_inception_score_and_spatial_distance_use_their_outputs(tmp_path):
     assert score.value == pytest.approx(inception_score(logits).value, rel=1e-6)
     assert score.better == "high" and "ref=none : inception-score-10-splits" in score.identity
     spatial = [extractor.parts(x)["spatial"] for x in (fake, real)]
-    assert found[16, "native", "sFID"].value == pytest.approx(frechet_features(*spatial), rel=1e-6)
+    assert found[16, "native", "sFID"].value == pytest.approx(
+        frechet_nuclear.frechet(*spatial), rel=1e-6
+    )
     assert found[16, "native", "FID"].value != found[16, "native", "sFID"].value
 
 

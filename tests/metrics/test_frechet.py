@@ -14,11 +14,10 @@ from hierdiff.metrics.frechet import (
     at_infinity,
     distance,
     frechet,
-    frechet_features,
     noise_floor,
     sizes_of,
 )
-from tests.reference import frechet_numpy
+from tests.reference import frechet_nuclear, frechet_numpy
 
 
 def normal(*shape, seed=0):
@@ -38,7 +37,7 @@ def every_route(x, y):
     """The distance by eigenvalues, by the nuclear norm and by whichever `distance` takes."""
     return {
         "eigenvalues": frechet(Moments.of(x), Moments.of(y)),
-        "nuclear-norm": frechet_features(x, y),
+        "nuclear-norm": frechet_nuclear.frechet(x, y),
         "chosen": distance(Statistics.of(x), Statistics.of(y)).value,
     }
 
@@ -95,7 +94,7 @@ def test_a_point_at_zero_leaves_mean_and_trace():
 def test_identical_features_are_at_distance_zero(n):
     x = normal(n, 16)
     assert_routes(x, x, 0, abs=1e-6)
-    assert frechet_features(x, x) == pytest.approx(0, abs=1e-12)
+    assert frechet_nuclear.frechet(x, x) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [5, 40])
@@ -116,7 +115,7 @@ def test_rank_one_covariances_have_the_closed_form_by_the_nuclear_norm():
     u, v = normal(9), normal(9, seed=1)
     two = torch.tensor([[1.0], [-1.0]], dtype=torch.float64) / math.sqrt(2)  # scatter 1, n - 1 = 1
     expected = float(u @ u + v @ v - 2 * (u @ v).abs())
-    assert frechet_features(two * u, two * v) == pytest.approx(expected, rel=1e-13)
+    assert frechet_nuclear.frechet(two * u, two * v) == pytest.approx(expected, rel=1e-13)
     assert distance(Statistics.of(two * u), Statistics.of(two * v)).value == pytest.approx(expected)
     assert frechet(Moments.of(two * u), Moments.of(two * v)) == pytest.approx(expected, abs=1e-6)
 
@@ -153,7 +152,7 @@ def test_the_route_follows_from_the_numbers_of_images_and_the_value_does_not(n, 
     x, y = normal(n, 32), 1.5 * normal(m, 32, seed=1) + 0.2
     found = distance(Statistics.of(x), Statistics.of(y))
     assert found.route == route
-    assert found.value == pytest.approx(frechet_features(x, y), rel=1e-7)
+    assert found.value == pytest.approx(frechet_nuclear.frechet(x, y), rel=1e-7)
     assert found.value == pytest.approx(frechet_numpy.frechet(x.numpy(), y.numpy()), rel=1e-6)
 
 
