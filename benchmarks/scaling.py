@@ -39,13 +39,14 @@ from hierdiff.config import folder_of_configs, one_line, reported
 from hierdiff.data import datasets
 from hierdiff.files import Damaged, read_json, worked_in, write, write_json
 from hierdiff.inputs import inputs
-from hierdiff.levels import Resolutions, row_place
+from hierdiff.levels import Resolutions
 from hierdiff.methods import on_shapes
 from hierdiff.options import check
 from hierdiff.registry import build, check_node
 from hierdiff.results.hardware import hardware_of
 from hierdiff.results.plain import content_hash
 from hierdiff.results.provenance import machine, now
+from hierdiff.results.rows import place_of
 from hierdiff.train import GROUPS, method_node, settled
 from hierdiff.training import Recipe
 from hierdiff.training.fabric import processes
@@ -148,7 +149,7 @@ def key_of(case: Case, where: str) -> str:
 
 def measured(name: str, case: Case, found: Mapping[str, Any]) -> Row:
     """What a case gave, in plain units; on a CPU memory is that above the process at its start."""
-    row = {"method": name, **row_place(case.finest), "batch": found.get("batch")}
+    row = {"method": name, **place_of(case.finest), "batch": found.get("batch")}
     if "sample_failure" in found:
         return {**row, "failure": found["sample_failure"]}
     memory, base = found["sample_memory_mib"], found["sample_memory_baseline_mib"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -60,6 +60,8 @@ def resolution_of(name: int | str | Sequence[int]) -> Resolution:
 
     Error: ValueError for a word that is not `Named`, and for sides below 1.
     """
+    if type(name) is int and name > 0:
+        return name
     if isinstance(name, Named):
         return name.resolution
     if isinstance(name, str):
@@ -119,23 +121,31 @@ def plain_of(name: int | str | Sequence[int]) -> int | str | list[int]:
     return resolution if isinstance(resolution, int) else list(resolution)
 
 
-def row_place(name: int | str | Sequence[int]) -> dict[str, Any]:
-    """Where a row of a record stands: the resolution of a level, and its name where that is a
-    word."""
-    level = {"level": str(name)} if isinstance(name, str) else {}
-    return {"resolution": plain_of(resolution_of(name)), **level}
+def joined(names: Sequence[int | str | Sequence[int]]) -> str:
+    """Joint levels as one text: "64x32" of squares, else "8x32x32+4x32x32"."""
+    squares = all(isinstance(name, int) for name in names)
+    return ("x" if squares else "+").join(map(text_of, names))
 
 
-def name_of_row(row: Mapping[str, Any]) -> Name:
-    """The inverse of `row_place`."""
-    level = row.get("level")
-    return resolution_of(row["resolution"]) if level is None else Named(level, row["resolution"])
+def px(name: int | str | Sequence[int]) -> str:
+    """A level in words: "64 px", "8x32x32 px", "base, 64 px"."""
+    if isinstance(name, Named):
+        return f"{name}, {text_of(name.resolution)} px"
+    return text_of(name) if isinstance(name, str) else f"{text_of(name)} px"
 
 
-def finest_first(names: Iterable[int | tuple[int, ...]]) -> list[Resolution]:
-    """Each resolution once, from most to fewest pixels."""
-    found = {resolution_of(name) for name in names}
-    return sorted(found, key=lambda one: (size_of(one), sides_of(one)), reverse=True)
+def order_of(name: int | str | Sequence[int]) -> tuple[int, tuple[int, ...], str]:
+    """Sorts names finest first, by their pixels; a word without a resolution comes last."""
+    if isinstance(name, str) and not isinstance(name, Named):
+        return 0, (), name
+    word = str(name) if isinstance(name, str) else ""
+    return -size_of(name), tuple(-side for side in sides_of(name)), word
+
+
+def finest_first(names: Iterable[int | str | Sequence[int]]) -> list[Any]:
+    """Each name once, from most to fewest pixels."""
+    found = {name if isinstance(name, str) else resolution_of(name) for name in names}
+    return sorted(found, key=order_of)
 
 
 def down(x: Float[Tensor, "b c *sides"], resolution: Resolution) -> Float[Tensor, "b c *new"]:

@@ -15,10 +15,11 @@ from benchmarks.progress import track
 from hierdiff.config import from_yaml
 from hierdiff.files import worked_in
 from hierdiff.inputs import changed, inputs
-from hierdiff.levels import Name, name_of, name_of_row, text_of
+from hierdiff.levels import Name, name_of, text_of
 from hierdiff.results.folders import paths
 from hierdiff.results.provenance import machine, now
 from hierdiff.results.record import Record
+from hierdiff.results.rows import level_of
 from hierdiff.training.bounds import built
 from hierdiff.training.checkpoint import header
 from hierdiff.trust import check_trust
@@ -129,7 +130,7 @@ def _timed(
 def trajectories_of(record: Record) -> list[tuple[Name, ...]]:
     """Levels of one trajectory together where its costs say so, else each by itself."""
     rows = [c for c in record.cost if c.get("part") is None]
-    levels = {text_of(name): name for name in map(name_of_row, rows)}
+    levels = {text_of(name): name for name in map(level_of, rows)}
     known = list(dict.fromkeys(tuple(map(text_of, c.get("trajectory") or ())) for c in rows))
     own = [text_of(name) for name in record.resolutions]
     if sorted(name for trajectory in known for name in trajectory) != sorted(own):

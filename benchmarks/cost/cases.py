@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from hierdiff.levels import Name, resolution_of, row_place, text_of
+from hierdiff.levels import Name, resolution_of, text_of
 from hierdiff.methods import Method
-from hierdiff.results.rows import ALONE
+from hierdiff.results.rows import ALONE, place_of
 from hierdiff.training.recipe import Precision, Recipe
 
 OUT_OF_MEMORY = "out of memory"  # how the reason of a case begins that did not fit
@@ -74,7 +74,7 @@ class Case:
     def conditions(self) -> dict[str, Any]:
         """What a cost row says of how it was measured, also where nothing came of it."""
         return {
-            **row_place(self.finest),
+            **place_of(self.finest),
             "trajectory": list(self.trajectory),
             "part": ALONE if self.alone else None,
             "device": self.device,
@@ -153,5 +153,5 @@ def by_resolution(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         for name in row["trajectory"]:
             place = merged.setdefault((text_of(name), row["part"]), {})
-            place.update({**row, **row_place(name)})
+            place.update({**row, **place_of(name)})
     return list(merged.values())

@@ -25,12 +25,13 @@ from hierdiff.config import one_line
 from hierdiff.data import ImageData
 from hierdiff.data.classes import natural
 from hierdiff.data.order import evaluation_rows, evaluation_rule
-from hierdiff.levels import Resolution, row_place, size_of
+from hierdiff.levels import Resolution, size_of
 from hierdiff.methods import Diffusion, Method, Stage
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import finite
 from hierdiff.metrics.reference import Reference
 from hierdiff.noise import from_generator, generator_of
+from hierdiff.results.rows import place_of
 from hierdiff.training.checkpoint import load_tensors, unpacked
 from hierdiff.training.run import SNAPSHOTS
 
@@ -119,7 +120,7 @@ def validation_loss(
     sides = dict(zip(stage.level_names, stage.resolutions, strict=True)) if whole else {}
     for name, value in mean_losses(stage, data, n, precision).items():
         yield {
-            **row_place(sides.get(name, stage.resolutions[0])),
+            **place_of(sides.get(name, stage.resolutions[0])),
             "view": "native",
             "metric": "validation loss" if name in sides else f"validation {name}",
             "value": finite(value, f"the validation loss {name} of stage {stage.name}"),

@@ -10,8 +10,9 @@ from typing import Any
 from benchmarks.report.charts import compact
 from benchmarks.report.parts import Cell, Entry, Grid, TableRow, mapping, number
 from benchmarks.tables.formats.cells import MISSING
+from hierdiff.levels import order_of, px
 from hierdiff.results.hardware import hardware, machine
-from hierdiff.results.rows import better
+from hierdiff.results.rows import better, level_of
 
 OWN = ("folder", "label", "name")  # options that only say what a run is called
 SPENT = ("steps", "batch", "images", "flops", "seconds", "share", "pretrained")
@@ -79,18 +80,18 @@ def options(entries: Sequence[Entry]) -> tuple[Grid | None, list[Grid], Grid | N
 
 def metrics(entries: Sequence[Entry]) -> Grid | None:
     """Every metric with its identity in full, and the rows it was measured for."""
-    found: dict[str, tuple[int, TableRow]] = {}
+    found: dict[str, tuple[Any, TableRow]] = {}
     rows: dict[str, list[str]] = {}
     for entry in entries:
         for q in entry.record.quality:
-            side = int(q["resolution"])
+            level = level_of(q)
             cells = [
                 Cell(told(q["identity"])),
                 Cell({"low": "lower", "high": "higher", None: "as real images"}[better(q)]),
                 *(measured(q.get(key)) for key in ("n", "n_reference", "floor", "route")),
             ]
-            row = TableRow(f"{q['metric']} at {side} px", cells)
-            found.setdefault(repr(row), (-side, row))
+            row = TableRow(f"{q['metric']} at {px(level)}", cells)
+            found.setdefault(repr(row), (order_of(level), row))
             rows.setdefault(repr(row), []).append(entry.label)
     measured_rows = {entry.label for entry in entries if entry.record.quality}
     body = [

@@ -9,6 +9,7 @@ from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
+from hierdiff.levels import text_of
 from hierdiff.results.record import Record
 
 
@@ -26,7 +27,7 @@ class Entry:
 
     @property
     def sides(self) -> str:
-        return " and ".join(str(side) for side in self.record.resolutions)
+        return " and ".join(map(text_of, self.record.resolutions))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 from benchmarks.report.charts import DASHES, Axis, Line, Point, compact, lines, scatter
 from benchmarks.report.parts import Charts, Entry, number
 from benchmarks.tables.scale import SCALE
-from hierdiff.results.rows import Row, better
+from hierdiff.levels import Name, finest_first, order_of, px, resolution_of
+from hierdiff.results.rows import Row, better, level_of
 
 COSTS = (  # key of a cost row, axis, factor to its unit
     ("sample_images_per_s", Axis("sampled images/s", "high"), 1.0),
@@ -23,22 +24,22 @@ SPENT = (  # key of a curve's row, its name, label of the axis
     ("seconds", "time", "training time"),
 )
 UNITS = (("h", 3600), ("min", 60), ("s", 1))
-Asked = tuple[int, str, str]  # resolution, view, metric
-Measured = tuple[int, str, str, str]  # and identity
+Asked = tuple[Name, str, str]  # level, view, metric
+Measured = tuple[Name, str, str, str]  # and identity
 
 
 def trade(entries: Sequence[Entry]) -> Iterator[Charts]:
-    """Quality against each cost, for every resolution, view and metric; finest first.
+    """Quality against each cost, for every level, view and metric; finest first.
 
     A method's own level costs what the trajectory does that makes it; a final image that is pooled
     costs what the final image of that method does. Metrics of which neither side is better have no
     front, and one that a single row of several has is no comparison.
     """
-    finest = max((side for e in entries for side in e.record.resolutions), default=0)
+    finest = _finest_of(entries)
     asked = dict.fromkeys(
         _asked(q, finest) for e in entries for q in e.record.quality if better(q) is not None
     )
-    for side, view, metric in sorted(asked, key=lambda key: -key[0]):
+    for side, view, metric in sorted(asked, key=lambda key: order_of(key[0])):
         found = [(e, q) for e in entries if (q := _quality(e, (side, view, metric), finest))]
         if len(found) == 1 < sum(bool(e.record.quality) for e in entries):
             continue
@@ -50,56 +51,61 @@ def trade(entries: Sequence[Entry]) -> Iterator[Charts]:
                 if (cost := _cost(e, side if view == "native" else _finest(e), key)) is not None
             ]
             if points:
-                quality = Axis(f"{metric} at {side} px", better(found[0][1]))
+                quality = Axis(f"{metric} at {px(side)}", better(found[0][1]))
                 real = _real(entries, side, metric, found[0][1]["identity"])
                 drawn.append((axis.label, scatter(points, axis, quality, real)))
         if drawn:
             yield Charts(_name(side, view, metric, finest), drawn)
 
 
-def _name(side: int, view: str, metric: str, finest: int) -> str:
-    return f"{metric} at {side} px{'' if (side, view) == (finest, 'native') else f', {view}'}"
+def _finest_of(entries: Sequence[Entry]) -> Name:
+    """Of all rows."""
+    return next(iter(finest_first(level for e in entries for level in e.record.levels)), 0)
 
 
-def _asked(q: Row, finest: int) -> Asked:
-    """At the finest resolution both views are the same image."""
-    side = int(q["resolution"])
+def _name(side: Name, view: str, metric: str, finest: Name) -> str:
+    return f"{metric} at {px(side)}{'' if (side, view) == (finest, 'native') else f', {view}'}"
+
+
+def _asked(q: Row, finest: Name) -> Asked:
+    """At the finest level both views are the same image."""
+    side = level_of(q)
     return side, "native" if side == finest else q["view"], q["metric"]
 
 
-def _quality(entry: Entry, asked: Asked, finest: int) -> Row | None:
+def _quality(entry: Entry, asked: Asked, finest: Name) -> Row | None:
     rows = [q for q in entry.record.quality if number(q["value"]) is not None]
     return next((q for q in rows if _asked(q, finest) == asked), None)
 
 
-def _finest(entry: Entry) -> int:
-    return max(entry.record.resolutions)
+def _finest(entry: Entry) -> Name:
+    return entry.record.levels[0]
 
 
-def _cost(entry: Entry, side: int, key: str) -> float | None:
-    """Of what makes the images of a resolution."""
-    rows = [c for c in entry.record.cost if (c.get("resolution"), c.get("part")) == (side, None)]
+def _cost(entry: Entry, side: Name, key: str) -> float | None:
+    """Of what makes the images of a level."""
+    rows = [c for c in entry.record.cost if (level_of(c), c.get("part")) == (side, None)]
     found = (number(c.get(key)) for c in rows)
     return next((value for value in found if value is not None), None)
 
 
 def _real(
-    entries: Sequence[Entry], side: int, metric: str, identity: Any
+    entries: Sequence[Entry], side: Name, metric: str, identity: Any
 ) -> tuple[str, float] | None:
     """What real images reach, measured alike."""
     for entry in entries:
         for q in entry.record.scale.get("real", ()):
             value = number(q["value"])
-            if (q["resolution"], q["metric"], q["identity"]) == (side, metric, identity):
+            if (level_of(q), q["metric"], q["identity"]) == (resolution_of(side), metric, identity):
                 return (SCALE["real"], value) if value is not None else None
     return None
 
 
 def curves(entries: Sequence[Entry]) -> Iterator[Charts]:
-    """For every resolution, view, metric and identity its course over what was spent; first what
+    """For every level, view, metric and identity its course over what was spent; first what
     most rows share, metrics as in the tables. Losses of different methods are different quantities,
     told by their rows."""
-    finest = max((side for e in entries for side in e.record.resolutions), default=0)
+    finest = _finest_of(entries)
     rows = [row for entry in entries for row in entry.record.curves]
     shared: dict[Measured, list[str]] = {}  # names of the rows that have it
     for entry in entries:
@@ -112,9 +118,9 @@ def curves(entries: Sequence[Entry]) -> Iterator[Charts]:
     }
     order = [*sides]
     ranked = sorted(shared, key=lambda key: order.index(key[2]) if key[2] in order else len(order))
-    for key in sorted(ranked, key=lambda key: (-key[0], -len(shared[key]))):
+    for key in sorted(ranked, key=lambda key: (order_of(key[0]), -len(shared[key]))):
         side, view, metric, identity = key
-        axis = Axis(f"{metric} at {side} px", sides.get(metric, better({"metric": metric})))
+        axis = Axis(f"{metric} at {px(side)}", sides.get(metric, better({"metric": metric})))
         real = _real(entries, side, metric, identity)
         drawn = []
         for spent, name, label in SPENT:
@@ -152,7 +158,7 @@ def _patterns(halves: Sequence[float]) -> str:
 
 
 def _measured(row: Row) -> Measured:
-    return int(row["resolution"]), str(row["view"]), str(row["metric"]), str(row.get("identity"))
+    return level_of(row), str(row["view"]), str(row["metric"]), str(row.get("identity"))
 
 
 def _lines(

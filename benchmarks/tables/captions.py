@@ -8,9 +8,10 @@ from benchmarks.tables.costs import ALIKE, COSTS
 from benchmarks.tables.digits import number
 from benchmarks.tables.formats.cells import MISSING
 from benchmarks.tables.presets import UNITS, Preset
+from hierdiff.levels import Name, order_of, px
 from hierdiff.results.hardware import hardware
 from hierdiff.results.record import Record
-from hierdiff.results.rows import Row
+from hierdiff.results.rows import Row, level_of
 
 PRETRAINED = "‡"
 CASES = ("train", "sample")  # of which a cost is made
@@ -50,7 +51,7 @@ def caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset) 
     )
     if costs and wanted.costs:
         parts.append(f"Cost on {'; '.join(costs)}.")
-        if not wanted.finest and len({c["resolution"] for r in records for c in r.cost}) > 1:
+        if not wanted.finest and len({level_of(c) for r in records for c in r.cost}) > 1:
             parts.append(
                 "Cost at a resolution is that of the trajectory that makes the native images "
                 "there, and of training its last stage; pooled images cost what the finest do."
@@ -80,15 +81,15 @@ def _counts(q: Row) -> str:
 
 def floors(found: Sequence[Row]) -> dict[str, str]:
     """What a perfect model would get at this count: for each metric that has it, by resolution."""
-    told: dict[str, dict[int, list[float]]] = {}
-    for q in sorted(found, key=lambda q: -q["resolution"]):
+    told: dict[str, dict[Name, list[float]]] = {}
+    for q in sorted(found, key=lambda q: order_of(level_of(q))):
         if q.get("floor") is not None:
             sides = told.setdefault(q["metric"], {})
-            sides.setdefault(q["resolution"], []).append(q["floor"])
+            sides.setdefault(level_of(q), []).append(q["floor"])
     return {
         metric: ", ".join(
-            f"{side} px {MISSING.join(dict.fromkeys((number(min(own)), number(max(own)))))}"
-            for side, own in sides.items()
+            f"{px(level)} {MISSING.join(dict.fromkeys((number(min(own)), number(max(own)))))}"
+            for level, own in sides.items()
         )
         for metric, sides in told.items()
     }

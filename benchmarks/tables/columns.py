@@ -13,9 +13,10 @@ from benchmarks.tables.keys import ARROWS, Key, Spread
 from benchmarks.tables.mixing import same_hardware, same_identity
 from benchmarks.tables.presets import UNITS, Preset
 from benchmarks.tables.scale import SCALE, scale_rows
+from hierdiff.levels import Name, finest_first, px
 from hierdiff.results.flat import flat
 from hierdiff.results.record import Record
-from hierdiff.results.rows import ALONE, Row, better
+from hierdiff.results.rows import ALONE, Row, better, level_of
 
 OUT_OF_MEMORY, OOM = "out of memory", "OOM"  # how such a reason begins, what a cell says
 Spreads = dict[Key, dict[str, Spread]]  # by column and row
@@ -30,16 +31,16 @@ def columns_of(
     spread: Spreads = {}
     noise: Spreads = {}
     resolution: dict[Key, float] = {}
-    for group, side, part in groups_of(rows.values(), wanted):
-        measured = quality_columns(rows, side, metrics) if part is None else {}
+    for group, level, part in groups_of(rows.values(), wanted):
+        measured = quality_columns(rows, level, metrics) if part is None else {}
         for label, found in measured.items():
             same_identity(f"{group} {label}", found)
             columns[group, label] = {row: q["value"] for row, q in found.items()}
             spread[group, label] = {
                 row: known for row, q in found.items() if (known := spread_of(q)) is not None
             }
-        for cost in costs_of(rows.values(), side, wanted):
-            taken = cost_column(rows, side, part, cost)
+        for cost in costs_of(rows.values(), level, wanted):
+            taken = cost_column(rows, level, part, cost)
             if cost.hardware:
                 same_hardware(f"{group} {cost.label}", rows, taken)
             columns[group, cost.label] = {
@@ -51,7 +52,7 @@ def columns_of(
             if cost.resolution is not None:
                 resolution[group, cost.label] = cost.resolution
         if wanted.parts:
-            columns |= {(group, label): own for label, own in parts(rows, side, part).items()}
+            columns |= {(group, label): own for label, own in parts(rows, level, part).items()}
     for when, what in wanted.budgets:
         unit, factor = UNITS[what]
         columns[when, unit] = {
@@ -62,25 +63,25 @@ def columns_of(
     return columns, spread, noise, resolution
 
 
-def groups_of(records: Iterable[Record], wanted: Preset) -> Iterator[tuple[str, int, str | None]]:
-    """Name, side and part of each column group: the resolutions, and in a table without quality the
+def groups_of(records: Iterable[Record], wanted: Preset) -> Iterator[tuple[str, Name, str | None]]:
+    """Name, level and part of each column group: the levels, and in a table without quality the
     parts of a trajectory that were measured alone."""
     records = list(records)
-    for side in resolutions(records):
-        yield f"{side} px", side, None
-    for side in resolutions(records) if wanted.metrics == "none" else ():
-        if any(costs_at(record, side, ALONE) for record in records):
-            yield f"network {ALONE} {side} px", side, ALONE
+    for level in levels_of(records):
+        yield px(level), level, None
+    for level in levels_of(records) if wanted.metrics == "none" else ():
+        if any(costs_at(record, level, ALONE) for record in records):
+            yield f"network {ALONE} {px(level)}", level, ALONE
 
 
-def costs_of(records: Iterable[Record], side: int, wanted: Preset) -> tuple[Cost, ...]:
-    finest = side == max(resolutions(records))
+def costs_of(records: Iterable[Record], level: Name, wanted: Preset) -> tuple[Cost, ...]:
+    finest = level == levels_of(records)[0]
     return wanted.costs if finest or not wanted.finest else ()
 
 
-def costs_at(record: Record, side: int, part: str | None) -> list[Row]:
-    """Cost rows of what makes the images of a resolution (part None), or of a part alone."""
-    return [c for c in record.cost if (c["resolution"], c.get("part")) == (side, part)]
+def costs_at(record: Record, level: Name, part: str | None) -> list[Row]:
+    """Cost rows of what makes the images of a level (part None), or of a part alone."""
+    return [c for c in record.cost if (level_of(c), c.get("part")) == (level, part)]
 
 
 def spread_of(q: Row) -> Spread | None:
@@ -100,10 +101,10 @@ def spread_of(q: Row) -> Spread | None:
 def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Key, dict[str, str]]:
     """Costs that ended without a number, by row: `OOM` where memory ran out."""
     words: dict[Key, dict[str, str]] = {}
-    for group, side, part in groups_of(rows.values(), wanted):
-        for cost in costs_of(rows.values(), side, wanted):
+    for group, level, part in groups_of(rows.values(), wanted):
+        for cost in costs_of(rows.values(), level, wanted):
             for row, record in rows.items():
-                for c in costs_at(record, side, part):
+                for c in costs_at(record, level, part):
                     reason = c.get(f"{cost.case}_failure")
                     if reason is not None and c.get(cost.key) is None and cost.measured:
                         word = OOM if reason.startswith(OUT_OF_MEMORY) else "failed"
@@ -111,9 +112,9 @@ def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Key, dict[st
     return words
 
 
-def resolutions(records: Iterable[Record]) -> list[int]:
-    """Every side that was measured, finest first."""
-    return sorted({int(row["resolution"]) for r in records for row in (*r.quality, *r.cost)})[::-1]
+def levels_of(records: Iterable[Record]) -> list[Name]:
+    """Every level that was measured, finest first."""
+    return finest_first(level_of(row) for r in records for row in (*r.quality, *r.cost))
 
 
 def metrics_of(records: Iterable[Record], which: str) -> list[str]:
@@ -125,22 +126,22 @@ def metrics_of(records: Iterable[Record], which: str) -> list[str]:
 
 
 def quality_columns(
-    rows: Mapping[str, Record], side: int, metrics: Sequence[str]
+    rows: Mapping[str, Record], level: Name, metrics: Sequence[str]
 ) -> dict[str, dict[str, Row]]:
-    """For each metric and view at a resolution the quality row of each table row.
+    """For each metric and view of a level the quality row of each table row.
 
-    At the finest resolution both views are the same image, and one column says it. Both views have
+    At the finest level both views are the same image, and one column says it. Both views have
     the same references, so that a row of the scale stands in either.
     """
-    finest = side == max(resolutions(rows.values()))
+    finest = level == levels_of(rows.values())[0]
     views = (
         {"": ("native", "pooled")} if finest else {" native": ("native",), " pooled": ("pooled",)}
     )
     at_side = {
-        row: [q for q in record.quality if q["resolution"] == side and q["value"] is not None]
+        row: [q for q in record.quality if level_of(q) == level and q["value"] is not None]
         for row, record in rows.items()
     }
-    scale = {label: list(scale_rows(rows.values(), kind, side)) for kind, label in SCALE.items()}
+    scale = {label: list(scale_rows(rows.values(), kind, level)) for kind, label in SCALE.items()}
     columns: dict[str, dict[str, Row]] = {}
     for metric in metrics:
         arrow = ARROWS[direction(metric, rows.values())]
@@ -167,24 +168,24 @@ def direction(metric: str, records: Iterable[Record]) -> str | None:
 
 
 def cost_column(
-    rows: Mapping[str, Record], side: int, part: str | None, cost: Cost
+    rows: Mapping[str, Record], level: Name, part: str | None, cost: Cost
 ) -> dict[str, Row]:
     return {
         row: c
         for row, record in rows.items()
-        for c in costs_at(record, side, part)
+        for c in costs_at(record, level, part)
         if c.get(cost.key) is not None
     }
 
 
 def parts(
-    rows: Mapping[str, Record], side: int, part: str | None = None
+    rows: Mapping[str, Record], level: Name, part: str | None = None
 ) -> dict[str, dict[str, float]]:
     """The numbers of a breakdown: of any entry of a cost row that has entries itself."""
     columns: dict[str, dict[str, float]] = {}
     sources: dict[str, Row] = {}
     for row, record in rows.items():
-        for c in costs_at(record, side, part):
+        for c in costs_at(record, level, part):
             named = {key: _by_name(node) for key, node in c.items()}
             nested = {key: node for key, node in named.items() if isinstance(node, Mapping)}
             for key, value in flat(nested).items():
@@ -194,7 +195,7 @@ def parts(
                     name = re.sub(r"[._]", " ", f"{place}.{unit}")
                     columns.setdefault(name, {})[row] = float(value) * factor
                     sources[row] = c
-    same_hardware(f"{side} px {next(iter(columns), '')}", rows, sources)
+    same_hardware(f"{px(level)} {next(iter(columns), '')}", rows, sources)
     return columns
 
 

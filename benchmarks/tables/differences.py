@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+from hierdiff.levels import joined
 from hierdiff.results.flat import NAMED, flat
 from hierdiff.results.record import Record
 
@@ -29,7 +30,7 @@ def _is_short(value: Any) -> bool:
 def options_of(record: Record) -> dict[str, Any]:
     return {
         "budget": record.budget,
-        "resolutions": "x".join(map(str, record.resolutions)),
+        "resolutions": joined(record.resolutions),
         **{key: value for key, value in flat(record.config).items() if key not in NAMED[1:]},
     }
 

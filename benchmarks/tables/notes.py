@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from benchmarks.tables.captions import CASES, PRETRAINED, budget, pretrained
-from benchmarks.tables.columns import resolutions
+from benchmarks.tables.columns import levels_of
 from benchmarks.tables.digits import number
 from benchmarks.tables.formats.cells import MISSING
 from benchmarks.tables.presets import UNITS, Preset
 from benchmarks.tables.scale import scale_rows
+from hierdiff.levels import Name, joined, order_of, px
 from hierdiff.results.hardware import machine
 from hierdiff.results.record import Record
-from hierdiff.results.rows import ALONE, Row
+from hierdiff.results.rows import ALONE, Row, level_of
 
 
 def notes(
@@ -82,8 +83,8 @@ def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:
 
 def _where(cost: Row) -> str:
     """`64x32 px` of a joint trajectory."""
-    sides = "x".join(str(side) for side in cost.get("trajectory") or [cost["resolution"]])
-    return f"{sides} px{f' ({ALONE})' if cost.get('part') else ''}"
+    levels = joined(cost.get("trajectory") or [level_of(cost)])
+    return f"{levels} px{f' ({ALONE})' if cost.get('part') else ''}"
 
 
 def noisy(cost: Row) -> str | None:
@@ -94,18 +95,20 @@ def noisy(cost: Row) -> str | None:
 
 
 def identities(rows: Mapping[str, Record], metrics: Sequence[str]) -> Iterator[str]:
-    """A line for each resolution and identity but for the estimator, which each metric tells."""
+    """A line for each level and identity but for the estimator, which each metric tells."""
     found = {
-        (-q["resolution"], *_halves(str(q["identity"])), q["metric"])
+        (level_of(q), *_halves(str(q["identity"])), q["metric"])
         for record in rows.values()
         for q in record.quality
         if q["value"] is not None and q["metric"] in metrics
     }
-    lines: dict[tuple[int, str], list[str]] = {}
-    for side, made, how, metric in sorted(found, key=lambda f: (f[0], metrics.index(f[3]), f)):
-        lines.setdefault((-side, made), []).append(f"{metric} ({how})" if how else metric)
-    for (side, made), told in lines.items():
-        yield f"{side} px, {made}: {', '.join(told)}"
+    lines: dict[tuple[Name, str], list[str]] = {}
+    for level, made, how, metric in sorted(
+        found, key=lambda f: (order_of(f[0]), metrics.index(f[3]), f[1:])
+    ):
+        lines.setdefault((level, made), []).append(f"{metric} ({how})" if how else metric)
+    for (level, made), told in lines.items():
+        yield f"{px(level)}, {made}: {', '.join(told)}"
 
 
 def _halves(identity: str) -> tuple[str, str]:
@@ -135,19 +138,19 @@ def fewer_real(rows: Iterable[Record], metrics: Sequence[str]) -> Iterator[str]:
     records = list(rows)
     counts = {
         (q["n"], max(ns))
-        for side in resolutions(records)
-        for q in scale_rows(records, "real", side)
+        for level in levels_of(records)
+        for q in scale_rows(records, "real", level)
         if q["metric"] in metrics and q.get("n")
-        if (ns := _counts_of(records, side, q["metric"])) and q["n"] < max(ns)
+        if (ns := _counts_of(records, level, q["metric"])) and q["n"] < max(ns)
     }
     for few, many in sorted(counts):
         yield f"real images are {few}, all test images there are, beside {many} generated ones"
 
 
-def _counts_of(records: Iterable[Record], side: int, metric: str) -> list[int]:
+def _counts_of(records: Iterable[Record], level: Name, metric: str) -> list[int]:
     return [
         q["n"]
         for record in records
         for q in record.quality
-        if (q["resolution"], q["metric"]) == (side, metric) and q.get("n")
+        if (level_of(q), q["metric"]) == (level, metric) and q.get("n")
     ]

@@ -26,7 +26,7 @@ from hierdiff.guidance import (
     is_off,
     thresholded,
 )
-from hierdiff.levels import Levels, Name, Resolution, text_of
+from hierdiff.levels import Levels, Name, Resolution, joined
 from hierdiff.methods.method import check_cond, check_labels
 from hierdiff.methods.sampling import Sampling
 from hierdiff.methods.stage import Images, Stage
@@ -100,7 +100,7 @@ class Diffusion(Stage):
         self.sampling = sampling
         self.resolutions = tuple(resolutions)
         self.level_names = codec.names()
-        self.name = "x".join(text_of(name) for name in resolutions)
+        self.name = joined(resolutions)
         self.facts, self.notes = dict(facts), denoiser.notes
         self.fractions = _check_fractions(fractions, levels)
         self.share, self.batch_size, self.weights = share, batch_size, weights

@@ -24,7 +24,7 @@ from hierdiff.data.law import Law
 from hierdiff.levels import Name, Resolution, finest_first, sides_of, size_of, text_of
 from hierdiff.metrics.classifier import SHA256, SIDES, classifier_of, unknown
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.fidelity import HIGH, LOW, NATIVE, POOLED, Place, Quality, place_of, row_order
+from hierdiff.metrics.fidelity import HIGH, LOW, NATIVE, POOLED, Place, Quality, row_order
 from hierdiff.metrics.frechet import summed
 from hierdiff.metrics.reference import extracted, pooled
 
@@ -283,8 +283,7 @@ class AttributeMeter:
         if not all(bool(part[name].isfinite().all()) for part in parts for name in part):
             raise FloatingPointError(
                 f"the classifier of parts gives values that are not finite for images at "
-                f"{place_of(place.resolution, place.level)} ({place.view}): its weights or the "
-                f"images hold NaN"
+                f"{text_of(place.resolution)} px ({place.view}): its weights or the images hold NaN"
             )
         found = {
             name: torch.cat([part[name].argmax(1) for part in parts]).cpu()

@@ -29,10 +29,12 @@ from torch import Tensor
 
 from hierdiff.levels import (
     Name,
+    Named,
     Resolution,
     finest_first,
     name_of,
     plain_of,
+    px,
     resolution_of,
     size_of,
     text_of,
@@ -90,8 +92,8 @@ class Quality:
     level: str | None = None
 
     def __post_init__(self) -> None:
-        place = place_of(self.resolution, self.level)
-        where = f"{self.metric} at {place} ({self.view}, {self.n} images)"
+        name = self.resolution if self.level is None else Named(self.level, self.resolution)
+        where = f"{self.metric} at {px(name)} ({self.view}, {self.n} images)"
         finite(self.value, where)
         if self.floor is not None:
             finite(self.floor, f"the noise floor of {where}")
@@ -111,11 +113,6 @@ def finite(value: float, what: str) -> float:
             f"the extractor"
         )
     return value
-
-
-def place_of(resolution: Resolution, level: str | None) -> str:
-    """Where a value was measured, in words: `64 px`, `refined, 64 px`."""
-    return f"{level}, {text_of(resolution)} px" if level else f"{text_of(resolution)} px"
 
 
 @dataclass(frozen=True)

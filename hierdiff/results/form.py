@@ -31,6 +31,14 @@ COUNT: Rule = (
     "a positive whole number",
     lambda value: _is_number(value) and isinstance(value, int) and value > 0,
 )
+RESOLUTION: Rule = (
+    "a positive whole number, or a list of them",
+    lambda value: all(map(COUNT[1], value)) if isinstance(value, list) else COUNT[1](value),
+)
+LEVEL: Rule = (
+    "a positive whole number, a list of them, or text",
+    lambda value: _is_text(value) or RESOLUTION[1](value),
+)
 ANY: Rule = ("anything", lambda value: True)
 TREE: Rule = ("a mapping", lambda value: isinstance(value, Mapping))
 
@@ -41,7 +49,8 @@ def or_none(rule: Rule) -> Rule:
 
 AMOUNT, WORD = or_none(NUMBER), or_none(TEXT)
 QUALITY = {
-    "resolution": COUNT,
+    "resolution": RESOLUTION,
+    "level?": WORD,
     "view": TEXT,
     "metric": TEXT,
     "value": AMOUNT,
@@ -51,7 +60,8 @@ QUALITY = {
     "*": ANY,
 }
 COST = {
-    "resolution": COUNT,
+    "resolution": RESOLUTION,
+    "level?": WORD,
     **dict.fromkeys(("device?", "dtype?"), WORD),
     **dict.fromkeys(("train_failure?", "sample_failure?"), WORD),
     **{
@@ -70,7 +80,8 @@ COST = {
     "*": ANY,
 }
 CURVE = {
-    "resolution": COUNT,
+    "resolution": RESOLUTION,
+    "level?": WORD,
     "view": TEXT,
     "metric": TEXT,
     "value?": AMOUNT,
@@ -81,7 +92,7 @@ SPENT: dict[str, Any] = {**dict.fromkeys(("images?", "flops?", "seconds?"), AMOU
 MACHINE: dict[str, Any] = {"cpu?": WORD, "gpu?": ({"names?": ([TEXT],), "*": ANY},), "*": ANY}
 FORM: dict[str, Any] = {
     **dict.fromkeys(("name", "method", "data", "budget"), TEXT),
-    "resolutions": [COUNT],
+    "resolutions": [LEVEL],
     "quality": [QUALITY],
     "cost": [COST],
     "scale": {"*": [QUALITY]},

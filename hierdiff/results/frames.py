@@ -15,8 +15,9 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hierdiff.levels import name_of, order_of, text_of
 from hierdiff.results.record import Record
-from hierdiff.results.rows import Row
+from hierdiff.results.rows import Row, level_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,8 @@ def dataframe(*folders: str | Path, options: Sequence[str] = ()) -> pd.DataFrame
     their place in the config (`denoiser.width`). kind: "quality", "cost" (of what makes the images
     of a resolution), "cost alone" (of a network without the rest of its trajectory), "curve",
     "scale" (name and method are then "real" or "gaussian") or "failure". metric of a cost: its key
-    in the record.
+    in the record. resolution: the side of a square in pixels, and for other levels their name as
+    text (`8x32x32`).
     """
     import pandas as pd
 
@@ -54,7 +56,9 @@ def dataframe(*folders: str | Path, options: Sequence[str] = ()) -> pd.DataFrame
         lines += found
     frame = pd.DataFrame(lines, columns=pd.Index([*COLUMNS, *SPENT, *options]))
     numbers = {name: "float64" for name in ("value", "spread", *SPENT)}
-    return frame.astype({**numbers, **dict.fromkeys(WHOLE, "Int64"), "edited": "bool"})
+    texts = any(isinstance(line.get("resolution"), str) for line in lines)
+    whole = dict.fromkeys(WHOLE, "Int64") | ({"resolution": "object"} if texts else {})
+    return frame.astype({**numbers, **whole, "edited": "bool"})
 
 
 def _told(record: Record, wanted: Sequence[str]) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def _lines(record: Record) -> Iterator[dict[str, Any]]:
                 batch = c.get("train_batch" if key.startswith("train_") else "batch")
                 timed = f"{hardware(record, c)}, batch {batch}"
                 identity = None if key in ANYWHERE else timed
-                place = {"resolution": c["resolution"], "metric": key, "identity": identity}
+                place = {"resolution": _level(c), "metric": key, "identity": identity}
                 yield {"kind": kind, **place, "value": value}
     for row in record.curves:
         yield {"kind": "curve", **_number(row), **{key: row.get(key) for key in SPENT}}
@@ -94,8 +98,13 @@ def _lines(record: Record) -> Iterator[dict[str, Any]]:
 
 
 def _number(row: Row) -> dict[str, Any]:
-    keys = ("resolution", "view", "metric", "value", "spread", "n", "identity")
-    return {key: row.get(key) for key in keys}
+    keys = ("view", "metric", "value", "spread", "n", "identity")
+    return {"resolution": _level(row), **{key: row.get(key) for key in keys}}
+
+
+def _level(row: Row) -> int | str:
+    name = level_of(row)
+    return name if isinstance(name, int) else text_of(name)
 
 
 def wide(frame: pd.DataFrame, kind: str = "quality") -> pd.DataFrame:
@@ -122,6 +131,6 @@ def wide(frame: pd.DataFrame, kind: str = "quality") -> pd.DataFrame:
         raise ValueError(
             f"run {chosen[twice]['run'].iloc[0]!r} is there twice: choose one by frame.path"
         )
-    return chosen.pivot(index=runs, columns=place, values="value").sort_index(
-        axis=1, ascending=[False, True, True]
-    )
+    found = chosen.pivot(index=runs, columns=place, values="value")
+    order = sorted(found.columns, key=lambda c: (order_of(name_of(str(c[0]))), *c[1:]))
+    return found[order].sort_index()

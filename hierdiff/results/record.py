@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from hierdiff.files import from_json, write
+from hierdiff.levels import Name, resolution_of
 from hierdiff.results.form import broken, too_deep
 from hierdiff.results.older import older_costs
 from hierdiff.results.plain import content_hash, plain
-from hierdiff.results.rows import Row, check_quality
+from hierdiff.results.rows import Row, check_quality, level_of
 
 SCHEMA = 4  # 2: analysis; 3: curves; 4: costs of the trajectory that makes the images
 READ: dict[Any, dict[str, Any]] = {  # what an older one lacks
@@ -58,7 +59,7 @@ class Record:
     method: str
     data: str
     budget: str
-    resolutions: tuple[Any, ...]
+    resolutions: tuple[Any, ...]  # plain names
     quality: tuple[Row, ...] = ()
     cost: tuple[Row, ...] = ()
     scale: Mapping[str, Sequence[Row]] = field(default_factory=dict)
@@ -84,6 +85,16 @@ class Record:
             name: plain(getattr(self, name), name, free=name in ("config", "provenance"))
             for name in told
         }
+
+    @property
+    def levels(self) -> tuple[Name, ...]:
+        """Names of the levels that the method produces, words with the resolution of their rows."""
+        rows = (*self.quality, *self.cost, *self.curves)
+        words = {row["level"]: level_of(row) for row in rows if row.get("level") is not None}
+        return tuple(
+            words.get(name, name) if isinstance(name, str) else resolution_of(name)
+            for name in self.resolutions
+        )
 
     @property
     def hash(self) -> str:

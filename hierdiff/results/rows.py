@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hierdiff.levels import Name, Named, plain_of, resolution_of
+
 ALONE = "alone"  # part of a cost row
 VIEWS = ("native", "pooled")
 BETTER = ("low", "high", None)  # None: the value of real images is the one to reach
@@ -12,6 +14,18 @@ BETTER = ("low", "high", None)  # None: the value of real images is the one to r
 HIGHER_IS_BETTER = ("IS", "precision", "recall", "density", "coverage", "PSNR", "SSIM")
 QUALITY = ("resolution", "view", "metric", "value", "identity")  # what a quality row must say
 Row = Mapping[str, Any]
+
+
+def place_of(name: Name) -> dict[str, Any]:
+    """Where a row stands: the resolution of a level, and its name where that is a word."""
+    level = {"level": str(name)} if isinstance(name, str) else {}
+    return {"resolution": plain_of(resolution_of(name)), **level}
+
+
+def level_of(row: Row) -> Name:
+    """The level of a row, the inverse of `place_of`."""
+    word = row.get("level")
+    return resolution_of(row["resolution"]) if word is None else Named(word, row["resolution"])
 
 
 def check_quality(name: str, row: Row) -> None:

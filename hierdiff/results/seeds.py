@@ -9,9 +9,10 @@ from dataclasses import replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from hierdiff.levels import Name, text_of
 from hierdiff.results.plain import content_hash, plain
 from hierdiff.results.record import Record
-from hierdiff.results.rows import Row
+from hierdiff.results.rows import Row, level_of
 
 if TYPE_CHECKING:
     pass
@@ -67,7 +68,7 @@ def _but_seed(record: Record) -> str:
         if (options.get("match") or {}).get(budget) is not None:
             options[part] = {k: v for k, v in options[part].items() if k != "steps"}
     measured = {
-        (str(q["resolution"]), q["metric"]): (q["identity"], q.get("n"), q.get("n_reference"))
+        (text_of(level_of(q)), q["metric"]): (q["identity"], q.get("n"), q.get("n_reference"))
         for q in record.quality
     }
     told = {
@@ -106,11 +107,11 @@ def _merged(group: Sequence[Record]) -> Sequence[Record]:
 
 
 def _over_runs(qualities: Iterable[Sequence[Row]]) -> Iterator[Row]:
-    """One row for each resolution, view and metric; a run that has no value has no say."""
+    """One row for each level, view and metric; a run that has no value has no say."""
     same: dict[tuple[Any, ...], list[Row]] = {}
     for rows in qualities:
         for q in rows:
-            same.setdefault((q["resolution"], q["view"], q["metric"]), []).append(q)
+            same.setdefault((level_of(q), q["view"], q["metric"]), []).append(q)
     for rows in same.values():
         known = [q for q in rows if q["value"] is not None]
         values = [q["value"] for q in known]
@@ -138,8 +139,8 @@ def _spread(values: Sequence[float], runs: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _place(cost: Row) -> tuple[int, str | None]:
-    return cost["resolution"], cost.get("part")
+def _place(cost: Row) -> tuple[Name, str | None]:
+    return level_of(cost), cost.get("part")
 
 
 def _mean_cost(rows: Sequence[Row]) -> Row:
