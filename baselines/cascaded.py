@@ -14,17 +14,18 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from hierdiff.batch import Cond
+from hierdiff.batch import Batch, Cond
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Name, Resolution, Resolutions, Sides, check_resolutions
-from hierdiff.methods import Diffusion, Method, Sampling, Stage, methods
-from hierdiff.methods.bridge import CLEAN, Bridge, Bridged, bridges
+from hierdiff.levels import Levels, Resolution, Resolutions, Sides, check_resolutions
+from hierdiff.methods import Diffusion, Method, Sampling, methods
+from hierdiff.methods.bridge import CLEAN, Bridge, Handover, bridges
+from hierdiff.methods.bridged import Bridged, BridgedDraws
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.noise import Noise
-from hierdiff.objective import Objective, uniforms
+from hierdiff.objective import Draws, Objective, uniforms
 from hierdiff.options import (
     Count,
     Length,
@@ -44,10 +45,10 @@ RESIZES = ("bilinear", "bicubic", "nearest")
 
 
 class Crossing(NamedTuple):
-    """level: log_snr after the augmentation; eps: its noise; blur: standard deviation of the blur
+    """log_snr: after the augmentation; eps: its noise; blur: standard deviation of the blur
     in low-resolution pixels, 0 for none."""
 
-    level: Float[Tensor, " b"]
+    log_snr: Float[Tensor, " b"]
     eps: Float[Tensor, "b c h w"]
     blur: Float[Tensor, " b"]
 
@@ -57,11 +58,11 @@ class Crossing(NamedTuple):
 class Augmented(Bridge):
     """Blur, noise and resize, in this order, or resize before noise.
 
-    levels: log_snr range of the noise in training (CDM's amortised augmentation: the step of the
-    low model's own process is uniform), None for no noise. level: log_snr in sampling, inside that
+    log_snr_range: of the noise in training (CDM's amortised augmentation: the step of the
+    low model's own process is uniform), None for no noise. log_snr: in sampling, inside that
     range. noise_at: "low" (CDM: noise becomes blocks) or "high" (Imagen's code and DeepFloyd IF:
     white noise after the resize). resize: bilinear, bicubic or nearest. truncated: the low sampler
-    stops where its own noise is `level` and that state is handed over; else its clean image is
+    stops where its own noise is `log_snr` and that state is handed over; else its clean image is
     noised again. blur: range of the 3x3 Gaussian's standard deviation in low-resolution pixels,
     for `blur_share` of the training examples and for none in sampling. process: of the low model.
     """
@@ -69,8 +70,8 @@ class Augmented(Bridge):
     low: Count
     high: Count
     process: GaussianProcess = field(repr=False)
-    levels: Annotated[Sequence[Limit], Length(2)] | None = (-5.0, 15.0)
-    level: Limit = field(default=3.0, repr=False)
+    log_snr_range: Annotated[Sequence[Limit], Length(2)] | None = (-5.0, 15.0)
+    log_snr: Limit = field(default=3.0, repr=False)
     noise_at: str = "low"
     resize: str = "bilinear"
     truncated: bool = field(default=False, repr=False)
@@ -91,53 +92,54 @@ class Augmented(Bridge):
                 "truncated with noise_at=high is undefined: the low sampler's own noise lies at "
                 "the low resolution; take noise_at=low or truncated=false"
             )
-        if self.truncated and self.levels is None:
-            raise ValueError("truncated without noise: give levels, or take truncated=false")
-        if self.levels is None:
-            object.__setattr__(self, "level", CLEAN)
-        elif not self.levels[0] < self.levels[1]:
-            raise ValueError(f"levels {list(self.levels)}: give [lowest, highest] log_snr")
+        if self.truncated and self.log_snr_range is None:
+            raise ValueError("truncated without noise: give log_snr_range, or take truncated=false")
+        if self.log_snr_range is None:
+            object.__setattr__(self, "log_snr", CLEAN)
+        elif not self.log_snr_range[0] < self.log_snr_range[1]:
+            raise ValueError(f"log_snr_range {list(self.log_snr_range)}: give [lowest, highest]")
         if self.blur is not None and not 0 < self.blur[0] <= self.blur[1]:
             raise ValueError(f"blur {list(self.blur)}: give [least, largest] standard deviation")
-        self._check(self.level)
+        self._check(self.log_snr)
 
-    def stop(self, level: float) -> float:
+    def stop(self, log_snr: float) -> float:
         if not self.truncated:
             return 0.0
-        return float(self._schedule.inverse(torch.tensor(level, dtype=torch.float64)))
+        return float(self._schedule.inverse(torch.tensor(log_snr, dtype=torch.float64)))
 
-    def draw(self, shape: tuple[int, ...], noise: Noise) -> Crossing:
+    def draw(self, shapes: Sequence[Sequence[int]], noise: Noise) -> Crossing:
+        shape = shapes[0]
         b = shape[0]
         blur = torch.zeros_like(noise((b,)))
         if self.blur is not None:
             chosen = uniforms(b, noise) < self.blur_share
             width = self.blur[0] + (self.blur[1] - self.blur[0]) * uniforms(b, noise)
             blur = chosen * width
-        if self.levels is None:
-            return Crossing(torch.full_like(blur, CLEAN), torch.zeros(shape).to(blur), blur)
-        ends = torch.tensor(self.levels, dtype=torch.float64)
+        if self.log_snr_range is None:
+            return Crossing(torch.full_like(blur, CLEAN), torch.zeros(tuple(shape)).to(blur), blur)
+        ends = torch.tensor(self.log_snr_range, dtype=torch.float64)
         late, early = self._schedule.inverse(ends).clamp(0, 1).tolist()
-        level = self._schedule(early + (late - early) * uniforms(b, noise, stratified=True))
-        return Crossing(level, noise(self._noise_shape(shape)), blur)
+        log_snr = self._schedule(early + (late - early) * uniforms(b, noise, stratified=True))
+        return Crossing(log_snr, noise(self._noise_shape(shape)), blur)
 
-    def fixed(self, shape: tuple[int, ...], noise: Noise, level: float) -> Crossing:
-        self._check(level)
-        eps = noise(self._noise_shape(shape))
-        return Crossing(eps.new_full((shape[0],), level), eps, eps.new_zeros(shape[0]))
+    def fixed(self, shapes: Sequence[Sequence[int]], noise: Noise, log_snr: float) -> Crossing:
+        self._check(log_snr)
+        eps = noise(self._noise_shape(shapes[0]))
+        return Crossing(eps.new_full((len(eps),), log_snr), eps, eps.new_zeros(len(eps)))
 
-    def __call__(self, x: Tensor, here: float, crossing: Crossing, cond: Cond) -> Cond:
-        level = crossing.level
-        x = blurred(x, crossing.blur) if self.blur is not None else x
+    def __call__(self, levels: Levels, here: float, crossing: Crossing, cond: Cond) -> Handover:
+        x = blurred(levels[0], crossing.blur) if self.blur is not None else levels[0]
         if self.noise_at == "low":
             x = self._resized(self._noised(x, here, crossing))
         else:
             x = self._noised(self._resized(x), here, crossing)
-        return replace(cond, low=x, scalars={**cond.scalars, "augmentation": level})
+        scalars = {**cond.scalars, "augmentation": crossing.log_snr}
+        return Handover(replace(cond, low=x, scalars=scalars))
 
     def _noised(self, x: Tensor, here: float, crossing: Crossing) -> Tensor:
-        if self.levels is None:
+        if self.log_snr_range is None:
             return x
-        there = crossing.level[:, None]
+        there = crossing.log_snr[:, None]
         (x,) = self.process.renoise((x,), torch.full_like(there, here), there, (crossing.eps,))
         return x
 
@@ -145,21 +147,24 @@ class Augmented(Bridge):
         how = {} if self.resize == "nearest" else {"align_corners": False}
         return F.interpolate(x, size=(self.high, self.high), mode=self.resize, **how)  # type: ignore[arg-type]
 
-    def _noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def _noise_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         side = self.low if self.noise_at == "low" else self.high
         return (*shape[:2], side, side)
 
     @property
     def _schedule(self) -> Schedule:
-        return self.process.schedules[-1]
+        return self.process.schedules[0]
 
-    def _check(self, level: float) -> None:
-        if self.levels is None and level != CLEAN:
-            raise ValueError(f"level {level} of a bridge without noise: give `levels` first")
-        if self.levels is not None and not self.levels[0] <= level <= self.levels[1]:
+    def _check(self, log_snr: float) -> None:
+        if self.log_snr_range is None:
+            if log_snr != CLEAN:
+                raise ValueError(f"log_snr {log_snr} without noise: give log_snr_range first")
+            return
+        low, high = self.log_snr_range
+        if not low <= log_snr <= high:
             raise ValueError(
-                f"augmentation level {level} (log_snr) is outside of the range it is trained on, "
-                f"{self.levels[0]:g} to {self.levels[1]:g}: choose one inside, or widen `levels`"
+                f"augmentation to log_snr {log_snr} is outside of the range it is trained on, "
+                f"{low:g} to {high:g}: choose one inside, or widen log_snr_range"
             )
 
 
@@ -171,6 +176,65 @@ def blurred(x: Float[Tensor, "b c h w"], std: Float[Tensor, " b"]) -> Float[Tens
         n = x.shape[dim]
         x = (x + side * (wide.narrow(dim, 0, n) + wide.narrow(dim, 2, n))) / (1 + 2 * side)
     return x
+
+
+class UpsamplerDraws(NamedTuple):
+    """corners: row and column of each example's crop at the high resolution."""
+
+    draws: BridgedDraws
+    corners: Int[Tensor, "b two"]
+
+
+class Upsampler(Bridged):
+    """Diffusion at one resolution, given the image of the stage below.
+
+    crop: side of the random crops it is trained on (a network without positions then samples at
+    the whole side), or None. Everything else as in `Bridged`.
+    """
+
+    def __init__(self, *, crop: int | None = None, **parts: Any):
+        super().__init__(**parts)
+        low, side = self.previous.shapes()[0][-1], self.shapes()[0][-1]
+        self.factor = side // low  # crops start at a low-resolution pixel
+        if crop is not None and (crop % self.factor or not 0 < crop <= side):
+            raise ValueError(
+                f"crop {crop} of {side} px images made from {low} px: choose a multiple of "
+                f"{self.factor} up to {side}"
+            )
+        self.crop = crop if crop != side else None
+        if self.crop is not None:
+            self.denoiser.check(self.shapes_in_training())
+            self.objective.check(self.process, shapes=self.shapes_in_training())
+
+    def shapes_in_training(self) -> Sequence[tuple[int, ...]]:
+        if self.crop is None:
+            return self.shapes()
+        return [(self.shapes()[0][0], self.crop, self.crop)]
+
+    def draw(self, batch: Batch, noise: Noise) -> Any:
+        draws = super().draw(batch, noise)
+        if self.crop is None:
+            return draws
+        places = (self.shapes()[0][-1] - self.crop) // self.factor + 1
+        corners = torch.stack([uniforms(len(batch), noise) for _ in "yx"], 1) * places
+        return UpsamplerDraws(draws, corners.long() * self.factor)
+
+    def inputs(self, batch: Batch, draws: Any) -> tuple[Levels, Cond, Draws]:
+        if self.crop is None:
+            return super().inputs(batch, draws)
+        (x0,), cond, own = super().inputs(batch, draws.draws)
+        low = None if cond.low is None else cropped(cond.low, draws.corners, self.crop)
+        return (cropped(x0, draws.corners, self.crop),), replace(cond, low=low), own
+
+
+def cropped(
+    x: Float[Tensor, "b c h w"], corners: Int[Tensor, "b two"], side: int
+) -> Float[Tensor, "b c s s"]:
+    """The square of `side` whose first pixel is at `corners` (row, column), for each example."""
+    span = torch.arange(side, device=x.device)
+    rows, columns = corners[:, 0, None] + span, corners[:, 1, None] + span
+    examples = torch.arange(len(x), device=x.device)[:, None, None]
+    return x.movedim(1, -1)[examples, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
 
 @methods.register("cascaded")
@@ -204,8 +268,6 @@ class Cascaded(Method):
         text_width: Natural = 0,
         text_length: Natural = 0,
     ):
-        super().__init__()
-        self.resolutions = check_resolutions(resolutions)
         sides = check_resolutions(resolutions)[::-1]
         if stages is not None and len(stages) != len(sides):
             raise ValueError(
@@ -237,15 +299,8 @@ class Cascaded(Method):
             built.append(
                 build_stage(side, merged(common, own), facts, built[-1] if built else None)
             )
-        self.stages = nn.ModuleList(built)  # type: ignore[assignment]
+        super().__init__(sides[::-1], built)
         say_whose(denoiser, stages or [], [stage.name for stage in built])
-
-    def at(self, name: Name) -> Stage:
-        if name not in self.resolutions:
-            raise ValueError(
-                f"no stage makes images at {name}: choose one of {list(self.resolutions)}"
-            )
-        return self.stages[len(self.resolutions) - 1 - self.resolutions.index(name)]
 
 
 def build_stage(
@@ -271,7 +326,7 @@ def build_stage(
         resolutions=[side],
         schedules=[Shifted(base, side, reference or side)],
         facts=facts,
-        stage=Diffusion if previous is None else Bridged,
+        stage=Diffusion if previous is None else Upsampler,
         **options,
     )
 

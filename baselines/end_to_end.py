@@ -5,11 +5,9 @@ Simple diffusion, Hoogeboom et al., arXiv 2301.11093.
 
 from __future__ import annotations
 
-from torch import nn
-
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Name, Resolutions, Sides, check_resolutions
-from hierdiff.methods import Method, Sampling, Stage, methods
+from hierdiff.levels import Resolutions, Sides, check_resolutions
+from hierdiff.methods import Method, Sampling, methods
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.objective import Objective
 from hierdiff.options import Count, Natural, NonNegative
@@ -43,17 +41,15 @@ class EndToEnd(Method):
         text_width: Natural = 0,
         text_length: Natural = 0,
     ):
-        super().__init__()
-        sides = self.resolutions = check_resolutions(resolutions)
-        if len(self.resolutions) != 1:
+        side, *coarser = check_resolutions(resolutions)
+        if coarser:
             raise ValueError(
-                f"end_to_end has one resolution, got {list(self.resolutions)}: "
+                f"end_to_end has one resolution, got {[side, *coarser]}: "
                 f"give the finest, coarser images are pooled from it"
             )
-        (side,) = sides
         base = schedules.build(schedule or {"name": "cosine"})
         stage = diffusion(
-            resolutions=sides,
+            resolutions=[side],
             schedules=[Shifted(base, side, reference or side)],
             denoiser=denoiser,
             process=process,
@@ -68,11 +64,4 @@ class EndToEnd(Method):
                 "text_length": text_length,
             },
         )
-        self.stages = nn.ModuleList([stage])  # type: ignore[assignment]
-
-    def at(self, name: Name) -> Stage:
-        if name not in self.resolutions:
-            raise ValueError(
-                f"end_to_end makes images at {self.resolutions[0]} only, not at {name}: pool them"
-            )
-        return self.stages[0]
+        super().__init__([side], [stage])

@@ -62,7 +62,7 @@ from hierdiff.levels import (
     plain_of,
     resolution_of,
 )
-from hierdiff.methods import Diffusion, Method, methods
+from hierdiff.methods import Generator, Method, methods
 from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.fidelity import (
@@ -175,13 +175,13 @@ def measured(
         _, rows_of = neighbours(looked_at, extractor, references[finest], k=int(k))
         picture = neighbour_sheet(looked_at, rows_of, run.data.part("train"))
         write_png(folder / "neighbours.png", picture)
-    last = method.stages[-1]
-    if isinstance(last, Diffusion):
-        strip = film(last, test, seed=seeds[0], precision=precision)
+    last = method.at(method.resolutions[0])
+    strip = film(last, test, seed=seeds[0], precision=precision)
+    if strip is not None:
         write_png(folder / "film.png", strip)
-    if isinstance(last, Diffusion) and last.codec.lossy:
+    if last.lossy:
         again, made = reconstructions(
-            last.codec,
+            last,
             real_images(test, n),
             extractor,
             references[sides[0]],
@@ -256,12 +256,12 @@ def analysed(
             run.data, extractor, [resolution_of(name) for name in run.method.resolutions], cache
         ),
         n=wanted["samples"],
-        levels=wanted["levels"],
+        log_snrs=wanted["log_snrs"],
         seed=options["measure"]["seeds"][0],
         precision=run.recipe.precision,
         track=track,
     )
-    own = {stage.name: stage.bridge.level for stage in exposure.upsamplers(method)}
+    own = {one.stage.name: one.bridge.log_snr for one in exposure.upsamplers(method)}
     exposure.write_picture(folder / f"{wanted['name']}.png", rows, own)
     found = {"rows": rows, "gap": exposure.gaps(rows, method), "level": own}
     record = replace(record, analysis={**record.analysis, wanted["name"]: found})
@@ -304,7 +304,7 @@ def checked_extractor(wanted: Mapping[str, Any], run: Prepared) -> Extractor:
         reference = foreign(path, extractor, side)
         for name in metrics - {ATTRIBUTES}:
             check_reference(name, reference)
-    if any(isinstance(stage, Diffusion) and stage.codec.lossy for stage in run.method.stages):
+    if any(isinstance(stage, Generator) and stage.lossy for stage in run.method.stages):
         perceptuals.build(wanted["perceptual"])
     return extractor
 

@@ -70,10 +70,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Exposure bias. samples: images; levels: log-SNRs of the augmentation."""
+    """Exposure bias. samples: images; log_snrs: of the augmentation."""
 
     samples: Annotated[int, Several]
-    levels: Sequence[float]
+    log_snrs: Sequence[float]
 
 
 GROUPS = {"measure": Measure, "match": Match, "cost": Cost, "analysis": Analysis}

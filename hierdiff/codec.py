@@ -31,9 +31,9 @@ from hierdiff.registry import Registry
 class Codec(ABC):
     """Images b c *sides in [-1, 1] to levels, finest first, and levels to {name: images}.
 
-    resolutions: names of the images that `decode` gives, finest first; a word is a `Named`. lossy:
-    does an image come back changed. stage: trains the codec before what diffuses in it, None where
-    nothing is to be trained.
+    resolutions: names of the images that `decode` gives, finest first; a word is a `Named`; none
+    where the state is an embedding. lossy: does an image come back changed. stage: trains the codec
+    before what diffuses in it, None where nothing is to be trained.
     """
 
     resolutions: Sequence[Name]

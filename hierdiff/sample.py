@@ -27,7 +27,7 @@ from hierdiff.files import LOCK, PART, from_json, worked_in, write, write_png
 from hierdiff.guidance import Scale, is_off
 from hierdiff.images import sheet, strip, to_pil, to_uint8
 from hierdiff.levels import Name, text_of
-from hierdiff.methods import Diffusion, Method
+from hierdiff.methods import Generator, Method, Request
 from hierdiff.noise import per_example, seed_of
 from hierdiff.options import Count, Length, check
 from hierdiff.text import encoders
@@ -128,9 +128,12 @@ def settled(method: Method, cfg: Mapping[str, Any], option: str) -> Any:
     """Guidance or steps as they were asked for, or by stage as the model was configured."""
     if cfg[option] is not None:
         return cfg[option]
-    stages = [stage for stage in method.stages if isinstance(stage, Diffusion)]
-    own = {stage.name: getattr(stage.sampling, option) for stage in stages}
-    return next(iter(own.values())) if len(own) == 1 else own
+    own = {
+        stage.name: getattr(stage.sampling, option)
+        for stage in method.stages
+        if isinstance(stage, Generator) and stage.sampling is not None
+    }
+    return own if len(own) > 1 else next(iter(own.values()), None)
 
 
 def said(images: Sequence[Mapping[str, Any]]) -> str:
@@ -206,9 +209,8 @@ def sample(
         rows = range(first, min(n, first + cfg["batch_size"]))
         part = cond.map(lambda values, rows=rows: values[rows.start : rows.stop])  # type: ignore[misc]
         noise = per_example([seed_of(cfg["seed"], "sample", i) for i in rows], device)
-        made = method.sample(
-            len(rows), part, noise=noise, steps=cfg["steps"], guidance=cfg["guidance"]
-        )
+        options = {"steps": cfg["steps"], "guidance": cfg["guidance"]}
+        made = method.sample(Request(len(rows), part, noise=noise, **options))
         levels = {name: to_uint8(batch).cpu() for name, batch in made.items()}
         if not first:
             start(out, images, list(levels))

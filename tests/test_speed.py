@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hierdiff.methods import methods
+from hierdiff.methods import Request, methods
 from hierdiff.metrics.frechet import Moments, frechet
 from tests import tiny
 
@@ -24,7 +24,7 @@ def test_speed_of_a_training_step(name, benchmark):
 @pytest.mark.parametrize("name", methods.names())
 def test_speed_of_sampling(name, benchmark):
     method = tiny.method(name)
-    images = benchmark(lambda: method.sample(2, noise=tiny.noise(), steps=2))
+    images = benchmark(lambda: method.sample(Request(2, noise=tiny.noise(), steps=2)))
     assert set(images) == set(method.resolutions)
 
 

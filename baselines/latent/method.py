@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from baselines.latent.codec import AutoencoderCodec
 from baselines.latent.stage import LatentDiffusion
 from hierdiff.codec import Codec, codecs
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Name, Resolutions, Sides, check_resolutions, resolution_of
-from hierdiff.methods import Diffusion, Method, Sampling, Stage, methods
+from hierdiff.levels import Resolutions, Sides, check_resolutions, resolution_of
+from hierdiff.methods import Diffusion, Method, Sampling, methods
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.objective import Objective
 from hierdiff.options import Count, Natural, NonNegative
@@ -44,20 +42,18 @@ class Latent(Method):
         text_width: Natural = 0,
         text_length: Natural = 0,
     ):
-        super().__init__()
-        sides = self.resolutions = check_resolutions(resolutions)
-        if len(self.resolutions) != 1:
+        side, *coarser = check_resolutions(resolutions)
+        if coarser:
             raise ValueError(
-                f"latent has one resolution, got {list(self.resolutions)}: "
+                f"latent has one resolution, got {[side, *coarser]}: "
                 f"give the finest, coarser images are pooled from it"
             )
-        (side,) = sides
         offered = {"resolution": side, "channels": channels}
         built = codecs.build(codec or {"name": "identity"}, offered=offered)
         latents = resolution_of(built.shapes()[0][1:])
         base = schedules.build(schedule or {"name": "cosine"})
         stage = diffusion(
-            resolutions=sides,
+            resolutions=[side],
             schedules=[Shifted(base, latents, reference or latents)],
             denoiser=denoiser,
             process=process,
@@ -75,11 +71,4 @@ class Latent(Method):
             share=share,
         )
         before = [] if built.stage is None else [built.stage]
-        self.stages = nn.ModuleList([*before, stage])  # type: ignore[assignment]
-
-    def at(self, name: Name) -> Stage:
-        if name not in self.resolutions:
-            raise ValueError(
-                f"latent makes images at {self.resolutions[0]} only, not at {name}: pool them"
-            )
-        return self.stages[-1]
+        super().__init__([side], [*before, stage])

@@ -21,16 +21,14 @@ from baselines.latent import moments
 from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.discriminator import PatchGAN, adaptive_weight, generator_loss, hinge
 from baselines.latent.regularisers import reduced
-from hierdiff.batch import NOTHING, Batch, Cond
-from hierdiff.guidance import Scale
+from hierdiff.batch import Batch, Cond
 from hierdiff.levels import Levels, clipped
-from hierdiff.methods import Diffusion, Images, Stage, Turn
+from hierdiff.methods import Diffusion, Handover, Images, Request, Stage, Turn
 from hierdiff.metrics.perceptual import Perceptual, perceptuals
 from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss
 from hierdiff.options import Count, NonNegative, Positive, check_fields
 from hierdiff.registry import Node, build, single
-from hierdiff.samplers.integrate import Watch
 
 log = logging.getLogger(__name__)
 ENCODED = 64  # images encoded at once
@@ -220,18 +218,6 @@ class AutoencoderStage(Stage):
         logs = {"adversarial/real": real.mean(), "adversarial/fake": fake.mean()}
         return Loss(hinge(real, fake), logs)
 
-    def sample(
-        self,
-        n: int,
-        cond: Cond = NOTHING,
-        *,
-        noise: Noise,
-        steps: int | None = None,
-        guidance: Scale | None = None,
-        watch: Watch | None = None,
-    ) -> Images:
-        raise ValueError("an autoencoder makes no images from noise: sample the latent stage")
-
     def reconstructed(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """From the mode of the posterior, in [-1, 1]."""
         with self.autoencoder.at_rest():
@@ -326,12 +312,10 @@ class LatentDiffusion(Diffusion):
         draws = super().draw(batch, noise)
         return LatentDraws(draws, noise((len(batch), *self.codec.shapes()[0])))
 
-    def forward(
-        self, batch: Batch, draws: LatentDraws, turn: str = "denoiser", step: int = 0
-    ) -> Loss:
+    def inputs(self, batch: Batch, draws: LatentDraws) -> tuple[Levels, Cond, Draws]:
         x0: Levels = self.codec.normalised(batch.images, draws.eps)  # type: ignore[attr-defined]
-        return self.objective(self.process, self.denoiser, x0, batch.cond, draws.draws)
+        return x0, batch.cond, draws.draws
 
-    def handed(self, *args: Any, **options: Any) -> tuple[Images, Levels]:
+    def opening(self, request: Request) -> tuple[Handover, Images]:
         self.codec.check()  # type: ignore[attr-defined]
-        return super().handed(*args, **options)
+        return super().opening(request)

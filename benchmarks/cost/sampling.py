@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ from benchmarks.cost.steps import noise_on
 from benchmarks.measure.samples import autocast
 from hierdiff.batch import Cond
 from hierdiff.images import to_uint8
-from hierdiff.levels import Levels
-from hierdiff.methods import Diffusion
+from hierdiff.methods import Generator, Part, Request
 from hierdiff.metrics.cost import energy_of, flops, parameters, seconds_of, time_call
 from hierdiff.noise import Noise
 from hierdiff.text import TextEncoder, encoders
@@ -25,7 +23,7 @@ class Sampled:
     """Samples of the stage of a case, in a batch and, for the latency, alone; from captions to
     8-bit pixels."""
 
-    def __init__(self, case: Case, stage: Diffusion, batch: int):
+    def __init__(self, case: Case, stage: Generator, batch: int):
         self.case, self.stage, self.batch = case, stage, batch
         self.device = torch.device(case.device)
         self.noise = noise_on(self.device)
@@ -39,7 +37,9 @@ class Sampled:
 
     def sample(self, n: int, steps: int | None = None) -> None:
         with autocast(self.device, self.case.precision):
-            images = self.stage.sample(n, self.cond(n), noise=self.noise, steps=steps)
+            finest = [self.case.finest]  # as its evaluations are counted
+            request = Request(n, self.cond(n), noise=self.noise, steps=steps, resolutions=finest)
+            images = self.stage.sample(request)
         _ = {side: to_uint8(x).cpu() for side, x in images.items()}
 
     def warm(self) -> None:
@@ -56,44 +56,31 @@ class Sampled:
 
     def told(self, seconds: float) -> dict[str, Any]:
         """seconds: of a batch, the median."""
-        chain = self.stage.chain
         parts = list(self.parts())
+        networks = [network for stage in self.stage.chain for network in stage.networks]
+        calls = [part for part in self.stage.parts() if part.is_evaluation]
         energy = energy_of(lambda: self.sample(self.batch), self.device)
         rest = seconds / self.batch - sum(part["seconds"] for part in parts)
         return {
             "batch": self.batch,
-            "parameters": parameters(
-                nn.ModuleList(
-                    module
-                    for part in chain
-                    for module in (part, part.codec.network)
-                    if module is not None
-                )
-            ),
-            "flops_per_call": flops_of_call(chain[-1], self.noise),
+            "parameters": parameters(nn.ModuleList(networks)),
+            "flops_per_call": flops_of_part(calls[-1], self.noise),
             "flops_per_image": flops_of_sample(self.stage, self.text),
-            "evaluations": sum(self.stage.calls()),
+            "evaluations": self.stage.evaluations,
             "energy_j": None if energy is None else energy / self.batch,
             "breakdown": [*parts, {"name": "rest", "seconds": max(0.0, rest)}],
         }
 
     def parts(self) -> Iterator[dict[str, Any]]:
-        """Seconds and FLOPs for one image of each stage's network, of what guidance adds to it, of
-        decoders and of the text encoder."""
-        rest = without_guidance(self.stage)
-        for part, calls, alone in zip(self.stage.chain, self.stage.calls(), rest, strict=True):
-            state = tuple(self.noise((self.batch, *shape)) for shape in part.codec.shapes())
-            once = self._taken(lambda p=part, x=state: call(p, x))  # type: ignore[misc]
-            count = flops_of_call(part, self.noise)
-            yield _part(f"stage {part.name}", once, count, alone)
-            if calls > alone:
-                yield _part(f"guidance {part.name}", once, count, calls - alone)
-            if part.codec.network is not None:
-                decoded = self._taken(lambda p=part, x=state: p.codec.decode(x))  # type: ignore[misc]
-                yield _part("decoder", decoded, flops_of_decode(part, self.noise))
+        """Seconds and FLOPs for one image of each part of the stage, guidance by itself, and of the
+        text encoder."""
+        for part in self.stage.parts():
+            seconds = self._taken(part.prepare(self.batch, self.noise))
+            count = flops_of_part(part, self.noise)
+            yield _row(part.name, seconds * part.calls, count * part.calls)
         if self.text is not None:
             read = self._taken(lambda: self.cond(self.batch))
-            yield _part("text encoder", read, flops_of_text(self.text, self.case.caption))
+            yield _row("text encoder", read, flops_of_text(self.text, self.case.caption))
 
     @torch.no_grad()
     def _taken(self, fn: Callable[[], Any]) -> float:
@@ -102,50 +89,24 @@ class Sampled:
             return time_call(fn, warmup=1, repeats=3, device=self.device).median / self.batch
 
 
-def _part(name: str, seconds: float, count: int, times: int = 1) -> dict[str, Any]:
-    return {"name": name, "seconds": seconds * times, "flops": count * times}
+def _row(name: str, seconds: float, count: int) -> dict[str, Any]:
+    return {"name": name, "seconds": seconds, "flops": count}
 
 
-def without_guidance(stage: Diffusion) -> tuple[int, ...]:
-    """Network calls for one image if there were no guidance, of each stage of its chain."""
-    kept = [part.sampling for part in stage.chain]
-    try:
-        for part in stage.chain:
-            part.sampling = replace(part.sampling, guidance=1.0)
-        return stage.calls()
-    finally:
-        for part, sampling in zip(stage.chain, kept, strict=True):
-            part.sampling = sampling
-
-
-def call(stage: Diffusion, x: Levels) -> Any:
-    """One network call in the middle of a trajectory."""
-    denoise = stage.denoise(stage.complete(Cond(), len(x[-1])))
-    return denoise(x, stage.process.trajectory([0.5], x)[0], None)
-
-
-def flops_of_sample(stage: Diffusion, text: TextEncoder | None = None) -> int:
-    """Of one image: all network calls of all stages, decoders, and its caption."""
+def flops_of_sample(stage: Generator, text: TextEncoder | None = None) -> int:
+    """Of one image at the finest resolution of the stage: all network calls of all stages, the
+    decoder, and its caption."""
     noise = noise_on(stage.device)
     return flops_of_text(text) + sum(
-        flops_of_call(part, noise) * calls + flops_of_decode(part, noise)
-        for part, calls in zip(stage.chain, stage.calls(), strict=True)
+        flops_of_part(part, noise) * part.calls for part in stage.parts()
     )
+
+
+@torch.no_grad()
+def flops_of_part(part: Part, noise: Noise) -> int:
+    """Of doing it once for one image."""
+    return flops(part.prepare(1, noise))
 
 
 def flops_of_text(text: TextEncoder | None, caption: str = "") -> int:
     return 0 if text is None else flops(lambda: text.encode([caption]))
-
-
-@torch.no_grad()
-def flops_of_decode(stage: Diffusion, noise: Noise) -> int:
-    """From the state of one image to its pixels."""
-    x = tuple(noise((1, *shape)) for shape in stage.codec.shapes())
-    return flops(lambda: stage.codec.decode(x))
-
-
-@torch.no_grad()
-def flops_of_call(stage: Diffusion, noise: Noise) -> int:
-    """Of one network call for one image."""
-    x = tuple(noise((1, *shape)) for shape in stage.codec.shapes())
-    return flops(lambda: call(stage, x))

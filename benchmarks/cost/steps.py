@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.cost.cases import Case
 from hierdiff.batch import Batch, Cond
 from hierdiff.levels import sides_of
-from hierdiff.methods import Diffusion, Stage
+from hierdiff.methods import Stage
 from hierdiff.metrics.cost import seconds_of
 from hierdiff.noise import Noise, from_generator, generator_of
 from hierdiff.training.recipe import Recipe
@@ -59,7 +59,7 @@ class Steps:
         images = noise_on(self.device)((n, facts["channels"], *sides)).clamp(-1, 1)
         if recipe.channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        cond = self.stage.complete(Cond(), n) if isinstance(self.stage, Diffusion) else Cond()
+        cond = self.stage.complete(Cond(), n)
         return Batch(images, cond).map(
             lambda tensor: tensor.to(recipe.dtype) if tensor.is_floating_point() else tensor
         )
@@ -92,7 +92,7 @@ class Trained:
     """Steps of the stage that a case trains; memory: weights, gradients, the optimizer's state and
     the averages."""
 
-    def __init__(self, case: Case, stage: Diffusion, batch: int, fabric: Any):
+    def __init__(self, case: Case, stage: Stage, batch: int, fabric: Any):
         self.case, self.batch = case, batch
         self.device = torch.device(case.device)
         images = case.images(batch)

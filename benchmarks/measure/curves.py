@@ -26,7 +26,7 @@ from hierdiff.data import ImageData
 from hierdiff.data.classes import natural
 from hierdiff.data.order import evaluation_rows, evaluation_rule
 from hierdiff.levels import Resolution, size_of
-from hierdiff.methods import Diffusion, Method, Stage
+from hierdiff.methods import Generator, Method, Stage
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import finite
 from hierdiff.metrics.reference import Reference
@@ -69,7 +69,7 @@ def learning_curves(
         n = min(wanted["loss"], len(data))
         made = list(validation_loss(stage, data, n, precision)) if n else []
         n = wanted["samples"]
-        if n and isinstance(stage, Diffusion):
+        if n and isinstance(stage, Generator) and stage.makes_images:
             whole = stage.resolutions[0] == method.resolutions[0]
             made += measured(
                 stage, data, n, extractor, references, wanted["metrics"],
@@ -154,15 +154,12 @@ def mean_losses(stage: Stage, data: ImageData, n: int, precision: str) -> dict[s
 
 def loss_identity(stage: Stage, n: int, size: int) -> str:
     """Equal where the losses of two stages are the same quantity; of n of `size` images."""
-    told: list[Any] = [stage.identity, stage.resolutions]
-    if isinstance(stage, Diffusion):
-        told += [stage.codec.shapes(), stage.objective]
-    digest = hashlib.sha256(repr(told).encode()).hexdigest()
+    digest = hashlib.sha256(repr([*stage.loss_identity]).encode()).hexdigest()
     return f"loss@{digest[:8]} : N={n} : {evaluation_rule(size)} : fixed noise"
 
 
 def measured(
-    stage: Diffusion,
+    stage: Generator,
     data: ImageData,
     n: int,
     extractor: Extractor,

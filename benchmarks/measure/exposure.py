@@ -11,20 +11,19 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure.samples import BATCH, autocast, sampled
+from benchmarks.measure.samples import BATCH, autocast, request_of
 from benchmarks.progress import Track
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows, evaluation_rule
 from hierdiff.files import write
 from hierdiff.images import to_uint8
-from hierdiff.levels import Resolution, down, resolution_of, text_of
-from hierdiff.methods import Images, Method
-from hierdiff.methods.bridge import Bridged
+from hierdiff.levels import Levels, Resolution, resolution_of, text_of
+from hierdiff.methods import Bridge, Generator, Method, Request
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import FidelityMeter, Reference
 from hierdiff.noise import per_example, seed_of
@@ -32,9 +31,21 @@ from hierdiff.noise import per_example, seed_of
 SOURCES = ("real", "generated")
 
 
-def upsamplers(method: Method) -> list[Bridged]:
+class Upsampler(NamedTuple):
+    """A stage, the one before it, and what joins them."""
+
+    stage: Generator
+    previous: Generator
+    bridge: Bridge
+
+
+def upsamplers(method: Method) -> list[Upsampler]:
     """The stages to look at; ValueError where there is none."""
-    found = [stage for stage in method.stages if isinstance(stage, Bridged)]
+    found = [
+        Upsampler(stage, stage.previous, stage.bridge)
+        for stage in method.stages
+        if isinstance(stage, Generator) and stage.previous is not None and stage.bridge is not None
+    ]
     if not found:
         raise ValueError(
             f"exposure bias is that of a stage behind a bridge, and none of the stages "
@@ -44,10 +55,11 @@ def upsamplers(method: Method) -> list[Bridged]:
 
 
 def check(method: Method, options: Mapping[str, Any]) -> None:
-    """Refuses a method without upsamplers, and levels that they were not trained on."""
-    for stage in upsamplers(method):
-        for level in options["levels"]:
-            stage.bridge.fixed((1, 1, 1, 1), lambda shape: torch.zeros(tuple(shape)), level)
+    """Refuses a method without upsamplers, and log-SNRs that they were not trained on."""
+    for _, previous, bridge in upsamplers(method):
+        shapes = [(1, *shape) for shape in previous.shapes()]
+        for log_snr in options["log_snrs"]:
+            bridge.fixed(shapes, lambda shape: torch.zeros(tuple(shape)), log_snr)
 
 
 def exposure_bias(
@@ -57,38 +69,36 @@ def exposure_bias(
     references: Mapping[Resolution, Reference],
     *,
     n: int,
-    levels: Sequence[float],
+    log_snrs: Sequence[float],
     seed: int,
     precision: str,
     track: Track,
 ) -> list[dict[str, Any]]:
-    """One row for each stage, source and level (log_snr, also the bridge's own): its distance.
+    """One row for each stage, source and log_snr (also the bridge's own): its distance.
 
     data: the test images, whose conditions and low-resolution versions are used. Both sources and
-    all levels share the noise of each image, and the generated input is made once.
+    all log-SNRs share the noise of each image, and the generated input is made once.
     """
     rows = []
-    for stage in upsamplers(method):
+    for stage, previous, bridge in upsamplers(method):
         side = resolution_of(stage.resolutions[0])
-        chosen = sorted({*levels, stage.bridge.level}, reverse=True)
+        made = generated_inputs(previous, data, n, seed, precision)
         inputs = {
-            "real": list(real_inputs(stage, data, n)),
-            "generated": list(
-                track(generated_inputs(stage, data, n, seed, precision), "input", -(-n // BATCH))
-            ),
+            "real": list(real_inputs(previous, data, n)),
+            "generated": list(track(made, "input", -(-n // BATCH))),
         }
-        for level in chosen:
+        for log_snr in sorted({*log_snrs, bridge.log_snr}, reverse=True):
             for source in SOURCES:
                 meter = FidelityMeter(
                     extractor, {side: references[side]}, rows=evaluation_rule(len(data))
                 )
-                made = outputs(stage, data, inputs[source], level, seed, precision)
-                what = f"{stage.name} {source} {level:g}"
-                for images in track(made, what, len(inputs[source])):
-                    meter.add({side: images})
+                images = outputs(stage, data, inputs[source], log_snr, seed, precision)
+                what = f"{stage.name} {source} {log_snr:g}"
+                for batch in track(images, what, len(inputs[source])):
+                    meter.add({side: batch})
                 (quality,) = (row for row in meter.qualities() if row.view == "native")
                 rows.append(
-                    {"stage": stage.name, "source": source, "level": level, **quality.plain()}
+                    {"stage": stage.name, "source": source, "level": log_snr, **quality.plain()}
                 )
     return rows
 
@@ -98,43 +108,43 @@ def rows_of(n: int) -> Iterator[range]:
         yield range(first, min(first + BATCH, n))
 
 
-def real_inputs(stage: Bridged, data: ImageData, n: int) -> Iterator[Images]:
-    low = stage.bridge.low
+def real_inputs(previous: Generator, data: ImageData, n: int) -> Iterator[Levels]:
     for rows in rows_of(n):
         images = data.batch(evaluation_rows(len(data), rows)).images
-        yield {low: down(images, low)}
+        yield previous.encode(images.to(previous.device))
 
 
 def generated_inputs(
-    stage: Bridged, data: ImageData, n: int, seed: int, precision: str
-) -> Iterator[Images]:
+    previous: Generator, data: ImageData, n: int, seed: int, precision: str
+) -> Iterator[Levels]:
     for rows in rows_of(n):
-        yield sampled(stage.previous, data, rows, seed=seed, precision=precision)
+        with autocast(previous.device, precision):
+            yield previous.run(request_of(previous, data, rows, seed=seed))
 
 
 def outputs(
-    stage: Bridged,
+    stage: Generator,
     data: ImageData,
-    inputs: Sequence[Images],
-    level: float,
+    inputs: Sequence[Levels],
+    log_snr: float,
     seed: int,
     precision: str,
 ) -> Iterator[Tensor]:
     """Images of the stage at its own resolution, uint8 on the CPU."""
     first = 0
-    for low in inputs:
-        rows = range(first, first + len(low[stage.bridge.low]))
+    for x in inputs:
+        rows = range(first, first + len(x[-1]))
         first = rows.stop
         noise = per_example([seed_of(seed, stage.name, row) for row in rows], stage.device)
         cond = data.batch(evaluation_rows(len(data), rows)).cond
         with autocast(stage.device, precision):
-            images = stage.sample(len(rows), cond, noise=noise, low=low, level=level)
+            images = stage.follow(Request(len(rows), cond, noise=noise), x, log_snr)
         yield to_uint8(images[stage.resolutions[0]]).cpu()
 
 
 def gaps(rows: Sequence[Mapping[str, Any]], method: Method) -> dict[str, float]:
-    """By stage: distance on generated input minus that on real input, at the bridge's own level."""
-    own = {stage.name: stage.bridge.level for stage in upsamplers(method)}
+    """By stage: distance on generated input minus that on real input, at the bridge's own."""
+    own = {one.stage.name: one.bridge.log_snr for one in upsamplers(method)}
     values = {
         (row["stage"], row["source"]): row["value"]
         for row in rows

@@ -13,18 +13,18 @@ from benchmarks.measure.samples import autocast, sampled
 from hierdiff.data import ImageData
 from hierdiff.images import sheet, strip, to_uint8
 from hierdiff.levels import Levels, Name
-from hierdiff.methods import Diffusion
+from hierdiff.methods import Generator
 from hierdiff.metrics.reference import pooled
 
 FRAMES = 10  # of a film strip
 SHOWN = 3  # trajectories of a film strip
 
 
-def film(stage: Diffusion, data: ImageData, *, seed: int, precision: str) -> Image.Image:
+def film(stage: Generator, data: ImageData, *, seed: int, precision: str) -> Image.Image | None:
     """The states of the first samples from noise (left) to image (right), decoded.
 
     A row for each level of each stage that a sample goes through, finest first, and below it the
-    same for the next sample; the noise is that of the samples.
+    same for the next sample; the noise is that of the samples. None where there is no trajectory.
     """
     rows = range(SHOWN)
     passed: dict[tuple[tuple[int, ...], ...], list[Levels]] = {}  # states by their shapes
@@ -35,12 +35,14 @@ def film(stage: Diffusion, data: ImageData, *, seed: int, precision: str) -> Ima
     sampled(stage, data, rows, seed=seed, precision=precision, watch=watch)
     seen: dict[Name, list[Tensor]] = {}  # by name of a level
     for shapes, states in passed.items():
-        codec = next(part.codec for part in stage.chain if part.codec.shapes() == shapes)
+        maker = next(part for part in stage.chain if tuple(part.shapes()) == shapes)
         with torch.no_grad(), autocast(stage.device, precision):
-            decoded = [codec.decode(x) for x in chosen(states)]
+            decoded = [maker.decode(x) for x in chosen(states)]
         for images in decoded:
             for name, level in images.items():
                 seen.setdefault(name, []).append(strip(to_uint8(level).cpu()))
+    if not seen:
+        return None
     strips = sorted((torch.stack(level, 1) for level in seen.values()), key=lambda x: -x[0].numel())
     widest = strips[0].shape[-2:]
     frames = []

@@ -16,6 +16,7 @@ from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rule
 from hierdiff.images import to_float, to_uint8
 from hierdiff.levels import text_of
+from hierdiff.methods import Generator
 from hierdiff.metrics.extra import psnr, ssim
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import finite
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @torch.no_grad()
 def reconstructions(
-    codec: Codec,
+    codec: Codec | Generator,
     real: UInt8[Tensor, "n c *sides"],
     extractor: Extractor,
     reference: Reference,

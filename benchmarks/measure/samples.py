@@ -14,7 +14,7 @@ from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows
 from hierdiff.images import to_uint8
 from hierdiff.levels import Name
-from hierdiff.methods import Method, Stage
+from hierdiff.methods import Generator, Method, Request
 from hierdiff.noise import per_example, seed_of
 from hierdiff.samplers.integrate import Watch
 
@@ -30,7 +30,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 
 def samples(
-    method: Method | Stage,
+    method: Method | Generator,
     data: ImageData,
     n: int,
     *,
@@ -50,7 +50,7 @@ def samples(
 
 
 def sampled(
-    method: Method | Stage,
+    method: Method | Generator,
     data: ImageData,
     rows: Sequence[int],
     *,
@@ -59,11 +59,24 @@ def sampled(
     watch: Watch | None = None,
 ) -> dict[Name, Float[Tensor, "n c *_sides"]]:
     """Images number `rows`, each from noise of its own and under the conditions of an example."""
-    device = next(method.parameters()).device
+    request = request_of(method, data, rows, seed=seed, watch=watch)
+    with autocast(next(method.parameters()).device, precision):
+        return method.sample(request)
+
+
+def request_of(
+    method: Method | Generator,
+    data: ImageData,
+    rows: Sequence[int],
+    *,
+    seed: int,
+    watch: Watch | None = None,
+) -> Request:
+    """That for images number `rows`."""
     cond = data.batch(evaluation_rows(len(data), rows)).cond
+    device = next(method.parameters()).device
     noise = per_example([seed_of(seed, "sample", row) for row in rows], device)
-    with autocast(device, precision):
-        return method.sample(len(rows), cond, noise=noise, watch=watch)
+    return Request(len(rows), cond, noise=noise, watch=watch)
 
 
 def batches(data: ImageData, size: int = BATCH) -> Iterator[UInt8[Tensor, "_b c *sides"]]:

@@ -17,7 +17,7 @@ from benchmarks.cost.steps import META, Shapes, Steps
 from benchmarks.cost.work import built
 from benchmarks.measure.samples import caption_of
 from hierdiff.denoisers.protocol import Unpredicted
-from hierdiff.methods import Diffusion, Method, Stage, methods
+from hierdiff.methods import Method, Stage, methods
 from hierdiff.metrics.cost import flops, time_call
 from hierdiff.train import Prepared
 from hierdiff.training.fabric import fabric_of
@@ -121,13 +121,8 @@ class Prices:
         """Of encoding every training image, and its mirrored view where the data has one."""
         if (index, -1) not in self._known:
             views = len(self.run.part) * (2 if self.run.part.flip else 1)
-            once = self._price(index)(None) if self._encodes(index) else 0.0
-            self._known[index, -1] = once * views / self.batches[index]
+            self._known[index, -1] = self._price(index)(None) * views / self.batches[index]
         return self._known[index, -1]
-
-    def _encodes(self, index: int) -> bool:
-        stage = self.method.stages[index]
-        return isinstance(stage, Diffusion) and stage.codec.network is not None
 
     def _price(self, index: int) -> Callable[[int | None], float]:
         if index not in self._of:
@@ -165,7 +160,6 @@ def _image_flops(run: Prepared, steps: int) -> float:
     with counted(run):
         method = shapes_alone(run, steps)
         stage = method.at(method.resolutions[0])
-        assert isinstance(stage, Diffusion)
         return caption + flops_of_sample(stage)
 
 

@@ -20,27 +20,28 @@ from hierdiff.guidance import (
     Carry,
     Denoise,
     Denoised,
-    Scale,
     check_scale,
     guided,
     is_off,
     thresholded,
 )
 from hierdiff.levels import Levels, Name, Resolution, joined
-from hierdiff.methods.method import check_cond, check_labels
+from hierdiff.methods.bridge import Handover
+from hierdiff.methods.generator import Generator, Part, Request
+from hierdiff.methods.method import check_cond
 from hierdiff.methods.sampling import Sampling
-from hierdiff.methods.stage import Images, Stage
+from hierdiff.methods.stage import Images
 from hierdiff.noise import Noise
-from hierdiff.objective import Loss, Objective, objectives
+from hierdiff.objective import Draws, Loss, Objective, objectives
 from hierdiff.process import GaussianProcess, Moment, processes
 from hierdiff.registry import Node, build
 from hierdiff.samplers import integrate
-from hierdiff.samplers.integrate import Watch, check_times
+from hierdiff.samplers.integrate import check_times
 from hierdiff.schedules import Schedule
 from hierdiff.solve import solve
 
 
-class Diffusion(Stage):
+class Diffusion(Generator):
     """One network over joint levels, and with one level plain diffusion.
 
     fractions: part of a training batch that has each level, finest first, ending in 1
@@ -49,6 +50,8 @@ class Diffusion(Stage):
     facts: of the data (classes, text_width, text_length), to complete the conditions that a caller
     leaves out.
     """
+
+    sampling: Sampling
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class Diffusion(Stage):
                 f"name {fewest} or fewer, null for all"
             )
         self.codec, self.process, self.objective = codec, process, objective
+        self.makes_images, self.lossy = bool(codec.resolutions), codec.lossy
         self.denoiser = denoiser
         self.frozen: nn.Module | None = None  # of the codec
         if codec.stage is None and codec.network is not None:
@@ -106,14 +110,28 @@ class Diffusion(Stage):
         self.share, self.batch_size, self.weights = share, batch_size, weights
 
     @property
-    def chain(self) -> tuple[Diffusion, ...]:
-        """The stages that one of its samples goes through."""
-        return (self,)
-
-    @property
     def identity(self) -> str:
         parameterization = self.objective.parameterization
         return f"{type(self.process).__name__}{self.process.schedules}, {parameterization}"
+
+    @property
+    def loss_identity(self) -> tuple[Any, ...]:
+        return (*super().loss_identity, self.codec.shapes(), self.objective)
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self,) if self.codec.network is None else (self, self.codec.network)
+
+    def shapes(self) -> Sequence[tuple[int, ...]]:
+        return self.codec.shapes()
+
+    @torch.no_grad()
+    def encode(self, images: Float[Tensor, "b c *sides"]) -> Levels:
+        return self.codec.encode(images)
+
+    @torch.no_grad()
+    def decode(self, x: Levels) -> Images:
+        return self.codec.decode(x)
 
     def tail(self, n: int, *, share: float = 1.0) -> Diffusion:
         """The stage of the n coarsest levels, holding the same objects: growth starts there."""
@@ -144,14 +162,21 @@ class Diffusion(Stage):
         check_cond(replace(batch.cond, scalars={}, vectors={}), self.denoiser.reads)
         b = len(batch)
         rows = [math.ceil(fraction * b) for fraction in self.fractions]
-        shapes = [(n, *shape) for n, shape in zip(rows, self.codec.shapes(), strict=True)]
+        shapes = [(n, *shape) for n, shape in zip(rows, self.shapes_in_training(), strict=True)]
         return self.objective.draw(self.process, shapes, noise)
 
     def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss:
-        with torch.no_grad():
-            levels = self.codec.encode(batch.images)
+        return self.objective(self.process, self.denoiser, *self.inputs(batch, draws))
+
+    def shapes_in_training(self) -> Sequence[tuple[int, ...]]:
+        """Those of `shapes`, or smaller ones of crops."""
+        return self.shapes()
+
+    def inputs(self, batch: Batch, draws: Any) -> tuple[Levels, Cond, Draws]:
+        """What the objective sees of a batch: clean levels, conditions and its own draws."""
+        levels = self.encode(batch.images)
         x0 = tuple(level[: len(eps)] for level, eps in zip(levels, draws.eps, strict=True))
-        return self.objective(self.process, self.denoiser, x0, batch.cond, draws)
+        return x0, batch.cond, draws
 
     def denoise(self, cond: Cond) -> Denoise:
         """The denoise function of the network under `cond`, as samplers see it."""
@@ -164,113 +189,23 @@ class Diffusion(Stage):
 
         return denoise
 
-    def sample(
-        self,
-        n: int,
-        cond: Cond = NOTHING,
-        *,
-        noise: Noise,
-        steps: int | None = None,
-        guidance: Scale | None = None,
-        watch: Watch | None = None,
-    ) -> Images:
-        return self.handed(n, cond, noise=noise, steps=steps, guidance=guidance, watch=watch)[0]
-
-    @torch.no_grad()
-    def handed(
-        self,
-        n: int,
-        cond: Cond = NOTHING,
-        stop: float = 0.0,
-        *,
-        noise: Noise,
-        steps: int | None = None,
-        guidance: Scale | None = None,
-        watch: Watch | None = None,
-    ) -> tuple[Images, Levels]:
-        """Images, and the state that their trajectory passed at time `stop`."""
-        plan = self.sampling if steps is None else replace(self.sampling, steps=steps)
-        scale = plan.guidance if guidance is None else guidance
-        check_scale(scale, len(self.codec.shapes()))
-        cond = self.complete(cond, n)
+    def denoise_for(self, request: Request, cond: Cond) -> Denoise:
+        """The denoise function under `cond`, with the guidance of the request and the threshold."""
+        plan = self._plan(request)
         denoise = self.denoise(cond)
-        if not is_off(scale):
-            everything = torch.ones(n, dtype=torch.bool, device=self.device)
+        if not is_off(plan.guidance):
+            everything = torch.ones(request.n, dtype=torch.bool, device=self.device)
             weak = self.denoise(cond.dropped(everything))
             denoise = guided(
-                denoise, weak, scale, channels=slice(plan.channels), interval=plan.interval
+                *(denoise, weak, plan.guidance),
+                channels=slice(plan.channels),
+                interval=plan.interval,
             )
-        denoise = thresholded(denoise, plan.thresholding())
-        _, start = self.process.alpha_sigma(torch.ones(1, dtype=torch.float64))
-        x = tuple(
-            float(std) * noise((n, *shape))
-            for std, shape in zip(start[0], self.codec.shapes(), strict=True)
-        )
-        times = through(plan.grid(plan.steps, self.process), stop)
-        passed = x
-
-        def watched(i: int, s: float, x: Levels) -> None:
-            nonlocal passed
-            passed = x if s >= stop else passed
-            if watch is not None:
-                watch(i, s, x)
-
-        training = self.training
-        self.eval()
-        try:
-            x = integrate(
-                plan.rule,
-                denoise,
-                self.process,
-                x,
-                times,
-                noise,
-                watch=watched,
-                what=f"stage {self.name}",
-            )
-        finally:
-            self.train(training)
-        return self.codec.decode(x), passed
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def evaluations(self) -> int:
-        """Network calls of this stage for one image; where guidance acts there are two."""
-        return self.calls()[-1]
-
-    def calls(self, stop: float = 0.0) -> tuple[int, ...]:
-        """Network calls for one image of each stage of the chain; the last one's trajectory also
-        passes the time `stop`."""
-        plan = self.sampling
-        times = through(plan.grid(plan.steps, self.process), stop).tolist()
-        calls = [t for step in pairwise(times) for t in step[: plan.rule.calls_per_step]]
-        calls = calls[: len(calls) - plan.rule.calls_per_step + 1]
-        low, high = plan.interval
-        guided = 0 if is_off(plan.guidance) else sum(low <= t <= high for t in calls)
-        return (len(calls) + guided,)
+        return thresholded(denoise, plan.thresholding())
 
     def complete(self, cond: Cond, n: int) -> Cond:
-        """`cond` on this device, with "none" for the labels and text that the data has, and for the
-        vectors and scalars that the network reads. Error: ValueError where a condition is not given
-        for n images."""
-        classes, width = self.facts.get("classes", 0), self.facts.get("text_width", 0)
-        cond = cond.map(lambda tensor: tensor.to(self.device))
-        parts = {"labels": cond.labels, "captions": cond.tokens, **cond.vectors, **cond.scalars}
-        for name, part in parts.items():
-            if part is not None and len(part) != n:
-                raise ValueError(f"{len(part)} {name} for {n} images: give one for each")
-        if classes and cond.labels is None:
-            cond = replace(cond, labels=torch.full((n,), -1, device=self.device))
-        if classes and cond.labels is not None and not cond.labels.is_meta:
-            check_labels(cond.labels, classes)
-        if width and cond.tokens is None:
-            length = self.facts["text_length"]
-            tokens = torch.zeros(n, length, width, device=self.device)
-            mask = torch.zeros(n, length, dtype=torch.bool, device=self.device)
-            cond = replace(cond, tokens=tokens, mask=mask)
+        """As in `Stage`, with "none" for the vectors and scalars that the network reads too."""
+        cond = super().complete(cond, n)
         reads = self.denoiser.reads or Reads()
         vectors = {
             name: torch.zeros(n, size, device=self.device) for name, size in reads.vectors.items()
@@ -280,12 +215,159 @@ class Diffusion(Stage):
             cond, vectors={**vectors, **cond.vectors}, scalars={**scalars, **cond.scalars}
         )
 
+    def sample(self, request: Request) -> Images:
+        return self.hand_over(request)[1]
 
-def through(times: Float[Tensor, " k"], stop: float) -> Float[Tensor, " m"]:
-    """Falling times, `stop` among them if they pass it."""
-    if stop in times or not times[-1] < stop < times[0]:
-        return times
-    return torch.cat([times[times > stop], times.new_tensor([stop]), times[times < stop]])
+    def hand_over(self, request: Request, stop: float = 0.0) -> tuple[Levels, Images]:
+        with torch.no_grad():
+            opening, images = self.opening(request)
+            state, made = self.finish(request, opening, stop)
+        return state, {**made, **images}
+
+    @torch.no_grad()
+    def run(
+        self,
+        request: Request,
+        start: Levels | None = None,
+        start_t: float = 1.0,
+        stop: float = 0.0,
+        *,
+        wrap: Callable[[Denoise], Denoise] = lambda denoise: denoise,
+    ) -> Levels:
+        """As in `Generator`. The times are those of the whole grid that lie between, and guidance,
+        its interval and the threshold hold as in the whole. wrap: put around the denoise function,
+        `inpainted` for example."""
+        if start is None and start_t != 1:
+            raise ValueError(f"start_t={start_t} without a state: give it as `start`")
+        shapes = [(request.n, *shape) for shape in self.shapes()]
+        if start is not None and [tuple(level.shape) for level in start] != shapes:
+            raise ValueError(
+                f"a state of {[tuple(level.shape) for level in start]} to start from, where stage "
+                f"{self.name} has {shapes}"
+            )
+        opening, _ = self.opening(replace(request, resolutions=()))
+        if start is not None:
+            start = tuple(level.to(self.device) for level in start)
+            opening = opening._replace(start=start, start_t=start_t)
+        return self._integrated(request, opening, self._first(request, opening), stop, wrap=wrap)
+
+    def opening(self, request: Request) -> tuple[Handover, Images]:
+        """What its trajectory starts from, and images of earlier stages that the request wants."""
+        return Handover(self.complete(request.cond, request.n)), {}
+
+    def example(self, n: int, noise: Noise) -> Handover:
+        """An opening like those of samples, to count and time by."""
+        return Handover(self.complete(NOTHING, n))
+
+    def finish(
+        self, request: Request, opening: Handover, stop: float = 0.0
+    ) -> tuple[Levels, Images]:
+        """The state at `stop`, and its own images where the request wants some: these alone need
+        what lies below `stop`."""
+        x = state = self._first(request, opening)
+        if not any(map(request.wants, self.resolutions)):
+            return self._integrated(request, opening, x, stop), {}
+
+        def watch(i: int, s: float, x: Levels) -> None:
+            nonlocal state
+            state = x if s >= stop else state
+            if request.watch is not None:
+                request.watch(i, s, x)
+
+        x = self._integrated(replace(request, watch=watch), opening, x, through=stop)
+        return state, self.codec.decode((*x, *opening.beside))
+
+    def parts(self, stop: float = 0.0) -> tuple[Part, ...]:
+        start = self.example(1, lambda shape: torch.zeros(tuple(shape), device=self.device))
+        plain, extra = self._calls(start, stop)
+        network = Part(f"stage {self.name}", self._network, plain)
+        found = [network]
+        if extra:
+            found.append(network._replace(name=f"guidance {self.name}", calls=extra))
+        if self.codec.network is not None and not stop:
+            found.append(Part("decoder", self._decoder, 1, is_evaluation=False))
+        return tuple(found)
+
+    def _network(self, n: int, noise: Noise) -> Callable[[], object]:
+        """One call in the middle of a trajectory."""
+        x = tuple(noise((n, *shape)) for shape in self.shapes())
+        cond = self.example(n, noise).cond
+        return lambda: self.denoise(cond)(x, self.process.trajectory([0.5], x)[0], None)
+
+    def _decoder(self, n: int, noise: Noise) -> Callable[[], object]:
+        x = tuple(noise((n, *shape)) for shape in self.shapes())
+        beside = self.example(n, noise).beside
+        return lambda: self.codec.decode((*x, *beside))
+
+    def _plan(self, request: Request) -> Sampling:
+        """How the request is sampled."""
+        own = self.sampling
+        steps = own.steps if request.steps is None else request.steps
+        scale = own.guidance if request.guidance is None else request.guidance
+        check_scale(scale, len(self.shapes()))
+        return replace(own, steps=steps, guidance=scale)
+
+    def _first(self, request: Request, opening: Handover) -> Levels:
+        self._plan(request)  # refuses before noise is drawn
+        if opening.start is not None:
+            return opening.start
+        _, sigma = self.process.alpha_sigma(torch.ones(1, dtype=torch.float64))
+        return tuple(
+            float(std) * request.noise((request.n, *shape))
+            for std, shape in zip(sigma[0], self.shapes(), strict=True)
+        )
+
+    def _integrated(
+        self,
+        request: Request,
+        opening: Handover,
+        x: Levels,
+        stop: float = 0.0,
+        *,
+        through: float = 0.0,
+        wrap: Callable[[Denoise], Denoise] = lambda denoise: denoise,
+    ) -> Levels:
+        """x from the opening's time to `stop`; the trajectory has a step that ends at `through`."""
+        plan = self._plan(request)
+        times = window(plan.grid(plan.steps, self.process), opening, stop, through)
+        training = self.training
+        self.eval()
+        try:
+            return integrate(
+                plan.rule,
+                wrap(self.denoise_for(request, opening.cond)),
+                self.process,
+                x,
+                times,
+                request.noise,
+                watch=request.watch,
+                what=f"stage {self.name}",
+            )
+        finally:
+            self.train(training)
+
+    def _calls(self, opening: Handover, stop: float) -> tuple[int, int]:
+        """Network calls from the opening to `stop`, and those that guidance adds."""
+        plan, each = self.sampling, self.sampling.rule.calls_per_step
+        times = window(plan.grid(plan.steps, self.process), opening, stop).tolist()
+        calls = [t for step in pairwise(times) for t in step[:each]]
+        if calls and times[-1] == 0:  # the last step is of first order
+            calls = calls[: len(calls) - each + 1]
+        low, high = plan.interval
+        return len(calls), 0 if is_off(plan.guidance) else sum(low <= t <= high for t in calls)
+
+
+def window(
+    times: Float[Tensor, " k"], opening: Handover, stop: float = 0.0, through: float = 0.0
+) -> Float[Tensor, " m"]:
+    """The falling times from the opening's to `stop`, both among them, and `through`; a time that
+    the grid does not reach from its first to its last is left out."""
+    first, last = float(times[0]), float(times[-1])
+    if opening.start is not None:
+        first = opening.start_t
+    marks = {first, *(time for time in (stop, through) if last < time < first)}
+    kept = {time for time in times.tolist() if max(stop, last) <= time <= first}
+    return times.new_tensor(sorted(marks | kept, reverse=True))
 
 
 def diffusion(

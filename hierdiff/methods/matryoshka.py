@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
-
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Name, Resolutions, Sides, check_resolutions
+from hierdiff.levels import Resolutions, Sides, check_resolutions
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.methods.method import Method, methods
 from hierdiff.methods.sampling import Sampling
-from hierdiff.methods.stage import Stage
 from hierdiff.objective import Objective
 from hierdiff.options import Count, Natural, Share
 from hierdiff.registry import Node
@@ -52,8 +49,7 @@ class Matryoshka(Method):
         text_width: Natural = 0,
         text_length: Natural = 0,
     ):
-        super().__init__()
-        sides = self.resolutions = check_resolutions(resolutions)
+        sides = check_resolutions(resolutions)
         base = schedules.build(schedule or {"name": "cosine"})
         low = reference or sides[-1]
         whole = diffusion(
@@ -72,18 +68,11 @@ class Matryoshka(Method):
                 "text_length": text_length,
             },
         )
-        if len(growth) >= len(self.resolutions) or sum(growth) >= 1 or any(s <= 0 for s in growth):
+        if len(growth) >= len(sides) or sum(growth) >= 1 or any(s <= 0 for s in growth):
             raise ValueError(
-                f"growth {list(growth)} for {len(self.resolutions)} levels: give a positive share "
+                f"growth {list(growth)} for {len(sides)} levels: give a positive share "
                 f"for each number of levels below all, together less than 1"
             )
         grown = [whole.tail(n, share=share) for n, share in enumerate(growth, start=1)]
         whole.share = 1 - sum(growth)
-        self.stages = nn.ModuleList([*grown, whole])  # type: ignore[assignment]
-
-    def at(self, name: Name) -> Stage:
-        if name not in self.resolutions:
-            raise ValueError(
-                f"no level makes images at {name}: choose one of {list(self.resolutions)}"
-            )
-        return self.stages[-1]
+        super().__init__(sides, [*grown, whole])

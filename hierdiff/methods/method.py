@@ -2,47 +2,62 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hierdiff.batch import NOTHING, Cond
+from hierdiff.batch import Cond
 from hierdiff.denoisers import Denoiser
 from hierdiff.denoisers.protocol import Reads
-from hierdiff.guidance import Scale
 from hierdiff.levels import Name
+from hierdiff.methods.generator import Generator, Request
 from hierdiff.methods.stage import Images, Stage
-from hierdiff.noise import Noise
 from hierdiff.registry import Node, Registry
-from hierdiff.samplers.integrate import Watch
 
 
-class Method(nn.Module, ABC):
-    """`stages` are trained in order; the last one makes the images, or `sample` says which."""
+class Method(nn.Module):
+    """resolutions: names of its images, finest first. stages: trained in order."""
 
-    resolutions: tuple[Name, ...]  # names of the images that it makes, finest first
     stages: Sequence[Stage]
 
-    def sample(
-        self,
-        n: int,
-        cond: Cond = NOTHING,
-        *,
-        noise: Noise,
-        steps: int | None = None,
-        guidance: Scale | None = None,
-        watch: Watch | None = None,
-    ) -> Images:
-        """n images in [-1, 1] at every resolution. Error: ValueError where a stage is untrained, or
-        no network reads a condition."""
+    def __init__(self, resolutions: Sequence[Name], stages: Iterable[Stage]):
+        super().__init__()
+        self.resolutions = tuple(resolutions)
+        self.add_module("stages", nn.ModuleList(stages))
+
+    def sample(self, request: Request) -> Images:
+        """n images in [-1, 1] at every resolution, or at those that the request wants.
+
+        Error: ValueError where a stage is untrained, or no network reads a condition.
+        """
         self.check_ready()
-        check_cond(cond, self.reads)
-        return self.stages[-1].sample(
-            n, cond, noise=noise, steps=steps, guidance=guidance, watch=watch
-        )
+        check_cond(request.cond, self.reads)
+        wanted = self.resolutions if request.resolutions is None else request.resolutions
+        for name in wanted:
+            self.at(name)
+        finest = next((name for name in self.resolutions if name in wanted), None)
+        if finest is None:
+            raise ValueError("images at no resolution are asked for: name one, or None for all")
+        images = self.at(finest).sample(request)
+        return {name: image for name, image in images.items() if request.wants(name)}
+
+    def at(self, name: Name) -> Generator:
+        """The stage whose samples hold the method's own images of that name, the same object
+        for all that one trajectory makes: what a cost is taken of."""
+        makers = [
+            stage
+            for stage in self.stages
+            if isinstance(stage, Generator) and stage.makes_images
+            if name in stage.resolutions
+        ]
+        if name not in self.resolutions or not makers:
+            raise ValueError(
+                f"the method makes no images at {name}: choose one of "
+                f"{list(self.resolutions)}, and pool the finest to others"
+            )
+        return makers[-1]
 
     @property
     def reads(self) -> Reads | None:
@@ -105,11 +120,6 @@ class Method(nn.Module, ABC):
                     f"give method.stages.{place}.share or method.stages.{place}.weights"
                 )
 
-    @abstractmethod
-    def at(self, name: Name) -> Stage:
-        """The stage whose samples hold the method's own images of that name, the same object for
-        all that one trajectory makes: what a cost is taken of."""
-
 
 methods: Registry[Method] = Registry("method", Method)
 
@@ -134,12 +144,3 @@ def check_cond(cond: Cond, reads: Reads | None) -> None:
     for name, is_unread in unread.items():
         if is_unread:
             raise ValueError(f"no network of the method reads cond.{name}: leave it out")
-
-
-def check_labels(labels: Tensor, classes: int) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < -1 or high >= classes:
-        raise ValueError(
-            f"label {low if low < -1 else high} is out of range: the model knows classes "
-            f"0 to {classes - 1}, and -1 for none"
-        )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hierdiff.batch import NOTHING, Batch, Cond
-from hierdiff.guidance import Scale
+from hierdiff.batch import Batch, Cond
 from hierdiff.levels import Name
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss
-from hierdiff.samplers.integrate import Watch
 
 Images = dict[Name, Float[Tensor, "n c *_sides"]]  # by name of a level, finest first
 
@@ -41,7 +43,8 @@ class Stage(nn.Module, ABC):
     compiles: bool = True  # may its loss be compiled as one graph
     notes: tuple[str, ...] = ()  # what a reader of its row must know
     tied: bool = True  # are its weights of use for the data that it was trained on alone
-    resolutions: tuple[Name, ...]  # names of the images that it makes, finest first
+    resolutions: tuple[Name, ...]  # names of the images that it is trained on, finest first
+    facts: Mapping[str, int] = MappingProxyType({})  # of the data, to complete conditions by
     level_names: tuple[str, ...] = ()  # of the levels in its log, finest first
 
     @property
@@ -54,6 +57,11 @@ class Stage(nn.Module, ABC):
         """What its weights mean, apart from their shapes: stages of two runs that agree in it can
         stand for each other."""
         return type(self).__name__
+
+    @property
+    def loss_identity(self) -> tuple[Any, ...]:
+        """Equal where the losses of two stages are the same quantity."""
+        return (self.identity, self.resolutions)
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -79,19 +87,6 @@ class Stage(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss: ...
 
-    @abstractmethod
-    def sample(
-        self,
-        n: int,
-        cond: Cond = NOTHING,
-        *,
-        noise: Noise,
-        steps: int | None = None,
-        guidance: Scale | None = None,
-        watch: Watch | None = None,
-    ) -> Images:
-        """n images in [-1, 1] at every resolution of this stage."""
-
     def fed(self, batch: Batch) -> Batch:
         """What its data (`start`) gives for a batch of images."""
         return batch
@@ -100,5 +95,38 @@ class Stage(nn.Module, ABC):
         """Stands in for what `start` would measure: weights as drawn are timed, not looked at."""
 
     def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
-        """Samples for a sheet under `cond`; `batch` holds as many real examples."""
-        return self.sample(len(batch), cond, noise=noise)
+        """What a sheet shows under `cond`, nothing by default; `batch` holds as many real
+        examples."""
+        return {}
+
+    def complete(self, cond: Cond, n: int) -> Cond:
+        """`cond` on this device, with "none" for the labels and text that the data has.
+
+        Error: ValueError where a condition is not given for n images, or a label is out of range.
+        """
+        device = next(self.parameters()).device
+        classes, width = self.facts.get("classes", 0), self.facts.get("text_width", 0)
+        cond = cond.map(lambda tensor: tensor.to(device))
+        parts = {"labels": cond.labels, "captions": cond.tokens, **cond.vectors, **cond.scalars}
+        for name, part in parts.items():
+            if part is not None and len(part) != n:
+                raise ValueError(f"{len(part)} {name} for {n} images: give one for each")
+        if classes and cond.labels is None:
+            cond = replace(cond, labels=torch.full((n,), -1, device=device))
+        if classes and cond.labels is not None and not cond.labels.is_meta:
+            check_labels(cond.labels, classes)
+        if width and cond.tokens is None:
+            length = self.facts["text_length"]
+            tokens = torch.zeros(n, length, width, device=device)
+            mask = torch.zeros(n, length, dtype=torch.bool, device=device)
+            cond = replace(cond, tokens=tokens, mask=mask)
+        return cond
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < -1 or high >= classes:
+        raise ValueError(
+            f"label {low if low < -1 else high} is out of range: the model knows classes "
+            f"0 to {classes - 1}, and -1 for none"
+        )

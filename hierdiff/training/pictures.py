@@ -32,8 +32,8 @@ def sheet_cond(data: Any, real: Cond) -> Cond:
 
 def sample_sheet(
     stage: Stage, data: Any, n: int, seed: int, device: torch.device, dtype: torch.dtype
-) -> Image.Image:
-    """n samples from the same noise at every call."""
+) -> Image.Image | None:
+    """n samples from the same noise at every call; None where the stage shows none."""
 
     def placed(part: torch.Tensor) -> torch.Tensor:
         return part.to(device, dtype if part.is_floating_point() else part.dtype)
@@ -42,6 +42,8 @@ def sample_sheet(
     real = data.batch(evaluation_rows(len(data), range(n)))
     cond = sheet_cond(data, real.cond).map(placed)
     images = stage.preview(cond, real.map(placed), noise)
+    if not images:
+        return None
     return sheet([to_uint8(level).cpu() for level in images.values()])
 
 

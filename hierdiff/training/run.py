@@ -373,7 +373,8 @@ class Run:
             try:
                 with self.fabric.autocast():
                     image = sample_sheet(source, self.data, n, self.seed, self.device, self.dtype)
-                write_png(path, image)
+                if image is not None:
+                    write_png(path, image)
             except FloatingPointError as error:  # the weights are of more worth than a picture
                 log.warning("no sheet at step %d: %s", self.place.total_step, error)
             write_curves(self.folder / "loss.png", self.log.path)

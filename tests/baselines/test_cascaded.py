@@ -1,17 +1,18 @@
 """Cascades: the bridge's known answers and limits, the chain, and what is refused."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from baselines.cascaded import Augmented, blurred, merged
+from baselines.cascaded import Augmented, Upsampler, blurred, cropped, merged
 from hierdiff.batch import Batch, Cond
 from hierdiff.codec import Pyramid
 from hierdiff.denoisers import Denoiser, OneLevelDenoiser, Prediction, denoisers
 from hierdiff.levels import down, up
-from hierdiff.methods import Diffusion, Sampling, methods
-from hierdiff.methods.bridge import CLEAN, Bridged, cropped
+from hierdiff.methods import Diffusion, Request, Sampling, methods
+from hierdiff.methods.bridge import CLEAN
 from hierdiff.noise import given
 from hierdiff.objective import ScoreMatching
 from hierdiff.parameterization import Parameterization
@@ -30,7 +31,12 @@ def bridge(**options):
 
 
 def crossing(one, level, b=2, seed=0):
-    return one.fixed((b, 3, one.low, one.low), tiny.noise(seed), level)
+    return one.fixed([(b, 3, one.low, one.low)], tiny.noise(seed), level)
+
+
+def low_of(one, x, *args):
+    """The condition on one level x."""
+    return one((x,), *args).cond.low
 
 
 def images(b=2, side=4, seed=1):
@@ -80,7 +86,7 @@ def test_steps_of_cdm_are_these_levels(step, alpha, sigma, log_snr):
 )
 def test_augmentation_levels_of_published_code_have_this_noise(level, sigma):
     one = bridge(resize="nearest")
-    found = one(torch.zeros(2, 3, 4, 4), CLEAN, crossing(one, level), Cond()).low
+    found = low_of(one, torch.zeros(2, 3, 4, 4), CLEAN, crossing(one, level), Cond())
     eps = up(crossing(one, level).eps, 8)
     torch.testing.assert_close(found, sigma * eps, rtol=2e-5, atol=2e-6)
 
@@ -88,7 +94,7 @@ def test_augmentation_levels_of_published_code_have_this_noise(level, sigma):
 def test_noising_again_from_log_snr_2_to_0_adds_this_much():
     one = bridge(resize="nearest")
     drawn = crossing(one, 0.0)
-    low = one(torch.zeros(2, 3, 4, 4), 2.0, drawn, Cond()).low
+    low = low_of(one, torch.zeros(2, 3, 4, 4), 2.0, drawn, Cond())
     torch.testing.assert_close(low, 0.657519854 * up(drawn.eps, 8))
 
 
@@ -99,18 +105,18 @@ def test_noising_again_from_log_snr_2_to_0_adds_this_much():
 def test_without_noise_the_bridge_is_a_resize(noise_at):
     x = images()
     wanted = torch.nn.functional.interpolate(x, size=(8, 8), mode="bilinear", align_corners=False)
-    for one in (bridge(noise_at=noise_at, levels=None), bridge(noise_at=noise_at)):
-        level = CLEAN if one.levels is None else 15.0
-        told = one(x, level if one.levels else CLEAN, crossing(one, level), Cond())
+    for one in (bridge(noise_at=noise_at, log_snr_range=None), bridge(noise_at=noise_at)):
+        level = CLEAN if one.log_snr_range is None else 15.0
+        told = one((x,), level if one.log_snr_range else CLEAN, crossing(one, level), Cond()).cond
         assert torch.equal(told.low, wanted)
         assert told.scalars["augmentation"].tolist() == [level, level]
 
 
 @pytest.mark.parametrize("noise_at", ["low", "high"])
 def test_with_endless_noise_nothing_of_the_image_is_left(noise_at):
-    one = bridge(noise_at=noise_at, levels=(-math.inf, 15.0))
+    one = bridge(noise_at=noise_at, log_snr_range=(-math.inf, 15.0))
     x = images().requires_grad_()
-    told = one(x, CLEAN, crossing(one, -math.inf), Cond())
+    told = one((x,), CLEAN, crossing(one, -math.inf), Cond()).cond
     network = tiny.randomised(
         methods.build(
             {"name": "cascaded", "resolutions": [8, 4], "denoiser": NET}, offered=tiny.facts("")
@@ -119,7 +125,7 @@ def test_with_endless_noise_nothing_of_the_image_is_left(noise_at):
     state = torch.randn(2, 3, 8, 8)
     network((state,), torch.zeros(2, 1), told).levels[0].square().sum().backward()
     assert torch.equal(x.grad, torch.zeros_like(x))
-    told = one(x, CLEAN, crossing(one, 3.0), Cond())
+    told = one((x,), CLEAN, crossing(one, 3.0), Cond()).cond
     network((state,), torch.zeros(2, 1), told).levels[0].square().sum().backward()
     assert x.grad.abs().max() > 0
 
@@ -127,10 +133,10 @@ def test_with_endless_noise_nothing_of_the_image_is_left(noise_at):
 def test_noise_at_the_low_resolution_comes_in_blocks_and_at_the_high_one_white():
     shape = torch.zeros(2, 3, 4, 4)
     one = bridge(noise_at="low", resize="nearest")
-    blocks = one(shape, CLEAN, crossing(one, 0.0), Cond()).low
+    blocks = low_of(one, shape, CLEAN, crossing(one, 0.0), Cond())
     assert torch.equal(up(down(blocks, 4), 8), blocks)
     one = bridge(noise_at="high", resize="nearest")
-    white = one(shape, CLEAN, crossing(one, 0.0), Cond()).low
+    white = low_of(one, shape, CLEAN, crossing(one, 0.0), Cond())
     assert white.std() == pytest.approx(math.sqrt(0.5), rel=0.1)
     assert down(white, 4).std() == pytest.approx(math.sqrt(0.5) / 2, rel=0.2)
 
@@ -141,12 +147,12 @@ def test_a_truncated_state_is_handed_over_as_it_stands():
     log_snr = VP.log_snr(torch.tensor([stop], dtype=torch.float64))
     assert float(log_snr) == pytest.approx(2.0)
     x = images()
-    assert torch.equal(one(x, 2.0, crossing(one, 2.0), Cond()).low, up(x, 8))
+    assert torch.equal(low_of(one, x, 2.0, crossing(one, 2.0), Cond()), up(x, 8))
 
 
 def test_levels_are_drawn_for_each_example_as_uniform_steps_of_the_low_process():
-    one = bridge(levels=(-5.0, 5.0))
-    drawn = one.draw((4000, 1, 4, 4), tiny.noise()).level
+    one = bridge(log_snr_range=(-5.0, 5.0))
+    drawn = one.draw([(4000, 1, 4, 4)], tiny.noise()).log_snr
     assert len(drawn.unique()) > 3900
     assert -5 <= float(drawn.min()) < -4.9 and 4.9 < float(drawn.max()) <= 5
     times = VP.schedules[0].inverse(drawn)
@@ -155,7 +161,7 @@ def test_levels_are_drawn_for_each_example_as_uniform_steps_of_the_low_process()
 
 def test_half_of_the_training_examples_are_blurred_and_no_sample():
     one = bridge(blur=(0.4, 0.6))
-    drawn = one.draw((1000, 1, 4, 4), tiny.noise()).blur
+    drawn = one.draw([(1000, 1, 4, 4)], tiny.noise()).blur
     assert float((drawn > 0).float().mean()) == pytest.approx(0.5, abs=0.05)
     assert float(drawn[drawn > 0].min()) >= 0.4 and float(drawn.max()) <= 0.6
     assert not crossing(one, 3.0).blur.any()
@@ -216,7 +222,7 @@ def test_the_spread_of_a_gaussian_cascade_has_its_closed_form(level, std):
         "facts": {"channels": 1},
         "sampling": Sampling(rule=Heun(), steps=400, threshold={"name": "none"}),
     }
-    stage = Bridged(
+    stage = Upsampler(
         codec=Pyramid([2], 1),
         resolutions=[2],
         bridge=Augmented(low=1, high=2, process=VP, resize="nearest"),
@@ -226,9 +232,9 @@ def test_the_spread_of_a_gaussian_cascade_has_its_closed_form(level, std):
     unit = torch.eye(
         6, dtype=torch.float64
     )  # the chain is linear: a low pixel, its noise, 4 noises
-    low = {1: unit[:, 0].reshape(6, 1, 1, 1)}
+    low = (unit[:, 0].reshape(6, 1, 1, 1),)
     noise = given([unit[:, 1].reshape(6, 1, 1, 1), unit[:, 2:].reshape(6, 1, 2, 2)])
-    columns = stage.sample(6, noise=noise, low=low, level=level)[2].flatten(1)
+    columns = stage.follow(Request(6, noise=noise), low, level)[2].flatten(1)
     spread = torch.tensor([std**2, 1, 1, 1, 1, 1], dtype=torch.float64)
     found = columns.T @ (spread[:, None] * columns)
     alpha, sigma = (float(part) for part in VP.coefficients(torch.tensor(level).double()))
@@ -254,7 +260,7 @@ def test_a_cascade_of_one_stage_is_that_stage():
         batch = tiny.batch("class")
         (stage,) = method.stages
         loss = stage(batch, stage.draw(batch, tiny.noise())).total
-        made.append((loss, method.sample(2, noise=tiny.noise())[16]))
+        made.append((loss, method.sample(Request(2, noise=tiny.noise()))[16]))
     assert torch.equal(made[0][0], made[1][0]) and torch.equal(made[0][1], made[1][1])
 
 
@@ -262,20 +268,24 @@ def test_three_stages_hand_their_images_on():
     method = cascade((32, 16, 8))
     tiny.randomised(method)
     assert [stage.name for stage in method.stages] == ["8", "8to16", "16to32"]
-    made = method.sample(2, noise=tiny.noise())
+    made = method.sample(Request(2, noise=tiny.noise()))
     assert list(made) == [32, 16, 8]
-    again = method.stages[2].sample(2, noise=tiny.noise(5), low=made)
-    assert torch.equal(again[8], made[8]) and torch.equal(again[16], made[16])
+    seen = []
+    method.stages[2].denoiser.register_forward_hook(lambda _, args, out: seen.append(args[2].low))
+    again = method.stages[2].follow(Request(2, noise=tiny.noise(5)), (made[16],))
+    assert list(again) == [32]
+    shown = torch.nn.functional.interpolate(made[16], 32, mode="bilinear", align_corners=False)
+    assert torch.corrcoef(torch.stack([seen[0].flatten(), shown.flatten()]))[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("truncated", [False, True])
 def test_the_condition_is_drawn_once_a_sample_and_comes_from_the_low_image(truncated):
-    node = {"name": "augmented", "truncated": truncated, "level": 2.0, "resize": "nearest"}
+    node = {"name": "augmented", "truncated": truncated, "log_snr": 2.0, "resize": "nearest"}
     method = cascade(bridge=node)
     tiny.randomised(method)
     seen = []
     method.stages[1].denoiser.register_forward_hook(lambda _, args, out: seen.append(args[2].low))
-    made = method.sample(2, noise=tiny.noise())
+    made = method.sample(Request(2, noise=tiny.noise()))
     assert len(seen) == 3 and all(torch.equal(seen[0], one) for one in seen)
     alpha, sigma = (float(part) for part in VP.coefficients(torch.tensor(2.0)))
     left = (down(seen[0], 8) - alpha * made[8]) / sigma  # noise, apart from what the stop leaves
@@ -286,22 +296,43 @@ def test_truncated_sampling_stops_on_the_same_trajectory():
     """The low image is that of the whole trajectory with one more time in it."""
     stage = cascade((8,)).stages[0]
     tiny.randomised(stage)
-    images, state = stage.handed(2, stop=0.4, noise=tiny.noise())
+    state, images = stage.hand_over(Request(2, noise=tiny.noise()), stop=0.4)
     seen = {}
-    stage.handed(2, stop=0.4, noise=tiny.noise(), watch=lambda i, s, x: seen.update({s: x}))
+    watch = lambda i, s, x: seen.update({s: x})  # noqa: E731
+    stage.hand_over(Request(2, noise=tiny.noise(), watch=watch), stop=0.4)
     assert list(seen) == pytest.approx([2 / 3, 0.4, 1 / 3, 0.0])
     assert torch.equal(seen[0.4][0], state[0]) and torch.equal(seen[0.0][0], images[8])
 
 
+def test_what_nobody_asks_for_is_not_computed():
+    """The base ends at the hand-over where its images are not wanted; those above are the same."""
+    node = {"name": "augmented", "truncated": True, "log_snr": 2.0}
+    method = cascade(bridge=node, sampling={"steps": 10, "rule": {"name": "ddim"}, "guidance": 2.0})
+    tiny.randomised(method)
+    counted = [0, 0]
+    for i, stage in enumerate(method.stages):
+        stage.denoiser.register_forward_hook(lambda *_, i=i: counted.__setitem__(i, counted[i] + 1))
+    whole = method.sample(Request(2, noise=tiny.noise()))
+    assert list(whole) == [16, 8] and counted == [22, 20]
+    counted[:] = [0, 0]
+    alone = method.sample(Request(2, noise=tiny.noise(), resolutions=[16]))
+    assert list(alone) == [16] and torch.equal(alone[16], whole[16])
+    stop = method.stages[1].bridge.stop(2.0)
+    above = 2 * (1 + sum(t > stop for t in torch.linspace(0.1, 0.9, 9)))
+    assert counted == [above, 20] and above < 20
+    assert method.stages[1].evaluations == above + 20
+    low = method.sample(Request(2, noise=tiny.noise(), resolutions=[8]))
+    assert list(low) == [8] and counted == [above + 20, 20]
+
+
 def test_training_sees_the_real_low_image_through_the_same_bridge():
-    method = cascade(bridge={"name": "augmented", "levels": None})
+    method = cascade(bridge={"name": "augmented", "log_snr_range": None})
     stage, batch = method.stages[1], tiny.batch("class")
     seen = []
     stage.denoiser.register_forward_hook(lambda _, args, out: seen.append(args[2].low))
     stage(batch, stage.draw(batch, tiny.noise()))
-    wanted = stage.bridge(
-        down(batch.images, 8), CLEAN, crossing(stage.bridge, CLEAN, 4), Cond()
-    ).low
+    drawn = crossing(stage.bridge, CLEAN, 4)
+    wanted = low_of(stage.bridge, down(batch.images, 8), CLEAN, drawn, Cond())
     assert torch.equal(seen[0], wanted)
 
 
@@ -332,20 +363,20 @@ def test_options_of_a_stage_are_merged_and_another_part_replaces():
 
 
 def test_crops_are_the_same_square_of_image_and_condition():
-    bridge_node = {"name": "augmented", "levels": None, "resize": "nearest"}
+    bridge_node = {"name": "augmented", "log_snr_range": None, "resize": "nearest"}
     method = cascade(bridge=bridge_node, stages=[{}, {"crop": 8}])
     stage = method.stages[1]
     smooth = up(torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), 16)
     batch = Batch(smooth, tiny.batch("class").cond)
     draws = stage.draw(batch, tiny.noise())
-    assert draws.draws.eps[0].shape == (4, 3, 8, 8)
+    assert draws.draws.draws.eps[0].shape == (4, 3, 8, 8)
     assert (draws.corners % 2 == 0).all() and len(draws.corners.unique(dim=0)) > 1
     assert draws.corners.min() >= 0 and draws.corners.max() <= 8
     seen = []
     stage.denoiser.register_forward_hook(lambda _, args, out: seen.append(args))
     stage(batch, draws)
     assert torch.equal(seen[0][2].low, cropped(smooth, draws.corners, 8))
-    assert method.sample(1, noise=tiny.noise())[16].shape[-1] == 16
+    assert method.sample(Request(1, noise=tiny.noise()))[16].shape[-1] == 16
 
 
 def test_a_crop_starts_at_its_corner():
@@ -368,8 +399,11 @@ class Plain(OneLevelDenoiser):
 def test_a_denoiser_without_low_channels_becomes_an_upsampler():
     method = cascade(denoiser={"name": f"{__name__}:Plain"})
     tiny.randomised(method)
-    low = [{8: images(1, 8, seed)} for seed in (1, 2)]
-    made = [method.stages[1].sample(1, noise=tiny.noise(), low=one, level=9.0) for one in low]
+    request = Request(1, noise=tiny.noise())
+    made = [
+        method.stages[1].follow(replace(request, noise=tiny.noise()), (images(1, 8, seed),), 9.0)
+        for seed in (1, 2)
+    ]
     assert (made[0][16] - made[1][16]).abs().max() > 1e-4
     batch = tiny.batch("class")
     stage = method.stages[1]
@@ -381,7 +415,7 @@ def test_a_denoiser_without_low_channels_becomes_an_upsampler():
 def test_every_denoiser_of_one_level_can_be_an_upsampler(name):
     method = cascade(denoiser=tiny.denoiser_node(name))
     tiny.randomised(method)
-    made = method.sample(1, noise=tiny.noise())
+    made = method.sample(Request(1, noise=tiny.noise()))
     assert torch.isfinite(made[16]).all()
 
 
@@ -403,8 +437,11 @@ def test_every_denoiser_of_one_level_can_be_an_upsampler(name):
         ({"stages": [{"crop": 4}, {}]}, "first stage of a cascade stands on nothing.*'crop'"),
         ({"stages": [{}, {"crop": 5}]}, "crop 5 of 16 px.*a multiple of 2 up to 16"),
         ({"stages": [{}, {"crop": 32}]}, "crop 32 of 16 px"),
-        ({"bridge": {"name": "augmented", "levels": [3, 1]}}, "lowest, highest"),
-        ({"bridge": {"name": "augmented", "levels": [0, 2]}}, "level 3.0.*outside.*0 to 2"),
+        ({"bridge": {"name": "augmented", "log_snr_range": [3, 1]}}, "lowest, highest"),
+        (
+            {"bridge": {"name": "augmented", "log_snr_range": [0, 2]}},
+            "log_snr 3.0.*outside.*0 to 2",
+        ),
         ({"bridge": {"name": "augmented", "noise_at": "hi"}}, "unknown noise_at 'hi'"),
         ({"bridge": {"name": "augmented", "resize": "bicubc"}}, "did you mean 'bicubic'"),
         ({"bridge": {"name": "augmented", "blur": [1, 0]}}, "blur"),
@@ -412,7 +449,10 @@ def test_every_denoiser_of_one_level_can_be_an_upsampler(name):
             {"bridge": {"name": "augmented", "noise_at": "high", "truncated": True}},
             "truncated with noise_at=high is undefined",
         ),
-        ({"bridge": {"name": "augmented", "levels": None, "truncated": True}}, "without noise"),
+        (
+            {"bridge": {"name": "augmented", "log_snr_range": None, "truncated": True}},
+            "without noise",
+        ),
         ({"bridge": {"name": "augmnted"}}, "unknown bridge 'augmnted', did you mean 'augmented'"),
         ({"denoiser": None}, "stage 8 of the cascade has no denoiser"),
         ({"denoiser": tiny.denoiser_node("nested_unet", 2)}, "2 level"),
@@ -425,14 +465,14 @@ def test_a_chain_that_cannot_work_is_refused_at_build(options, message):
 
 def test_a_level_outside_of_the_trained_range_is_refused():
     method = cascade()
-    with pytest.raises(ValueError, match=r"level -9 .*outside of the range.*-5 to 15"):
-        method.stages[1].sample(1, noise=tiny.noise(), level=-9)
+    with pytest.raises(ValueError, match=r"log_snr -9 .*outside of the range.*-5 to 15"):
+        method.stages[1].follow(Request(1, noise=tiny.noise()), (images(1, 8),), -9)
 
 
 def test_a_stage_is_not_sampled_before_it_is_trained():
     method = cascade(stages=[{"share": 0}, {}])
     with pytest.raises(ValueError, match="stage 8 is sampled before it is trained.*weights"):
-        method.sample(1, noise=tiny.noise())
+        method.sample(Request(1, noise=tiny.noise()))
     assert method.stages[1].preview(Cond(), tiny.batch("class"), tiny.noise())[16].shape[0] == 4
 
 

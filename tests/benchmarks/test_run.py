@@ -80,7 +80,7 @@ def test_bad_input_is_one_clear_message(overrides, message):
 
 
 def test_a_folder_is_named_after_the_options_that_make_another_run():
-    told = ["method=mdm", "data=elpv", "analysis=exposure_bias", "analysis.levels=[1,2]"]
+    told = ["method=mdm", "data=elpv", "analysis=exposure_bias", "analysis.log_snrs=[1,2]"]
     assert run.folder_name("mdm-elpv", told) == "mdm-elpv"
     more = ["trainer.steps=5", "+denoiser.groups=4", "trainer.lr=1e-3"]
     named = "mdm-elpv+denoiser.groups-4+trainer.lr-1e-3+trainer.steps-5"
@@ -449,7 +449,7 @@ def test_a_finished_run_is_not_measured_again(runs):
 @pytest.mark.slow
 def test_exposure_bias_joins_the_record_of_a_run(runs):
     folder = runs[0] / "cascaded"
-    options = ("analysis=exposure_bias", "analysis.samples=8", "analysis.levels=[5]")
+    options = ("analysis=exposure_bias", "analysis.samples=8", "analysis.log_snrs=[5]")
     ended = bench("method=cascaded", f"folder={folder}", *options)
     assert ended.returncode == 0, ended.stderr
     found = Record.read(folder).analysis["exposure_bias"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hierdiff.batch import Cond
-from hierdiff.methods import methods
+from hierdiff.methods import Request, methods
 from hierdiff.noise import per_example
 from tests import tiny
 
@@ -66,7 +66,7 @@ def test_the_loss_depends_on_nothing_but_its_arguments(name):
 @kinds
 def test_samples_have_every_resolution_and_stay_in_range(name, kind):
     method = build(name, kind)
-    images = method.sample(3, tiny.cond(kind, 3), noise=tiny.noise())
+    images = method.sample(Request(3, tiny.cond(kind, 3), noise=tiny.noise()))
     assert list(images) == list(method.resolutions)
     for side, level in images.items():
         assert level.shape == (3, 3, side, side) and not level.requires_grad
@@ -76,9 +76,9 @@ def test_samples_have_every_resolution_and_stay_in_range(name, kind):
 @each
 def test_the_same_seed_gives_the_same_images_and_another_does_not(name):
     method = build(name)
-    first = method.sample(2, noise=tiny.noise(3))
-    same(first, method.sample(2, noise=tiny.noise(3)))
-    other = method.sample(2, noise=tiny.noise(4))
+    first = method.sample(Request(2, noise=tiny.noise(3)))
+    same(first, method.sample(Request(2, noise=tiny.noise(3))))
+    other = method.sample(Request(2, noise=tiny.noise(4)))
     side = method.resolutions[0]
     assert not torch.equal(first[side], other[side])
 
@@ -89,10 +89,10 @@ def test_an_image_does_not_depend_on_the_batch_it_is_made_in(name, rule):
     """Each example has its own generator."""
     method = build(name, sampling={"steps": 3, "rule": rule})
     cond = tiny.cond("class", 3)
-    together = method.sample(3, cond, noise=per_example([5, 6, 7]))
+    together = method.sample(Request(3, cond, noise=per_example([5, 6, 7])))
     for row in range(3):
         alone = method.sample(
-            1, cond.map(lambda x, row=row: x[row : row + 1]), noise=per_example([5 + row])
+            Request(1, cond.map(lambda x, row=row: x[row : row + 1]), noise=per_example([5 + row]))
         )
         wanted = {side: images[row : row + 1] for side, images in together.items()}
         same(alone, wanted, rtol=1e-3, atol=1e-3)
@@ -104,18 +104,22 @@ def test_a_method_rebuilds_by_name_from_its_node_and_weights(name):
     method = build(name)
     again = methods.build(node, offered=tiny.facts("class"))
     again.load_state_dict(method.state_dict())
-    same(method.sample(2, noise=tiny.noise()), again.sample(2, noise=tiny.noise()))
+    same(
+        method.sample(Request(2, noise=tiny.noise())), again.sample(Request(2, noise=tiny.noise()))
+    )
 
 
 @each
 def test_steps_and_guidance_of_a_call_come_before_those_of_the_config(name):
     method, cond = build(name), Cond(labels=torch.tensor([0, 2]))
     seen = []
-    method.sample(2, cond, noise=tiny.noise(), steps=5, watch=lambda i, s, x: seen.append(i))
+    method.sample(
+        Request(2, cond, noise=tiny.noise(), steps=5, watch=lambda i, s, x: seen.append(i))
+    )
     assert seen == list(range(5)) * len(method.stages[-1].chain)
-    plain = method.sample(2, cond, noise=tiny.noise())
-    same(plain, method.sample(2, cond, noise=tiny.noise(), guidance=1.0))
-    strong = method.sample(2, cond, noise=tiny.noise(), guidance=4.0)
+    plain = method.sample(Request(2, cond, noise=tiny.noise()))
+    same(plain, method.sample(Request(2, cond, noise=tiny.noise(), guidance=1.0)))
+    strong = method.sample(Request(2, cond, noise=tiny.noise(), guidance=4.0))
     side = method.resolutions[0]
     assert (strong[side] - plain[side]).abs().max() > 1e-4
 
@@ -124,8 +128,8 @@ def test_steps_and_guidance_of_a_call_come_before_those_of_the_config(name):
 def test_guidance_without_conditions_changes_nothing(name):
     """Both halves are then the same function."""
     method = build(name, "unconditional")
-    plain = method.sample(2, noise=tiny.noise())
-    same(plain, method.sample(2, noise=tiny.noise(), guidance=3.0), rtol=1e-3, atol=1e-3)
+    plain = method.sample(Request(2, noise=tiny.noise()))
+    same(plain, method.sample(Request(2, noise=tiny.noise(), guidance=3.0)), rtol=1e-3, atol=1e-3)
 
 
 @each
@@ -135,11 +139,11 @@ def test_guidance_without_conditions_changes_nothing(name):
 def test_the_stated_number_of_evaluations_is_that_of_the_calls(name, rule, guidance):
     sampling = {"steps": 4, "rule": {"name": rule}, "guidance": guidance}
     method = build(name, sampling=sampling)
-    stage = method.stages[-1]
+    stage = method.at(method.resolutions[0])
     calls = []
-    handle = stage.denoiser.register_forward_hook(lambda *_: calls.append(1))
-    method.sample(2, noise=tiny.noise())
-    handle.remove()
+    for part in stage.chain:
+        part.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    method.sample(Request(2, noise=tiny.noise()))
     assert len(calls) == stage.evaluations
 
 
@@ -148,7 +152,7 @@ def test_sampling_leaves_the_training_mode_as_it_was(name):
     method = build(name)
     for mode in (True, False):
         method.train(mode)
-        method.sample(1, noise=tiny.noise(), steps=1)
+        method.sample(Request(1, noise=tiny.noise(), steps=1))
         assert method.stages[-1].training is mode
 
 
@@ -165,7 +169,7 @@ def test_sampling_leaves_the_training_mode_as_it_was(name):
 def test_labels_that_do_not_fit_are_refused_before_sampling(name, labels, message):
     method = tiny.method(name)
     with pytest.raises(ValueError, match=message):
-        method.sample(2, Cond(labels=torch.tensor(labels)), noise=tiny.noise())
+        method.sample(Request(2, Cond(labels=torch.tensor(labels)), noise=tiny.noise()))
 
 
 @each
@@ -177,16 +181,19 @@ def test_no_condition_given_is_no_condition(name):
         tokens=torch.zeros(2, tiny.LENGTH, tiny.WIDTH),
         mask=torch.zeros(2, tiny.LENGTH, dtype=torch.bool),
     )
-    same(method.sample(2, noise=tiny.noise()), method.sample(2, none, noise=tiny.noise()))
+    same(
+        method.sample(Request(2, noise=tiny.noise())),
+        method.sample(Request(2, none, noise=tiny.noise())),
+    )
 
 
 @each
 def test_the_stage_at_a_resolution_makes_the_images_that_the_method_gives_there(name):
     method = build(name)
-    sampled = method.sample(1, noise=tiny.noise())
+    sampled = method.sample(Request(1, noise=tiny.noise()))
     for side in method.resolutions:
         assert method.at(side) is method.at(side)
-        images = method.at(side).sample(1, noise=tiny.noise())
+        images = method.at(side).sample(Request(1, noise=tiny.noise()))
         assert side in images and {*images} <= {*sampled}
     with pytest.raises(ValueError, match="at 5"):
         method.at(5)

@@ -9,6 +9,7 @@ from hierdiff.batch import Cond
 from hierdiff.denoisers import denoisers
 from hierdiff.denoisers.dit import DiT, positions
 from hierdiff.denoisers.layers import sinusoid
+from hierdiff.methods import Request
 from tests import tiny
 from tests.test_configs import composed
 
@@ -214,10 +215,10 @@ def test_a_learned_variance_is_trained_by_the_bound_and_read_by_the_sampler():
         heads[weight] = stage.denoiser.head.weight.grad.unflatten(0, (4, 6))
     assert torch.equal(heads[1.0][:, :3], heads[0.0][:, :3])  # the prediction's
     assert heads[1.0][:, 3:].abs().amax(dim=(0, 2)).min() > 0 and not heads[0.0][:, 3:].any()
-    first = method.sample(2, noise=tiny.noise())[8]
+    first = method.sample(Request(2, noise=tiny.noise()))[8]
     with torch.no_grad():
         stage.denoiser.head.bias.view(4, 6)[:, 3:] += 1
-    second = method.sample(2, noise=tiny.noise())[8]
+    second = method.sample(Request(2, noise=tiny.noise()))[8]
     assert torch.isfinite(first).all() and not torch.allclose(first, second)
 
 

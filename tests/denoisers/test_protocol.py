@@ -14,6 +14,7 @@ from hierdiff.denoisers.protocol import (
     Unpredicted,
     predicted,
 )
+from hierdiff.methods import Request
 from hierdiff.noise import from_generator, generator_of
 from tests import tiny
 
@@ -85,4 +86,4 @@ def test_neither_the_loss_nor_the_sampler_broadcasts():
     with pytest.raises(Unpredicted):
         stage(batch, stage.draw(batch, noise))
     with pytest.raises(Unpredicted):
-        stage.sample(2, noise=noise)
+        stage.sample(Request(2, noise=noise))

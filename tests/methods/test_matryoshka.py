@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hierdiff.methods import methods
+from hierdiff.methods import Request, methods
 from hierdiff.objective import Draws
 from tests import tiny
 
@@ -50,9 +50,9 @@ def test_what_a_low_stage_learns_stays_where_it_is_when_levels_are_added():
     method = build((16, 8), growth=(0.5,))
     low, whole = method.stages
     tiny.randomised(low)
-    before = low.sample(2, noise=tiny.noise())
+    before = low.sample(Request(2, noise=tiny.noise()))
     steps = []
-    whole.sample(2, noise=tiny.noise(), watch=lambda i, s, x: steps.append(x))
+    whole.sample(Request(2, noise=tiny.noise(), watch=lambda i, s, x: steps.append(x)))
     batch = tiny.batch("class")
     draws = whole.draw(batch, tiny.noise())
     part = type(draws)(draws.t, draws.eps[1:], draws.drop)
@@ -117,7 +117,7 @@ def test_the_parts_of_a_tail_are_those_of_its_levels():
     assert tail.fractions == [0.5, 1] and list(tail.objective.level_weights) == [2, 1]
     assert list(tail.objective.parameterization.input_scale) == ["sample", "none"]
     assert list(tail.sampling.guidance) == [2.0, 1.5] and tail.sampling.steps == 2
-    assert list(tail.sample(1, noise=tiny.noise())) == [8, 4]
+    assert list(tail.sample(Request(1, noise=tiny.noise()))) == [8, 4]
     assert stage.tail(1).fractions == [1.0]
 
 

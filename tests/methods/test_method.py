@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hierdiff.batch import Batch, Cond
-from hierdiff.methods import Method, Sampling, methods
+from hierdiff.methods import Method, Request, Sampling, methods
 from hierdiff.noise import per_example
 from hierdiff.registry import build
 from tests import tiny
@@ -43,7 +43,7 @@ def test_one_level_matryoshka_is_end_to_end_bit_for_bit(kind):
     for (grad, weight), (twin_grad, twin_weight) in zip(weights, twin_weights, strict=True):
         assert torch.equal(grad, twin_grad) and torch.equal(weight, twin_weight)
     cond = tiny.cond(kind, 2)
-    images, twins = (m.sample(2, cond, noise=tiny.noise(9)) for m in (mdm, twin))
+    images, twins = (m.sample(Request(2, cond, noise=tiny.noise(9))) for m in (mdm, twin))
     assert images.keys() == twins.keys() and torch.equal(images[16], twins[16])
 
 
@@ -70,10 +70,12 @@ def test_guidance_of_one_calls_the_network_once_a_step():
     method = tiny.randomised(tiny.method("mdm"))
     calls = []
     method.stages[-1].denoiser.register_forward_hook(lambda *_: calls.append(1))
-    first = method.sample(2, Cond(labels=torch.tensor([0, 1])), noise=tiny.noise(), guidance=1.0)
+    first = method.sample(
+        Request(2, Cond(labels=torch.tensor([0, 1])), noise=tiny.noise(), guidance=1.0)
+    )
     assert len(calls) == 3
     each = method.sample(
-        2, Cond(labels=torch.tensor([0, 1])), noise=tiny.noise(), guidance=[1.0, 1.0]
+        Request(2, Cond(labels=torch.tensor([0, 1])), noise=tiny.noise(), guidance=[1.0, 1.0])
     )
     assert len(calls) == 6
     assert all(torch.equal(first[side], each[side]) for side in first)
@@ -82,12 +84,12 @@ def test_guidance_of_one_calls_the_network_once_a_step():
 def test_guidance_outside_its_interval_is_none():
     labels = Cond(labels=torch.tensor([0, 1]))
     method = tiny.randomised(tiny.method("mdm"))
-    plain = method.sample(2, labels, noise=tiny.noise())
+    plain = method.sample(Request(2, labels, noise=tiny.noise()))
     never = tiny.method(
         "mdm", sampling={"steps": 3, "guidance": 5.0, "interval": (0.9999, 0.99999)}
     )
     never.load_state_dict(method.state_dict())
-    found = never.sample(2, labels, noise=tiny.noise())
+    found = never.sample(Request(2, labels, noise=tiny.noise()))
     assert all(torch.equal(plain[side], found[side]) for side in plain)
 
 
@@ -99,7 +101,7 @@ def test_guidance_of_some_channels_leaves_the_others_as_they_were():
         sampling = {"steps": 1, "guidance": guidance, "channels": channels}
         sampling["threshold"] = {"name": "none"}
         method = tiny.randomised(tiny.method("mdm", sampling=sampling))
-        found[guidance, channels] = method.sample(2, labels, noise=tiny.noise())
+        found[guidance, channels] = method.sample(Request(2, labels, noise=tiny.noise()))
     plain, full, some = found.values()
     for side in plain:
         assert torch.equal(some[side][:, :2], full[side][:, :2])
@@ -176,7 +178,7 @@ def test_every_process_trains_and_samples():
         stage.denoiser.register_forward_pre_hook(
             lambda module, args, first=first: first.append(args)
         )
-        images = method.sample(64, noise=tiny.noise(), steps=3)
+        images = method.sample(Request(64, noise=tiny.noise(), steps=3))
         seen = first[0][0][0].std() * (1 if std == 1 else 80)  # c_in is 1 / sigma here
         assert float(seen) == pytest.approx(std, rel=0.02)
         assert all(torch.isfinite(level).all() for level in images.values())
@@ -205,7 +207,7 @@ def test_guidance_of_one_call_is_checked_too():
     method = tiny.method("mdm")
     for scale in (float("nan"), float("inf"), []):
         with pytest.raises(ValueError, match="guidance takes a number"):
-            method.sample(1, noise=tiny.noise(), guidance=scale)
+            method.sample(Request(1, noise=tiny.noise(), guidance=scale))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -218,7 +220,7 @@ def test_weights_that_are_not_finite_give_no_images(name, value):
         for parameter in stage.denoiser.parameters():
             parameter.fill_(value)
     with pytest.raises(FloatingPointError, match=f"stage {stage.name} .*step 1 of 3.*level 0"):
-        method.sample(2, Cond(labels=torch.tensor([0, 1])), noise=tiny.noise())
+        method.sample(Request(2, Cond(labels=torch.tensor([0, 1])), noise=tiny.noise()))
 
 
 NEST = {"name": "nested_unet", "width": 8, "groups": 4, "blocks": 1, "attention": 0}
@@ -312,7 +314,7 @@ def test_conditions_of_the_data_that_no_network_reads_are_refused():
 )
 def test_a_condition_that_nothing_reads_is_refused_in_sampling(cond, name):
     with pytest.raises(ValueError, match=f"no network of the method reads cond.{name}: leave"):
-        tiny.method("mdm", "unconditional").sample(2, Cond(**cond), noise=tiny.noise())
+        tiny.method("mdm", "unconditional").sample(Request(2, Cond(**cond), noise=tiny.noise()))
 
 
 def test_an_image_that_nothing_reads_is_refused_in_training():
@@ -335,18 +337,18 @@ def test_a_caller_may_leave_out_what_the_network_reads_and_it_is_none():
     none = Cond(vectors={"image": torch.zeros(2, 5)}, scalars={"crop": torch.full((2,), torch.nan)})
     some = Cond(vectors={"image": torch.ones(2, 5)}, scalars={"crop": torch.ones(2)})
     left_out, stated, other = (
-        method.sample(2, cond, noise=tiny.noise())[8] for cond in (Cond(), none, some)
+        method.sample(Request(2, cond, noise=tiny.noise()))[8] for cond in (Cond(), none, some)
     )
     assert torch.equal(left_out, stated) and not torch.equal(left_out, other)
     with pytest.raises(ValueError, match="3 image for 2 images"):
-        method.sample(2, Cond(vectors={"image": torch.zeros(3, 5)}), noise=tiny.noise())
+        method.sample(Request(2, Cond(vectors={"image": torch.zeros(3, 5)}), noise=tiny.noise()))
 
 
 def test_guidance_leaves_out_the_vectors_and_keeps_the_scalars():
     stage, seen = vector_and_scalar().stages[0], []
     stage.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
     some = Cond(vectors={"image": torch.ones(2, 5)}, scalars={"crop": torch.ones(2)})
-    stage.sample(2, some, noise=tiny.noise(), guidance=2.0)
+    stage.sample(Request(2, some, noise=tiny.noise(), guidance=2.0))
     strong, weak = seen[:2]
     assert strong.vectors["image"].all() and not weak.vectors["image"].any()
     assert torch.equal(strong.scalars["crop"], weak.scalars["crop"])

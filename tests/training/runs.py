@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hierdiff.batch import Batch, Cond
+from hierdiff.batch import Batch
 from hierdiff.data import ImageData
-from hierdiff.methods import Images, Method, Stage, methods
+from hierdiff.methods import Generator, Images, Method, Request, Stage, methods
 from hierdiff.noise import Noise, seed_of
 from hierdiff.objective import Loss
 from hierdiff.training import Recipe, Summary, train
@@ -138,7 +138,7 @@ def signalled(folder: Path, after: float, **options: Any) -> None:
     run(folder, **options)
 
 
-class Line(Stage):
+class Line(Generator):
     """y = w . x fitted to the mean pixel: no randomness, a loss that is a mean over examples."""
 
     def __init__(self, spoilt_at: int | None = None, share: float = 1.0):
@@ -157,15 +157,10 @@ class Line(Stage):
             error = error * float("nan")
         return Loss(error, {"loss/8": error.detach()})
 
-    def sample(self, n: int, cond: Cond | None = None, *, noise: Noise, **options: Any) -> Images:
-        return {8: noise((n, 3, 8, 8))}
+    def sample(self, request: Request) -> Images:
+        return {8: request.noise((request.n, 3, 8, 8))}
 
 
 class Lines(Method):
     def __init__(self, stages: Sequence[Stage]):
-        super().__init__()
-        self.resolutions = (8,)
-        self.stages = nn.ModuleList(stages)  # type: ignore[assignment]
-
-    def at(self, resolution: int) -> Stage:
-        return self.stages[-1]
+        super().__init__((8,), stages)

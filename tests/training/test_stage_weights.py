@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hierdiff.methods import on_shapes
+from hierdiff.methods import Request, on_shapes
 from hierdiff.training import check, load_method, train
 from hierdiff.training.checkpoint import save_weights, unpacked
 from tests.training.runs import built, config, images, recipe
@@ -40,15 +40,15 @@ def test_a_base_trained_alone_is_taken_over_by_another_run(tmp_path: Path):
     alone = trained(tmp_path / "base", node({}, {"share": 0}))
     method, _ = load_method(alone.weights)
     with pytest.raises(ValueError, match="stage 4to8 is sampled before it is trained"):
-        method.sample(1, noise=lambda shape: torch.zeros(tuple(shape)))
+        method.sample(Request(1, noise=lambda shape: torch.zeros(tuple(shape))))
     weights = str(alone.weights)
     whole = trained(tmp_path / "whole", node({"share": 0, "weights": weights}, {}), seed=1)
     again, _ = load_method(whole.weights)
     for name, tensor in again.stages[0].state_dict().items():
         assert torch.equal(tensor, method.stages[0].state_dict()[name])
-    again.sample(1, noise=lambda shape: torch.ones(tuple(shape)))
+    again.sample(Request(1, noise=lambda shape: torch.ones(tuple(shape))))
     Path(weights).unlink()  # what was taken over is kept
-    load_method(whole.weights)[0].sample(1, noise=lambda shape: torch.ones(tuple(shape)))
+    load_method(whole.weights)[0].sample(Request(1, noise=lambda shape: torch.ones(tuple(shape))))
 
 
 def test_an_upsampler_trained_alone_shows_what_it_makes_of_real_images(tmp_path: Path):

@@ -13,7 +13,7 @@ import torch
 
 from hierdiff.batch import Batch
 from hierdiff.data import conditions  # noqa: F401  (the package registers)
-from hierdiff.methods import Method, methods
+from hierdiff.methods import Method, Request, methods
 from hierdiff.noise import from_generator
 from tests import tiny
 
@@ -269,8 +269,8 @@ def codec(rng: Dice) -> Node:
 def bridge(rng: Dice) -> Node | None:
     node: Node = {
         "name": "augmented",
-        "levels": rng.odd([[-5, 15], [-2.0, 10]], [None, [3, 1]]),
-        "level": rng.odd([3, 4.0], [30]),
+        "log_snr_range": rng.odd([[-5, 15], [-2.0, 10]], [None, [3, 1]]),
+        "log_snr": rng.odd([3, 4.0], [30]),
         "noise_at": rng.choice(["low", "high"]),
         "resize": rng.choice(["bilinear", "bicubic", "nearest"]),
         "truncated": rng.odd([False], [True]),
@@ -336,7 +336,7 @@ def run(method: Method, facts: Node) -> None:
                 generator = torch.Generator().manual_seed(1)
                 parameter += 0.02 * torch.randn(shape, generator=generator)
         stage.untrained()
-    samples = method.sample(ROWS, images.cond, noise=noise())
+    samples = method.sample(Request(ROWS, images.cond, noise=noise()))
     assert set(samples) == set(method.resolutions)
     for side, level in samples.items():
         assert level.shape == (ROWS, facts["channels"], side, side)

@@ -9,6 +9,7 @@ import yaml
 from safetensors.torch import save_file
 
 from baselines.latent.convert import main
+from hierdiff.methods import Request
 from hierdiff.training import load_method
 from tests import tiny
 from tests.baselines.latent.test_latent import NET, node, trained
@@ -38,7 +39,7 @@ def test_a_run_uses_it_and_measures_its_latents_on_its_own_images(tmp_path: Path
     (state, tensors, _), layout = read(), theirs()
     out = convert(tmp_path, state if name.endswith(".safetensors") else whole(), name)
     with pytest.raises(ValueError, match="sampled before it is trained"):
-        load_method(out)[0].sample(1, noise=tiny.noise())
+        load_method(out)[0].sample(Request(1, noise=tiny.noise()))
     wanted = node(checkpoint=str(out), autoencoder=layout)
     wanted |= {"resolutions": [32], "denoiser": NET}
     run = trained(tmp_path / "run", wanted, steps=2, data=images(side=32))

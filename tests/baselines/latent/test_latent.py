@@ -11,7 +11,7 @@ from baselines.latent.codec import Statistics
 from baselines.latent.stage import Losses
 from hierdiff.batch import Batch
 from hierdiff.codec import Codec, Pyramid
-from hierdiff.methods import methods
+from hierdiff.methods import Request, methods
 from hierdiff.training import load_method, train
 from tests import tiny
 from tests.training.runs import config, images, recipe
@@ -69,7 +69,7 @@ def test_with_the_identity_it_is_end_to_end():
         (stage,) = method.stages
         batch = tiny.batch("class", side=8)
         loss = stage(batch, stage.draw(batch, tiny.noise())).total
-        made.append((loss, method.sample(2, noise=tiny.noise())[8]))
+        made.append((loss, method.sample(Request(2, noise=tiny.noise()))[8]))
     assert torch.equal(made[0][0], made[1][0]) and torch.equal(made[0][1], made[1][1])
 
 
@@ -107,15 +107,15 @@ def test_latents_of_the_training_set_have_unit_spread(whole):
 def test_missing_and_stale_statistics_are_errors(whole):
     method = built()
     with pytest.raises(ValueError, match="statistics were never measured: train"):
-        method.sample(1, noise=tiny.noise())
+        method.sample(Request(1, noise=tiny.noise()))
     method.stages[1].untrained()  # for timing
-    assert method.sample(1, noise=tiny.noise())[8].shape == (1, 3, 8, 8)
+    assert method.sample(Request(1, noise=tiny.noise()))[8].shape == (1, 3, 8, 8)
     method, _ = load_method(whole.weights)
-    method.sample(1, noise=tiny.noise())
+    method.sample(Request(1, noise=tiny.noise()))
     with torch.no_grad():
         method.stages[0].autoencoder.last_layer.weight.mul_(1.01)
     with pytest.raises(ValueError, match="those of another autoencoder"):
-        method.sample(1, noise=tiny.noise())
+        method.sample(Request(1, noise=tiny.noise()))
 
 
 def test_samples_after_the_first_do_not_read_the_weights_again(whole, monkeypatch):
@@ -125,12 +125,12 @@ def test_samples_after_the_first_do_not_read_the_weights_again(whole, monkeypatc
     found = network.fingerprint
     monkeypatch.setattr(network, "fingerprint", lambda: calls.append(1) or found())
     for _ in range(3):
-        stage.handed(1, noise=tiny.noise())
+        stage.hand_over(Request(1, noise=tiny.noise()))
     assert len(calls) == 1
     with torch.no_grad():
         network.last_layer.bias[0] *= -1
     with pytest.raises(ValueError, match="those of another autoencoder"):
-        stage.handed(1, noise=tiny.noise())
+        stage.hand_over(Request(1, noise=tiny.noise()))
 
 
 def test_statistics_hold_in_another_dtype(whole):
@@ -230,7 +230,7 @@ def test_both_stages_train_and_the_latents_are_sampled(tmp_path: Path, regularis
     summary = trained(tmp_path, node(regulariser))
     assert summary.steps == 12
     method, _ = load_method(summary.weights)
-    assert method.sample(2, noise=tiny.noise())[8].abs().max() <= 1
+    assert method.sample(Request(2, noise=tiny.noise()))[8].abs().max() <= 1
 
 
 @pytest.mark.parametrize("kept", [2, 4, 6, 8])
@@ -378,7 +378,7 @@ def test_a_codec_of_ones_own_comes_by_its_path():
         {**node(), "codec": {"name": f"{__name__}:Halved"}}, offered=LATENT_FACTS
     )
     assert len(method.stages) == 1
-    assert method.sample(1, noise=tiny.noise())[8].shape == (1, 3, 8, 8)
+    assert method.sample(Request(1, noise=tiny.noise()))[8].shape == (1, 3, 8, 8)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from benchmarks.cost import work, worker
 from benchmarks.cost.__main__ import main
 from benchmarks.cost.again import again
 from benchmarks.cost.cases import Case, by_resolution, cases_of, trajectories
-from benchmarks.cost.sampling import Sampled, flops_of_sample, without_guidance
+from benchmarks.cost.sampling import Sampled, flops_of_sample
 from benchmarks.cost.steps import Shapes, Steps
 from benchmarks.cost.work import built, serve
 from benchmarks.cost.worker import Failed, Worker, best_batch, costs
@@ -25,7 +25,7 @@ from benchmarks.tables.table import frame
 from hierdiff.config import from_yaml, to_yaml
 from hierdiff.files import Busy, worked_in, write
 from hierdiff.inputs import inputs
-from hierdiff.methods import methods
+from hierdiff.methods import Request, methods
 from hierdiff.results.record import Record
 from hierdiff.training import Recipe, train
 from hierdiff.training.step import TrainingStep
@@ -171,8 +171,8 @@ def test_each_resolution_costs_what_makes_the_images_that_are_measured_there(
     assert trajectories(method) == together
     for sides in together:
         case = replace(CASE, method=tiny.method_node(name, **options), trajectory=sides)
-        images = built(case).sample(2, noise=tiny.noise())
-        sampled = method.sample(2, noise=tiny.noise())  # as the harness measures them
+        images = built(case).sample(Request(2, noise=tiny.noise()))
+        sampled = method.sample(Request(2, noise=tiny.noise()))  # as the harness measures them
         assert {*sides} <= {*images} <= {*sampled}
 
 
@@ -197,15 +197,16 @@ def test_a_part_alone_is_measured_only_where_it_is_asked_for_and_is_a_part():
     assert cases([(16,), (8,)], alone=True) == [([16], False), ([8], False)]
 
 
-def test_a_handover_on_the_way_of_a_cascade_is_one_more_step():
-    bridge = {"name": "augmented", "truncated": True, "level": 1.0}
+def test_a_cascade_is_counted_down_to_the_handover():
+    """One image at the finest resolution needs no more of the stage before."""
+    bridge = {"name": "augmented", "truncated": True, "log_snr": 1.0}
     stage = built(replace(CASE, method=tiny.method_node("cascaded", bridge=bridge)))
     counted = [0, 0]
     for i, part in enumerate(stage.chain):
         part.denoiser.register_forward_hook(lambda *_, i=i: counted.__setitem__(i, counted[i] + 1))
-    stage.sample(1, noise=tiny.noise())
-    assert tuple(counted) == stage.calls()
-    assert stage.calls()[0] == stage.previous.evaluations + 1
+    stage.sample(Request(1, noise=tiny.noise(), resolutions=[16]))
+    assert counted == [part.calls for part in stage.parts()] == [2, 3]
+    assert sum(counted) == stage.evaluations < stage.previous.evaluations + 3
 
 
 # ---------------------------------------------------------------- finished runs again
@@ -483,7 +484,7 @@ def test_lack_of_memory_is_an_answer(monkeypatch):
 
 
 def test_other_errors_are_none():
-    with pytest.raises(ValueError, match="no level makes images at 32"):
+    with pytest.raises(ValueError, match="the method makes no images at 32"):
         answers(replace(CASE, trajectory=[32]))
 
 
@@ -499,7 +500,7 @@ def test_guidance_and_each_stage_of_a_chain_are_parts():
 def test_guidance_costs_where_it_acts():
     sampling = {"steps": 4, "guidance": 2.0, "interval": [0.4, 0.8]}
     stage = built(replace(CASE, method=tiny.method_node("mdm", sampling=sampling)))
-    assert without_guidance(stage) == (4,)
+    assert [part.calls for part in stage.parts()] == [4, 2]
     assert stage.evaluations == 4 + 2  # at 0.75 and 0.5 of 1, 0.75, 0.5, 0.25
 
 
@@ -531,7 +532,7 @@ def test_real_processes_give_rows_and_a_cap_is_kept():
 def test_a_process_that_dies_says_why():
     (row,) = costs([replace(CASE, trajectory=[32])])
     assert row["sample_failure"] == (
-        "ValueError: no level makes images at 32: choose one of [16, 8]"
+        "ValueError: the method makes no images at 32: choose one of [16, 8]"
     )
 
 

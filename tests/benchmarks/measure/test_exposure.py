@@ -35,7 +35,7 @@ def analysed(method, n=12, **options):
     data, extractor = images(n), extractors.build({"name": "random_conv"})
     batches = [torch.from_numpy(data.images)]
     reference = references(batches, extractor, [8], data=data.sha256, split="train")
-    told = {"n": n, "levels": [6.0, 0.0], "seed": 0, "precision": "32-true", **options}
+    told = {"n": n, "log_snrs": [6.0, 0.0], "seed": 0, "precision": "32-true", **options}
     return exposure_bias(
         method, data, extractor, reference, track=lambda items, what, total: items, **told
     )
@@ -55,8 +55,8 @@ def test_every_level_is_measured_on_real_and_on_generated_input(tmp_path):
 
 def test_input_that_cannot_be_seen_gives_no_gap():
     """With endless noise both sources are the same; the noise of an image is shared."""
-    method = cascade(levels=[-float("inf"), 15.0])
-    rows = analysed(method, levels=[-float("inf")])
+    method = cascade(log_snr_range=[-float("inf"), 15.0])
+    rows = analysed(method, log_snrs=[-float("inf")])
     real, generated = (row["value"] for row in rows if row["level"] < 0)
     assert real == generated
     seen = {row["source"]: row["value"] for row in rows if row["level"] == 3}
@@ -67,5 +67,5 @@ def test_a_method_without_a_bridge_and_an_untrained_level_are_refused():
     flat = methods.build({"name": "end_to_end", "resolutions": [8], "denoiser": NET}, offered=FACTS)
     with pytest.raises(ValueError, match="none of the stages 8 is one: take a cascade"):
         upsamplers(flat)
-    with pytest.raises(ValueError, match=r"level -9 .*outside"):
-        check(cascade(), {"levels": [1, -9]})
+    with pytest.raises(ValueError, match=r"log_snr -9 .*outside"):
+        check(cascade(), {"log_snrs": [1, -9]})

@@ -34,8 +34,9 @@ class Killed(Exception):
 class Levels(Noise):
     """Its noise at 8 px, and other noise at 4 px."""
 
-    def sample(self, n, cond=None, *, noise, **options):
-        return {side: noise((n, 3, side, side)).clamp(-3, 3) / 3 for side in SIDES}
+    def sample(self, request):
+        n = request.n
+        return {side: request.noise((n, 3, side, side)).clamp(-3, 3) / 3 for side in SIDES}
 
 
 @pytest.fixture

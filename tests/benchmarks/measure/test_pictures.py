@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.measure.pictures import FRAMES, SHOWN, film
-from hierdiff.methods import Diffusion
+from hierdiff.methods import Generator
 from tests import tiny
 from tests.training.runs import images
 
@@ -14,7 +14,7 @@ from tests.training.runs import images
 @pytest.mark.parametrize("name", ["end_to_end", "mdm", "cascaded"])
 def test_a_film_strip_shows_every_level_from_noise_to_image(name):
     stage = tiny.method(name, "unconditional").stages[-1]
-    assert isinstance(stage, Diffusion)
+    assert isinstance(stage, Generator)
     sides = sorted({side for part in stage.chain for side in part.resolutions}, reverse=True)
     assert len(sides) == (1 if name == "end_to_end" else 2)
     data = images(4)

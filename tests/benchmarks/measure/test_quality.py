@@ -32,17 +32,12 @@ SIDES = (8, 4)
 class Noise(Method):
     """Shows its noise, times a weight."""
 
-    resolutions, stages = (8,), ()
-
     def __init__(self, weight=1.0):
-        super().__init__()
+        super().__init__((8,), ())
         self.weight = nn.Parameter(torch.tensor(weight))
 
-    def sample(self, n, cond=None, *, noise, **options):
-        return {8: noise((n, 3, 8, 8)).clamp(-3, 3) / 3 * self.weight.detach()}
-
-    def at(self, resolution):
-        raise NotImplementedError
+    def sample(self, request):
+        return {8: request.noise((request.n, 3, 8, 8)).clamp(-3, 3) / 3 * self.weight.detach()}
 
 
 @pytest.fixture
@@ -156,8 +151,9 @@ def test_samples_have_the_conditions_of_the_rows_and_may_be_more(data):
     """Each image shows its label."""
 
     class Labels(Noise):
-        def sample(self, n, cond=None, *, noise, **options):
-            return {8: (cond.labels[:, None, None, None] / 127.5 - 1).expand(n, 3, 8, 8)}
+        def sample(self, request):
+            shade = request.cond.labels[:, None, None, None] / 127.5 - 1
+            return {8: shade.expand(request.n, 3, 8, 8)}
 
     few = data.taken(np.arange(3))
     made = drawn(few, 0, n=8, batch=3, method=Labels())[:, 0, 0, 0].tolist()

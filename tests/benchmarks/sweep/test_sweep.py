@@ -218,10 +218,10 @@ def a_sweep(*overrides):
             [{"growth": [0.25]}, {}],
         ),
         (
-            ["method=cascaded,mdm", "+method.bridge.level=1", "method.shift=2"],
+            ["method=cascaded,mdm", "+method.bridge.log_snr=1", "method.shift=2"],
             [
                 "method.shift is no option of cascaded: left out there",
-                "method.bridge.level is no option of mdm: left out there",
+                "method.bridge.log_snr is no option of mdm: left out there",
             ],
             [{}, {"shift": 2}],
         ),

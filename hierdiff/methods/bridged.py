@@ -1,0 +1,99 @@
+"""`Bridged`: a stage of diffusion that stands on another generator."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+
+from hierdiff.batch import Batch, Cond
+from hierdiff.levels import Levels, text_of
+from hierdiff.methods.bridge import CLEAN, Bridge, Handover
+from hierdiff.methods.diffusion import Diffusion
+from hierdiff.methods.generator import Generator, Part, Request
+from hierdiff.methods.stage import Images
+from hierdiff.noise import Noise
+from hierdiff.objective import Draws
+
+
+class BridgedDraws(NamedTuple):
+    """draws: of the stage itself; crossing: of its bridge."""
+
+    draws: Any
+    crossing: Any
+
+
+class Bridged(Diffusion):
+    """Diffusion given what its `bridge` makes of the state of `previous`. Everything else as in
+    `Diffusion`."""
+
+    def __init__(self, *, bridge: Bridge, previous: Generator, **parts: Any):
+        super().__init__(**parts)
+        self._bridge = bridge
+        self._previous = (previous,)  # in a tuple, so that its parameters stay its own
+        self.name = "to".join(text_of(stage.resolutions[0]) for stage in (previous, self))
+
+    @property
+    def bridge(self) -> Bridge:
+        return self._bridge
+
+    @property
+    def previous(self) -> Generator:
+        return self._previous[0]
+
+    @property
+    def chain(self) -> tuple[Generator, ...]:
+        return (*self.previous.chain, self)
+
+    @property
+    def identity(self) -> str:
+        return f"{super().identity}, {self.bridge!r}"
+
+    def draw(self, batch: Batch, noise: Noise) -> Any:
+        draws = super().draw(batch, noise)
+        return BridgedDraws(draws, self.bridge.draw(self._crossed(len(batch)), noise))
+
+    def inputs(self, batch: Batch, draws: Any) -> tuple[Levels, Cond, Draws]:
+        x0, cond, own = super().inputs(batch, draws.draws)
+        x = self.previous.encode(batch.images)
+        return x0, self.bridge(x, CLEAN, draws.crossing, cond).cond, own
+
+    def opening(self, request: Request) -> tuple[Handover, Images]:
+        log_snr = self.bridge.log_snr
+        crossing = self.bridge.fixed(self._crossed(request.n), request.noise, log_snr)
+        names = dict.fromkeys(name for stage in self.previous.chain for name in stage.resolutions)
+        below = [name for name in names if name not in self.resolutions and request.wants(name)]
+        stop = self.bridge.stop(log_snr)
+        x, images = self.previous.hand_over(replace(request, resolutions=below), stop)
+        cond = self.complete(request.cond, request.n)
+        return self.bridge(x, log_snr if stop else CLEAN, crossing, cond), images
+
+    def example(self, n: int, noise: Noise) -> Handover:
+        shapes, log_snr = self._crossed(n), self.bridge.log_snr
+        x, crossing = tuple(map(noise, shapes)), self.bridge.fixed(shapes, noise, log_snr)
+        return self.bridge(x, CLEAN, crossing, super().example(n, noise).cond)
+
+    @torch.no_grad()
+    def follow(self, request: Request, x: Levels, log_snr: float | None = None) -> Images:
+        log_snr = self.bridge.log_snr if log_snr is None else log_snr
+        crossing = self.bridge.fixed(self._crossed(request.n), request.noise, log_snr)
+        x = tuple(level.to(self.device) for level in x)
+        cond = self.complete(request.cond, request.n)
+        return self.finish(request, self.bridge(x, CLEAN, crossing, cond))[1]
+
+    def parts(self, stop: float = 0.0) -> tuple[Part, ...]:
+        before = self.previous.parts(self.bridge.stop(self.bridge.log_snr))
+        return (*(part for part in before if part.is_evaluation), *super().parts(stop))
+
+    def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
+        """From real images where the stages before are not trained."""
+        if self.previous.ready:
+            return super().preview(cond, batch, noise)
+        x = self.previous.encode(batch.images)
+        made = self.follow(Request(len(batch), batch.cond, noise=noise), x)
+        return {**made, **self.previous.decode(x)}
+
+    def _crossed(self, n: int) -> list[tuple[int, ...]]:
+        """Shapes of the previous stage's state."""
+        return [(n, *shape) for shape in self.previous.shapes()]
