@@ -207,14 +207,14 @@ class VectorProjections(nn.ModuleDict):
         one is missing or has another width."""
         for name, linear in self.items():
             assert isinstance(linear, nn.Linear)
-            given = cond.vectors.get(name)
-            if given is None or given.shape[1] != linear.in_features:
-                found = "none" if given is None else f"one of {given.shape[1]}"
+            own = cond.vectors.get(name)
+            if own is None or own.shape[1] != linear.in_features:
+                other = "none" if own is None else f"one of {own.shape[1]}"
                 raise ValueError(
                     f"this denoiser reads the vector {name!r} of width {linear.in_features} and "
-                    f"was given {found}: give cond.vectors[{name!r}], zeros for none"
+                    f"was given {other}: give cond.vectors[{name!r}], zeros for none"
                 )
-            part = linear(given.to(linear.weight.dtype))
+            part = linear(own.to(linear.weight.dtype))
             vector = part if vector is None else vector + part
         return vector
 

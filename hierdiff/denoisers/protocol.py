@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hierdiff.batch import CAPTION, LABEL, LOW, Cond
@@ -94,12 +94,13 @@ class Reads:
         )
 
     def check(self, facts: Mapping[str, Any]) -> None:
-        """ValueError where the data of these facts does not give what is read."""
+        """ValueError where the data of these facts (classes, text_width) and the method
+        (low_channels) do not give what is read."""
         for name in ("classes", "text_width", "low_channels"):
-            own, given = getattr(self, name), facts.get(name, 0)
-            if own and own != given:
+            own, fact = getattr(self, name), facts.get(name, 0)
+            if own and own != fact:
                 raise ValueError(
-                    f"the denoiser is made for {name}={own}, and is given {given}: leave `{name}` "
+                    f"the denoiser is made for {name}={own}, and is given {fact}: leave `{name}` "
                     f"out, it is a fact of the data or of the method"
                 )
         if facts.get("low_channels", 0) and not self.low_channels:
@@ -246,8 +247,11 @@ def predicted(
     cond: Cond,
     carry: Any = None,
 ) -> Prediction:
-    """The call of a denoiser. Error: `Unpredicted` where it gives anything else than a
-    floating-point tensor of the shape of each level: broadcast, it would pass for a prediction."""
+    """The call of a denoiser, checked: x_t and log_snr (in +-30) of each level, prepared `cond`.
+
+    Error: `Unpredicted` where it gives anything else than a floating-point tensor of the shape of
+    each level: broadcast, it would pass for a prediction.
+    """
     out = denoiser(x_t, log_snr, cond, carry)
     name = type(getattr(denoiser, "denoiser", denoiser)).__name__
     if not isinstance(out, Prediction) or not isinstance(out.levels, tuple):
@@ -352,18 +356,18 @@ def with_low(x: Float[Tensor, "b c *sides"], cond: Cond, low_channels: int) -> T
     """
     if not low_channels:
         return x
-    wanted = (low_channels, *x.shape[2:])
-    if cond.low is None or cond.low.shape[1:] != wanted:
-        found = "none" if cond.low is None else f"one of {tuple(cond.low.shape[1:])}"
+    shape = (low_channels, *x.shape[2:])
+    if cond.low is None or cond.low.shape[1:] != shape:
+        other = "none" if cond.low is None else f"one of {tuple(cond.low.shape[1:])}"
         raise ValueError(
-            f"this denoiser sees a low-resolution image of {wanted} (channels, then sides) "
-            f"and was given {found}: give it as cond.low, resized to the noisy image's side"
+            f"this denoiser sees a low-resolution image of {shape} (channels, then sides) "
+            f"and was given {other}: give it as cond.low, resized to the noisy image's side"
         )
     return torch.cat([x, cond.low[: len(x)]], dim=1)
 
 
-def labels_of(cond: Cond, classes: int) -> Tensor:
-    """The class of each example, -1 for none; ValueError where nothing is said."""
+def labels_of(cond: Cond, classes: int) -> Int[Tensor, " b"]:
+    """The class of each example, -1 for none. Error: ValueError without labels."""
     if cond.labels is None:
         raise ValueError(
             f"this denoiser knows {classes} classes and was given no labels: "
@@ -372,8 +376,8 @@ def labels_of(cond: Cond, classes: int) -> Tensor:
     return cond.labels
 
 
-def words_of(cond: Cond) -> tuple[Tensor, Tensor]:
-    """Token states and their mask; ValueError where nothing is said."""
+def words_of(cond: Cond) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
+    """Token states and their mask. Error: ValueError without them."""
     if cond.tokens is None or cond.mask is None:
         raise ValueError(
             "this denoiser reads text and was given none: give tokens with their mask, "
@@ -383,18 +387,25 @@ def words_of(cond: Cond) -> tuple[Tensor, Tensor]:
 
 
 def augmentation_of(cond: Cond, like: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """log_snr of the low-resolution image in +-30, 30 where nothing is said."""
-    given = cond.scalars.get("augmentation")
-    known = torch.full_like(like, LOG_SNR_LIMIT) if given is None else given[: len(like)].to(like)
-    return known.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+    """log_snr of the low-resolution image in +-30 for the rows of `like`, 30 (clean) without a
+    scalar `augmentation`."""
+    scalar = cond.scalars.get("augmentation")
+    if scalar is None:
+        return torch.full_like(like, LOG_SNR_LIMIT)
+    log_snr = scalar[: len(like)].to(like)
+    return log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
 
 
 denoisers: Registry[Denoiser] = Registry("denoiser", Denoiser)
 
 
 def built(node: Later[Denoiser], facts: Node) -> Denoiser:
-    """The denoiser of a node for data of these facts, made an upsampler where `low_channels` is
-    among them. Facts of the state: channels, sides."""
+    """The denoiser of a node for data of these facts, an upsampler where `low_channels` is among
+    them. Facts of the state: channels, sides.
+
+    Error: ValueError for a node that does not fit, and for a network of several levels that takes
+    no low-resolution image.
+    """
     low = facts.get("low_channels", 0)
     network = denoisers.build(node, offered=facts)
     if not low or isinstance(node, Denoiser) or denoisers.takes(node, "low_channels"):
