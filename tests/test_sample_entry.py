@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from hierdiff.batch import Cond
 from hierdiff.files import part_of, worked_in
 from hierdiff.sample import asked, check_options, described, sample, start
-from hierdiff.training.checkpoint import load_method, save_weights, tensors_of
+from hierdiff.training.bounds import tensors_of
+from hierdiff.training.format import save_weights
+from hierdiff.training.load import load_method
 from tests.training.runs import NODE, built, command, config
 
 CONFIG = {"class_names": ["round", "square"], "text": None}

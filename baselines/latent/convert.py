@@ -22,8 +22,8 @@ from hierdiff.interop import autoencoder, check_groups
 from hierdiff.methods import Method
 from hierdiff.metrics.weights import check_finite, content
 from hierdiff.registry import suggest
-from hierdiff.training.bounds import built
-from hierdiff.training.checkpoint import save_weights, tensors_of
+from hierdiff.training.bounds import built, tensors_of
+from hierdiff.training.format import save_weights
 from hierdiff.trust import check_trust
 
 log = logging.getLogger(__name__)

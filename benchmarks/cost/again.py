@@ -21,7 +21,7 @@ from hierdiff.results.provenance import machine, now
 from hierdiff.results.record import Record
 from hierdiff.results.rows import level_of
 from hierdiff.training.bounds import built
-from hierdiff.training.checkpoint import header
+from hierdiff.training.format import header
 from hierdiff.trust import check_trust
 
 log = logging.getLogger(__name__)

@@ -32,7 +32,8 @@ from hierdiff.metrics.fidelity import finite
 from hierdiff.metrics.reference import Reference
 from hierdiff.noise import from_generator, generator_of
 from hierdiff.results.rows import place_of
-from hierdiff.training.checkpoint import load_tensors, unpacked
+from hierdiff.training.format import unpacked
+from hierdiff.training.load import load_tensors
 from hierdiff.training.run import SNAPSHOTS
 
 log = logging.getLogger(__name__)

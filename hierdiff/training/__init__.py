@@ -1,7 +1,7 @@
 """Training: one loop on Lightning Fabric, averages of weights, checkpoints that resume exactly."""
 
 from hierdiff.training.check import check
-from hierdiff.training.checkpoint import load_method
+from hierdiff.training.load import load_method
 from hierdiff.training.recipe import Recipe
 from hierdiff.training.run import Summary, train
 

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from hierdiff.methods import Method
-from hierdiff.training import checkpoint as files
+from hierdiff.training.checkpoint import all_in, check_config
 from hierdiff.training.fabric import processes
 from hierdiff.training.feed import batches_of
+from hierdiff.training.format import as_json, header
+from hierdiff.training.load import check_stage
 from hierdiff.training.optimizer import optimizer_of
 from hierdiff.training.recipe import Recipe
 from hierdiff.training.run import stage_steps
@@ -31,19 +33,19 @@ def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any
         name=recipe.optimizer,
         options=dict(recipe.optimizer_options),
     )
-    config = files.as_json(config)
+    config = as_json(config)
     reached = 0
-    for path in reversed(files.all_in(folder / "checkpoints")):
+    for path in reversed(all_in(folder / "checkpoints")):
         try:
-            _, facts = files.header(path)
+            _, facts = header(path)
             kept, reached = dict(facts["config"]), int(facts["stage"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # as `train` does, which says so
-        files.check_config(path, kept, config)
+        check_config(path, kept, config)
         break
     for place, (stage, count) in enumerate(zip(method.stages, counts, strict=True)):
         if stage.weights is not None and place >= reached:
-            files.check_stage(stage.weights, stage, config)
+            check_stage(stage.weights, stage, config)
         if count:
             stage.check()
             for turn in stage.turns:

@@ -108,7 +108,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
-def tensors_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def state_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State as tensors by "parameter/key", and what is no tensor (numbers, option groups)."""
     whole = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
@@ -125,10 +125,10 @@ def described(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
     return {name: [str(t.dtype), list(t.shape)] for name, t in sorted(tensors.items())}
 
 
-def load_tensors(
+def load_state(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any]
 ) -> None:
-    """The inverse of `tensors_of`, on an optimizer of the same parameters; layouts are kept."""
+    """The inverse of `state_of`, on an optimizer of the same parameters; layouts are kept."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for place, value in {**rest["numbers"], **tensors}.items():

@@ -23,14 +23,16 @@ from hierdiff.data import ImageData
 from hierdiff.files import write, write_png
 from hierdiff.methods import Method, Stage
 from hierdiff.noise import seed_of
-from hierdiff.training import checkpoint as files
-from hierdiff.training.checkpoint import Checkpoint
+from hierdiff.training.bounds import tensors_of
+from hierdiff.training.checkpoint import Broken, Checkpoint, check_config, newest, save_checkpoint
 from hierdiff.training.ema import EMA
 from hierdiff.training.fabric import fabric_of
 from hierdiff.training.feed import Feed, batches_of
+from hierdiff.training.format import as_json, save_weights
 from hierdiff.training.interrupt import Asked, Interrupted
+from hierdiff.training.load import load_tensors, stage_tensors
 from hierdiff.training.log import Log, read
-from hierdiff.training.optimizer import load_tensors, lr_factor, tensors_of
+from hierdiff.training.optimizer import load_state, lr_factor, state_of
 from hierdiff.training.pictures import sample_sheet, write_curves
 from hierdiff.training.progress import Progress
 from hierdiff.training.recipe import Recipe
@@ -159,16 +161,16 @@ class Run:
         self.counts = stage_steps(self.method, self.recipe.steps)
         self.place.seconds = [0.0] * len(self.counts)
         self.batches = batches_of(self.method, self.recipe, self.fabric.world_size)
-        self.config = files.as_json(self.config)
+        self.config = as_json(self.config)
 
     def go(self) -> Summary:
         layout = torch.channels_last if self.recipe.channels_last else torch.preserve_format
         self.method.to(self.device, self.dtype).to(memory_format=layout)  # type: ignore[call-overload]
-        found = files.newest(self.checkpoints, self._check)
+        found = newest(self.checkpoints, self._check)
         reached = found[1].stage if found is not None else 0
         for place, stage in enumerate(self.method.stages):
             if stage.weights is not None and place >= reached:
-                self.given[place] = files.stage_tensors(stage.weights, stage, self.config)
+                self.given[place] = stage_tensors(stage.weights, stage, self.config)
         if self.config and self.main:
             write(self.folder / "config.yaml", to_yaml(self.config))
         resumed = self._resume(*found) if found is not None else None
@@ -220,7 +222,7 @@ class Run:
             for player in players:
                 name = player.turn.name
                 state = resumed.part(f"optimizer/{name}")
-                load_tensors(player.optimizer, state, resumed.optimizers[name])
+                load_state(player.optimizer, state, resumed.optimizers[name])
         feed = Feed(
             data,
             self.fabric,
@@ -298,14 +300,14 @@ class Run:
         """The state of the run; `ema` None at the border of two stages."""
         path = self.checkpoints / f"step_{self.place.total_step:07d}.safetensors"
         if self.main:
-            tensors = {f"model/{k}": t for k, t in files.tensors_of(self.method).items()}
+            tensors = {f"model/{k}": t for k, t in tensors_of(self.method).items()}
             tensors |= {f"ema/{k}": t for k, t in (ema.state() if ema else {}).items()}
             rests = {}
             for player in players:
                 name = player.turn.name
-                state, rests[name] = tensors_of(player.optimizer)
+                state, rests[name] = state_of(player.optimizer)
                 tensors |= {f"optimizer/{name}/{k}": t for k, t in state.items()}
-            files.save_checkpoint(
+            save_checkpoint(
                 self.checkpoints,
                 Checkpoint(
                     config=self.config,
@@ -323,10 +325,10 @@ class Run:
     def _snapshot(self, ema: EMA) -> None:
         """Every average of the weights as a file of weights that knows where it was taken."""
         if self.main:
-            raw, place = files.tensors_of(self.method), vars(self.place)
+            raw, place = tensors_of(self.method), vars(self.place)
             for which, half_life in enumerate(ema.half_lives):
                 name = f"step_{self.place.total_step:07d}_ema_{half_life:g}.safetensors"
-                files.save_weights(
+                save_weights(
                     self.folder / SNAPSHOTS / name,
                     {**raw, **ema.weights(which)},
                     self.config,
@@ -339,8 +341,8 @@ class Run:
         kept = found.config if isinstance(found.config, dict) else {}
         for part, value in self.config.items():
             if part in kept and isinstance(kept[part], dict) is not isinstance(value, dict):
-                raise files.Broken(f"it says {part}={kept[part]!r}")
-        files.check_config(path, kept, self.config)
+                raise Broken(f"it says {part}={kept[part]!r}")
+        check_config(path, kept, self.config)
         Whole(self.method, self.recipe, self.counts).check(path, found)
 
     def _resume(self, path: Path, found: Checkpoint) -> Checkpoint:
@@ -359,7 +361,7 @@ class Run:
 
     def _load_model(self, found: Checkpoint) -> None:
         assert self.last_saved is not None
-        files.load_tensors(self.method, found.part("model"), self.last_saved)
+        load_tensors(self.method, found.part("model"), self.last_saved)
 
     def _line(self, stage: Stage) -> None:
         place = {"step": self.place.total_step, "stage": stage.name, "images": self.place.images}
@@ -390,11 +392,11 @@ class Run:
             for buffer in stage.buffers():
                 buffer.copy_(self.fabric.broadcast(buffer))
         if index == last_trained(self.counts):
-            raw = files.tensors_of(self.method)
+            raw = tensors_of(self.method)
             for which, length in list(enumerate(ema.half_lives))[1:]:
                 if self.main:
                     path = self.folder / f"weights_ema_{length:g}.safetensors"
-                    files.save_weights(path, {**raw, **ema.weights(which)}, self.config)
+                    save_weights(path, {**raw, **ema.weights(which)}, self.config)
         ema.into_weights()
         if index != last_trained(self.counts):
             self._pictures(stage)
@@ -406,7 +408,7 @@ class Run:
         weights = self.folder / "weights.safetensors"
         sheet = self.folder / "samples" / f"step_{self.place.total_step:07d}.png"
         if self.main and not (self.images_here == 0 and weights.exists()):
-            files.save_weights(weights, files.tensors_of(self.method), self.config)
+            save_weights(weights, tensors_of(self.method), self.config)
         if self.images_here or not sheet.exists():
             self._pictures(self.method.stages[last_trained(self.counts)])
         lines = read(self.log.path)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from hierdiff.methods import Method
 from hierdiff.training.bounds import tensors_of
-from hierdiff.training.checkpoint import Broken, Checkpoint, check_values
+from hierdiff.training.checkpoint import Broken, Checkpoint
+from hierdiff.training.load import check_values
 from hierdiff.training.log import counts_in
 from hierdiff.training.optimizer import described
 from hierdiff.training.recipe import Recipe

@@ -23,7 +23,8 @@ from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import OneLevelDenoiser
 from hierdiff.files import write
 from hierdiff.train import prepare
-from hierdiff.training import checkpoint
+from hierdiff.training.bounds import tensors_of
+from hierdiff.training.format import as_json, packed, save_weights
 from tests.benchmarks import rows
 
 SMALL = (
@@ -42,8 +43,8 @@ def options_of(folder: Path, *words: str) -> dict[str, Any]:
 def weights_of(path: Path, *words: str) -> None:
     """A file of weights as a run with these options leaves it."""
     made = prepare(options_of(path.parent, *words))
-    config = checkpoint.as_json(made.config)
-    checkpoint.save_weights(path, checkpoint.tensors_of(made.method), config)
+    config = as_json(made.config)
+    save_weights(path, tensors_of(made.method), config)
 
 
 def cut(path: Path) -> None:
@@ -174,9 +175,9 @@ def test_a_dry_run_refuses_what_a_run_refuses_in_the_same_words(what, tmp_path, 
 def test_a_dry_run_refuses_a_record_and_a_checkpoint_of_other_options(tmp_path):
     changed = options_of(tmp_path, "dry_run=true", "seed=1")
     made = prepare(options_of(tmp_path))
-    facts = {"kind": "checkpoint", "config": checkpoint.as_json(made.config), "stage": 0}
+    facts = {"kind": "checkpoint", "config": as_json(made.config), "stage": 0}
     path = tmp_path / "checkpoints" / "step_0000003.safetensors"
-    write(path, checkpoint.packed({"model/x": torch.zeros(1)}, facts))
+    write(path, packed({"model/x": torch.zeros(1)}, facts))
     with pytest.raises(ValueError, match="was written with seed=0, now it is 1"):
         run.ready(changed, tmp_path)
     rows.record("a", config=options_of(tmp_path)).write(tmp_path)

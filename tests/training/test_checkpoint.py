@@ -16,19 +16,10 @@ import torch
 from safetensors.torch import save, save_file
 
 from hierdiff.files import write
-from hierdiff.training.checkpoint import (
-    SCHEMA,
-    Checkpoint,
-    all_in,
-    check_config,
-    load_method,
-    newest,
-    packed,
-    save_checkpoint,
-    save_weights,
-    tensors_of,
-    unpacked,
-)
+from hierdiff.training.bounds import tensors_of
+from hierdiff.training.checkpoint import Checkpoint, all_in, check_config, newest, save_checkpoint
+from hierdiff.training.format import SCHEMA, packed, save_weights, unpacked
+from hierdiff.training.load import load_method
 from tests.training.runs import GROWN, INNER, built, config, run
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hierdiff.training import Recipe
-from hierdiff.training.optimizer import load_tensors, lr_factor, optimizer_of, tensors_of
+from hierdiff.training.optimizer import load_state, lr_factor, optimizer_of, state_of
 
 
 def test_the_rate_rises_over_the_warm_up_and_falls_to_nearly_zero():
@@ -45,10 +45,10 @@ def test_an_optimizer_goes_on_as_if_it_had_not_been_saved(name: str):
 
     layer, optimizer = start()
     step(layer, optimizer)
-    tensors, rest = tensors_of(optimizer)
+    tensors, rest = state_of(optimizer)
     again, other = start()
     again.load_state_dict(layer.state_dict())
-    load_tensors(other, tensors, rest)
+    load_state(other, tensors, rest)
     for one, its in ((layer, optimizer), (again, other)):
         step(one, its)
     assert torch.equal(layer.weight, again.weight)

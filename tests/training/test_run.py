@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from hierdiff.methods import methods
 from hierdiff.registry import build
 from hierdiff.training import Recipe, load_method, train
-from hierdiff.training.checkpoint import unpacked
 from hierdiff.training.feed import Feed
+from hierdiff.training.format import unpacked
 from hierdiff.training.interrupt import Interrupted
 from hierdiff.training.pictures import smoothed
 from hierdiff.training.run import stage_steps

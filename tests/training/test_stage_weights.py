@@ -7,7 +7,7 @@ import torch
 
 from hierdiff.methods import Request, on_shapes
 from hierdiff.training import check, load_method, train
-from hierdiff.training.checkpoint import save_weights, unpacked
+from hierdiff.training.format import save_weights, unpacked
 from tests.training.runs import built, config, images, recipe
 
 NET = {"name": "unet", "width": 8, "multiples": [1], "blocks": 1, "attention": 0, "groups": 4}

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hierdiff.training import load_method
-from hierdiff.training.checkpoint import DIGEST, KEY, newest, opened
+from hierdiff.training.checkpoint import newest
+from hierdiff.training.format import DIGEST, KEY, opened
 from hierdiff.training.run import stage_steps
 from hierdiff.training.whole import Whole
 from tests.training.runs import GROWN, built, recipe, run

@@ -30,7 +30,9 @@ from hierdiff.metrics import weights
 from hierdiff.metrics.extractors import extractors
 from hierdiff.metrics.reference import foreign
 from hierdiff.results.record import FILE, Record
-from hierdiff.training.checkpoint import KEY, load_method, newest, stage_tensors
+from hierdiff.training.checkpoint import newest
+from hierdiff.training.format import KEY
+from hierdiff.training.load import load_method, stage_tensors
 from hierdiff.training.run import stage_steps
 from hierdiff.training.whole import Whole
 from tests.benchmarks import rows

@@ -9,7 +9,7 @@ from benchmarks.measure.curves import learning_curves, loss_identity, validation
 from benchmarks.measure.scale import real_references
 from benchmarks.plan.plan import Plan, StagePlan
 from hierdiff.metrics.extractors import RandomConv
-from hierdiff.training.checkpoint import packed, unpacked
+from hierdiff.training.format import packed, unpacked
 from hierdiff.training.run import SNAPSHOTS
 from tests.training.runs import GROWN, NODE, built, images, run
 

@@ -1,0 +1,118 @@
+"""How tensors lie in a file of ours: safetensors, with facts as JSON in the metadata.
+
+No pickle is read or written. The facts have the SHA-256 of the tensors too: values that a disk
+damaged are found out, which safetensors does not do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from hierdiff.config import check_depth
+from hierdiff.files import write
+
+SCHEMA = 1
+KEY = "hierdiff"  # of the metadata
+DIGEST = "sha256"  # of the tensors, among the facts
+
+
+def save_weights(
+    path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], **more: Any
+) -> None:
+    """`more`: what else is known of the weights, as JSON."""
+    write(path, packed(tensors, {"kind": "weights", "config": config, **more}))
+
+
+def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    own = {"schema": SCHEMA, "version": hierdiff_version(), DIGEST: sha256_of(flat)}
+    return save(flat, {KEY: json.dumps({**own, **facts})})
+
+
+def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """Of the values, with names, shapes and dtypes."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a file of ours; anything else is a ValueError that says what it is."""
+    with opened(path) as (file, facts):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    digest = facts.pop(DIGEST, None)  # older files have none
+    if digest is not None and digest != sha256_of(tensors):
+        raise ValueError(
+            f"{path} is damaged (its tensors do not match their sha256): copy it again, or use "
+            f"another checkpoint of the run"
+        )
+    return tensors, facts
+
+
+def header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Shapes and facts of a file of ours, without reading a tensor; errors as in `unpacked`."""
+    with opened(path) as (file, facts):
+        facts.pop(DIGEST, None)
+        names = file.keys()
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}, facts
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The file, of whose tensors none is read yet, and its facts; errors as of `unpacked`."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {path}: give a weights.safetensors of a run folder"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            yield file, _facts(path, file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is cut short or no safetensors file ({error}): copy it again, or use another "
+            f"checkpoint of the run; pickles (.pt, .ckpt) are not read"
+        ) from error
+
+
+def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        facts = json.loads(metadata[KEY])
+        schema = facts.pop("schema")
+        facts.pop("version")
+        check_depth(facts, path)
+    except (KeyError, AttributeError, TypeError, RecursionError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} was not written by hierdiff (its metadata has no readable {KEY!r} entry): "
+            f"weights of other projects come in through hierdiff.interop"
+        ) from error
+    if schema != SCHEMA:
+        raise ValueError(
+            f"{path} has checkpoint schema {schema}, this hierdiff reads {SCHEMA}: "
+            f"use the version that wrote it"
+        )
+    return facts
+
+
+def as_json(value: Any) -> Any:
+    """What JSON makes of it: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
+def hierdiff_version() -> str:
+    try:
+        return version("hierdiff")
+    except PackageNotFoundError:
+        return "unknown"

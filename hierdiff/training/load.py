@@ -1,0 +1,148 @@
+"""Weights out of a file: the method that they are of is rebuilt from the config beside them.
+
+A config may name code; it is imported only where the caller trusts its package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from hierdiff.methods import Method, Stage
+from hierdiff.training.bounds import built, check_shapes, tensors_of
+from hierdiff.training.format import header, opened, unpacked
+from hierdiff.trust import check_trust, imported_names
+
+T = TypeVar("T")
+
+
+def load_method(path: str | Path, trust: Collection[str] = ()) -> tuple[Method, dict[str, Any]]:
+    """The method of final weights or of a checkpoint (its first average), and the config.
+
+    trust: packages whose classes the config may name by path (`check_trust`). The method is on the
+    CPU, in eval.
+    Errors: PermissionError before anything untrusted is imported, ValueError, FileNotFoundError.
+    """
+    path = Path(path)
+    shapes, facts = header(path)
+    config = config_in(facts, path)
+    check_trust(config, trust, path)
+    method = built(config, path, _of_method(shapes, facts))
+    tensors, _ = unpacked(path)
+    load_tensors(method, _of_method(tensors, facts), path)
+    return method.eval(), config
+
+
+def _of_method(values: Mapping[str, T], facts: Mapping[str, Any]) -> dict[str, T]:
+    """Entries of the method's tensors by name; of a checkpoint the first average where it has
+    one."""
+    if facts.get("kind") != "checkpoint":
+        return dict(values)
+    found: dict[str, T] = {}
+    for prefix in ("model/", "ema/0/"):
+        found |= {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+    return found
+
+
+def stage_tensors(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights of the stage of the same name in another run; errors as in `check_stage`."""
+    check_stage(path, stage, config)
+    other, _ = load_method(path, _packages(config))
+    return next(dict(one.state_dict()) for one in other.stages if one.name == stage.name)
+
+
+def check_stage(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> None:
+    """Refuses weights of another run for a stage of the same name, of which one tensor at a time is
+    read; `config` is that of this run.
+
+    Error: ValueError where that stage was never trained, means something else (another chain of
+    resolutions, process or bridge), saw other data, or is not finite; FileNotFoundError.
+    """
+    path = Path(path)
+    shapes, facts = header(path)
+    their = config_in(facts, path)
+    check_trust(their, _packages(config), path)
+    other = built(their, path, _of_method(shapes, facts), real=False)
+    found = {one.name: one for one in other.stages}
+    twin = found.get(stage.name)
+    if twin is None or not twin.ready:
+        trained = ", ".join(name for name, one in found.items() if one.ready)
+        raise ValueError(
+            f"{path} holds no trained stage {stage.name!r}, but {trained}: "
+            f"give weights of a run of the same chain"
+        )
+    pairs = {
+        "meaning": (twin.identity, stage.identity),
+        "network": (shapes_of(twin), shapes_of(stage)),
+        "data": (their.get("data_sha256"), config.get("data_sha256")) if stage.tied else (),
+    }
+    for what, pair in pairs.items():
+        if pair and pair[0] != pair[1]:
+            raise ValueError(
+                f"stage {stage.name!r} of {path} differs in its {what} ({pair[0]}, here "
+                f"{pair[1]}): stages of different chains do not mix, give weights of a run with "
+                f"these options"
+            )
+    keys = _of_method({name: name for name in shapes}, facts)
+    with opened(path) as (file, _):
+        for name, tensor in tensors_of(other).items():
+            check_values(name, file.get_tensor(keys[name]), tensor, path)
+
+
+def _packages(config: Mapping[str, Any]) -> set[str]:
+    """Those whose classes a config names by path."""
+    return {name.partition(":")[0].partition(".")[0] for name in imported_names(config)}
+
+
+def config_in(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The config that a method is rebuilt from. Error: ValueError."""
+    config = facts.get("config")
+    if not isinstance(config, dict) or "method" not in config or "facts" not in config:
+        raise ValueError(f"{path} holds no config of a method: it cannot be rebuilt from it alone")
+    names, about = config.get("class_names") or [], config["facts"]
+    classes = about.get("classes", 0) if isinstance(about, dict) else 0
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not known or (names and len(names) != classes):
+        raise ValueError(
+            f"{path} does not name its {classes} classes by a text each: use a file that hierdiff "
+            f"wrote"
+        )
+    return config
+
+
+def shapes_of(stage: Stage) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in stage.state_dict().items()}
+
+
+@torch.no_grad()
+def load_tensors(method: Method, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copied in place, so that stages that share a tensor keep sharing it. ValueError, before any
+    is copied, where they are those of another method or not finite."""
+    own = tensors_of(method)
+    check_shapes(method, {name: tensor.shape for name, tensor in tensors.items()}, source)
+    for name, tensor in own.items():
+        check_values(name, tensors[name], tensor, source)
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+
+
+def check_values(name: str, given: Tensor, like: Tensor, source: Path) -> None:
+    """ValueError where a tensor is of another kind of number than `like`, or not finite."""
+    if given.is_floating_point() != like.is_floating_point() or given.is_complex():
+        raise ValueError(
+            f"{source}: {name!r} is {given.dtype}, the method has {like.dtype}: it belongs to "
+            f"another method"
+        )
+    if given.is_floating_point() and not bool(_single(given).isfinite().all()):
+        raise ValueError(
+            f"{source}: {name!r} is not finite (NaN or infinity): its training diverged or the "
+            f"file is damaged, use another checkpoint of the run"
+        )
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
