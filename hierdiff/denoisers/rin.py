@@ -133,8 +133,9 @@ class Block(nn.Module):
 
     def __init__(self, read: Layer, think: list[Layer], write: Layer):
         super().__init__()
-        self.read, self.write = read, write
+        self.read = read
         self.think: Modules[Layer] = Modules(think)
+        self.write = write
 
     def forward(
         self,

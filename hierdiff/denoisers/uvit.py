@@ -174,8 +174,9 @@ class UViT(Backbone):
         sides = [*widths, deep]
         self.first = nn.Conv2d(self.stem.inputs, sides[0], 3, padding=1)
         self.down: Modules[Modules[ResidualBlock]] = Modules()
+        self.shrink = nn.ModuleList()
         self.up: Modules[Modules[ResidualBlock]] = Modules()
-        self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
+        self.grow = nn.ModuleList()
         for here, below, count in zip(widths, sides[1:], counts, strict=True):
             self.down.append(row([here] * count, here))
             self.shrink.append(nn.Conv2d(here, below, 3, stride=2, padding=1))
