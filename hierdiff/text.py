@@ -17,17 +17,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hierdiff.files import kept_array
 from hierdiff.inputs import digest, source_of
-from hierdiff.options import Count
-from hierdiff.registry import Registry, suggest
+from hierdiff.options import Count, Length
+from hierdiff.registry import Later, Registry, suggest
 
 log = logging.getLogger(__name__)
 BATCH = 64  # captions in one call of an encoder
@@ -224,6 +225,46 @@ class Pretrained(TextEncoder):
                 f"{str(error).splitlines()[0]}: give the folder of a model saved with safetensors"
             ) from error
         return getattr(part, sub, None) or part
+
+
+class Together(TextEncoder):
+    """Several encoders of one caption, their states side by side in the channels.
+
+    So SDXL reads two (arXiv 2307.01952). The length is that of the longest; a token is a word where
+    it is one for any encoder.
+    """
+
+    def __init__(self, parts: Sequence[TextEncoder]):
+        self.parts = tuple(parts)
+        self.width = sum(part.width for part in parts)
+        self.length = max(part.length for part in parts)
+
+    @property
+    def identity(self) -> str:
+        return "+".join(part.identity for part in self.parts)
+
+    @property
+    def node(self) -> dict[str, Any]:
+        return {"name": "together", "parts": [part.node for part in self.parts]}
+
+    def encode(self, captions: Sequence[str]) -> tuple[Float[Tensor, "n l d"], Bool[Tensor, "n l"]]:
+        mask = torch.zeros(len(captions), self.length, dtype=torch.bool)
+        states = []
+        for part in self.parts:
+            tokens, words = part.encode(captions)
+            states.append(F.pad(tokens, (0, 0, 0, self.length - part.length)))
+            mask |= F.pad(words, (0, self.length - part.length))
+        return torch.cat(states, dim=2), mask
+
+
+@encoders.register("together")
+def together(
+    *,
+    parts: Annotated[Sequence[Later[TextEncoder]], Length(1, more=True)],
+    words: Sequence[str] | None = None,
+) -> TextEncoder:
+    """Several encoders side by side; the data offers its `words` to those that take them."""
+    return Together([encoders.build(part, offered={"words": words}) for part in parts])
 
 
 @encoders.register("vocabulary")

@@ -42,6 +42,32 @@ def test_components_of_words_have_unit_variance_and_positions_half_their_norm():
     assert len({tuple(row) for row in positions.tolist()}) == 5
 
 
+def test_encoders_stand_side_by_side_in_the_channels():
+    parts = [
+        {"name": "vocabulary", "width": 4, "length": 3},
+        {"name": "vocabulary", "width": 6, "length": 5},
+    ]
+    encoder = encoders.build({"name": "together", "parts": parts}, offered={"words": ["a", "b"]})
+    assert (encoder.width, encoder.length) == (10, 5)
+    tokens, mask = encoder.encode(["a b", ""])
+    assert mask.tolist() == [[True, True, False, False, False], [False] * 5]
+    for node, channels in zip(parts, (slice(0, 4), slice(4, 10)), strict=True):
+        states, _ = encoders.build(node).encode(["a b", ""])
+        assert torch.equal(tokens[:, : states.shape[1], channels], states)
+    assert not tokens[~mask].any()
+    with pytest.raises(ValueError, match="word 'c'"):
+        encoder.encode(["c"])
+    again = encoders.build(encoder.node)
+    assert again.identity == encoder.identity and encoder.identity.count("vocabulary") == 2
+
+
+def test_a_list_of_encoders_that_names_none_is_refused():
+    with pytest.raises(ValueError, match="parts"):
+        encoders.build({"name": "together", "parts": []})
+    with pytest.raises(ValueError, match="unknown text encoder 'vocabulry'"):
+        encoders.build({"name": "together", "parts": [{"name": "vocabulry"}]})
+
+
 def test_the_order_of_words_matters():
     tokens, _ = Vocabulary().encode(["mint eyes", "eyes mint"])
     assert not torch.equal(tokens[0], tokens[1])
