@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from hierdiff.files import clean_beside
 from hierdiff.levels import Resolution, Resolutions, check_resolutions, finest_first, text_of
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.reference import OPERATOR, Reference, references, ship, write_moments
-from hierdiff.options import check
+from hierdiff.options import check, hints
 
 log = logging.getLogger(__name__)
 
 
-def built(
+def build_references(
     data: ImageData, split: str, extractor: Extractor, resolutions: Sequence[Any], folder: Path
 ) -> dict[Resolution, Reference]:
     """As a run builds them; ValueError where a resolution does not divide the data's."""
@@ -36,7 +37,7 @@ def built(
     return references(batches(part), extractor, sides, data=part.sha256, split=split, folder=folder)
 
 
-def told(name: str, split: str, extractor: Extractor, reference: Reference) -> str:
+def reference_line(name: str, split: str, extractor: Extractor, reference: Reference) -> str:
     """One line of what a reference is, and the hash of its statistics."""
     statistics = reference.statistics
     return (
@@ -46,7 +47,7 @@ def told(name: str, split: str, extractor: Extractor, reference: Reference) -> s
     )
 
 
-def write_all(
+def write_references(
     output: Path, made: Mapping[Resolution, Reference], about: Mapping[str, str]
 ) -> list[Path]:
     """One file a resolution, the side in its name where there are several."""
@@ -61,20 +62,26 @@ def write_all(
     return list(places.values())
 
 
-OPTIONS: dict[str, Any] = {
-    "resolutions": Resolutions,
-    "split": str,
-    "ship": bool,
-    "output": str | None,
-}
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """What the command makes. split: "train", "test" or "all". ship: features into the package.
+    output: FILE.npz for the moments, None for no file."""
+
+    resolutions: Resolutions
+    split: str
+    ship: bool
+    output: str | None
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """ValueError for what could not be made or written."""
-    for name, kind in OPTIONS.items():
-        check(options[name], kind, name)
-    if options["output"] is not None:
-        check_output(Path(options["output"]))
+def reference_settings(config: Mapping[str, Any]) -> ReferenceSettings:
+    """The settings in the command's own options. ValueError for one that cannot be so."""
+    own = {one.name: config[one.name] for one in fields(ReferenceSettings)}
+    for name, value in own.items():
+        check(value, hints(ReferenceSettings)[name], name)
+    settings = ReferenceSettings(**own)
+    if settings.output is not None:
+        check_output(Path(settings.output))
+    return settings
 
 
 def check_output(output: Path) -> None:
@@ -84,22 +91,20 @@ def check_output(output: Path) -> None:
 
 @command("reference")
 def main(cfg: Any) -> None:
-    options = {name: cfg[name] for name in OPTIONS}
-    check_options(options)
-    node, split = plain(cfg["data"]), options["split"]
+    settings, node = reference_settings(cfg), plain(cfg["data"])
     extractor = extractors.build(plain(cfg["measure"])["extractor"], at="measure.extractor")
     data = datasets.build(node, at="data")
     folder = cache_folder(node.get("cache")) / "statistics"
-    made = built(data, split, extractor, list(options["resolutions"]), folder)
+    made = build_references(data, settings.split, extractor, list(settings.resolutions), folder)
     for reference in made.values():
-        print(told(data.name, split, extractor, reference))
-    if options["ship"]:
-        sha256 = data.part(split).sha256
+        print(reference_line(data.name, settings.split, extractor, reference))
+    if settings.ship:
+        sha256 = data.part(settings.split).sha256
         for reference in made.values():
-            print(ship(reference, data=sha256, split=split, extractor=extractor))
-    if options["output"] is not None:
-        about = {"data": data.name, "data_sha256": data.sha256, "split": split}
-        for path in write_all(Path(options["output"]), made, about):
+            print(ship(reference, data=sha256, split=settings.split, extractor=extractor))
+    if settings.output is not None:
+        about = {"data": data.name, "data_sha256": data.sha256, "split": settings.split}
+        for path in write_references(Path(settings.output), made, about):
             print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 

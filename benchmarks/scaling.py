@@ -18,7 +18,7 @@ import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cost.cases import Case, cases_of, device_for
+from benchmarks.cost.cases import Case, cases_of
 from benchmarks.cost.worker import costs
+from benchmarks.device import device_for
 from benchmarks.progress import track
-from benchmarks.settings import Cost
+from benchmarks.settings import Timing, group_of
 from benchmarks.tables.digits import is_spread, printed
 from benchmarks.tables.formats.terminal import said
 from hierdiff.command import HELP, in_order, plain, with_sentences
@@ -42,7 +43,7 @@ from hierdiff.inputs import inputs
 from hierdiff.levels import Resolutions
 from hierdiff.methods import on_shapes
 from hierdiff.options import check
-from hierdiff.registry import build, check_node
+from hierdiff.registry import build
 from hierdiff.results.hardware import hardware_of
 from hierdiff.results.plain import content_hash
 from hierdiff.results.provenance import machine, now
@@ -64,9 +65,19 @@ QUANTITIES = {  # key of a row: what it is, its unit, factor to it
 Row = dict[str, Any]
 
 
-def asked(words: Sequence[str]) -> tuple[list[str], list[int], Path, list[str]]:
-    """Methods, resolutions, folder and the other options of a command line."""
-    names, sides, folder, rest = [*known()], list(RESOLUTIONS), FOLDER, []
+@dataclass(frozen=True)
+class ScalingSettings:
+    """methods: by name. resolutions: rising. options: of a run, the same for every method."""
+
+    methods: tuple[str, ...]
+    resolutions: tuple[int, ...]
+    folder: Path
+    options: tuple[str, ...]
+
+
+def scaling_settings(words: Sequence[str]) -> ScalingSettings:
+    """The settings of a command line. ValueError for what is no option, or an unknown method."""
+    names, sides, folder, rest = method_names(), list(RESOLUTIONS), FOLDER, []
     for word in words:
         key, equals, value = word.partition("=")
         if key == "method":
@@ -79,14 +90,14 @@ def asked(words: Sequence[str]) -> tuple[list[str], list[int], Path, list[str]]:
             rest.append(word)
         else:
             raise ValueError(f"{word!r} is no option: write key=value, as in resolutions=[32,64]")
-    rest = in_order(rest)
-    unknown = sorted(set(names) - set(known()))
+    unknown, known = sorted(set(names) - set(method_names())), ", ".join(method_names())
     if unknown:
-        raise ValueError(f"unknown method {', '.join(unknown)}: choose from {', '.join(known())}")
-    return names, sides, folder, rest
+        raise ValueError(f"unknown method {', '.join(unknown)}: choose from {known}")
+    return ScalingSettings(tuple(names), tuple(sides), folder, tuple(in_order(rest)))
 
 
-def known() -> list[str]:
+def method_names() -> list[str]:
+    """All of `configs/method`."""
     return sorted(path.stem for path in (Path(folder_of_configs()) / "method").glob("*.yaml"))
 
 
@@ -105,8 +116,8 @@ def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any])
             key: plain(cfg[key]) for key in ("method", "denoiser", "sampler", "trainer", "cost")
         }
     node = method_node(options)
-    check_node(Cost, options["cost"], "cost", "cost")
-    if not options["cost"]["repeats"]:
+    timing = replace(group_of(Timing, options["cost"], "cost"), alone=False)
+    if not timing.repeats:
         raise ValueError("cost.repeats=0: nothing would be timed, give 1 or more")
     processes(build(Recipe, settled(options["trainer"]), at="trainer"))
     if node["resolutions"][0] != side:
@@ -117,7 +128,7 @@ def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any])
     config = {"method": node, "facts": facts, "trainer": settled(options["trainer"]), "text": None}
     device = device_for(options["trainer"]["accelerator"])
     finest = [node["resolutions"][:1]]
-    _, sample = cases_of(config, finest, {**options["cost"], "alone": False}, device.type)
+    _, sample = cases_of(config, finest, timing, device.type)
     return sample
 
 
@@ -141,13 +152,13 @@ def facts_of(rest: Sequence[str]) -> dict[str, Any]:
         return datasets.build(plain(cfg["data"])).facts
 
 
-def key_of(case: Case, where: str) -> str:
+def case_key(case: Case, where: str) -> str:
     """Of a case with the files and the code that it is made from."""
     made_of = inputs(asdict(case))
     return content_hash([asdict(case), where, *([made_of] if made_of else [])])
 
 
-def measured(name: str, case: Case, found: Mapping[str, Any]) -> Row:
+def scaling_row(name: str, case: Case, found: Mapping[str, Any]) -> Row:
     """What a case gave, in plain units; on a CPU memory is that above the process at its start."""
     row = {"method": name, **place_of(case.finest), "batch": found.get("batch")}
     if "sample_failure" in found:
@@ -179,7 +190,7 @@ def exponent(sides: Sequence[float], values: Sequence[float]) -> tuple[float, fl
     return slope, math.sqrt(float((rest**2).sum()) / (len(pairs) - 2) / spread)
 
 
-def fits(rows: Sequence[Row]) -> dict[str, dict[str, tuple[float, float | None] | None]]:
+def exponents(rows: Sequence[Row]) -> dict[str, dict[str, tuple[float, float | None] | None]]:
     """Exponents by method and quantity."""
     found = {}
     for name in dict.fromkeys(row["method"] for row in rows):
@@ -191,35 +202,36 @@ def fits(rows: Sequence[Row]) -> dict[str, dict[str, tuple[float, float | None] 
     return found
 
 
-def told(fit: tuple[float, float | None] | None) -> str:
+def exponent_text(fit: tuple[float, float | None] | None) -> str:
     if fit is None:
         return "–"
     slope, error = fit
     return printed(slope, error) if is_spread(slope, error) else f"{slope:.2f}"
 
 
-def content(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
+def scaling_content(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
     """What `scaling.json` says."""
     return {
         "conditions": dict(about),
         "exponents": {
-            name: {key: told(fit) for key, fit in own.items()} for name, own in fits(rows).items()
+            name: {key: exponent_text(fit) for key, fit in own.items()}
+            for name, own in exponents(rows).items()
         },
         "rows": list(rows),
     }
 
 
-def table(rows: Sequence[Row]) -> Table:
+def exponent_table(rows: Sequence[Row]) -> Table:
     out = Table(title="exponents of the side (2: proportional to the pixels)")
     out.add_column("method")
     for what, unit, _ in QUANTITIES.values():
         out.add_column(f"{what}, {unit}", justify="right")
-    for name, own in fits(rows).items():
-        out.add_row(said(name), *(told(fit) for fit in own.values()))
+    for name, own in exponents(rows).items():
+        out.add_row(said(name), *(exponent_text(fit) for fit in own.values()))
     return out
 
 
-def write_picture(path: Path, rows: Sequence[Row], conditions: str) -> None:
+def draw_exponents(path: Path, rows: Sequence[Row], conditions: str) -> None:
     """A panel for each quantity, both axes logarithmic, a line for each method."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -237,7 +249,7 @@ def write_picture(path: Path, rows: Sequence[Row], conditions: str) -> None:
                 [row[key] * factor for row in own],
                 marker="osD^vPX*"[i % 8],
                 color=f"C{i % 10}",
-                label=f"{name}: {told(fits(rows)[name][key])}",
+                label=f"{name}: {exponent_text(exponents(rows)[name][key])}",
             )
         axes.set(xscale="log", yscale="log", xlabel="side, px", ylabel=f"{what}, {unit}")
         axes.set_xticks(sides, [str(side) for side in sides])
@@ -249,7 +261,7 @@ def write_picture(path: Path, rows: Sequence[Row], conditions: str) -> None:
     write(path, buffer.getvalue())
 
 
-class Kept:
+class KeptRows:
     """Rows of a folder by what they were measured of, written after each resolution."""
 
     def __init__(self, folder: Path):
@@ -268,35 +280,42 @@ class Kept:
         write_json(self.path, self.rows)
 
 
-def scaled(
-    names: Sequence[str], sides: Sequence[int], folder: Path, rest: Sequence[str]
-) -> list[Row]:
+def measure_scaling(settings: ScalingSettings) -> list[Row]:
     """A row for each method and resolution; pictures and numbers are in the folder after each."""
+    names, folder, rest = settings.methods, settings.folder, settings.options
     facts, here = facts_of(rest), machine()
-    of_side = {side: {name: case_of(name, side, rest, facts) for name in names} for side in sides}
+    of_side = {
+        side: {name: case_of(name, side, rest, facts) for name in names}
+        for side in settings.resolutions
+    }
     for name in names:
         check_parts(name, [cases[name] for cases in of_side.values()])
-    kept, rows, where = Kept(folder), [], ""
+    kept, rows = KeptRows(folder), []
     for side, cases in of_side.items():
-        device = next(iter(cases.values())).device
-        where = hardware_of(device, here)
-        keys = {name: key_of(case, where) for name, case in cases.items()}
-        missing = [name for name in names if keys[name] not in kept.rows]
-        if missing:
-            log.info("%d px: %s", side, ", ".join(missing))
-        found = costs([cases[name] for name in missing], track)
-        new = {
-            keys[name]: measured(name, cases[name], row)
-            for name, row in zip(missing, found, strict=True)
-        }
-        kept.add(new)
-        rows += [{**kept.rows, **new}[keys[name]] for name in names]
         case = cases[names[0]]
+        where = hardware_of(case.device, here)
+        rows += measure_side(side, cases, where, kept)
         conditions = f"{where}, {case.precision}, batch {'/'.join(map(str, case.batches))}"
         about = {"ended": now(), "hardware": conditions, "options": list(rest)}
-        write(folder / "scaling.json", json.dumps(content(rows, about), indent=1).encode())
-        write_picture(folder / "scaling.png", rows, conditions)
+        content = scaling_content(rows, about)
+        write(folder / "scaling.json", json.dumps(content, indent=1).encode())
+        draw_exponents(folder / "scaling.png", rows, conditions)
     return rows
+
+
+def measure_side(side: int, cases: Mapping[str, Case], where: str, kept: KeptRows) -> list[Row]:
+    """Rows of the cases at a resolution, those that are missing timed in turn; where: hardware."""
+    keys = {name: case_key(case, where) for name, case in cases.items()}
+    missing = [name for name in cases if keys[name] not in kept.rows]
+    if missing:
+        log.info("%d px: %s", side, ", ".join(missing))
+    found = costs([cases[name] for name in missing], track)
+    new = {
+        keys[name]: scaling_row(name, cases[name], row)
+        for name, row in zip(missing, found, strict=True)
+    }
+    kept.add(new)
+    return [{**kept.rows, **new}[keys[name]] for name in cases]
 
 
 @reported
@@ -305,14 +324,14 @@ def main(words: Sequence[str] | None = None) -> None:
     if HELP & set(words):
         print(__doc__)
         return
-    names, sides, folder, rest = asked(words)
-    with worked_in(folder):
-        rows = scaled(names, sides, folder, rest)
-    Console().print(table(rows))
+    settings = scaling_settings(words)
+    with worked_in(settings.folder):
+        rows = measure_scaling(settings)
+    Console().print(exponent_table(rows))
     for row in rows:
         if "failure" in row:
             print(one_line(f"{row['method']} at {row['resolution']} px: {row['failure']}"))
-    print(folder / "scaling.png", folder / "scaling.json")
+    print(settings.folder / "scaling.png", settings.folder / "scaling.json")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,25 +84,28 @@ def method_node(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return {**{k: v for k, v in groups.items() if v is not None}, **cfg["method"]}
 
 
-def prepare(
-    cfg: Mapping[str, Any], *, data: ImageData | None = None, shapes_alone: bool = False
-) -> Prepared:
-    """Everything built and checked from a plain config; weights are a function of the seed.
-
-    data: that of the config, where it is at hand. shapes_alone: the method is as `on_shapes` has
-    it. Error: ValueError.
-    """
+def check_chosen(cfg: Mapping[str, Any]) -> None:
+    """ValueError where a config lacks what every run has."""
     for group in ("data", "method", "trainer"):
         if not isinstance(cfg.get(group), Mapping):
             raise ValueError(
                 f"{group}={shown(cfg.get(group))}: choose one by its name, {group}=NAME"
             )
+
+
+def prepare(cfg: Mapping[str, Any], *, shapes_alone: bool = False) -> Prepared:
+    """Everything built and checked from a plain config; weights are a function of the seed.
+
+    shapes_alone: the method is as `on_shapes` has it; `with_weights` gives it its weights. Raises:
+    ValueError.
+    """
+    check_chosen(cfg)
     trainer = settled(cfg["trainer"])
     recipe = build(Recipe, trainer, at="trainer")
     seed, part_name = cfg.get("seed", 0), cfg.get("part", "train")
     check(seed, int, "seed", 0)
     check(part_name, Literal["train", "test", "all"], "part")
-    data = datasets.build(cfg["data"], at="data") if data is None else data
+    data = datasets.build(cfg["data"], at="data")
     part = data.part(part_name)
     node = method_node(cfg)
     torch.manual_seed(seed_of(seed, "init"))
@@ -132,6 +135,12 @@ def prepare(
     return Prepared(method, data, part, recipe, seed, config)
 
 
+def with_weights(run: Prepared) -> Prepared:
+    """A run that was prepared on shapes, with the weights that `prepare` gives its method."""
+    torch.manual_seed(seed_of(run.seed, "init"))
+    return replace(run, method=methods.build(run.config["method"], offered=run.data.facts))
+
+
 @command("train")
 def main(cfg: Any) -> None:
     options = plain(cfg)
@@ -139,7 +148,7 @@ def main(cfg: Any) -> None:
     folder = Path(options["folder"])
     shapes = prepare(options, shapes_alone=True)
     check_training(shapes.method, folder, shapes.recipe, shapes.config)
-    run = prepare(options, data=shapes.data)
+    run = with_weights(shapes)
     with worked_in(folder):
         summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
     log.info("weights %s, samples %s, curve %s/loss.png", summary.weights, summary.sheet, folder)

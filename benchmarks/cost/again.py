@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cost.cases import by_resolution, cases_of, device_for
+from benchmarks.cost.cases import by_resolution, cases_of
 from benchmarks.cost.worker import costs
+from benchmarks.device import device_for
 from benchmarks.progress import track
+from benchmarks.settings import Timing, group_of
 from hierdiff.config import from_yaml
 from hierdiff.files import worked_in
 from hierdiff.inputs import changed, inputs
@@ -83,8 +85,9 @@ def again(
         about |= {"ended": now(), "machine": machine()}
         for path, record in found.items():
             if path not in lost:
-                told = {**record.provenance, "cost": about}
-                replace(record, cost=tuple(by_resolution(rows[path])), provenance=told).write(path)
+                provenance = {**record.provenance, "cost": about}
+                cost = tuple(by_resolution(rows[path]))
+                replace(record, cost=cost, provenance=provenance).write(path)
         if lost:
             reasons = "; ".join(f"{path.parent}: {why}" for path, why in lost.items())
             raise ValueError(
@@ -110,12 +113,13 @@ def _timed(
         config = configs[path]
         device = device_for(config["trainer"].get("accelerator"))
         try:
-            wanted = {**record.config["cost"], **{k: v for k, v in asked.items() if v is not None}}
-            cases = cases_of(config, trajectories_of(record), wanted, device.type)
+            given = {name: value for name, value in asked.items() if value is not None}
+            timing = group_of(Timing, {**record.config["cost"], **given}, "cost")
+            cases = cases_of(config, trajectories_of(record), timing, device.type)
         except (KeyError, TypeError, AttributeError) as error:
-            told = " ".join(str(error).split())[:300]
+            why = " ".join(str(error).split())[:300]
             raise ValueError(
-                f"{path} does not say how it is to be timed ({type(error).__name__}: {told}): "
+                f"{path} does not say how it is to be timed ({type(error).__name__}: {why}): "
                 f"make it again"
             ) from error
         owned += [(path, case) for case in cases]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,13 +13,10 @@ from hierdiff.methods import Method
 from hierdiff.results.rows import ALONE, place_of
 from hierdiff.training.recipe import Precision, Recipe
 
+if TYPE_CHECKING:  # a process that is timed needs none of what it imports
+    from benchmarks.settings import Timing
+
 OUT_OF_MEMORY = "out of memory"  # how the reason of a case begins that did not fit
-
-
-def device_for(accelerator: str | None) -> torch.device:
-    """Where a run with this `trainer.accelerator` computes on this machine."""
-    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if on_gpu else "cpu")
 
 
 @dataclass(frozen=True)
@@ -104,23 +101,21 @@ STEP = (  # options of `trainer` on which the time and memory of a step depend, 
 def cases_of(
     config: Mapping[str, Any],
     trajectories: Sequence[Sequence[Name]],
-    wanted: Mapping[str, Any],
+    timing: Timing,
     device: str,
     caption: str = "",
 ) -> list[Case]:
     """Training and sampling of each trajectory, none for no repeats.
 
-    config: of a run, as it is kept beside its weights; trajectories: see `work.trajectories`;
-    wanted: `batches`, `repeats`, `memory_cap`, and `alone` for parts of a trajectory as well.
+    config: of a run, as it is kept beside its weights; trajectories: see `trajectories`.
+    caption: an example, of which encoding is timed.
     """
-    if not wanted["repeats"]:
+    if not timing.repeats:
         return []
-    if not wanted["batches"] or min(wanted["batches"]) < 1:
-        raise ValueError(f"cost.batches={list(wanted['batches'])}: give sizes of 1 or more to try")
     trainer = config["trainer"]
     step = {name: trainer[name] for name in STEP if name in trainer}
     parts = [(tuple(sides), False) for sides in trajectories]
-    if wanted.get("alone"):
+    if timing.alone:
         parts += [((side,), True) for sides in trajectories for side in sides[1:]]
     return [
         Case(
@@ -129,15 +124,15 @@ def cases_of(
             trajectory=sides,
             alone=alone,
             what=what,
-            batches=sorted(wanted["batches"]),
+            batches=sorted(timing.batches),
             precision=trainer["precision"],
             device=device,
             channels_last=trainer["channels_last"],
             compile=trainer["compile"],
             recipe=step if what == "train" else {},
-            repeats=wanted["repeats"],
+            repeats=timing.repeats,
             threads=torch.get_num_threads(),
-            memory_cap=wanted["memory_cap"],
+            memory_cap=timing.memory_cap,
             text=config["text"],
             caption=caption,
         )

@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks.cost.cases import Case
 from benchmarks.cost.steps import noise_on
-from benchmarks.measure.samples import autocast
+from benchmarks.device import autocast
 from hierdiff.batch import Cond
 from hierdiff.images import to_uint8
 from hierdiff.methods import Generator, Part, Request

@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.device import autocast
 from benchmarks.measure.kept import Kept
 from benchmarks.measure.quality import quality
-from benchmarks.measure.samples import autocast, samples
+from benchmarks.measure.samples import samples
 from benchmarks.plan.plan import Plan
 from benchmarks.progress import Track
+from benchmarks.settings import Curve
 from hierdiff.config import one_line
 from hierdiff.data import ImageData
 from hierdiff.data.classes import natural
@@ -48,7 +50,7 @@ def learning_curves(
     extractor: Extractor,
     references: Mapping[Resolution, Reference],
     *,
-    wanted: Mapping[str, Any],
+    wanted: Curve,
     seed: int,
     precision: str,
     track: Track,
@@ -67,13 +69,13 @@ def learning_curves(
         except (OSError, ValueError) as error:
             log.warning("the learning curve leaves out %s: %s", path, one_line(str(error)))
             return []
-        n = min(wanted["loss"], len(data))
+        n = min(wanted.loss, len(data))
         made = list(validation_loss(stage, data, n, precision)) if n else []
-        n = wanted["samples"]
+        n = wanted.samples
         if n and isinstance(stage, Generator) and stage.makes_images:
             whole = stage.resolutions[0] == method.resolutions[0]
             made += measured(
-                stage, data, n, extractor, references, wanted["metrics"],
+                stage, data, n, extractor, references, wanted.metrics,
                 seed=seed, precision=precision, whole=whole,
             )  # fmt: skip
         return [{**at, **row} for row in made]

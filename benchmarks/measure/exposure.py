@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.measure.samples import BATCH, autocast, request_of
+from benchmarks.device import autocast
+from benchmarks.measure.samples import BATCH, request_of
 from benchmarks.progress import Track
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows, evaluation_rule
@@ -54,11 +55,11 @@ def upsamplers(method: Method) -> list[Upsampler]:
     return found
 
 
-def check(method: Method, options: Mapping[str, Any]) -> None:
-    """Refuses a method without upsamplers, and log-SNRs that they were not trained on."""
+def check(method: Method, log_snrs: Sequence[float]) -> None:
+    """ValueError for a method without upsamplers, or log-SNRs that they were not trained on."""
     for _, previous, bridge in upsamplers(method):
         shapes = [(1, *shape) for shape in previous.shapes()]
-        for log_snr in options["log_snrs"]:
+        for log_snr in log_snrs:
             bridge.fixed(shapes, lambda shape: torch.zeros(tuple(shape)), log_snr)
 
 

@@ -106,7 +106,7 @@ class Kept:
                 self.shown[name_of(rest.partition("/")[2])] = torch.from_numpy(arrays[name])
 
 
-def key_of(*parts: Any) -> str:
+def measuring_key(*parts: Any) -> str:
     """One hash of all that decides the numbers of a measuring; parts are told by `repr`."""
     return hashlib.sha256(repr((torch.__version__, *parts)).encode()).hexdigest()
 

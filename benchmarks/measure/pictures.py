@@ -9,7 +9,8 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.measure.samples import autocast, sampled
+from benchmarks.device import autocast
+from benchmarks.measure.samples import sampled
 from hierdiff.data import ImageData
 from hierdiff.images import sheet, strip, to_uint8
 from hierdiff.levels import Levels, Name

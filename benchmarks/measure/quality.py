@@ -18,8 +18,9 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
+from benchmarks.conditions import captions_of, wanted_of
 from benchmarks.measure.kept import Kept
-from benchmarks.measure.samples import Images, captions_of, wanted_of
+from benchmarks.measure.samples import Images
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rule
 from hierdiff.levels import Name, Resolution
@@ -155,7 +156,7 @@ def _part_meter(
     return AttributeMeter(data.law, list(references), classifier_of(data.law).to(device), rule)
 
 
-def settled_metrics(
+def settle_metrics(
     names: Sequence[str], data: ImageData, resolutions: Sequence[Resolution]
 ) -> list[str]:
     """The metrics with `auto` made definite, as a record keeps it: `attributes` where they can be

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from benchmarks.device import autocast
 from benchmarks.measure.quality import Rows, quality
-from benchmarks.measure.samples import BATCH, autocast
+from benchmarks.measure.samples import BATCH
 from hierdiff.codec import Codec
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rule

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from benchmarks.device import autocast
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows
 from hierdiff.images import to_uint8
@@ -20,13 +19,6 @@ from hierdiff.samplers.integrate import Watch
 
 Images = dict[Name, UInt8[Tensor, "n c *_sides"]]  # by name of a level
 BATCH = 64
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """The context in which a method of this precision computes."""
-    if not torch.amp.is_autocast_available(device.type):  # meta
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16"))
 
 
 def samples(
@@ -89,23 +81,3 @@ def real_images(data: ImageData, n: int) -> UInt8[Tensor, "n c *sides"]:
     there are, so that none comes twice."""
     rows = evaluation_rows(len(data), range(min(n, len(data))))
     return torch.from_numpy(data.images[rows.numpy()])
-
-
-def wanted_of(data: ImageData, places: Sequence[int]) -> dict[str, Int[Tensor, " n"]]:
-    """What the conditions of images number `places` say of their parts, as `sampled` gives them."""
-    at = evaluation_rows(len(data), places).numpy()
-    return {name: torch.from_numpy(codes[at]) for name, codes in data.told.items()}
-
-
-def captions_of(data: ImageData, places: Sequence[int]) -> list[str] | None:
-    """The captions under which images number `places` are made; None where the data has none."""
-    captions = data.captions
-    if captions is None:
-        return None
-    return [captions[row] for row in evaluation_rows(len(data), places).tolist()]
-
-
-def caption_of(data: ImageData) -> str:
-    """That of image number 0, for a cost that includes encoding it; "" where the data has none."""
-    first = captions_of(data, range(1))
-    return "" if first is None else first[0]

@@ -20,6 +20,7 @@ import logging
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.plan.plan import TRAINING, Plan, StagePlan
@@ -27,11 +28,13 @@ from benchmarks.plan.prices import (
     NotCounted,
     Prices,
     Work,
-    _image_flops,
-    _latency,
-    by_clock,
-    on_shapes,
+    flops_of_image,
+    in_operations,
+    in_seconds,
+    latency_of_image,
+    node_with_steps,
 )
+from benchmarks.settings import Match
 from hierdiff.files import read_json, write_json
 from hierdiff.methods import Method
 from hierdiff.results.plain import content_hash, plain
@@ -41,7 +44,6 @@ from hierdiff.training.run import stage_steps
 log = logging.getLogger(__name__)
 FILE = "plan.json"
 SAMPLING = ("flops_per_image", "latency")  # latency: seconds for one image alone
-BUDGETS = (*TRAINING, *SAMPLING)
 BY_CLOCK = ("seconds", "latency")
 INSTEAD = {"flops": "images", "flops_per_image": "latency"}  # budgets that count no operations
 CLOSE = 0.02  # a plan that misses its budget by more is told
@@ -50,44 +52,29 @@ COUNTABLE = 10**15  # steps that a budget may pay for
 MOST = 10**6  # steps: a stage that has none of so many is refused
 
 
-def planned(
-    run: Prepared,
-    match: Mapping[str, float | None],
-    folder: Path,
-    *,
-    dry: bool,
-    timed: bool = False,
-) -> Plan:
-    """The plan of a run under the budgets that are given (not None).
+def make_plan(run: Prepared, match: Match, folder: Path, *, dry: bool, timed: bool = False) -> Plan:
+    """The plan of a run under the budgets that are given.
 
     dry: computes on shapes alone and leaves nothing, so that a budget of time is left open unless
     `timed`, which times steps and expects seconds. Else what was decided is kept in `folder`, so
-    that a run that goes on keeps its plan. Errors: ValueError for two budgets of one kind, one that
-    pays for no step, one that nothing depends on, one of operations that cannot be counted.
+    that a run that goes on keeps its plan.
+
+    Raises: ValueError for two budgets of one kind, one that pays for no step, one that nothing
+    depends on, one of operations that cannot be counted.
     """
-    asked = checked(match)
-    kept = Decided(folder / FILE, run, asked)
+    budgets = budgets_of(match)
+    kept = KeptSteps(folder / FILE, run, budgets)
     if dry and not timed and not kept.found:
-        for name in [name for name in BY_CLOCK if name in asked]:
-            log.warning(
-                "match.%s=%g is met by timing steps, which --dry-run=time does: the plan shows the "
-                "steps as they are set", name, asked[name],
-            )  # fmt: skip
-        asked = {name: amount for name, amount in asked.items() if name not in BY_CLOCK}
-    operations = Prices(run, on_shapes)
-    clock = Prices(run, by_clock) if timed or (not dry and "seconds" in asked) else None
+        budgets = without_times(budgets)
+    operations = Prices(run, in_operations)
+    clock = Prices(run, in_seconds) if timed or (not dry and "seconds" in budgets) else None
     work: Sequence[Work]
     image: float | None
     try:
-        steps, sampler_steps = kept.found or decided(run, asked, operations, clock)
-        work, image = operations.work(steps), _image_flops(run, sampler_steps)
+        steps, sampler_steps = kept.found or decide_steps(run, budgets, operations, clock)
+        work, image = operations.work(steps), flops_of_image(run, sampler_steps)
     except NotCounted as error:
-        needed = next((name for name in INSTEAD if name in asked), None)
-        if needed is not None:
-            raise ValueError(
-                f"match.{needed}={asked[needed]:g} needs operations, which cannot be counted: "
-                f"{error}: take match.{INSTEAD[needed]}"
-            ) from error
+        check_countable(budgets, error)
         log.warning("operations are not counted: %s", error)
         work = [(0.0, [(n, None)] if n else []) for n in operations.counts(steps)]
         image = None
@@ -98,51 +85,83 @@ def planned(
             run.method.stages, operations.batches, work, seconds, strict=True
         )
     ]
-    if asked and not dry and not kept.found:
+    if budgets and not dry and not kept.found:
         kept.keep(steps, sampler_steps)
-    return Plan(asked, steps, sampler_steps, stages, image)
+    return Plan(budgets, steps, sampler_steps, stages, image)
 
 
-def decided(
-    run: Prepared, asked: Mapping[str, float], operations: Prices, clock: Prices | None
+def with_plan(run: Prepared, plan: Plan) -> Prepared:
+    """`run` with the steps of a plan that a budget has decided; its method stays as it is."""
+    if not plan.match:
+        return run
+    config = {
+        **run.config,
+        "trainer": {**run.config["trainer"], "steps": plan.steps},
+        "method": node_with_steps(run, plan.sampler_steps),
+    }
+    return replace(run, recipe=replace(run.recipe, steps=plan.steps), config=config)
+
+
+def without_times(budgets: Mapping[str, float]) -> dict[str, float]:
+    """The budgets that are met without timing anything; of the others the log says why."""
+    for name in [name for name in BY_CLOCK if name in budgets]:
+        log.warning(
+            "match.%s=%g is met by timing steps, which --dry-run=time does: the plan shows the "
+            "steps as they are set", name, budgets[name],
+        )  # fmt: skip
+    return {name: amount for name, amount in budgets.items() if name not in BY_CLOCK}
+
+
+def check_countable(budgets: Mapping[str, float], error: NotCounted) -> None:
+    """ValueError where a budget needs operations, which cannot be counted."""
+    needed = next((name for name in INSTEAD if name in budgets), None)
+    if needed is not None:
+        raise ValueError(
+            f"match.{needed}={budgets[needed]:g} needs operations, which cannot be counted: "
+            f"{error}: take match.{INSTEAD[needed]}"
+        ) from error
+
+
+def decide_steps(
+    run: Prepared, budgets: Mapping[str, float], operations: Prices, clock: Prices | None
 ) -> tuple[int, int]:
     """`trainer.steps` and `sampler.steps`; what no budget decides is as the run has it."""
     steps, sampler_steps = run.recipe.steps, run.config["method"]["sampling"]["steps"]
     total = {"images": operations.images, "flops": operations.total}
     if clock is not None:
         total["seconds"] = clock.total
-    for name in (name for name in TRAINING if name in asked):
-        steps = solved(total[name], asked[name], f"match.{name}", run)
-    for name in (name for name in SAMPLING if name in asked):
-        sampler_steps = sampled(run, name, asked[name])
+    for name in (name for name in TRAINING if name in budgets):
+        steps = solve_steps(total[name], budgets[name], f"match.{name}", run)
+    for name in (name for name in SAMPLING if name in budgets):
+        sampler_steps = solve_sampler_steps(run, name, budgets[name])
     return steps, sampler_steps
 
 
-def checked(match: Mapping[str, float | None]) -> dict[str, float]:
-    """The budgets that are given."""
-    asked = {name: float(amount) for name, amount in match.items() if amount is not None}
-    for name, amount in asked.items():
+def budgets_of(match: Match) -> dict[str, float]:
+    """The budgets that are given. ValueError for two of one kind, or one that is not above 0."""
+    budgets = match.amounts()
+    for name, amount in budgets.items():
         if amount <= 0:
             raise ValueError(f"match.{name}={amount:g}: take more than 0, or null for no budget")
     for kind in (TRAINING, SAMPLING):
-        both = [name for name in kind if name in asked]
+        both = [name for name in kind if name in budgets]
         if len(both) > 1:
             raise ValueError(
                 f"budgets {' and '.join(f'match.{name}' for name in both)} contradict each other: "
                 f"methods are equal in one of them, the others then differ; leave one"
             )
-    return asked
+    return budgets
 
 
-class Decided:
+class KeptSteps:
     """`plan.json` of a run: what a budget decided, for the run and budgets that it was asked of."""
 
-    def __init__(self, path: Path, run: Prepared, asked: Mapping[str, float]):
+    def __init__(self, path: Path, run: Prepared, budgets: Mapping[str, float]):
         self.path = path
         node = {**run.config, "trainer": {**run.config["trainer"], "steps": None}}
         free = {k: v for k, v in node["method"]["sampling"].items() if k != "steps"}
         node["method"] = {**node["method"], "sampling": free}
-        self.key = content_hash(plain({"run": node, "match": asked}, "plan", free=True))
+        self.key = content_hash(plain({"run": node, "match": budgets}, "plan", free=True))
         self.found: tuple[int, int] | None = None
         try:
             kept = read_json(path)
@@ -152,11 +171,11 @@ class Decided:
             pass
 
     def keep(self, steps: int, sampler_steps: int) -> None:
-        told = {"for": self.key, "trainer.steps": steps, "sampler.steps": sampler_steps}
-        write_json(self.path, told)
+        steps_by_option = {"trainer.steps": steps, "sampler.steps": sampler_steps}
+        write_json(self.path, {"for": self.key, **steps_by_option})
 
 
-def solved(total: Callable[[int], float], amount: float, what: str, run: Prepared) -> int:
+def solve_steps(total: Callable[[int], float], amount: float, what: str, run: Prepared) -> int:
     """The steps whose total is nearest to the amount."""
     least = fewest(run.method)
     if total(least) > (1 + CLOSE) * amount:
@@ -189,10 +208,10 @@ def fewest(method: Method) -> int:
     stage_steps(method, MOST)
     # rounding takes less than one step of a stage
     enough = math.ceil(2 / min(stage.share for stage in method.stages if stage.share > 0))
-    return 1 + max((n for n in range(1, enough) if not _possible(method, n)), default=0)
+    return 1 + max((n for n in range(1, enough) if not _all_trained(method, n)), default=0)
 
 
-def _possible(method: Method, steps: int) -> bool:
+def _all_trained(method: Method, steps: int) -> bool:
     try:
         stage_steps(method, steps)
     except ValueError:  # a stage would have none
@@ -200,10 +219,10 @@ def _possible(method: Method, steps: int) -> bool:
     return True
 
 
-def sampled(run: Prepared, what: str, amount: float) -> int:
+def solve_sampler_steps(run: Prepared, what: str, amount: float) -> int:
     """`sampler.steps` whose operations or seconds for an image are nearest to the amount: both
     are linear in it."""
-    price = {"flops_per_image": _image_flops, "latency": _latency}[what]
+    price = {"flops_per_image": flops_of_image, "latency": latency_of_image}[what]
     low, high = (price(run, steps) for steps in (FEW, MORE))
     slope = (high - low) / (MORE - FEW)
     if slope <= 0:

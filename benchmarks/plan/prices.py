@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.cost.cases import Case, device_for, trajectories
+from benchmarks.conditions import caption_of
+from benchmarks.cost.cases import Case, trajectories
 from benchmarks.cost.sampling import Sampled, flops_of_sample, flops_of_text
 from benchmarks.cost.steps import META, Shapes, Steps
 from benchmarks.cost.work import built
-from benchmarks.measure.samples import caption_of
+from benchmarks.device import device_of
 from hierdiff.denoisers.protocol import Unpredicted
 from hierdiff.methods import Method, Stage, methods
 from hierdiff.metrics.cost import flops, time_call
@@ -23,7 +24,7 @@ from hierdiff.train import Prepared
 from hierdiff.training.fabric import fabric_of
 from hierdiff.training.run import stage_steps
 
-TIMED = 4  # steps, or samples, of which the median is taken
+REPEATS = 4  # steps, or samples, of which the median is taken
 Price = Callable[[Stage, Prepared, int], Callable[[int | None], float]]
 # before the first step of a stage; (steps, price of one) one after another
 Work = tuple[float, Sequence[tuple[int, float | None]]]
@@ -34,7 +35,7 @@ class NotCounted(Exception):
 
 
 @contextmanager
-def counted(run: Prepared) -> Iterator[None]:
+def counting(run: Prepared) -> Iterator[None]:
     """Around what runs on shapes alone. Error: NotCounted for whatever stops it, and `Unpredicted`,
     which no device would accept."""
     try:
@@ -48,7 +49,7 @@ def counted(run: Prepared) -> Iterator[None]:
         ) from error
 
 
-def on_shapes(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
+def in_operations(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
     """Operations of a step by its number in the stage; None: of encoding the images of a step."""
     recipe = replace(run.recipe, precision="32-true", compile=False)
     with torch.device(META):
@@ -56,14 +57,14 @@ def on_shapes(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None],
     return lambda step: flops(steps.prepare if step is None else lambda: steps(step))
 
 
-def by_clock(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
+def in_seconds(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
     """Seconds of a step, likewise."""
     fabric = fabric_of(run.recipe, alone=True)
     steps = Steps(fabric, stage, run.recipe, facts=run.data.facts, images=batch)
 
     def price(step: int | None) -> float:
         fn = steps.prepare if step is None else lambda: steps(step)
-        return time_call(fn, warmup=2, repeats=TIMED, device=steps.device).median
+        return time_call(fn, warmup=2, repeats=REPEATS, device=steps.device).median
 
     return price
 
@@ -79,9 +80,9 @@ class Prices:
 
     @cached_property
     def method(self) -> Method:
-        if self.price is on_shapes:
-            return shapes_alone(self.run)
-        return untrained(self.run.config["method"], self.run).to(device_of(self.run))
+        if self.price is in_operations:
+            return build_on_shapes(self.run)
+        return build_untrained(self.run.config["method"], self.run).to(device_of(self.run))
 
     def counts(self, steps: int) -> list[int]:
         return stage_steps(self.run.method, steps)
@@ -98,7 +99,7 @@ class Prices:
     def work(self, steps: int) -> list[tuple[float, list[tuple[int, float]]]]:
         """Of each stage what it costs before its first step, and pairs (steps, price of one)."""
         counts = self.counts(steps)
-        with counted(self.run) if self.price is on_shapes else nullcontext():
+        with counting(self.run) if self.price is in_operations else nullcontext():
             return [
                 (self._start(index) if n else 0.0, self._parts(index, n))
                 for index, n in enumerate(counts)
@@ -130,7 +131,7 @@ class Prices:
         return self._of[index]
 
 
-def untrained(node: Mapping[str, Any], run: Prepared) -> Method:
+def build_untrained(node: Mapping[str, Any], run: Prepared) -> Method:
     """The method of a node with other weights than those of the run."""
     method = methods.build(node, offered=run.data.facts)
     for stage in method.stages:
@@ -138,35 +139,31 @@ def untrained(node: Mapping[str, Any], run: Prepared) -> Method:
     return method
 
 
-def shapes_alone(run: Prepared, sampler_steps: int | None = None) -> Method:
+def build_on_shapes(run: Prepared, sampler_steps: int | None = None) -> Method:
     """The method of a run on the meta device, and with other steps of its sampler."""
-    node = run.config["method"] if sampler_steps is None else with_steps(run, sampler_steps)
+    node = run.config["method"] if sampler_steps is None else node_with_steps(run, sampler_steps)
     with torch.device(META):
-        return untrained(node, run)
+        return build_untrained(node, run)
 
 
-def with_steps(run: Prepared, sampler_steps: int) -> dict[str, Any]:
+def node_with_steps(run: Prepared, sampler_steps: int) -> dict[str, Any]:
     """The node of the method with other steps of its sampler."""
     node = run.config["method"]
     return {**node, "sampling": {**node["sampling"], "steps": sampler_steps}}
 
 
-def device_of(run: Prepared) -> torch.device:
-    return device_for(run.recipe.accelerator)
-
-
-def _image_flops(run: Prepared, steps: int) -> float:
+def flops_of_image(run: Prepared, steps: int) -> float:
     caption = flops_of_text(run.data.text)
-    with counted(run):
-        method = shapes_alone(run, steps)
+    with counting(run):
+        method = build_on_shapes(run, steps)
         stage = method.at(method.resolutions[0])
         return caption + flops_of_sample(stage)
 
 
-def _latency(run: Prepared, steps: int) -> float:
+def latency_of_image(run: Prepared, steps: int) -> float:
     """Seconds for one image alone, as a cost row has them."""
     case = Case(
-        method=with_steps(run, steps),
+        method=node_with_steps(run, steps),
         facts=run.data.facts,
         trajectory=trajectories(run.method)[0],
         what="sample",
@@ -179,4 +176,4 @@ def _latency(run: Prepared, steps: int) -> float:
     )
     alone = Sampled(case, built(case), batch=1)
     alone.warm()
-    return statistics.median(alone.repeat()["latency"] for _ in range(TIMED))
+    return statistics.median(alone.repeat()["latency"] for _ in range(REPEATS))

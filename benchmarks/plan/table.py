@@ -10,7 +10,7 @@ from benchmarks.plan.plan import Plan, StagePlan, in_all
 from benchmarks.tables.formats.terminal import said
 
 
-def table(plans: Mapping[str, Plan]) -> Table:
+def plan_table(plans: Mapping[str, Plan]) -> Table:
     """A line for each stage of each method, and one for the whole."""
     out = Table(title="plan")
     for head in ("method", "stage", "steps", "batch", "images", "TFLOPs", "seconds"):
@@ -22,7 +22,7 @@ def table(plans: Mapping[str, Plan]) -> Table:
             mark = " (pretrained)" if part.pretrained else ""
             out.add_row(said(name), said(part.name + mark), *_numbers([part]), "", "")
         whole = _numbers(plan.stages)
-        image = _told(plan.flops_per_image, 1e9, ".3g")
+        image = _amount(plan.flops_per_image, 1e9, ".3g")
         out.add_row(
             said(name),
             "all",
@@ -39,9 +39,9 @@ def _numbers(parts: Sequence[StagePlan]) -> Iterable[str]:
     yield f"{sum(part.steps for part in parts):,}"
     yield ", ".join(dict.fromkeys(str(part.batch) for part in parts))
     yield f"{sum(part.steps * part.batch for part in parts):,}"
-    yield _told(in_all(part.flops() for part in parts), 1e12, ",.4g")
-    yield _told(in_all(part.seconds for part in parts), 1, ",.0f")
+    yield _amount(in_all(part.flops() for part in parts), 1e12, ",.4g")
+    yield _amount(in_all(part.seconds for part in parts), 1, ",.0f")
 
 
-def _told(amount: float | None, unit: float, form: str) -> str:
+def _amount(amount: float | None, unit: float, form: str) -> str:
     return "–" if amount is None else f"{amount / unit:{form}}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,52 +34,41 @@ class Unlike(ValueError):
     """A finished run was made with other options than are asked for."""
 
 
-def finished(
-    options: dict[str, Any], folder: Path, digests: dict[str, str] | None = None
+def finished_record(
+    config: Mapping[str, Any], folder: Path, digests: dict[str, str] | None = None
 ) -> Record | None:
     """The record of a run of which nothing is missing. Raises `Unlike`. digests: as `data_digest`
     keeps them."""
     record = Record.read(folder) if (folder / FILE).exists() else None
     if record is None or record.failure is not None:
         return None
-    check_same(record, options, folder, digests)
-    analysis = options.get("analysis")
+    check_same(record, config, folder, digests)
+    analysis = config.get("analysis")
     return record if analysis is None or analysis["name"] in record.analysis else None
 
 
 def check_same(
     record: Record,
-    options: dict[str, Any],
+    config: Mapping[str, Any],
     folder: Path,
     digests: dict[str, str] | None = None,
 ) -> None:
-    """Refuses a finished run as the answer to other options than it was made with, or to files,
-    data or code that have changed since. What was open then (`auto`, steps that a budget decides)
-    is no difference, and neither is another commit of hierdiff."""
+    """Refuses a finished run as the answer to another config than it was made with.
+
+    Files, data and code that have changed since are differences too, but not another commit of
+    hierdiff. digests: as `data_digest` keeps them. Raises: `Unlike`.
+    """
+    check_same_options(record, config, folder)
     made_of = record.provenance.get("inputs")
-    was, now = (flat(record_plain(node, "config", free=True)) for node in (record.config, options))
-    budgets = {name for name, amount in options["match"].items() if amount is not None}
-    decided = {"trainer.steps": TRAINING, "sampler.steps": SAMPLING}
-    undecisive = {key for key, kind in decided.items() if budgets & set(kind)}
-    if made_of is not None:
-        undecisive |= {"data.root", "data.test_root"}  # the digest of the data stands for it
-    for key in sorted({*was, *now} - undecisive):
-        kept, asked = was.get(key), now.get(key)
-        open_then = asked == AUTO or (isinstance(asked, list) and kept in _closed(asked))
-        shown = key.partition(".")[0] in NAMES or key in APPEARANCE
-        if not shown and kept != asked and not open_then:
-            raise Unlike(
-                f"{folder / FILE} was made with {key}={kept!r}, now it is {asked!r}: "
-                f"remove it, or give another folder=..."
-            )
     if made_of is None:
         log.warning(
             "%s does not say from what it was made: its options alone were compared", folder / FILE
         )
         return
-    other = changed(made_of, inputs_of(options, data_digest(options["data"], digests)))
+    other = changed(made_of, inputs_of(config, data_digest(config["data"], digests)))
     if other is not None:
-        place = {"data": options["data"].get("root")}.get(other, now.get(other))
+        now = flat(record_plain(config, "config", free=True))
+        place = {"data": config["data"].get("root")}.get(other, now.get(other))
         raise Unlike(
             f"{folder / FILE} was made from another content of {other}"
             f"{'' if place is None else f' ({place})'} than there is now: "
@@ -86,17 +76,37 @@ def check_same(
         )
 
 
-def inputs_of(options: dict[str, Any], data: str) -> dict[str, str]:
+def check_same_options(record: Record, config: Mapping[str, Any], folder: Path) -> None:
+    """`Unlike` for an option with another value. What was open then (`auto`, steps that a budget
+    decides) is no difference, nor is what names or shows a run."""
+    was, now = (flat(record_plain(node, "config", free=True)) for node in (record.config, config))
+    budgets = {name for name, amount in config["match"].items() if amount is not None}
+    by_budget = {"trainer.steps": TRAINING, "sampler.steps": SAMPLING}
+    ignored = {key for key, kind in by_budget.items() if budgets & set(kind)}
+    if record.provenance.get("inputs") is not None:
+        ignored |= {"data.root", "data.test_root"}  # the digest of the data stands for it
+    for key in sorted({*was, *now} - ignored):
+        before, after = was.get(key), now.get(key)
+        open_then = after == AUTO or (isinstance(after, list) and before in _meanings(after))
+        shown = key.partition(".")[0] in NAMES or key in APPEARANCE
+        if not shown and before != after and not open_then:
+            raise Unlike(
+                f"{folder / FILE} was made with {key}={before!r}, now it is {after!r}: "
+                f"remove it, or give another folder=..."
+            )
+
+
+def inputs_of(config: Mapping[str, Any], data: str) -> dict[str, str]:
     """What a record is made from beside its options; data: digest of its data."""
-    node, files = options["measure"]["extractor"], {}
+    node, files = config["measure"]["extractor"], {}
     released = getattr(extractors.named(node), "released", None)
     if released is not None and node.get("weights") is None:
         found = (place for place in weights.places(released) if place.is_file())
         files = {f"{place.name} for measure.extractor": place for place in [*found][:1]}
-    return inputs({k: v for k, v in options.items() if k not in NAMES}, data=data, files=files)
+    return inputs({k: v for k, v in config.items() if k not in NAMES}, data=data, files=files)
 
 
-def data_digest(node: dict[str, Any], digests: dict[str, str] | None = None) -> str:
+def data_digest(node: Mapping[str, Any], digests: dict[str, str] | None = None) -> str:
     """Of the data of a node as it is now, or as it was when `digests` was begun."""
     digests = {} if digests is None else digests
     key = content_hash(record_plain(node, "data", free=True))
@@ -105,7 +115,7 @@ def data_digest(node: dict[str, Any], digests: dict[str, str] | None = None) -> 
     return digests[key]
 
 
-def _closed(metrics: list[Any]) -> list[list[Any]]:
+def _meanings(metrics: list[Any]) -> list[list[Any]]:
     """What `auto` in a list may have become."""
     return [[m for name in metrics for m in (able if name == AUTO else [name])]
             for able in ([], [ATTRIBUTES])]  # fmt: skip

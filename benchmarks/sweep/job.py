@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,29 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 
 from benchmarks.sweep import ledger as states
-from benchmarks.sweep.finished import finished
+from benchmarks.sweep.finished import finished_record
 from benchmarks.sweep.ledger import Job, Ledger
-from benchmarks.sweep.process import BUSY, INTERRUPTED, noticed, run
+from benchmarks.sweep.process import BUSY, INTERRUPTED, noting_signals, run_process
 from hierdiff.results.record import FILE, Record
 
 
-def looked_at(label: str, look: Callable[[], None]) -> None:
-    """A job of a dry sweep: what speaks against it is said, and the next one is looked at."""
+def look(label: str, check: Callable[[], None]) -> None:
+    """A job of a dry sweep: prints why `check` refuses it, if it does, and goes on."""
     ledger, began = Ledger.here(), time.time()
     try:
-        look()
+        check()
         state = states.PASSED
     except Exception as error:
-        print(f"error: {label}: {reason(error)}", file=sys.stderr, flush=True)
+        print(f"error: {label}: {reason_of(error)}", file=sys.stderr, flush=True)
         state = states.FAILED
     if ledger is not None:
         ledger.put(int(HydraConfig.get().job.num), Job(label, state, began, time.time()))
 
 
-def job(options: dict[str, Any], folder: Path) -> Record | None:
+def job(config: Mapping[str, Any], folder: Path) -> Record | None:
     """The record of a job of this sweep, as it is there or made in a fresh process; None where it
     was interrupted or another process is at it. A failure is a record too, and no exception."""
-    number, label = int(HydraConfig.get().job.num), options["label"]
+    number, label = int(HydraConfig.get().job.num), config["label"]
     ledger, began = Ledger.here(), time.time()
     if ledger is not None and ledger.stopped:
         return None
@@ -46,36 +46,36 @@ def job(options: dict[str, Any], folder: Path) -> Record | None:
             ledger.put(number, Job(label, state, began, ended))
 
     try:
-        record = finished(options, folder)
+        record = finished_record(config, folder)
         if record is not None:
             put(states.PASSED)
             return record
         put(states.RUNNING)
         line = f"job {number + 1}: {label}" if ledger is None else ledger.place(number, label)
         print(line, file=sys.stderr, flush=True)
-        state, record = apart(options, folder, ledger)
+        state, record = run_apart(config, folder, ledger)
         put(state)
         return record
     except Exception as error:
-        print(f"error: {label}: {reason(error)}", file=sys.stderr, flush=True)
+        print(f"error: {label}: {reason_of(error)}", file=sys.stderr, flush=True)
         put(states.FAILED)
         return None
 
 
-def apart(
-    options: dict[str, Any], folder: Path, ledger: Ledger | None
+def run_apart(
+    config: Mapping[str, Any], folder: Path, ledger: Ledger | None
 ) -> tuple[str, Record | None]:
     """How a job ended in a process of its own, and its record."""
-    told = HydraConfig.get()
-    command = [sys.executable, "-m", "benchmarks.run", *told.overrides.task]
-    for source in told.runtime.config_sources:
+    hydra = HydraConfig.get()
+    command = [sys.executable, "-m", "benchmarks.run", *hydra.overrides.task]
+    for source in hydra.runtime.config_sources:
         if source.provider == "command-line":
             command += ["--config-dir", source.path]
-    with noticed(ledger) as interrupts:
+    with noting_signals(ledger) as interrupts:
         try:
-            code, last = run(command, ledger, interrupts)
+            code, last = run_process(command, ledger, interrupts)
         except Exception as error:  # submitit raises one where a job's time is up
-            code, last = 1, reason(error)
+            code, last = 1, reason_of(error)
     stopped = bool(interrupts) or (ledger is not None and ledger.stopped)
     if interrupts and ledger is not None:
         ledger.stop()
@@ -85,12 +85,12 @@ def apart(
     if code == BUSY:
         return states.BUSY, None
     if missing:
-        failed(options, ended(code, last)).write(folder)
+        failure_record(config, reason_of_exit(code, last)).write(folder)
     record = Record.read(folder)
     return states.FAILED if record.failure is not None or code else states.MADE, record
 
 
-def ended(code: int, last: str) -> str:
+def reason_of_exit(code: int, last: str) -> str:
     """Why a job has no record, in one sentence."""
     if code < 0:
         name = signal.Signals(-code).name
@@ -99,7 +99,7 @@ def ended(code: int, last: str) -> str:
     return last.removeprefix("error: ") or f"exit code {code}"
 
 
-def reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Of an exception, in one line; the first sentence alone where memory ran out."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, torch.OutOfMemoryError):
@@ -108,14 +108,14 @@ def reason(error: Exception) -> str:
     return text if expected else f"{type(error).__name__}: {text}"
 
 
-def failed(options: dict[str, Any], reason: str) -> Record:
-    """The row of a job that ended without its numbers."""
+def failure_record(config: Mapping[str, Any], reason: str) -> Record:
+    """The row of a job that ended without its numbers; config: of a run, settled or not."""
     return Record(
-        name=options["label"],
-        method=options["method"]["name"],
-        data=options["data"]["name"],
-        budget=options["budget_name"],
-        resolutions=tuple(options["method"]["resolutions"]),
-        config=options,
+        name=config["label"],
+        method=config["method"]["name"],
+        data=config["data"]["name"],
+        budget=config["budget_name"],
+        resolutions=tuple(config["method"]["resolutions"]),
+        config=config,
         failure=reason,
     )

@@ -29,10 +29,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from benchmarks.sweep import ledger as states
-from benchmarks.sweep.finished import Unlike, finished
-from benchmarks.sweep.ledger import Job, Ledger, opened
+from benchmarks.sweep.finished import Unlike, finished_record
+from benchmarks.sweep.ledger import Job, Ledger, open_ledger
 from benchmarks.sweep.process import BUSY, INTERRUPTED
-from benchmarks.sweep.shared import options_of, own, shared
+from benchmarks.sweep.shared import check_shared, options_of, own_overrides
 from hierdiff.config import stop_signals
 
 REFUSED = 2
@@ -42,7 +42,7 @@ def in_sweep() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def launched(main: Callable[[], None]) -> None:
+def launch_jobs(main: Callable[[], None]) -> None:
     """`main` as a command; says what hydra does not: a launcher that is not installed, Ctrl-C."""
     check_launcher(sys.argv[1:])
     try:
@@ -86,20 +86,22 @@ class Progress(Callback):
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         given = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-        swept = jobs(given)  # type: ignore[arg-type]
+        swept = jobs_of(given)  # type: ignore[arg-type]
         try:
-            lines = shared(config, swept)
+            lines = check_shared(config, swept)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(REFUSED)
         for line in lines:
             print(line, file=sys.stderr)
-        self._ledger = self._open.enter_context(opened(Path(config.hydra.sweep.dir), len(swept)))
+        self._ledger = self._open.enter_context(
+            open_ledger(Path(config.hydra.sweep.dir), len(swept))
+        )
         atexit.register(self._open.close)  # also where the sweep is interrupted
         digests: dict[str, str] = {}
         for number, overrides in enumerate(swept):
             try:
-                label = there(config, overrides, digests)
+                label = label_if_finished(config, overrides, digests)
             except Unlike as error:  # before anything is spent
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(REFUSED)
@@ -153,7 +155,7 @@ def verdict(ledger: Ledger) -> tuple[int, list[str]]:
     return code, lines
 
 
-def jobs(overrides: Sequence[str]) -> list[tuple[str, ...]]:
+def jobs_of(overrides: Sequence[str]) -> list[tuple[str, ...]]:
     """The overrides of each job of a sweep, in hydra's order."""
     choices = {}
     for one in OverridesParser.create().parse_overrides(list(overrides)):
@@ -164,16 +166,17 @@ def jobs(overrides: Sequence[str]) -> list[tuple[str, ...]]:
     return list(itertools.product(*choices.values()))
 
 
-def there(
+def label_if_finished(
     config: Any, overrides: Sequence[str], digests: dict[str, str] | None = None
 ) -> str | None:
     """The label of a job of which nothing is missing; None for another, or one that is no good.
     Raises `Unlike`."""
     try:
-        options = options_of(config, own(config, overrides))
-        if options["dry_run"]:
+        options = options_of(config, own_overrides(config, overrides))
+        folder = Path(options["folder"])
+        if options["dry_run"] or finished_record(options, folder, digests) is None:
             return None
-        return options["label"] if finished(options, Path(options["folder"]), digests) else None
+        return str(options["label"])
     except Unlike:
         raise
     except Exception:  # the job itself says what is wrong

@@ -89,12 +89,12 @@ class Ledger:
         done = sum(job.state in (MADE, FAILED) for job in jobs.values())
         if not done:
             return line
-        line += f"; {done} done in {told(now - self.began)}"
-        rest = left(jobs, self.total, now)
-        return line if rest is None else f"{line}, about {told(rest)} left"
+        line += f"; {done} done in {duration(now - self.began)}"
+        rest = seconds_left(jobs, self.total, now)
+        return line if rest is None else f"{line}, about {duration(rest)} left"
 
 
-def left(jobs: Mapping[int, Job], total: int, now: float) -> float | None:
+def seconds_left(jobs: Mapping[int, Job], total: int, now: float) -> float | None:
     """Seconds to the end of a sweep, None where no job has been made yet.
 
     A job takes the mean of those that were made; as many run at once as do now, and the last one
@@ -109,7 +109,7 @@ def left(jobs: Mapping[int, Job], total: int, now: float) -> float | None:
     return max(work / max(len(running), 1), *running, 0)
 
 
-def told(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`40 s`, `12 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -117,7 +117,7 @@ def told(seconds: float) -> str:
 
 
 @contextmanager
-def opened(place: Path, total: int) -> Iterator[Ledger]:
+def open_ledger(place: Path, total: int) -> Iterator[Ledger]:
     """The ledger of a new sweep of `total` jobs, below `place`; it is gone at the end.
 
     Jobs that are started meanwhile find it by `Ledger.here`. What killed sweeps left is removed.

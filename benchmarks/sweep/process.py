@@ -20,7 +20,7 @@ BUSY = 75  # exit code of a run whose folder another process works on (EX_TEMPFA
 
 
 @contextmanager
-def noticed(ledger: Ledger | None = None) -> Iterator[list[int]]:
+def noting_signals(ledger: Ledger | None = None) -> Iterator[list[int]]:
     """Inside, Ctrl-C is added to the list and work goes on: the job has got it as well.
 
     SIGTERM and SIGHUP, which reach this process alone, are added too and stop the ledger.
@@ -44,17 +44,17 @@ def noticed(ledger: Ledger | None = None) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def run(
+def run_process(
     command: Sequence[str], ledger: Ledger | None = None, interrupts: Sequence[int] = ()
 ) -> tuple[int, str]:
-    """Exit code and last line of stderr, which passes through as it comes.
+    """The exit code and the last line of stderr, which passes through as it comes.
 
-    interrupts: signals that this process has got, as `noticed` lists them. Where the sweep is
+    interrupts: signals that this process has got, see `noting_signals`. Where the sweep is
     stopped, or a launcher's signal handler raises (submitit's does before a job's time is up), the
     process is asked to end, with its checkpoint, and waited for.
     """
     last = b""
-    with spawned(command) as process, asked_where_stopped(process, ledger, interrupts):
+    with spawning(command) as process, stopping_with_sweep(process, ledger, interrupts):
         assert process.stderr is not None
         try:
             while chunk := process.stderr.read1():  # type: ignore[attr-defined]
@@ -71,7 +71,7 @@ def run(
 
 
 @contextmanager
-def asked_where_stopped(
+def stopping_with_sweep(
     process: subprocess.Popen[bytes], ledger: Ledger | None, interrupts: Sequence[int]
 ) -> Iterator[None]:
     """Inside, the process is asked to end as soon as the ledger says that the sweep is stopped,
@@ -94,7 +94,7 @@ def asked_where_stopped(
 
 
 @contextmanager
-def spawned(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def spawning(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends when this one is gone (`follow_sweep`), and that ignores the signals by
     which Slurm tells all those of a job that its time is up, if this one answers them."""
     main = threading.current_thread() is threading.main_thread()

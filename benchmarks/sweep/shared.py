@@ -29,13 +29,13 @@ def options_of(config: Any, overrides: Sequence[str]) -> dict[str, Any]:
         HydraConfig.instance().cfg = before
 
 
-def own(config: Any, overrides: Sequence[str]) -> list[str]:
+def own_overrides(config: Any, overrides: Sequence[str]) -> list[str]:
     """The overrides of a job without those that its method has no place for."""
     left = left_out(config, tuple(overrides))
-    return [one for one in overrides if key_of(one) not in left]
+    return [one for one in overrides if option_of(one) not in left]
 
 
-def shared(config: Any, swept: Sequence[Sequence[str]]) -> list[str]:
+def check_shared(config: Any, swept: Sequence[Sequence[str]]) -> list[str]:
     """A line for each option that some jobs of a sweep have no place for. ValueError for one that
     none has."""
     left = [left_out(config, tuple(overrides)) for overrides in swept]
@@ -49,11 +49,11 @@ def shared(config: Any, swept: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _method(overrides: Sequence[str]) -> str:
-    chosen = [one.partition("=")[2] for one in overrides if key_of(one) == "method"]
+    chosen = [one.partition("=")[2] for one in overrides if option_of(one) == "method"]
     return chosen[-1] if chosen else "this method"
 
 
-def key_of(override: str) -> str:
+def option_of(override: str) -> str:
     return override.lstrip("+").partition("=")[0]
 
 
@@ -66,7 +66,7 @@ def left_out(config: Any, overrides: tuple[str, ...]) -> dict[str, str]:
         rest = list(overrides)
         while (found := _refused(config, rest)) is not None:
             left[found[0]] = found[1]
-            rest = [one for one in overrides if key_of(one) not in left]
+            rest = [one for one in overrides if option_of(one) not in left]
         _LEFT[place] = left
     return _LEFT[place]
 
@@ -76,10 +76,14 @@ _LEFT: dict[tuple[str, ...], dict[str, str]] = {}  # found once: parts are built
 
 def _refused(config: Any, overrides: Sequence[str]) -> tuple[str, str] | None:
     loader = GlobalHydra.instance().config_loader()
-    choices = [one for one in overrides if "@" in one or loader.get_group_options(key_of(one))]
+    choices = [one for one in overrides if "@" in one or loader.get_group_options(option_of(one))]
     try:
         files = _composed(loader, config, choices)
-        new = {key_of(one): new_part(files, key_of(one)) for one in overrides if one not in choices}
+        new = {
+            option_of(one): new_part(files, option_of(one))
+            for one in overrides
+            if one not in choices
+        }
         if any(new.values()):
             prepare(options_of(config, overrides), shapes_alone=True)
     except HydraException as error:
@@ -102,7 +106,7 @@ _composed: Callable[..., Any] = ConfigLoaderImpl.load_sweep_config
 
 
 def _of_its_own(self: Any, master_config: Any, sweep_overrides: list[str]) -> Any:
-    return _composed(self, master_config, own(master_config, sweep_overrides))
+    return _composed(self, master_config, own_overrides(master_config, sweep_overrides))
 
 
 ConfigLoaderImpl.load_sweep_config = _of_its_own  # type: ignore[assignment]

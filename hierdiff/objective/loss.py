@@ -11,9 +11,6 @@ from torch.utils import _pytree as pytree
 
 from hierdiff.levels import Levels
 
-# Where conditions are dropped: all of guidance together, or each by its name.
-Drop = Bool[Tensor, " b"] | Mapping[str, Bool[Tensor, " b"]]
-
 
 @dataclass(frozen=True)
 class Draws:
@@ -25,7 +22,7 @@ class Draws:
 
     t: Float[Tensor, " b"]
     eps: Levels
-    drop: Drop
+    drop: Bool[Tensor, " b"] | Mapping[str, Bool[Tensor, " b"]]
     again: Bool[Tensor, " b"] | None = None
 
 

@@ -9,8 +9,8 @@ which the mean does not feel (iDDPM, arXiv 2102.09672, section 3.1).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -22,12 +22,13 @@ from hierdiff.batch import Cond
 from hierdiff.denoisers.protocol import Denoiser
 from hierdiff.levels import Levels, down, level_names, spread
 from hierdiff.noise import Noise
-from hierdiff.objective.base import Objective, Teacher, objectives
+from hierdiff.objective.base import Objective, objectives
 from hierdiff.objective.bound import variational_bound
 from hierdiff.objective.loss import Draws, Loss
 from hierdiff.objective.times import TimeDensity, Uniform, uniforms
+from hierdiff.objective.weights import Constant, Weight
 from hierdiff.options import Between, Count, NonNegative, Share
-from hierdiff.parameterization import check_kind, error_ratio, target
+from hierdiff.parameterization import Parameterization, check_kind, error_ratio, target
 from hierdiff.process import GaussianProcess
 from hierdiff.solve import solve
 
@@ -39,7 +40,11 @@ log = logging.getLogger(__name__)
 class ScoreMatching(Objective):
     """Denoising score matching over joint levels (MDM, arXiv 2310.15111).
 
-    loss_space: a row of `PREDICTIONS`. time: density of the training times.
+    loss_space: a row of `PREDICTIONS`. level_weights: one for each level, finest first; None is 1
+    each (each level is a mean over its own pixels, so that its size does not matter). drop: rate at
+    which a training example loses its label, caption and vectors together, for classifier-free
+    guidance; or {condition: rate}, such as {label: 0.1, image_embedding: 0.5}, each drawn by itself
+    (scalars and the low-resolution image, `low`, can be dropped by name too).
 
     multiscale: sides s, the level's own among them, for one level only: the sum over s of 1 / s
     times the mean square of the error pooled to s takes the place of the mean square (simple
@@ -53,16 +58,32 @@ class ScoreMatching(Objective):
     over the chain, vlb_steps / 1000. Both are for uniform times.
     """
 
+    parameterization: Parameterization = Parameterization()
     loss_space: str = "eps"
+    weight: Weight = Constant()
+    level_weights: Sequence[NonNegative] | None = None
     time: TimeDensity = Uniform()
+    stratified: bool = True
+    drop: Share | Mapping[str, Share] = 0.0
     multiscale: Sequence[Count] = ()
     self_conditioning: Share = 0.0
     vlb: NonNegative = 0.0
     vlb_steps: Annotated[int, Between(2)] = 1000
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_kind(self.loss_space)
+        for rate in self.drop.values() if isinstance(self.drop, Mapping) else (self.drop,):
+            if not 0 <= rate <= 1:
+                raise ValueError(f"drop rate {rate} is not a share: choose one in [0, 1]")
+        if not 0 <= self.self_conditioning <= 1:
+            raise ValueError(
+                f"self_conditioning {self.self_conditioning} is not a share: choose one in [0, 1]"
+            )
+        if self.vlb < 0 or self.vlb_steps < 2:
+            raise ValueError(
+                f"vlb {self.vlb} over {self.vlb_steps} steps: choose a weight of 0 or more and a "
+                f"chain of 2 steps or more"
+            )
 
     def check(
         self,
@@ -70,13 +91,36 @@ class ScoreMatching(Objective):
         denoiser: Denoiser | None = None,
         shapes: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """As every objective's; warns of a learned variance that has no loss."""
-        super().check(process, denoiser, shapes)
+        """Refuses what cannot work with this process, network and state, before compute; warns of a
+        learned variance that has no loss.
+
+        shapes: c h w of each level. A network that predicts eps says nothing about x0 where the SNR
+        is 0.
+        """
+        if self.level_weights is not None and len(self.level_weights) != len(process.schedules):
+            raise ValueError(
+                f"{len(self.level_weights)} level weights for {len(process.schedules)} levels: "
+                f"give one for each, finest first"
+            )
+        scales = self.parameterization.input_scale
+        if not isinstance(scales, str) and len(scales) != len(process.schedules):
+            raise ValueError(
+                f"{len(scales)} input scales for {len(process.schedules)} levels: "
+                f"give one for each, finest first, or one for all"
+            )
         if self.multiscale and len(process.schedules) != 1:
             raise ValueError(
                 f"multiscale {list(self.multiscale)} for {len(process.schedules)} levels: it is "
                 f"the loss of one level, weigh joint levels by level_weights"
             )
+        reads = None if denoiser is None else denoiser.reads
+        if isinstance(self.drop, Mapping) and reads is not None:
+            for name in self.drop:
+                if name not in reads.names:
+                    raise ValueError(
+                        f"drop names the condition {name!r}, which {type(denoiser).__name__} does "
+                        f"not read: it reads {', '.join(sorted(reads.names)) or 'none'}"
+                    )
         if shapes is not None:
             self._check_sides(shapes[-1][-1])
         self.time(torch.tensor([0.5], dtype=torch.float64, device="cpu"), process)
@@ -96,22 +140,42 @@ class ScoreMatching(Objective):
                 "or learned_variance: false, and sample by no rule with variance: learned",
                 type(denoiser).__name__,
             )
+        end = process.log_snr(torch.ones(1, dtype=torch.float64, device="cpu"))
+        if self.parameterization.prediction == "eps" and bool(torch.isneginf(end).any()):
+            raise ValueError(
+                "prediction 'eps' with SNR 0 at t = 1 cannot be turned into an image: "
+                "predict 'v' or 'x0', or choose a schedule with a finite log_snr at t = 1, "
+                "such as a limited one"
+            )
 
     def _check_sides(self, side: int) -> None:
         sides = list(self.multiscale)
         repeated = len(set(sides)) != len(sides)
-        if sides and (repeated or side not in sides or any(side % s for s in sides)):
+        if sides and (repeated or side not in sides or any(s < 1 or side % s for s in sides)):
             raise ValueError(
                 f"multiscale {sides} at {side} px: name divisors of {side}, each once and {side} "
                 f"itself among them"
             )
+
+    def tail(self, n: int) -> ScoreMatching:
+        weights = None if self.level_weights is None else self.level_weights[-n:]
+        scale = self.parameterization.input_scale
+        if not isinstance(scale, str):
+            scale = scale[-n:]
+        parameterization = replace(self.parameterization, input_scale=scale)
+        return replace(self, level_weights=weights, parameterization=parameterization)
 
     def draw(
         self, process: GaussianProcess, shapes: Sequence[Sequence[int]], noise: Noise
     ) -> Draws:
         b = shapes[-1][0]
         u = uniforms(b, noise, stratified=self.stratified)
-        drop = self.draw_drop(b, noise)
+        drop: Bool[Tensor, " b"] | dict[str, Bool[Tensor, " b"]]
+        if isinstance(self.drop, Mapping):
+            rates = sorted(self.drop.items())
+            drop = {name: torch.special.ndtr(noise((b,))) < rate for name, rate in rates}
+        else:
+            drop = torch.special.ndtr(noise((b,))) < self.drop
         eps = tuple(noise(shape) for shape in shapes)
         again = None
         if self.self_conditioning:
@@ -119,13 +183,7 @@ class ScoreMatching(Objective):
         return Draws(self.time(u, process), eps, drop, again)
 
     def __call__(
-        self,
-        process: GaussianProcess,
-        denoiser: Denoiser,
-        x0: Levels,
-        cond: Cond,
-        draws: Draws,
-        teacher: Teacher | None = None,
+        self, process: GaussianProcess, denoiser: Denoiser, x0: Levels, cond: Cond, draws: Draws
     ) -> Loss:
         parameterization = self.parameterization
         t = process.moment(draws.t)
@@ -154,7 +212,8 @@ class ScoreMatching(Objective):
             if self.multiscale:
                 pooled = {s: (weight * down(error, s) ** 2).mean() for s in self.multiscale}
                 logs |= {f"multiscale/{s}": value for s, value in pooled.items()}
-                loss = sum((value / s for s, value in pooled.items()), start=torch.zeros_like(loss))
+                parts = (value / s for s, value in pooled.items())
+                loss = sum(parts, loss.new_zeros(()))
             total = total + shares[i] * loss
         if self.vlb:
             assert prediction.variance is not None  # the check has asked for it

@@ -43,11 +43,7 @@ class Sampler(ABC):
     back, which would wait for the device at every step."""
 
     calls_per_step: int = 1
-
-    @property
-    def uses_variance(self) -> bool:
-        """Does it need `Denoised.variance`?"""
-        return False
+    uses_variance: bool = False  # does it need `Denoised.variance`
 
     @abstractmethod
     def __call__(

@@ -17,7 +17,10 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from benchmarks import run
-from benchmarks.plan.budget import planned
+from benchmarks.plan.budget import make_plan
+from benchmarks.ready import ready
+from benchmarks.settings import Settings, settings_of
+from hierdiff import training
 from hierdiff.command import plain, with_sentences
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import OneLevelDenoiser
@@ -33,16 +36,20 @@ SMALL = (
 )
 
 
-def options_of(folder: Path, *words: str) -> dict[str, Any]:
+def config_of(folder: Path, *words: str) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         words = (*SMALL, f"folder={folder}", *words)
         return plain(with_sentences(compose)("benchmark", overrides=list(words)))
 
 
+def options_of(folder: Path, *words: str) -> Settings:
+    return settings_of(config_of(folder, *words))
+
+
 def weights_of(path: Path, *words: str) -> None:
     """A file of weights as a run with these options leaves it."""
-    made = prepare(options_of(path.parent, *words))
+    made = prepare(config_of(path.parent, *words))
     config = as_json(made.config)
     save_weights(path, tensors_of(made.method), config)
 
@@ -157,7 +164,7 @@ REFUSALS: dict[str, tuple[list[str], str, Any]] = {
 @pytest.mark.parametrize("what", REFUSALS)
 def test_a_dry_run_refuses_what_a_run_refuses_in_the_same_words(what, tmp_path, monkeypatch):
     words, message, file = REFUSALS[what]
-    monkeypatch.setattr(run, "train", lambda *args, **options: pytest.fail("it was trained"))
+    monkeypatch.setattr(training, "train", lambda *args, **options: pytest.fail("it was trained"))
     path, folder = tmp_path / "FILE", tmp_path / "run"
     if file is not None:
         file(path)
@@ -166,7 +173,7 @@ def test_a_dry_run_refuses_what_a_run_refuses_in_the_same_words(what, tmp_path, 
     for dry_run in ("true", "false"):
         with pytest.raises((ValueError, OSError, ImportError)) as error:
             options = options_of(folder, f"dry_run={dry_run}", *words)
-            run.dry(options, folder) if dry_run == "true" else run.one(options, folder)
+            run.dry(options) if dry_run == "true" else run.make(options)
         said.append(str(error.value))
     assert said[0] == said[1] and message in said[0] and "\n" not in said[0]
     assert not folder.exists()
@@ -174,15 +181,15 @@ def test_a_dry_run_refuses_what_a_run_refuses_in_the_same_words(what, tmp_path, 
 
 def test_a_dry_run_refuses_a_record_and_a_checkpoint_of_other_options(tmp_path):
     changed = options_of(tmp_path, "dry_run=true", "seed=1")
-    made = prepare(options_of(tmp_path))
+    made = prepare(config_of(tmp_path))
     facts = {"kind": "checkpoint", "config": as_json(made.config), "stage": 0}
     path = tmp_path / "checkpoints" / "step_0000003.safetensors"
     write(path, packed({"model/x": torch.zeros(1)}, facts))
     with pytest.raises(ValueError, match="was written with seed=0, now it is 1"):
-        run.ready(changed, tmp_path)
-    rows.record("a", config=options_of(tmp_path)).write(tmp_path)
+        ready(changed)
+    rows.record("a", config=config_of(tmp_path)).write(tmp_path)
     with pytest.raises(ValueError, match="was made with seed=0, now it is 1"):
-        run.ready(options_of(tmp_path, "dry_run=true", "seed=1"), tmp_path)
+        ready(options_of(tmp_path, "dry_run=true", "seed=1"))
 
 
 def test_a_test_part_that_is_too_small_for_a_metric_is_said(tmp_path):
@@ -193,18 +200,18 @@ def test_a_test_part_that_is_too_small_for_a_metric_is_said(tmp_path):
     words = ("data=folder", f"data.root={tmp_path / 'images'}", f"data.cache={tmp_path / 'cache'}")
     options = options_of(tmp_path / "run", *words, "measure.metrics=[fd]", "measure.samples=50")
     with pytest.raises(ValueError, match="of folder there are 2 for training and 1 for the test"):
-        run.ready(options, tmp_path / "run")
+        ready(options)
 
 
 def test_a_dry_run_leaves_nothing_and_counts_what_the_run_counts(tmp_path, capsys, caplog):
     caplog.set_level("INFO")
     options = options_of(tmp_path / "run", "dry_run=true", "match.images=800")
-    job = run.ready(options, tmp_path / "run")
+    job = ready(options)
     assert next(job.run.method.parameters()).is_meta
     assert not list(tmp_path.iterdir())
-    plan = planned(prepare(options), options["match"], tmp_path, dry=False)
+    plan = make_plan(prepare(options.to_config()), options.match, tmp_path, dry=False)
     assert job.plan == plan and plan.steps == 100
-    run.dry(options, tmp_path / "run")
+    run.dry(options)
     assert "sampler steps" in capsys.readouterr().out
     assert job.run.data.summary() in caplog.messages
 
@@ -213,12 +220,12 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(ValueError, match="file is no folder that can be written to"):
-            run.ready(options_of(folder, "dry_run=true"), folder)
+            ready(options_of(folder, "dry_run=true"))
 
 
 def test_only_time_and_true_are_dry_runs(tmp_path):
     with pytest.raises(ValueError, match="dry_run=plan: take true for the plan, or time"):
-        run.ready(options_of(tmp_path, "dry_run=plan"), tmp_path)
+        ready(options_of(tmp_path, "dry_run=plan"))
 
 
 MEASURED = """

@@ -19,9 +19,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from benchmarks import run
+from benchmarks import phases, ready, run
 from benchmarks.measure import kept, quality
-from benchmarks.sweep.finished import Unlike, check_same, data_digest, finished, inputs_of
+from benchmarks.naming import folder_name
+from benchmarks.ready import check_measure, check_method
+from benchmarks.settings import Analysis, Curve, Measure, settings_of
+from benchmarks.sweep.finished import Unlike, check_same, data_digest, finished_record, inputs_of
+from hierdiff import training
 from hierdiff.config import folder_of_configs
 from hierdiff.metrics.extractors import INCEPTION_FILE, extractors
 from hierdiff.results.record import Record
@@ -81,10 +85,10 @@ def test_bad_input_is_one_clear_message(overrides, message):
 
 def test_a_folder_is_named_after_the_options_that_make_another_run():
     told = ["method=mdm", "data=elpv", "analysis=exposure_bias", "analysis.log_snrs=[1,2]"]
-    assert run.folder_name("mdm-elpv", told) == "mdm-elpv"
+    assert folder_name("mdm-elpv", told) == "mdm-elpv"
     more = ["trainer.steps=5", "+denoiser.groups=4", "trainer.lr=1e-3"]
     named = "mdm-elpv+denoiser.groups-4+trainer.lr-1e-3+trainer.steps-5"
-    assert run.folder_name("mdm-elpv", told + more) == named
+    assert folder_name("mdm-elpv", told + more) == named
 
 
 ODD_OPTIONS = (
@@ -106,7 +110,7 @@ ODD_OPTIONS = (
 
 
 def test_names_of_folders_need_no_quotes_are_short_and_differ_where_options_do():
-    names = [run.folder_name("mdm", options) for options in ODD_OPTIONS]
+    names = [folder_name("mdm", options) for options in ODD_OPTIONS]
     assert len(set(names)) == len(names)
     for name in names:
         assert re.fullmatch(r"[A-Za-z0-9._+-]+", name) and len(name) <= 200
@@ -114,7 +118,7 @@ def test_names_of_folders_need_no_quotes_are_short_and_differ_where_options_do()
         word = f"checkpoint=runs/{name}/weights.safetensors"
         parsed = OverridesParser.create().parse_override(word)
         assert parsed.value() == word.partition("=")[2]
-    assert run.folder_name("mdm", ["method.growth=[0.25]"]).startswith("mdm+method.growth-0.25+")
+    assert folder_name("mdm", ["method.growth=[0.25]"]).startswith("mdm+method.growth-0.25+")
 
 
 def test_the_default_folder_is_named_so():
@@ -154,18 +158,25 @@ def test_an_absent_inception_file_ends_the_run_before_compute(tmp_path):
     ("overrides", "levels", "message"),
     [
         ([], [1], "take a cascade"),
-        (["method=cascaded"], [20], r"level 20 \(log_snr\) is outside"),
+        (["method=cascaded"], [20], "log_snr 20 is outside"),
         (["method=cascaded", "method.stages.0.share=0"], [1], "stage 16 is sampled before it is"),
     ],
 )
 def test_what_cannot_be_analysed_or_sampled_is_refused_before_compute(overrides, levels, message):
     method = prepared(*overrides).method
     with pytest.raises(ValueError, match=message):
-        run.check(method, {"levels": levels})
+        check_method(method, Analysis("exposure_bias", 8, levels))
+
+
+def measure(**options: Any) -> Measure:
+    """Little, with a random network."""
+    usual = {"extractor": {"name": "random_conv"}, "metrics": ["fd"], "samples": 8, "seeds": [0]}
+    usual |= {"resolutions": [32, 16], "batch": 8, "curve": Curve(0, [], 0), "references": {}}
+    return Measure(**{**usual, "perceptual": {"name": "none"}, **options})
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"seeds": []}, "measure.seeds=.*: name one or more"),
         ({"seeds": [1, 1]}, "measure.seeds=.*each once"),
@@ -173,17 +184,15 @@ def test_what_cannot_be_analysed_or_sampled_is_refused_before_compute(overrides,
         ({"metrics": ["dc"], "samples": 5}, "'dc' of 5 images: measure at least 6"),
         ({"references": {32: "nowhere.npz"}}, "nowhere.npz is no file"),
         ({"references": {8: "nowhere.npz"}}, r"reference files for \[8\] px, where nothing is"),
-        ({"curve": {"samples": 4, "metrics": ["dc"]}}, "'dc' of 4 images: measure at least 6"),
+        ({"curve": Curve(4, ["dc"], 0)}, "'dc' of 4 images: measure at least 6"),
         ({"metrics": ["atributes"]}, "unknown metric 'atributes', did you mean 'attributes'"),
         ({"metrics": ["attributes", "attributes"]}, "attributes is named twice"),
         ({"metrics": ["attributes"], "resolutions": [4]}, "'attributes' at 4 px"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_compute(asked, message):
-    wanted = {"extractor": {"name": "random_conv"}, "seeds": [0], "metrics": ["fd"], "samples": 8}
-    wanted |= {"references": {}, "curve": {"samples": 0}, "resolutions": [32, 16]}
+def test_what_cannot_be_measured_is_refused_before_compute(options, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        run.checked_extractor({**wanted, **asked}, prepared())
+        check_measure(measure(**options), prepared())
 
 
 def test_moments_alone_are_refused_where_features_are_compared(tmp_path):
@@ -191,23 +200,19 @@ def test_moments_alone_are_refused_where_features_are_compared(tmp_path):
     extractor = extractors.build({"name": "random_conv"})
     path, d = tmp_path / "moments.npz", extractor.width
     np.savez(path, mu=np.zeros(d), sigma=np.eye(d))
-    wanted = {"extractor": {"name": "random_conv"}, "seeds": [0], "samples": 8}
-    wanted |= {"references": {32: path}, "curve": {"samples": 0}, "resolutions": [32, 16]}
-    run.checked_extractor({**wanted, "metrics": ["fd"]}, prepared())
+    check_measure(measure(references={32: path}), prepared())
     with pytest.raises(ValueError, match="'kd' compares with features of real images"):
-        run.checked_extractor({**wanted, "metrics": ["fd", "kd"]}, prepared())
+        check_measure(measure(references={32: path}, metrics=["fd", "kd"]), prepared())
 
 
 def test_captions_that_the_data_lacks_are_refused_before_compute(monkeypatch):
-    monkeypatch.setattr(run, "check_metrics", lambda *given, **more: None)  # CLIP is not here
-    wanted = {"extractor": {"name": "random_conv"}, "seeds": [0], "samples": 8, "references": {}}
-    wanted |= {"metrics": ["clip_score"], "resolutions": [32], "curve": {"samples": 0}}
+    monkeypatch.setattr(ready, "check_metrics", lambda *given, **more: None)  # CLIP is not here
     made = prepared()
     test = replace(made.data.part("test"), captions=None)
     bare = replace(made, data=replace(made.data, captions=None))
     assert test.captions is None
     with pytest.raises(ValueError, match="needs captions, which critters has none of"):
-        run.checked_extractor(wanted, bare)
+        check_measure(measure(metrics=["clip_score"], resolutions=[32]), bare)
 
 
 OPTIONS = {
@@ -324,11 +329,11 @@ def made_of(tmp_path, monkeypatch):
 
 def test_the_same_inputs_and_another_commit_are_the_same_run(made_of):
     options, folder = made_of
-    assert finished(options, folder / "run") is not None
+    assert finished_record(options, folder / "run") is not None
     for option, name in (("root", "images"), ("test_root", "others")):
         (folder / name).rename(folder / f"moved_{name}")
         options["data"][option] = str(folder / f"moved_{name}")
-    assert finished(options, folder / "run") is not None
+    assert finished_record(options, folder / "run") is not None
 
 
 @pytest.mark.parametrize(
@@ -348,7 +353,7 @@ def test_a_finished_run_is_no_answer_after_a_change_of_what_it_was_made_from(mad
     options, folder = made_of
     (folder / place).write_text("new")
     with pytest.raises(Unlike, match=rf"run/record.json was made from another .*{key}"):
-        finished(options, folder / "run")
+        finished_record(options, folder / "run")
     with pytest.raises(Unlike):  # as `benchmarks.run` asks
         check_same(Record.read(folder / "run"), options, folder / "run")
 
@@ -364,13 +369,13 @@ def test_a_finished_run_is_no_answer_to_other_images(made_of, what):
     else:
         image.rename(folder / "images" / "b" / "9.png")
     with pytest.raises(Unlike, match=r"another content of data \(.*images\)"):
-        finished(options, folder / "run")
+        finished_record(options, folder / "run")
 
 
 def test_a_record_that_does_not_say_what_it_was_made_from_warns(tmp_path, caplog):
     """As those before this version."""
     rows.record("a", config=OPTIONS).write(tmp_path)
-    assert finished(OPTIONS, tmp_path) is not None
+    assert finished_record(OPTIONS, tmp_path) is not None
     assert "does not say from what it was made" in caplog.text
 
 
@@ -385,11 +390,10 @@ def test_steps_that_a_budget_decides_are_no_other_run(tmp_path):
 def test_parts_of_data_without_a_law_are_refused_before_compute():
     made = prepared()
     lawless = replace(made, data=replace(made.data, law=None))
-    wanted = {"extractor": {"name": "random_conv"}, "seeds": [0], "samples": 8, "references": {}}
-    wanted |= {"metrics": ["fd", "attributes"], "resolutions": [32, 16], "curve": {"samples": 0}}
-    run.checked_extractor(wanted, made)
+    wanted = measure(metrics=["fd", "attributes"])
+    check_measure(wanted, made)
     with pytest.raises(ValueError, match="this data states none: leave the metric out") as error:
-        run.checked_extractor(wanted, lawless)
+        check_measure(wanted, lawless)
     assert "\n" not in str(error.value)
 
 
@@ -484,9 +488,9 @@ def test_weights_that_are_not_finite_are_a_failure_row_with_stage_step_and_level
             parameter.data.fill_(value)
         return summary
 
-    monkeypatch.setattr(run, "train", spoilt)
+    monkeypatch.setattr(training, "train", spoilt)
     with pytest.raises(FloatingPointError):
-        run.one(composed(tmp_path), tmp_path)
+        run.make(settings_of(composed(tmp_path)))
     record = Record.read(tmp_path)
     assert "stage 32x16 are not finite" in record.failure
     assert "step 1 of 2" in record.failure and "level 0 (3 x 32 x 32)" in record.failure
@@ -498,8 +502,8 @@ def test_a_run_killed_in_measuring_goes_on_and_ends_as_one_that_was_not(tmp_path
     """Killed at the second batch of either seed, and at the second snapshot of the curve."""
     more = ("measure.samples=20", "measure.seeds=[0,1]", "measure.curve.samples=8")
     more = (*more, "trainer.steps=4", "trainer.snapshots=2", "measure.curve.metrics=[fd]")
-    monkeypatch.setattr(run, "costs", lambda *given: [])
-    whole = run.one(composed(tmp_path / "whole", *more), tmp_path / "whole")
+    monkeypatch.setattr(phases, "costs", lambda *given: [])
+    whole = run.make(settings_of(composed(tmp_path / "whole", *more)))
 
     monkeypatch.setattr(kept, "EVERY", 0.0)
     calls, extracted = [], quality.Meter.add
@@ -514,9 +518,9 @@ def test_a_run_killed_in_measuring_goes_on_and_ends_as_one_that_was_not(tmp_path
     folder, deadly = tmp_path / "killed", (2, 6, 10)  # the scale is kept
     for _ in deadly:
         with pytest.raises(KeyboardInterrupt):
-            run.one(composed(folder, *more), folder)
+            run.make(settings_of(composed(folder, *more)))
         assert (folder / kept.FILE).exists() and not (folder / "record.json").exists()
-    again = run.one(composed(folder, *more), folder)
+    again = run.make(settings_of(composed(folder, *more)))
     assert json.dumps(again.quality) == json.dumps(whole.quality)
     assert [row["value"] for row in again.curves] == [row["value"] for row in whole.curves]
     assert not (folder / kept.FILE).exists()
@@ -526,11 +530,11 @@ def test_a_run_killed_in_measuring_goes_on_and_ends_as_one_that_was_not(tmp_path
 
 @pytest.mark.slow
 def test_more_samples_than_test_images_are_drawn_and_say_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "costs", lambda *given: [])
+    monkeypatch.setattr(phases, "costs", lambda *given: [])
     part = prepared().data.part("test")
-    record = run.one(composed(tmp_path, f"measure.samples={len(part) + 8}"), tmp_path)
+    record = run.make(settings_of(composed(tmp_path, f"measure.samples={len(part) + 8}")))
     assert {row["n"] for row in record.quality if row["metric"].startswith("FD")} == {len(part) + 8}
     assert {row["n"] for row in record.scale["real"]} == {len(part)}
     assert f"rows=permuted({len(part)})" in record.quality[0]["identity"]
     assert record.provenance["rows"]["n"] == len(part)
-    run.shown(record, tmp_path)
+    run.show(record, tmp_path)

@@ -8,7 +8,15 @@ import math
 import pytest
 
 from benchmarks import scaling
-from benchmarks.scaling import asked, case_of, exponent, facts_of, fits, told
+from benchmarks.scaling import (
+    ScalingSettings,
+    case_of,
+    exponent,
+    exponent_text,
+    exponents,
+    facts_of,
+    scaling_settings,
+)
 
 
 def row(name, side, value, **more):
@@ -40,24 +48,28 @@ def test_two_points_have_no_error_and_one_has_no_exponent():
     assert exponent([1, 2], [1, 4]) == (pytest.approx(2), None)
     assert exponent([1], [1]) is None
     assert exponent([1, 2], [0.0, 4]) is None  # memory below what the process had anyway
-    assert [told(fit) for fit in (None, (2, None), (2, 0.25))] == ["–", "2.00", "2.0 ± 0.2"]
+    assert [exponent_text(fit) for fit in (None, (2, None), (2, 0.25))] == [
+        "–",
+        "2.00",
+        "2.0 ± 0.2",
+    ]
 
 
 def test_a_failure_is_no_point_of_a_fit():
     rows = [row("a", 1, 1.0), row("a", 2, 4.0)]
     rows.append({"method": "a", "resolution": 4, "failure": "out of memory at batch 1"})
-    assert fits(rows)["a"]["seconds"] == (pytest.approx(2), None)
+    assert exponents(rows)["a"]["seconds"] == (pytest.approx(2), None)
 
 
 def test_the_command_line_names_methods_resolutions_and_options():
-    names, sides, folder, rest = asked(
+    made = scaling_settings(
         ["method=mdm,rin", "resolutions=[64,32]", "folder=/x", "sampler.steps=3"]
     )
-    assert (names, sides, str(folder), rest) == (
-        ["mdm", "rin"], [32, 64], "/x", ["sampler.steps=3"]
-    )  # fmt: skip
-    everything, sides, *_ = asked([])
-    assert {"mdm", "cascaded", "latent", "rin"} <= set(everything) and sides == [32, 64, 128, 256]
+    assert (made.methods, made.resolutions) == (("mdm", "rin"), (32, 64))
+    assert (str(made.folder), made.options) == ("/x", ("sampler.steps=3",))
+    usual = scaling_settings([])
+    assert {"mdm", "cascaded", "latent", "rin"} <= set(usual.methods)
+    assert usual.resolutions == (32, 64, 128, 256)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +86,7 @@ def test_the_command_line_names_methods_resolutions_and_options():
 )
 def test_what_is_no_option_is_refused(words, message):
     with pytest.raises(ValueError, match=message):
-        asked(words)
+        scaling_settings(words)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +109,7 @@ def test_what_a_run_refuses_is_refused_before_the_first_is_timed(
     monkeypatch.setattr(scaling, "facts_of", lambda rest: {"channels": 3, "classes": 0})
     monkeypatch.setattr(scaling, "costs", lambda *args: pytest.fail("it was timed"))
     with pytest.raises(ValueError, match=message):
-        scaling.scaled(["mdm"], [16], tmp_path, [word])
+        scaling.measure_scaling(ScalingSettings(("mdm",), (16,), tmp_path, (word,)))
 
 
 def test_a_side_that_a_method_cannot_have_is_no_reason_to_refuse_the_others():
@@ -109,7 +121,7 @@ def test_a_side_that_a_method_cannot_have_is_no_reason_to_refuse_the_others():
 
 def test_methods_are_built_for_sides_that_the_data_does_not_have():
     facts = facts_of([])
-    for name in scaling.known():
+    for name in scaling.method_names():
         case = case_of(name, 256, [], facts)
         assert case.finest == 256 and case.what == "sample" and list(case.batches) == [1]
 
@@ -129,23 +141,24 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
         ]  # fmt: skip
 
     monkeypatch.setattr(scaling, "costs", costs)
-    rows = scaling.scaled(["mdm", "end_to_end"], [32, 64], tmp_path, [])
+    settings = ScalingSettings(("mdm", "end_to_end"), (32, 64), tmp_path, ())
+    rows = scaling.measure_scaling(settings)
     assert [len(call) for call in calls] == [2, 2]
     assert rows[0]["seconds"] == 0.5 and rows[0]["memory_mib"] == 100
     assert rows[2]["failure"] == "out of memory at batch 1"
-    again = scaling.scaled(["mdm", "end_to_end"], [32, 64], tmp_path, [])
+    again = scaling.measure_scaling(settings)
     assert calls[2:] == [[], [("mdm", 64)]] and again == rows  # the failure is tried again
     content = json.loads((tmp_path / "scaling.json").read_text())
     assert content["exponents"]["end_to_end"]["flops"] == "2.00"
     assert (tmp_path / "scaling.png").stat().st_size > 1000
-    scaling.scaled(["mdm"], [32], tmp_path, ["sampler.steps=3"])
+    scaling.measure_scaling(ScalingSettings(("mdm",), (32,), tmp_path, ("sampler.steps=3",)))
     assert calls[-1] == [("mdm", 32)]  # other options are other cases
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": ', b"[1]", b"\xff", b"[" * 100_000])
 def test_damaged_rows_are_measured_again(tmp_path, caplog, content):
     (tmp_path / "rows.json").write_bytes(content)
-    kept = scaling.Kept(tmp_path)
+    kept = scaling.KeptRows(tmp_path)
     assert kept.rows == {} and "all is measured again" in caplog.text
     kept.add({"key": {"value": 1.5}})
-    assert scaling.Kept(tmp_path).rows == {"key": {"value": 1.5}}
+    assert scaling.KeptRows(tmp_path).rows == {"key": {"value": 1.5}}

@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from benchmarks.settings import check_options
+from benchmarks.settings import settings_of
 from hierdiff.train import plain, prepare
 from tests.test_configs import CONFIGS
 
@@ -56,7 +56,7 @@ def test_an_odd_value_is_refused_in_one_sentence_if_at_all(method, tmp_path):
             n += 1
             try:
                 one = changed(usual, path, value)
-                check_options(one)
+                settings_of(one)
                 prepare(one, shapes_alone=True)
             except (ValueError, OSError) as error:
                 refused += 1

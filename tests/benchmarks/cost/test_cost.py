@@ -21,6 +21,7 @@ from benchmarks.cost.sampling import Sampled, flops_of_sample
 from benchmarks.cost.steps import Shapes, Steps
 from benchmarks.cost.work import built, serve
 from benchmarks.cost.worker import Failed, Worker, best_batch, costs
+from benchmarks.settings import Timing
 from benchmarks.tables.table import frame
 from hierdiff.config import from_yaml, to_yaml
 from hierdiff.files import Busy, worked_in, write
@@ -186,10 +187,9 @@ def test_a_coarse_image_of_joint_levels_costs_the_whole_trajectory():
 def test_a_part_alone_is_measured_only_where_it_is_asked_for_and_is_a_part():
     trainer = {"precision": "32-true", "channels_last": False, "compile": False}
     config = {"method": CASE.method, "facts": CASE.facts, "text": None, "trainer": trainer}
-    wanted = {"batches": [4], "repeats": 1, "memory_cap": None}
 
-    def cases(trajectories: Any, **more: Any) -> list[tuple[list[int], bool]]:
-        found = cases_of(config, trajectories, {**wanted, **more}, "cpu")
+    def cases(trajectories: Any, alone: bool = False) -> list[tuple[list[int], bool]]:
+        found = cases_of(config, trajectories, Timing([4], None, 1, alone), "cpu")
         return [(list(case.trajectory), case.alone) for case in found[::2]]
 
     assert cases([(16, 8)]) == [([16, 8], False)]
@@ -382,10 +382,9 @@ def test_where_nothing_is_finished_there_is_nothing_to_time(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("batches", [[], [0, 4]])
-def test_batch_sizes_that_are_none_are_refused(batches):
-    wanted = {"batches": batches, "repeats": 1, "memory_cap": None}
-    with pytest.raises(ValueError, match="give sizes of 1 or more to try"):
-        cases_of({"trainer": {}}, [[16]], wanted, "cpu")
+def test_batch_sizes_that_are_none_are_refused(finished, batches):
+    with pytest.raises(ValueError, match=r"cost.batches=.*whole numbers of 1 or more"):
+        again([str(finished)], {"batches": batches, "repeats": 1, "memory_cap": None})
 
 
 # ---------------------------------------------------------------- the process of a case
@@ -450,8 +449,7 @@ def test_the_step_that_is_timed_is_the_trainers_own(monkeypatch, tmp_path):
     options = {**TRAINER, "accelerator": "cpu", "sheet_images": 1, "progress": False}
     train(runs.built(node), runs.images(), tmp_path, Recipe(**{**options, "steps": 1}))
     config = {"method": node, "facts": runs.images().facts, "text": None, "trainer": options}
-    wanted = {"batches": [2], "repeats": 1, "memory_cap": None}
-    case, _ = cases_of(config, [(8, 4)], wanted, "cpu")
+    case, _ = cases_of(config, [(8, 4)], Timing([2], None, 1), "cpu")
     assert answers(case, "told 0.5")[1]["train_batch"] == 4  # of a step: two micro batches of 2
     trainers, harness, _ = seen
     assert trainers == harness

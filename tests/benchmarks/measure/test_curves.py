@@ -8,12 +8,13 @@ import torch
 from benchmarks.measure.curves import learning_curves, loss_identity, validation_loss
 from benchmarks.measure.scale import real_references
 from benchmarks.plan.plan import Plan, StagePlan
+from benchmarks.settings import Curve
 from hierdiff.metrics.extractors import RandomConv
 from hierdiff.training.format import packed, unpacked
 from hierdiff.training.run import SNAPSHOTS
 from tests.training.runs import GROWN, NODE, built, images, run
 
-WANTED = {"samples": 6, "metrics": ["fd", "kd"], "loss": 10}
+WANTED = Curve(samples=6, metrics=["fd", "kd"], loss=10)
 STAGES = [StagePlan("4", 4, 0.0, [(5, 10.0)]), StagePlan("8x4", 4, 0.0, [(7, 100.0)])]
 PLAN = Plan({}, 12, 2, STAGES, 0.0)
 
@@ -86,7 +87,7 @@ def test_without_samples_the_loss_alone_is_measured(tmp_path):
     run(tmp_path, snapshots=1)
     rows = learning_curves(
         tmp_path, built(), Plan({}, 12, 2, STAGES[1:], 0.0), images(), RandomConv(width=4), {},
-        wanted={"samples": 0, "metrics": [], "loss": 10}, seed=0, precision="32-true",
+        wanted=Curve(0, [], 10), seed=0, precision="32-true",
         track=lambda items, what, total: items,
     )  # fmt: skip
     assert {row["metric"] for row in rows} == {"validation loss"}
@@ -97,7 +98,7 @@ def test_operations_that_are_unknown_are_none(tmp_path):
     stages = [StagePlan("8x4", 4, 0.0, [(12, None)])]
     rows = learning_curves(
         tmp_path, built(), Plan({}, 12, 2, stages, None), images(), RandomConv(width=4), {},
-        wanted={"samples": 0, "metrics": [], "loss": 10}, seed=0, precision="32-true",
+        wanted=Curve(0, [], 10), seed=0, precision="32-true",
         track=lambda items, what, total: items,
     )  # fmt: skip
     assert {row["flops"] for row in rows} == {None} and rows[-1]["images"] == 48
@@ -129,7 +130,7 @@ def test_a_damaged_snapshot_is_left_out_and_named(damage, tmp_path, caplog):
     with caplog.at_level("WARNING"):
         rows = learning_curves(
             tmp_path, built(), Plan({}, 12, 2, STAGES[1:], 0.0), images(), RandomConv(width=4), {},
-            wanted={"samples": 0, "metrics": [], "loss": 10}, seed=0, precision="32-true",
+            wanted=Curve(0, [], 10), seed=0, precision="32-true",
             track=lambda items, what, total: items,
         )  # fmt: skip
     assert {row["step"] for row in rows if row["half_life"] == 0} == {12}

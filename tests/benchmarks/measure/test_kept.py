@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.measure.kept import Kept, key_of, weights_hash
+from benchmarks.measure.kept import Kept, measuring_key, weights_hash
 from benchmarks.measure.quality import Meter, quality_of_seeds
 from benchmarks.measure.samples import samples
 from hierdiff.metrics.extractors import RandomConv
@@ -172,6 +172,6 @@ def test_what_is_done_once_is_not_done_again(tmp_path):
 
 
 def test_keys_and_hashes_of_weights_tell_what_differs():
-    assert key_of(1, "a") == key_of(1, "a") != key_of(1, "b")
+    assert measuring_key(1, "a") == measuring_key(1, "a") != measuring_key(1, "b")
     one, same_, other = (tiny.method("mdm", seed=seed) for seed in (0, 0, 1))
     assert weights_hash(one) == weights_hash(same_) != weights_hash(other)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.conditions import caption_of, wanted_of
 from benchmarks.measure import scale as scales
-from benchmarks.measure.quality import over_seeds, quality, settled_metrics
-from benchmarks.measure.samples import caption_of, real_images, samples, wanted_of
+from benchmarks.measure.quality import over_seeds, quality, settle_metrics
+from benchmarks.measure.samples import real_images, samples
 from benchmarks.measure.scale import real_references, scale_rows
 from hierdiff.data.critters.law import LAW
 from hierdiff.data.law import Law
@@ -304,8 +305,8 @@ def test_parts_without_data_that_has_a_law_are_refused(data, extractor):
 
 def test_auto_becomes_the_metric_of_parts_where_it_can_be_measured(lawful, caplog):
     with caplog.at_level(logging.INFO):
-        assert settled_metrics(["fd", "auto"], lawful, [16, 8]) == ["fd", "attributes"]
-        assert settled_metrics(["fd", "kd"], lawful, [4]) == ["fd", "kd"]
+        assert settle_metrics(["fd", "auto"], lawful, [16, 8]) == ["fd", "attributes"]
+        assert settle_metrics(["fd", "kd"], lawful, [4]) == ["fd", "kd"]
     assert not caplog.text
 
 
@@ -321,7 +322,7 @@ def test_auto_that_cannot_be_measured_is_left_out_and_the_log_says_why(
     data, law, sides, reason, caplog
 ):
     with caplog.at_level(logging.INFO):
-        assert settled_metrics(["fd", "auto"], replace(data, law=law), sides) == ["fd"]
+        assert settle_metrics(["fd", "auto"], replace(data, law=law), sides) == ["fd"]
     assert reason in caplog.text and caplog.text.count("\n") == 1
 
 

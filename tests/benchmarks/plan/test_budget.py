@@ -13,12 +13,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from benchmarks.conditions import caption_of
 from benchmarks.cost.cases import cases_of, trajectories
-from benchmarks.measure.samples import caption_of
 from benchmarks.plan import budget, prices
-from benchmarks.plan.budget import planned, solved
+from benchmarks.plan.budget import make_plan, solve_steps
 from benchmarks.plan.plan import Plan, StagePlan
-from benchmarks.plan.table import table
+from benchmarks.plan.table import plan_table
+from benchmarks.settings import Match, Timing
 from hierdiff.denoisers import OneLevelDenoiser
 from hierdiff.methods import Method, Stage
 from hierdiff.metrics.cost import flops
@@ -28,7 +29,6 @@ from hierdiff.training.run import stage_steps
 from tests.benchmarks.test_run import prepared
 
 METHODS = ("mdm", "end_to_end", "cascaded", "latent", "simple_diffusion", "chen", "rin", "sit")
-NONE = dict.fromkeys(budget.BUDGETS)
 # small enough that a training run is counted in seconds
 SMALL = ("budget=smoke", "trainer.progress=false", "trainer.sheet_images=1", "sampler.steps=2")
 
@@ -39,7 +39,7 @@ def few(run: Prepared, n: int = 12) -> Prepared:
 
 
 def plan(run: Prepared, folder: Any, **match: float) -> Plan:
-    return planned(run, {**NONE, **match}, folder, dry=False)
+    return make_plan(run, Match(**match), folder, dry=False)
 
 
 class Stubborn(OneLevelDenoiser):
@@ -242,8 +242,8 @@ def test_guidance_halves_the_sampler_steps_of_a_budget(tmp_path):
 
 def test_the_nearest_number_of_steps_is_found():
     run = prepared(*SMALL)
-    assert solved(lambda n: 10.0 * n, 1004, "match.flops", run) == 100
-    assert solved(lambda n: 10.0 * n, 1006, "match.flops", run) == 101
+    assert solve_steps(lambda n: 10.0 * n, 1004, "match.flops", run) == 100
+    assert solve_steps(lambda n: 10.0 * n, 1006, "match.flops", run) == 101
 
 
 class Shares(Method):
@@ -273,12 +273,12 @@ def test_numbers_of_steps_that_leave_a_stage_without_any_are_passed_over():
     method = Shares(0.7, 0.15, 1)  # 2 steps are enough, 4 are not
     run = replace(prepared(*SMALL), method=method)
     total: Any = lambda steps: float(sum(stage_steps(method, steps)))  # noqa: E731
-    assert [solved(total, amount, "match.images", run) for amount in (11, 37)] == [6, 20]
+    assert [solve_steps(total, amount, "match.images", run) for amount in (11, 37)] == [6, 20]
 
 
 def test_a_budget_of_a_few_steps_is_told_to_be_coarse(caplog):
     with caplog.at_level(logging.WARNING):
-        assert solved(lambda n: 10.0 * n, 26, "match.flops", prepared(*SMALL)) == 3
+        assert solve_steps(lambda n: 10.0 * n, 26, "match.flops", prepared(*SMALL)) == 3
     assert "match.flops=26: the nearest plan has 30 (3 steps)" in caplog.text
 
 
@@ -319,7 +319,7 @@ class Clock:
 
 def test_seconds_are_planned_from_timed_steps_and_a_plan_is_kept(tmp_path, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(budget, "by_clock", clock)
+    monkeypatch.setattr(budget, "in_seconds", clock)
     run = prepared(*SMALL)  # batches of 8
     made = plan(run, tmp_path, seconds=800)
     assert made.steps == 100 and made.stages[0].seconds == 800
@@ -330,7 +330,7 @@ def test_seconds_are_planned_from_timed_steps_and_a_plan_is_kept(tmp_path, monke
 
 
 def test_a_kept_plan_is_for_one_method_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "by_clock", Clock())
+    monkeypatch.setattr(budget, "in_seconds", Clock())
     assert plan(prepared(*SMALL), tmp_path, seconds=800).steps == 100
     other = prepared(*SMALL, "trainer.batch_size=16")
     assert plan(other, tmp_path, seconds=800).steps == 50
@@ -338,17 +338,17 @@ def test_a_kept_plan_is_for_one_method_alone(tmp_path, monkeypatch):
 
 def test_a_timed_dry_run_leaves_nothing_and_reads_what_was_kept(tmp_path, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(budget, "by_clock", clock)
-    run, match, folder = prepared(*SMALL), {**NONE, "seconds": 800}, tmp_path / "run"
-    made = planned(run, match, folder, dry=True, timed=True)
+    monkeypatch.setattr(budget, "in_seconds", clock)
+    run, match, folder = prepared(*SMALL), Match(seconds=800), tmp_path / "run"
+    made = make_plan(run, match, folder, dry=True, timed=True)
     assert made.steps == 100 and made.stages[0].seconds == 800
     assert not folder.exists()
     assert plan(run, folder, seconds=800).steps == 100
     before = (folder / budget.FILE).read_bytes()
     clock.factor = 0.5
-    assert planned(run, match, folder, dry=True, timed=True).steps == 100
-    assert planned(run, match, folder, dry=True).steps == 100
-    assert planned(run, {**match, "seconds": 400}, folder, dry=True, timed=True).steps == 100
+    assert make_plan(run, match, folder, dry=True, timed=True).steps == 100
+    assert make_plan(run, match, folder, dry=True).steps == 100
+    assert make_plan(run, Match(seconds=400), folder, dry=True, timed=True).steps == 100
     assert (folder / budget.FILE).read_bytes() == before
 
 
@@ -356,18 +356,18 @@ def test_a_dry_run_times_nothing_and_says_what_it_leaves_open(tmp_path, monkeypa
     def timed(*args):
         raise AssertionError("a step was timed")
 
-    monkeypatch.setattr(budget, "by_clock", timed)
-    monkeypatch.setattr(budget, "_latency", timed)
-    run, match = prepared(*SMALL), {**NONE, "seconds": 800, "latency": 0.1}
-    made = planned(run, match, tmp_path, dry=True)
+    monkeypatch.setattr(budget, "in_seconds", timed)
+    monkeypatch.setattr(budget, "latency_of_image", timed)
+    run, match = prepared(*SMALL), Match(seconds=800, latency=0.1)
+    made = make_plan(run, match, tmp_path, dry=True)
     assert made.steps == run.recipe.steps and made.stages[0].seconds is None and not made.match
     for name, amount in (("seconds", "800"), ("latency", "0.1")):
         assert f"match.{name}={amount} is met by timing steps, which --dry-run=time" in caplog.text
 
 
 def test_a_timed_dry_run_expects_seconds_where_operations_are_unknown(tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "by_clock", Clock())
-    made = planned(stubborn("call"), NONE, tmp_path, dry=True, timed=True)
+    monkeypatch.setattr(budget, "in_seconds", Clock())
+    made = make_plan(stubborn("call"), Match(), tmp_path, dry=True, timed=True)
     assert made.stages[0].seconds == 8 * made.steps and made.flops() is None
 
 
@@ -380,8 +380,8 @@ def test_latency_is_that_of_a_cost_row(tmp_path, monkeypatch):
         "data.text={name: vocabulary}",
     )
     caption = caption_of(run.data.part("test"))
-    wanted = {"batches": [1], "repeats": 3, "memory_cap": None}
-    _, row = cases_of(run.config, trajectories(run.method)[:1], wanted, "cpu", caption=caption)
+    timing = Timing([1], memory_cap=None, repeats=3)
+    _, row = cases_of(run.config, trajectories(run.method)[:1], timing, "cpu", caption=caption)
     monkeypatch.setattr(prices, "Sampled", Recorded)
     monkeypatch.setattr(Recorded, "cases", [])
     assert plan(run, tmp_path, latency=0.5).sampler_steps == 20
@@ -411,7 +411,7 @@ class Recorded:
 
 
 def test_latency_is_interpolated_between_few_and_more_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "_latency", lambda run, steps: 0.1 + 0.02 * steps)
+    monkeypatch.setattr(budget, "latency_of_image", lambda run, steps: 0.1 + 0.02 * steps)
     assert plan(prepared(*SMALL), tmp_path, latency=0.5).sampler_steps == 20
 
 
@@ -430,7 +430,7 @@ def test_the_plan_names_every_stage_and_the_whole(tmp_path):
     made = plan(prepared(*SMALL, "method=cascaded", "trainer.steps=40"), tmp_path)
     console = Console(width=140)
     with console.capture() as shown:
-        console.print(table({"cascaded": made}))
+        console.print(plan_table({"cascaded": made}))
     lines = shown.get().splitlines()
     assert any(" 16to32 " in line and " 30 " in line and " 240 " in line for line in lines)
     assert any(" all " in line and " 70 " in line and " 560 " in line for line in lines)
@@ -440,7 +440,7 @@ def test_what_is_unknown_is_a_dash():
     stages = [StagePlan("a", 4, 0.0, [(2, None)]), StagePlan("b", 4, 0.0, [(5, 1e12)], 3.0)]
     console = Console(width=140)
     with console.capture() as shown:
-        console.print(table({"own": Plan({}, 7, 20, stages, None)}))
+        console.print(plan_table({"own": Plan({}, 7, 20, stages, None)}))
     rows = [[cell.strip() for cell in line.split("│")] for line in shown.get().splitlines()]
     numbers = {row[2]: row[6:-1] for row in rows if len(row) > 2}
     assert numbers["a"] == ["–", "–", "", ""]

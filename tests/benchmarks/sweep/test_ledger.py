@@ -16,8 +16,8 @@ from benchmarks.sweep.ledger import (
     RUNNING,
     Job,
     Ledger,
-    left,
-    opened,
+    open_ledger,
+    seconds_left,
 )
 
 NOW = 1000.0
@@ -43,11 +43,11 @@ def ran(seconds, state=MADE):
     ],
 )
 def test_the_time_left_is_that_of_what_is_not_made_yet(jobs, total, seconds):
-    assert left(dict(enumerate(jobs)), total, NOW) == seconds
+    assert seconds_left(dict(enumerate(jobs)), total, NOW) == seconds
 
 
 def test_a_line_says_where_the_sweep_stands(tmp_path):
-    with opened(tmp_path, 7) as found:
+    with open_ledger(tmp_path, 7) as found:
         found.put(0, Job("mdm", RUNNING, time.time()))
         assert found.place(0, "mdm") == "job 1 of 7: mdm"
         now, found = time.time(), Ledger(found.folder, 7, time.time() - 720)
@@ -60,15 +60,15 @@ def test_a_line_says_where_the_sweep_stands(tmp_path):
 
 @pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (720, "12 min"), (12600, "3.5 h")])
 def test_a_time_is_told_in_the_unit_that_suits_it(seconds, text):
-    assert ledger.told(seconds) == text
+    assert ledger.duration(seconds) == text
 
 
 def test_what_a_job_of_another_process_left_is_read(tmp_path):
     code = (
-        "from benchmarks.ledger import *\n"
+        "from benchmarks.sweep.ledger import *\n"
         "Ledger.here().put(1, Job('rin', 'failed', 1.0, 2.0)); Ledger.here().stop()"
     )
-    with opened(tmp_path, 2) as found:
+    with open_ledger(tmp_path, 2) as found:
         assert Ledger.here() == found and not found.stopped
         subprocess.run([sys.executable, "-c", code], check=True)
         assert found.jobs() == {1: Job("rin", "failed", 1.0, 2.0)}
@@ -77,7 +77,7 @@ def test_what_a_job_of_another_process_left_is_read(tmp_path):
 
 
 def test_a_ledger_goes_away_at_the_end(tmp_path):
-    with pytest.raises(KeyboardInterrupt), opened(tmp_path, 2) as found:
+    with pytest.raises(KeyboardInterrupt), open_ledger(tmp_path, 2) as found:
         found.put(0, Job("a", RUNNING, 1.0))
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
@@ -87,10 +87,10 @@ def test_a_ledger_goes_away_at_the_end(tmp_path):
 
 
 def test_the_ledger_of_a_killed_sweep_is_not_read_and_goes_away(tmp_path):
-    with opened(tmp_path, 2) as first:
+    with open_ledger(tmp_path, 2) as first:
         first.put(0, Job("a", MADE, 1.0, 2.0))
         killed = shutil.copytree(first.folder, first.folder.with_name("killed"))
-        with opened(tmp_path, 2) as second:  # beside the first, which is at work
+        with open_ledger(tmp_path, 2) as second:  # beside the first, which is at work
             assert second.jobs() == {}
             assert first.jobs() and not killed.exists()
 
@@ -99,9 +99,9 @@ def test_sweeps_that_begin_and_end_at_once_keep_their_own_ledgers_and_leave_none
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from benchmarks.ledger import *\n"
+        "from benchmarks.sweep.ledger import *\n"
         "for i in range(100):\n"
-        "    with opened(Path(sys.argv[1]), 1) as ledger:\n"
+        "    with open_ledger(Path(sys.argv[1]), 1) as ledger:\n"
         "        ledger.put(0, Job('a', 'made', 1.0, 2.0))\n"
         "        assert ledger.jobs(), 'another sweep removed it'\n"
     )

@@ -16,8 +16,17 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmarks.sweep import launch, process, shared
-from benchmarks.sweep.job import ended as why_ended
-from benchmarks.sweep.ledger import BUSY, FAILED, INTERRUPTED, MADE, PASSED, RUNNING, Job, opened
+from benchmarks.sweep.job import reason_of_exit
+from benchmarks.sweep.ledger import (
+    BUSY,
+    FAILED,
+    INTERRUPTED,
+    MADE,
+    PASSED,
+    RUNNING,
+    Job,
+    open_ledger,
+)
 from hierdiff.config import folder_of_configs
 from hierdiff.results.folders import records
 from hierdiff.results.record import Record
@@ -40,7 +49,7 @@ QUICK = (*(word for word in MEASURED if not word.startswith("cost.")), "cost.rep
     ],
 )
 def test_the_jobs_of_a_sweep_are_known_before_the_first(overrides, jobs):
-    assert [" ".join(job) for job in launch.jobs(overrides)] == jobs
+    assert [" ".join(job) for job in launch.jobs_of(overrides)] == jobs
     split = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
     assert [" ".join(job) for job in split[0]] == jobs  # as hydra has it
 
@@ -64,7 +73,7 @@ def test_the_jobs_of_a_sweep_are_known_before_the_first(overrides, jobs):
     ],
 )
 def test_the_exit_code_is_made_of_what_the_jobs_left(tmp_path, left, stopped, code, lines):
-    with opened(tmp_path, 2) as ledger:
+    with open_ledger(tmp_path, 2) as ledger:
         for number, state in left.items():
             ledger.put(number, Job(f"job{number}", state, 0, 1))
         if stopped:
@@ -82,11 +91,11 @@ def test_the_exit_code_is_made_of_what_the_jobs_left(tmp_path, left, stopped, co
     ],
 )
 def test_a_reason_is_one_sentence(code, last, reason):
-    assert why_ended(code, last) == reason
+    assert reason_of_exit(code, last) == reason
 
 
 def test_the_last_line_of_a_job_is_kept_and_passed_on(capfdbinary):
-    code, last = process.run([sys.executable, "-c", "import sys; sys.exit('one\\ntwo')"])
+    code, last = process.run_process([sys.executable, "-c", "import sys; sys.exit('one\\ntwo')"])
     assert (code, last) == (1, "two")
     assert b"one\ntwo" in capfdbinary.readouterr().err
 
@@ -94,8 +103,8 @@ def test_the_last_line_of_a_job_is_kept_and_passed_on(capfdbinary):
 def test_ctrl_c_is_noticed_and_the_job_is_waited_for():
     code = "import time; time.sleep(0.4)"
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with process.noticed() as interrupts:
-        assert process.run([sys.executable, "-c", code]) == (0, "")
+    with process.noting_signals() as interrupts:
+        assert process.run_process([sys.executable, "-c", code]) == (0, "")
     assert interrupts == [signal.SIGINT]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -124,27 +133,27 @@ def test_a_sweep_that_is_ended_asks_its_job_to_save_and_waits(tmp_path, number):
         os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    with opened(tmp_path, 2) as ledger:
+    with open_ledger(tmp_path, 2) as ledger:
         threading.Thread(target=tell).start()
-        with process.noticed(ledger) as interrupts:
+        with process.noting_signals(ledger) as interrupts:
             command = [
                 sys.executable,
                 "-c",
                 SAVES.replace("os.kill(", "(lambda *_: 0)("),
                 str(saved),
             ]
-            code, _ = process.run(command, ledger, interrupts)
+            code, _ = process.run_process(command, ledger, interrupts)
         assert (code, interrupts) == (130, [number]) and ledger.stopped
     assert saved.read_text() == "saved"
     assert signal.getsignal(number) is before
 
 
 def test_a_job_of_a_stopped_sweep_that_had_ctrl_c_itself_is_not_asked_twice(tmp_path):
-    with opened(tmp_path, 2) as ledger:
+    with open_ledger(tmp_path, 2) as ledger:
         ledger.stop()
         command = [sys.executable, "-c", "import time; time.sleep(0.6)"]
-        assert process.run(command, ledger, [signal.SIGINT])[0] == 0
-        assert process.run(command, ledger, [])[0] == -signal.SIGTERM
+        assert process.run_process(command, ledger, [signal.SIGINT])[0] == 0
+        assert process.run_process(command, ledger, [])[0] == -signal.SIGTERM
 
 
 FOLLOWER = """
@@ -160,7 +169,7 @@ time.sleep(60)
 """
 LEADER = (
     "import sys; from benchmarks.sweep import process; "
-    "process.run([sys.executable, '-c', *sys.argv[1:]])"
+    "process.run_process([sys.executable, '-c', *sys.argv[1:]])"
 )
 
 
@@ -193,7 +202,7 @@ def test_a_job_whose_time_is_up_is_asked_to_save(tmp_path):
     try:
         threading.Thread(target=tell).start()
         with pytest.raises(SystemExit, match="requeued"):
-            process.run([sys.executable, "-c", SAVES, str(saved)])
+            process.run_process([sys.executable, "-c", SAVES, str(saved)])
         assert signal.getsignal(signal.SIGUSR2) is raises
     finally:
         signal.signal(signal.SIGUSR2, before)
@@ -206,7 +215,7 @@ def a_sweep(*overrides):
     GlobalHydra.instance().clear()
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         words = ["hydra.job.config_name=benchmark", "hydra.job.name=run"]
-        yield compose("benchmark", words, return_hydra_config=True), launch.jobs(list(overrides))
+        yield compose("benchmark", words, return_hydra_config=True), launch.jobs_of(list(overrides))
 
 
 @pytest.mark.parametrize(
@@ -249,16 +258,16 @@ def test_options_of_some_methods_apply_where_they_exist(overrides, lines, values
     with a_sweep(*overrides) as (config, jobs):
         if lines is None:
             with pytest.raises(ValueError, match=values):
-                shared.shared(config, jobs)
+                shared.check_shared(config, jobs)
             return
-        assert shared.shared(config, jobs) == lines
+        assert shared.check_shared(config, jobs) == lines
         loader = GlobalHydra.instance().config_loader()
         for overrides, expected in zip(jobs, values, strict=True):
             cfg = loader.load_sweep_config(config, list(overrides))  # as a launcher does
             left = [
                 line.partition(" ")[0] for line in lines if cfg.hydra.runtime.choices.method in line
             ]
-            assert not [word for word in cfg.hydra.overrides.task if shared.key_of(word) in left]
+            assert not [word for word in cfg.hydra.overrides.task if shared.option_of(word) in left]
             assert {key: cfg.method.get(key) for key in expected} == expected
 
 

@@ -1,0 +1,324 @@
+"""What a run does, one phase after another: it trains, draws samples, measures, pictures, records.
+
+A `Bench` is what all of them work on. Whatever a phase has done is kept in the run folder, so that
+the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.conditions import caption_of
+from benchmarks.cost.cases import by_resolution, cases_of, trajectories
+from benchmarks.cost.worker import costs
+from benchmarks.device import device_of
+from benchmarks.measure import exposure
+from benchmarks.measure.curves import learning_curves
+from benchmarks.measure.kept import FILE as MEASURING
+from benchmarks.measure.kept import Kept, measuring_key, weights_hash
+from benchmarks.measure.pictures import film, neighbour_sheet
+from benchmarks.measure.quality import Meter, Rows, quality_of_seeds
+from benchmarks.measure.reconstruction import reconstructions
+from benchmarks.measure.samples import Images, real_images, samples
+from benchmarks.measure.scale import files_of, real_references, scale_rows
+from benchmarks.plan.plan import Plan
+from benchmarks.progress import track
+from benchmarks.ready import Ready, resolutions_of
+from benchmarks.settings import Analysis, Settings
+from benchmarks.sweep.finished import inputs_of
+from hierdiff import training
+from hierdiff.data import ImageData
+from hierdiff.data.cache import cache_folder
+from hierdiff.data.order import RULE
+from hierdiff.files import clean, write_png
+from hierdiff.images import sheet
+from hierdiff.levels import Resolution, plain_of, resolution_of
+from hierdiff.methods import Generator, Method, methods
+from hierdiff.metrics.extractors import Extractor
+from hierdiff.metrics.fidelity import PROTOCOL, neighbours
+from hierdiff.metrics.perceptual import perceptuals
+from hierdiff.metrics.reference import Reference
+from hierdiff.results.provenance import now, provenance
+from hierdiff.results.record import Record
+from hierdiff.train import Prepared, with_weights
+from hierdiff.training import Summary
+
+log = logging.getLogger(__name__)
+
+SAMPLING = torch.float32  # weights in sampling, whatever they were trained in
+SHOWN, NEAREST = 32, 12  # images on the sheet, and on that of nearest neighbours
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A trained method where it is measured.
+
+    started: when the run began. run: its method has the averaged weights, in float32 on its device.
+    extractor: on the same device. test: the held-out images. references: statistics of the
+    training images by resolution, or those of the files that are given instead.
+    """
+
+    settings: Settings
+    started: str
+    run: Prepared
+    plan: Plan
+    summary: Summary
+    extractor: Extractor
+    test: ImageData
+    references: Mapping[Resolution, Reference]
+
+    @property
+    def folder(self) -> Path:
+        return self.settings.place
+
+    @property
+    def method(self) -> Method:
+        return self.run.method
+
+    @property
+    def finest(self) -> Generator:
+        """The stage that makes the finest images."""
+        return self.method.at(self.method.resolutions[0])
+
+    @property
+    def precision(self) -> str:
+        return self.run.recipe.precision
+
+    @property
+    def seed(self) -> int:
+        """The first of those of the samples."""
+        return self.settings.measure.seeds[0]
+
+
+def train(job: Ready) -> Bench:
+    """Trains where that is not done."""
+    settings, started, run = job.settings, now(), with_weights(job.run)
+    summary = training.train(
+        run.method, run.part, settings.place, run.recipe, seed=run.seed, config=run.config
+    )
+    device = device_of(run)
+    run = replace(run, method=run.method.to(device, SAMPLING))
+    extractor = job.extractor.to(device)
+    references = real_references(
+        run.data,
+        extractor,
+        resolutions_of(settings.measure, run),
+        statistics_folder(settings),
+        given=files_of(settings.measure.references),
+    )
+    test = run.data.part("test")
+    return Bench(settings, started, run, job.plan, summary, extractor, test, references)
+
+
+def statistics_folder(settings: Settings) -> Path:
+    """The folder that keeps statistics of the data for all runs."""
+    folder = cache_folder(settings.data.get("cache")) / "statistics"
+    folder.mkdir(parents=True, exist_ok=True)
+    clean(folder)
+    return folder
+
+
+def measure(bench: Bench) -> Record:
+    """All that the settings ask for, and the pictures; the record is written last."""
+    made_of = inputs_of(bench.settings.to_config(), bench.run.data.sha256)
+    n, on_hand = bench.settings.measure.samples, len(bench.test)
+    if n > on_hand:
+        log.info("%d samples under the conditions of %d test images, in turn", n, on_hand)
+    scale = measure_scale(bench)
+    kept = kept_of(bench)
+    quality = measure_samples(bench, kept)
+    picture(bench, kept.shown)
+    quality += measure_codecs(bench)
+    curves = measure_curves(bench, kept)
+    record = Record(
+        name=str(bench.settings.label),
+        method=bench.run.config["method"]["name"],
+        data=bench.run.data.name,
+        budget=str(bench.settings.budget_name),
+        resolutions=tuple(map(plain_of, bench.method.resolutions)),
+        quality=tuple(quality),
+        cost=tuple(measure_cost(bench)),
+        scale=scale,
+        curves=tuple(curves),
+        training=training_of(bench),
+        config=bench.settings.to_config(),
+        provenance=provenance_of(bench, made_of),
+    )
+    record.write(bench.folder)
+    kept.remove()
+    return record
+
+
+def measure_scale(bench: Bench) -> dict[str, Rows]:
+    """Rows of real images and of a Gaussian, measured as the samples are."""
+    return scale_rows(
+        bench.run.data,
+        bench.extractor,
+        bench.references,
+        bench.settings.measure.samples,
+        seed=bench.seed,
+        folder=statistics_folder(bench.settings),
+        track=track,
+        metrics=bench.settings.measure.metrics,
+    )
+
+
+def kept_of(bench: Bench) -> Kept:
+    """What this measuring has done before it was killed, if it was."""
+    wanted = bench.settings.to_config()["measure"]
+    hashes = [reference.hash for reference in bench.references.values()]
+    device, sha256 = device_of(bench.run).type, bench.run.data.sha256
+    key = measuring_key(
+        *(PROTOCOL, bench.run.config["method"], wanted, bench.precision, device, sha256),
+        *(bench.extractor.key, hashes, weights_hash(bench.method)),
+    )
+    return Kept(bench.folder / MEASURING, key)
+
+
+def draw(bench: Bench, kept: Kept, seed: int, start: int) -> Iterator[Images]:
+    """Batches of images under a seed from number `start` on; the first of all are kept to show."""
+    n, batch = bench.settings.measure.samples, bench.settings.measure.batch
+    drawn = samples(
+        bench.method,
+        bench.test,
+        n,
+        seed=seed,
+        precision=bench.precision,
+        batch=batch,
+        start=start,
+    )
+    for images in track(drawn, f"samples of seed {seed}", -(-(n - start) // batch)):
+        if not kept.shown:
+            kept.shown = {name: x[:SHOWN].clone() for name, x in images.items()}
+        yield images
+
+
+def measure_samples(bench: Bench, kept: Kept) -> Rows:
+    """Rows of the samples, over all seeds."""
+    metrics = bench.settings.measure.metrics
+    return quality_of_seeds(
+        lambda seed, start: draw(bench, kept, seed, start),
+        bench.settings.measure.seeds,
+        lambda: Meter(bench.extractor, bench.references, metrics, bench.test),
+        kept,
+    )
+
+
+def picture(bench: Bench, shown: Images) -> None:
+    """Sheets of samples and of real images, nearest neighbours, and trajectories, as files."""
+    folder, looked_at = bench.folder, next(iter(shown.values()))[:NEAREST]
+    finest = resolution_of(looked_at.shape[2:])
+    write_png(folder / "samples.png", sheet(list(shown.values())))
+    write_png(folder / "real.png", sheet([real_images(bench.test, SHOWN)]))
+    alone = finest in files_of(bench.settings.measure.references)
+    # moments alone know no neighbours, and features of frames none of clips
+    if not alone and looked_at.ndim == 4:
+        reference = bench.references[finest]
+        _, rows = neighbours(
+            looked_at, bench.extractor, reference, k=int(min(3, reference.statistics.n))
+        )
+        picture = neighbour_sheet(looked_at, rows, bench.run.data.part("train"))
+        write_png(folder / "neighbours.png", picture)
+    strip = film(bench.finest, bench.test, seed=bench.seed, precision=bench.precision)
+    if strip is not None:
+        write_png(folder / "film.png", strip)
+
+
+def measure_codecs(bench: Bench) -> Rows:
+    """Rows of what a lossy codec makes of real images, and a sheet of them; none for another."""
+    if not bench.finest.lossy:
+        return []
+    perceptual = perceptuals.build(bench.settings.measure.perceptual)
+    rows, made = reconstructions(
+        bench.finest,
+        real_images(bench.test, bench.settings.measure.samples),
+        bench.extractor,
+        next(iter(bench.references.values())),
+        perceptual.to(device_of(bench.run)),
+        precision=bench.precision,
+        conditions=bench.test,
+    )
+    shown = [real_images(bench.test, SHOWN), made[:SHOWN]]
+    write_png(bench.folder / "reconstructions.png", sheet(shown))
+    return rows
+
+
+def measure_curves(bench: Bench, kept: Kept) -> Rows:
+    """Rows of the snapshots; their weights go into a method of its own."""
+    method = methods.build(bench.run.config["method"], offered=bench.run.data.facts)
+    return learning_curves(
+        bench.folder,
+        method.to(device_of(bench.run)),
+        bench.plan,
+        bench.test,
+        bench.extractor,
+        bench.references,
+        wanted=bench.settings.measure.curve,
+        seed=bench.seed,
+        precision=bench.precision,
+        track=track,
+        kept=kept,
+    )
+
+
+def measure_cost(bench: Bench) -> Rows:
+    """Rows of the costs, untrained, each case in a fresh process."""
+    log.info("cost, each case in a fresh process")
+    cases = cases_of(
+        bench.run.config,
+        trajectories(bench.method),
+        bench.settings.cost,
+        device_of(bench.run).type,
+        caption=caption_of(bench.test),
+    )
+    return by_resolution(costs(cases, track))
+
+
+def training_of(bench: Bench) -> dict[str, Any]:
+    """What a record says of the training: planned and spent, and notes of the stages."""
+    notes = [note for stage in bench.method.stages for note in stage.notes]
+    return {**bench.plan.training(bench.summary), "notes": notes}
+
+
+def provenance_of(bench: Bench, made_of: Mapping[str, str]) -> dict[str, Any]:
+    """What one must know to make the row again; made_of: digests, see `inputs_of`."""
+    seeds = {"training": bench.run.seed, "samples": list(bench.settings.measure.seeds)}
+    return {
+        "protocol": PROTOCOL,
+        "rows": {"rule": RULE, "n": len(bench.test)},
+        "inputs": dict(made_of),
+        **provenance(
+            started=bench.started,
+            seeds=seeds,  # type: ignore[arg-type]
+            config=bench.settings.to_config(),
+        ),
+    }
+
+
+def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
+    """The record with an analysis, written again, and the picture of it."""
+    folder, method = statistics_folder(bench.settings), bench.method
+    resolutions = [resolution_of(name) for name in method.resolutions]
+    rows = exposure.exposure_bias(
+        method,
+        bench.test,
+        bench.extractor,
+        real_references(bench.run.data, bench.extractor, resolutions, folder),
+        n=analysis.samples,
+        log_snrs=analysis.log_snrs,
+        seed=bench.seed,
+        precision=bench.precision,
+        track=track,
+    )
+    own = {one.stage.name: one.bridge.log_snr for one in exposure.upsamplers(method)}
+    exposure.write_picture(bench.folder / f"{analysis.name}.png", rows, own)
+    found = {"rows": rows, "gap": exposure.gaps(rows, method), "level": own}
+    record = replace(record, analysis={**record.analysis, analysis.name: found})
+    record.write(bench.folder)
+    return record

@@ -1,0 +1,174 @@
+"""What a run refuses, it refuses here: before compute is spent, on shapes alone, in seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cost.cases import cases_of, trajectories
+from benchmarks.measure import exposure
+from benchmarks.measure.quality import settle_metrics
+from benchmarks.measure.scale import check_sides, files_of
+from benchmarks.plan.budget import make_plan, with_plan
+from benchmarks.plan.plan import Plan
+from benchmarks.settings import Analysis, Measure, Settings
+from benchmarks.sweep.finished import check_same
+from hierdiff import training
+from hierdiff.levels import Resolution, check_resolutions, finest_first, resolution_of
+from hierdiff.methods import Generator, Method
+from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
+from hierdiff.metrics.extractors import Extractor, extractors
+from hierdiff.metrics.fidelity import CAPTIONED, check_metrics, check_reference
+from hierdiff.metrics.perceptual import perceptuals
+from hierdiff.metrics.reference import foreign
+from hierdiff.results.record import FILE, Record
+from hierdiff.train import Prepared, prepare
+
+TIME = "time"  # of `dry_run`: some steps are timed
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run that nothing speaks against.
+
+    settings: in which nothing is left open. run: on shapes alone, see `prepare`. record: the one
+    that is there, None where the run has to be made, or made again.
+    """
+
+    settings: Settings
+    run: Prepared
+    plan: Plan
+    extractor: Extractor
+    record: Record | None
+
+
+def ready(settings: Settings) -> Ready:
+    """Refuses all that a run, or a dry one, refuses; nothing is trained, sampled or written.
+
+    Raises: ValueError, OSError (an absent file), ImportError (an absent package).
+    """
+    check_folder(settings.place)
+    if settings.dry_run not in (False, True, TIME):
+        raise ValueError(
+            f"dry_run={settings.dry_run}: take true for the plan, or {TIME} to expect seconds"
+        )
+    record = record_of(settings)
+    run = prepare(settings.to_config(), shapes_alone=True)
+    check_method(run.method, settings.analysis)
+    measure, sides = settings.measure, resolutions_of(settings.measure, run)
+    settings = settings.settle(metrics=settle_metrics(measure.metrics, run.data, sides))
+    extractor = check_measure(settings.measure, run)
+    cases_of(run.config, trajectories(run.method), settings.cost, "cpu")
+    plan = make_plan(
+        run,
+        settings.match,
+        settings.place,
+        dry=bool(settings.dry_run),
+        timed=settings.dry_run == TIME,
+    )
+    run = with_plan(run, plan)
+    training.check(run.method, settings.place, run.recipe, run.config)
+    steps = plan.sampler_steps if plan.match else None
+    settings = settings.settle(trainer=run.config["trainer"], sampler_steps=steps)
+    return Ready(settings, run, plan, extractor, record)
+
+
+def record_of(settings: Settings) -> Record | None:
+    """The record of a finished run in the folder; None where there is none, or a failure's.
+
+    Raises: `Unlike` for one of other settings; ValueError for one that was changed by hand, where
+    an analysis is asked for.
+    """
+    path = settings.place / FILE
+    record = Record.read(path) if path.exists() else None
+    if record is None or record.failure is not None:
+        return None
+    check_same(record, settings.to_config(), settings.place)
+    if record.edited and settings.analysis is not None:
+        raise ValueError(
+            f"{path} was changed by hand, and an analysis would make it look whole: "
+            f"remove it and run again"
+        )
+    return record
+
+
+def check_folder(folder: Path) -> None:
+    """ValueError where a run could not write."""
+    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(
+            f"folder={folder}: {place} is no folder that can be written to: give another folder=..."
+        )
+
+
+def check_method(method: Method, analysis: Analysis | None) -> None:
+    """ValueError for a method that cannot be sampled, or not be analysed so, after its training."""
+    method.check_ready()
+    if analysis is not None:
+        exposure.check(method, analysis.log_snrs)
+
+
+def check_measure(measure: Measure, run: Prepared) -> Extractor:
+    """The extractor, once it is known that all that `measure` asks for can be had.
+
+    Raises: ValueError, OSError, ImportError.
+    """
+    seeds, metrics = list(measure.seeds), {*measure.metrics}
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"measure.seeds={seeds}: name one or more, each once")
+    extractor = extractors.build(measure.extractor)
+    test, train_part = run.data.part("test"), run.data.part("train")
+    n = min(measure.samples, len(test), len(train_part))
+    sides = resolutions_of(measure, run)
+    known: dict[str, Any] = {"others": [ATTRIBUTES], "resolutions": sides}
+    try:
+        check_metrics(measure.metrics, extractor, n=n, **known)
+    except ValueError as error:
+        if n == measure.samples:
+            raise
+        raise ValueError(
+            f"{error}; real images are measured too, and of {run.data.name} there are "
+            f"{len(train_part)} for training and {len(test)} for the test"
+        ) from error
+    if measure.curve.samples:
+        few = min(measure.curve.samples, len(train_part))
+        check_metrics(measure.curve.metrics, extractor, n=few, **known)
+        metrics |= {*measure.curve.metrics}
+    if CAPTIONED in metrics and test.captions is None:
+        raise ValueError(
+            f"metric {CAPTIONED!r} needs captions, which {run.data.name} has none of: take data "
+            f"with captions, or leave the metric out"
+        )
+    if ATTRIBUTES in metrics:
+        check_attributes(run.data.law, sides)
+    check_foreign(measure, sides, extractor, metrics - {ATTRIBUTES})
+    if any(isinstance(stage, Generator) and stage.lossy for stage in run.method.stages):
+        perceptuals.build(measure.perceptual)
+    return extractor
+
+
+def check_foreign(
+    measure: Measure, sides: Sequence[Resolution], extractor: Extractor, metrics: set[str]
+) -> None:
+    """ValueError for a reference file that does not serve a metric, or belongs to no resolution."""
+    files = files_of(measure.references)
+    check_sides(files, sides)
+    for side, path in files.items():
+        reference = foreign(path, extractor, side)
+        for name in metrics:
+            check_reference(name, reference)
+
+
+def resolutions_of(measure: Measure, run: Prepared) -> tuple[Resolution, ...]:
+    """Where there are numbers: at the resolutions that are asked for, and at the method's own.
+
+    Raises: ValueError where one does not divide the finest.
+    """
+    own = [resolution_of(name) for name in run.method.resolutions]
+    found = finest_first([*(resolution_of(one) for one in measure.resolutions), *own])
+    for one in found[1:]:
+        check_resolutions([found[0], one])
+    return tuple(found)
