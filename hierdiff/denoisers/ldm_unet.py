@@ -210,6 +210,9 @@ class LDMUNet(Backbone):
 
     channels, classes, text_width: of the data. low_channels: of the low-resolution image of an
     upsampler, 0 for none; augmentation: embed its noise level.
+
+    Error: ValueError for widths that groups or heads do not divide, and for text without a
+    transformer.
     """
 
     rank = 2
@@ -358,6 +361,8 @@ class LDMUNet(Backbone):
         cond: Cond,
         added: Float[Tensor, "b n h w"] | None,
     ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b n h w"] | None]:
+        """b c h w to a prediction of twice the channels where the variance is learned; sides are
+        multiples of `reduction`, else ValueError."""
         if x.shape[-2] % self.reduction or x.shape[-1] % self.reduction:
             raise ValueError(
                 f"sides {tuple(x.shape[-2:])} are not multiples of {self.reduction}, what this "

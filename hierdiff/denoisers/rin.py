@@ -66,7 +66,8 @@ class Attention(nn.Module):
     """Tokens of `width` attend tokens of `source`, within `inner` features.
 
     The starting bounds are those of the released code, whose framework counts the fans of a
-    (width, heads, size) kernel as of a convolution.
+    (width, heads, size) kernel as of a convolution. Error: ValueError where the heads do not divide
+    `inner`.
     """
 
     def __init__(self, width: int, source: int, inner: int, heads: int):
@@ -200,6 +201,9 @@ class RIN(Denoiser):
 
     channels, classes, text_width, low_channels: of the data; 0 for none. Text: every word is one
     more latent, not carried; padding is hidden from attention.
+
+    Error: ValueError for a latent width that 8 does not divide, and where no latent is left to
+    learn.
     """
 
     carries = True

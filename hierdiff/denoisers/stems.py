@@ -59,7 +59,7 @@ class Patch(Stem):
     """A strided convolution over patches of factor x factor pixels, and a transposed one back.
 
     As many channels inside as a patch has numbers. The way back has no bias: a prediction of zero
-    stays zero.
+    stays zero. Error: ValueError for a factor below 1.
     """
 
     def __init__(self, factor: Count = 2, *, channels: Count = 3, low_channels: Natural = 0):

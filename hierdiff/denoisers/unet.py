@@ -116,6 +116,9 @@ class UNet(Denoiser):
     from the way down. resample_first: every width begins with a halving, the first one too, so that
     the full side has only the first and last convolutions, with a sum across. self_attention: false
     leaves attention to the text alone, and none without text.
+
+    Error: ValueError for lists that do not have an entry for each of `multiples`, for widths that
+    groups or heads do not divide, and for an inner network that cannot be nested.
     """
 
     rank = 2
@@ -258,6 +261,7 @@ class UNet(Denoiser):
         )
 
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
+        """As `Denoiser.check`, and ValueError where the side at the bottom is not the inner one."""
         super().check(shapes)
         if self.inner is not None:
             for side, inner in zip(shapes[0][1:], shapes[1][1:], strict=False):

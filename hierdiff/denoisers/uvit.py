@@ -219,6 +219,8 @@ class UViT(Backbone):
         cond: Cond,
         added: Float[Tensor, "b n h w"] | None,
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b n h w"] | None]:
+        """b c h w to a prediction of its shape; sides are multiples of `multiple`, else
+        ValueError."""
         if x.shape[-2] % self.multiple or x.shape[-1] % self.multiple:
             raise ValueError(
                 f"sides {tuple(x.shape[-2:])} are not multiples of {self.multiple} (stem "
