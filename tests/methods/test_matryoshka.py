@@ -166,7 +166,7 @@ def test_a_network_of_one_level_is_trained_and_sampled_innermost(inner):
         first, last = losses[-12], losses[-1]
         assert all(last[key] < first[key] for key in first)
     assert whole.denoiser.into.weight.any() and whole.denoiser.back.weight.any()
-    images = method.sample(2, noise=tiny.noise(), guidance=2.0)
+    images = method.sample(Request(2, noise=tiny.noise(), guidance=2.0))
     assert {side: part.shape[-1] for side, part in images.items()} == {16: 16, 8: 8}
     assert all(torch.isfinite(part).all() for part in images.values())
 

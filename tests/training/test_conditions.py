@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hierdiff.batch import Cond
-from hierdiff.methods import methods
+from hierdiff.methods import Request, methods
 from hierdiff.sample import load_method
 from hierdiff.training import train
 from tests import tiny
@@ -48,7 +48,9 @@ def test_named_conditions_are_trained_on_kept_and_sampled_from(inner, tmp_path):
     cond = images.batch(torch.arange(2)).cond
     assert cond.names == ("label", "image_embedding", "crop_top", "crop_left")
     made = {"all": cond, "some": replace(cond, vectors={}), "none": Cond()}
-    samples = {name: again.sample(2, part, noise=tiny.noise())[8] for name, part in made.items()}
+    samples = {
+        name: again.sample(Request(2, part, noise=tiny.noise()))[8] for name, part in made.items()
+    }
     assert not torch.equal(samples["all"], samples["some"])
     assert not torch.equal(samples["some"], samples["none"])
 
