@@ -27,12 +27,12 @@ from benchmarks.settings import Settings, check_names, settings_of
 from benchmarks.sweep import job as sweeping
 from benchmarks.sweep.launch import in_sweep, launch_jobs
 from benchmarks.sweep.process import BUSY, follow_sweep
+from benchmarks.tables.beside import beside
 from benchmarks.tables.formats.terminal import rich_table, said
-from benchmarks.tables.table import frame
+from benchmarks.tables.table import tabulate
 from hierdiff.command import command, plain
 from hierdiff.config import one_line
 from hierdiff.files import Busy, worked_in
-from hierdiff.results.folders import readable
 from hierdiff.results.record import FILE, Record
 
 log = logging.getLogger(__name__)
@@ -111,33 +111,13 @@ def complete(job: Ready) -> Record:
 
 def show(record: Record, folder: Path, preset: str = "all") -> None:
     """Prints the table of the record and of those beside it."""
-    console().print(rich_table(frame(beside(record, folder), preset)))
+    console().print(rich_table(tabulate(beside(record, folder), preset)))
 
 
 def console(stderr: bool = False) -> Console:
     made = Console(stderr=stderr)
     made.width = made.width if made.is_terminal else 160
     return made
-
-
-def beside(record: Record, folder: Path) -> list[Record]:
-    """The record, and of those of the same data and budget in the folders next to it the ones whose
-    numbers may share its table."""
-    found = [record]
-    others, left_out = readable(folder.parent, depth=1)
-    for line in left_out:
-        log.warning("left out: %s", line)
-    for other in others:
-        assert other.path is not None
-        same = (other.data, other.budget) == (record.data, record.budget)
-        if same and other.path != (folder / FILE).resolve():
-            try:
-                frame([*found, other], preset="all")
-            except ValueError as error:
-                log.info("%s is not in this table: %s", other.path.parent, error)
-            else:
-                found.append(other)
-    return found
 
 
 def files_of(record: Record, folder: Path) -> dict[str, str]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from html import escape as html_escape
 from itertools import pairwise
 
+import numpy as np
+
 from benchmarks.tables.digits import is_spread, printed
 from hierdiff.config import printable
 
@@ -22,6 +24,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 14, 36, 48  # margins around the plot
 LINE = 14  # height of a label
 LETTER, WIDE, NARROW = 7.2, 11.5, 4.5  # widths of letters, about
 COLOURS = 8
+NAMED = 40  # points that have a name in a chart, those of the front first
 DASHES = (("solid", ""), ("dashed", "6 3"), ("dotted", "2 3"), ("dash-dotted", "9 3 2 3"))
 BETTER = {"low": "lower is better", "high": "higher is better", None: ""}
 
@@ -59,13 +62,14 @@ class Line:
 def front(points: Sequence[Point], x: Axis, y: Axis) -> list[Point]:
     """The points that no other beats in one number without losing in the other, by growing x."""
     sign_x, sign_y = (-1 if axis.better == "high" else 1 for axis in (x, y))
-
-    def beaten(a: Point, b: Point) -> bool:
-        one, other = (sign_x * a.x, sign_y * a.y), (sign_x * b.x, sign_y * b.y)
-        return other != one and other[0] <= one[0] and other[1] <= one[1]
-
-    left = [a for a in points if not any(beaten(a, b) for b in points)]
-    return sorted(left, key=lambda point: (point.x, point.y, point.label))
+    found: list[Point] = []
+    best: tuple[float, float] | None = None  # of those before, the last of the front
+    for point in sorted(points, key=lambda p: (sign_x * p.x, sign_y * p.y)):
+        place = sign_x * point.x, sign_y * point.y
+        if best is None or place[1] < best[1] or place == best:
+            found.append(point)
+            best = place
+    return sorted(found, key=lambda point: (point.x, point.y, point.label))
 
 
 # ---------------------------------------------------------------- scales
@@ -157,7 +161,8 @@ def width(words: str) -> float:
 def scatter(
     points: Sequence[Point], x: Axis, y: Axis, real: tuple[str, float] | None = None
 ) -> str:
-    """Each point with its name; those of the front are filled and joined by its steps.
+    """Each point with its name, of more than `NAMED` those of the front first and the rest where a
+    pointer rests on them; those of the front are filled and joined by its steps.
 
     real: name and y of a horizontal line, drawn where it lies among the points.
     """
@@ -165,6 +170,7 @@ def scatter(
     across = Scale.over([p.x for p in points], LEFT + 8, WIDTH - RIGHT - 8)
     up = Scale.over(ends, HEIGHT - BOTTOM - 14, TOP + 8, linear=_bounded(y))
     best = front(points, x, y)
+    leading = set(best)
     body = [*_frame(across, up, x, y), *_level(real, up)]
     edge = _edge(best, across, up, x)
     if len(best) > 1:
@@ -183,10 +189,11 @@ def scatter(
             )
         told = f"{p.label}: {_value(p)}"
         inside = f"<title>{escape(told)} at {escape(compact(p.x))}</title>"
-        body.append(mark(p.look, px, py, hollow=p not in best, inside=inside))
-    ordered = sorted(points, key=lambda p: (p not in best, p.x, p.label))
-    names = [(_short(p.label, 24), across(p.x), up(p.y)) for p in ordered]
-    for (name, _, _), (box, side) in zip(names, _placed(names, taken), strict=True):
+        body.append(mark(p.look, px, py, hollow=p not in leading, inside=inside))
+    ordered = sorted(points, key=lambda p: (p not in leading, p.x, p.label))
+    names = [(_short(p.label, 24), across(p.x), up(p.y)) for p in ordered[:NAMED]]
+    marks = [(across(p.x), up(p.y)) for p in points]
+    for (name, _, _), (box, side) in zip(names, _placed(names, marks, taken), strict=True):
         at = {"start": box[0], "end": box[2], "middle": (box[0] + box[2]) / 2}[side]
         body.append(_text(at, box[3] - 3, name, "name", side))
     values = "; ".join(f"{p.label} {_value(p)} at {compact(p.x)}" for p in points)
@@ -350,24 +357,30 @@ def _around(a: Place, b: Place) -> Box:
 
 
 def _placed(
-    names: Sequence[tuple[str, float, float]], taken: Sequence[Box]
+    names: Sequence[tuple[str, float, float]], marks: Sequence[Place], taken: Sequence[Box]
 ) -> list[tuple[Box, str]]:
-    """Where each name of a point (x, y) stands, chosen anew once the others are known."""
-    found: dict[int, tuple[Box, str]] = {}
+    """Where each name of a point (x, y) stands, chosen anew once the others are known: the place
+    that touches least of what is there and is not nearer to the marks of other points."""
+    count = len(names)
+    boxes = np.zeros((len(taken) + count, 4))  # of names that have no place yet: nothing
+    boxes[: len(taken)] = np.asarray(taken).reshape(-1, 4)
+    all_marks = np.asarray(marks)
+    wanted = [_around_point(width(name), x, y) for name, x, y in names]
+    found: list[tuple[Box, str]] = []
     for _ in range(3):
-        for i, (name, x, y) in enumerate(names):
-            rest = [box for j, (box, _) in found.items() if j != i]
-            marks = [(a, b) for _, a, b in names if (a, b) != (x, y)]
-            found[i] = _place(name, x, y, [*taken, *rest], marks)
-    return list(found.values())
+        found = []
+        for i, (own, (_, x, y)) in enumerate(zip(wanted, names, strict=True)):
+            boxes[len(taken) + i] = 0
+            others = all_marks[(all_marks != (x, y)).any(1)]
+            best = int(np.argmin(_costs(np.asarray([box for box, _ in own]), boxes, others, x, y)))
+            boxes[len(taken) + i] = own[best][0]
+            found.append(own[best])
+    return found
 
 
-def _place(
-    name: str, x: float, y: float, taken: Sequence[Box], marks: Sequence[Place]
-) -> tuple[Box, str]:
-    """Where a name fits beside its point, and which end of it is held there: the place that
-    touches least of what is there and is not nearer to the marks of other points."""
-    w, far = width(name), 9
+def _around_point(w: float, x: float, y: float) -> list[tuple[Box, str]]:
+    """The places for a name of width w beside its point, each with the end that is held there."""
+    far = 9
     left = {"start": 0.0, "end": -w, "middle": -w / 2}
     places = [
         *((far, -LINE / 2, "start"), (-far, -LINE / 2, "end")),
@@ -377,29 +390,33 @@ def _place(
     places += [
         (a, b + n * LINE, side) for n in (-0.5, 0.5, -1, 1, -2, 2) for a, b, side in places[:2]
     ]
-    boxes = [
+    return [
         ((x + a + left[side], y + b, x + a + left[side] + w, y + b + LINE), side)
         for a, b, side in places
     ]
 
-    def cost(place: tuple[Box, str]) -> float:
-        box, own = place[0], _away(place[0], x, y)
-        nearer = sum(_away(box, *mark) < own for mark in marks)
-        return sum(_shared(box, t) for t in taken) + _outside(box) + own + 100 * nearer
 
-    return min(boxes, key=cost)
-
-
-def _away(box: Box, x: float, y: float) -> float:
-    return math.hypot(max(box[0] - x, 0, x - box[2]), max(box[1] - y, 0, y - box[3]))
-
-
-def _shared(a: Box, b: Box) -> float:
-    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    return max(0.0, wide) * max(0.0, high)
+def _costs(
+    places: np.ndarray, taken: np.ndarray, marks: np.ndarray, x: float, y: float
+) -> np.ndarray:
+    """How bad each place (p, 4) is: what it covers of taken boxes and outside, how far it is from
+    its point, and how many other marks are nearer to it."""
+    low = np.maximum(places[:, None, :2], taken[None, :, :2])
+    high = np.minimum(places[:, None, 2:], taken[None, :, 2:])
+    covered = np.clip(high - low, 0.0, None).prod(2).cumsum(1)[:, -1]  # in order, so exactly
+    own = _away(places, np.asarray([[x, y]]))[:, 0]
+    nearer = (_away(places, marks) < own[:, None]).sum(1)
+    outside = np.asarray([_outside(place) for place in places.tolist()])
+    return covered + outside + own + 100 * nearer
 
 
-def _outside(box: Box) -> float:
+def _away(places: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """(p, m) distances of marks from places, 0 within."""
+    aside = np.clip(np.maximum(places[:, None, :2] - marks, marks - places[:, None, 2:]), 0, None)
+    return np.hypot(aside[..., 0], aside[..., 1])
+
+
+def _outside(box: Sequence[float]) -> float:
     over = max(0.0, LEFT - box[0]) + max(0.0, box[2] - WIDTH)
     return 100 * (over + max(0.0, TOP - 12 - box[1]) + max(0.0, box[3] - HEIGHT + BOTTOM))
 

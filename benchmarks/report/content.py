@@ -148,7 +148,8 @@ def tables(
         name = f"{slug}-{i}" if len(parts) > 1 else slug
         shown = [entry.label for entry in part]
         try:
-            found = list(comparisons(name, part, kept.files, published))
-            yield Group(shown, found, list(trade(merged(part))))
+            rows = merged(part)
+            found = list(comparisons(name, rows, kept.files, published))
+            yield Group(shown, found, list(trade(rows)))
         except UNFIT as error:
             yield Group(shown, problem=reason(error))

@@ -1,4 +1,4 @@
-"""The comparison tables: frames of `benchmarks.tables` with what the page needs beside them.
+"""The comparison tables, with what the page needs beside them.
 
 Rows whose numbers may not share a column are in groups of their own, so that no record keeps the
 others from being shown.
@@ -10,18 +10,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-import pandas as pd
-from pandas.api.types import is_numeric_dtype
-
 from benchmarks.report.parts import Cell, Comparison, Entry, TableRow, number
-from benchmarks.tables.best import places
 from benchmarks.tables.formats import FORMATS
 from benchmarks.tables.formats.cells import shown
-from benchmarks.tables.keys import keys
 from benchmarks.tables.labels import labels
+from benchmarks.tables.layout import Table
+from benchmarks.tables.mixing import Company
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.published import Published
-from benchmarks.tables.table import frame
+from benchmarks.tables.table import tabulate
 from hierdiff.results.flat import NAMED
 from hierdiff.results.record import Record
 from hierdiff.results.seeds import over_seeds
@@ -50,22 +47,19 @@ def row_key(record: Record) -> str:
 
 def comparable(entries: Sequence[Entry]) -> list[list[Entry]]:
     """The entries in groups, each of which is one table: each joins the first that takes it."""
-    groups: list[list[Entry]] = []
+    groups: list[tuple[list[Entry], Company]] = []
     for entry in entries:
-        home = next((group for group in groups if _fits([*group, entry])), None)
-        if home is None:
-            groups.append([entry])
+        for members, company in groups:
+            try:
+                company.check(entry.record)
+            except ValueError:
+                continue
+            company.add(entry.record)
+            members.append(entry)
+            break
         else:
-            home.append(entry)
-    return groups
-
-
-def _fits(entries: Sequence[Entry]) -> bool:
-    try:
-        frame([entry.record for entry in entries], "all")
-    except UNFIT:
-        return False
-    return True
+            groups.append(([entry], Company([entry.record])))
+    return [members for members, _ in groups]
 
 
 def merged(entries: Sequence[Entry]) -> list[Entry]:
@@ -79,17 +73,18 @@ def merged(entries: Sequence[Entry]) -> list[Entry]:
 
 def comparisons(
     name: str,
-    entries: Sequence[Entry],
+    rows: Sequence[Entry],
     files: dict[str, bytes],
     published: Sequence[Published] = (),
 ) -> Iterator[Comparison]:
-    """A table for each preset; its downloads are added to `files` as `tables/<name>-...`."""
-    rows = merged(entries)
-    counted = labels([row.record for row in rows], told=False)  # of an ablation
+    """A table of the rows (`merged`) for each preset; its downloads are added to `files` as
+    `tables/<name>-...`."""
+    records = [row.record for row in rows]
+    counted = labels(records, distinct=False)  # of an ablation
     looks = {label: row.look for label, row in zip(counted, rows, strict=True)}
     looks |= {row.label: row.look for row in rows}
     for preset in PRESETS:
-        table = frame([entry.record for entry in entries], preset, published)
+        table = tabulate(records, preset, published)
         downloads = []
         for kind, written in FORMATS.items():
             href = f"tables/{name}-{preset}.{ENDINGS.get(kind, kind)}"
@@ -100,41 +95,41 @@ def comparisons(
 
 def comparison(
     name: str,
-    table: pd.DataFrame,
+    table: Table,
     looks: Mapping[str, int],
     downloads: Sequence[tuple[str, str]],
 ) -> Comparison:
-    """A frame as the page shows it: methods, then scale, published and failed rows, apart."""
-    failed = next((key for key in keys(table) if key[1] == "failure"), None)
-    columns = [key for key in keys(table) if key != failed]
-    cells, place = shown(table), places(table)
-    published = table.attrs.get("published", ())
+    """A table as the page shows it: methods, then scale, published and failed rows, apart."""
+    failed = next((column for column in table.columns if column.what == "failure"), None)
+    reasons = {} if failed is None else table.cells[failed]
+    columns = [column for column in table.columns if column != failed]
+    cells = {column: shown(table, column) for column in columns}
+    numeric = {column: table.is_number(column) for column in columns}
     rows: dict[str, list[TableRow]] = {
         kind: [] for kind in ("methods", "scale", "published", "failures")
     }
-    for i, label in enumerate(table.index):
-        reason = table[failed].iloc[i] if failed is not None else None
-        if isinstance(reason, str):
-            rows["failures"].append(TableRow(label, look=looks.get(label), reason=reason))
+    scale = set(table.scale)
+    for label in table.rows:
+        if label in reasons:
+            rows["failures"].append(TableRow(label, look=looks.get(label), reason=reasons[label]))
             continue
-        told = [
+        own = [
             Cell(
-                str(cells[key].iloc[i]),
-                number(table[key].iloc[i]),
-                number=is_numeric_dtype(table[key]),
-                place=int(place[key].iloc[i]),
+                cells[column][label],
+                number(table.cells[column].get(label)),
+                number=numeric[column],
+                place=table.place(column, label),
             )
-            for key in columns
+            for column in columns
         ]
-        apart = "published" if label in published else "methods"
-        kind = "scale" if label in table.attrs["scale"] else apart
-        rows[kind].append(TableRow(label, told, looks.get(label)))
+        apart = "published" if label in table.published else "methods"
+        rows["scale" if label in scale else apart].append(TableRow(label, own, looks.get(label)))
     return Comparison(
         name=name,
-        caption=table.attrs["caption"],
-        sides=[(side, len(list(own))) for side, own in groupby(key[0] for key in columns)],
-        columns=[Cell(key[1], number=is_numeric_dtype(table[key])) for key in columns],
-        notes=table.attrs["notes"],
+        caption=table.caption,
+        sides=[(side, len(list(own))) for side, own in groupby(one.group for one in columns)],
+        columns=[Cell(column.title, number=numeric[column]) for column in columns],
+        notes=table.notes,
         downloads=downloads,
         **rows,
     )

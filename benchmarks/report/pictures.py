@@ -33,10 +33,12 @@ FOLDER = "pictures"
 
 @dataclass
 class Kept:
-    """Files of the report by name; broken: what could not be read."""
+    """Files of the report by name; broken: what could not be read; sizes: of pictures, so that one
+    of many runs is decoded once."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def picture(self, path: Path) -> Picture | None:
         """The PNG as a file of the report; None where there is none, or it is not whole."""
@@ -44,15 +46,17 @@ class Kept:
             return None
         try:
             content = path.read_bytes()
+            name = f"{FOLDER}/{hashlib.sha256(content).hexdigest()[:16]}.png"
+            if name in self.sizes:
+                return Picture(name, *self.sizes[name])
             with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
                 image.load()
-                width, height = image.size
+                self.sizes[name] = image.size
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             self.broken.append(f"{path.parent.name}/{path.name} is no whole PNG")
             return None
-        name = f"{FOLDER}/{hashlib.sha256(content).hexdigest()[:16]}.png"
         self.files[name] = content
-        return Picture(name, width, height)
+        return Picture(name, *self.sizes[name])
 
 
 @dataclass(frozen=True)

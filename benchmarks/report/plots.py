@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -107,10 +107,11 @@ def curves(entries: Sequence[Entry]) -> Iterator[Charts]:
     told by their rows."""
     finest = _finest_of(entries)
     rows = [row for entry in entries for row in entry.record.curves]
-    shared: dict[Measured, list[str]] = {}  # names of the rows that have it
+    shared: dict[Measured, dict[str, tuple[Entry, list[Row]]]] = {}  # by label of who has it
     for entry in entries:
-        for key in dict.fromkeys(map(_measured, entry.record.curves)):
-            shared.setdefault(key, []).append(entry.label)
+        for row in entry.record.curves:
+            have = shared.setdefault(_measured(row), {})
+            have.setdefault(entry.label, (entry, []))[1].append(row)
     identities = Counter(key[:3] for key in shared)
     halves = sorted({half for row in rows if (half := number(row.get("half_life"))) is not None})
     sides = {  # of a curve's metric, told by the quality rows of the same one
@@ -124,14 +125,14 @@ def curves(entries: Sequence[Entry]) -> Iterator[Charts]:
         real = _real(entries, side, metric, identity)
         drawn = []
         for spent, name, label in SPENT:
-            found, unit = list(_lines(entries, key, spent, halves)), ""
+            found, unit = list(_lines(shared[key].values(), spent, halves)), ""
             if spent == "seconds":
                 found, unit = _in_hours(found)
             if found:
                 drawn.append((name, lines(found, Axis(label + unit), axis, real)))
         if drawn:
             more = f", of {', '.join(shared[key])}" if identities[key[:3]] > 1 else ""
-            own = [row for row in rows if _measured(row) == key]
+            own = [row for _, of_entry in shared[key].values() for row in of_entry]
             told = " ".join(filter(None, (_counts(own), _patterns(halves))))
             yield Charts(_name(side, view, metric, finest) + more, drawn, told)
 
@@ -162,11 +163,13 @@ def _measured(row: Row) -> Measured:
 
 
 def _lines(
-    entries: Sequence[Entry], key: Measured, spent: str, halves: Sequence[float]
+    found: Iterable[tuple[Entry, Sequence[Row]]], spent: str, halves: Sequence[float]
 ) -> Iterator[Line]:
-    """A line for each row, and for each half-life of its average where there are several."""
-    for entry in entries:
-        rows = [row for row in entry.record.curves if _measured(row) == key]
+    """A line for each entry, and for each half-life of its average where there are several.
+
+    found: entries with their rows of one curve.
+    """
+    for entry, rows in found:
         own = dict.fromkeys(number(row.get("half_life")) for row in rows)
         for half in own:
             points = [

@@ -15,7 +15,7 @@ from benchmarks.tables import published as papers
 from benchmarks.tables.choices import add_choices, keep, nothing_under
 from benchmarks.tables.formats import FORMATS
 from benchmarks.tables.presets import PRESETS
-from benchmarks.tables.table import frame
+from benchmarks.tables.table import tabulate
 from hierdiff.config import one_line, reported
 from hierdiff.files import clean_beside, write
 from hierdiff.results.folders import readable
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not found:
             raise ValueError(nothing_under(chosen.folders))
         others = papers.asked(chosen.published)
-        printed = FORMATS[chosen.format](frame(found, chosen.preset, others, left_out))
+        printed = FORMATS[chosen.format](tabulate(found, chosen.preset, others, left_out))
         if chosen.output is None:
             sys.stdout.write(printed)
         else:

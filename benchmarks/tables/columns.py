@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.tables.captions import budget
 from benchmarks.tables.costs import PARTS, Cost
-from benchmarks.tables.keys import ARROWS, Key, Spread
+from benchmarks.tables.layout import Column, Spread, Spreads
 from benchmarks.tables.mixing import same_hardware, same_identity
 from benchmarks.tables.presets import UNITS, Preset
 from benchmarks.tables.scale import SCALE, scale_rows
@@ -19,48 +19,43 @@ from hierdiff.results.record import Record
 from hierdiff.results.rows import ALONE, Row, better, level_of
 
 OUT_OF_MEMORY, OOM = "out of memory", "OOM"  # how such a reason begins, what a cell says
-Spreads = dict[Key, dict[str, Spread]]  # by column and row
+Cells = dict[Column, dict[str, Any]]  # by column and row
 
 
 def columns_of(
     rows: Mapping[str, Record], wanted: Preset, metrics: Sequence[str]
-) -> tuple[dict[Key, dict[str, Any]], Spreads, Spreads, dict[Key, float]]:
-    """Columns of what was measured, by row; the spread over seeds, that over repeats of a timing,
-    and the part of itself to which a number is known, where there is one."""
-    columns: dict[Key, dict[str, Any]] = {}
+) -> tuple[Cells, Spreads, Spreads]:
+    """Cells of what was measured; the spread over seeds, and that over repeats of a timing."""
+    columns: Cells = {}
     spread: Spreads = {}
     noise: Spreads = {}
-    resolution: dict[Key, float] = {}
     for group, level, part in groups_of(rows.values(), wanted):
-        measured = quality_columns(rows, level, metrics) if part is None else {}
-        for label, found in measured.items():
-            same_identity(f"{group} {label}", found)
-            columns[group, label] = {row: q["value"] for row, q in found.items()}
-            spread[group, label] = {
-                row: known for row, q in found.items() if (known := spread_of(q)) is not None
+        found = quality_columns(group, rows, level, metrics) if part is None else {}
+        for column, qualities in found.items():
+            same_identity(column.heading, qualities)
+            columns[column] = {row: q["value"] for row, q in qualities.items()}
+            spread[column] = {
+                row: known for row, q in qualities.items() if (known := spread_of(q)) is not None
             }
         for cost in costs_of(rows.values(), level, wanted):
+            column = cost.column(group)
             taken = cost_column(rows, level, part, cost)
             if cost.hardware:
-                same_hardware(f"{group} {cost.label}", rows, taken)
-            columns[group, cost.label] = {
-                row: c[cost.key] * cost.factor for row, c in taken.items()
-            }
-            noise[group, cost.label] = {
+                same_hardware(column.heading, rows, taken)
+            columns[column] = {row: c[cost.key] * cost.factor for row, c in taken.items()}
+            noise[column] = {
                 row: known for row, c in taken.items() if (known := cost.spread(c)) is not None
             }
-            if cost.resolution is not None:
-                resolution[group, cost.label] = cost.resolution
         if wanted.parts:
-            columns |= {(group, label): own for label, own in parts(rows, level, part).items()}
+            columns |= {Column(group, k): own for k, own in parts(rows, level, part).items()}
     for when, what in wanted.budgets:
         unit, factor = UNITS[what]
-        columns[when, unit] = {
+        columns[Column(when, unit)] = {
             row: amount / factor
             for row, record in rows.items()
             if (amount := budget(record, when, what)) is not None
         }
-    return columns, spread, noise, resolution
+    return columns, spread, noise
 
 
 def groups_of(records: Iterable[Record], wanted: Preset) -> Iterator[tuple[str, Name, str | None]]:
@@ -98,9 +93,9 @@ def spread_of(q: Row) -> Spread | None:
     return Spread(sd, count, parts)
 
 
-def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Key, dict[str, str]]:
+def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Column, dict[str, str]]:
     """Costs that ended without a number, by row: `OOM` where memory ran out."""
-    words: dict[Key, dict[str, str]] = {}
+    words: dict[Column, dict[str, str]] = {}
     for group, level, part in groups_of(rows.values(), wanted):
         for cost in costs_of(rows.values(), level, wanted):
             for row, record in rows.items():
@@ -108,7 +103,7 @@ def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Key, dict[st
                     reason = c.get(f"{cost.case}_failure")
                     if reason is not None and c.get(cost.key) is None and cost.measured:
                         word = OOM if reason.startswith(OUT_OF_MEMORY) else "failed"
-                        words.setdefault((group, cost.label), {})[row] = word
+                        words.setdefault(cost.column(group), {})[row] = word
     return words
 
 
@@ -126,8 +121,8 @@ def metrics_of(records: Iterable[Record], which: str) -> list[str]:
 
 
 def quality_columns(
-    rows: Mapping[str, Record], level: Name, metrics: Sequence[str]
-) -> dict[str, dict[str, Row]]:
+    group: str, rows: Mapping[str, Record], level: Name, metrics: Sequence[str]
+) -> dict[Column, dict[str, Row]]:
     """For each metric and view of a level the quality row of each table row.
 
     At the finest level both views are the same image, and one column says it. Both views have
@@ -142,9 +137,9 @@ def quality_columns(
         for row, record in rows.items()
     }
     scale = {label: list(scale_rows(rows.values(), kind, level)) for kind, label in SCALE.items()}
-    columns: dict[str, dict[str, Row]] = {}
+    columns: dict[Column, dict[str, Row]] = {}
     for metric in metrics:
-        arrow = ARROWS[direction(metric, rows.values())]
+        side_of = direction(metric, rows.values())
         for suffix, wanted in views.items():
             column = {
                 row: q
@@ -157,7 +152,7 @@ def quality_columns(
                 column |= {
                     row: q for row, found in scale.items() for q in found if q["metric"] == metric
                 }
-                columns[f"{metric}{suffix}{arrow}"] = column
+                columns[Column(group, f"{metric}{suffix}", side_of)] = column
     return columns
 
 

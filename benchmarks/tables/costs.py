@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
 
-from benchmarks.tables.keys import DOWN, UP, Spread
+from benchmarks.tables.layout import Column, Spread
 from hierdiff.metrics.cost import is_unsteady
 from hierdiff.results.rows import Row
 
@@ -30,13 +30,18 @@ def expected_iqr(n: int) -> float:
 class Cost:
     """A cost column: its key in a record, its label, what turns the stored unit into the shown one.
 
-    hardware: whether the number depends on device and dtype.
+    better: which side is, "low", "high" or None for neither. hardware: whether the number depends
+    on device and dtype.
     """
 
     key: str
     label: str
+    better: str | None = None
     factor: float = 1
     hardware: bool = True
+
+    def column(self, group: str) -> Column:
+        return Column(group, self.label, self.better, ALIKE if "_memory_" in self.key else None)
 
     @property
     def measured(self) -> bool:
@@ -47,11 +52,6 @@ class Cost:
     def case(self) -> str:
         """Which of the two cases gives it, "train" or "sample"."""
         return "train" if self.key.startswith(("train", "compile")) else "sample"
-
-    @property
-    def resolution(self) -> float | None:
-        """The part of itself to which a number is known without repeats."""
-        return ALIKE if "_memory_" in self.key else None
 
     def spread(self, cost: Row) -> Spread | None:
         """Of a time or rate, in the shown unit; None where it is unknown: one repeat, or repeats
@@ -85,23 +85,23 @@ class Cost:
 
 
 COSTS = (
-    Cost("train_images_per_s", f"train img/s {UP}"),
-    Cost("sample_images_per_s", f"sample img/s {UP}"),
-    Cost("latency_s", f"latency ms {DOWN}", 1e3),
-    Cost("train_iqr_s", "train batch IQR ms", 1e3),
-    Cost("sample_iqr_s", "sample batch IQR ms", 1e3),
-    Cost("latency_iqr_s", "latency IQR ms", 1e3),
-    Cost("train_memory_mib", f"train MiB {DOWN}"),
-    Cost("train_memory_reserved_mib", f"train reserved MiB {DOWN}"),
-    Cost("sample_memory_mib", f"sample MiB {DOWN}"),
-    Cost("sample_memory_reserved_mib", f"sample reserved MiB {DOWN}"),
-    Cost("energy_j", f"J/image {DOWN}"),
-    Cost("compile_s", f"compile s {DOWN}"),
+    Cost("train_images_per_s", "train img/s", "high"),
+    Cost("sample_images_per_s", "sample img/s", "high"),
+    Cost("latency_s", "latency ms", "low", 1e3),
+    Cost("train_iqr_s", "train batch IQR ms", factor=1e3),
+    Cost("sample_iqr_s", "sample batch IQR ms", factor=1e3),
+    Cost("latency_iqr_s", "latency IQR ms", factor=1e3),
+    Cost("train_memory_mib", "train MiB", "low"),
+    Cost("train_memory_reserved_mib", "train reserved MiB", "low"),
+    Cost("sample_memory_mib", "sample MiB", "low"),
+    Cost("sample_memory_reserved_mib", "sample reserved MiB", "low"),
+    Cost("energy_j", "J/image", "low"),
+    Cost("compile_s", "compile s", "low"),
     Cost("train_batch", "train batch", hardware=False),
     Cost("batch", "batch", hardware=False),
-    Cost("parameters", "params M", 1e-6, hardware=False),
-    Cost("flops_per_call", "GFLOPs/call", 1e-9, hardware=False),
-    Cost("flops_per_image", "GFLOPs/image", 1e-9, hardware=False),
+    Cost("parameters", "params M", factor=1e-6, hardware=False),
+    Cost("flops_per_call", "GFLOPs/call", factor=1e-9, hardware=False),
+    Cost("flops_per_image", "GFLOPs/image", factor=1e-9, hardware=False),
     Cost("evaluations", "calls", hardware=False),
 )
 PARTS = {  # numbers of a breakdown or of a search over batch sizes

@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any
 
 from hierdiff.levels import joined
-from hierdiff.results.flat import NAMED, flat
+from hierdiff.results.flat import NAMED
 from hierdiff.results.record import Record
 
 
@@ -31,7 +31,7 @@ def options_of(record: Record) -> dict[str, Any]:
     return {
         "budget": record.budget,
         "resolutions": joined(record.resolutions),
-        **{key: value for key, value in flat(record.config).items() if key not in NAMED[1:]},
+        **{key: value for key, value in record.options.items() if key not in NAMED[1:]},
     }
 
 

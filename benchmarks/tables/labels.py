@@ -11,18 +11,25 @@ from benchmarks.tables.scale import SCALE
 from hierdiff.results.record import Record
 
 
-def labels(records: Sequence[Record], told: bool = True) -> list[str]:
+def labels(records: Sequence[Record], distinct: bool = True) -> list[str]:
     """A label for each record, all different: its name, and where names meet, what differs.
 
-    told: whether the label tells it; else it counts.
+    distinct: whether a label says what differs; else labels that meet are counted, `mdm #2`.
     """
-    names = Counter(record.name for record in records)
+    rivals: dict[str, list[Record]] = {}
+    for record in records:
+        rivals.setdefault(record.name, []).append(record)
+    apart = {
+        id(record): difference
+        for own in rivals.values()
+        if distinct and len(own) > 1
+        for record, difference in zip(own, _differences(own), strict=True)
+    }
     shown = []
     for record in records:
-        rivals = [other for other in records if other.name == record.name]
         seeds = record.config.get("seed")
         facts = [
-            *([_difference(record, rivals)] if told and names[record.name] > 1 else []),
+            *([apart[id(record)]] if id(record) in apart else []),
             *([f"{len(seeds)} seeds"] if isinstance(seeds, list) else []),
             *(["edited"] if record.edited else []),
         ]
@@ -36,18 +43,24 @@ def labels(records: Sequence[Record], told: bool = True) -> list[str]:
     return unique
 
 
-def _difference(record: Record, rivals: Sequence[Record]) -> str:
-    """What tells a record from its rivals: one option, up to three, or the end of its path."""
+def _differences(rivals: Sequence[Record]) -> list[str]:
+    """What tells each of several records from the rest: one option, up to three, or the end of its
+    path."""
     facts = [options_of(rival) for rival in rivals]
-    own = options_of(record)
     short = differing(facts)
-    telling = [[key] for key in short] + ([short] if len(short) <= 3 else [])
-    for chosen in telling:
+    for chosen in [[key] for key in short] + ([short] if len(short) <= 3 else []):
         if len({tuple(str(fact.get(key)) for key in chosen) for fact in facts}) == len(facts):
-            return ", ".join(f"{key}={own.get(key)}" for key in chosen)
+            return [", ".join(f"{key}={fact.get(key)}" for key in chosen) for fact in facts]
     folders = [rival.path.resolve().parent.parts if rival.path else () for rival in rivals]
-    folder = record.path.resolve().parent.parts if record.path else ()
+    ends = Counter(folder[-n:] for folder in folders for n in range(1, len(folder) + 1))
+    return [
+        _end(folder, ends) or rival.hash[:8] for folder, rival in zip(folders, rivals, strict=True)
+    ]
+
+
+def _end(folder: tuple[str, ...], ends: Counter[tuple[str, ...]]) -> str:
+    """The shortest end of a path that no other has, "" where there is none."""
     for length in range(1, len(folder) + 1):
-        if sum(other[-length:] == folder[-length:] for other in folders) == 1:
+        if ends[folder[-length:]] == 1:
             return "/".join(folder[-length:])
-    return record.hash[:8]
+    return ""

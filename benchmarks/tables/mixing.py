@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.tables.costs import COSTS
 from benchmarks.tables.scale import SCALE
+from hierdiff.levels import px
 from hierdiff.metrics.fidelity import apart_from_count
 from hierdiff.results.hardware import hardware
 from hierdiff.results.record import Record
-from hierdiff.results.rows import Row
+from hierdiff.results.rows import Row, level_of
+
+Place = tuple[str, str]  # group and heading of a column, whatever the view
+
+
+def one_dataset(records: Sequence[Record]) -> str:
+    """The data set of the records. ValueError where they have several, or several protocols."""
+    datasets = sorted({record.data for record in records})
+    if len(datasets) > 1:
+        raise ValueError(
+            f"data sets {', '.join(datasets)} cannot share a table: choose one, "
+            f"--where data={datasets[0]}"
+        )
+    protocols = sorted({str(p) for r in records if (p := r.provenance.get("protocol")) is not None})
+    if len(protocols) > 1:
+        raise ValueError(
+            f"records measured under protocols {' and '.join(protocols)} cannot share a table: "
+            f"measure the older ones again"
+        )
+    return datasets[0]
 
 
 def same_identity(column: str, found: Mapping[str, Row]) -> None:
@@ -51,3 +72,90 @@ def same_hardware(column: str, rows: Mapping[str, Record], found: Mapping[str, R
             f"column {column!r} would mix numbers from {first} ({row}) with numbers from {second} "
             f"({other}): leave one out by --where, or measure both on one device"
         )
+
+
+class Company:
+    """The records that may share a table with each other, told one at a time.
+
+    A record is asked for the conditions of its own columns alone, so that n records cost n times
+    what one does. It is stricter than a table of two views, whose columns may differ: one metric at
+    one resolution has one condition in both.
+    """
+
+    def __init__(self, records: Iterable[Record] = ()):
+        self.conditions: dict[Place, tuple[Any, str]] = {}  # and the name of who has it
+        self.scale: dict[Place, list[tuple[str, Row]]] = {}  # kind and row
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Record) -> None:
+        """Takes a record in, whatever it says."""
+        for place, condition in conditions(record):
+            self.conditions.setdefault(place, (condition, record.name))
+        for place, kind, row in _scale(record):
+            self.scale.setdefault(place, []).append((kind, row))
+
+    def check(self, record: Record) -> None:
+        """ValueError, with the column and both sides, where it cannot share a table with these."""
+        for place, condition in conditions(record):
+            known, name = self.conditions.get(place, (condition, ""))
+            if known != condition:
+                raise ValueError(_mixed(place, known, name, condition, record.name))
+            for kind, row in self.scale.get(place, ()):
+                if not _beside(kind, row, condition):
+                    raise ValueError(
+                        _mixed(place, _condition(row), SCALE[kind], condition, record.name)
+                    )
+        for place, kind, row in _scale(record):
+            if place in self.conditions and not _beside(kind, row, self.conditions[place][0]):
+                known, name = self.conditions[place]
+                raise ValueError(_mixed(place, known, name, _condition(row), SCALE[kind]))
+
+
+def conditions(record: Record) -> Iterator[tuple[Place, Any]]:
+    """Under which conditions the numbers of a record may share a column, by where they stand."""
+    protocol = record.provenance.get("protocol")
+    if protocol is not None:
+        yield ("protocol", ""), str(protocol)
+    for q in record.quality:
+        if q["value"] is not None:
+            yield (_group(q), q["metric"]), _condition(q)
+    for c in record.cost:
+        if c.get("part") is None:
+            where = hardware(record, c)
+            for cost in COSTS:
+                if cost.hardware and c.get(cost.key) is not None:
+                    yield (_group(c), cost.label), where
+            if any(isinstance(node, (Mapping, list, tuple)) for node in c.values()):
+                yield (_group(c), "breakdown"), where
+
+
+def _group(row: Row) -> str:
+    return px(level_of(row))
+
+
+def _condition(q: Row) -> tuple[Any, ...]:
+    return q["identity"], q.get("n"), q.get("n_reference")
+
+
+def _scale(record: Record) -> Iterator[tuple[Place, str, Row]]:
+    for kind in SCALE:
+        for q in record.scale.get(kind, ()):
+            if q["value"] is not None:
+                yield (_group(q), q["metric"]), kind, q
+
+
+def _beside(kind: str, row: Row, condition: tuple[Any, ...]) -> bool:
+    """May a row of the scale stand in a column: measured alike, or real images that are fewer."""
+    identity, n, _ = condition
+    return _condition(row) == condition or (
+        kind == "real"
+        and (row.get("n") or 0) < (n or 0)
+        and apart_from_count(row["identity"]) == apart_from_count(identity)
+    )
+
+
+def _mixed(place: Place, known: Any, name: str, condition: Any, other: str) -> str:
+    said = [_identity(one) if isinstance(one, tuple) else str(one) for one in (known, condition)]
+    column = " ".join(filter(None, place))
+    return f"column {column!r} would mix {said[0]} ({name}) with {said[1]} ({other})"

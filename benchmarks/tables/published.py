@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables.keys import ARROWS
+from benchmarks.tables.layout import Column
 from hierdiff.files import read_text
 
 FILE = Path(__file__).with_name("published.csv")
@@ -151,25 +151,20 @@ def labels(rows: Sequence[Published]) -> dict[Published, str]:
     return {row: f"{row.method} {''.join(own[row.method, row.dataset])}" for row in rows}
 
 
-def columns(
-    rows: Sequence[Published], quality: bool, cost: bool
-) -> dict[tuple[str, str], dict[str, Any]]:
-    """Columns of their own (resolution, what), finest first, by the labels of the rows."""
+def columns(rows: Sequence[Published], quality: bool, cost: bool) -> dict[Column, dict[str, Any]]:
+    """Columns of their own, finest resolution first, by the labels of the rows."""
     label = labels(rows)
-    wanted: list[tuple[str, str, list[tuple[Published, Any]]]] = []
+    found: dict[Column, dict[str, Any]] = {}
     for side in sorted({row.resolution for row in rows}, reverse=True):
         own = [row for row in rows if row.resolution == side]
         for metric, better in METRICS.items() if quality else ():
-            values = [(row, row.value) for row in own if row.metric == metric]
-            wanted.append((f"{side} px", metric + ARROWS[better], values))
-        for name, told in COSTS.items() if cost else ():
-            known = [(row, getattr(row, name)) for row in own]
-            wanted.append((f"{side} px", told, [pair for pair in known if pair[1] is not None]))
-    return {
-        (group, f"published {what}"): {label[row]: value for row, value in found}
-        for group, what, found in wanted
-        if found
-    }
+            column = Column(f"{side} px", f"published {metric}", better)
+            found[column] = {label[row]: row.value for row in own if row.metric == metric}
+        for name, title in COSTS.items() if cost else ():
+            column = Column(f"{side} px", f"published {title}")
+            known = [(label[row], getattr(row, name)) for row in own]
+            found[column] = {row: value for row, value in known if value is not None}
+    return {column: cells for column, cells in found.items() if cells}
 
 
 def notes(rows: Sequence[Published]) -> Iterator[str]:

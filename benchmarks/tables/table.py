@@ -1,4 +1,4 @@
-"""Tables of records; pure functions of them (Markdown, LaTeX, CSV, terminal).
+"""The table of some records: a pure function of them, whatever format prints it.
 
 One row for each method, then two rows that give the scale: real images, and a Gaussian fitted to
 them. Records that differ in the training seed alone are one row, with their mean, and a spread over
@@ -7,25 +7,23 @@ group for each resolution, finest first. Unlike numbers never share a column: an
 metric identity, number of images, device or dtype is refused (mixing.py). What a preset shows is
 said in presets.py, what is best, and when a gap counts, in best.py. Numbers that others published
 (published.py) have columns and rows of their own.
-
-    python -m benchmarks.tables runs --format latex --preset cost -o cost.tex
-    python -m benchmarks.tables runs --published method=ADM,CDM resolution=256
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
-
-import pandas as pd
 
 from benchmarks.tables import captions, notes
 from benchmarks.tables import published as papers
+from benchmarks.tables.best import places
 from benchmarks.tables.columns import columns_of, failures_of, metrics_of
 from benchmarks.tables.differences import differences, options_of, rank
 from benchmarks.tables.formats.cells import MISSING
-from benchmarks.tables.keys import Key
 from benchmarks.tables.labels import labels
+from benchmarks.tables.layout import Column, Table
+from benchmarks.tables.mixing import one_dataset
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.published import Published
 from benchmarks.tables.scale import SCALE
@@ -35,17 +33,17 @@ from hierdiff.results.seeds import over_seeds
 OPTIONS = 6  # columns of an ablation; more are named beneath
 
 
-def frame(
+def tabulate(
     records: Iterable[Record],
     preset: str = "main",
     published: Sequence[Published] = (),
     left_out: Sequence[str] = (),
-) -> pd.DataFrame:
-    """One row for each method and the two rows of the scale; numbers in full, NaN where missing.
+) -> Table:
+    """The table of the records: one row for each method, the rows of the scale, published numbers.
 
-    left_out: why other records are not here, for the notes. Columns are pairs (resolution, what);
-    `attrs` is that of formats/cells.py. Raises ValueError where unlike numbers would share a
-    column.
+    preset: one of `PRESETS`, what is shown. left_out: why other records are not here, for the
+    notes. Time grows in proportion to the records. Raises ValueError for no records, an unknown
+    preset, and where unlike numbers would share a column.
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
@@ -53,83 +51,68 @@ def frame(
     found = sorted(records, key=lambda record: (record.name, record.hash, str(record.path)))
     if not found:
         raise ValueError("a table needs at least one record: finish a run first")
-    datasets = sorted({record.data for record in found})
-    if len(datasets) > 1:
-        raise ValueError(
-            f"data sets {', '.join(datasets)} cannot share a table: choose one, "
-            f"--where data={datasets[0]}"
-        )
-    protocols = sorted({str(p) for r in found if (p := r.provenance.get("protocol")) is not None})
-    if len(protocols) > 1:
-        raise ValueError(
-            f"records measured under protocols {' and '.join(protocols)} cannot share a table: "
-            f"measure the older ones again"
-        )
+    data = one_dataset(found)
     found = over_seeds(found)
     differing = differences(found) if wanted.options else {}
     found = sorted(
         found, key=lambda r: (r.name, *map(rank, map(options_of(r).get, differing.values())))
     )
-    named = zip(labels(found, told=not differing), found, strict=True)
+    named = zip(labels(found, distinct=not differing), found, strict=True)
     rows = dict(named if differing else sorted(named))
     metrics = metrics_of(rows.values(), wanted.metrics)
 
-    columns, spread, noise, resolution = columns_of(rows, wanted, metrics)
+    cells, spread, noise = columns_of(rows, wanted, metrics)
     words = failures_of(rows, wanted)
-    for failed in words:
-        columns[failed] = columns.get(failed) or dict.fromkeys(words[failed], None)
+    for column in words:
+        cells.setdefault(column, {})
     for name, key in list(differing.items())[:OPTIONS]:
-        columns["options", name] = {
+        cells[Column("options", name)] = {
             row: str(options_of(r).get(key, MISSING)) for row, r in rows.items()
         }
     if len({record.budget for record in found}) > 1 and "budget" not in differing:
-        columns["", "budget"] = {row: record.budget for row, record in rows.items()}
-    columns["", "failure"] = {row: r.failure for row, r in rows.items() if r.failure is not None}
-    scale = [label for label in SCALE.values() if any(label in c for c in columns.values())]
+        cells[Column("", "budget")] = {row: record.budget for row, record in rows.items()}
+    cells[Column("", "failure")] = {
+        row: r.failure for row, r in rows.items() if r.failure is not None
+    }
+    scale = [label for label in SCALE.values() if any(label in own for own in cells.values())]
     others = {label: row.dataset for row, label in papers.labels(published).items()}
-    told = papers.columns(published, quality=wanted.metrics != "none", cost=wanted.parts)
-    columns = placed({key: column for key, column in columns.items() if column}, told)
-    order = [*rows, *scale, *others]
-    table = pd.DataFrame(
-        {key: [column.get(row) for row in order] for key, column in columns.items()}, index=order
-    )
-    table.columns = pd.MultiIndex.from_tuples(list(columns), names=(None, None))
-    for key in table.columns:
-        if not any(isinstance(value, str) for value in columns[key].values()):
-            table[key] = table[key].astype(float)
-    table.attrs = {
-        "data": datasets[0],
-        "preset": preset,
-        "scale": scale,
-        "published": others,
-        "spread": {key: known for key, known in spread.items() if known},
-        "noise": {key: known for key, known in noise.items() if known},
-        "resolution": resolution,
-        "words": words,
-        "caption": captions.caption(rows, metrics, wanted),
-        "notes": [
+    quoted = papers.columns(published, quality=wanted.metrics != "none", cost=wanted.parts)
+    own = {column: values for column, values in cells.items() if values or column in words}
+    table = Table(
+        data=data,
+        preset=preset,
+        rows=[*rows, *scale, *others],
+        cells={column: numbers(values) for column, values in placed(own, quoted).items()},
+        spread={column: known for column, known in spread.items() if known},
+        noise={column: known for column, known in noise.items() if known},
+        words=words,
+        scale=scale,
+        published=others,
+        caption=captions.caption(rows, metrics, wanted),
+        notes=[
             *notes.notes(rows, metrics, wanted, list(differing)[OPTIONS:]),
             *notes.fewer_real(rows.values(), metrics),
             *papers.notes(published),
             *(f"left out ({i} of {len(left_out)}): {why}" for i, why in enumerate(left_out, 1)),
         ],
-    }
-    return table
+    )
+    return replace(table, places=places(table))
 
 
-def placed(columns: dict[Key, Any], others: dict[Key, Any]) -> dict[Key, Any]:
+def numbers(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values as floats, unless some of them are words."""
+    if any(isinstance(value, str) for value in values.values()):
+        return values
+    return {row: float(value) for row, value in values.items()}
+
+
+def placed(cells: Mapping[Column, Any], others: Mapping[Column, Any]) -> dict[Column, Any]:
     """Both by group: options, resolutions, budgets, resolutions of the others alone, words."""
-    together = {**columns, **others}
-    groups = list(dict.fromkeys(group for group, _ in together))
-
-    def order(group: str) -> int:
-        own = any(group == g for g, _ in columns)
-        ranks = {"options": 0, "planned": 2, "spent": 2, "": 4}
-        return ranks.get(group, 1 if own else 3)
-
-    return {
-        key: column
-        for group in sorted(groups, key=order)
-        for key, column in together.items()
-        if key[0] == group
-    }
+    together = {**cells, **others}
+    own = {column.group for column in cells}
+    ranks = {"options": 0, "planned": 2, "spent": 2, "": 4}
+    groups: dict[str, list[Column]] = {}
+    for column in together:
+        groups.setdefault(column.group, []).append(column)
+    ordered = sorted(groups, key=lambda group: ranks.get(group, 1 if group in own else 3))
+    return {column: together[column] for group in ordered for column in groups[group]}

@@ -12,11 +12,13 @@ import math
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hierdiff.files import from_json, write
 from hierdiff.levels import Name, resolution_of
+from hierdiff.results.flat import flat
 from hierdiff.results.form import broken, too_deep
 from hierdiff.results.older import older_costs
 from hierdiff.results.plain import content_hash, plain
@@ -96,9 +98,15 @@ class Record:
             for name in self.resolutions
         )
 
-    @property
+    @cached_property
     def hash(self) -> str:
+        """SHA-256 of the content: of what was read, that of the file as it stands. Made once."""
         return content_hash(self.content())
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """The configuration under flat names, `denoiser.width`. Made once."""
+        return flat(self.config)
 
     def write(self, path: str | Path) -> Path:
         """Write to a file, or as `record.json` into a folder: all of it, or nothing."""
@@ -124,8 +132,7 @@ class Record:
                 f"{path} has record schema {schema!r}, this version reads {SCHEMA}: "
                 f"read it with the hierdiff that wrote it, or remove it and run again"
             )
-        kept = content.pop("hash", None)
-        edited = kept != content_hash(content)
+        said, found = content.pop("hash", None), content_hash(content)
         content = {**READ[schema], **content, "schema": SCHEMA}
         known = {f.name for f in fields(cls)} - {"path", "edited"}
         unknown, missing = sorted(set(content) - known), sorted(known - set(content))
@@ -142,9 +149,11 @@ class Record:
         try:
             if schema < 4:
                 content["cost"] = older_costs(content["cost"])
-            return cls(**content, path=path, edited=edited)
+            record = cls(**content, path=path, edited=said != found)
         except ValueError as error:
             raise ValueError(f"{path} is no record that can be read: {error}") from error
+        vars(record)["hash"] = found  # the cached property
+        return record
 
 
 def _read_json(path: Path) -> Any:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
+
+from benchmarks.tables.layout import Table
 from hierdiff.results.record import Record
 
 IDENTITY = "efficientnet_lite0@57938833:bicubic-224:uint8:N=512:ref=a1b2_{side}:frechet"
@@ -156,3 +159,27 @@ def ten(name: str, factor: float = 1.0, spread: float | None = 0.01, **changed: 
         **changed,
     }
     return record(name, **told)
+
+
+def cells(table: Table) -> pd.DataFrame:
+    """The values of a table by row and (group, title of the column); NaN where missing."""
+    found = pd.DataFrame(
+        {
+            (column.group, column.title): [table.cells[column].get(row) for row in table.rows]
+            for column in table.columns
+        },
+        index=list(table.rows),
+    )
+    numbers = [one for one in table.columns if table.is_number(one)]
+    return found.astype({(column.group, column.title): float for column in numbers})
+
+
+def marks(table: Table) -> pd.DataFrame:
+    """1 for the best, 2 for the second, else 0; as `cells`."""
+    return pd.DataFrame(
+        {
+            (column.group, column.title): [table.place(column, row) for row in table.rows]
+            for column in table.columns
+        },
+        index=list(table.rows),
+    )

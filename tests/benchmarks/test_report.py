@@ -26,9 +26,10 @@ from benchmarks.report.parts import Entry, Figure, Gallery, Picture
 from benchmarks.report.pictures import SHEETS, Kept
 from benchmarks.report.plots import trade
 from benchmarks.tables.formats import FORMATS
-from benchmarks.tables.table import frame
+from benchmarks.tables.table import tabulate
 from hierdiff.results.folders import paths, records
 from hierdiff.results.record import Record
+from tests.benchmarks.rows import cells as values_of
 from tests.benchmarks.rows import cost, quality, record
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
@@ -275,7 +276,7 @@ def test_pixels_have_one_size_in_all_pictures_of_a_kind():
 
 def test_a_table_has_the_numbers_of_its_frame(runs: Path):
     root = parsed(made(runs))
-    found = frame(records(runs), "main")
+    found = values_of(tabulate(records(runs), "main"))
     first = next(root.all("table"))
     (methods,) = first.all("tbody", "methods")
     shown = {
@@ -337,7 +338,7 @@ def test_downloads_are_what_the_formats_write(runs: Path):
     for kind, ending in (("markdown", "md"), ("latex", "tex"), ("csv", "csv")):
         for preset in ("main", "all"):
             written = (out / f"tables/critters-{preset}.{ending}").read_bytes()
-            assert written == FORMATS[kind](frame(found, preset)).encode()
+            assert written == FORMATS[kind](tabulate(found, preset)).encode()
 
 
 def test_quality_is_drawn_against_each_cost(runs: Path):

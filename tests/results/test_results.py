@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from benchmarks.tables.best import interval
 from benchmarks.tables.columns import spread_of
 from benchmarks.tables.formats import FORMATS
-from benchmarks.tables.table import frame
+from benchmarks.tables.table import tabulate
 from hierdiff.results.folders import paths, readable, records
 from hierdiff.results.frames import COLUMNS, SPENT, dataframe, wide
 from hierdiff.results.plain import content_hash
@@ -152,7 +152,7 @@ def test_a_value_of_another_type_is_shown_or_left_out_and_never_a_traceback(data
         assert len(found) + len(left_out) == 2 and "b" in {one.name for one in found}
         for preset in ("all", "ablation"):
             with suppress(ValueError):  # as of another data set: a sentence
-                table = frame(found, preset, left_out=left_out)
+                table = tabulate(found, preset, left_out=left_out)
                 for form in FORMATS.values():
                     form(table)
 

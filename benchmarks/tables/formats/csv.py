@@ -1,38 +1,34 @@
-"""A table as CSV: every digit."""
+"""A table as CSV. Text that a spreadsheet would take for a formula is written as text."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from benchmarks.tables.keys import DOWN, UP, keys, spreads
+from benchmarks.tables.layout import Table
 from hierdiff.config import printable
 
-if TYPE_CHECKING:
-    pass
-from benchmarks.tables.formats.cells import heading
 
-
-def csv(table: pd.DataFrame) -> str:
+def csv(table: Table) -> str:
     """Every digit, empty where missing; headings without arrows; deviations and seeds beside."""
     columns: dict[str, Any] = {}
-    published = table.attrs.get("published", {})
-    columns["data"] = [published.get(row, table.attrs["data"]) for row in table.index]
-    for key in keys(table):
-        name = heading(key).rstrip(f" {UP}{DOWN}")
-        columns[name] = table[key].to_list()
-        known = spreads(table, key)
+    columns["data"] = [table.published.get(row, table.data) for row in table.rows]
+    for column in table.columns:
+        name = " ".join(filter(None, (column.group, column.what)))
+        values = [table.cells[column].get(row) for row in table.rows]
+        columns[name] = values if not table.is_number(column) else pd.array(values, dtype="float64")
+        known = table.spread.get(column, {})
         if known:
-            columns[f"{name} sd"] = [known[r].sd if r in known else None for r in table.index]
-            seeds = [known[row].count if row in known else None for row in table.index]
+            columns[f"{name} sd"] = [known[r].sd if r in known else None for r in table.rows]
+            seeds = [known[row].count if row in known else None for row in table.rows]
             columns[f"{name} seeds"] = pd.array(seeds, dtype="Int64")
-        instead = table.attrs.get("words", {}).get(key)
+        instead = table.words.get(column)
         if instead:
-            columns[f"{name} failure"] = [instead.get(row) for row in table.index]
-    safe = pd.DataFrame(columns, index=table.index).rename(index=csv_text, columns=csv_text)
+            columns[f"{name} failure"] = [instead.get(row) for row in table.rows]
+    safe = pd.DataFrame(columns, index=list(table.rows)).rename(index=csv_text, columns=csv_text)
     safe = safe.apply(lambda column: column if is_numeric_dtype(column) else column.map(csv_text))
     return safe.to_csv(index_label="row", lineterminator="\n")
 

@@ -1,21 +1,14 @@
-"""A table in LaTeX."""
+"""A table in LaTeX. Text of records is escaped, so that it is read as text and nothing else."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from benchmarks.tables.best import places
-from benchmarks.tables.keys import DOWN, UP, Key, keys, methods, spreads
+from benchmarks.tables.formats.cells import MISSING, WORDS, cells
+from benchmarks.tables.layout import DOWN, UP, Column, Table
 from hierdiff.config import printable
-
-if TYPE_CHECKING:
-    pass
-from benchmarks.tables.formats.cells import MISSING, WORDS, cells, words
 
 WIDE = 16  # columns of a LaTeX table; more are cut into tables below each other
 WIDTH_OF_SPREAD = 1.75  # of a column with deviations, in columns
@@ -35,38 +28,37 @@ def escape(words: str) -> str:
     return re.sub(r"(?<!\S)[\[*]", r"{\g<0>}", printable(words).translate(LATEX))
 
 
-def latex(table: pd.DataFrame) -> str:
+def latex(table: Table) -> str:
     """A `table` float of booktabs that fits the line; its first line says what it needs."""
-    packages = ["booktabs", "graphicx", *(["xcolor"] if table.attrs.get("published") else [])]
+    packages = ["booktabs", "graphicx", *(["xcolor"] if table.published else [])]
     lines = [
         f"% needs \\usepackage{{{','.join(packages)}}}",
         r"\begin{table}[t]",
         r"\centering",
-        rf"\caption{{{escape(table.attrs['caption'])}}}",
-        rf"\label{{tab:hierdiff-{table.attrs['preset'].replace('_', '-')}}}",
+        rf"\caption{{{escape(table.caption)}}}",
+        rf"\label{{tab:hierdiff-{table.preset.replace('_', '-')}}}",
         r"\footnotesize\setlength{\tabcolsep}{4pt}%",
     ]
-    place = places(table)
     for i, panel in enumerate(panels(table)):
         lines += [r"\par\medskip"] if i else []
         lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
-        lines += [*_tabular(table, panel, place)]
+        lines += [*_tabular(table, panel)]
         lines[-1] += "}"
-    if table.attrs["notes"]:
-        beneath = r" \\ ".join(_breakable(escape(note)) for note in table.attrs["notes"])
+    if table.notes:
+        beneath = r" \\ ".join(_breakable(escape(note)) for note in table.notes)
         lines.append(rf"\par\smallskip{{\raggedright {beneath}\par}}")
     return "\n".join([*lines, r"\end{table}", ""])
 
 
-def panels(table: pd.DataFrame) -> list[list[Key]]:
+def panels(table: Table) -> list[list[Column]]:
     """The columns in tables of at most WIDE; a group is cut, evenly, only where it is wider."""
 
-    def width(columns: Sequence[Key]) -> float:
-        return sum(WIDTH_OF_SPREAD if spreads(table, key) else 1 for key in columns)
+    def width(columns: Sequence[Column]) -> float:
+        return sum(WIDTH_OF_SPREAD if table.spread.get(column) else 1 for column in columns)
 
-    found: list[list[Key]] = [[]]
-    for group in dict.fromkeys(group for group, _ in keys(table)):
-        own = [key for key in keys(table) if key[0] == group]
+    found: list[list[Column]] = [[]]
+    for group in dict.fromkeys(column.group for column in table.columns):
+        own = [column for column in table.columns if column.group == group]
         size = math.ceil(len(own) / math.ceil(width(own) / WIDE))
         for piece in (own[i : i + size] for i in range(0, len(own), size)):
             if found[-1] and width(found[-1] + piece) > WIDE:
@@ -75,32 +67,31 @@ def panels(table: pd.DataFrame) -> list[list[Key]]:
     return found
 
 
-def _tabular(table: pd.DataFrame, columns: Sequence[Key], place: pd.DataFrame) -> Iterator[str]:
-    align = ["p{4cm}" if what in WORDS else "l" if words((group, what)) else "r"
-             for group, what in columns]  # fmt: skip
-    groups = [group for group, _ in columns]
+def _tabular(table: Table, columns: Sequence[Column]) -> Iterator[str]:
+    align = ["p{4cm}" if column.what in WORDS else "l" if column.is_text else "r"
+             for column in columns]  # fmt: skip
+    groups = [column.group for column in columns]
     yield rf"\begin{{tabular}}{{l{''.join(align)}}}"
     yield r"\toprule"
     if any(groups):
         spans = [(group, groups.count(group)) for group in dict.fromkeys(groups)]
         yield _line("", *(rf"\multicolumn{{{n}}}{{c}}{{{escape(g)}}}" for g, n in spans))
         yield _rules(groups)
-    yield _line("", *(_stacked(what) for _, what in columns))
+    yield _line("", *(_stacked(column.title) for column in columns))
     yield r"\midrule"
-    printed = {key: cells(table, key) for key in columns}
-    others = table.attrs.get("published", {})
-    known = table[list(columns)].notna().any(axis=1)
-    own = methods(table)
+    printed = {column: cells(table, column) for column in columns}
+    known = {row for column in columns for row, v in table.cells[column].items() if v is not None}
+    own = table.methods
     sections = [
-        own if known[own].any() or not others else [],
-        *([row for row in rows if known[row]] for rows in (table.attrs["scale"], others)),
+        own if not known.isdisjoint(own) or not table.published else [],
+        *([row for row in rows if row in known] for rows in (table.scale, table.published)),
     ]
     for i, section in enumerate(section for section in sections if section):
         yield from [r"\midrule"] if i else []
         for row in section:
-            at = list(table.index).index(row)
-            line = [_cell(printed[key][at], int(place[key].iloc[at])) for key in columns]
-            yield _line(*map(_grey if row in others else str, (escape(row), *line)))
+            line = [_cell(printed[column][row], table.place(column, row)) for column in columns]
+            dress = _grey if row in table.published else str
+            yield _line(*map(dress, (escape(row), *line)))
     yield r"\bottomrule"
     yield r"\end{tabular}"
 

@@ -1,26 +1,19 @@
-"""A table in Markdown."""
+"""A table in Markdown. Text of records (names, reasons, options, notes) is anybody's: it is written
+so that it is read as text and nothing else."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmarks.tables.best import best
-from benchmarks.tables.keys import keys
+from benchmarks.tables.formats.cells import MISSING, shown
+from benchmarks.tables.layout import Table
 from hierdiff.config import printable
 
-if TYPE_CHECKING:
-    pass
-from benchmarks.tables.formats.cells import MISSING, heading, shown, words
 
-
-# Text of records (names, reasons, options, notes) is anybody's: each format writes it so that it is
-# read as text and nothing else, by one function of its own.
-def markdown(table: pd.DataFrame) -> str:
-    printed, bold = shown(table), best(table)
-    published = [row in table.attrs.get("published", ()) for row in table.index]
+def markdown(table: Table) -> str:
+    """The best of a column is bold, published numbers are slanted."""
 
     def dressed(cell: str, strong: bool, slanted: bool) -> str:
         mark = "**" if strong else "*" if slanted and cell != MISSING else ""
@@ -28,17 +21,18 @@ def markdown(table: pd.DataFrame) -> str:
 
     flat = pd.DataFrame(
         {
-            markdown_text(heading(key)): [
-                dressed(*one) for one in zip(printed[key], bold[key], published, strict=True)
+            markdown_text(column.heading): [
+                dressed(cell, table.place(column, row) == 1, row in table.published)
+                for row, cell in shown(table, column).items()
             ]
-            for key in keys(table)
+            for column in table.columns
         },
-        index=[dressed(row, False, p) for row, p in zip(table.index, published, strict=True)],
+        index=[dressed(row, False, row in table.published) for row in table.rows],
     )
-    align = ("left", *("left" if words(key) else "right" for key in keys(table)))
+    align = ("left", *("left" if column.is_text else "right" for column in table.columns))
     body = flat.to_markdown(disable_numparse=True, colalign=align)
-    beneath = "".join(f"- {markdown_text(note)}\n" for note in table.attrs["notes"])
-    caption = markdown_text(table.attrs["caption"])
+    beneath = "".join(f"- {markdown_text(note)}\n" for note in table.notes)
+    caption = markdown_text(table.caption)
     return f"{caption}\n\n{body}\n" + (f"\n{beneath}" if beneath else "")
 
 

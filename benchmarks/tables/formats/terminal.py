@@ -1,39 +1,39 @@
-"""A table, and other words, for a terminal."""
+"""A table for a terminal, and other words there: no markup, nothing that it would obey."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from benchmarks.tables.best import places
-from benchmarks.tables.keys import keys
+from benchmarks.tables.formats.cells import shown
+from benchmarks.tables.layout import Table
 from hierdiff.config import printable
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.text import Text
-from benchmarks.tables.formats.cells import heading, shown
 
 
-def rich_table(table: pd.DataFrame) -> Group:
-    """For a terminal, which is narrow: a column for each row of the frame, a section a group."""
+def rich_table(table: Table) -> Group:
+    """A terminal is narrow: a column for each row of the table, a section for each group."""
     from rich.console import Group
-    from rich.table import Table
+    from rich.table import Table as Rich
 
-    printed, place = shown(table), places(table)
-    out = Table()
+    out = Rich()
     out.add_column("", no_wrap=True)
-    for row in table.index:
+    for row in table.rows:
         out.add_column(said(row), justify="right", overflow="fold")
-    for i, (group, what) in enumerate(keys(table)):
-        styles = [{1: "bold", 2: "underline"}.get(rank, "") for rank in place.iloc[:, i]]
+    following = [*(column.group for column in table.columns[1:]), None]
+    for column, after in zip(table.columns, following, strict=True):
+        styles = {1: "bold", 2: "underline"}
         out.add_row(
-            said(heading((group, what))),
-            *(said(c, b) for c, b in zip(printed.iloc[:, i], styles, strict=True)),
-            end_section=[g for g, _ in keys(table)][i + 1 : i + 2] != [group],
+            said(column.heading),
+            *(
+                said(cell, styles.get(table.place(column, row), ""))
+                for row, cell in shown(table, column).items()
+            ),
+            end_section=after != column.group,
         )
-    return Group(said(table.attrs["caption"]), out, *map(said, table.attrs["notes"]))
+    return Group(said(table.caption), out, *map(said, table.notes))
 
 
 def said(words: Any, style: str = "") -> Text:

@@ -22,7 +22,7 @@ from benchmarks.cost.steps import Shapes, Steps
 from benchmarks.cost.work import built, serve
 from benchmarks.cost.worker import Failed, Worker, best_batch, costs
 from benchmarks.settings import Timing
-from benchmarks.tables.table import frame
+from benchmarks.tables.table import tabulate
 from hierdiff.config import from_yaml, to_yaml
 from hierdiff.files import Busy, worked_in, write
 from hierdiff.inputs import inputs
@@ -31,7 +31,7 @@ from hierdiff.results.record import Record
 from hierdiff.training import Recipe, train
 from hierdiff.training.step import TrainingStep
 from tests import tiny
-from tests.benchmarks.rows import record
+from tests.benchmarks.rows import cells, record
 from tests.training import runs
 
 CASE = Case(
@@ -121,11 +121,11 @@ def test_a_row_whose_samples_did_not_fit_shares_a_table_with_others(asked):
     cases = [replace(CASE, what="train"), replace(CASE, batches=[2])]
     whole = by_resolution(costs(cases))
     asked.fails = {(2, "start"): "out of memory at batch 2"}
-    table = frame(
+    table = tabulate(
         [record("a", cost=tuple(whole)), record("b", cost=tuple(by_resolution(costs(cases))))]
     )
-    assert table.attrs["words"]["16 px", "sample img/s ↑"] == {"b": "OOM"}
-    assert table.loc["b", ("16 px", "train img/s ↑")] == 4
+    assert table.words[table.column("16 px", "sample img/s")] == {"b": "OOM"}
+    assert cells(table).loc["b", ("16 px", "train img/s ↑")] == 4
 
 
 def test_a_case_that_fails_late_does_not_take_the_others_along(asked):

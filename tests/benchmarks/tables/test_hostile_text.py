@@ -18,7 +18,7 @@ from benchmarks.tables.__main__ import main as tables
 from benchmarks.tables.formats import FORMATS
 from benchmarks.tables.formats.csv import FORMULA
 from benchmarks.tables.formats.terminal import rich_table
-from benchmarks.tables.table import frame
+from benchmarks.tables.table import tabulate
 from hierdiff.config import printable
 from hierdiff.results.record import Record
 from tests.benchmarks.rows import cost, quality, record, training
@@ -96,7 +96,7 @@ def pair(text: str) -> list[Record]:
 @pytest.mark.parametrize("preset", ["all", "ablation"])
 @pytest.mark.parametrize("text", NASTY, ids=ascii)
 def test_no_cell_of_a_csv_is_a_formula(text: str, preset: str):
-    printed = FORMATS["csv"](frame(pair(text), preset))
+    printed = FORMATS["csv"](tabulate(pair(text), preset))
     lines = list(csv.reader(io.StringIO(printed)))
     assert len({len(line) for line in lines}) == 1 and len(lines) > 3
     for cell in (cell for line in lines for cell in line):
@@ -108,14 +108,14 @@ def test_no_cell_of_a_csv_is_a_formula(text: str, preset: str):
 def test_numbers_of_a_csv_stay_numbers():
     one = record("a", quality=(quality(64, "native", -1.5, metric="m"),), config={"shift": -0.5})
     two = record("b", quality=(quality(64, "native", -2.5, metric="m"),), config={"shift": 1e-9})
-    lines = list(csv.DictReader(io.StringIO(FORMATS["csv"](frame([one, two], "ablation")))))
+    lines = list(csv.DictReader(io.StringIO(FORMATS["csv"](tabulate([one, two], "ablation")))))
     assert [line["options shift"] for line in lines] == ["-0.5", "1e-09"]
     assert "-1.5" in lines[0].values()
 
 
 @pytest.mark.parametrize("text", NASTY, ids=ascii)
 def test_markdown_reads_it_as_text(text: str):
-    printed = FORMATS["markdown"](frame(pair(text), "all", left_out=[text]))
+    printed = FORMATS["markdown"](tabulate(pair(text), "all", left_out=[text]))
     reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     tokens = [t for token in reader.parse(printed) for t in (token, *(token.children or ()))]
     kinds = {token.type for token in tokens}
@@ -134,7 +134,7 @@ def test_markdown_reads_it_as_text(text: str):
 
 @pytest.mark.parametrize("text", NASTY, ids=ascii)
 def test_latex_has_no_command_that_is_not_ours(text: str):
-    printed = FORMATS["latex"](frame(pair(text), "all", left_out=[text]))
+    printed = FORMATS["latex"](tabulate(pair(text), "all", left_out=[text]))
     body = printed.split("\n", 1)[1]
     commands = set(re.findall(r"\\([a-zA-Z]+)", body.replace("\\\\", " ")))
     assert commands <= OURS
@@ -150,7 +150,7 @@ def test_latex_has_no_command_that_is_not_ours(text: str):
 @pytest.mark.parametrize("text", NASTY, ids=ascii)
 def test_a_terminal_obeys_nothing_of_it(text: str):
     out = Console(file=io.StringIO(), force_terminal=True, width=2000)
-    out.print(rich_table(frame(pair(text), "all", left_out=[text])))
+    out.print(rich_table(tabulate(pair(text), "all", left_out=[text])))
     said = re.sub(r"\x1b\[[\d;]*m", "", out.file.getvalue())  # colours of our own
     assert printable(said.replace("\n", "")) == said.replace("\n", "")
     seen = "".join(printable(text).split())

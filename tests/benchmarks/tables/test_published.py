@@ -96,10 +96,11 @@ def test_notes_say_tool_count_source_and_what_was_read_second_hand():
 def test_columns_are_finest_first_and_hold_what_was_published():
     rows: list[Published] = keep(read(), ["method=RIN with input scaling"])
     found = columns(rows, quality=True, cost=True)
-    assert list(dict.fromkeys(group for group, _ in found)) == ["512 px", "256 px"]
-    assert found["256 px", "published FID ↓"] == {"RIN with input scaling †": 3.42}
-    assert found["512 px", "published params M"] == {"RIN with input scaling †": "320"}
-    assert {what for _, what in columns(rows, quality=True, cost=False)} == {
+    assert list(dict.fromkeys(column.group for column in found)) == ["512 px", "256 px"]
+    by_heading = {column.heading: cells for column, cells in found.items()}
+    assert by_heading["256 px published FID ↓"] == {"RIN with input scaling †": 3.42}
+    assert by_heading["512 px published params M"] == {"RIN with input scaling †": "320"}
+    assert {column.title for column in columns(rows, quality=True, cost=False)} == {
         "published FID ↓",
         "published IS ↑",
     }

@@ -23,18 +23,30 @@ from rich.console import Console
 
 from benchmarks.tables import published as papers
 from benchmarks.tables.__main__ import main
-from benchmarks.tables.best import best, interval, places, student
+from benchmarks.tables.best import interval, student
 from benchmarks.tables.costs import expected_iqr
 from benchmarks.tables.formats.csv import csv
 from benchmarks.tables.formats.latex import WIDE, latex
 from benchmarks.tables.formats.markdown import markdown
 from benchmarks.tables.formats.terminal import rich_table
+from benchmarks.tables.layout import Table
 from benchmarks.tables.presets import PRESETS
-from benchmarks.tables.table import frame
+from benchmarks.tables.table import tabulate
 from hierdiff.results.folders import records
 from hierdiff.results.plain import content_hash
 from hierdiff.results.record import Record
-from tests.benchmarks.rows import IDENTITY, TEN, cost, five, quality, record, ten, training
+from tests.benchmarks.rows import (
+    IDENTITY,
+    TEN,
+    cells,
+    cost,
+    five,
+    marks,
+    quality,
+    record,
+    ten,
+    training,
+)
 
 
 def six() -> list[Record]:
@@ -66,19 +78,19 @@ def others(*conditions: str) -> list[papers.Published]:
 
 def printed(records: Sequence[Record], width: int) -> str:
     console = Console(width=width, file=io.StringIO(), record=True)
-    console.print(rich_table(frame(records, "all")))
+    console.print(rich_table(tabulate(records, "all")))
     return "".join(f"{line.rstrip()}\n" for line in console.export_text().splitlines())
 
 
 GOLDEN = {
-    "five.md": lambda: markdown(frame(five())),
-    "five.tex": lambda: latex(frame(five())),
-    "five_cost.md": lambda: markdown(frame(five(), "cost")),
-    "five_all.csv": lambda: csv(frame(five(), "all", others())),
-    "ablation.md": lambda: markdown(frame(ablation(), "ablation")),
-    "published.md": lambda: markdown(frame(six(), "main", others())),
-    "published.tex": lambda: latex(frame(six(), "cost", others())),
-    "per_resolution.tex": lambda: latex(frame(six(), "per_resolution")),
+    "five.md": lambda: markdown(tabulate(five())),
+    "five.tex": lambda: latex(tabulate(five())),
+    "five_cost.md": lambda: markdown(tabulate(five(), "cost")),
+    "five_all.csv": lambda: csv(tabulate(five(), "all", others())),
+    "ablation.md": lambda: markdown(tabulate(ablation(), "ablation")),
+    "published.md": lambda: markdown(tabulate(six(), "main", others())),
+    "published.tex": lambda: latex(tabulate(six(), "cost", others())),
+    "per_resolution.tex": lambda: latex(tabulate(six(), "per_resolution")),
     "all.txt": lambda: printed(six(), 160),
 }
 FOLDER = Path(__file__).parent / "golden"
@@ -93,16 +105,16 @@ def test_a_table_is_the_golden_one(name: str):
 @given(order=st.permutations(range(5)))
 def test_a_table_has_one_row_a_method_whatever_the_order_of_records(order):
     records = [five()[i] for i in order]
-    table = frame(records)
-    assert list(table.index) == list(frame(five()).index)
-    assert len(table) == 4 + 2
-    assert markdown(table) == markdown(frame(five()))
+    table = tabulate(records)
+    assert list(cells(table).index) == list(cells(tabulate(five())).index)
+    assert len(table.rows) == 4 + 2
+    assert markdown(table) == markdown(tabulate(five()))
 
 
 @pytest.mark.parametrize("copies", [1, 2, 5])
 def test_copies_of_a_record_are_rows_with_names_of_their_own(copies: int):
-    table = frame([five()[0]] * copies)
-    assert len(set(table.index)) == copies + 2
+    table = tabulate([five()[0]] * copies)
+    assert len(set(cells(table).index)) == copies + 2
 
 
 @pytest.mark.parametrize(
@@ -113,7 +125,7 @@ def test_other_metric_identities_are_refused_by_name_with_a_way_out(changed):
     one = record("a", quality=(quality(64, "native", 1.0),))
     other = record("b", quality=(quality(64, "native", 2.0, **changed),))
     with pytest.raises(ValueError, match="would mix .* images .a. with .* images .b.: leave one"):
-        frame([one, other])
+        tabulate([one, other])
 
 
 @pytest.mark.parametrize(
@@ -128,7 +140,7 @@ def test_a_scale_of_another_identity_is_refused(changed):
     scale = {"real": [quality(64, "pooled", 10.0, **{"n": 100, **changed})]}
     one = record("a", quality=(quality(64, "native", 1.0),), scale=scale)
     with pytest.raises(ValueError, match="real images"):
-        frame([one])
+        tabulate([one])
 
 
 def test_real_images_that_are_fewer_stand_beside_the_samples_and_a_note_says_so():
@@ -138,35 +150,35 @@ def test_real_images_that_are_fewer_stand_beside_the_samples_and_a_note_says_so(
         "real": [quality(64, "pooled", 10.0, n=100, identity=few)],
         "gaussian": [quality(64, "pooled", 90.0)],
     }
-    table = frame([record("a", quality=(quality(64, "native", 1.0),), scale=scale)])
-    (column,) = [column for column in table.columns if column[1].startswith("FD")]
-    assert table[column].tolist() == [1.0, 10.0, 90.0]
+    table = tabulate([record("a", quality=(quality(64, "native", 1.0),), scale=scale)])
+    (column,) = [column for column in cells(table).columns if column[1].startswith("FD")]
+    assert cells(table)[column].tolist() == [1.0, 10.0, 90.0]
     note = "real images are 100, all test images there are, beside 512 generated ones"
-    assert note in table.attrs["notes"]
-    alone = frame([record("a", quality=(quality(64, "native", 1.0),))])
-    assert not [note for note in alone.attrs["notes"] if note.startswith("real images")]
+    assert note in table.notes
+    alone = tabulate([record("a", quality=(quality(64, "native", 1.0),))])
+    assert not [note for note in alone.notes if note.startswith("real images")]
     with pytest.raises(ValueError, match="Gaussian"):
         scale["gaussian"][0]["n"] = 100
-        frame([record("a", quality=(quality(64, "native", 1.0),), scale=scale)])
+        tabulate([record("a", quality=(quality(64, "native", 1.0),), scale=scale)])
 
 
 def test_data_sets_do_not_share_a_table():
     with pytest.raises(ValueError, match="critters, elpv cannot share a table.*data=critters"):
-        frame([record("a"), record("b", data="elpv")])
+        tabulate([record("a"), record("b", data="elpv")])
 
 
 @pytest.mark.parametrize("changed", [{"device": "cuda"}, {"dtype": "bfloat16"}])
 def test_devices_and_dtypes_do_not_share_a_cost_column(changed):
     one, other = cost(64, 1.0, 1.0), cost(64, 2.0, 2.0, **changed)
     with pytest.raises(ValueError, match="mix numbers from cpu .Abacus 1., float32 .a. with"):
-        frame([record("a", cost=(one,)), record("b", cost=(other,))])
+        tabulate([record("a", cost=(one,)), record("b", cost=(other,))])
 
 
 def test_two_models_of_processor_do_not_share_a_cost_column():
     one = record("a", cost=(cost(64, 1.0, 1.0),))
     other = replace(one, name="b", provenance={"machine": {"cpu": "Abacus 2"}})
     with pytest.raises(ValueError, match=r"Abacus 1.*Abacus 2"):
-        frame([one, other])
+        tabulate([one, other])
 
 
 def test_parameters_and_flops_may_come_from_any_device():
@@ -175,8 +187,8 @@ def test_parameters_and_flops_may_come_from_any_device():
         record(device, cost=(cost(64, None, None, device=device) | timed,))
         for device in ("cpu", "cuda")
     ]
-    table = frame(rows, "cost")
-    assert list(table[("64 px", "params M")]) == [2.345678, 2.345678]
+    table = tabulate(rows, "cost")
+    assert list(cells(table)[("64 px", "params M")]) == [2.345678, 2.345678]
 
 
 def test_the_best_is_bold_ties_as_printed_share_it_and_the_scale_never_is():
@@ -186,7 +198,7 @@ def test_the_best_is_bold_ties_as_printed_share_it_and_the_scale_never_is():
     rows = [
         record(name, quality=(quality(64, "native", v, **seeds),)) for name, v in values.items()
     ]
-    lines = markdown(frame(rows)).splitlines()
+    lines = markdown(tabulate(rows)).splitlines()
     strong = [line.split("|")[1].strip() for line in lines if "**" in line]
     assert strong == ["a", "b"]
 
@@ -194,20 +206,20 @@ def test_the_best_is_bold_ties_as_printed_share_it_and_the_scale_never_is():
 def test_of_a_rate_the_highest_is_bold_and_of_a_memory_the_lowest():
     low = timed(1.0, 0.1, train_memory_mib=1.0)
     high = timed(2.0, 0.1, train_memory_mib=2.0)
-    text = markdown(frame([record("low", cost=(low,)), record("high", cost=(high,))]))
+    text = markdown(tabulate([record("low", cost=(low,)), record("high", cost=(high,))]))
     cells = {line.split("|")[1].strip(): line for line in text.splitlines() if "**" in line}
     assert re.findall(r"\*\*(\d+)\*\*", cells["low"]) == ["1"]
     assert re.findall(r"\*\*(\d+)\*\*", cells["high"]) == ["2"]
 
 
 def test_a_single_method_is_not_its_own_best():
-    assert "**" not in markdown(frame(five()[:1]))
+    assert "**" not in markdown(tabulate(five()[:1]))
 
 
-def rows_of(**values: float | tuple[float, float, int]) -> pd.DataFrame:
+def rows_of(**values: float | tuple[float, float, int]) -> Table:
     """A table of one metric: values, or value, standard deviation and number of seeds."""
     told = {name: v if isinstance(v, tuple) else (v, None, 1) for name, v in values.items()}
-    return frame(
+    return tabulate(
         [
             record(name, quality=(quality(64, "native", v, spread=s, values=[v] * n),), scale={})
             for name, (v, s, n) in told.items()
@@ -256,21 +268,21 @@ def test_nobody_is_marked_in_a_column_where_a_spread_is_unknown(unknown, value):
     """Neither the row whose spread it is, better or worse than the rest, nor another."""
     known = {"values": [1.0, 1.0], "spread": 0.01}
     rows = [("a", 10.0, known), ("b", 20.0, known), ("c", value, unknown)]
-    table = frame(
+    table = tabulate(
         [record(name, quality=(quality(64, "native", v, **more),)) for name, v, more in rows]
     )
-    assert places(table).to_numpy().sum() == 0 and "**" not in markdown(table)
-    assert ranks(frame([record(n, quality=(quality(64, "native", v, **known),))
+    assert marks(table).to_numpy().sum() == 0 and "**" not in markdown(table)
+    assert ranks(tabulate([record(n, quality=(quality(64, "native", v, **known),))
                         for n, v, _ in rows[:2]])) == {"a": 1, "b": 0}  # fmt: skip
 
 
 def ranks(table: pd.DataFrame) -> dict[str, int]:
-    place = places(table)[("64 px", "FD-EffLite0 ↓")]
-    return {row: int(place[row]) for row in table.index if row not in table.attrs["scale"]}
+    place = marks(table)[("64 px", "FD-EffLite0 ↓")]
+    return {row: int(place[row]) for row in cells(table).index if row not in table.scale}
 
 
 def test_the_second_of_three_is_underlined_and_shared_as_the_best_is():
-    def sure(**values: float) -> pd.DataFrame:
+    def sure(**values: float) -> Table:
         return rows_of(**{name: (value, 0.001, 5) for name, value in values.items()})
 
     assert ranks(sure(a=3.0, b=2.0, c=1.0)) == {"a": 0, "b": 2, "c": 1}
@@ -297,9 +309,9 @@ def test_a_row_says_which_side_is_better_and_an_old_one_is_told_by_its_name():
             )
             for name, value in (("a", 1.0), ("b", 2.0))
         ]
-        table = frame(rows)
-        bold = places(table).iloc[:, 0]
-        return [table.columns[0][1], *bold.index[bold == 1]]
+        table = tabulate(rows)
+        bold = marks(table).iloc[:, 0]
+        return [cells(table).columns[0][1], *bold.index[bold == 1]]
 
     assert arrows(metric="new", better="high") == ["new ↑", "b"]
     assert arrows(metric="new", better="low") == ["new ↓", "a"]
@@ -341,11 +353,11 @@ def test_training_seeds_are_one_row_with_mean_and_deviation_and_their_number():
         record("mdm", quality=(quality(64, "native", v),), scale={}, config={"seed": i})
         for i, v in enumerate(values)
     ]
-    table = frame(seeds)
-    assert list(table.index) == ["mdm (3 seeds)"]
+    table = tabulate(seeds)
+    assert list(cells(table).index) == ["mdm (3 seeds)"]
     assert "| mdm (3 seeds) | 101 ± 3 |" in re.sub(" +", " ", markdown(table))
-    assert "Rows with a number of seeds: over training seeds" in table.attrs["caption"]
-    assert "One training seed a row." in frame(seeds[:1]).attrs["caption"]
+    assert "Rows with a number of seeds: over training seeds" in table.caption
+    assert "One training seed a row." in tabulate(seeds[:1]).caption
 
 
 def test_seeds_measured_under_two_identities_are_refused_and_not_averaged():
@@ -354,54 +366,59 @@ def test_seeds_measured_under_two_identities_are_refused_and_not_averaged():
         for n in (256, 512)
     ]
     with pytest.raises(ValueError, match="would mix"):
-        frame(rows)
+        tabulate(rows)
 
 
 def test_what_was_not_measured_is_a_dash_and_never_zero():
-    table = frame([record("a", quality=(quality(64, "native", None), quality(32, "native", 3.5)))])
+    table = tabulate(
+        [record("a", quality=(quality(64, "native", None), quality(32, "native", 3.5)))]
+    )
     assert "nan" not in markdown(table).lower()
     assert " 0 " not in markdown(table)
-    only = frame([record("a", resolutions=(64,))])
-    assert only.shape == (1, 0)
+    only = tabulate([record("a", resolutions=(64,))])
+    assert (only.rows, only.columns) == (["a"], [])
     assert markdown(only)
     assert latex(only)
 
 
 def test_a_failed_run_is_a_row_with_its_reason():
-    table = frame(five())
-    assert table.loc["latent", ("", "failure")] == "out of memory at batch_size 32: lower it"
-    assert table.loc["latent"].drop([("", "failure")]).isna().all()
+    table = tabulate(five())
+    assert cells(table).loc["latent", ("", "failure")] == "out of memory at batch_size 32: lower it"
+    assert cells(table).loc["latent"].drop([("", "failure")]).isna().all()
 
 
 def test_records_of_one_name_are_told_apart_by_what_differs(tmp_path: Path):
-    table = frame([replace(five()[0], config={"steps": i, "width": 50}) for i in range(3)])
-    assert list(table.index[:3]) == [f"mdm (steps={i})" for i in range(3)]
+    table = tabulate([replace(five()[0], config={"steps": i, "width": 50}) for i in range(3)])
+    assert list(cells(table).index[:3]) == [f"mdm (steps={i})" for i in range(3)]
     for name in ("first", "second"):
         replace(five()[0], training={"name": name}).write(tmp_path / name)
-    assert list(frame(records(tmp_path)).index[:2]) == ["mdm (first)", "mdm (second)"]
+    assert list(cells(tabulate(records(tmp_path))).index[:2]) == ["mdm (first)", "mdm (second)"]
 
 
 def test_a_failed_seed_stays_a_row_beside_the_others():
     failed = record("mdm", failure="out of memory", config={"seed": 2}, resolutions=(64,))
-    table = frame([*five()[:2], failed])
-    assert list(table.index[:2]) == ["mdm (resolutions=64)", "mdm (resolutions=64x32, 2 seeds)"]
-    assert table[("", "failure")].iloc[0] == "out of memory"
+    table = tabulate([*five()[:2], failed])
+    assert list(cells(table).index[:2]) == [
+        "mdm (resolutions=64)",
+        "mdm (resolutions=64x32, 2 seeds)",
+    ]
+    assert cells(table)[("", "failure")].iloc[0] == "out of memory"
 
 
 def test_budgets_that_differ_get_a_column():
-    table = frame([record("a", budget="smoke"), record("b")])
-    assert list(table[("", "budget")]) == ["smoke", "default"]
+    table = tabulate([record("a", budget="smoke"), record("b")])
+    assert list(cells(table)[("", "budget")]) == ["smoke", "default"]
 
 
 def test_the_caption_says_which_budget_was_matched_and_the_columns_what_was_spent():
-    table = frame(five())
-    assert "matched by flops (1.50 PFLOPs)." in table.attrs["caption"]
-    assert table.loc["end_to_end", ("spent", "images")] == 24000
-    assert table.loc["end_to_end", ("spent", "PFLOPs")] == pytest.approx(1.25)
-    planned = frame(five(), "cost").loc["end_to_end"]
+    table = tabulate(five())
+    assert "matched by flops (1.50 PFLOPs)." in table.caption
+    assert cells(table).loc["end_to_end", ("spent", "images")] == 24000
+    assert cells(table).loc["end_to_end", ("spent", "PFLOPs")] == pytest.approx(1.25)
+    planned = cells(tabulate(five(), "cost")).loc["end_to_end"]
     assert planned[("planned", "images")] == 22400
     old = record("a", training={"images": 320, "seconds": 2.0, "steps": 10, "notes": []})
-    assert frame([old])[("spent", "images")].iloc[0] == 320
+    assert cells(tabulate([old]))[("spent", "images")].iloc[0] == 320
 
 
 def test_a_pretrained_stage_is_marked_and_a_trained_one_counted():
@@ -410,18 +427,18 @@ def test_a_pretrained_stage_is_marked_and_a_trained_one_counted():
         rest = {"name": "diffusion", "flops": 3e15, "images": 30, "pretrained": False}
         return training(40, 4e15, stages=[own, rest])
 
-    marked = frame([record("x", training=stages(True))], "cost")
-    assert list(marked.index) == ["x ‡"]
-    assert "‡ x: autoencoder pretrained, which its budget does not count" in marked.attrs["notes"]
-    counted = frame([record("x", training=stages(False))], "cost")
-    assert "x, PFLOPs by stage: autoencoder 25 %, diffusion 75 %" in counted.attrs["notes"]
-    assert not any("pretrained" in note for note in counted.attrs["notes"])
+    marked = tabulate([record("x", training=stages(True))], "cost")
+    assert list(cells(marked).index) == ["x ‡"]
+    assert "‡ x: autoencoder pretrained, which its budget does not count" in marked.notes
+    counted = tabulate([record("x", training=stages(False))], "cost")
+    assert "x, PFLOPs by stage: autoencoder 25 %, diffusion 75 %" in counted.notes
+    assert not any("pretrained" in note for note in counted.notes)
 
 
 def test_a_record_changed_by_hand_is_marked_in_its_row_and_beneath(tmp_path: Path):
     path = five()[2].write(tmp_path)
     path.write_text(path.read_text().replace("120.5", "1.5"))
-    text = markdown(frame(records(tmp_path)))
+    text = markdown(tabulate(records(tmp_path)))
     assert "| end_to_end (edited) |" in text
     assert "- changed by hand since they were measured: end_to_end (edited)" in text
 
@@ -434,7 +451,7 @@ def test_memory_that_ran_out_is_a_cell_and_its_reason_a_note():
         record("b", cost=(cost(64, None, 4.0, **out),)),
         record("c", cost=(cost(64, 30.0, None, **broken),)),
     ]
-    table = frame(found, "cost")
+    table = tabulate(found, "cost")
     text = markdown(table)
     head = next(line for line in text.splitlines() if "train img/s" in line).split(" | ")
     row = {line.split(" | ")[0]: line.split(" | ") for line in text.splitlines() if "|" in line}
@@ -453,7 +470,7 @@ def test_memory_that_ran_out_is_a_cell_and_its_reason_a_note():
     assert "- b at 64 px, train: out of memory at batch 8" in text
     assert "- c at 64 px, sample: error: no luck" in text
     assert "OOM" in latex(table) and "64 px train img/s failure" in csv(table)
-    assert math.isnan(table.loc["b", ("64 px", "train img/s ↑")])
+    assert math.isnan(cells(table).loc["b", ("64 px", "train img/s ↑")])
 
 
 def timed(rate: float, iqr: float, **changed: Any) -> dict[str, Any]:
@@ -462,7 +479,7 @@ def timed(rate: float, iqr: float, **changed: Any) -> dict[str, Any]:
 
 def bold(*rows: dict[str, Any], column: str = "train img/s ↑") -> list[bool]:
     records = [record(name, cost=(row,)) for name, row in zip("abcde", rows, strict=False)]
-    return best(frame(records, "cost"))["64 px", column].tolist()[: len(rows)]
+    return (marks(tabulate(records, "cost"))["64 px", column] == 1).tolist()[: len(rows)]
 
 
 def test_rates_whose_repeats_overlap_are_not_apart():
@@ -523,14 +540,14 @@ def test_a_coarse_level_has_the_cost_of_its_trajectory_and_a_part_alone_a_group_
     alone = cost(32, 70.0, 33.5, trajectory=[32], part="alone", sample_noisy=True)
     one = record("mdm", quality=(quality(32, "native", 24.4),), cost=(joint(64), joint(32), alone))
     for preset in ("main", "all"):
-        table = frame([one], preset)
-        assert table.loc["mdm", ("32 px", "sample img/s ↑")] == 20.8
-        assert not any("alone" in group for group, _ in table.columns)
-        assert not any("spread widely" in note for note in table.attrs["notes"])
-    table = frame([one], "cost")
-    assert table.loc["mdm", ("32 px", "sample img/s ↑")] == 20.8
-    assert table.loc["mdm", ("network alone 32 px", "sample img/s ↑")] == 33.5
-    assert "times that spread widely: mdm at 32 px (alone) (sample)" in table.attrs["notes"]
+        table = tabulate([one], preset)
+        assert cells(table).loc["mdm", ("32 px", "sample img/s ↑")] == 20.8
+        assert not any("alone" in group for group, _ in cells(table).columns)
+        assert not any("spread widely" in note for note in table.notes)
+    table = tabulate([one], "cost")
+    assert cells(table).loc["mdm", ("32 px", "sample img/s ↑")] == 20.8
+    assert cells(table).loc["mdm", ("network alone 32 px", "sample img/s ↑")] == 33.5
+    assert "times that spread widely: mdm at 32 px (alone) (sample)" in table.notes
 
 
 def test_an_older_record_does_not_show_a_level_alone_as_what_made_its_images(tmp_path: Path):
@@ -549,52 +566,55 @@ def test_an_older_record_does_not_show_a_level_alone_as_what_made_its_images(tmp
 
     joint = older("mdm", ["64x32"], ["32"])
     chain = older("cascaded", ["32", "32to64"], ["32"])
-    table = frame([joint, chain])
-    shown = table["32 px", "sample img/s ↑"]
+    table = tabulate([joint, chain])
+    shown = cells(table)["32 px", "sample img/s ↑"]
     assert math.isnan(shown["mdm"]) and shown["cascaded"] == 33.5
-    assert frame([joint], "cost").loc["mdm", ("network alone 32 px", "sample img/s ↑")] == 33.5
+    assert (
+        cells(tabulate([joint], "cost")).loc["mdm", ("network alone 32 px", "sample img/s ↑")]
+        == 33.5
+    )
     assert not joint.edited and joint.schema == 4
     note = "training timed by an earlier version, not with the step of the run: mdm (plain AdamW)"
-    assert any(one.startswith(note) for one in frame([joint]).attrs["notes"])
+    assert any(one.startswith(note) for one in tabulate([joint]).notes)
 
 
 def test_interquartile_ranges_are_columns_of_the_costs():
-    table = frame([record("a", cost=(timed(40.0, 0.0125, latency_iqr_s=0.5),))], "cost")
-    assert table.loc["a", ("64 px", "train batch IQR ms")] == 12.5
-    assert table.loc["a", ("64 px", "latency IQR ms")] == 500
+    table = tabulate([record("a", cost=(timed(40.0, 0.0125, latency_iqr_s=0.5),))], "cost")
+    assert cells(table).loc["a", ("64 px", "train batch IQR ms")] == 12.5
+    assert cells(table).loc["a", ("64 px", "latency IQR ms")] == 500
 
 
 def test_times_under_other_numbers_of_threads_share_no_column():
     rows = [record(str(n), cost=(cost(64, 40.0, 5.0, threads=n),)) for n in (1, 2)]
     with pytest.raises(ValueError, match="float32, 1 thread .* float32, 2 threads"):
-        frame(rows)
+        tabulate(rows)
 
 
 def test_records_of_two_protocols_share_no_table():
     rows = [record(str(n), provenance={"protocol": n}) for n in (2, 3)]
     with pytest.raises(ValueError, match="protocols 2 and 3 cannot share a table"):
-        frame([*rows, record("before it was told")])
+        tabulate([*rows, record("before it was told")])
 
 
 def test_what_a_process_had_before_the_method_is_a_note_on_a_cpu():
     base = {"train_memory_baseline_mib": 814.6, "sample_memory_baseline_mib": 817.2}
     note = "memory on a CPU is that of the process, which had 815–817 MiB before the method"
     for device, told in (("cpu", [note]), ("cuda", [])):
-        table = frame([record("a", cost=(cost(64, 40.0, 5.0, device=device, **base),))])
-        assert [one for one in table.attrs["notes"] if "before the method" in one] == told
+        table = tabulate([record("a", cost=(cost(64, 40.0, 5.0, device=device, **base),))])
+        assert [one for one in table.notes if "before the method" in one] == told
 
 
 def test_a_cost_that_nobody_could_measure_still_has_its_column():
     none = cost(64, None, None, train_failure="out of memory at batch 1", train_memory_mib=None)
-    table = frame([record("a", cost=(none,))], "cost")
-    assert ("64 px", "train img/s ↑") in table.columns
+    table = tabulate([record("a", cost=(none,))], "cost")
+    assert ("64 px", "train img/s ↑") in cells(table).columns
 
 
 def test_the_parts_of_a_cost_have_units():
     parts = [{"name": "decoder", "seconds": 0.0025, "flops": 3e9}]
-    table = frame([record("a", cost=(cost(64, 1.0, 1.0, breakdown=parts),))], "cost")
-    assert table.loc["a", ("64 px", "breakdown decoder ms/image")] == 2.5
-    assert table.loc["a", ("64 px", "breakdown decoder GFLOPs/image")] == 3.0
+    table = tabulate([record("a", cost=(cost(64, 1.0, 1.0, breakdown=parts),))], "cost")
+    assert cells(table).loc["a", ("64 px", "breakdown decoder ms/image")] == 2.5
+    assert cells(table).loc["a", ("64 px", "breakdown decoder GFLOPs/image")] == 3.0
 
 
 def test_the_newest_record_gives_the_scale():
@@ -602,13 +622,13 @@ def test_the_newest_record_gives_the_scale():
     scale = {"real": [quality(64, "pooled", 12.5)]}
     new = replace(old, name="b", scale=scale, provenance={"ended": "2026-02-01T00:00:00+00:00"})
     for both in ([old, new], [new, old]):
-        value = frame(both).loc["real images", ("64 px", "FD-EffLite0 ↓")]
+        value = cells(tabulate(both)).loc["real images", ("64 px", "FD-EffLite0 ↓")]
         assert value == 12.5
 
 
 def test_csv_keeps_every_digit():
     third = record("a", quality=(quality(64, "native", 100 / 3),))
-    read = pd.read_csv(io.StringIO(csv(frame([third]))), dtype=str)
+    read = pd.read_csv(io.StringIO(csv(tabulate([third]))), dtype=str)
     assert float(read["64 px FD-EffLite0"][0]) == 100 / 3
     assert list(read["data"]) == ["critters"] * 3
 
@@ -623,11 +643,11 @@ def test_csv_has_deviations_and_seeds_in_columns_of_their_own():
 
 
 def test_main_shows_the_first_metric_and_per_resolution_all_of_them_in_both_views():
-    shown = {what for _, what in frame(six()).columns if "±" not in what}
+    shown = {what for _, what in cells(tabulate(six())).columns if "±" not in what}
     assert {w for w in shown if any(m in w for m in TEN)} == {
         "FD-EffLite0 ↓", "FD-EffLite0 native ↓", "FD-EffLite0 pooled ↓",
     }  # fmt: skip
-    columns = list(frame(six(), "per_resolution").columns)
+    columns = list(cells(tabulate(six(), "per_resolution")).columns)
     assert len(columns) == len(TEN) * (1 + 2)
     assert {what for group, what in columns if "native" in what and group == "64 px"} == set()
 
@@ -635,51 +655,51 @@ def test_main_shows_the_first_metric_and_per_resolution_all_of_them_in_both_view
 def test_metrics_that_come_first_in_some_record_have_a_column_each():
     rows = [record("a", quality=(quality(64, "native", 1.0),)),
             record("b", quality=(quality(64, "native", 2.0, metric="FID"),))]  # fmt: skip
-    assert [c for c in frame(rows).columns if "F" in c[1]] == [
+    assert [c for c in cells(tabulate(rows)).columns if "F" in c[1]] == [
         ("64 px", "FD-EffLite0 ↓"), ("64 px", "FID ↓"),
     ]  # fmt: skip
 
 
 def test_an_ablation_puts_the_options_that_differ_first():
-    table = frame(ablation(), "ablation")
-    options = [what for group, what in table.columns if group == "options"]
+    table = tabulate(ablation(), "ablation")
+    options = [what for group, what in cells(table).columns if group == "options"]
     assert options == ["ema", "width", "rule.name"]
-    assert table.columns[0] == ("options", "ema")
-    assert list(table[("options", "ema")]) == ["8", "–", "–"]
-    assert list(table[("options", "width")]) == ["64", "32", "64"]
-    assert list(table[("options", "rule.name")]) == ["heun", "ddim", "ddim"]
-    assert list(table.index) == ["mdm", "mdm #2", "mdm #3"]
+    assert cells(table).columns[0] == ("options", "ema")
+    assert list(cells(table)[("options", "ema")]) == ["8", "–", "–"]
+    assert list(cells(table)[("options", "width")]) == ["64", "32", "64"]
+    assert list(cells(table)[("options", "rule.name")]) == ["heun", "ddim", "ddim"]
+    assert list(cells(table).index) == ["mdm", "mdm #2", "mdm #3"]
 
 
 def test_an_ablation_of_many_options_names_those_that_have_no_column():
     rows = [ten("a", config={f"o{i}": seed for i in range(9)}) for seed in (0, 1)]
-    table = frame(rows, "ablation")
-    assert [w for g, w in table.columns if g == "options"] == [f"o{i}" for i in range(6)]
-    assert "these options differ as well: o6, o7, o8" in table.attrs["notes"]
+    table = tabulate(rows, "ablation")
+    assert [w for g, w in cells(table).columns if g == "options"] == [f"o{i}" for i in range(6)]
+    assert "these options differ as well: o6, o7, o8" in table.notes
 
 
 def test_parts_of_a_cost_are_columns_whatever_they_are_called():
     row = cost(64, 1.0, 1.0, energy_j=2.5, compile_s=8.0, breakdown={"decode": {"s": 0.25}})
     named = cost(64, 1.0, 1.0, stages=[{"name": "base", "latency_s": 0.5}])
-    table = frame([record("a", cost=(row,)), record("b", cost=(named,))], "cost")
-    assert table.loc["a", ("64 px", "J/image ↓")] == 2.5
-    assert table.loc["a", ("64 px", "compile s ↓")] == 8.0
-    assert table.loc["a", ("64 px", "breakdown decode s")] == 0.25
-    assert table.loc["b", ("64 px", "stages base latency s")] == 0.5
-    assert table.loc["b", ("64 px", "batch")] == 32
+    table = tabulate([record("a", cost=(row,)), record("b", cost=(named,))], "cost")
+    assert cells(table).loc["a", ("64 px", "J/image ↓")] == 2.5
+    assert cells(table).loc["a", ("64 px", "compile s ↓")] == 8.0
+    assert cells(table).loc["a", ("64 px", "breakdown decode s")] == 0.25
+    assert cells(table).loc["b", ("64 px", "stages base latency s")] == 0.5
+    assert cells(table).loc["b", ("64 px", "batch")] == 32
 
 
 def test_published_numbers_have_rows_and_columns_of_their_own_and_are_never_the_best():
     measured = record("a", quality=(quality(256, "native", 50.0, metric="FID"),), scale={})
     second = replace(measured, name="b", quality=(quality(256, "native", 60.0, metric="FID"),))
-    table = frame([measured, second], "main", others())
-    assert ("256 px", "FID ↓") in table.columns
-    published = table[("256 px", "published FID ↓")]
+    table = tabulate([measured, second], "main", others())
+    assert ("256 px", "FID ↓") in cells(table).columns
+    published = cells(table)[("256 px", "published FID ↓")]
     assert published[["a", "b"]].isna().all()
     assert published["ADM †1"] == 4.59
-    own = table[("256 px", "FID ↓")]
+    own = cells(table)[("256 px", "FID ↓")]
     assert own[["ADM †1", "CDM †2", "DiT-XL/2 †1"]].isna().all()
-    assert places(table).loc[["ADM †1", "CDM †2", "DiT-XL/2 †1"]].to_numpy().sum() == 0
+    assert marks(table).loc[["ADM †1", "CDM †2", "DiT-XL/2 †1"]].to_numpy().sum() == 0
     text = markdown(table)
     assert "| *CDM †2* " in text and "*158.71*" in text
     assert "- †2 published, not measured here: ImageNet, by TF-GAN, a number of images" in text
@@ -690,19 +710,19 @@ def test_published_numbers_have_rows_and_columns_of_their_own_and_are_never_the_
 
 
 def test_multiply_adds_and_flops_do_not_share_a_column():
-    table = frame([record("a", cost=(cost(256, 1.0, 1.0),))], "cost", others())
-    assert table.loc["DiT-XL/2 †1", ("256 px", "published GMACs/call")] == 119
-    assert table.loc["DiT-XL/2 †1", ("256 px", "published params M")] == "675+49"
-    assert pd.isna(table.loc["DiT-XL/2 †1", ("256 px", "GFLOPs/call")])
+    table = tabulate([record("a", cost=(cost(256, 1.0, 1.0),))], "cost", others())
+    assert cells(table).loc["DiT-XL/2 †1", ("256 px", "published GMACs/call")] == 119
+    assert cells(table).loc["DiT-XL/2 †1", ("256 px", "published params M")] == "675+49"
+    assert pd.isna(cells(table).loc["DiT-XL/2 †1", ("256 px", "GFLOPs/call")])
 
 
-def tables(preset: str) -> dict[str, pd.DataFrame]:
+def tables(preset: str) -> dict[str, Table]:
     """Of few and of many columns."""
     return {
-        "five": frame(five(), preset),
-        "ten metrics": frame(six(), preset),
-        "published": frame(six()[:1], preset, others()),
-        "all published": frame(ablation(), preset, papers.read()),
+        "five": tabulate(five(), preset),
+        "ten metrics": tabulate(six(), preset),
+        "published": tabulate(six()[:1], preset, others()),
+        "all published": tabulate(ablation(), preset, papers.read()),
     }
 
 
@@ -741,7 +761,7 @@ def test_latex_has_the_form_of_what_compiles(preset: str):
                 assert len(re.findall(r"(?<!\\)&", row)) + 1 + sum(spans) - len(spans) == width
                 assert row.endswith(r"\\")
         headings = sum(len(columns.replace("p{4cm}", "p")) - 1 for columns, _ in parts)
-        assert headings == len(table.columns)
+        assert headings == len(cells(table).columns)
         rest = source.partition("\n")[2].replace("{%\n", "").replace("pt}%", "")
         assert not re.search(r"(?<!\\)[%_#]", rest)
         assert source.isascii()
@@ -751,7 +771,7 @@ def test_latex_has_the_form_of_what_compiles(preset: str):
 
 
 def test_names_reach_latex_escaped():
-    source = latex(frame([record(r"a_b%c&d#e$f{g}h~i^j\k"), record("b")]))
+    source = latex(tabulate([record(r"a_b%c&d#e$f{g}h~i^j\k"), record("b")]))
     assert r"a\_b\%c\&d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k" in source
 
 
@@ -765,7 +785,7 @@ def test_the_terminal_shows_every_number_of_the_table():
 def test_the_terminal_keeps_each_number_of_ten_metrics_on_one_line(count: int, width: int):
     text = printed(six()[:count], width)
     body = [line for line in text.splitlines() if line.startswith("│")]
-    assert len(body) == len(frame(six()[:count], "all").columns)
+    assert len(body) == len(cells(tabulate(six()[:count], "all")).columns)
     assert all(line.count("│") == count + 2 for line in body)
 
 

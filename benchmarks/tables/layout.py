@@ -1,0 +1,111 @@
+"""What a table is, whatever format prints it: its rows, its columns, and what a cell knows.
+
+Text and numbers are kept apart from how they are printed: a column knows which side is better, and
+the arrow behind its heading is made in print; a number keeps all digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+UP, DOWN = "↑", "↓"
+ARROWS = {"low": f" {DOWN}", "high": f" {UP}", None: ""}  # which side is better
+
+
+@dataclass(frozen=True)
+class Column:
+    """group: heading above several columns, "" for none; what: the column's own heading. better:
+    the side that is better, "low", "high" or None for a column in which nothing is marked. alike:
+    the part of a number below which two of them are not told apart, None where spreads decide.
+    """
+
+    group: str
+    what: str
+    better: str | None = None
+    alike: float | None = None
+
+    @property
+    def title(self) -> str:
+        """`FD-EffLite0 ↓`"""
+        return self.what + ARROWS[self.better]
+
+    @property
+    def heading(self) -> str:
+        """With its group: `64 px FD-EffLite0 ↓`."""
+        return " ".join(filter(None, (self.group, self.title)))
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it holds words: options, reasons of a failure."""
+        return self.group in ("", "options")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How uncertain a number is, which is a mean or a median.
+
+    sd: standard deviation of one result, printed behind a ±. count: of the results behind the
+    number. parts: by source (training seeds, sampling seeds, repeats) the variance of the number
+    itself and its degrees of freedom.
+    """
+
+    sd: float
+    count: int
+    parts: Mapping[str, tuple[float, int]]
+
+
+Cells = Mapping[Column, Mapping[str, Any]]  # by column and row; what is missing has no entry
+Spreads = dict[Column, dict[str, Spread]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows: labels of methods, then of the scale, then of published numbers. cells: values in full.
+
+    data: of the rows. preset: the kind of table. caption, notes: above and beneath.
+    spread: what is printed behind a ±. noise: the same over repeats of a timing, which is not
+    printed. words: what stands in place of a number that could not be measured (`OOM`).
+    scale: rows that are no method. published: rows that were not measured here, with their data
+    set. Both stand last, in sections of their own, and take no part in what is best.
+    places: 1 for the best of a column, 2 for the second (`best.places`), others have no entry.
+    """
+
+    data: str
+    preset: str
+    rows: Sequence[str]
+    cells: Cells
+    spread: Mapping[Column, Mapping[str, Spread]] = field(default_factory=dict)
+    noise: Mapping[Column, Mapping[str, Spread]] = field(default_factory=dict)
+    words: Mapping[Column, Mapping[str, str]] = field(default_factory=dict)
+    scale: Sequence[str] = ()
+    published: Mapping[str, str] = field(default_factory=dict)
+    caption: str = ""
+    notes: Sequence[str] = ()
+    places: Mapping[Column, Mapping[str, int]] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> list[Column]:
+        return list(self.cells)
+
+    @property
+    def methods(self) -> list[str]:
+        """The rows that compete."""
+        apart = {*self.scale, *self.published}
+        return [row for row in self.rows if row not in apart]
+
+    def column(self, group: str, title: str) -> Column:
+        """The column of a group by its title, with or without arrow. KeyError for none."""
+        for column in self.cells:
+            if column.group == group and title in (column.what, column.title):
+                return column
+        raise KeyError(f"{group} {title}")
+
+    def place(self, column: Column, row: str) -> int:
+        """1 for the best, 2 for the second of a column, else 0."""
+        return self.places.get(column, {}).get(row, 0)
+
+    def is_number(self, column: Column) -> bool:
+        """Whether all that a column holds is numbers."""
+        return not any(isinstance(value, str) for value in self.cells[column].values())
