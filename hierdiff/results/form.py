@@ -143,20 +143,34 @@ def broken(value: Any, form: Any = FORM, where: str = "") -> str | None:
         if needed:
             return f"{where or 'it'} lacks {needed[0]!r}"
         prefix = f"{where}." if where else ""
-        rules = {key.rstrip("?"): rule for key, rule in form.items()}
+        rules, rest = _rules(form)
         children = [
-            (child, rules.get(key, form.get("*", ANY)), f"{prefix}{key}")
+            (child, rule, f"{prefix}{key}")
             for key, child in value.items()
+            if (rule := rules.get(key, rest)) is not ANY
         ]
     return next(filter(None, (broken(*child) for child in children)), None)
 
 
+def _rules(form: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """The rules of a mapping by key, and that of every other key; made once for each form."""
+    found = _KNOWN.get(id(form))
+    if found is None or found[0] is not form:
+        rules = {key.rstrip("?"): rule for key, rule in form.items()}
+        found = _KNOWN[id(form)] = (form, rules, form.get("*", ANY))
+    return found[1], found[2]
+
+
+_KNOWN: dict[int, tuple[Mapping[str, Any], dict[str, Any], Any]] = {}
+
+
 def too_deep(value: Any, left: int = DEEPEST) -> bool:
-    """Whether a tree has more than `left` levels."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Mapping, list, tuple)):
+    """Whether a tree of JSON has more than `left` levels."""
+    if type(value) not in (dict, list):
         return False
-    children = value.values() if isinstance(value, Mapping) else value
-    return left == 0 or any(too_deep(child, left - 1) for child in children)
+    children = value.values() if isinstance(value, dict) else value
+    nested = [child for child in children if type(child) in (dict, list)]
+    return left == 0 or any(too_deep(child, left - 1) for child in nested)
 
 
 def _short(value: Any) -> str:
