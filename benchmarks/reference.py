@@ -89,7 +89,17 @@ def check_output(output: Path) -> None:
         raise ValueError(f"output={output} is no .npz: give FILE.npz")
 
 
-@command("reference")
+ABOUT = """Statistics of real images: made, kept where runs find them, printed, written to files.
+
+    python -m benchmarks.reference data=critters data.resolution=32 resolutions=[32,16]
+
+    split=test                            of the data: train, test or all
+    measure.extractor={name: inception}   whose features; as in benchmarks.run
+    output=FILE.npz                       writes mu and sigma, which pytorch-fid and EDM read too
+"""
+
+
+@command("reference", ABOUT)
 def main(cfg: Any) -> None:
     settings, node = reference_settings(cfg), plain(cfg["data"])
     extractor = extractors.build(plain(cfg["measure"])["extractor"], at="measure.extractor")

@@ -40,7 +40,25 @@ log = logging.getLogger(__name__)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
-@command("benchmark")
+ABOUT = f"""Trains a method, samples it, measures it, times it and prints its row beside those of
+the runs in the same folder. The same command again goes on where it stopped.
+
+    python -m benchmarks.run method=mdm data=critters budget=default
+
+    -m method=mdm,cascaded    a sweep, one run after another; a failure is a row
+    --dry-run                 shows the plan, and what a run would refuse, in seconds
+    --dry-run={TIME}            and how long it would take
+    budget=smoke              a small run: smoke, default, compare, gpu
+    match.flops=1e15          steps of training that cost as much; also images, seconds
+    measure.metrics=[fd,pr]   what is measured; measure.samples=5000 images
+    cost.repeats=0            of each timing; 0: nothing is timed
+    analysis=exposure_bias    of a cascade
+    trainer.steps=20000       any option of hierdiff.train: data, denoiser, sampler, seed, ...
+    folder=runs/mine          the run folder
+"""
+
+
+@command("benchmark", ABOUT)
 def main(cfg: Any) -> None:
     config = plain(cfg)
     check_names(config)

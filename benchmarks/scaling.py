@@ -2,12 +2,12 @@
 
     python -m benchmarks.scaling method=mdm,cascaded resolutions=[32,64,128,256]
 
-Without `method=` all of `hierdiff/configs/method` are taken; other words are options of a run, the
-same for every method. At one resolution all methods are timed in turn, each in a process of its
-own. What was measured is kept in the folder (`folder=runs/scaling`), and the same command goes on
-after it. A method that fails or runs out of memory at a resolution has that as its row. An exponent
-p is that of a power law in the side, value ~ side^p, fitted by least squares in logarithms: 2 is
-proportional to the pixels.
+Without `method=` all of `hierdiff/configs/method` are taken (`python -m hierdiff.list methods` says
+what they are); other words are options of a run, the same for every method. At one resolution all
+methods are timed in turn, each in a process of its own. What was measured is kept in the folder
+(`folder=runs/scaling`), and the same command goes on after it. A method that fails or runs out of
+memory at a resolution has that as its row. An exponent p is that of a power law in the side, value
+~ side^p, fitted by least squares in logarithms: 2 is proportional to the pixels.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ Hydra composes; how a word sets an option is stated here, for every command, swe
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import re
 import sys
@@ -34,16 +33,20 @@ from hierdiff.options import shown, suggest
 
 PARTS = ("data", "denoiser", "sampler", "method", "trainer")  # groups that constructors check
 Key = tuple[str, ...]  # `a.b` in its parts
-HELP = {"--help", "-h"}  # after what the command's module says of itself come hydra's words
+HELP = {"--help", "-h"}
+MORE = """Options are written key=value, lists as [a,b]. python -m hierdiff.list shows all parts,
+python -m hierdiff.list denoisers those of one kind, with their options. Below are hydra's words:
+the groups of this command, and its config as it would be with the options given here."""
 RESOLVER = "ValueError raised while resolving interpolation: "  # before what a resolver says
 
 _hydras_own = ConfigLoaderImpl._apply_overrides_to_config
 
 
-def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+def command(config_name: str, about: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Decorator: the function of a config composed from `hierdiff/configs/` as a command.
 
-    Messages go to stderr, errors as one line with exit code 1 (see `reported`).
+    about: what `--help` says before hydra does. Messages go to stderr, errors as one line with exit
+    code 1 (see `reported`).
     """
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
@@ -58,7 +61,7 @@ def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], 
             os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises what it would print otherwise
             sys.argv[1:] = in_order(sys.argv[1:])
             if HELP & set(sys.argv[1:]):
-                print(inspect.getdoc(sys.modules[main.__module__]), end="\n\n")
+                print(f"{about.strip()}\n\n{MORE}", end="\n\n")
             with_sentences(composed)()
 
         return run

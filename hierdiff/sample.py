@@ -224,7 +224,21 @@ def sample(
     return path
 
 
-@command("sample")
+ABOUT = """Makes images with a trained model, one file each, and a sheet of them.
+
+    python -m hierdiff.sample checkpoint=runs/NAME/weights.safetensors
+
+    n=64                          how many images
+    labels=[owl,3]                classes by name or number, repeated up to n
+    captions=["a red owl"]        for a model that was trained on text
+    steps=50 guidance=2.0         of the sampler; without them as the model was configured
+    seed=1                        image i depends on seed and i alone
+    out=samples                   the folder; what an earlier call wrote there is replaced
+    trust=[my_package]            packages whose classes the checkpoint may import
+"""
+
+
+@command("sample", ABOUT)
 def main(cfg: Any) -> None:
     options = plain(cfg)
     check_options(options)

@@ -141,7 +141,22 @@ def with_weights(run: Prepared) -> Prepared:
     return replace(run, method=methods.build(run.config["method"], offered=run.data.facts))
 
 
-@command("train")
+ABOUT = """Trains a method and leaves weights, samples and curves of the loss in a run folder.
+The same command again goes on from the newest checkpoint there.
+
+    python -m hierdiff.train method=mdm data=critters budget=default
+
+    method=cascaded           how images are made: mdm, end_to_end, cascaded, latent, rin, ...
+    data=folder data.root=DIR what is trained on: critters, or your own images
+    denoiser=uvit_small       the network; denoiser.width=96 sets an option of it
+    budget=smoke              steps and batch size: smoke, default, compare, gpu
+    trainer.steps=20000       one of them by itself; also trainer.batch_size, trainer.lr
+    seed=1                    of weights, noise and order
+    folder=runs/mine          the run folder
+"""
+
+
+@command("train", ABOUT)
 def main(cfg: Any) -> None:
     options = plain(cfg)
     check(options["folder"], str | Path, "folder")

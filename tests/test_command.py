@@ -207,5 +207,6 @@ def test_every_command_says_it_in_one_line(module: str, tmp_path: Path):
     assert ended.stderr.startswith("error: ")
     assert "did you mean" in ended.stderr or "cannot be read" in ended.stderr
     assert not list(tmp_path.rglob("*.json"))
-    if module != "benchmarks.scaling":
-        assert "config" in command("--help").stdout
+    own, hydras, _ = command("--help").stdout.partition("is powered by Hydra")
+    assert f"python -m {module} " in own and "python -m hierdiff.list" in own
+    assert bool(hydras) == (module != "benchmarks.scaling")

@@ -33,7 +33,16 @@ ORDER = (
     ("hierdiff.methods",),
     ("hierdiff.training", "hierdiff.metrics", "hierdiff.interop", "hierdiff.command"),
     ("hierdiff.train", "hierdiff.sample", "hierdiff.results", "hierdiff.list"),
-    ("baselines", "benchmarks"),
+    (
+        "baselines",
+        *("benchmarks.conditions", "benchmarks.device", "benchmarks.naming"),
+        *("benchmarks.progress", "benchmarks.settings"),
+    ),
+    ("benchmarks.cost", "benchmarks.tables"),
+    ("benchmarks.plan",),
+    ("benchmarks.measure",),
+    ("benchmarks.sweep", "benchmarks.report"),
+    ("benchmarks",),
 )
 APART = (  # who never imports whom, whatever the order says
     ("hierdiff.denoisers", "hierdiff.process"),

@@ -13,7 +13,10 @@ from hierdiff.config import one_line, reported
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        "benchmarks.cost", description="Times finished runs again, interleaved."
+        "benchmarks.cost",
+        description="Times finished runs again, all of them interleaved, and writes the new costs "
+        "into their records: what ran at different times on a busy machine is compared fairly.",
+        epilog="example: python -m benchmarks.cost runs/compare --repeats 5",
     )
     parser.add_argument("folders", nargs="+", metavar="RUNS")
     parser.add_argument("--repeats", type=int, default=3, help="of each timing (3)")

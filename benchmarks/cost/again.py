@@ -40,33 +40,16 @@ def again(
 
     asked: `batches`, `repeats`, `memory_cap`, None for those of each run. A record says with which
     runs it was timed, how, when and where; runs that were last timed so with each other are left
-    alone unless `anew`. No other process works in their folders meanwhile, or `Busy` is raised.
-    trust: as `check_trust` has it, for classes that the runs name by path. A run none of whose
-    cases could be timed keeps the costs that it has, and ValueError says why.
+    alone unless `anew`. trust: as `check_trust` has it, for classes that the runs name by path.
+
+    Raises: `Busy` where another process works in a folder; PermissionError for code that is not
+    trusted; ValueError where nothing is finished, and where no case of a run could be timed, which
+    then keeps the costs that it has.
     """
     with ExitStack() as held:
-        found: dict[Path, Record] = {}
-        for path in paths(*folders):
-            held.enter_context(worked_in(path.parent))
-            try:
-                record = Record.read(path)
-            except (ValueError, OSError) as error:
-                log.warning("left out: %s", error)
-                continue
-            if record.edited:
-                log.warning("%s was changed by hand and keeps its times: make it again", path)
-            elif record.failure is None:
-                found[path] = record
+        found = finished_records(folders, held)
         configs = {path: kept_config(path.parent, trust) for path in found}
-        for path, config in configs.items():
-            other = changed(found[path].provenance.get("inputs") or {}, inputs(config))
-            if other is not None:
-                log.warning(
-                    "%s was made from another content of %s than there is now and keeps its times: "
-                    "make it again, or put the old one back",
-                    *(path, other),
-                )
-                del found[path]
+        found = unchanged(found, configs)
         if not found:
             raise ValueError(
                 f"no finished run under {', '.join(folders)}: make one by python -m benchmarks.run"
@@ -76,24 +59,62 @@ def again(
         made_of = {path.parent.name: inputs(config) for path, config in configs.items()}
         if any(made_of.values()):
             about["inputs"] = made_of
-        timed = [record.provenance.get("cost") or {} for record in found.values()]
-        if not anew and all({**one, **about} == one for one in timed):
-            log.info("timed together at %s: --anew times them again", timed[0].get("ended"))
+        before = [record.provenance.get("cost") or {} for record in found.values()]
+        if not anew and all({**one, **about} == one for one in before):
+            log.info("timed together at %s: --anew times them again", before[0].get("ended"))
             return list(found)
-        rows = _timed(found, configs, asked)
-        lost = {path: why for path in found if (why := _all_failed(rows[path])) is not None}
-        about |= {"ended": now(), "machine": machine()}
-        for path, record in found.items():
-            if path not in lost:
-                provenance = {**record.provenance, "cost": about}
-                cost = tuple(by_resolution(rows[path]))
-                replace(record, cost=cost, provenance=provenance).write(path)
-        if lost:
-            reasons = "; ".join(f"{path.parent}: {why}" for path, why in lost.items())
-            raise ValueError(
-                f"no case could be timed, so the costs there stay as they were: {reasons}"
-            )
+        rows = time_together(found, configs, asked)
+        write_costs(found, rows, {**about, "ended": now(), "machine": machine()})
     return list(found)
+
+
+def finished_records(folders: Sequence[str], held: ExitStack) -> dict[Path, Record]:
+    """Whole records below the folders; `held` holds their folders from now on."""
+    found: dict[Path, Record] = {}
+    for path in paths(*folders):
+        held.enter_context(worked_in(path.parent))
+        try:
+            record = Record.read(path)
+        except (ValueError, OSError) as error:
+            log.warning("left out: %s", error)
+            continue
+        if record.edited:
+            log.warning("%s was changed by hand and keeps its times: make it again", path)
+        elif record.failure is None:
+            found[path] = record
+    return found
+
+
+def unchanged(
+    found: Mapping[Path, Record], configs: Mapping[Path, Mapping[str, Any]]
+) -> dict[Path, Record]:
+    """The records whose files and code are still as they were; of the others the log says so."""
+    same = dict(found)
+    for path, config in configs.items():
+        other = changed(found[path].provenance.get("inputs") or {}, inputs(config))
+        if other is not None:
+            log.warning(
+                "%s was made from another content of %s than there is now and keeps its times: "
+                "make it again, or put the old one back",
+                *(path, other),
+            )
+            del same[path]
+    return same
+
+
+def write_costs(
+    found: Mapping[Path, Record], rows: Mapping[Path, Sequence[Any]], about: Mapping[str, Any]
+) -> None:
+    """Writes the records with their new costs. ValueError where no case of one could be timed."""
+    lost = {path: why for path in found if (why := _all_failed(rows[path])) is not None}
+    for path, record in found.items():
+        if path not in lost:
+            provenance = {**record.provenance, "cost": dict(about)}
+            cost = tuple(by_resolution(rows[path]))
+            replace(record, cost=cost, provenance=provenance).write(path)
+    if lost:
+        reasons = "; ".join(f"{path.parent}: {why}" for path, why in lost.items())
+        raise ValueError(f"no case could be timed, so the costs there stay as they were: {reasons}")
 
 
 def _all_failed(rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -102,7 +123,7 @@ def _all_failed(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return str(reasons[0][0]) if reasons and all(reasons) else None
 
 
-def _timed(
+def time_together(
     found: Mapping[Path, Record],
     configs: Mapping[Path, Mapping[str, Any]],
     asked: Mapping[str, Any],

@@ -110,7 +110,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
               "hydra.sweep.dir=runs"),
     "sample": ("hierdiff.sample", "checkpoint=runs/one/weights.safetensors", "n=6", "out=images",
                "batch_size=2"),
-    "table": ("benchmarks.tables", "runs", "--format", "csv", "-o", "table.csv"),
+    "table": ("benchmarks.tables.__main__", "runs", "--format", "csv", "-o", "table.csv"),
     "report": ("benchmarks.report.__main__", "runs", "-o", "page"),
 }  # fmt: skip
 SHARES = {"train": 0.15, "run": 0.4, "sweep": 0.1, "sample": 0.15, "table": 0.05, "report": 0.15}
