@@ -22,6 +22,7 @@ FACTS = {"channels": 3, "classes": 7, "text_width": 16, "text_length": 5}
 OFFICIAL = {"mdm_64": 461_359_107, "mdm_256": 476_613_958, "mdm_1024": 480_970_057}
 PARTS = ("data", "denoiser", "sampler", "method", "trainer", "measure")
 CUSTOM = {"custom": ["denoiser.name=unet"], "nested_custom": ["denoiser.inner.name=unet"]}
+OWN_METHOD = {"custom": ["method.name=end_to_end", "denoiser=small"]}
 
 
 def group(name: str) -> list[str]:
@@ -52,7 +53,7 @@ def test_official_sizes_count_as_published(name):
 
 @pytest.mark.parametrize("name", group("method"))
 def test_every_method_builds_with_its_own_denoiser(name):
-    node = method_node(composed(f"method={name}"))
+    node = method_node(composed(f"method={name}", *OWN_METHOD.get(name, [])))
     with torch.device("meta"):
         assert methods.build(node, offered=FACTS).resolutions[0] == 32
 

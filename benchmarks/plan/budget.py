@@ -124,15 +124,21 @@ def check_countable(budgets: Mapping[str, float], error: NotCounted) -> None:
 
 def decide_steps(
     run: Prepared, budgets: Mapping[str, float], operations: Prices, clock: Prices | None
-) -> tuple[int, int]:
-    """`trainer.steps` and `sampler.steps`; what no budget decides is as the run has it."""
-    steps, sampler_steps = run.recipe.steps, run.config["method"]["sampling"]["steps"]
+) -> tuple[int, int | None]:
+    """`trainer.steps` and `sampler.steps`, None for a method without; what no budget decides is as
+    the run has it."""
+    steps, sampler_steps = run.recipe.steps, run.config["method"].get("sampling", {}).get("steps")
     total = {"images": operations.images, "flops": operations.total}
     if clock is not None:
         total["seconds"] = clock.total
     for name in (name for name in TRAINING if name in budgets):
         steps = solve_steps(total[name], budgets[name], f"match.{name}", run)
     for name in (name for name in SAMPLING if name in budgets):
+        if sampler_steps is None:
+            raise ValueError(
+                f"match.{name}={budgets[name]:g}: {run.config['method']['name']} has no "
+                f"sampling.steps that it could decide: leave it out"
+            )
         sampler_steps = solve_sampler_steps(run, name, budgets[name])
     return steps, sampler_steps
 
@@ -159,10 +165,11 @@ class KeptSteps:
     def __init__(self, path: Path, run: Prepared, budgets: Mapping[str, float]):
         self.path = path
         node = {**run.config, "trainer": {**run.config["trainer"], "steps": None}}
-        free = {k: v for k, v in node["method"]["sampling"].items() if k != "steps"}
-        node["method"] = {**node["method"], "sampling": free}
+        if "sampling" in node["method"]:
+            free = {k: v for k, v in node["method"]["sampling"].items() if k != "steps"}
+            node["method"] = {**node["method"], "sampling": free}
         self.key = content_hash(plain({"run": node, "match": budgets}, "plan", free=True))
-        self.found: tuple[int, int] | None = None
+        self.found: tuple[int, int | None] | None = None
         try:
             kept = read_json(path)
             if kept["for"] == self.key:
@@ -170,7 +177,7 @@ class KeptSteps:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             pass
 
-    def keep(self, steps: int, sampler_steps: int) -> None:
+    def keep(self, steps: int, sampler_steps: int | None) -> None:
         steps_by_option = {"trainer.steps": steps, "sampler.steps": sampler_steps}
         write_json(self.path, {"for": self.key, **steps_by_option})
 

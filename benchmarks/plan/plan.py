@@ -48,13 +48,14 @@ class StagePlan:
 class Plan:
     """How a method spends its budget.
 
-    match: the budgets asked for, by name. steps: `trainer.steps`; sampler_steps: `sampler.steps`.
+    match: the budgets asked for, by name. steps: `trainer.steps`; sampler_steps: `sampler.steps`,
+    None for a method without.
     flops_per_image: of sampling, None where unknown.
     """
 
     match: Mapping[str, float]
     steps: int
-    sampler_steps: int
+    sampler_steps: int | None
     stages: Sequence[StagePlan]
     flops_per_image: float | None
 

@@ -141,18 +141,20 @@ def build_untrained(node: Mapping[str, Any], run: Prepared) -> Method:
 
 def build_on_shapes(run: Prepared, sampler_steps: int | None = None) -> Method:
     """The method of a run on the meta device, and with other steps of its sampler."""
-    node = run.config["method"] if sampler_steps is None else node_with_steps(run, sampler_steps)
+    node = node_with_steps(run, sampler_steps)
     with torch.device(META):
         return build_untrained(node, run)
 
 
-def node_with_steps(run: Prepared, sampler_steps: int) -> dict[str, Any]:
-    """The node of the method with other steps of its sampler."""
+def node_with_steps(run: Prepared, sampler_steps: int | None) -> dict[str, Any]:
+    """The node of the method with other steps of its sampler, as it is for None."""
     node = run.config["method"]
+    if sampler_steps is None:
+        return node
     return {**node, "sampling": {**node["sampling"], "steps": sampler_steps}}
 
 
-def flops_of_image(run: Prepared, steps: int) -> float:
+def flops_of_image(run: Prepared, steps: int | None) -> float:
     caption = flops_of_text(run.data.text)
     with counting(run):
         method = build_on_shapes(run, steps)

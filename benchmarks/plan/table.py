@@ -27,7 +27,7 @@ def plan_table(plans: Mapping[str, Plan]) -> Table:
             said(name),
             "all",
             *whole,
-            str(plan.sampler_steps),
+            "–" if plan.sampler_steps is None else str(plan.sampler_steps),
             image,
             style="bold",
             end_section=True,
