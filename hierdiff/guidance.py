@@ -81,6 +81,18 @@ def guided(
     return denoise
 
 
+def inpainted(denoise: Denoise, x0: Levels, mask: Levels) -> Denoise:
+    """`denoise` that knows the clean levels x0 where `mask` is 1 (0: to be made), so that samples
+    end in them there; the mean of the replacement method (arXiv 2011.13456, section 5)."""
+
+    def wrapped(x: Levels, t: Moment, carry: Carry) -> Denoised:
+        out = denoise(x, t, carry)
+        parts = zip(out.x0, x0, mask, strict=True)
+        return out._replace(x0=tuple(m * known + (1 - m) * made for made, known, m in parts))
+
+    return wrapped
+
+
 def static_threshold(limit: Positive = 1.0) -> Callable[[Levels], Levels]:
     """x0 clipped to [-limit, limit]."""
     return lambda x0: tuple(clipped(level, limit) for level in x0)

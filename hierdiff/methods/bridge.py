@@ -36,9 +36,11 @@ class Handover(NamedTuple):
 
 
 class Bridge(ABC):
-    """log_snr: of what it gives in sampling, `CLEAN` where it adds no noise."""
+    """log_snr: of what it gives in sampling, `CLEAN` where it adds no noise. gives: names of the
+    vectors and scalars that it adds to the conditions, which the data need not have."""
 
     log_snr: float = CLEAN
+    gives: frozenset[str] = frozenset()
 
     def stop(self, log_snr: float) -> float:
         """Time at which the trajectory before it ends: 0 unless it hands over a noisy state."""

@@ -75,8 +75,8 @@ class Method(nn.Module):
         that a network reads and the data does not give.
 
         facts: of the data; names in `scalars`, {name: width} in `vectors`, `text_width`. Labels may
-        be left unread (the log says so), and the scalar `scale` has a default that stands for
-        itself: the image's own side. Error: ValueError.
+        be left unread (the log says so), the scalar `scale` has a default that stands for itself
+        (the image's own side), and what a bridge gives is not the data's. Error: ValueError.
         """
         if self.reads is None:
             return
@@ -86,7 +86,9 @@ class Method(nn.Module):
                 f"data.scalars={sorted(given)}: no network of the method reads {unread[0]!r}, "
                 f"leave it out or name it in the denoiser's `scalars`"
             )
-        if missing := sorted(self.reads.scalars - given - {"scale"}):
+        bridges = [stage.bridge for stage in self.stages if isinstance(stage, Generator)]
+        bridged = {name for bridge in bridges if bridge is not None for name in bridge.gives}
+        if missing := sorted(self.reads.scalars - given - {"scale"} - bridged):
             raise ValueError(
                 f"the denoiser reads the scalar {missing[0]!r}, which the data does not give: "
                 f"leave it out of its `scalars`"
@@ -99,7 +101,7 @@ class Method(nn.Module):
                     f"leave it out or name it in the denoiser's `vectors`, {{{name}: {width}}}"
                 )
         for name, width in self.reads.vectors.items():
-            if vectors.get(name) != width:
+            if vectors.get(name) != width and name not in bridged:
                 found = f"at a width of {vectors[name]}" if name in vectors else "not at all"
                 raise ValueError(
                     f"the denoiser reads the vector {name!r} of width {width}, which the data "

@@ -38,7 +38,8 @@ class OnePass(Generator):
 
     def __init__(self, side: int, width: int, channels: int, classes: int):
         super().__init__()
-        self.resolutions, self.facts = (side,), {"channels": channels, "classes": classes}
+        self.resolutions, self.level_names = (side,), (str(side),)
+        self.facts = {"channels": channels, "classes": classes}
         self.label = nn.Embedding(classes + 1, LATENT)
         self.generator = nn.Sequential(
             nn.Linear(LATENT, width * (side // 2) ** 2),
@@ -106,7 +107,8 @@ class Raster(Generator):
 
     def __init__(self, side: int, width: int, channels: int):
         super().__init__()
-        self.resolutions, self.facts = (side,), {"channels": channels}
+        self.resolutions, self.level_names = (side,), (str(side),)
+        self.facts = {"channels": channels}
         self.net = nn.Sequential(
             *(Masked(channels, width, False), nn.SiLU(), Masked(width, width, True), nn.SiLU()),
             nn.Conv2d(width, channels * BINS, 1),
