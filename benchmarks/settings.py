@@ -107,8 +107,6 @@ class Settings:
     cost: Timing
     dry_run: bool | str
     data: Node
-    denoiser: Node | None
-    sampler: Node | None
     method: Node
     trainer: Node
     seed: int
@@ -117,6 +115,8 @@ class Settings:
     folder: str | Path
     label: Text
     budget_name: Text
+    denoiser: Node | None = None
+    sampler: Node | None = None
     analysis: Analysis | None = None
 
     @property
@@ -127,8 +127,9 @@ class Settings:
     def to_config(self) -> dict[str, Any]:
         """The config that these settings are made of, as new dicts, lists and plain values."""
         config = thaw(self)
-        if self.analysis is None:  # as hydra leaves out a group of which nothing is chosen
-            del config["analysis"]
+        for group in ("denoiser", "sampler", "analysis"):
+            if config[group] is None:  # as hydra leaves out a group of which nothing is chosen
+                del config[group]
         return config
 
     def settle(
