@@ -19,7 +19,15 @@ from torch import Tensor
 
 from hierdiff.batch import Batch, Cond
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Levels, Resolution, Resolutions, Sides, check_resolutions
+from hierdiff.levels import (
+    Levels,
+    Resolution,
+    Resolutions,
+    Sides,
+    check_resolutions,
+    sides_of,
+    text_of,
+)
 from hierdiff.methods import Diffusion, Method, Sampling, methods
 from hierdiff.methods.bridge import CLEAN, Bridge, Handover, bridges
 from hierdiff.methods.bridged import Bridged, BridgedDraws
@@ -42,6 +50,7 @@ from hierdiff.schedules import Schedule, Shifted, schedules
 
 log = logging.getLogger(__name__)
 RESIZES = ("bilinear", "bicubic", "nearest")
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by number of sides
 
 
 class Crossing(NamedTuple):
@@ -49,7 +58,7 @@ class Crossing(NamedTuple):
     in low-resolution pixels, 0 for none."""
 
     log_snr: Float[Tensor, " b"]
-    eps: Float[Tensor, "b c h w"]
+    eps: Float[Tensor, "b c *sides"]
     blur: Float[Tensor, " b"]
 
 
@@ -61,14 +70,15 @@ class Augmented(Bridge):
     log_snr_range: of the noise in training (CDM's amortised augmentation: the step of the
     low model's own process is uniform), None for no noise. log_snr: in sampling, inside that
     range. noise_at: "low" (CDM: noise becomes blocks) or "high" (Imagen's code and DeepFloyd IF:
-    white noise after the resize). resize: bilinear, bicubic or nearest. truncated: the low sampler
+    white noise after the resize). resize: bilinear (of clips along frames too), bicubic (of images
+    alone) or nearest. truncated: the low sampler
     stops where its own noise is `log_snr` and that state is handed over; else its clean image is
     noised again. blur: range of the 3x3 Gaussian's standard deviation in low-resolution pixels,
     for `blur_share` of the training examples and for none in sampling. process: of the low model.
     """
 
-    low: Count
-    high: Count
+    low: Count | Sides
+    high: Count | Sides
     process: GaussianProcess = field(repr=False)
     log_snr_range: Annotated[Sequence[Limit], Length(2)] | None = (-5.0, 15.0)
     log_snr: Limit = field(default=3.0, repr=False)
@@ -87,6 +97,10 @@ class Augmented(Bridge):
                     f"unknown {name} {value!r}{suggest(str(value), known) or ','} "
                     f"choose from {', '.join(known)}"
                 )
+        if self.resize == "bicubic" and len(sides_of(self.high)) != 2:
+            raise ValueError(
+                f"resize=bicubic to {text_of(self.high)}: it is for images alone, take bilinear"
+            )
         if self.truncated and self.noise_at == "high":
             raise ValueError(
                 "truncated with noise_at=high is undefined: the low sampler's own noise lies at "
@@ -145,11 +159,11 @@ class Augmented(Bridge):
 
     def _resized(self, x: Tensor) -> Tensor:
         how = {} if self.resize == "nearest" else {"align_corners": False}
-        return F.interpolate(x, size=(self.high, self.high), mode=self.resize, **how)  # type: ignore[arg-type]
+        mode = LINEAR[x.ndim - 2] if self.resize == "bilinear" else self.resize
+        return F.interpolate(x, size=sides_of(self.high), mode=mode, **how)  # type: ignore[arg-type]
 
     def _noise_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        side = self.low if self.noise_at == "low" else self.high
-        return (*shape[:2], side, side)
+        return (*shape[:2], *sides_of(self.low if self.noise_at == "low" else self.high))
 
     @property
     def _schedule(self) -> Schedule:
@@ -168,11 +182,15 @@ class Augmented(Bridge):
             )
 
 
-def blurred(x: Float[Tensor, "b c h w"], std: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+def blurred(
+    x: Float[Tensor, "b c *frames h w"], std: Float[Tensor, " b"]
+) -> Float[Tensor, "b c *frames h w"]:
     """3x3 Gaussian of its own standard deviation for each example; 0 leaves it as it is."""
-    side = torch.exp(-0.5 / std.clamp(min=1e-3) ** 2).to(x)[:, None, None, None]  # over the centre
-    for dim in (2, 3):
-        wide = F.pad(x, (0, 0, 1, 1) if dim == 2 else (1, 1, 0, 0), mode="replicate")
+    side = torch.exp(-0.5 / std.clamp(min=1e-3) ** 2).to(x)  # over the centre
+    side = side.reshape(-1, *[1] * (x.ndim - 1))
+    for dim in (-2, -1):
+        pads = ((0, 0, 1, 1) if dim == -2 else (1, 1, 0, 0), (0, 0) * (x.ndim - 4))
+        wide = F.pad(x, sum(pads, ()), mode="replicate")
         n = x.shape[dim]
         x = (x + side * (wide.narrow(dim, 0, n) + wide.narrow(dim, 2, n))) / (1 + 2 * side)
     return x
@@ -196,6 +214,8 @@ class Upsampler(Bridged):
         super().__init__(**parts)
         low, side = self.previous.shapes()[0][-1], self.shapes()[0][-1]
         self.factor = side // low  # crops start at a low-resolution pixel
+        if crop is not None and len(self.shapes()[0]) != 3:
+            raise ValueError(f"crop {crop} of clips: it is for images alone, leave it out")
         if crop is not None and (crop % self.factor or not 0 < crop <= side):
             raise ValueError(
                 f"crop {crop} of {side} px images made from {low} px: choose a multiple of "

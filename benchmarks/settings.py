@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
-from hierdiff.levels import Resolutions
+from hierdiff.levels import Sides
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.options import Between, Count, Length, Natural, Positive, check, hints
@@ -46,7 +46,7 @@ class Measure:
     metrics: Sequence[str]
     samples: Annotated[int, Several]
     seeds: Annotated[Sequence[int], Length(1, more=True)]
-    resolutions: Resolutions
+    resolutions: Sequence[Count | Sides]
     batch: Count
     curve: Curve
     references: Mapping[int | str, str | Path]

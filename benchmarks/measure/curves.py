@@ -27,7 +27,7 @@ from hierdiff.config import one_line
 from hierdiff.data import ImageData
 from hierdiff.data.classes import natural
 from hierdiff.data.order import evaluation_rows, evaluation_rule
-from hierdiff.levels import Resolution, size_of
+from hierdiff.levels import Resolution, size_of, text_of
 from hierdiff.methods import Generator, Method, Stage
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import finite
@@ -119,13 +119,14 @@ def validation_loss(
     It is the loss that is trained, so that two stages share a curve only where process, prediction
     and loss are the same.
     """
-    whole = len(stage.level_names) == len(stage.resolutions)  # is each level an image
-    sides = dict(zip(stage.level_names, stage.resolutions, strict=True)) if whole else {}
+    images = {text_of(name): name for name in stage.resolutions}
+    if len(stage.level_names) == len(images) == 1:  # one level stands for its image, as latents do
+        images = {stage.level_names[0]: stage.resolutions[0]}
     for name, value in mean_losses(stage, data, n, precision).items():
         yield {
-            **place_of(sides.get(name, stage.resolutions[0])),
+            **place_of(images.get(name, stage.resolutions[0])),
             "view": "native",
-            "metric": "validation loss" if name in sides else f"validation {name}",
+            "metric": "validation loss" if name in images else f"validation {name}",
             "value": finite(value, f"the validation loss {name} of stage {stage.name}"),
             "n": n,
             "identity": loss_identity(stage, n, len(data)),

@@ -25,7 +25,7 @@ from hierdiff.guidance import (
     is_off,
     thresholded,
 )
-from hierdiff.levels import Levels, Name, Resolution, joined
+from hierdiff.levels import Levels, Name, joined, resolution_of
 from hierdiff.methods.bridge import Handover
 from hierdiff.methods.generator import Generator, Part, Request
 from hierdiff.methods.method import check_cond
@@ -166,7 +166,8 @@ class Diffusion(Generator):
         return self.objective.draw(self.process, shapes, noise)
 
     def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss:
-        return self.objective(self.process, self.denoiser, *self.inputs(batch, draws))
+        given = self.inputs(batch, draws)
+        return self.objective(self.process, self.denoiser, *given, names=self.level_names)
 
     def shapes_in_training(self) -> Sequence[tuple[int, ...]]:
         """Those of `shapes`, or smaller ones of crops."""
@@ -372,7 +373,7 @@ def window(
 
 def diffusion(
     *,
-    resolutions: Sequence[Resolution],
+    resolutions: Sequence[Name] = (),
     schedules: Sequence[Schedule],
     denoiser: Denoiser | Node,
     process: str,
@@ -385,9 +386,10 @@ def diffusion(
 ) -> Diffusion:
     """A stage over joint levels from parts or their nodes, in pixels if no codec is given.
 
-    `more`: options of the stage.
+    resolutions: names of its images, those of the codec if none are given. `more`: options of the
+    stage.
     """
-    codec = codec or Pyramid(resolutions, facts["channels"])
+    codec = codec or Pyramid([resolution_of(name) for name in resolutions], facts["channels"])
     channels, *sides = codec.shapes()[0]
     return stage(
         codec=codec,
@@ -395,7 +397,7 @@ def diffusion(
         objective=objectives.build(objective or {}),
         denoiser=protocol.built(denoiser, {**facts, "channels": channels, "sides": tuple(sides)}),
         sampling=build(Sampling, sampling or {}),
-        resolutions=resolutions,
+        resolutions=resolutions or codec.resolutions,
         facts=facts,
         **more,
     )

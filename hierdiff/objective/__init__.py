@@ -1,6 +1,6 @@
 """Objectives: what a training step minimises."""
 
-from hierdiff.objective.base import Objective, objectives
+from hierdiff.objective.base import Objective, Teacher, objectives
 from hierdiff.objective.bound import variational_bound
 from hierdiff.objective.loss import Draws, Loss
 from hierdiff.objective.score import ScoreMatching
@@ -12,6 +12,7 @@ __all__ = [
     "Loss",
     "Objective",
     "ScoreMatching",
+    "Teacher",
     "TimeDensity",
     "Weight",
     "densities",

@@ -8,24 +8,58 @@ one of it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.protocol import Denoiser
+from hierdiff.guidance import Denoise
 from hierdiff.levels import Levels
 from hierdiff.noise import Noise
-from hierdiff.objective.loss import Draws, Loss
+from hierdiff.objective.loss import Draws, Drop, Loss
+from hierdiff.objective.weights import Constant, Weight
+from hierdiff.options import NonNegative, Share, check_fields
 from hierdiff.parameterization import Parameterization
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Registry
 
+# The frozen network that a student learns from: its denoise function under conditions.
+Teacher = Callable[[Cond], Denoise]
 
+
+@dataclass(frozen=True)
 class Objective(ABC):
-    """parameterization: what the network predicts and how its input is scaled, in sampling too."""
+    """What every objective has; subclasses add their options.
 
-    parameterization: Parameterization
+    parameterization: what the network predicts and how its input is scaled, in sampling too.
+    weight: of the squared error of x0, by log-SNR. level_weights: one for each level, finest first;
+    None is 1 each (each level is a mean over its own pixels, so that its size does not matter).
+    stratified: the times of a batch are spread evenly. drop: rate at which a training example loses
+    its label, caption and vectors together, for classifier-free guidance; or {condition: rate},
+    such as {label: 0.1, image_embedding: 0.5}, each drawn by itself (scalars and the low-resolution
+    image, `low`, can be dropped by name too).
+    """
 
-    def check(  # noqa: B027
+    parameterization: Parameterization = Parameterization()
+    weight: Weight = Constant()
+    level_weights: Sequence[NonNegative] | None = None
+    stratified: bool = True
+    drop: Share | Mapping[str, Share] = 0.0
+
+    needs_teacher: ClassVar[bool] = False  # is `__call__` to be given one
+
+    def __post_init__(self) -> None:
+        check_fields(self, "objective")
+
+    @property
+    def teacher_file(self) -> str | None:
+        """Weights of another run whose stage of the same name teaches; None: the stage before."""
+        return None
+
+    def check(
         self,
         process: GaussianProcess,
         denoiser: Denoiser | None = None,
@@ -33,25 +67,78 @@ class Objective(ABC):
     ) -> None:
         """Refuses what cannot work with this process, network and state, before compute.
 
-        shapes: c h w of each level, finest first. Error: ValueError.
+        shapes: channels and sides of each level, finest first. Error: ValueError; a network that
+        predicts eps says nothing about x0 where the SNR is 0.
         """
+        levels = len(process.schedules)
+        if self.level_weights is not None and len(self.level_weights) != levels:
+            raise ValueError(
+                f"{len(self.level_weights)} level weights for {levels} levels: "
+                f"give one for each, finest first"
+            )
+        scales = self.parameterization.input_scale
+        if not isinstance(scales, str) and len(scales) != levels:
+            raise ValueError(
+                f"{len(scales)} input scales for {levels} levels: "
+                f"give one for each, finest first, or one for all"
+            )
+        reads = None if denoiser is None else denoiser.reads
+        if isinstance(self.drop, Mapping) and reads is not None:
+            for name in self.drop:
+                if name not in reads.names:
+                    raise ValueError(
+                        f"drop names the condition {name!r}, which {type(denoiser).__name__} does "
+                        f"not read: it reads {', '.join(sorted(reads.names)) or 'none'}"
+                    )
+        end = process.log_snr(torch.ones(1, dtype=torch.float64, device="cpu"))
+        if self.parameterization.prediction == "eps" and bool(torch.isneginf(end).any()):
+            raise ValueError(
+                "prediction 'eps' with SNR 0 at t = 1 cannot be turned into an image: "
+                "predict 'v' or 'x0', or choose a schedule with a finite log_snr at t = 1, "
+                "such as a limited one"
+            )
 
-    @abstractmethod
     def tail(self, n: int) -> Objective:
-        """The objective of the n coarsest levels."""
+        """The objective of the n coarsest levels: the last n of what is given for each level."""
+        weights = None if self.level_weights is None else self.level_weights[-n:]
+        scale = self.parameterization.input_scale
+        scale = scale if isinstance(scale, str) else scale[-n:]
+        parameterization = replace(self.parameterization, input_scale=scale)
+        return replace(self, level_weights=weights, parameterization=parameterization)
 
     @abstractmethod
     def draw(
         self, process: GaussianProcess, shapes: Sequence[Sequence[int]], noise: Noise
     ) -> Draws:
-        """Made eagerly, outside a compiled loss; shapes: b c h w of each level, the last full."""
+        """The randomness of one loss, made eagerly, outside of anything compiled.
+
+        shapes: rows, channels and sides of each level, finest first, the last one with all rows.
+        """
+
+    def draw_drop(self, b: int, noise: Noise) -> Drop:
+        """Which of b examples lose their conditions: one mask, or one for each name of `drop`."""
+        if not isinstance(self.drop, Mapping):
+            return torch.special.ndtr(noise((b,))) < self.drop
+        rates = sorted(self.drop.items())
+        return {name: torch.special.ndtr(noise((b,))) < rate for name, rate in rates}
 
     @abstractmethod
     def __call__(
-        self, process: GaussianProcess, denoiser: Denoiser, x0: Levels, cond: Cond, draws: Draws
+        self,
+        process: GaussianProcess,
+        denoiser: Denoiser,
+        x0: Levels,
+        cond: Cond,
+        draws: Draws,
+        teacher: Teacher | None = None,
+        names: Sequence[str] = (),
     ) -> Loss:
         """The loss of clean levels x0; level i may hold the first b_i rows alone, and its loss is
-        the mean over its own rows."""
+        the mean over its own rows.
+
+        teacher: given where `needs_teacher`; no gradient reaches it. names: of the levels, by which
+        their losses are logged; without them their resolutions.
+        """
 
 
 objectives: Registry[Objective] = Registry("objective", Objective, default="score")

@@ -11,6 +11,9 @@ from torch.utils import _pytree as pytree
 
 from hierdiff.levels import Levels
 
+# Where conditions are dropped: all of guidance together, or each by its name.
+Drop = Bool[Tensor, " b"] | Mapping[str, Bool[Tensor, " b"]]
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -22,7 +25,7 @@ class Draws:
 
     t: Float[Tensor, " b"]
     eps: Levels
-    drop: Bool[Tensor, " b"] | Mapping[str, Bool[Tensor, " b"]]
+    drop: Drop
     again: Bool[Tensor, " b"] | None = None
 
 

@@ -30,7 +30,10 @@ class Ancestral(Sampler):
 
     def __post_init__(self) -> None:
         check_fields(self, "ancestral")
-        object.__setattr__(self, "uses_variance", self.variance == "learned")
+
+    @property
+    def uses_variance(self) -> bool:
+        return self.variance == "learned"
 
     def __call__(
         self, denoise: Denoise, x: Levels, step: Step, state: State, noise: Noise

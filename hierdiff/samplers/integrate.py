@@ -43,7 +43,11 @@ class Sampler(ABC):
     back, which would wait for the device at every step."""
 
     calls_per_step: int = 1
-    uses_variance: bool = False  # does it need `Denoised.variance`
+
+    @property
+    def uses_variance(self) -> bool:
+        """Does it need `Denoised.variance`?"""
+        return False
 
     @abstractmethod
     def __call__(

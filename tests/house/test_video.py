@@ -1,0 +1,61 @@
+"""Clips (c, f, h, w) are trained, sampled and measured by the harness as it is."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.tables.table import frame
+from hierdiff.results import dataframe
+from hierdiff.results.rows import level_of
+from tests.house.runs import bench, environment
+
+CLIPS = ("data=critters", "data.name=squares", "data.resolution=[8,16,16]")
+NETWORK = ("denoiser=custom", "denoiser.name=space_time")
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.slow
+def test_a_codec_of_clips(tmp_path):
+    record = bench(
+        *(tmp_path, "tests.house.clips", "method=latent", "method.codec={name: folded}"),
+        *("method.reference=null", "measure.resolutions=[[4,16,16]]", *CLIPS, *NETWORK),
+    )
+    assert record.resolutions == ([8, 16, 16],)
+    assert {level_of(row) for row in record.quality} == {(8, 16, 16), (4, 16, 16)}
+    fd = next(row for row in record.quality if row["metric"].startswith("FD"))
+    assert (fd["n"], fd["n_reference"], fd["floor"]) == (8, 36, None)
+    assert "N=8 : frames=8 : " in fd["identity"]
+    assert {"8x16x16 px", "4x16x16 px"} <= {group for group, _ in frame([record]).columns}
+    assert "8x16x16" in set(dataframe(tmp_path / "run")["resolution"].dropna())
+    logged = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert "loss/4x16x16" in json.loads(logged[-1])  # of the codec's state
+    command = [sys.executable, "-m", "hierdiff.sample", "n=3", f"out={tmp_path / 'made'}"]
+    checkpoint = f"checkpoint={tmp_path / 'run' / 'weights.safetensors'}"
+    subprocess.run([*command, checkpoint], env=environment(tmp_path), check=True)
+    assert read(tmp_path / "made" / "8x16x16" / "0002.png").shape == (16, 8 * 16, 3)
+
+
+@pytest.mark.slow
+def test_a_cascade_from_four_to_eight_frames_at_one_side(tmp_path):
+    record = bench(
+        *(tmp_path, "tests.house.clips", "method=cascaded", *CLIPS, *NETWORK),
+        *("method.resolutions=[[8,16,16],[4,16,16]]", "method.stages=null"),
+        "measure.resolutions=[]",
+    )
+    assert record.resolutions == ([8, 16, 16], [4, 16, 16])
+    stages = [stage["name"] for stage in record.training["stages"]]
+    assert stages == ["4x16x16", "4x16x16to8x16x16"]
+    consistency = next(row for row in record.quality if row["metric"] == "consistency")
+    assert level_of(consistency) == (4, 16, 16)
+    assert [(level_of(c), c["evaluations"]) for c in record.cost] == [
+        ((8, 16, 16), 6),
+        ((4, 16, 16), 3),
+    ]
