@@ -31,6 +31,7 @@ from hierdiff.levels import Resolution, size_of, text_of
 from hierdiff.methods import Generator, Method, Stage
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import finite
+from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.reference import Reference
 from hierdiff.noise import from_generator, generator_of
 from hierdiff.results.rows import place_of
@@ -159,7 +160,8 @@ def mean_losses(stage: Stage, data: ImageData, n: int, precision: str) -> dict[s
 def loss_identity(stage: Stage, n: int, size: int) -> str:
     """Equal where the losses of two stages are the same quantity; of n of `size` images."""
     digest = hashlib.sha256(repr([*stage.loss_identity]).encode()).hexdigest()
-    return f"loss@{digest[:8]} : N={n} : {evaluation_rule(size)} : fixed noise"
+    rule = evaluation_rule(size)
+    return str(Identity(f"loss@{digest[:8]}", n=str(n), rows=rule, estimator="fixed noise"))
 
 
 def measured(

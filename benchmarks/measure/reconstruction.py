@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from math import inf
 
 import torch
@@ -21,6 +22,7 @@ from hierdiff.methods import Generator
 from hierdiff.metrics.extra import psnr, ssim
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import finite
+from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.metrics.reference import Reference, framewise
 
@@ -52,18 +54,24 @@ def reconstructions(
     made = torch.cat([again(chunk) for chunk in real.split(BATCH)])
     frames = framewise(made), framewise(real)
     distance, *_ = quality([[{side: made}]], extractor, {side: reference}, conditions=conditions)
-    rule = "" if conditions is None else f" : {evaluation_rule(len(conditions))}"
-    n = f"uint8-round : N={len(real)}{rule} : ref={reference.hash}"
+    identity = Identity(
+        "torchmetrics",
+        quantisation="uint8-round",
+        n=str(len(real)),
+        rows=None if conditions is None else evaluation_rule(len(conditions)),
+        reference=reference.hash,
+    )
     pairs = [
-        ("PSNR", psnr(*frames), f"torchmetrics : {n}", "high"),
-        ("SSIM", ssim(*frames), f"torchmetrics : {n}", "high"),
+        ("PSNR", psnr(*frames), str(identity), "high"),
+        ("SSIM", ssim(*frames), str(identity), "high"),
     ]
     if pairs[0][1] == inf:
         log.warning("no PSNR: it is infinite, because some images come back exactly")
         del pairs[0]
     if perceptual is not None and perceptual.identity != "none":
         value = _mean_distance(perceptual, *frames, device)
-        pairs.append(("perceptual", value, f"{perceptual.identity} : {n}", "low"))
+        own = replace(identity, maker=perceptual.identity)
+        pairs.append(("perceptual", value, str(own), "low"))
     same = {**distance, "floor": None, "n_reference": len(real), "route": "pairs"}
     rows = [{**distance, "metric": f"r{distance['metric']}"}]
     rows += [
@@ -72,10 +80,10 @@ def reconstructions(
             "metric": metric,
             "value": finite(value, f"{metric} of {len(real)} reconstructions at {where}"),
             "values": [value],
-            "identity": identity,
+            "identity": known,
             "better": better,
         }
-        for metric, value, identity, better in pairs
+        for metric, value, known, better in pairs
     ]
     return rows, made
 

@@ -9,6 +9,7 @@ from benchmarks.tables.digits import number
 from benchmarks.tables.formats.cells import MISSING
 from benchmarks.tables.presets import UNITS, Preset
 from hierdiff.levels import Name, order_of, px
+from hierdiff.metrics.identity import identity_of
 from hierdiff.results.hardware import hardware
 from hierdiff.results.record import Record
 from hierdiff.results.rows import Row, level_of
@@ -35,7 +36,7 @@ def caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset) 
     for metric in metrics:
         own = [q for q in found if q["metric"] == metric]
         if own:
-            makers = sorted({str(q["identity"]).partition(":")[0].strip() for q in own})
+            makers = sorted({identity_of(q["identity"]).maker for q in own})
             counts = sorted({_counts(q) for q in own})
             alike.setdefault(f"({', '.join(makers)}) of {', '.join(counts)}", []).append(metric)
     parts += [f"{', '.join(same)} {told}." for told, same in alike.items()]

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.tables.costs import COSTS
 from benchmarks.tables.scale import SCALE
 from hierdiff.levels import px
-from hierdiff.metrics.fidelity import apart_from_count
+from hierdiff.metrics.identity import Identity, identity_of
 from hierdiff.results.hardware import hardware
 from hierdiff.results.record import Record
 from hierdiff.results.rows import Row, level_of
@@ -38,7 +38,7 @@ def same_identity(column: str, found: Mapping[str, Row]) -> None:
     be fewer, for of them there are no more (`fewer_real` says how many)."""
     seen: dict[tuple[Any, ...], str] = {}
     for row, q in found.items():
-        about = apart_from_count(q["identity"])
+        about = identity_of(q["identity"]).apart_from_count()
         if row == SCALE["real"] and any(_fewer(q, o, about) for o in found.values()):
             continue
         seen.setdefault((q["identity"], q.get("n"), q.get("n_reference")), row)
@@ -50,11 +50,11 @@ def same_identity(column: str, found: Mapping[str, Row]) -> None:
         )
 
 
-def _fewer(real: Row, other: Row, about: str) -> bool:
+def _fewer(real: Row, other: Row, about: Identity) -> bool:
     """Is a row of real images one of less images than the other, and else like it?"""
-    return (real.get("n") or 0) < (other.get("n") or 0) and apart_from_count(
+    return (real.get("n") or 0) < (other.get("n") or 0) and identity_of(
         other["identity"]
-    ) == about
+    ).apart_from_count() == about
 
 
 def _identity(identity: tuple[Any, ...]) -> str:
@@ -151,7 +151,8 @@ def _beside(kind: str, row: Row, condition: tuple[Any, ...]) -> bool:
     return _condition(row) == condition or (
         kind == "real"
         and (row.get("n") or 0) < (n or 0)
-        and apart_from_count(row["identity"]) == apart_from_count(identity)
+        and identity_of(row["identity"]).apart_from_count()
+        == identity_of(identity).apart_from_count()
     )
 
 

@@ -11,6 +11,7 @@ from benchmarks.tables.formats.cells import MISSING
 from benchmarks.tables.presets import UNITS, Preset
 from benchmarks.tables.scale import scale_rows
 from hierdiff.levels import Name, joined, order_of, px
+from hierdiff.metrics.identity import Identity, identity_of
 from hierdiff.results.hardware import machine
 from hierdiff.results.record import Record
 from hierdiff.results.rows import ALONE, Row, level_of
@@ -97,7 +98,7 @@ def noisy(cost: Row) -> str | None:
 def identities(rows: Mapping[str, Record], metrics: Sequence[str]) -> Iterator[str]:
     """A line for each level and identity but for the estimator, which each metric tells."""
     found = {
-        (level_of(q), *_halves(str(q["identity"])), q["metric"])
+        (level_of(q), *_halves(identity_of(q["identity"])), q["metric"])
         for record in rows.values()
         for q in record.quality
         if q["value"] is not None and q["metric"] in metrics
@@ -111,10 +112,9 @@ def identities(rows: Mapping[str, Record], metrics: Sequence[str]) -> Iterator[s
         yield f"{px(level)}, {made}: {', '.join(told)}"
 
 
-def _halves(identity: str) -> tuple[str, str]:
-    """Extractor, resize, quantisation, count and reference; estimator."""
-    made, _, how = identity.rpartition(":")
-    return (made.strip(), how.strip()) if made else (identity, "")
+def _halves(identity: Identity) -> tuple[str, str]:
+    """All but the estimator, and the estimator."""
+    return identity.source, identity.estimator or ""
 
 
 def shares(rows: Mapping[str, Record]) -> Iterator[str]:

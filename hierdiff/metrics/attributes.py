@@ -250,12 +250,25 @@ class AttributeMeter:
             n: int = seen.n,
             floor: float | None = None,
         ) -> Quality:
-            about = f"{self.classifier.identity} : N={n}"
-            about += f" : {self.rows}" if self.rows else ""
-            made = f"{about} : ref=law-{self.law.hash} : {estimator}"
+            identity = replace(
+                self.classifier.made,
+                n=str(n),
+                rows=self.rows or None,
+                reference=f"law-{self.law.hash}",
+                estimator=estimator,
+            )
             return Quality(
-                *(place.resolution, NATIVE, metric, value, floor, n, None, made, None, better),
+                resolution=place.resolution,
                 level=place.level,
+                view=NATIVE,
+                metric=metric,
+                value=value,
+                floor=floor,
+                n=n,
+                n_reference=None,
+                identity=str(identity),
+                route=None,
+                better=better,
             )
 
         rows = [

@@ -49,6 +49,7 @@ from hierdiff.metrics.frechet import (
     noise_floor,
     sizes_of,
 )
+from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.kernel import SUBSETS, cmmd, kernel_distance, subset_size
 from hierdiff.metrics.neighbours import density_coverage, nearest, precision_recall
 from hierdiff.metrics.reference import CAP, Reference, extracted, frames_of, pooled
@@ -139,7 +140,7 @@ class View:
         n: float,
         estimator: str,
         n_reference: float | None = None,
-        made_by: str | None = None,
+        made_by: Identity | None = None,
         against: str | None = None,
         floor: float | None = None,
         route: str | None = None,
@@ -147,13 +148,14 @@ class View:
     ) -> Quality:
         frames = frames_of(self.resolution)
         n = n / frames
-        parts = (
-            made_by or self.extractor.identity,
-            f"N={n:.0f}",
-            *([f"frames={frames}"] if frames > 1 else []),
-            *([self.rows] if self.rows else []),
-            f"ref={against or self.reference.hash}",
-            estimator,
+        made = made_by or self.extractor.made
+        identity = replace(
+            made,
+            n=f"{n:.0f}",
+            frames=str(frames) if frames > 1 else None,
+            rows=self.rows or None,
+            reference=against or self.reference.hash,
+            estimator=estimator,
         )
         known = n_reference is not None and not isinf(n_reference)
         if known and n_reference is not None:
@@ -167,7 +169,7 @@ class View:
             floor=floor if frames == 1 else None,
             n=int(n),
             n_reference=int(n_reference) if known and n_reference is not None else None,
-            identity=" : ".join(parts),
+            identity=str(identity),
             route=route,
             better=better,
         )
@@ -301,7 +303,7 @@ def consistency(view: View) -> Iterator[Quality]:
         float(stream.moments.mean[0]),
         n=stream.n,
         estimator="rms-of-255",
-        made_by="pixels : block-mean : uint8-round",
+        made_by=Identity("pixels", "block-mean", "uint8-round"),
         against="own finest level",
     )
 
@@ -350,12 +352,6 @@ class Metric:
     least: int = 1
     frames: bool = False
     only: type[Extractor] | None = None
-
-
-def apart_from_count(identity: str) -> str:
-    """An identity without N and estimator: what values of fewer images share with those of more."""
-    *parts, _ = (part.strip() for part in identity.split(":"))
-    return " : ".join(part for part in parts if not part.startswith("N="))
 
 
 METRICS = {

@@ -9,7 +9,7 @@ import pandas as pd
 from benchmarks.tables.layout import Table
 from hierdiff.results.record import Record
 
-IDENTITY = "efficientnet_lite0@57938833:bicubic-224:uint8:N=512:ref=a1b2_{side}:frechet"
+IDENTITY = "efficientnet_lite0@57938833 : bicubic-224 : uint8 : N=512 : ref=a1b2_{side} : frechet"
 
 
 def quality(side: int, view: str, value: float | None, **changed: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hierdiff.inputs import source_of
+from hierdiff.metrics.identity import Identity
 from hierdiff.registry import Registry
 
 OFFLINE = "efficientnet_lite0 needs no file, and its distance is called FD-EffLite0"
@@ -66,7 +67,12 @@ class Extractor(nn.Module, ABC):
     @property
     def identity(self) -> str:
         """extractor@weights : resize : quantisation."""
-        return f"{self.name}@{self.weights} : {self.resize} : uint8-round"
+        return str(self.made)
+
+    @property
+    def made(self) -> Identity:
+        """How numbers are made of images, which is a part of each identity."""
+        return Identity(f"{self.name}@{self.weights}", self.resize, "uint8-round")
 
     @property
     def key(self) -> str:

@@ -21,7 +21,8 @@ from hierdiff.data.order import evaluation_rows
 from hierdiff.methods import Method
 from hierdiff.metrics.attributes import AttributeMeter
 from hierdiff.metrics.extractors import RandomConv
-from hierdiff.metrics.fidelity import FidelityMeter, apart_from_count
+from hierdiff.metrics.fidelity import FidelityMeter
+from hierdiff.metrics.identity import identity_of
 from hierdiff.metrics.reference import levels_of, references, write_moments
 from tests import tiny
 from tests.training.runs import images as noises
@@ -183,7 +184,9 @@ def test_more_samples_than_test_images_are_measured_beside_all_of_those(data, ex
     counts = {kind: {row["n"] for row in rows} for kind, rows in found.items()}
     assert counts == {"real": {len(test)}, "gaussian": {100}}
     real, gaussian = found["real"][0]["identity"], found["gaussian"][0]["identity"]
-    assert real != gaussian and apart_from_count(real) == apart_from_count(gaussian)
+    assert real != gaussian and (
+        identity_of(real).apart_from_count() == identity_of(gaussian).apart_from_count()
+    )
 
 
 def scale(data, extractor, folder, metrics=METRICS, **options):
