@@ -13,7 +13,7 @@ from hierdiff.data.order import evaluation_rows
 
 
 def wanted_of(data: ImageData, places: Sequence[int]) -> dict[str, Int[Tensor, " n"]]:
-    """What the conditions of images number `places` say of their parts, as `sampled` gives them."""
+    """What the conditions of images number `places` say of their parts, see `draw_rows`."""
     at = evaluation_rows(len(data), places).numpy()
     return {name: torch.from_numpy(codes[at]) for name, codes in data.told.items()}
 

@@ -183,8 +183,8 @@ def kept_config(folder: Path, trust: Collection[str] = ()) -> dict[str, Any]:
         ) from error
     check_trust(config, trust, path)
     trainer = config["trainer"] if isinstance(config.get("trainer"), dict) else {}
-    told = {**config, **{f"trainer.{key}": value for key, value in trainer.items()}}
-    wrong = [key for key, kind in KEPT.items() if not isinstance(told.get(key, ...), kind)]
+    values = {**config, **{f"trainer.{key}": value for key, value in trainer.items()}}
+    wrong = [key for key, kind in KEPT.items() if not isinstance(values.get(key, ...), kind)]
     if wrong:
         raise ValueError(f"{path} has no usable {', '.join(wrong)}: copy it again from its run")
     weights = folder / "weights.safetensors"

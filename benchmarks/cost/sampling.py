@@ -19,7 +19,7 @@ from hierdiff.noise import Noise
 from hierdiff.text import TextEncoder, encoders
 
 
-class Sampled:
+class SamplingTimer:
     """Samples of the stage of a case, in a batch and, for the latency, alone; from captions to
     8-bit pixels."""
 
@@ -54,7 +54,7 @@ class Sampled:
         alone = whole if self.batch == 1 else seconds_of(lambda: self.sample(1), self.device)
         return {"seconds": whole, "latency": alone}
 
-    def told(self, seconds: float) -> dict[str, Any]:
+    def describe(self, seconds: float) -> dict[str, Any]:
         """seconds: of a batch, the median."""
         parts = list(self.parts())
         networks = [network for stage in self.stage.chain for network in stage.networks]

@@ -88,7 +88,7 @@ class Shapes:
         loss.backward()
 
 
-class Trained:
+class TrainingTimer:
     """Steps of the stage that a case trains; memory: weights, gradients, the optimizer's state and
     the averages."""
 
@@ -109,7 +109,7 @@ class Trained:
     def repeat(self) -> dict[str, float]:
         return {"seconds": seconds_of(self.steps, self.device)}
 
-    def told(self, seconds: float) -> dict[str, Any]:
+    def describe(self, seconds: float) -> dict[str, Any]:
         """seconds: of a step, the median. `train_batch`: images of a step."""
         compile_s = max(0.0, self.first - seconds) if self.case.compile else None
         return {"train_batch": self.case.images(self.batch), "compile_s": compile_s}

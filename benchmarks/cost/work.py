@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from benchmarks.cost.cases import OUT_OF_MEMORY, Case
-from benchmarks.cost.sampling import Sampled
-from benchmarks.cost.steps import Trained
+from benchmarks.cost.sampling import SamplingTimer
+from benchmarks.cost.steps import TrainingTimer
 from hierdiff.methods import Generator, methods
 from hierdiff.metrics.cost import MIB, MemoryMeter, is_out_of_memory
 from hierdiff.training.fabric import fabric_of
 
 
-def built(case: Case) -> Generator:
+def build_stage(case: Case) -> Generator:
     """The untrained stage that a case is about, on its device."""
     dtype = case.trainer.dtype if case.what == "train" else torch.float32
     method = methods.build(case.method, offered=case.facts).to(torch.device(case.device), dtype)
@@ -34,11 +34,12 @@ def built(case: Case) -> Generator:
 
 def serve(lines: Iterable[str], say: Callable[[Mapping[str, Any]], None]) -> None:
     """The process of a case: lines with the case and a batch size, then any number of "repeat" and
-    "memory", then "told" with the median seconds; each is answered by a line. Lack of memory is an
-    answer too, and the last. While it waits it leaves to others what it can of a GPU's memory."""
-    asked = iter(lines)
-    case = Case(**json.loads(next(asked)))
-    batch = int(next(asked))
+    "memory", then "describe" with the median seconds; each is answered by a line. Lack of memory is
+    an answer too, and the last. While it waits it leaves to others what it can of a GPU's memory.
+    """
+    lines = iter(lines)
+    case = Case(**json.loads(next(lines)))
+    batch = int(next(lines))
     device = torch.device(case.device)
     torch.set_num_threads(case.threads)
     training = case.what == "train"
@@ -48,12 +49,16 @@ def serve(lines: Iterable[str], say: Callable[[Mapping[str, Any]], None]) -> Non
         if device.type == "cuda" and case.memory_cap is not None:
             whole = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, case.memory_cap * MIB / whole))
-        stage = built(case)
-        work = Trained(case, stage, batch, fabric) if training else Sampled(case, stage, batch)
+        stage = build_stage(case)
+        work = (
+            TrainingTimer(case, stage, batch, fabric)
+            if training
+            else SamplingTimer(case, stage, batch)
+        )
         work.warm()
         release(device)
         say({})
-        for line in asked:
+        for line in lines:
             what, *given = line.split()
             if what == "repeat":
                 if device.type == "cuda":  # allocations are no part of the time
@@ -62,7 +67,7 @@ def serve(lines: Iterable[str], say: Callable[[Mapping[str, Any]], None]) -> Non
             elif what == "memory":
                 answer = vars(meter.peak())
             else:
-                answer = work.told(*map(float, given))
+                answer = work.describe(*map(float, given))
             release(device)
             say(answer)
     except Exception as error:

@@ -74,7 +74,7 @@ class Worker:
             f"{what}_iqr_s": whole.iqr,
             f"{what}_load": whole.load,
             **memory,
-            **self._ask(f"told {whole.median!r}"),
+            **self._ask(f"describe {whole.median!r}"),
         }
         if "latency" in self.times:
             alone = timing(self.times["latency"], warmup=WARMUP)

@@ -75,7 +75,7 @@ def learning_curves(
         n = wanted.samples
         if n and isinstance(stage, Generator) and stage.makes_images:
             whole = stage.resolutions[0] == method.resolutions[0]
-            made += measured(
+            made += measure_samples_of(
                 stage, data, n, extractor, references, wanted.metrics,
                 seed=seed, precision=precision, whole=whole,
             )  # fmt: skip
@@ -164,7 +164,7 @@ def loss_identity(stage: Stage, n: int, size: int) -> str:
     return str(Identity(f"loss@{digest[:8]}", n=str(n), rows=rule, estimator="fixed noise"))
 
 
-def measured(
+def measure_samples_of(
     stage: Generator,
     data: ImageData,
     n: int,

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.device import autocast
-from benchmarks.measure.samples import sampled
+from benchmarks.measure.samples import draw_rows
 from hierdiff.data import ImageData
 from hierdiff.images import sheet, strip, to_uint8
 from hierdiff.levels import Levels, Name
@@ -33,12 +33,12 @@ def film(stage: Generator, data: ImageData, *, seed: int, precision: str) -> Ima
     def watch(step: int, time: float, x: Levels) -> None:
         passed.setdefault(tuple(tuple(level.shape[1:]) for level in x), []).append(x)
 
-    sampled(stage, data, rows, seed=seed, precision=precision, watch=watch)
+    draw_rows(stage, data, rows, seed=seed, precision=precision, watch=watch)
     seen: dict[Name, list[Tensor]] = {}  # by name of a level
     for shapes, states in passed.items():
         maker = next(part for part in stage.chain if tuple(part.shapes()) == shapes)
         with torch.no_grad(), autocast(stage.device, precision):
-            decoded = [maker.decode(x) for x in chosen(states)]
+            decoded = [maker.decode(x) for x in evenly_spaced(states)]
         for images in decoded:
             for name, level in images.items():
                 seen.setdefault(name, []).append(strip(to_uint8(level).cpu()))
@@ -54,7 +54,7 @@ def film(stage: Generator, data: ImageData, *, seed: int, precision: str) -> Ima
     return sheet([torch.cat(frames)], columns=len(frames[0]))
 
 
-def chosen(states: Sequence[Levels]) -> list[Levels]:
+def evenly_spaced(states: Sequence[Levels]) -> list[Levels]:
     """`FRAMES` of the states, evenly, the last one among them."""
     last = len(states) - 1
     places = torch.linspace(0, last, FRAMES).round().long().tolist()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def quality(
         for levels in stream:
             meter.add(levels)
         found.append(meter.rows())
-    return merged(found)
+    return merge_seeds(found)
 
 
 def quality_of_seeds(
@@ -123,7 +124,7 @@ def quality_of_seeds(
     draw: batches of images of a seed from a number on, which is 0 or the end of a batch.
     """
 
-    def measured(seed: int) -> Rows:
+    def measure_seed(seed: int) -> Rows:
         one = meter()
         if kept.state:
             try:
@@ -137,10 +138,10 @@ def quality_of_seeds(
             kept.keep(one.to_arrays)
         return one.rows()
 
-    return merged([kept.once(f"seed {seed}", lambda s=seed: measured(s)) for seed in seeds])  # type: ignore[misc]
+    return merge_seeds([kept.once(f"seed {seed}", partial(measure_seed, seed)) for seed in seeds])
 
 
-def merged(seeds: Sequence[Rows]) -> Rows:
+def merge_seeds(seeds: Sequence[Rows]) -> Rows:
     """The rows of several sampling seeds as one."""
     return [over_seeds(same) for same in zip(*seeds, strict=True)]
 

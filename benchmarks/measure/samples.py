@@ -37,11 +37,11 @@ def samples(
         raise ValueError(f"{n} samples in batches of {batch}: take at least 1 of both")
     for first in range(start, n, batch):
         rows = range(first, min(first + batch, n))
-        images = sampled(method, data, rows, seed=seed, precision=precision)
+        images = draw_rows(method, data, rows, seed=seed, precision=precision)
         yield {name: to_uint8(x).cpu() for name, x in images.items()}
 
 
-def sampled(
+def draw_rows(
     method: Method | Generator,
     data: ImageData,
     rows: Sequence[int],

@@ -99,11 +99,11 @@ def scale_rows(
     drawn = to_uint8(gaussian.sample(n, from_generator(generator_of(seed, "gaussian"))))
     fake = [levels_of(chunk, sides) for chunk in drawn.split(BATCH)]
 
-    def measured(levels: list[Any], what: str) -> Rows:
+    def measure(levels: list[Any], what: str) -> Rows:
         stream = track(levels, what, len(levels))
         return quality([stream], extractor, references, metrics, conditions=test)
 
-    rows = {"real": measured(real, "real images"), "gaussian": measured(fake, "Gaussian")}
+    rows = {"real": measure(real, "real images"), "gaussian": measure(fake, "Gaussian")}
     rows = {kind: [row for row in found if row["view"] == "pooled"] for kind, found in rows.items()}
     write_json(kept, rows)
     return rows

@@ -13,9 +13,9 @@ import torch
 
 from benchmarks.conditions import caption_of
 from benchmarks.cost.cases import Case, trajectories
-from benchmarks.cost.sampling import Sampled, flops_of_sample, flops_of_text
+from benchmarks.cost.sampling import SamplingTimer, flops_of_sample, flops_of_text
 from benchmarks.cost.steps import META, Shapes, Steps
-from benchmarks.cost.work import built
+from benchmarks.cost.work import build_stage
 from benchmarks.device import device_of
 from hierdiff.denoisers.protocol import Unpredicted
 from hierdiff.methods import Method, Stage, methods
@@ -176,6 +176,6 @@ def latency_of_image(run: Prepared, steps: int) -> float:
         text=run.config["text"],
         caption=caption_of(run.data.part("test")),
     )
-    alone = Sampled(case, built(case), batch=1)
+    alone = SamplingTimer(case, build_stage(case), batch=1)
     alone.warm()
     return statistics.median(alone.repeat()["latency"] for _ in range(REPEATS))

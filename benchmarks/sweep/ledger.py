@@ -53,8 +53,8 @@ class Ledger:
     def here(cls) -> Ledger | None:
         """That of the sweep in which this process is a job; None where the launcher's environment
         did not come along."""
-        told = os.environ.get(VARIABLE, "").split(":", 2)
-        return cls(Path(told[2]), int(told[0]), float(told[1])) if len(told) == 3 else None
+        given = os.environ.get(VARIABLE, "").split(":", 2)
+        return cls(Path(given[2]), int(given[0]), float(given[1])) if len(given) == 3 else None
 
     def put(self, number: int, job: Job) -> None:
         if self.folder.is_dir():  # else the sweep is over, and its jobs go on alone

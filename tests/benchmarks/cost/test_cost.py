@@ -17,9 +17,9 @@ from benchmarks.cost import work, worker
 from benchmarks.cost.__main__ import main
 from benchmarks.cost.again import again
 from benchmarks.cost.cases import Case, by_resolution, cases_of, trajectories
-from benchmarks.cost.sampling import Sampled, flops_of_sample
+from benchmarks.cost.sampling import SamplingTimer, flops_of_sample
 from benchmarks.cost.steps import Shapes, Steps
-from benchmarks.cost.work import built, serve
+from benchmarks.cost.work import build_stage, serve
 from benchmarks.cost.worker import Failed, Worker, best_batch, costs
 from benchmarks.settings import Timing
 from benchmarks.tables.table import tabulate
@@ -172,7 +172,7 @@ def test_each_resolution_costs_what_makes_the_images_that_are_measured_there(
     assert trajectories(method) == together
     for sides in together:
         case = replace(CASE, method=tiny.method_node(name, **options), trajectory=sides)
-        images = built(case).sample(Request(2, noise=tiny.noise()))
+        images = build_stage(case).sample(Request(2, noise=tiny.noise()))
         sampled = method.sample(Request(2, noise=tiny.noise()))  # as the harness measures them
         assert {*sides} <= {*images} <= {*sampled}
 
@@ -180,7 +180,7 @@ def test_each_resolution_costs_what_makes_the_images_that_are_measured_there(
 def test_a_coarse_image_of_joint_levels_costs_the_whole_trajectory():
     method = methods.build(CASE.method, offered=CASE.facts)
     whole, coarse = (flops_of_sample(method.at(side)) for side in (16, 8))
-    alone = flops_of_sample(built(replace(CASE, trajectory=[8], alone=True)))
+    alone = flops_of_sample(build_stage(replace(CASE, trajectory=[8], alone=True)))
     assert whole == coarse > 1.1 * alone > 0
 
 
@@ -200,7 +200,7 @@ def test_a_part_alone_is_measured_only_where_it_is_asked_for_and_is_a_part():
 def test_a_cascade_is_counted_down_to_the_handover():
     """One image at the finest resolution needs no more of the stage before."""
     bridge = {"name": "augmented", "truncated": True, "log_snr": 1.0}
-    stage = built(replace(CASE, method=tiny.method_node("cascaded", bridge=bridge)))
+    stage = build_stage(replace(CASE, method=tiny.method_node("cascaded", bridge=bridge)))
     counted = [0, 0]
     for i, part in enumerate(stage.chain):
         part.denoiser.register_forward_hook(lambda *_, i=i: counted.__setitem__(i, counted[i] + 1))
@@ -398,7 +398,7 @@ def answers(case: Case, *lines: str, batch: int = 2) -> list[dict[str, Any]]:
 
 
 def test_a_sample_is_timed_in_a_batch_and_alone_and_told_by_its_parts():
-    ready, repeat, memory, told = answers(CASE, "repeat", "memory", "told 0.5")
+    ready, repeat, memory, told = answers(CASE, "repeat", "memory", "describe 0.5")
     assert ready == {} and set(repeat) == {"seconds", "latency"}
     assert memory["host"] > 0 and memory["allocated"] is None
     assert told["batch"] == 2 and told["evaluations"] == 3 and told["energy_j"] is None
@@ -409,7 +409,7 @@ def test_a_sample_is_timed_in_a_batch_and_alone_and_told_by_its_parts():
 
 
 def test_a_step_of_training_is_timed(monkeypatch):
-    ready, repeat, told = answers(replace(CASE, what="train"), "repeat", "told 0.5")
+    ready, repeat, told = answers(replace(CASE, what="train"), "repeat", "describe 0.5")
     assert repeat["seconds"] > 0 and told == {"train_batch": 2, "compile_s": None}
 
 
@@ -450,14 +450,14 @@ def test_the_step_that_is_timed_is_the_trainers_own(monkeypatch, tmp_path):
     train(runs.built(node), runs.images(), tmp_path, Recipe(**{**options, "steps": 1}))
     config = {"method": node, "facts": runs.images().facts, "text": None, "trainer": options}
     case, _ = cases_of(config, [(8, 4)], Timing([2], None, 1), "cpu")
-    assert answers(case, "told 0.5")[1]["train_batch"] == 4  # of a step: two micro batches of 2
+    assert answers(case, "describe 0.5")[1]["train_batch"] == 4  # of a step: two micro batches of 2
     trainers, harness, _ = seen
     assert trainers == harness
 
 
 def test_adamw_is_timed_fused_as_it_is_trained():
     case = replace(CASE, what="train")
-    steps = Steps(Shapes(), built(case), case.trainer, facts=case.facts, images=2)
+    steps = Steps(Shapes(), build_stage(case), case.trainer, facts=case.facts, images=2)
     (player,) = steps.step.players
     assert isinstance(player.optimizer, torch.optim.AdamW)
     assert all(group["fused"] for group in player.optimizer.param_groups)
@@ -465,7 +465,7 @@ def test_adamw_is_timed_fused_as_it_is_trained():
 
 def test_timing_a_step_leaves_the_weights_as_drawn():
     case = replace(CASE, what="train", recipe={"lr": 1e30})
-    stage = built(case)
+    stage = build_stage(case)
     before = [p.detach().clone() for p in stage.parameters()]
     steps = Steps(Shapes(), stage, case.trainer, facts=case.facts, images=2)
     for _ in range(3):
@@ -477,7 +477,7 @@ def test_lack_of_memory_is_an_answer(monkeypatch):
     def full(*given: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    monkeypatch.setattr(work, "built", full)
+    monkeypatch.setattr(work, "build_stage", full)
     assert answers(CASE) == [{"failure": "out of memory at batch 2"}]
 
 
@@ -488,8 +488,8 @@ def test_other_errors_are_none():
 
 def test_guidance_and_each_stage_of_a_chain_are_parts():
     node = tiny.method_node("cascaded", sampling={"steps": 3, "guidance": 2.0})
-    stage = built(replace(CASE, method=node))
-    parts = {part["name"]: part for part in Sampled(CASE, stage, 2).parts()}
+    stage = build_stage(replace(CASE, method=node))
+    parts = {part["name"]: part for part in SamplingTimer(CASE, stage, 2).parts()}
     assert list(parts) == ["stage 8", "guidance 8", "stage 8to16", "guidance 8to16"]
     assert parts["guidance 8"]["flops"] == parts["stage 8"]["flops"]
     assert sum(part["flops"] for part in parts.values()) == flops_of_sample(stage)
@@ -497,7 +497,7 @@ def test_guidance_and_each_stage_of_a_chain_are_parts():
 
 def test_guidance_costs_where_it_acts():
     sampling = {"steps": 4, "guidance": 2.0, "interval": [0.4, 0.8]}
-    stage = built(replace(CASE, method=tiny.method_node("mdm", sampling=sampling)))
+    stage = build_stage(replace(CASE, method=tiny.method_node("mdm", sampling=sampling)))
     assert [part.calls for part in stage.parts()] == [4, 2]
     assert stage.evaluations == 4 + 2  # at 0.75 and 0.5 of 1, 0.75, 0.5, 0.25
 
@@ -505,7 +505,7 @@ def test_guidance_costs_where_it_acts():
 def test_a_text_encoder_is_part_of_a_sample():
     text = {"name": "vocabulary", "words": ["a", "red", "block"], "width": 6, "length": 4}
     case = replace(CASE, text=text, caption="a red block", facts=tiny.facts("text"))
-    sampled = Sampled(case, built(case), 2)
+    sampled = SamplingTimer(case, build_stage(case), 2)
     assert "text encoder" in [part["name"] for part in sampled.parts()]
     sampled.sample(2)
 

@@ -250,7 +250,7 @@ class Shares(Method):
     """Stages that are their shares."""
 
     def __init__(self, *shares: float):
-        super().__init__()
+        torch.nn.Module.__init__(self)
         self.stages = [SimpleNamespace(share=share) for share in shares]  # type: ignore[misc]
 
     def at(self, resolution: int) -> Stage:
@@ -382,7 +382,7 @@ def test_latency_is_that_of_a_cost_row(tmp_path, monkeypatch):
     caption = caption_of(run.data.part("test"))
     timing = Timing([1], memory_cap=None, repeats=3)
     _, row = cases_of(run.config, trajectories(run.method)[:1], timing, "cpu", caption=caption)
-    monkeypatch.setattr(prices, "Sampled", Recorded)
+    monkeypatch.setattr(prices, "SamplingTimer", Recorded)
     monkeypatch.setattr(Recorded, "cases", [])
     assert plan(run, tmp_path, latency=0.5).sampler_steps == 20
     for case, steps in zip(Recorded.cases, (2, 6), strict=True):
