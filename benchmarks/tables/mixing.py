@@ -84,7 +84,7 @@ class Company:
 
     def __init__(self, records: Iterable[Record] = ()):
         self.conditions: dict[Place, tuple[Any, str]] = {}  # and the name of who has it
-        self.scale: dict[Place, list[tuple[str, Row]]] = {}  # kind and row
+        self.scale: dict[Place, dict[Any, tuple[str, Row]]] = {}  # kind and row, by condition
         for record in records:
             self.add(record)
 
@@ -93,7 +93,7 @@ class Company:
         for place, condition in conditions(record):
             self.conditions.setdefault(place, (condition, record.name))
         for place, kind, row in _scale(record):
-            self.scale.setdefault(place, []).append((kind, row))
+            self.scale.setdefault(place, {}).setdefault((kind, _condition(row)), (kind, row))
 
     def check(self, record: Record) -> None:
         """ValueError, with the column and both sides, where it cannot share a table with these."""
@@ -101,7 +101,7 @@ class Company:
             known, name = self.conditions.get(place, (condition, ""))
             if known != condition:
                 raise ValueError(_mixed(place, known, name, condition, record.name))
-            for kind, row in self.scale.get(place, ()):
+            for kind, row in self.scale.get(place, {}).values():
                 if not _beside(kind, row, condition):
                     raise ValueError(
                         _mixed(place, _condition(row), SCALE[kind], condition, record.name)

@@ -17,12 +17,13 @@ from benchmarks.tables.beside import beside
 from benchmarks.tables.best import places
 from benchmarks.tables.formats import FORMATS
 from benchmarks.tables.formats.terminal import rich_table
+from benchmarks.tables.mixing import Company
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.table import tabulate
 from hierdiff.results import record as records
 from hierdiff.results.folders import readable
 from hierdiff.results.record import Record
-from tests.benchmarks.rows import ten
+from tests.benchmarks.rows import five, ten
 
 
 def written(folder: Path, count: int) -> Path:
@@ -101,6 +102,12 @@ def test_a_record_beside_a_run_is_compared_once(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(neighbours, "Company", Counted)
     assert len(beside(Record.read(folder / "000"), folder / "000")) == 12
     assert len(compared) == len(set(compared)) == 11
+
+
+def test_a_company_of_many_alike_keeps_no_more_than_one_of_one():
+    one, many = Company([five()[0]]), Company([five()[0]] * 12)
+    assert one.scale and one.conditions == many.conditions
+    assert {k: len(v) for k, v in one.scale.items()} == {k: len(v) for k, v in many.scale.items()}
 
 
 def test_places_are_decided_once_for_all_formats(monkeypatch: pytest.MonkeyPatch):
