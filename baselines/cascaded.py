@@ -158,9 +158,10 @@ class Augmented(Bridge):
         return x
 
     def _resized(self, x: Tensor) -> Tensor:
-        how = {} if self.resize == "nearest" else {"align_corners": False}
+        corners = None if self.resize == "nearest" else False
         mode = LINEAR[x.ndim - 2] if self.resize == "bilinear" else self.resize
-        return F.interpolate(x, size=sides_of(self.high), mode=mode, **how)  # type: ignore[arg-type]
+        size = list(sides_of(self.high))
+        return F.interpolate(x, size=size, mode=mode, align_corners=corners)
 
     def _noise_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return (*shape[:2], *sides_of(self.low if self.noise_at == "low" else self.high))

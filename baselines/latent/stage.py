@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss
 from hierdiff.options import Count, NonNegative, Positive, check_fields
 from hierdiff.registry import Node, build, single
+
+if TYPE_CHECKING:  # it trains its autoencoder by a stage of this file
+    from baselines.latent.codec import AutoencoderCodec
 
 log = logging.getLogger(__name__)
 ENCODED = 64  # images encoded at once
@@ -268,15 +271,17 @@ class LatentData:
 class LatentDiffusion(Diffusion):
     """Diffusion whose codec is an `AutoencoderCodec`; its training batches hold moments."""
 
+    codec: AutoencoderCodec
+
     def __init__(self, **parts: Any):
         super().__init__(**parts)
         self.name = "latent"
-        self.statistics = self.codec.statistics  # type: ignore[attr-defined]
+        self.statistics = self.codec.statistics
 
     @torch.no_grad()
     def start(self, previous: Stage | None, data: Any) -> LatentData:
         """Encodes every image once, where no run has, and measures the statistics."""
-        codec: Any = self.codec
+        codec = self.codec
         views = (False, True) if getattr(data, "flip", False) else (False,)
         (first,) = data.batch(torch.arange(1)).images
         shape = (len(views), len(data), *codec.moments(self._placed(first[None]))[0].shape)
@@ -289,7 +294,7 @@ class LatentDiffusion(Diffusion):
 
     def _encoded(self, data: Any, views: Sequence[bool]) -> Iterator[np.ndarray]:
         """Moments of all images of each view, in batches."""
-        codec: Any = self.codec
+        codec = self.codec
         said = time.monotonic()
         for mirrored in views:
             for rows in torch.arange(len(data)).split(ENCODED):
@@ -303,19 +308,19 @@ class LatentDiffusion(Diffusion):
         return images.to(self.device, self.statistics.mean.dtype)
 
     def untrained(self) -> None:
-        self.statistics.none(self.codec.network)  # type: ignore[attr-defined]
+        self.statistics.none(self.codec.network)
 
     def fed(self, batch: Batch) -> Batch:
-        return Batch(self.codec.moments(batch.images), batch.cond)  # type: ignore[attr-defined]
+        return Batch(self.codec.moments(batch.images), batch.cond)
 
     def draw(self, batch: Batch, noise: Noise) -> LatentDraws:
         draws = super().draw(batch, noise)
         return LatentDraws(draws, noise((len(batch), *self.codec.shapes()[0])))
 
     def inputs(self, batch: Batch, draws: LatentDraws) -> tuple[Levels, Cond, Draws]:
-        x0: Levels = self.codec.normalised(batch.images, draws.eps)  # type: ignore[attr-defined]
+        x0: Levels = self.codec.normalised(batch.images, draws.eps)
         return x0, batch.cond, draws.draws
 
     def opening(self, request: Request) -> tuple[Handover, Images]:
-        self.codec.check()  # type: ignore[attr-defined]
+        self.codec.check()
         return super().opening(request)
