@@ -167,7 +167,7 @@ class AutoencoderStage(Stage):
             self._perceptual = (made.to(next(self.parameters())),)
         return self._perceptual[0]
 
-    def check(self) -> None:
+    def check(self, previous: Stage | None = None) -> None:
         if self.loss.perceptual:
             perceptuals.build(self.perceptual_node)
 
@@ -308,6 +308,7 @@ class LatentDiffusion(Diffusion):
         return images.to(self.device, self.statistics.mean.dtype)
 
     def untrained(self) -> None:
+        super().untrained()
         self.statistics.none(self.codec.network)
 
     def fed(self, batch: Batch) -> Batch:

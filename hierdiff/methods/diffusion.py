@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -30,7 +30,7 @@ from hierdiff.methods.bridge import Handover
 from hierdiff.methods.generator import Generator, Part, Request
 from hierdiff.methods.method import check_cond
 from hierdiff.methods.sampling import Sampling
-from hierdiff.methods.stage import Images
+from hierdiff.methods.stage import Images, Stage
 from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss, Objective, objectives
 from hierdiff.process import GaussianProcess, Moment, processes
@@ -108,6 +108,11 @@ class Diffusion(Generator):
         self.facts, self.notes = dict(facts), denoiser.notes
         self.fractions = _check_fractions(fractions, levels)
         self.share, self.batch_size, self.weights = share, batch_size, weights
+        self.teacher = objective.teacher_file
+        if self.teacher is not None:
+            distilled = f"distilled from the network of another run ({self.teacher})"
+            self.notes = (*self.notes, distilled)
+        self._teacher: tuple[Diffusion, ...] = ()  # in a tuple: no part of the stage
 
     @property
     def identity(self) -> str:
@@ -151,6 +156,37 @@ class Diffusion(Generator):
             batch_size=self.batch_size,
         )
 
+    def check(self, previous: Stage | None = None) -> None:
+        if self.objective.needs_teacher and self.teacher is None and not self._is_as(previous):
+            raise ValueError(
+                f"stage {self.name} has no teacher: give objective.teacher, the weights of another "
+                f"run, or put it behind a stage of the same network and process"
+            )
+
+    def _is_as(self, other: Stage | None) -> bool:
+        """Does another stage mean the same, with a network of the same shapes?"""
+        if not isinstance(other, Diffusion) or other.identity != self.identity:
+            return False
+        pair = (self.denoiser.state_dict(), other.denoiser.state_dict())
+        mine, their = ({name: part.shape for name, part in state.items()} for state in pair)
+        return mine == their
+
+    def start(self, previous: Stage | None, data: Any) -> Any:
+        if self.objective.needs_teacher and self.teacher is None:
+            self.check(previous)
+            self.learn_from(cast(Stage, previous))
+        return data
+
+    def learn_from(self, teacher: Stage) -> None:
+        """Starts from the weights of the teacher (algorithm 2 of arXiv 2202.00512), which stays as
+        it is."""
+        self.load_state_dict(teacher.state_dict())
+        self._teacher = (cast(Diffusion, teacher).eval(),)
+
+    def untrained(self) -> None:
+        if self.objective.needs_teacher:  # whose work is that of a network like this one
+            self._teacher = (self,)
+
     def train(self, mode: bool = True) -> Diffusion:
         super().train(mode)
         if self.frozen is not None:
@@ -167,7 +203,10 @@ class Diffusion(Generator):
 
     def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss:
         given = self.inputs(batch, draws)
-        return self.objective(self.process, self.denoiser, *given, names=self.level_names)
+        teacher = self._teacher[0].denoise if self._teacher else None
+        return self.objective(
+            self.process, self.denoiser, *given, teacher=teacher, names=self.level_names
+        )
 
     def shapes_in_training(self) -> Sequence[tuple[int, ...]]:
         """Those of `shapes`, or smaller ones of crops."""

@@ -40,6 +40,7 @@ class Stage(nn.Module, ABC):
     batch_size: int | None = None  # None: the trainer's
     steps: int = 0  # of its training, told by the trainer before the first
     weights: str | None = None  # file of another run whose stage of this name it starts from
+    teacher: str | None = None  # file of another run whose stage of this name it learns from
     compiles: bool = True  # may its loss be compiled as one graph
     notes: tuple[str, ...] = ()  # what a reader of its row must know
     tied: bool = True  # are its weights of use for the data that it was trained on alone
@@ -77,8 +78,14 @@ class Stage(nn.Module, ABC):
         """Once, before the first step: carries weights over, measures statistics."""
         return data
 
-    def check(self) -> None:
-        """Refuses, before compute, what `start` would: files that are not there."""
+    def learn_from(self, teacher: Stage) -> None:
+        """Before the first step of every run, after `start`: takes the stage of the file `teacher`,
+        which is as this one, for the teacher inside its loss."""
+        raise ValueError(f"stage {self.name} learns from no teacher: leave the file out")
+
+    def check(self, previous: Stage | None = None) -> None:
+        """Refuses, before compute, what `start` would: files that are not there, a `previous` stage
+        that cannot teach."""
 
     @abstractmethod
     def draw(self, batch: Batch, noise: Noise) -> Any:

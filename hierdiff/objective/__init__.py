@@ -2,6 +2,7 @@
 
 from hierdiff.objective.base import Objective, Teacher, objectives
 from hierdiff.objective.bound import variational_bound
+from hierdiff.objective.distillation import ProgressiveDistillation
 from hierdiff.objective.loss import Draws, Loss
 from hierdiff.objective.score import ScoreMatching
 from hierdiff.objective.times import TimeDensity, densities, uniforms
@@ -11,6 +12,7 @@ __all__ = [
     "Draws",
     "Loss",
     "Objective",
+    "ProgressiveDistillation",
     "ScoreMatching",
     "Teacher",
     "TimeDensity",

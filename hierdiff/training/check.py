@@ -44,10 +44,11 @@ def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any
         check_config(path, kept, config)
         break
     for place, (stage, count) in enumerate(zip(method.stages, counts, strict=True)):
-        if stage.weights is not None and place >= reached:
-            check_stage(stage.weights, stage, config)
+        for file in (stage.weights, stage.teacher):
+            if file is not None and place >= reached:
+                check_stage(file, stage, config)
         if count:
-            stage.check()
+            stage.check(method.stages[place - 1] if place else None)
             for turn in stage.turns:
                 if not parameters_of(turn):
                     raise ValueError(

@@ -50,9 +50,15 @@ def _of_method(values: Mapping[str, T], facts: Mapping[str, Any]) -> dict[str, T
 
 def stage_tensors(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Weights of the stage of the same name in another run; errors as in `check_stage`."""
+    return dict(stage_in(path, stage, config).state_dict())
+
+
+def stage_in(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> Stage:
+    """The stage of the same name in another run, on the CPU, in eval; errors as in
+    `check_stage`."""
     check_stage(path, stage, config)
     other, _ = load_method(path, _packages(config))
-    return next(dict(one.state_dict()) for one in other.stages if one.name == stage.name)
+    return next(one for one in other.stages if one.name == stage.name)
 
 
 def check_stage(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> None:

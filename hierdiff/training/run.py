@@ -30,7 +30,7 @@ from hierdiff.training.fabric import fabric_of
 from hierdiff.training.feed import Feed, batches_of
 from hierdiff.training.format import as_json, save_weights
 from hierdiff.training.interrupt import Asked, Interrupted
-from hierdiff.training.load import load_tensors, stage_tensors
+from hierdiff.training.load import load_tensors, stage_in, stage_tensors
 from hierdiff.training.log import Log, read
 from hierdiff.training.optimizer import load_state, lr_factor, state_of
 from hierdiff.training.pictures import sample_sheet, write_curves
@@ -150,6 +150,7 @@ class Run:
     config: dict[str, Any]
     place: Place = field(default_factory=Place)
     given: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # weights of other runs
+    teachers: dict[int, Stage] = field(default_factory=dict)  # stages of other runs
     images_here: int = 0
     last_saved: Path | None = None
 
@@ -171,6 +172,8 @@ class Run:
         for place, stage in enumerate(self.method.stages):
             if stage.weights is not None and place >= reached:
                 self.given[place] = stage_tensors(stage.weights, stage, self.config)
+            if stage.teacher is not None and place >= reached:
+                self.teachers[place] = stage_in(stage.teacher, stage, self.config)
         if self.config and self.main:
             write(self.folder / "config.yaml", to_yaml(self.config))
         resumed = self._resume(*found) if found is not None else None
@@ -200,6 +203,9 @@ class Run:
         torch.manual_seed(seed_of(self.seed, "start", index))
         stage.steps = self.counts[index]
         data = stage.start(previous, self.data)
+        if index in self.teachers:
+            teacher = self.teachers.pop(index).requires_grad_(False)
+            stage.learn_from(teacher.to(self.device, self.dtype))
         if index in self.given:
             stage.load_state_dict(self.given[index])
         if resumed is not None:  # what `start` carried over has moved on since

@@ -1,0 +1,115 @@
+"""Progressive distillation: a student whose one step does what two steps of a teacher do.
+
+Salimans & Ho, arXiv 2202.00512, section 3 and algorithm 2. The teacher is a frozen stage of the
+same network, from whose weights the student starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hierdiff.batch import Cond
+from hierdiff.denoisers.protocol import Denoiser
+from hierdiff.levels import Levels, level_names, resolution_of, spread
+from hierdiff.noise import Noise
+from hierdiff.objective.base import Objective, Teacher, objectives
+from hierdiff.objective.loss import Draws, Loss
+from hierdiff.objective.times import uniforms
+from hierdiff.objective.weights import TruncatedSNR, Weight
+from hierdiff.options import Count
+from hierdiff.process import GaussianProcess, Moment
+from hierdiff.samplers.integrate import eps_of
+from hierdiff.solve import solve
+
+
+@objectives.register("progressive_distillation")
+@dataclass(frozen=True)
+class ProgressiveDistillation(Objective):
+    """One step of the student does what two DDIM steps of its teacher do (arXiv 2202.00512).
+
+    steps: of the student, N; it is trained at the times i / N alone, i = 1 .. N, and is sampled by
+    `ddim` on the uniform grid of so many steps. teacher: file of weights of another run whose stage
+    of the same name teaches; None: the stage before teaches, which must be one of the same network.
+    The loss is the weighted square of the error of x0; the default weight is max(SNR, 1).
+    """
+
+    weight: Weight = TruncatedSNR()
+    steps: Count = field(kw_only=True)
+    teacher: str | None = None
+
+    needs_teacher: ClassVar[bool] = True
+
+    @property
+    def teacher_file(self) -> str | None:
+        return self.teacher
+
+    def draw(
+        self, process: GaussianProcess, shapes: Sequence[Sequence[int]], noise: Noise
+    ) -> Draws:
+        b = shapes[-1][0]
+        u = uniforms(b, noise, stratified=self.stratified)
+        drop = self.draw_drop(b, noise)
+        return Draws((u * self.steps).ceil() / self.steps, tuple(map(noise, shapes)), drop)
+
+    def __call__(
+        self,
+        process: GaussianProcess,
+        denoiser: Denoiser,
+        x0: Levels,
+        cond: Cond,
+        draws: Draws,
+        teacher: Teacher | None = None,
+        names: Sequence[str] = (),
+    ) -> Loss:
+        if teacher is None:
+            raise ValueError(
+                "progressive distillation has no teacher here: train the stage, or give "
+                "objective.teacher, the weights of another run"
+            )
+        i = (draws.t * self.steps).round()
+        t, middle, s = (process.moment((i - back) / self.steps) for back in (0, 0.5, 1))
+        x_t = process.corrupt(x0, draws.eps, i / self.steps)
+        cond = cond.dropped(draws.drop)
+        with torch.no_grad():
+            wanted = two_steps(teacher, x_t, t, middle, s, cond)
+        found, _, prediction = solve(
+            denoiser, self.parameterization, x_t, t, denoiser.prepare(cond)
+        )
+        weights = (self.weight(column, torch.ones_like(column)) for column in spread(t.log_snr, x0))
+        errors = (a - b for a, b in zip(found, wanted, strict=True))
+        losses = [(w * e**2).mean() for w, e in zip(weights, errors, strict=True)]
+        shares = self.level_weights or [1.0] * len(x0)
+        parts = (share * loss for share, loss in zip(shares, losses, strict=True))
+        total = sum(parts, start=torch.zeros_like(losses[0]))
+        names = names or level_names([resolution_of(level.shape[2:]) for level in x0])
+        logs = {f"loss/{name}": loss for name, loss in zip(names, losses, strict=True)}
+        for name, value in (prediction.losses or {}).items():
+            total, logs[f"loss/{name}"] = total + value.mean(), value.mean()
+        return Loss(total, logs)
+
+
+def two_steps(
+    teacher: Teacher, x_t: Levels, t: Moment, middle: Moment, s: Moment, cond: Cond
+) -> Levels:
+    """The x0 with which one DDIM step from t to s ends where two of the teacher's end, over
+    `middle`.
+
+    The target of algorithm 2 of arXiv 2202.00512, (x_s - sigma_s / sigma_t x_t) / (alpha_s -
+    sigma_s / sigma_t alpha_t), is a mean of the teacher's two x0. With r = alpha / sigma the first
+    has the share (r_middle - r_t) / (r_s - r_t), which says the same without a difference of
+    states; at sigma_s = 0 it is the second alone.
+    """
+    denoise = teacher(cond)
+    first = denoise(x_t, t, None)
+    eps = eps_of(x_t, first.x0, t)
+    columns = zip(first.x0, eps, spread(middle.alpha, x_t), spread(middle.sigma, x_t), strict=True)
+    second = denoise(tuple(a * x + b * e for x, e, a, b in columns), middle, first.carry)
+    r_t, r_middle, r_s = ((m.log_snr.double() / 2).exp() for m in (t, middle, s))
+    shares = spread((r_middle - r_t) / (r_s - r_t), x_t)
+    parts: zip[tuple[Tensor, Tensor, Tensor]] = zip(first.x0, second.x0, shares, strict=True)
+    return tuple(b + share * (a - b) for a, b, share in parts)
