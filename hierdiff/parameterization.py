@@ -39,7 +39,11 @@ INPUT_SCALES = ("none", "data", "sample")
 def target(
     kind: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float = 1.0
 ) -> Tensor:
-    """The prediction of kind `kind` that a perfect network makes."""
+    """The prediction that a perfect network makes, of the shape of x0.
+
+    kind: a row of `PREDICTIONS`. alpha, sigma: as broadcast to x0. sigma_data: standard deviation
+    of the data, of use to `edm` alone.
+    """
     a, b = PREDICTIONS[kind](alpha, sigma, sigma_data)
     return a * x0 + b * eps
 
@@ -52,7 +56,10 @@ def to_x0_eps(
     sigma: Tensor,
     sigma_data: float = 1.0,
 ) -> Pair:
-    """Solves [a b; alpha sigma] (x0, eps) = (prediction, x_t)."""
+    """x0 and eps of a prediction: solves [a b; alpha sigma] (x0, eps) = (prediction, x_t).
+
+    Arguments as of `target`. Infinite or NaN where the two rows say the same: eps at SNR 0.
+    """
     a, b = PREDICTIONS[kind](alpha, sigma, sigma_data)
     determinant = a * sigma - b * alpha
     x0 = (sigma * prediction - b * x_t) / determinant
@@ -70,6 +77,7 @@ def error_ratio(kind: str, alpha: Tensor, sigma: Tensor, sigma_data: float = 1.0
 
 
 def check_kind(kind: str) -> str:
+    """`kind`, if it is a row of `PREDICTIONS`. Error: ValueError with the nearest one."""
     if kind not in PREDICTIONS:
         raise ValueError(
             f"unknown prediction {kind!r}{suggest(kind, PREDICTIONS) or ','} "

@@ -52,9 +52,11 @@ class Joint:
         return stack @ self.covariance @ stack.T
 
     def stacked(self, x: Levels) -> Tensor:
+        """The pixels of all levels of each example in one row, finest first."""
         return torch.cat([level.flatten(1) for level in x], dim=1)
 
     def split(self, z: Tensor) -> Levels:
+        """Levels of b 1 h w out of their stack, b by all their pixels; `stacked` undoes it."""
         parts = z.split([side**2 for side in self.sides], dim=1)
         return tuple(
             part.reshape(-1, 1, side, side) for part, side in zip(parts, self.sides, strict=True)

@@ -70,7 +70,10 @@ class ScoreMatching(Objective):
         denoiser: Denoiser | None = None,
         shapes: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """As every objective's; warns of a learned variance that has no loss."""
+        """As every objective's; warns of a learned variance that has no loss.
+
+        Error: ValueError, also for sides, a carry or a variance that this network or state has not.
+        """
         super().check(process, denoiser, shapes)
         if self.multiscale and len(process.schedules) != 1:
             raise ValueError(

@@ -106,6 +106,10 @@ def check_times(times: Float[Tensor, " steps_and_one"]) -> list[float]:
 def check_finite(
     finite: Bool[Tensor, "steps levels"], moments: Sequence[float], x: Levels, what: str
 ) -> None:
+    """FloatingPointError, with step and level, where the state x of a trajectory was not finite.
+
+    finite: of each level after each step. moments: the times, one more than steps.
+    """
     if bool(finite.all()):
         return
     step = int((~finite).any(1).int().argmax())

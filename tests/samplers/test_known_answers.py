@@ -7,8 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from hierdiff.exact import Pixel
-from hierdiff.guidance import Denoised
+from hierdiff.exact import Mixture, Pixel
 from hierdiff.noise import given
 from hierdiff.process import VarianceExploding, VariancePreserving
 from hierdiff.samplers import grids, integrate, samplers
@@ -141,34 +140,6 @@ def test_ddim_with_eta_one_ends_in_the_variance_of_small_ancestral(data, steps):
     assert found == pytest.approx(wanted, rel=0, abs=1e-8)
 
 
-class Mixture:
-    """Two equal Gaussians at -1 and 1 of the given variance, variance exploding."""
-
-    def __init__(self, process, variance=0.0625):
-        self.process, self.variance = process, variance
-
-    def __call__(self, x, t, carry=None):
-        total = self.variance + t.sigma**2
-        (z,) = x
-        return Denoised((self.variance * z / total + t.sigma**2 / total * torch.tanh(z / total),))
-
-
-@pytest.mark.parametrize(
-    ("x", "sigma", "wanted"),
-    [
-        (0.3, 0.5, 0.6554214939),
-        (0.3, 1, 0.2765471810),
-        (1.5, 0.5, 1.0998916414),
-        (-0.7, 0.25, -0.8499863260),
-    ],
-)
-def test_the_exact_denoiser_of_two_gaussians(x, sigma, wanted):
-    process = VarianceExploding([Power()])
-    t = Power().inverse(-2 * at(float(sigma)).log())
-    (found,) = Mixture(process)((at(float(x))[:, None],), process.moment(t)).x0
-    assert float(found) == pytest.approx(wanted, rel=1e-9)
-
-
 @pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m"])
 def test_samplers_find_both_modes_of_a_mixture_and_their_spread(name):
     """Quantiles of the noise are carried monotonically onto quantiles of the data."""
@@ -176,7 +147,7 @@ def test_samplers_find_both_modes_of_a_mixture_and_their_spread(name):
     u = torch.linspace(0.0005, 0.9995, 300, dtype=torch.float64)
     start = 80 * torch.special.ndtri(u)[:, None]
     times = grids.build({"name": "karras"})(64, process)
-    end = run(name, process, Mixture(process), start, times)[:, 0]
+    end = run(name, process, Mixture(), start, times)[:, 0]
     assert (end.diff() > 0).all()
     right = end[end > 0]
     assert len(right) == 150
