@@ -33,7 +33,7 @@ from hierdiff.methods.bridge import CLEAN, Bridge, Handover, bridges
 from hierdiff.methods.bridged import Bridged, BridgedDraws
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.noise import Noise
-from hierdiff.objective import Draws, Objective, uniforms
+from hierdiff.objective import Draws, Objective, objectives, uniforms
 from hierdiff.options import (
     Count,
     Length,
@@ -45,7 +45,7 @@ from hierdiff.options import (
     check_fields,
 )
 from hierdiff.process import GaussianProcess
-from hierdiff.registry import Node, check_node, suggest
+from hierdiff.registry import Later, Node, build, check_node, suggest
 from hierdiff.schedules import Schedule, Shifted, schedules
 
 log = logging.getLogger(__name__)
@@ -275,14 +275,14 @@ class Cascaded(Method):
         self,
         *,
         resolutions: Resolutions,
-        denoiser: Denoiser | Node | None = None,
+        denoiser: Later[Denoiser] | None = None,
         stages: Sequence[Mapping[str, Any]] | None = None,
-        bridge: Bridge | Node | None = None,
-        schedule: Schedule | Node | None = None,
+        bridge: Later[Bridge] | None = None,
+        schedule: Later[Schedule] | None = None,
         reference: Count | Sides | None = None,
         process: str = "variance_preserving",
-        objective: Objective | Node | None = None,
-        sampling: Sampling | Node | None = None,
+        objective: Later[Objective] | None = None,
+        sampling: Later[Sampling] | None = None,
         batch_size: Count | None = None,
         channels: Count = 3,
         classes: Natural = 0,
@@ -338,6 +338,8 @@ def build_stage(
     if previous is None:
         options.pop("crop", None)
     base = schedules.build(options.pop("schedule"))
+    options["objective"] = objectives.build(options["objective"] or {})
+    options["sampling"] = build(Sampling, options["sampling"] or {})
     if previous is not None:
         low = previous.resolutions[0]
         ends = {"low": low, "high": side, "process": previous.process}
@@ -353,7 +355,7 @@ def build_stage(
 
 
 def say_whose(
-    denoiser: Denoiser | Node | None, stages: Sequence[Node], names: Sequence[str]
+    denoiser: Later[Denoiser] | None, stages: Sequence[Node], names: Sequence[str]
 ) -> None:
     """Warns that the denoiser for all is not that of stages which name another one."""
     if not isinstance(denoiser, Mapping):
@@ -373,13 +375,13 @@ def say_whose(
 class StageOptions:
     """What a stage may say of itself; see `Cascaded`."""
 
-    denoiser: Denoiser | Node | None = None
-    bridge: Bridge | Node | None = None
-    schedule: Schedule | Node | None = None
+    denoiser: Later[Denoiser] | None = None
+    bridge: Later[Bridge] | None = None
+    schedule: Later[Schedule] | None = None
     reference: Count | Sides | None = None
     process: str = "variance_preserving"
-    objective: Objective | Node | None = None
-    sampling: Sampling | Node | None = None
+    objective: Later[Objective] | None = None
+    sampling: Later[Sampling] | None = None
     batch_size: Count | None = None
     share: NonNegative = 1.0
     weights: str | None = None

@@ -9,10 +9,10 @@ from hierdiff.denoisers import Denoiser
 from hierdiff.levels import Resolutions, Sides, check_resolutions
 from hierdiff.methods import Method, Sampling, methods
 from hierdiff.methods.diffusion import diffusion
-from hierdiff.objective import Objective
+from hierdiff.objective import Objective, ScoreMatching
 from hierdiff.options import Count, Natural, NonNegative
-from hierdiff.registry import Node
-from hierdiff.schedules import Schedule, Shifted, schedules
+from hierdiff.registry import Later
+from hierdiff.schedules import Cosine, Schedule, Shifted
 
 
 @methods.register("end_to_end")
@@ -28,12 +28,12 @@ class EndToEnd(Method):
         self,
         *,
         resolutions: Resolutions,
-        denoiser: Denoiser | Node,
-        schedule: Schedule | Node | None = None,
+        denoiser: Later[Denoiser],
+        schedule: Schedule = Cosine(),
         reference: Count | Sides | None = None,
         process: str = "variance_preserving",
-        objective: Objective | Node | None = None,
-        sampling: Sampling | Node | None = None,
+        objective: Objective = ScoreMatching(),
+        sampling: Sampling = Sampling(),
         batch_size: Count | None = None,
         share: NonNegative = 1.0,
         channels: Count = 3,
@@ -47,10 +47,9 @@ class EndToEnd(Method):
                 f"end_to_end has one resolution, got {[side, *coarser]}: "
                 f"give the finest, coarser images are pooled from it"
             )
-        base = schedules.build(schedule or {"name": "cosine"})
         stage = diffusion(
             resolutions=[side],
-            schedules=[Shifted(base, side, reference or side)],
+            schedules=[Shifted(schedule, side, reference or side)],
             denoiser=denoiser,
             process=process,
             objective=objective,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from baselines.latent.regularisers import Regulariser, regularisers
 from hierdiff.denoisers.layers import Multiples, Rate, Upsample
 from hierdiff.options import Count
-from hierdiff.registry import Node, single
+from hierdiff.registry import Later, single
 
 EPSILON = 1e-6  # of the released group norms
 
@@ -118,7 +118,7 @@ class Autoencoder(nn.Module):
         middle_attention: bool = True,
         resolution: Count = 256,
         latent_channels: Count = 4,
-        regulariser: Regulariser | Node | None = None,
+        regulariser: Later[Regulariser] | None = None,
         channels: Count = 3,
         groups: Count = 32,
         dropout: Rate = 0.0,

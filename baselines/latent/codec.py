@@ -6,7 +6,7 @@ A missing or stale statistic is an error: published pipelines divide by a consta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -14,12 +14,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from baselines.latent.autoencoder import Autoencoder
+from baselines.latent.discriminator import PatchGAN
 from baselines.latent.regularisers import KL
 from baselines.latent.stage import AutoencoderStage, Losses
 from hierdiff.codec import Codec, codecs
 from hierdiff.levels import Levels, Name, clipped
+from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.options import Count, NonNegative, Positive
-from hierdiff.registry import Node, build
+from hierdiff.registry import Later, build
 
 
 class Statistics(nn.Module):
@@ -123,21 +125,20 @@ class AutoencoderCodec(Codec):
         self,
         *,
         resolution: Count,
-        autoencoder: Autoencoder | Node,
+        autoencoder: Later[Autoencoder],
         statistics: Literal["channel", "tensor"] = "channel",
         checkpoint: str | None = None,
-        loss: Losses | Node | None = None,
-        perceptual: Node | None = None,
-        discriminator: Node | None = None,
+        loss: Losses = Losses(),
+        perceptual: Later[Perceptual] | None = None,
+        discriminator: Later[PatchGAN] | None = None,
         lr: Positive = 1.0,
         share: NonNegative = 1.0,
         batch_size: Count | None = None,
         cache: str | None = None,
         channels: Count = 3,
     ):
-        if isinstance(autoencoder, Mapping):
-            facts = {"resolution": resolution, "channels": channels}
-            autoencoder = build(Autoencoder, {**facts, **autoencoder})
+        facts = {"resolution": resolution, "channels": channels}
+        autoencoder = build(Autoencoder, autoencoder, offered=facts)
         self.resolutions = (resolution,)
         self.channels, self.cache = channels, cache
         self.network = autoencoder
@@ -146,7 +147,7 @@ class AutoencoderCodec(Codec):
         self.stage = AutoencoderStage(
             autoencoder=autoencoder,
             resolution=resolution,
-            loss=loss or {},
+            loss=loss,
             perceptual=perceptual or {"name": "efficientnet_lite0"},
             discriminator=discriminator if checkpoint is None else None,
             lr=lr,

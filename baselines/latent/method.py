@@ -9,10 +9,10 @@ from hierdiff.denoisers import Denoiser
 from hierdiff.levels import Resolutions, Sides, check_resolutions, resolution_of
 from hierdiff.methods import Diffusion, Method, Sampling, methods
 from hierdiff.methods.diffusion import diffusion
-from hierdiff.objective import Objective
+from hierdiff.objective import Objective, ScoreMatching
 from hierdiff.options import Count, Natural, NonNegative
-from hierdiff.registry import Node
-from hierdiff.schedules import Schedule, Shifted, schedules
+from hierdiff.registry import Later
+from hierdiff.schedules import Cosine, Schedule, Shifted
 
 
 @methods.register("latent")
@@ -28,13 +28,13 @@ class Latent(Method):
         self,
         *,
         resolutions: Resolutions,
-        denoiser: Denoiser | Node,
-        codec: Codec | Node | None = None,
-        schedule: Schedule | Node | None = None,
+        denoiser: Later[Denoiser],
+        codec: Later[Codec] | None = None,
+        schedule: Schedule = Cosine(),
         reference: Count | Sides | None = None,
         process: str = "variance_preserving",
-        objective: Objective | Node | None = None,
-        sampling: Sampling | Node | None = None,
+        objective: Objective = ScoreMatching(),
+        sampling: Sampling = Sampling(),
         batch_size: Count | None = None,
         share: NonNegative = 1.0,
         channels: Count = 3,
@@ -51,10 +51,9 @@ class Latent(Method):
         offered = {"resolution": side, "channels": channels}
         built = codecs.build(codec or {"name": "identity"}, offered=offered)
         latents = resolution_of(built.shapes()[0][1:])
-        base = schedules.build(schedule or {"name": "cosine"})
         stage = diffusion(
             resolutions=[side],
-            schedules=[Shifted(base, latents, reference or latents)],
+            schedules=[Shifted(schedule, latents, reference or latents)],
             denoiser=denoiser,
             process=process,
             objective=objective,

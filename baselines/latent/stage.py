@@ -28,7 +28,7 @@ from hierdiff.metrics.perceptual import Perceptual, perceptuals
 from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss
 from hierdiff.options import Count, NonNegative, Positive, check_fields
-from hierdiff.registry import Node, build, single
+from hierdiff.registry import Later, build, single
 
 if TYPE_CHECKING:  # it trains its autoencoder by a stage of this file
     from baselines.latent.codec import AutoencoderCodec
@@ -93,9 +93,9 @@ class AutoencoderStage(Stage):
         *,
         autoencoder: Autoencoder,
         resolution: int,
-        loss: Losses | Node,
-        perceptual: Node,
-        discriminator: Node | None,
+        loss: Losses,
+        perceptual: Later[Perceptual],
+        discriminator: Later[PatchGAN] | None,
         lr: Positive = 1.0,
         share: NonNegative = 1.0,
         weights: str | None = None,
@@ -106,9 +106,11 @@ class AutoencoderStage(Stage):
         if lr <= 0:
             raise ValueError(f"lr={lr} of the autoencoder over the trainer's: take more than 0")
         self.autoencoder, self.lr = autoencoder, lr
-        self.loss = build(Losses, loss)
+        self.loss = loss
         self.log_variance = LogVariance(self.loss.learnt_variance)
-        network = perceptuals.named(perceptual)  # unknown names are refused at once
+        network: Any = perceptual
+        if not isinstance(perceptual, Perceptual):
+            network = perceptuals.named(perceptual)  # unknown names are refused at once
         seen = bool(self.loss.perceptual) and getattr(network, "uses_imagenet", True)
         self.register_buffer("imagenet", torch.tensor(seen and weights is None))
         own = self.loss.regulariser
@@ -117,7 +119,7 @@ class AutoencoderStage(Stage):
         self._perceptual: tuple[Perceptual] | None = None  # in a tuple: no part of the state
         self.discriminator = None
         if discriminator is not None:
-            self.discriminator = build(PatchGAN, {"channels": channels, **discriminator})
+            self.discriminator = build(PatchGAN, discriminator, offered={"channels": channels})
             self.discriminator.check(resolution)
         self.side, self.resolutions = resolution, (resolution,)
         self.share, self.weights, self.batch_size = share, weights, batch_size

@@ -32,9 +32,9 @@ from hierdiff.methods.method import check_cond
 from hierdiff.methods.sampling import Sampling
 from hierdiff.methods.stage import Images, Stage
 from hierdiff.noise import Noise
-from hierdiff.objective import Draws, Loss, Objective, objectives
+from hierdiff.objective import Draws, Loss, Objective, ScoreMatching
 from hierdiff.process import GaussianProcess, Moment, processes
-from hierdiff.registry import Node, build
+from hierdiff.registry import Later
 from hierdiff.samplers import integrate
 from hierdiff.samplers.integrate import check_times
 from hierdiff.schedules import Schedule
@@ -414,28 +414,29 @@ def diffusion(
     *,
     resolutions: Sequence[Name] = (),
     schedules: Sequence[Schedule],
-    denoiser: Denoiser | Node,
+    denoiser: Later[Denoiser],
     process: str,
-    objective: Objective | Node | None,
-    sampling: Sampling | Node | None,
+    objective: Objective = ScoreMatching(),
+    sampling: Sampling = Sampling(),
     facts: Mapping[str, Any],
     codec: Codec | None = None,
     stage: Callable[..., Diffusion] = Diffusion,
     **more: Any,
 ) -> Diffusion:
-    """A stage over joint levels from parts or their nodes, in pixels if no codec is given.
+    """A stage over joint levels, in pixels if no codec is given.
 
-    resolutions: names of its images, those of the codec if none are given. `more`: options of the
-    stage.
+    resolutions: names of its images, those of the codec if none are given. schedules: one for each
+    level. process: its name. more: options of the stage. Raises ValueError where the parts do not
+    fit each other.
     """
     codec = codec or Pyramid([resolution_of(name) for name in resolutions], facts["channels"])
     channels, *sides = codec.shapes()[0]
     return stage(
         codec=codec,
         process=processes.build({"name": process, "schedules": schedules}),
-        objective=objectives.build(objective or {}),
+        objective=objective,
         denoiser=protocol.built(denoiser, {**facts, "channels": channels, "sides": tuple(sides)}),
-        sampling=build(Sampling, sampling or {}),
+        sampling=sampling,
         resolutions=resolutions or codec.resolutions,
         facts=facts,
         **more,

@@ -13,10 +13,10 @@ from hierdiff.levels import Resolutions, Sides, check_resolutions
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.methods.method import Method, methods
 from hierdiff.methods.sampling import Sampling
-from hierdiff.objective import Objective
+from hierdiff.objective import Objective, ScoreMatching
 from hierdiff.options import Count, Natural, Share
-from hierdiff.registry import Node
-from hierdiff.schedules import Schedule, Shifted, schedules
+from hierdiff.registry import Later
+from hierdiff.schedules import Cosine, Schedule, Shifted
 
 
 @methods.register("mdm")
@@ -34,13 +34,13 @@ class Matryoshka(Method):
         self,
         *,
         resolutions: Resolutions,
-        denoiser: Denoiser | Node,
-        schedule: Schedule | Node | None = None,
+        denoiser: Later[Denoiser],
+        schedule: Schedule = Cosine(),
         shift: float = 1.0,
         reference: Count | Sides | None = None,
         process: str = "variance_preserving",
-        objective: Objective | Node | None = None,
-        sampling: Sampling | Node | None = None,
+        objective: Objective = ScoreMatching(),
+        sampling: Sampling = Sampling(),
         fractions: Sequence[Share] | None = None,
         growth: Sequence[Share] = (),
         batch_size: Count | None = None,
@@ -50,11 +50,10 @@ class Matryoshka(Method):
         text_length: Natural = 0,
     ):
         sides = check_resolutions(resolutions)
-        base = schedules.build(schedule or {"name": "cosine"})
         low = reference or sides[-1]
         whole = diffusion(
             resolutions=sides,
-            schedules=[Shifted(base, side, low, shift) for side in sides],
+            schedules=[Shifted(schedule, side, low, shift) for side in sides],
             denoiser=denoiser,
             process=process,
             objective=objective,

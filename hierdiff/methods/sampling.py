@@ -8,7 +8,7 @@ from typing import Annotated
 
 from hierdiff.guidance import THRESHOLDS, Scale
 from hierdiff.levels import Levels
-from hierdiff.options import Count, Length, Share, check_fields
+from hierdiff.options import Count, Length, Own, Share, check_fields
 from hierdiff.registry import Node, arguments, single, suggest
 from hierdiff.samplers import Sampler
 from hierdiff.samplers.dpmpp_2m import DPMpp2M
@@ -31,7 +31,7 @@ class Sampling:
     steps: Count = 25
     guidance: Scale = 1.0
     interval: Annotated[Sequence[Share], Length(2)] = (0.0, 1.0)
-    channels: Count | None = None
+    channels: Annotated[Count | None, Own()] = None
     threshold: Node = field(default_factory=lambda: {"name": "static"})
 
     def __post_init__(self) -> None:

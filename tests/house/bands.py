@@ -88,7 +88,6 @@ class HaarDiffusion(Method):
             schedules=[schedules.build({"name": "cosine"})] * 2,
             denoiser=denoiser,
             process="variance_preserving",
-            objective=None,
             sampling=sampling,
             facts={"channels": channels},
         )
