@@ -21,7 +21,8 @@ def test_every_part_of_every_registry_is_listed() -> None:
 @pytest.mark.parametrize("role", sorted(parts()))
 def test_every_part_says_what_it_is(role: str) -> None:
     for name, entry in parts()[role].items():
-        assert len(description(entry).split()) > 1, name
+        if not entry.__module__.startswith("tests."):
+            assert len(description(entry).split()) > 1, name
 
 
 def test_defaults_are_written_as_in_yaml() -> None:

@@ -369,3 +369,8 @@ def test_conditions_are_dropped_in_training_each_at_its_own_rate():
 def test_a_drop_rate_of_a_condition_that_the_network_does_not_read_is_refused_at_build():
     with pytest.raises(ValueError, match="drop names the condition 'caption', which DiT does not"):
         vector_and_scalar(drop={"caption": 0.1})
+
+
+def test_the_channels_of_the_data_are_not_those_that_guidance_acts_on():
+    method = methods.build(tiny.method_node("mdm"), offered={"channels": 3})
+    assert method.stages[-1].sampling.channels is None
