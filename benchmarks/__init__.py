@@ -1,0 +1,1 @@
+"""The benchmark: plans of budgets, measurements, costs, tables, reports and sweeps."""

@@ -108,6 +108,8 @@ def one_line(text: str) -> str:
 
 
 class OneLine(logging.Formatter):
+    """A message of the log on one line, a traceback below it."""
+
     def format(self, record: logging.LogRecord) -> str:
         text = printable(record.getMessage())
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text

@@ -215,9 +215,9 @@ def check_regular(path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """UTF-8 with or without a byte-order mark; lines end in "\\n" alone, whatever ended them.
+    r"""UTF-8 with or without a byte-order mark; lines end in "\n" alone, whatever ended them.
 
-    Split it at "\\n": `splitlines` also cuts at U+2028 and U+0085, which text may hold. ValueError
+    Split it at "\n": `splitlines` also cuts at U+2028 and U+0085, which text may hold. ValueError
     names the first line that is no UTF-8.
     """
     check_regular(path)

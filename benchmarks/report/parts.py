@@ -128,6 +128,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Figure:
+    """A picture of the page with its caption and its text for those who do not see it."""
+
     picture: Picture
     caption: str
     alt: str

@@ -28,7 +28,7 @@ class Column:
 
     @property
     def title(self) -> str:
-        """`FD-EffLite0 ↓`"""
+        """As in `FD-EffLite0 ↓`."""
         return self.what + ARROWS[self.better]
 
     @property

@@ -269,9 +269,9 @@ def captions_of(
 
 
 def read_captions(path: Path, known: Mapping[str, str]) -> dict[str, str]:
-    """The captions of a file by key. known: keys by what a line may call them.
+    r"""The captions of a file by key. known: keys by what a line may call them.
 
-    Names agree in any Unicode form, and with "\\" for "/" or "./" before them. Captions are in
+    Names agree in any Unicode form, and with "\" for "/" or "./" before them. Captions are in
     form NFC. Of several for one image the last counts, with a warning. Errors: OSError, ValueError.
     """
     names = {_plain(name): key for name, key in known.items()} | dict(known)

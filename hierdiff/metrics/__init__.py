@@ -1,0 +1,1 @@
+"""Metrics: feature extractors, distances and their references, and measurements of cost."""

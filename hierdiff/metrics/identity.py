@@ -29,7 +29,7 @@ class Identity:
     estimator: str | None = None
 
     def __str__(self) -> str:
-        """`efficientnet_lite0@57934424 : bicubic-224 : uint8-round : N=512 : ref=a1b2 : frechet`"""
+        """`SOURCE : ESTIMATOR`, as in `inception@5793 : N=512 : ref=a1b2 : frechet`."""
         return " : ".join(filter(None, (self.source, self.estimator)))
 
     @property

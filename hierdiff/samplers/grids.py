@@ -18,6 +18,8 @@ Grid64 = Float[Tensor, " steps_and_one"]
 
 
 class Grid(ABC):
+    """The times of a trajectory: steps + 1 of them, falling from the start to 0."""
+
     @abstractmethod
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64: ...
 
