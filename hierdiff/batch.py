@@ -69,12 +69,12 @@ class Cond:
         if LOW in masks and self.low is not None:
             rows = masks[LOW].reshape(-1, *[1] * (self.low.ndim - 1))
             parts["low"] = torch.where(rows, 0.0, self.low)
-        if not masks.keys().isdisjoint(self.vectors):
+        if any(name in masks for name in self.vectors):
             parts["vectors"] = {
                 name: torch.where(masks[name][:, None], 0.0, vector) if name in masks else vector
                 for name, vector in self.vectors.items()
             }
-        if not masks.keys().isdisjoint(self.scalars):
+        if any(name in masks for name in self.scalars):
             parts["scalars"] = {
                 name: torch.where(masks[name], torch.nan, value) if name in masks else value
                 for name, value in self.scalars.items()

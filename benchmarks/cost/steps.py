@@ -15,6 +15,7 @@ from hierdiff.levels import sides_of
 from hierdiff.methods import Stage
 from hierdiff.metrics.cost import seconds_of
 from hierdiff.noise import Noise, from_generator, generator_of
+from hierdiff.training.layout import channels_last
 from hierdiff.training.recipe import Recipe
 from hierdiff.training.step import TrainingStep
 
@@ -57,8 +58,8 @@ class Steps:
     def _raw(self, n: int, facts: Mapping[str, Any], recipe: Recipe) -> Batch:
         sides = sides_of(self.stage.resolutions[0])
         images = noise_on(self.device)((n, facts["channels"], *sides)).clamp(-1, 1)
-        if recipe.channels_last and images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
+        if recipe.channels_last:
+            images = channels_last(images)
         cond = self.stage.complete(Cond(), n)
         return Batch(images, cond).map(
             lambda tensor: tensor.to(recipe.dtype) if tensor.is_floating_point() else tensor

@@ -16,6 +16,7 @@ from benchmarks.cost.steps import TrainingTimer
 from hierdiff.methods import Generator, methods
 from hierdiff.metrics.cost import MIB, MemoryMeter, is_out_of_memory
 from hierdiff.training.fabric import fabric_of
+from hierdiff.training.layout import with_channels_last
 
 
 def build_stage(case: Case) -> Generator:
@@ -23,7 +24,7 @@ def build_stage(case: Case) -> Generator:
     dtype = case.trainer.dtype if case.what == "train" else torch.float32
     method = methods.build(case.method, offered=case.facts).to(torch.device(case.device), dtype)
     if case.channels_last:
-        method = method.to(memory_format=torch.channels_last)
+        with_channels_last(method)
     for stage in method.stages:
         stage.untrained()
     stage = method.at(case.finest)

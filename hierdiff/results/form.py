@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hierdiff.levels import WORD as WORD_OF_LEVEL
+
 DEEPEST = 40  # levels of nesting; a config of this project has less than ten
 LARGEST = 1e100  # of a number, so that its square and sums of squares are finite too
 Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, in words, and whether it is
@@ -36,8 +38,12 @@ RESOLUTION: Rule = (
     lambda value: all(map(COUNT[1], value)) if isinstance(value, list) else COUNT[1](value),
 )
 LEVEL: Rule = (
-    "a positive whole number, a list of them, or text",
-    lambda value: _is_text(value) or RESOLUTION[1](value),
+    "the name of a level",
+    lambda value: _is_text(value) and WORD_OF_LEVEL.fullmatch(value) is not None,
+)
+NAME: Rule = (
+    "a positive whole number, a list of them, or the name of a level",
+    lambda value: LEVEL[1](value) or RESOLUTION[1](value),
 )
 ANY: Rule = ("anything", lambda value: True)
 TREE: Rule = ("a mapping", lambda value: isinstance(value, Mapping))
@@ -50,7 +56,7 @@ def or_none(rule: Rule) -> Rule:
 AMOUNT, WORD = or_none(NUMBER), or_none(TEXT)
 QUALITY = {
     "resolution": RESOLUTION,
-    "level?": WORD,
+    "level?": LEVEL,
     "view": TEXT,
     "metric": TEXT,
     "value": AMOUNT,
@@ -61,7 +67,7 @@ QUALITY = {
 }
 COST = {
     "resolution": RESOLUTION,
-    "level?": WORD,
+    "level?": LEVEL,
     **dict.fromkeys(("device?", "dtype?"), WORD),
     **dict.fromkeys(("train_failure?", "sample_failure?"), WORD),
     **{
@@ -81,7 +87,7 @@ COST = {
 }
 CURVE = {
     "resolution": RESOLUTION,
-    "level?": WORD,
+    "level?": LEVEL,
     "view": TEXT,
     "metric": TEXT,
     "value?": AMOUNT,
@@ -92,7 +98,7 @@ SPENT: dict[str, Any] = {**dict.fromkeys(("images?", "flops?", "seconds?"), AMOU
 MACHINE: dict[str, Any] = {"cpu?": WORD, "gpu?": ({"names?": ([TEXT],), "*": ANY},), "*": ANY}
 FORM: dict[str, Any] = {
     **dict.fromkeys(("name", "method", "data", "budget"), TEXT),
-    "resolutions": [LEVEL],
+    "resolutions": [NAME],
     "quality": [QUALITY],
     "cost": [COST],
     "scale": {"*": [QUALITY]},

@@ -12,6 +12,7 @@ from hierdiff.batch import Batch
 from hierdiff.data import order
 from hierdiff.methods import Method
 from hierdiff.noise import generator_of, seed_of
+from hierdiff.training.layout import FORMATS
 from hierdiff.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ class Feed:
 
     def _placed(self, tensor: Tensor) -> Tensor:
         dtype = self.recipe.dtype if tensor.is_floating_point() else tensor.dtype
-        image = tensor.ndim == 4 and self.recipe.channels_last
-        layout = torch.channels_last if image else torch.preserve_format
+        layouts = FORMATS if self.recipe.channels_last else {}
+        layout = layouts.get(tensor.ndim, torch.preserve_format)
         return tensor.to(self.fabric.device, dtype, non_blocking=True, memory_format=layout)
 
     def close(self) -> None:

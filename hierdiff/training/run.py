@@ -30,6 +30,7 @@ from hierdiff.training.fabric import fabric_of
 from hierdiff.training.feed import Feed, batches_of
 from hierdiff.training.format import as_json, save_weights
 from hierdiff.training.interrupt import Asked, Interrupted
+from hierdiff.training.layout import with_channels_last
 from hierdiff.training.load import load_tensors, stage_in, stage_tensors
 from hierdiff.training.log import Log, read
 from hierdiff.training.optimizer import load_state, lr_factor, state_of
@@ -165,8 +166,9 @@ class Run:
         self.config = as_json(self.config)
 
     def go(self) -> Summary:
-        layout = torch.channels_last if self.recipe.channels_last else torch.preserve_format
-        self.method.to(self.device, self.dtype).to(memory_format=layout)  # type: ignore[call-overload]
+        self.method.to(self.device, self.dtype)
+        if self.recipe.channels_last:
+            with_channels_last(self.method)
         found = newest(self.checkpoints, self._check)
         reached = found[1].stage if found is not None else 0
         for place, stage in enumerate(self.method.stages):

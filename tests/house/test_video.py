@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.tables.table import frame
+from benchmarks.tables.table import tabulate
 from hierdiff.results import dataframe
 from hierdiff.results.rows import level_of
 from tests.house.runs import bench, environment
@@ -33,7 +33,7 @@ def test_a_codec_of_clips(tmp_path):
     fd = next(row for row in record.quality if row["metric"].startswith("FD"))
     assert (fd["n"], fd["n_reference"], fd["floor"]) == (8, 36, None)
     assert "N=8 : frames=8 : " in fd["identity"]
-    assert {"8x16x16 px", "4x16x16 px"} <= {group for group, _ in frame([record]).columns}
+    assert {"8x16x16 px", "4x16x16 px"} <= {column.group for column in tabulate([record]).cells}
     assert "8x16x16" in set(dataframe(tmp_path / "run")["resolution"].dropna())
     logged = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert "loss/4x16x16" in json.loads(logged[-1])  # of the codec's state

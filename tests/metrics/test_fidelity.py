@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hierdiff.images import to_float, to_uint8
-from hierdiff.levels import pyramid
+from hierdiff.levels import Named, pyramid
 from hierdiff.metrics import fidelity
 from hierdiff.metrics.extra import inception_score
 from hierdiff.metrics.extractors import CLIP, Extractor, RandomConv
@@ -21,7 +21,7 @@ from hierdiff.metrics.fidelity import (
 from hierdiff.metrics.frechet import Statistics, distance, noise_floor
 from hierdiff.metrics.kernel import cmmd, kernel_distance
 from hierdiff.metrics.neighbours import density_coverage, nearest, precision_recall
-from hierdiff.metrics.reference import levels_of, pooled
+from hierdiff.metrics.reference import framewise, levels_of, pooled, references
 from hierdiff.metrics.sliced import mind
 from tests.metrics.foreign_weights import write_clip
 from tests.metrics.sets import RESOLUTIONS, images, kept
@@ -318,3 +318,54 @@ def test_a_value_that_is_not_finite_is_an_error_with_its_name(value):
         Quality(8, "native", "FD", value, 1.0, **told)
     with pytest.raises(FloatingPointError, match="the noise floor of FD at 8 px"):
         Quality(8, "native", "FD", 1.0, value, **told)
+
+
+def clips(n: int, frames: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, frames, 8, 8), generator=generator, dtype=torch.uint8)
+
+
+def of_clips(*resolutions, metrics=("fd",)) -> FidelityMeter:
+    extractor = RandomConv()
+    real = references([clips(6, 8, 0)], extractor, resolutions, data="d", split="train")
+    return FidelityMeter(extractor, real, metrics)
+
+
+def test_an_extractor_sees_the_frames_of_clips_and_n_counts_clips():
+    meter = of_clips((8, 8, 8), (4, 8, 8), metrics=("fd", "consistency"))
+    made = clips(5, 8, 1)
+    meter.add({(8, 8, 8): made, (4, 8, 8): pooled(made, (4, 8, 8))})
+    rows = {(row.resolution, row.view, row.metric): row for row in meter.qualities()}
+    real = references([framewise(clips(6, 8, 0))], RandomConv(), [8], data="d", split="train")
+    alone = FidelityMeter(RandomConv(), real)
+    alone.add({8: made.movedim(2, 1).flatten(0, 1)})
+    fd = rows[(8, 8, 8), "native", "FD-RandomConv"]
+    assert fd.value == pytest.approx(alone.qualities()[0].value)
+    assert (fd.n, fd.n_reference, fd.floor) == (5, 6, None)
+    assert " : N=5 : frames=8 : " in fd.identity
+    assert rows[(4, 8, 8), "native", "consistency"].value == 0
+    assert " : N=5 : frames=4 : " in rows[(4, 8, 8), "pooled", "FD-RandomConv"].identity
+
+
+@pytest.mark.parametrize("metric", ["kd", "pr", "dc", "nearest", "fd_infinity"])
+def test_metrics_of_independent_images_are_refused_for_clips(metric):
+    with pytest.raises(ValueError, match=f"metric '{metric}' of clips: .* leave it out"):
+        of_clips((8, 8, 8), metrics=(metric,))
+
+
+def test_levels_of_the_same_sides_are_told_apart_by_name_and_go_on_where_they_stopped():
+    meter, images = of_clips((8, 8, 8)), clips(4, 8, 2)
+    levels = {(8, 8, 8): images, Named("base", (8, 8, 8)): images.flip(0) // 2}
+    meter.add({name: x[:2] for name, x in levels.items()})
+    again = of_clips((8, 8, 8))
+    again.restore(meter.to_arrays())
+    for one in (meter, again):
+        one.add({name: x[2:] for name, x in levels.items()})
+    rows = [row.plain() for row in meter.qualities()]
+    assert rows == [row.plain() for row in again.qualities()]
+    assert [(row.get("level"), row["view"]) for row in rows] == [
+        (None, "native"),
+        (None, "pooled"),
+        ("base", "native"),
+    ]
+    assert all(row["resolution"] == [8, 8, 8] for row in rows)

@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.tables.table import tabulate
 from hierdiff.data.folder import read_captions
+from hierdiff.levels import Named, plain_of, resolution_of
+from hierdiff.results import dataframe
 from hierdiff.results.plain import content_hash, plain
 from hierdiff.results.provenance import git_state, now, provenance
 from hierdiff.results.record import SCHEMA, Record
-from hierdiff.results.rows import better
+from hierdiff.results.rows import better, level_of, place_of
 from hierdiff.sample import own_files
 from hierdiff.training import log
 from tests.benchmarks.rows import cost, five, quality, record
@@ -225,3 +228,44 @@ def test_the_repository_is_that_of_the_code_also_in_a_git_hook(tmp_path: Path, m
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
     assert git_state(root)["commit"] == before
     assert git_state(tmp_path)["commit"] is None and git_state(tmp_path)["dirty"] is False
+
+
+def test_levels_of_any_sides_and_of_the_same_sides_are_written_and_read_by_name(tmp_path):
+    def row(name, view="native"):
+        told = {"view": view, "metric": "FD", "value": 1.0, "identity": "x", "n": 8}
+        return {**place_of(name), **told}
+
+    names = [(8, 16, 16), Named("base", (8, 16, 16)), (4, 16, 16)]
+    record = Record(
+        name="video",
+        method="video",
+        data="clips",
+        budget="smoke",
+        resolutions=tuple(map(plain_of, names)),
+        quality=tuple(map(row, names)),
+        cost=tuple({**place_of(name), "trajectory": names[:2]} for name in names),
+    )
+    record.write(tmp_path / "video")
+    again = Record.read(tmp_path / "video")
+    assert not again.edited and again.resolutions == ([8, 16, 16], "base", [4, 16, 16])
+    assert list(again.levels) == [level_of(q) for q in again.quality] == names
+    assert resolution_of(again.levels[1]) == (8, 16, 16)
+    groups = list(dict.fromkeys(column.group for column in tabulate([again]).cells))
+    assert groups == ["8x16x16 px", "base, 8x16x16 px", "4x16x16 px"]
+    wanted = ["8x16x16", "base", "4x16x16"]
+    assert list(dataframe(tmp_path).query("kind == 'quality'")["resolution"]) == wanted
+
+
+NOWHERE = [{"resolution": one} for one in ([8, 0, 16], [8, "16"], "64", 0, True, None)]
+
+
+@pytest.mark.parametrize("place", [*NOWHERE, {"level": "../a"}])
+def test_a_row_of_no_level_is_refused(tmp_path, place):
+    quality = {"view": "native", "metric": "FD", "value": 1.0, "identity": "x"}
+    record = Record("a", "a", "d", "b", (64,), quality=({"resolution": 64, **quality},))
+    path = record.write(tmp_path)
+    content = json.loads(path.read_text())
+    content["quality"][0].update(place)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="no record that can be read"):
+        Record.read(path)
