@@ -124,6 +124,7 @@ def check_measure(measure: Measure, run: Prepared) -> Extractor:
     n = min(measure.samples, len(test), len(train_part))
     sides = resolutions_of(measure, run)
     known: dict[str, Any] = {"others": [ATTRIBUTES], "resolutions": sides}
+    check_metrics(measure.metrics, extractor, **known)
     try:
         check_metrics(measure.metrics, extractor, n=n, **known)
     except ValueError as error:

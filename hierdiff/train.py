@@ -32,11 +32,10 @@ log = logging.getLogger(__name__)
 
 def half(resolution: Any) -> int | list[int]:
     """Half the height and width; frames stay."""
-    sides = [int(side) for side in resolution] if isinstance(resolution, Sequence) else resolution
-    check(sides, Count | Sides, "data.resolution", 32)
-    if isinstance(sides, list):
-        return [*sides[:-2], *(side // 2 for side in sides[-2:])]
-    return int(sides) // 2
+    check(resolution, Count | Sides, "data.resolution", 32)
+    if isinstance(resolution, Sequence):
+        return [*resolution[:-2], *(side // 2 for side in resolution[-2:])]
+    return int(resolution) // 2
 
 
 OmegaConf.register_new_resolver("half", half, replace=True)

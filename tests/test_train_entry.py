@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from hierdiff.config import folder_of_configs, reported
 from hierdiff.data import datasets
-from hierdiff.train import method_node, plain, prepare
+from hierdiff.train import half, method_node, plain, prepare
 from hierdiff.training import load_method
 from hierdiff.training.interrupt import Interrupted
 from tests.training.runs import NESTED, command
@@ -153,3 +153,11 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HIERDIFF_TRACEBACK", "1")
     with pytest.raises(ValueError, match="seen"):
         other()
+
+
+def test_half_a_clip_has_all_frames():
+    assert half([8, 32, 16]) == [8, 16, 8]
+    assert half(32) == 16
+    for wrong in (True, "32", [8, 0]):
+        with pytest.raises(ValueError, match="data.resolution="):
+            half(wrong)
