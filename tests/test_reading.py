@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.report.pictures import Kept, scaling
+from benchmarks.report.pictures import ReportFiles, scaling
 from hierdiff import files
 from hierdiff.config import from_yaml
 from hierdiff.files import (
@@ -261,6 +261,6 @@ def test_a_pipe_among_the_files_of_a_run_is_not_waited_for(tmp_path, name):
         with pytest.raises(OSError, match="no regular file"):
             from_yaml(tmp_path / name)
     else:
-        kept = Kept()
-        assert list(scaling([tmp_path], kept)) == []
-        assert "no regular file" in kept.broken[0]
+        files = ReportFiles()
+        assert list(scaling([tmp_path], files)) == []
+        assert "no regular file" in files.broken[0]

@@ -18,34 +18,34 @@ from markupsafe import Markup
 
 from benchmarks.report.charts import swatch
 from benchmarks.report.content import Page, page
-from benchmarks.report.pictures import FOLDER, Kept
+from benchmarks.report.pictures import FOLDER, ReportFiles
 from benchmarks.tables import published as papers
-from benchmarks.tables.choices import add_choices, keep, nothing_under
+from benchmarks.tables.choices import add_choices, require_runs, select
 from hierdiff.config import one_line, printable, reported
 from hierdiff.files import LOCK, PART, from_json, worked_in, write
 from hierdiff.results.folders import readable
 
 INDEX = "index.html"
-MADE_BY = b'<meta name="generator" content="hierdiff report">'  # how our own folder is known
+MADE_BY = b'<meta name="generator" content="hierdiff report">'  # by which our pages are recognised
 OWN = re.compile(rf"({FOLDER}|tables)/[\w-][\w.-]*")  # files beside the page
 BEGUN = ".begun.json"  # the files of a report that is being written
 
 
-def render(shown: Page) -> bytes:
-    """The page as one file; what comes from records is escaped."""
+def render(content: Page) -> bytes:
+    """The page as an HTML file in UTF-8; all text from records is escaped."""
     source = {name: _source(f"page.{name}") for name in ("html", "css", "js")}
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-        finalize=_seen,
+        finalize=_printable,
     )
     environment.globals["swatch"] = lambda look: Markup(swatch(look))
-    environment.filters["drawn"] = Markup  # SVG of our own, escaped where it was made
-    environment.filters["breakable"] = _breakable
+    environment.filters["svg"] = Markup  # our own SVG, whose text is escaped already
+    environment.filters["breakable"] = _with_breaks
     html = environment.from_string(source["html"]).render(
-        page=shown,
+        page=content,
         css=Markup(source["css"]),
         js=Markup(source["js"]),
         policy=_policy(source["css"], source["js"]),
@@ -53,12 +53,12 @@ def render(shown: Page) -> bytes:
     return html.encode("utf-8", "replace")
 
 
-def _seen(value: Any) -> Any:
+def _printable(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _breakable(name: str) -> Markup:
-    """A name that may go on in the next line after the dots of an option in it."""
+def _with_breaks(name: str) -> Markup:
+    """A name in which a line may break after the dots of an option."""
     return Markup("<wbr>").join(re.split(r"(?<=\w\.)(?=[a-z])", printable(name)))
 
 
@@ -67,7 +67,7 @@ def _source(name: str) -> str:
 
 
 def _policy(css: str, js: str) -> str:
-    """Nothing but our own style, our own script and pictures beside the page is loaded or run."""
+    """A content security policy: only our own style, script and pictures beside the page."""
 
     def hashed(text: str) -> str:
         return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
@@ -79,11 +79,14 @@ def _policy(css: str, js: str) -> str:
 
 
 def write_report(folder: Path, files: Mapping[str, bytes]) -> None:
-    """The files, the page last; then files of an older report are removed.
+    """Writes the files, the page last; then removes the files of an older report.
 
-    Until the page is written, a list of all files says whose folder it is: a report whose writing
-    was cut off is made by the same command. Raises FileExistsError for a folder that holds anything
-    else than a report, `Busy` where another process writes it.
+    Until the page is written, a list of all files marks the folder as ours, so that the same
+    command completes a report whose writing was interrupted. Where another process writes it,
+    `Busy` is raised.
+
+    Raises:
+        FileExistsError: where the folder holds anything else than a report.
     """
     index, begun = folder / INDEX, folder / BEGUN
     ours = begun.is_file() or (index.is_file() and MADE_BY in index.read_bytes())
@@ -101,11 +104,11 @@ def write_report(folder: Path, files: Mapping[str, bytes]) -> None:
             if (folder / name).is_file():
                 (folder / name).unlink()
         begun.unlink()
-        (folder / LOCK).unlink(missing_ok=True)  # a page is copied to where nobody knows of locks
+        (folder / LOCK).unlink(missing_ok=True)  # a page may be copied elsewhere, without a lock
 
 
 def _listed(begun: Path) -> set[str]:
-    """The files of a report whose writing was cut off; what they may be called is known."""
+    """The files of a report whose writing was interrupted, of those names that a report has."""
     try:
         names = from_json(begun.read_bytes())
     except (OSError, ValueError):
@@ -123,29 +126,33 @@ def _linked(index: Path) -> set[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the report; returns the exit code, 1 for an error.
+
+    Raises:
+        BrokenPipeError: where nobody reads the output; `reported` ends the command.
+    """
     parser = argparse.ArgumentParser("benchmarks.report", description="A page of finished runs.")
     add_choices(parser)
     parser.add_argument("-o", "--output", type=Path, default=Path("report"), metavar="FOLDER")
     chosen = parser.parse_args(arguments)
-    kept = Kept()
+    files = ReportFiles()
     try:
         records, unread = readable(*chosen.folders)
-        records = keep(records, chosen.where)
-        if not records and not unread:
-            raise ValueError(nothing_under(chosen.folders))
+        records = select(records, chosen.where)
+        require_runs([*records, *unread], chosen.folders)
         others = papers.asked(chosen.published)
         folders = [Path(folder) for folder in chosen.folders]
-        shown = page(records, kept, folders=folders, unread=unread, published=others)
-        kept.files[INDEX] = render(shown)
-        write_report(chosen.output, kept.files)
+        content = page(records, files, folders=folders, unread=unread, published=others)
+        files.contents[INDEX] = render(content)
+        write_report(chosen.output, files.contents)
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
-    for line in shown.unread:
+    for line in content.unread:
         print(f"left out: {one_line(line)}", file=sys.stderr)
-    print(printable(f"{shown.title}: {chosen.output / INDEX}"))
+    print(printable(f"{content.title}: {chosen.output / INDEX}"))
     return 0
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape as html_escape
+from html import escape
 from itertools import pairwise
 
 import numpy as np
@@ -31,7 +31,7 @@ BETTER = {"low": "lower is better", "high": "higher is better", None: ""}
 
 @dataclass(frozen=True)
 class Axis:
-    """What is measured, with its unit, and which side is better ("low", "high" or None)."""
+    """A quantity with its unit, and which end of it is better ("low", "high" or None)."""
 
     label: str
     better: str | None = None
@@ -50,26 +50,27 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """A row along x; several may have one label, which told and dash (a pattern) tell apart."""
+    """A row along x. dash: index of a pattern; note: what tells apart lines that share a label."""
 
     label: str
     points: Sequence[tuple[float, float]]
     look: int
     dash: int = 0
-    told: str = ""
+    note: str = ""
 
 
 def front(points: Sequence[Point], x: Axis, y: Axis) -> list[Point]:
-    """The points that no other beats in one number without losing in the other, by growing x."""
+    """The Pareto front by growing x: the points than which no other is better in one coordinate
+    and at least as good in the other."""
     sign_x, sign_y = (-1 if axis.better == "high" else 1 for axis in (x, y))
-    found: list[Point] = []
-    best: tuple[float, float] | None = None  # of those before, the last of the front
+    leading: list[Point] = []
+    best: tuple[float, float] | None = None  # the last one of the front so far
     for point in sorted(points, key=lambda p: (sign_x * p.x, sign_y * p.y)):
         place = sign_x * point.x, sign_y * point.y
         if best is None or place[1] < best[1] or place == best:
-            found.append(point)
+            leading.append(point)
             best = place
-    return sorted(found, key=lambda point: (point.x, point.y, point.label))
+    return sorted(leading, key=lambda point: (point.x, point.y, point.label))
 
 
 # ---------------------------------------------------------------- scales
@@ -77,7 +78,7 @@ def front(points: Sequence[Point], x: Axis, y: Axis) -> list[Point]:
 
 @dataclass(frozen=True)
 class Scale:
-    """Numbers between low and high to units between start and end; log: by their logarithm."""
+    """Maps numbers in [low, high] to chart units in [start, end]; log: by their logarithm."""
 
     low: float
     high: float
@@ -95,8 +96,8 @@ class Scale:
         *,
         linear: bool = False,
     ) -> Scale:
-        """Around the values; logarithmic where they are positive and span a factor of four, unless
-        `linear`."""
+        """A scale over the values and a margin of `pad` of their range at each end; logarithmic
+        where they are positive and span a factor of four, unless `linear`."""
         low, high = min(values), max(values)
         log = not linear and low > 1e-100 and high / low >= 4  # a quotient that is finite
         if log:
@@ -106,6 +107,7 @@ class Scale:
         return cls(low - room, high + room, start, end, log)
 
     def __call__(self, value: float) -> float:
+        """A number in chart units."""
         if self.log:
             part = math.log(value / self.low) / math.log(self.high / self.low)
         else:
@@ -113,16 +115,16 @@ class Scale:
         return self.start + part * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Three to seven round numbers within."""
+        """Three to seven round numbers in [low, high]."""
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for marks in ((1, 2, 5), (1, 3), (1,)):
-                found = [m * 10.0**d for d in decades for m in marks]
-                found = [value for value in found if self.low <= value <= self.high]
-                if 3 <= len(found) <= 6:
-                    return found
-            if len(found) > 6:
-                return found[:: math.ceil(len(found) / 6)]
+                values = [m * 10.0**d for d in decades for m in marks]
+                values = [value for value in values if self.low <= value <= self.high]
+                if 3 <= len(values) <= 6:
+                    return values
+            if len(values) > 6:
+                return values[:: math.ceil(len(values) / 6)]
         rough = (self.high - self.low) / 5
         step = 10.0 ** math.floor(math.log10(rough))
         step *= next(m for m in (1, 2, 5, 10) if m * step >= rough)
@@ -139,18 +141,19 @@ def compact(value: float) -> str:
     return f"{value + 0:.4g}"
 
 
-def escape(words: str) -> str:
-    return html_escape(printable(words))
+def escape_html(words: str) -> str:
+    """Text for HTML and SVG, unprintable characters replaced."""
+    return escape(printable(words))
 
 
-def _value(point: Point) -> str:
-    """With its spread as in the tables, or without."""
+def _value_text(point: Point) -> str:
+    """y with its spread as in the tables, or alone where the spread is unknown."""
     known = is_spread(point.y, point.spread)
     return printed(point.y, point.spread) if known else compact(point.y)
 
 
 def width(words: str) -> float:
-    """What words take of a chart, about: the font is the reader's."""
+    """An estimate of the width of words in chart units; the font is the reader's."""
     sizes = dict.fromkeys("mwMW%@", WIDE) | dict.fromkeys("fijlrtI.,:;'|()[]- ", NARROW)
     return sum(sizes.get(letter, LETTER) for letter in words)
 
@@ -161,23 +164,23 @@ def width(words: str) -> float:
 def scatter(
     points: Sequence[Point], x: Axis, y: Axis, real: tuple[str, float] | None = None
 ) -> str:
-    """Each point with its name, of more than `NAMED` those of the front first and the rest where a
-    pointer rests on them; those of the front are filled and joined by its steps.
+    """An SVG chart of points with their Pareto front, whose marks are filled and joined by steps.
 
-    real: name and y of a horizontal line, drawn where it lies among the points.
+    At most `NAMED` points have their names beside them, those of the front first; the others show
+    theirs under the pointer. real: name and y of a horizontal line, drawn if y is within the axis.
     """
     ends = [p.y + side * (p.spread or 0) for p in points for side in (-1, 1)]
     across = Scale.over([p.x for p in points], LEFT + 8, WIDTH - RIGHT - 8)
     up = Scale.over(ends, HEIGHT - BOTTOM - 14, TOP + 8, linear=_bounded(y))
     best = front(points, x, y)
     leading = set(best)
-    body = [*_frame(across, up, x, y), *_level(real, up)]
+    body = [*_frame(across, up, x, y), *_reference_line(real, up)]
     edge = _edge(best, across, up, x)
     if len(best) > 1:
-        body.append(f'<path class="front" d="{_steps(edge)}"/>')
+        body.append(f'<path class="front" d="{_step_path(edge)}"/>')
     taken = [(across(p.x) - 6, up(p.y) - 6, across(p.x) + 6, up(p.y) + 6) for p in points]
     taken += [_around(a, b) for a, b in pairwise(edge)]
-    if real is not None and _within(real, up):
+    if real is not None and _in_range(real, up):
         taken.append((LEFT, up(real[1]) - LINE, LEFT + 4 + width(real[0]), up(real[1])))
     for p in points:
         px, py = across(p.x), up(p.y)
@@ -187,33 +190,36 @@ def scatter(
             body.append(
                 f'<path class="line c{p.look % COLOURS}" d="M{px:.1f} {top:.1f}V{foot:.1f}"/>'
             )
-        told = f"{p.label}: {_value(p)}"
-        inside = f"<title>{escape(told)} at {escape(compact(p.x))}</title>"
+        text = f"{p.label}: {_value_text(p)}"
+        inside = f"<title>{escape_html(text)} at {escape_html(compact(p.x))}</title>"
         body.append(mark(p.look, px, py, hollow=p not in leading, inside=inside))
     ordered = sorted(points, key=lambda p: (p not in leading, p.x, p.label))
-    names = [(_short(p.label, 24), across(p.x), up(p.y)) for p in ordered[:NAMED]]
+    names = [(_shortened(p.label, 24), across(p.x), up(p.y)) for p in ordered[:NAMED]]
     marks = [(across(p.x), up(p.y)) for p in points]
     for (name, _, _), (box, side) in zip(names, _placed(names, marks, taken), strict=True):
         at = {"start": box[0], "end": box[2], "middle": (box[0] + box[2]) / 2}[side]
         body.append(_text(at, box[3] - 3, name, "name", side))
-    values = "; ".join(f"{p.label} {_value(p)} at {compact(p.x)}" for p in points)
+    values = "; ".join(f"{p.label} {_value_text(p)} at {compact(p.x)}" for p in points)
     winners = ", ".join(p.label for p in best)
-    return _svg(f"{_said(y)} against {_said(x)}. {values}. On the Pareto front: {winners}.", body)
+    return _svg(
+        f"{_axis_text(y)} against {_axis_text(x)}. {values}. On the Pareto front: {winners}.", body
+    )
 
 
-def lines(drawn: Sequence[Line], x: Axis, y: Axis, real: tuple[str, float] | None = None) -> str:
-    """Each line; each label once, with its mark, at the height where its lines end."""
-    looks = {line.label: line.look for line in drawn}
+def lines(curves: Sequence[Line], x: Axis, y: Axis, real: tuple[str, float] | None = None) -> str:
+    """An SVG chart of lines; each label stands once, with its mark, at the mean height of the ends
+    of its lines. real: name and y of a horizontal line, drawn if y is within the axis."""
+    looks = {line.label: line.look for line in curves}
     labels = list(looks)
-    names = [_short(label, 17) for label in labels]
+    names = [_shortened(label, 17) for label in labels]
     right = WIDTH - RIGHT - 10 - max(map(width, names))
     height = max(HEIGHT + 30, TOP + BOTTOM + LINE * len(labels))
-    across = Scale.over([px for line in drawn for px, _ in line.points], LEFT, right - 12, 0.02)
-    heights = [py for line in drawn for _, py in line.points]
+    across = Scale.over([px for line in curves for px, _ in line.points], LEFT, right - 12, 0.02)
+    heights = [py for line in curves for _, py in line.points]
     up = Scale.over(heights, height - BOTTOM, TOP, linear=_bounded(y))
-    body = [*_frame(across, up, x, y, right - 8), *_level(real, up, right - 8)]
+    body = [*_frame(across, up, x, y, right - 8), *_reference_line(real, up, right - 8)]
     ends: dict[str, list[float]] = {label: [] for label in labels}
-    for line in drawn:
+    for line in curves:
         placed = [(across(px), up(py)) for px, py in sorted(line.points)]
         path = "L".join(f"{px:.1f} {py:.1f}" for px, py in placed)
         pattern = DASHES[line.dash % len(DASHES)][1]
@@ -221,25 +227,25 @@ def lines(drawn: Sequence[Line], x: Axis, y: Axis, real: tuple[str, float] | Non
         body.append(f'<path class="line c{line.look % COLOURS}"{dashed} d="M{path}"/>')
         body.append(mark(line.look, *placed[-1], size=4))
         ends[line.label].append(placed[-1][1])
-    wanted = [sum(ends[label]) / len(ends[label]) for label in labels]
-    places = spaced(wanted, TOP, height - BOTTOM)
+    targets = [sum(ends[label]) / len(ends[label]) for label in labels]
+    places = spaced(targets, TOP, height - BOTTOM)
     for name, at, look in zip(names, places, looks.values(), strict=True):
         body += [mark(look, right + 2, at, size=4), _text(right + 10, at + 4, name, "name")]
     values = "; ".join(
-        f"{' '.join(filter(None, (line.label, line.told)))} from "
+        f"{' '.join(filter(None, (line.label, line.note)))} from "
         f"{compact(min(line.points)[1])} to {compact(max(line.points)[1])}"
-        for line in drawn
+        for line in curves
     )
-    return _svg(f"{_said(y)} over {x.label}. {values}.", body, height)
+    return _svg(f"{_axis_text(y)} over {x.label}. {values}.", body, height)
 
 
-def spaced(wanted: Sequence[float], low: float, high: float) -> list[float]:
-    """Places at least a line apart and between low and high, in the order of the wanted ones."""
-    order = sorted(range(len(wanted)), key=wanted.__getitem__)
-    placed = [*wanted]
+def spaced(targets: Sequence[float], low: float, high: float) -> list[float]:
+    """The targets moved to be at least `LINE` apart and in [low, high]; their order stays."""
+    order = sorted(range(len(targets)), key=targets.__getitem__)
+    placed = [*targets]
     floor = low
     for i in order:
-        placed[i] = floor = max(wanted[i], floor)
+        placed[i] = floor = max(targets[i], floor)
         floor += LINE
     ceiling = high
     for i in reversed(order):
@@ -277,22 +283,22 @@ def swatch(look: int) -> str:
 # ---------------------------------------------------------------- parts of a chart
 
 
-def _svg(told: str, body: Sequence[str], height: float = HEIGHT) -> str:
+def _svg(description: str, body: Sequence[str], height: float = HEIGHT) -> str:
     inside = "\n".join(body)
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-label="{escape(told)}">\n{inside}\n</svg>'
+        f'aria-label="{escape_html(description)}">\n{inside}\n</svg>'
     )
 
 
-def _said(axis: Axis) -> str:
+def _axis_text(axis: Axis) -> str:
     return axis.label + (f" ({BETTER[axis.better]})" if axis.better else "")
 
 
 def _frame(
     across: Scale, up: Scale, x: Axis, y: Axis, right: float = WIDTH - RIGHT
 ) -> Iterator[str]:
-    """Grid lines, their numbers, and what the axes are, with an arrow to the better side."""
+    """Grid lines, tick labels and axis titles, with an arrow to the better side."""
     floor = max(up.start, HEIGHT - BOTTOM)
     for value in up.ticks():
         at = up(value)
@@ -309,26 +315,27 @@ def _frame(
     yield _text(
         4, 14, y.label + {"low": " ↓ better", "high": " ↑ better"}.get(y.better or "", ""), "title"
     )
-    told = {"low": f"better ← {x.label}", "high": f"{x.label} → better", None: x.label}[x.better]
+    title = {"low": f"better ← {x.label}", "high": f"{x.label} → better", None: x.label}[x.better]
     place = (LEFT, "start") if x.better == "low" else (right, "end")
-    yield _text(place[0], floor + BOTTOM - 8, told, "title", place[1])
+    yield _text(place[0], floor + BOTTOM - 8, title, "title", place[1])
 
 
-def _level(
+def _reference_line(
     real: tuple[str, float] | None, up: Scale, right: float = WIDTH - RIGHT
 ) -> Iterator[str]:
-    if real is not None and _within(real, up):
+    if real is not None and _in_range(real, up):
         at = up(real[1])
-        yield f'<path class="level" d="M{LEFT} {at:.1f}H{right:.1f}"/>'
+        yield f'<path class="reference" d="M{LEFT} {at:.1f}H{right:.1f}"/>'
         yield _text(LEFT + 4, at - 4, real[0], "tick")
 
 
-def _within(real: tuple[str, float], up: Scale) -> bool:
+def _in_range(real: tuple[str, float], up: Scale) -> bool:
     return up.low <= real[1] <= up.high
 
 
 def _bounded(y: Axis) -> bool:
-    """Whether more is better: most such measures end at one, where a logarithm would mislead."""
+    """Whether higher is better: most such metrics have a maximum of one, which a logarithmic axis
+    would hide."""
     return y.better == "high"
 
 
@@ -337,21 +344,21 @@ Box = tuple[float, float, float, float]
 
 
 def _edge(best: Sequence[Point], across: Scale, up: Scale, x: Axis) -> list[Place]:
-    """Corners of the edge of what is reached: no row is beyond it."""
+    """Corners of the staircase through the front; no row lies beyond it."""
     places = [(across(p.x), up(p.y)) for p in best]
-    found = places[:1]
+    corners = places[:1]
     for (ax, ay), (bx, by) in pairwise(places):
-        found += [(ax, by) if x.better == "high" else (bx, ay), (bx, by)]
-    return found
+        corners += [(ax, by) if x.better == "high" else (bx, ay), (bx, by)]
+    return corners
 
 
-def _steps(edge: Sequence[Place]) -> str:
+def _step_path(edge: Sequence[Place]) -> str:
     turns = (f"V{b[1]:.1f}" if a[0] == b[0] else f"H{b[0]:.1f}" for a, b in pairwise(edge))
     return f"M{edge[0][0]:.1f} {edge[0][1]:.1f}{''.join(turns)}"
 
 
 def _around(a: Place, b: Place) -> Box:
-    """What an upright or level line takes."""
+    """The box around a vertical or horizontal line."""
     (left, right), (top, foot) = sorted((a[0], b[0])), sorted((a[1], b[1]))
     return left - 1, top - 1, right + 1, foot + 1
 
@@ -359,27 +366,32 @@ def _around(a: Place, b: Place) -> Box:
 def _placed(
     names: Sequence[tuple[str, float, float]], marks: Sequence[Place], taken: Sequence[Box]
 ) -> list[tuple[Box, str]]:
-    """Where each name of a point (x, y) stands, chosen anew once the others are known: the place
-    that touches least of what is there and is not nearer to the marks of other points."""
+    """A box and its text anchor for each name of a point (x, y).
+
+    Greedy: each name takes the candidate of least cost (`_penalties`), in three passes, so that
+    the first ones are placed again when the boxes of the others are known.
+    """
     count = len(names)
-    boxes = np.zeros((len(taken) + count, 4))  # of names that have no place yet: nothing
+    boxes = np.zeros((len(taken) + count, 4))  # names that have no place yet: an empty box
     boxes[: len(taken)] = np.asarray(taken).reshape(-1, 4)
     all_marks = np.asarray(marks)
-    wanted = [_around_point(width(name), x, y) for name, x, y in names]
-    found: list[tuple[Box, str]] = []
+    candidates = [_around_point(width(name), x, y) for name, x, y in names]
+    chosen: list[tuple[Box, str]] = []
     for _ in range(3):
-        found = []
-        for i, (own, (_, x, y)) in enumerate(zip(wanted, names, strict=True)):
+        chosen = []
+        for i, (own, (_, x, y)) in enumerate(zip(candidates, names, strict=True)):
             boxes[len(taken) + i] = 0
             others = all_marks[(all_marks != (x, y)).any(1)]
-            best = int(np.argmin(_costs(np.asarray([box for box, _ in own]), boxes, others, x, y)))
+            best = int(
+                np.argmin(_penalties(np.asarray([box for box, _ in own]), boxes, others, x, y))
+            )
             boxes[len(taken) + i] = own[best][0]
-            found.append(own[best])
-    return found
+            chosen.append(own[best])
+    return chosen
 
 
 def _around_point(w: float, x: float, y: float) -> list[tuple[Box, str]]:
-    """The places for a name of width w beside its point, each with the end that is held there."""
+    """Candidate boxes for a name of width w beside its point, each with its text anchor."""
     far = 9
     left = {"start": 0.0, "end": -w, "middle": -w / 2}
     places = [
@@ -396,11 +408,11 @@ def _around_point(w: float, x: float, y: float) -> list[tuple[Box, str]]:
     ]
 
 
-def _costs(
+def _penalties(
     places: np.ndarray, taken: np.ndarray, marks: np.ndarray, x: float, y: float
 ) -> np.ndarray:
-    """How bad each place (p, 4) is: what it covers of taken boxes and outside, how far it is from
-    its point, and how many other marks are nearer to it."""
+    """The cost (p,) of each box (p, 4): the area shared with taken boxes and outside the chart, the
+    distance from its own point, and 100 for each other mark that is nearer."""
     low = np.maximum(places[:, None, :2], taken[None, :, :2])
     high = np.minimum(places[:, None, 2:], taken[None, :, 2:])
     covered = np.clip(high - low, 0.0, None).prod(2).cumsum(1)[:, -1]  # in order, so exactly
@@ -423,8 +435,8 @@ def _outside(box: Sequence[float]) -> float:
 
 def _text(x: float, y: float, words: str, kind: str, anchor: str = "start") -> str:
     place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f'<text class="{kind}" {place}>{escape(words)}</text>'
+    return f'<text class="{kind}" {place}>{escape_html(words)}</text>'
 
 
-def _short(name: str, letters: int) -> str:
+def _shortened(name: str, letters: int) -> str:
     return name if len(name) <= letters else f"{name[: letters - 1]}…"

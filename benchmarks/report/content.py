@@ -1,4 +1,4 @@
-"""What a page shows: one section for each data set, made of records and the files beside them."""
+"""The content of a page: a section for each data set, from records and the files beside them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.report import facts
-from benchmarks.report.numbers import UNFIT, comparable, comparisons, merged, reason, row_key
-from benchmarks.report.parts import Charts, Entry, Gallery, Grid, Group
-from benchmarks.report.pictures import Kept, galleries, scaling
-from benchmarks.report.plots import curves, trade
+from benchmarks.report.numbers import UNFIT, comparable, comparisons, merge_seeds, reason, row_key
+from benchmarks.report.parts import Charts, Gallery, Group, LabelledRecord, PlainTable
+from benchmarks.report.pictures import ReportFiles, galleries, scaling
+from benchmarks.report.plots import curve_charts, trade_charts
 from benchmarks.tables.labels import labels
 from benchmarks.tables.published import Published
 from hierdiff.results.record import Record
@@ -19,26 +19,26 @@ from hierdiff.results.record import Record
 
 @dataclass(frozen=True)
 class Section:
-    """All of one data set; slug: its name in links and files."""
+    """All rows of one data set; slug: its name in links and files."""
 
     slug: str
     data: str
-    entries: Sequence[Entry]
+    entries: Sequence[LabelledRecord]
     groups: Sequence[Group]
     curves: Sequence[Charts]
     galleries: Sequence[Gallery]
-    budgets: Grid | None
-    differences: Grid | None
-    alone: Sequence[Grid]
-    shared: Grid | None
-    metrics: Grid | None
-    origins: Grid
-    provenance: Sequence[Grid]
+    budgets: PlainTable | None
+    differences: PlainTable | None
+    alone: Sequence[PlainTable]
+    shared: PlainTable | None
+    metrics: PlainTable | None
+    origins: PlainTable
+    provenance: Sequence[PlainTable]
 
 
 @dataclass(frozen=True)
 class Page:
-    """unread: records, pictures and figures that could not be read, each with its reason."""
+    """A whole page. unread: a sentence for each record or file that could not be read."""
 
     title: str
     sections: Sequence[Section]
@@ -48,16 +48,16 @@ class Page:
 
 def page(
     records: Iterable[Record],
-    kept: Kept,
+    files: ReportFiles,
     *,
     folders: Sequence[Path] = (),
     unread: Sequence[str] = (),
     published: Sequence[Published] = (),
 ) -> Page:
-    """All that is shown; the files that it links to are added to `kept`.
+    """The page of these records; the files that it links to are added to `files`.
 
-    folders: where figures of all runs are looked for. unread: why records could not be read.
-    published: numbers for the tables that were not measured here.
+    folders: where figures over several runs may lie. unread: a sentence for each record that could
+    not be read. published: numbers of papers for the tables.
     """
     records, unfit = _fit(records)
     by_data = {data: [r for r in records if r.data == data] for data in {r.data for r in records}}
@@ -65,25 +65,31 @@ def page(
     looks = sorted({look for rows in named.values() for look, _, _ in rows})
     sections = []
     for data, slug in slugs(list(named)).items():
-        entries = [Entry(label, record, looks.index(x)) for x, label, record in named[data]]
-        groups = list(tables(slug, entries, kept, published))
-        sections.append(section(slug, data, entries, groups, kept))
-    figures = list(scaling(folders, kept))
+        entries = [
+            LabelledRecord(label, record, looks.index(x)) for x, label, record in named[data]
+        ]
+        groups = list(tables(slug, entries, files, published))
+        sections.append(section(slug, data, entries, groups, files))
+    figures = list(scaling(folders, files))
     counted = f"{len(records)} run{'' if len(records) == 1 else 's'}"
     title = f"{counted} on {', '.join(named)}" if named else "No finished run"
-    return Page(title, sections, figures, [*unread, *unfit, *kept.broken])
+    return Page(title, sections, figures, [*unread, *unfit, *files.broken])
 
 
 def _fit(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
-    """The records that can be shown, in order, and why the others cannot."""
+    """The records that a page can show, in order, and a sentence for each of the others."""
     fit, unfit = [], []
     for record in records:
         try:
-            words = (record.name, record.method, record.data, record.budget)
-            if not all(isinstance(word, str) for word in words):
-                raise TypeError("its name, method, data and budget must be words")
+            _check_words(record)
             (label,) = labels([record])
-            section("", record.data, [Entry(label, replace(record, path=None), 0)], (), Kept())
+            section(
+                "",
+                record.data,
+                [LabelledRecord(label, replace(record, path=None), 0)],
+                (),
+                ReportFiles(),
+            )
         except UNFIT as error:
             unfit.append(
                 f"{record.path} is no record that can be shown ({reason(error)}): run again"
@@ -93,63 +99,73 @@ def _fit(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
     return sorted(fit, key=lambda r: (r.name, r.hash, str(r.path))), unfit
 
 
+def _check_words(record: Record) -> None:
+    words = (record.name, record.method, record.data, record.budget)
+    if not all(isinstance(word, str) for word in words):
+        raise TypeError("its name, method, data and budget must be words")
+
+
 def _entries(own: Sequence[Record]) -> list[tuple[str, str, Record]]:
-    """Of one data set, by label: what gives the look (the label of its row), label, record."""
+    """(label of its row, label, record) of each record of a data set, sorted by label.
+
+    Records of one row, which differ in the seed alone, share a look.
+    """
     rows = {row_key(record): replace(record, edited=False) for record in own}
     named = dict(zip(rows, labels(list(rows.values())), strict=True))
-    found = [(named[row_key(r)], label, r) for label, r in zip(labels(own), own, strict=True)]
-    return sorted(found, key=lambda row: row[:2])
+    entries = [(named[row_key(r)], label, r) for label, r in zip(labels(own), own, strict=True)]
+    return sorted(entries, key=lambda row: row[:2])
 
 
 def slugs(names: Sequence[str]) -> dict[str, str]:
-    """For each name one for files and links, all different, also where case does not count."""
-    found: dict[str, str] = {}
+    """A slug for each name, for files and links; all differ even where case is ignored."""
+    slugs_by_name: dict[str, str] = {}
     for name in names:
         slug = base = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:60] or "data"
         count = 1
-        while slug in found.values():
+        while slug in slugs_by_name.values():
             count += 1
             slug = f"{base}-{count}"
-        found[name] = slug
-    return found
+        slugs_by_name[name] = slug
+    return slugs_by_name
 
 
 def section(
     slug: str,
     data: str,
-    entries: Sequence[Entry],
+    entries: Sequence[LabelledRecord],
     groups: Sequence[Group],
-    kept: Kept,
+    files: ReportFiles,
 ) -> Section:
-    differences, alone, shared = facts.options(entries)
+    """The section of a data set; its pictures are added to `files`."""
+    differences, alone, shared = facts.option_tables(entries)
     return Section(
         slug=slug,
         data=data,
         entries=entries,
         groups=groups,
-        curves=list(curves(entries)),
-        galleries=list(galleries(data, entries, kept)),
-        budgets=facts.budgets(entries),
+        curves=list(curve_charts(entries)),
+        galleries=list(galleries(data, entries, files)),
+        budgets=facts.budget_table(entries),
         differences=differences,
         alone=alone,
         shared=shared,
-        metrics=facts.metrics(entries),
-        origins=facts.origins(entries),
-        provenance=[facts.provenance(entry) for entry in entries],
+        metrics=facts.metric_table(entries),
+        origins=facts.origin_table(entries),
+        provenance=[facts.provenance_table(entry) for entry in entries],
     )
 
 
 def tables(
-    slug: str, entries: Sequence[Entry], kept: Kept, published: Sequence[Published]
+    slug: str, entries: Sequence[LabelledRecord], files: ReportFiles, published: Sequence[Published]
 ) -> Iterator[Group]:
-    """Tables and charts of the rows that may share them; downloads go into `kept`."""
+    """Tables and charts of each group of comparable rows; downloads are added to `files`."""
     parts = comparable(entries)
     for i, part in enumerate(parts, 1):
         name = f"{slug}-{i}" if len(parts) > 1 else slug
-        shown = [entry.label for entry in part]
+        names = [entry.label for entry in part]
         try:
-            rows = merged(part)
-            found = list(comparisons(name, rows, kept.files, published))
-            yield Group(shown, found, list(trade(rows)))
+            rows = merge_seeds(part)
+            comparison_tables = list(comparisons(name, rows, files.contents, published))
+            yield Group(names, comparison_tables, list(trade_charts(rows)))
         except UNFIT as error:
-            yield Group(shown, problem=reason(error))
+            yield Group(names, problem=reason(error))

@@ -1,4 +1,4 @@
-"""Tables of what a row stands on: options, metrics, budgets, provenance."""
+"""Tables of the facts behind a row: options, metrics, budgets, provenance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from datetime import datetime
 from typing import Any
 
 from benchmarks.report.charts import compact
-from benchmarks.report.parts import Cell, Entry, Grid, TableRow, mapping, number
+from benchmarks.report.parts import (
+    Cell,
+    LabelledRecord,
+    PlainTable,
+    TableRow,
+    finite_number,
+    mapping,
+)
 from benchmarks.tables.formats.cells import MISSING
 from hierdiff.levels import order_of, px
 from hierdiff.results.hardware import hardware, machine
@@ -18,106 +25,108 @@ OWN = ("folder", "label", "name")  # options that only say what a run is called
 SPENT = ("steps", "batch", "images", "flops", "seconds", "share", "pretrained")
 
 
-def told(value: Any) -> str:
-    """A value of a configuration on one line."""
+def as_text(value: Any) -> str:
+    """A value of a config on one line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def measured(value: Any) -> Cell:
-    found = number(value)
-    if found is not None:
-        return Cell(compact(found), found, number=True)
-    return Cell(MISSING if value is None else told(value))
+def value_cell(value: Any) -> Cell:
+    """The cell of a value; numbers have at most four significant digits."""
+    number = finite_number(value)
+    if number is not None:
+        return Cell(compact(number), number, number=True)
+    return Cell(MISSING if value is None else as_text(value))
 
 
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted path; the members of a list are leaves unless they have options."""
+def option_leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of a config by dotted path; a list is a leaf unless its members have options."""
     if isinstance(node, Mapping) and node:
         children: Iterable[tuple[Any, Any]] = node.items()
     elif isinstance(node, (list, tuple)) and any(isinstance(child, Mapping) for child in node):
         children = enumerate(node)
     else:
         return {prefix.removesuffix("."): node}
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, child in children:
-        found |= flat(child, f"{prefix}{key}.")
-    return found
+        leaves |= option_leaves(child, f"{prefix}{key}.")
+    return leaves
 
 
-def options(entries: Sequence[Entry]) -> tuple[Grid | None, list[Grid], Grid | None]:
-    """The options that differ between rows, those that one of several alone has, for each row, and
-    those that all rows share."""
+def option_tables(
+    entries: Sequence[LabelledRecord],
+) -> tuple[PlainTable | None, list[PlainTable], PlainTable | None]:
+    """Three tables of options: those that differ between rows; for each row, those that it alone
+    has; those that are equal in all rows. None or no table where there are no such options."""
     entries = [entry for entry in entries if entry.record.config]
-    found = [flat(entry.record.config) for entry in entries]
-    names = [name for name in dict.fromkeys(n for f in found for n in f) if name not in OWN]
-    values = {name: [told(f[name]) if name in f else MISSING for f in found] for name in names}
-    alone = {name for name in names if sum(name in f for f in found) == 1 < len(found)}
+    configs = [option_leaves(entry.record.config) for entry in entries]
+    names = [name for name in dict.fromkeys(n for f in configs for n in f) if name not in OWN]
+    values = {name: [as_text(f[name]) if name in f else MISSING for f in configs] for name in names}
+    alone = {name for name in names if sum(name in f for f in configs) == 1 < len(configs)}
     differ = [
         TableRow(name, [Cell(value) for value in values[name]])
         for name in names
         if len(set(values[name])) > 1 and name not in alone
     ]
     own = [
-        Grid(
+        PlainTable(
             f"Options of {entry.label} alone",
             ("option", "value"),
             [
-                TableRow(name, [Cell(told(f[name]))])
+                TableRow(name, [Cell(as_text(f[name]))])
                 for name in names
                 if name in alone and name in f
             ],
         )
-        for entry, f in zip(entries, found, strict=True)
+        for entry, f in zip(entries, configs, strict=True)
     ]
     same = [TableRow(n, [Cell(values[n][0])]) for n in names if len(set(values[n])) == 1]
     head = ("option", *(entry.label for entry in entries))
     return (
-        Grid("Options that differ", head, differ) if differ else None,
-        [grid for grid in own if grid.rows],
-        Grid("Options that all rows share", ("option", "value"), same) if same else None,
+        PlainTable("Options that differ", head, differ) if differ else None,
+        [table for table in own if table.rows],
+        PlainTable("Options that all rows share", ("option", "value"), same) if same else None,
     )
 
 
-def metrics(entries: Sequence[Entry]) -> Grid | None:
-    """Every metric with its identity in full, and the rows it was measured for."""
-    found: dict[str, tuple[Any, TableRow]] = {}
+def metric_table(entries: Sequence[LabelledRecord]) -> PlainTable | None:
+    """Every metric with its full identity, and the rows that have it."""
+    unique: dict[str, tuple[Any, TableRow]] = {}
     rows: dict[str, list[str]] = {}
     for entry in entries:
         for q in entry.record.quality:
             level = level_of(q)
             cells = [
-                Cell(told(q["identity"])),
+                Cell(as_text(q["identity"])),
                 Cell({"low": "lower", "high": "higher", None: "as real images"}[better(q)]),
-                *(measured(q.get(key)) for key in ("n", "n_reference", "floor", "route")),
+                *(value_cell(q.get(key)) for key in ("n", "n_reference", "floor", "route")),
             ]
             row = TableRow(f"{q['metric']} at {px(level)}", cells)
-            found.setdefault(repr(row), (order_of(level), row))
+            unique.setdefault(repr(row), (order_of(level), row))
             rows.setdefault(repr(row), []).append(entry.label)
-    measured_rows = {entry.label for entry in entries if entry.record.quality}
+    all_labels = {entry.label for entry in entries if entry.record.quality}
     body = [
         TableRow(
             row.label,
             [
                 *row.cells,
-                Cell(
-                    "all" if {*rows[key]} == measured_rows else ", ".join(dict.fromkeys(rows[key]))
-                ),
+                Cell("all" if {*rows[key]} == all_labels else ", ".join(dict.fromkeys(rows[key]))),
             ],
         )
-        for key, (_, row) in sorted(found.items(), key=lambda item: item[1][0])
+        for key, (_, row) in sorted(unique.items(), key=lambda item: item[1][0])
     ]
     head = ("metric", "identity", "better", "images", "references", "noise floor", "route", "rows")
-    return Grid("Metrics in full", head, body) if body else None
+    return PlainTable("Metrics in full", head, body) if body else None
 
 
-def budgets(entries: Sequence[Entry]) -> Grid | None:
-    """What each stage was given, and what was planned and spent in all."""
+def budget_table(entries: Sequence[LabelledRecord]) -> PlainTable | None:
+    """The spending of each stage, and the planned and spent sums."""
     body = []
     for entry in entries:
         training = entry.record.training
         if training.get("plan"):
             plan = (
-                f"{key} {spent(key, value).text}" for key, value in flat(training["plan"]).items()
+                f"{key} {amount_cell(key, value).text}"
+                for key, value in option_leaves(training["plan"]).items()
             )
             body.append(TableRow(entry.label, look=entry.look, reason=f"plan: {', '.join(plan)}"))
         stages = [
@@ -128,28 +137,29 @@ def budgets(entries: Sequence[Entry]) -> Grid | None:
         sums["spent"] = sums["spent"] or training  # of a record that knows no plan
         for name, part in (*stages, *sums.items()):
             if any(part.get(key) is not None for key in SPENT):
-                cells = [Cell(name), *(spent(key, part.get(key)) for key in SPENT)]
+                cells = [Cell(name), *(amount_cell(key, part.get(key)) for key in SPENT)]
                 body.append(TableRow(entry.label, cells, entry.look))
     head = ("row", "part", "steps", "batch", "images", "FLOPs", "time", "share", "pretrained")
-    return Grid("Plan and spending", head, body, grouped=True) if body else None
+    return PlainTable("Plan and spending", head, body, grouped=True) if body else None
 
 
-def spent(key: str, value: Any) -> Cell:
-    found = number(value)
-    if found is None:
+def amount_cell(key: str, value: Any) -> Cell:
+    """The cell of an amount; key: one of `SPENT`, which decides the unit."""
+    amount = finite_number(value)
+    if amount is None:
         return Cell(
-            {True: "yes", False: "no"}[value] if isinstance(value, bool) else measured(value).text
+            {True: "yes", False: "no"}[value] if isinstance(value, bool) else value_cell(value).text
         )
     if key == "seconds":
-        return Cell(duration(found), found, number=True)
+        return Cell(duration_text(amount), amount, number=True)
     if key == "share":
-        return Cell(f"{100 * found:.3g} %", found, number=True)
-    if key in ("steps", "batch", "images") and found.is_integer():
-        return Cell(f"{int(found):,}", found, number=True)
-    return measured(found)
+        return Cell(f"{100 * amount:.3g} %", amount, number=True)
+    if key in ("steps", "batch", "images") and amount.is_integer():
+        return Cell(f"{int(amount):,}", amount, number=True)
+    return value_cell(amount)
 
 
-def duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """`12.5 s`, `3 min 05 s`, `35 min`, `1 h 05 min`."""
     if seconds < 60:
         return f"{seconds:.3g} s"
@@ -159,8 +169,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def origins(entries: Sequence[Entry]) -> Grid:
-    """Where each row is from, in short. Costs may be timed again on another machine."""
+def origin_table(entries: Sequence[LabelledRecord]) -> PlainTable:
+    """Code, machine, seeds and date of each row. Costs may be from another machine."""
     body = []
     for entry in entries:
         record, p = entry.record, entry.record.provenance
@@ -171,18 +181,18 @@ def origins(entries: Sequence[Entry]) -> Grid:
             machine(record, "cuda" if known.get("gpu") else "cpu") if known else None,
             "; ".join(sorted({hardware(record, cost) for cost in record.cost})) or None,
             mapping(p.get("packages")).get("torch"),
-            ", ".join(f"{k} {told(v)}" for k, v in mapping(p.get("seeds")).items()) or None,
+            ", ".join(f"{k} {as_text(v)}" for k, v in mapping(p.get("seeds")).items()) or None,
             _minute(p.get("started")),
             _took(p.get("started"), p.get("ended")),
             record.hash[:12],
         )
-        shown = [
-            cell if isinstance(cell, Cell) else Cell(MISSING if cell is None else told(cell))
+        filled = [
+            cell if isinstance(cell, Cell) else Cell(MISSING if cell is None else as_text(cell))
             for cell in cells
         ]
-        body.append(TableRow(entry.label, shown, entry.look))
+        body.append(TableRow(entry.label, filled, entry.look))
     head = ("row", "record", "commit", "machine", "costs", "torch", "seeds", "started", "took")
-    return Grid("Where each row is from", (*head, "hash"), body)
+    return PlainTable("Where each row is from", (*head, "hash"), body)
 
 
 def _commit(git: Mapping[str, Any]) -> str | None:
@@ -194,10 +204,10 @@ def _commit(git: Mapping[str, Any]) -> str | None:
 
 def _minute(moment: Any) -> Any:
     try:
-        found = datetime.fromisoformat(moment)
+        time = datetime.fromisoformat(moment)
     except (TypeError, ValueError):
         return moment
-    return f"{found:%Y-%m-%d %H:%M} {found.tzname() or ''}".rstrip()
+    return f"{time:%Y-%m-%d %H:%M} {time.tzname() or ''}".rstrip()
 
 
 def _took(started: Any, ended: Any) -> Cell | None:
@@ -205,13 +215,13 @@ def _took(started: Any, ended: Any) -> Cell | None:
         taken = datetime.fromisoformat(ended) - datetime.fromisoformat(started)
     except (TypeError, ValueError):
         return None
-    return spent("seconds", taken.total_seconds())
+    return amount_cell("seconds", taken.total_seconds())
 
 
-def provenance(entry: Entry) -> Grid:
-    """All that is known of a row's origin."""
+def provenance_table(entry: LabelledRecord) -> PlainTable:
+    """The complete provenance of a row."""
     record = entry.record
-    found = {
+    known = {
         "folder": entry.folder.name if entry.folder else None,
         "method": record.method,
         "budget": record.budget,
@@ -220,11 +230,11 @@ def provenance(entry: Entry) -> Grid:
         "edited by hand": "yes" if record.edited else "no",
         "failure": record.failure,
         "notes": record.training.get("notes"),
-        **(flat(record.provenance) if record.provenance else {}),
+        **(option_leaves(record.provenance) if record.provenance else {}),
     }
     body = [
-        TableRow(key, [Cell(told(value))])
-        for key, value in found.items()
+        TableRow(key, [Cell(as_text(value))])
+        for key, value in known.items()
         if value is not None and value != []
     ]
-    return Grid(f"Provenance of {entry.label}", ("fact", "value"), body)
+    return PlainTable(f"Provenance of {entry.label}", ("fact", "value"), body)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from benchmarks.report.parts import Cell, Comparison, Entry, TableRow, number
+from benchmarks.report.parts import Cell, Comparison, LabelledRecord, TableRow, finite_number
 from benchmarks.tables.formats import FORMATS
 from benchmarks.tables.formats.cells import shown
 from benchmarks.tables.labels import labels
@@ -25,7 +25,7 @@ from hierdiff.results.seeds import over_seeds
 
 ENDINGS = {"markdown": "md", "latex": "tex", "csv": "csv"}
 NAMES = {"markdown": "Markdown", "latex": "LaTeX", "csv": "CSV"}
-COLUMNS = {  # what a preset shows
+COLUMNS = {  # what the columns of a preset are
     "main": "quality, speed and spending",
     "per_resolution": "all metrics",
     "cost": "cost",
@@ -36,18 +36,19 @@ UNFIT = (ValueError, TypeError, KeyError, AttributeError, IndexError)  # of a re
 
 
 def reason(error: Exception) -> str:
+    """Why a record is unfit, as half a sentence."""
     return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
 
 
 def row_key(record: Record) -> str:
-    """The same for the runs of one row: its name and its options but for seed and place."""
+    """A key of the row of a record: its name and its options without seed and folder."""
     options = {key: value for key, value in record.config.items() if key not in NAMED}
     return json.dumps([record.name, options], sort_keys=True, default=str)
 
 
-def comparable(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """The entries in groups, each of which is one table: each joins the first that takes it."""
-    groups: list[tuple[list[Entry], Company]] = []
+def comparable(entries: Sequence[LabelledRecord]) -> list[list[LabelledRecord]]:
+    """Groups of entries that may share a table; each entry joins the first group that fits."""
+    groups: list[tuple[list[LabelledRecord], Company]] = []
     for entry in entries:
         for members, company in groups:
             try:
@@ -62,22 +63,22 @@ def comparable(entries: Sequence[Entry]) -> list[list[Entry]]:
     return [members for members, _ in groups]
 
 
-def merged(entries: Sequence[Entry]) -> list[Entry]:
-    """The rows of a table: runs that differ in the training seed alone are one."""
+def merge_seeds(entries: Sequence[LabelledRecord]) -> list[LabelledRecord]:
+    """The rows of a table: runs that differ in the training seed alone become one."""
     ordered = sorted(entries, key=lambda e: (e.record.name, e.record.hash, str(e.record.path)))
     looks = {row_key(entry.record): entry.look for entry in entries}
     rows = over_seeds([entry.record for entry in ordered])
     named = zip(labels(rows), rows, strict=True)
-    return [Entry(label, row, looks[row_key(row)]) for label, row in named]
+    return [LabelledRecord(label, row, looks[row_key(row)]) for label, row in named]
 
 
 def comparisons(
     name: str,
-    rows: Sequence[Entry],
+    rows: Sequence[LabelledRecord],
     files: dict[str, bytes],
     published: Sequence[Published] = (),
 ) -> Iterator[Comparison]:
-    """A table of the rows (`merged`) for each preset; its downloads are added to `files` as
+    """A table of the rows (`merge_seeds`) for each preset; its downloads are added to `files` as
     `tables/<name>-...`."""
     records = [row.record for row in rows]
     counted = labels(records, distinct=False)  # of an ablation
@@ -86,9 +87,9 @@ def comparisons(
     for preset in PRESETS:
         table = tabulate(records, preset, published)
         downloads = []
-        for kind, written in FORMATS.items():
+        for kind, formatted in FORMATS.items():
             href = f"tables/{name}-{preset}.{ENDINGS.get(kind, kind)}"
-            files[href] = written(table).encode("utf-8", "replace")
+            files[href] = formatted(table).encode("utf-8", "replace")
             downloads.append((NAMES.get(kind, kind), href))
         yield comparison(COLUMNS.get(preset, preset), table, looks, downloads)
 
@@ -99,7 +100,7 @@ def comparison(
     looks: Mapping[str, int],
     downloads: Sequence[tuple[str, str]],
 ) -> Comparison:
-    """A table as the page shows it: methods, then scale, published and failed rows, apart."""
+    """A table for the page, its methods, scale, published and failed rows apart."""
     failed = next((column for column in table.columns if column.what == "failure"), None)
     reasons = {} if failed is None else table.cells[failed]
     columns = [column for column in table.columns if column != failed]
@@ -116,7 +117,7 @@ def comparison(
         own = [
             Cell(
                 cells[column][label],
-                number(table.cells[column].get(label)),
+                finite_number(table.cells[column].get(label)),
                 number=numeric[column],
                 place=table.place(column, label),
             )

@@ -14,7 +14,7 @@ from hierdiff.results.record import Record
 
 
 @dataclass(frozen=True)
-class Entry:
+class LabelledRecord:
     """A record, its label and its look, which it keeps through the page."""
 
     label: str
@@ -23,16 +23,18 @@ class Entry:
 
     @property
     def folder(self) -> Path | None:
+        """The run folder; None for a record that is not read from a file."""
         return self.record.path.parent if self.record.path else None
 
     @property
     def sides(self) -> str:
+        """All resolutions of the method, for a sentence."""
         return " and ".join(map(text_of, self.record.resolutions))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Text; value: what a number is sorted by; number: whether it stands at the right; place: 1
+    """A cell of a table. value: the key for sorting; number: whether it is aligned right; place: 1
     for the best of a column, 2 for the second, else 0."""
 
     text: str
@@ -52,11 +54,11 @@ class TableRow:
 
 
 @dataclass(frozen=True)
-class Grid:
+class PlainTable:
     """A plain table: headings, and rows that begin with their name.
 
-    grouped: rows of one name follow each other, and the name stands once; such a table has an
-    order of its own and is not sorted by its headings.
+    grouped: rows with the same name are adjacent, and the name is printed once; such a table is not
+    sortable by its headings.
     """
 
     label: str
@@ -66,7 +68,7 @@ class Grid:
 
     @property
     def numbers(self) -> list[bool]:
-        """For each column whether it holds numbers."""
+        """Whether each column holds numbers."""
         filled = [row.cells for row in self.rows if row.reason is None]
         return [
             False,
@@ -75,7 +77,7 @@ class Grid:
 
     @property
     def spans(self) -> list[int]:
-        """How many rows the name of each row stands for: 0 where a row above has it."""
+        """The row span of the name of each row: 0 where the name stands in a row above."""
         if not self.grouped:
             return [1] * len(self.rows)
         counts = [len(list(own)) for _, own in groupby(row.label for row in self.rows)]
@@ -100,11 +102,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Charts:
-    """Charts that belong together: (name, SVG) of each; told: what is said beneath."""
+    """Charts that belong together. images: (name, SVG) of each; note: the text beneath."""
 
     name: str
-    drawn: Sequence[tuple[str, str]]
-    told: str = ""
+    images: Sequence[tuple[str, str]]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Figure:
+    """A picture with its caption; alt: a description for who cannot see it."""
+
     """A picture of the page with its caption and its text for those who do not see it."""
 
     picture: Picture
@@ -138,24 +142,27 @@ class Figure:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures of one kind; missing: rows that have none."""
+    """Pictures of one kind. note: what they show; missing: labels of rows that have none."""
 
     name: str
-    told: str
+    note: str
     figures: Sequence[Figure]
     missing: Sequence[str] = ()
-    grids: Sequence[Grid] = ()
+    tables: Sequence[PlainTable] = ()
 
     def twelfths(self, figure: Figure) -> int:
-        """Width of a figure in a line of 12: pixels have one size in all figures, and the widest
-        has the whole line, half of it where it is not wide, or a third where it is high."""
+        """Width of a figure in twelfths of the page.
+
+        Pixels have the same size in all figures. The widest figure takes the whole page, a half if
+        it is not wide, or a third if it is high.
+        """
         widest = max((other.picture for other in self.figures), key=lambda p: p.width)
         wide, high = widest.width > 2 * widest.height, widest.height > 2 * widest.width
         line = 12 if wide else 4 if high else 6
         return ceil(line * figure.picture.width / widest.width)
 
 
-def number(value: Any) -> float | None:
+def finite_number(value: Any) -> float | None:
     """A finite number, or None for whatever else a record holds there."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
@@ -163,4 +170,5 @@ def number(value: Any) -> float | None:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping, or an empty one for whatever else a record holds there."""
     return value if isinstance(value, Mapping) else {}

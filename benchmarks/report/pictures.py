@@ -1,6 +1,6 @@
-"""The pictures of a run's folder, and what each of them shows.
+"""The pictures in a run folder, and what each of them shows.
 
-A picture is copied under the hash of its bytes: an old page never shows a new picture.
+A picture is copied under the hash of its bytes, so that an old page never shows a new picture.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.report.facts import measured
+from benchmarks.report.facts import value_cell
 from benchmarks.report.parts import (
     Cell,
-    Entry,
     Figure,
     Gallery,
-    Grid,
+    LabelledRecord,
     Picture,
+    PlainTable,
     TableRow,
+    finite_number,
     mapping,
-    number,
 )
 from hierdiff.files import from_json, read_text
 
@@ -32,16 +32,16 @@ FOLDER = "pictures"
 
 
 @dataclass
-class Kept:
-    """Files of the report by name; broken: what could not be read; sizes: of pictures, so that one
-    of many runs is decoded once."""
+class ReportFiles:
+    """The files beside a page. contents: bytes by name; broken: a sentence for each file that could
+    not be read; sizes: of pictures, each of which is decoded once."""
 
-    files: dict[str, bytes] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def picture(self, path: Path) -> Picture | None:
-        """The PNG as a file of the report; None where there is none, or it is not whole."""
+        """Adds a PNG to the report; None where there is none or it cannot be decoded."""
         if not path.is_file():
             return None
         try:
@@ -55,20 +55,18 @@ class Kept:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             self.broken.append(f"{path.parent.name}/{path.name} is no whole PNG")
             return None
-        self.files[name] = content
+        self.contents[name] = content
         return Picture(name, *self.sizes[name])
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A kind of picture: its file, heading, what it shows, and the text for who cannot see it.
-
-    always: whether a row without it is named.
-    """
+    """A kind of picture. note: what it shows; alt: a description for who cannot see it; always:
+    whether rows without it are listed as missing."""
 
     file: str
     name: str
-    told: str
+    note: str
     alt: str
     always: bool = True
 
@@ -128,81 +126,86 @@ HEADS = {
 NUMBERS = ("stage", "source", "level", "resolution", "metric", "value", "floor", "n")
 
 
-def galleries(data: str, entries: Sequence[Entry], kept: Kept) -> Iterator[Gallery]:
-    """Those that have a picture; the files go into `kept`."""
+def galleries(
+    data: str, entries: Sequence[LabelledRecord], files: ReportFiles
+) -> Iterator[Gallery]:
+    """The galleries of all kinds of which there is a picture; the pictures go into `files`."""
     for sheet in SHEETS:
-        made = list(_figures(entries, sheet.file, sheet.alt, kept))
-        have = {label for label, _ in made}
+        own = list(_figures(entries, sheet.file, sheet.alt, files))
+        have = {label for label, _ in own}
         missing = [e.label for e in entries if sheet.always and e.label not in have]
-        real = _real_images(data, entries, kept) if sheet.file == "samples.png" else ()
-        figures = [*real, *(figure for _, figure in made)]
+        real = _real_images(data, entries, files) if sheet.file == "samples.png" else ()
+        figures = [*real, *(figure for _, figure in own)]
         if figures:
-            yield Gallery(sheet.name, sheet.told, figures, missing)
+            yield Gallery(sheet.name, sheet.note, figures, missing)
     for name in dict.fromkeys(name for entry in entries for name in entry.record.analysis):
-        yield analysis(name, [e for e in entries if name in e.record.analysis], kept)
+        yield analysis(name, [e for e in entries if name in e.record.analysis], files)
 
 
 def _figures(
-    entries: Sequence[Entry], file: str, alt: str, kept: Kept
+    entries: Sequence[LabelledRecord], file: str, alt: str, files: ReportFiles
 ) -> Iterator[tuple[str, Figure]]:
     for entry in entries:
-        picture = kept.picture(entry.folder / file) if entry.folder else None
+        picture = files.picture(entry.folder / file) if entry.folder else None
         if picture:
             failed = " (failed)" if entry.record.failure is not None else ""
-            told = alt.format(label=entry.label, sides=entry.sides)
-            yield entry.label, Figure(picture, entry.label + failed, told, entry.look)
+            description = alt.format(label=entry.label, sides=entry.sides)
+            yield entry.label, Figure(picture, entry.label + failed, description, entry.look)
 
 
-def _real_images(data: str, entries: Sequence[Entry], kept: Kept) -> Iterator[Figure]:
-    """Each sheet of real images once."""
-    found = [kept.picture(entry.folder / "real.png") for entry in entries if entry.folder]
-    for picture in dict.fromkeys(filter(None, found)):
+def _real_images(
+    data: str, entries: Sequence[LabelledRecord], files: ReportFiles
+) -> Iterator[Figure]:
+    """Each distinct sheet of real images."""
+    sheets = [files.picture(entry.folder / "real.png") for entry in entries if entry.folder]
+    for picture in dict.fromkeys(filter(None, sheets)):
         yield Figure(picture, "real images", f"Real test images of {data}.")
 
 
-def analysis(name: str, entries: Sequence[Entry], kept: Kept) -> Gallery:
-    """What was looked at beside the row: its picture, the gap of each stage, and the numbers."""
+def analysis(name: str, entries: Sequence[LabelledRecord], files: ReportFiles) -> Gallery:
+    """The gallery of an analysis: its picture, the gap of each stage, and the numbers."""
     alt = "Curves of {label}, whose numbers stand in the table below."
-    figures = [figure for _, figure in _figures(entries, f"{Path(name).name}.png", alt, kept)]
+    figures = [figure for _, figure in _figures(entries, f"{Path(name).name}.png", alt, files)]
     gaps, numbers = [], []
     for entry in entries:
-        found = mapping(entry.record.analysis[name])
-        levels = mapping(found.get("level"))
-        for stage, gap in mapping(found.get("gap")).items():
-            cells = [measured(stage), measured(gap), measured(levels.get(stage))]
+        result = mapping(entry.record.analysis[name])
+        log_snrs = mapping(result.get("level"))
+        for stage, gap in mapping(result.get("gap")).items():
+            cells = [value_cell(stage), value_cell(gap), value_cell(log_snrs.get(stage))]
             gaps.append(TableRow(entry.label, cells, entry.look))
-        for row in map(mapping, found.get("rows") or ()):
-            cells = [measured(row.get(key)) for key in NUMBERS]
+        for row in map(mapping, result.get("rows") or ()):
+            cells = [value_cell(row.get(key)) for key in NUMBERS]
             numbers.append(TableRow(entry.label, cells, entry.look))
     title = name.replace("_", " ")
     head = ("row", "stage", "gap: generated − real input", "log-SNR in sampling")
-    grids = [
-        *([Grid(f"Gaps of {title}", head, gaps)] if gaps else []),
-        *([Grid(f"Numbers of {title}", ("row", *NUMBERS), numbers)] if numbers else []),
+    tables = [
+        *([PlainTable(f"Gaps of {title}", head, gaps)] if gaps else []),
+        *([PlainTable(f"Numbers of {title}", ("row", *NUMBERS), numbers)] if numbers else []),
     ]
-    told = EXPOSURE if name == "exposure_bias" else ""
-    return Gallery(title[:1].upper() + title[1:], told, figures, grids=grids)
+    note = EXPOSURE if name == "exposure_bias" else ""
+    return Gallery(title[:1].upper() + title[1:], note, figures, tables=tables)
 
 
-def scaling(folders: Sequence[Path], kept: Kept) -> Iterator[Gallery]:
-    """Of the folders and of `scaling/` in them: the picture, the fits and the numbers."""
+def scaling(folders: Sequence[Path], files: ReportFiles) -> Iterator[Gallery]:
+    """The galleries of `benchmarks.scaling` in the folders and in `scaling/` in them: picture, fits
+    and numbers."""
     for folder in (place for one in folders for place in (one, one / "scaling")):
-        picture = kept.picture(folder / "scaling.png")
+        picture = files.picture(folder / "scaling.png")
         alt = "Time, memory and operations of an image over its side, a line for each method."
         figures = [Figure(picture, folder.resolve().name, alt)] if picture else []
         try:
             content = from_json(read_text(folder / "scaling.json"))
-            grids = list(_scaling_grids(mapping(content)))
+            tables = list(_scaling_tables(mapping(content)))
         except (FileNotFoundError, NotADirectoryError):
-            grids = []
+            tables = []
         except (OSError, ValueError) as error:
-            grids = []
-            kept.broken.append(f"{folder.name}/scaling.json cannot be read ({error})")
-        if figures or grids:
-            yield Gallery("Scaling", SCALING, figures, grids=grids)
+            tables = []
+            files.broken.append(f"{folder.name}/scaling.json cannot be read ({error})")
+        if figures or tables:
+            yield Gallery("Scaling", SCALING, figures, tables=tables)
 
 
-def _scaling_grids(content: Mapping[str, Any]) -> Iterator[Grid]:
+def _scaling_tables(content: Mapping[str, Any]) -> Iterator[PlainTable]:
     exponents = mapping(content.get("exponents"))
     quantities = dict.fromkeys(key for own in exponents.values() for key in mapping(own))
     fits = [
@@ -211,26 +214,28 @@ def _scaling_grids(content: Mapping[str, Any]) -> Iterator[Grid]:
     ]
     if fits:
         heads = (HEADS.get(key, key) for key in quantities)
-        yield Grid("Exponents of the side", ("method", *heads), fits)
-    found = sorted(
+        yield PlainTable("Exponents of the side", ("method", *heads), fits)
+    entries = sorted(
         map(mapping, content.get("rows") or ()),
-        key=lambda row: (str(row.get("method")), number(row.get("resolution")) or 0.0),
+        key=lambda row: (str(row.get("method")), finite_number(row.get("resolution")) or 0.0),
     )
     rows = [
-        TableRow(str(row.get("method")), [measured(row.get(key)) for key in SCALED])
-        for row in found
+        TableRow(str(row.get("method")), [value_cell(row.get(key)) for key in SCALED])
+        for row in entries
     ]
     if rows:
         heads = (HEADS.get(key, key) for key in SCALED)
-        yield Grid("Measured", ("method", *heads), rows, grouped=True)
-    about = [TableRow(key, [measured(v)]) for key, v in mapping(content.get("conditions")).items()]
+        yield PlainTable("Measured", ("method", *heads), rows, grouped=True)
+    about = [
+        TableRow(key, [value_cell(v)]) for key, v in mapping(content.get("conditions")).items()
+    ]
     if about:
-        yield Grid("Conditions", ("what", "value"), about)
+        yield PlainTable("Conditions", ("what", "value"), about)
 
 
 def _fitted(value: Any) -> Cell:
-    """`2.04 ± 0.10`, sorted by the number before its error."""
-    cell = measured(value)
+    """The cell of `2.04 ± 0.10`, sorted by the number before its error."""
+    cell = value_cell(value)
     try:
         return replace(cell, value=float(cell.text.split(" ")[0]), number=True)
     except ValueError:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.tables import published as papers
-from benchmarks.tables.choices import add_choices, keep, nothing_under
+from benchmarks.tables.choices import add_choices, require_runs, select
 from benchmarks.tables.formats import FORMATS
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.table import tabulate
@@ -22,6 +22,11 @@ from hierdiff.results.folders import readable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints or writes the table; returns the exit code, 1 for an error.
+
+    Raises:
+        BrokenPipeError: where nobody reads the output; `reported` ends the command.
+    """
     parser = argparse.ArgumentParser("benchmarks.tables", description="Tables of finished runs.")
     add_choices(parser)
     parser.add_argument("--format", choices=list(FORMATS), default="markdown")
@@ -29,14 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE")
     chosen = parser.parse_args(arguments)
     try:
-        found, left_out = readable(*chosen.folders)
+        records, left_out = readable(*chosen.folders)
         for line in left_out:
             print(f"left out: {one_line(line)}", file=sys.stderr)
-        found = keep(found, chosen.where)
-        if not found:
-            raise ValueError(nothing_under(chosen.folders))
+        records = select(records, chosen.where)
+        require_runs(records, chosen.folders)
         others = papers.asked(chosen.published)
-        printed = FORMATS[chosen.format](tabulate(found, chosen.preset, others, left_out))
+        printed = FORMATS[chosen.format](tabulate(records, chosen.preset, others, left_out))
         if chosen.output is None:
             sys.stdout.write(printed)
         else:

@@ -1,4 +1,4 @@
-"""Which runs a table or a report shows: options of the command line, and what they keep."""
+"""Which runs a table or a report shows: options of the command line, and the selection by them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from collections.abc import Iterable, Sequence
 from hierdiff.results.record import FILE, Record
 
 
-def keep(records: Iterable[Record], conditions: Iterable[str]) -> list[Record]:
-    """The records for which every condition `field=value[,value]` holds."""
-    kept = list(records)
+def select(records: Iterable[Record], conditions: Iterable[str]) -> list[Record]:
+    """The records for which every condition `field=value[,value]` holds.
+
+    Raises:
+        ValueError: where a condition has another form, or names another field.
+    """
+    selected = list(records)
     for condition in conditions:
         name, _, values = condition.partition("=")
         if name not in ("name", "method", "data", "budget") or not values:
             raise ValueError(f"--where {condition!r}: write name=, method=, data= or budget=VALUE")
-        kept = [record for record in kept if getattr(record, name) in values.split(",")]
-    return kept
+        selected = [record for record in selected if getattr(record, name) in values.split(",")]
+    return selected
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
-    """Which runs, and which numbers of others beside them."""
+    """Adds options that choose runs, and published numbers beside them."""
     parser.add_argument("folders", nargs="+", metavar="RUNS")
     parser.add_argument(
         "--where", nargs="+", default=[], metavar="FIELD=VALUE[,VALUE]",
@@ -33,8 +37,14 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def nothing_under(folders: Sequence[str]) -> str:
-    return (
-        f"no finished run ({FILE}) under {', '.join(folders)}: "
-        f"make one by python -m benchmarks.run method=mdm"
-    )
+def require_runs(runs: Sequence[object], folders: Sequence[str]) -> None:
+    """Refuses an empty selection.
+
+    Raises:
+        ValueError: where there are no runs.
+    """
+    if not runs:
+        raise ValueError(
+            f"no finished run ({FILE}) under {', '.join(folders)}: "
+            f"make one by python -m benchmarks.run method=mdm"
+        )

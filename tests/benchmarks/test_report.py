@@ -21,10 +21,10 @@ from PIL import Image
 from benchmarks.report.__main__ import INDEX, MADE_BY, main, render, write_report
 from benchmarks.report.charts import BOTTOM, HEIGHT, Axis, Line, Point, lines, scatter
 from benchmarks.report.content import page, slugs
-from benchmarks.report.facts import duration, flat
-from benchmarks.report.parts import Entry, Figure, Gallery, Picture
-from benchmarks.report.pictures import SHEETS, Kept
-from benchmarks.report.plots import trade
+from benchmarks.report.facts import duration_text, option_leaves
+from benchmarks.report.parts import Figure, Gallery, LabelledRecord, Picture
+from benchmarks.report.pictures import SHEETS, ReportFiles
+from benchmarks.report.plots import trade_charts
 from benchmarks.tables.formats import FORMATS
 from benchmarks.tables.table import tabulate
 from hierdiff.results.folders import paths, records
@@ -316,10 +316,10 @@ def test_quality_stands_over_the_cost_of_the_trajectory_that_made_the_images():
         three()["joint"], cost=(alone, *(cost(s, 1.0, 20.8, **whole) for s in (64, 32)))
     )
     low = record("low", resolutions=(32,), quality=rows(9.0)[1:3], cost=(cost(32, 1.0, 7.0),))
-    entries = [Entry(one.name, one, look) for look, one in enumerate((joint, low))]
+    entries = [LabelledRecord(one.name, one, look) for look, one in enumerate((joint, low))]
     for view in ("native", "pooled"):
-        charts = next(c for c in trade(entries) if c.name == f"FD-EffLite0 at 32 px, {view}")
-        drawn = dict(charts.drawn)["sampled images/s"]
+        charts = next(c for c in trade_charts(entries) if c.name == f"FD-EffLite0 at 32 px, {view}")
+        drawn = dict(charts.images)["sampled images/s"]
         assert "at 20.8; low" in drawn and "at 7. " in drawn and "33.5" not in drawn
 
 
@@ -373,11 +373,11 @@ def test_curves_are_named_and_ordered_as_the_qualities_of_the_table(tmp_path: Pa
     found[0] |= {"n_reference": 1500, "floor": 9.5}
     measured = tuple(quality(64, "native", 1.0, metric=name) for name in ("c", "a", "b"))
     one = record("one", quality=measured, curves=tuple(found))
-    (section,) = page([put(tmp_path, one, ())], Kept()).sections
+    (section,) = page([put(tmp_path, one, ())], ReportFiles()).sections
     names = [charts.name for charts in section.curves]
     assert names == ["c at 64 px", "a at 64 px", "b at 64 px", "a at 32 px, pooled"]
-    told = "Each point is of 512 images against 1500 (noise floor 9.5) or 512 images."
-    assert section.curves[1].told == told
+    note = "Each point is of 512 images against 1500 (noise floor 9.5) or 512 images."
+    assert section.curves[1].note == note
 
 
 def test_a_quality_of_a_single_row_is_drawn_only_where_there_is_no_other():
@@ -386,7 +386,7 @@ def test_a_quality_of_a_single_row_is_drawn_only_where_there_is_no_other():
     one = replace(one, quality=(*one.quality, codec))
 
     def drawn(*found: Record) -> set[str]:
-        return {it.name for it in page(found, Kept()).sections[0].groups[0].trade}
+        return {it.name for it in page(found, ReportFiles()).sections[0].groups[0].trade}
 
     assert "rFD at 64 px" in drawn(one)
     assert "rFD at 64 px" not in drawn(one, other)
@@ -395,11 +395,11 @@ def test_a_quality_of_a_single_row_is_drawn_only_where_there_is_no_other():
 
 
 def test_a_method_keeps_its_colour_over_seeds_and_data_sets(tmp_path: Path):
-    kept = Kept()
+    files = ReportFiles()
     first = record("b", quality=rows(1.0), config={"seed": 0})
     found = [first, replace(first, config={"seed": 1}), record("a"), record("c")]
     found += [record("b", data="elpv", quality=rows(2.0)), record("x", data="elpv")]
-    shown = page(found, kept)
+    shown = page(found, files)
     looks = {(s.data, e.label): e.look for s in shown.sections for e in s.entries}
     assert looks["critters", "b (seed=0)"] == looks["critters", "b (seed=1)"] == looks["elpv", "b"]
     assert len({look for (data, _), look in looks.items() if data == "critters"}) == 3
@@ -408,10 +408,10 @@ def test_a_method_keeps_its_colour_over_seeds_and_data_sets(tmp_path: Path):
 
 def test_a_colour_does_not_change_when_a_record_is_edited(runs: Path):
     put(runs / "elpv", three("elpv")["joint"], ())
-    before = {e.record.name: e.look for e in page(records(runs), Kept()).sections[0].entries}
+    before = {e.record.name: e.look for e in page(records(runs), ReportFiles()).sections[0].entries}
     path = runs / "joint/record.json"
     path.write_text(path.read_text().replace("98.5", "10.5"))
-    after, (other,) = (section.entries for section in page(records(runs), Kept()).sections)
+    after, (other,) = (section.entries for section in page(records(runs), ReportFiles()).sections)
     assert other.look == before["joint"]
     assert {e.record.name: e.look for e in after} == before
     assert [e.label for e in after if e.record.edited] == ["joint (edited)"]
@@ -760,9 +760,9 @@ def test_failures_alone_make_a_page(tmp_path: Path):
 def test_the_same_records_give_the_same_bytes(runs: Path):
     found = records(runs)
     shuffled = random.Random(1).sample(found, len(found))
-    one, two = Kept(), Kept()
+    one, two = ReportFiles(), ReportFiles()
     assert render(page(found, one)) == render(page(shuffled, two))
-    assert one.files == two.files
+    assert one.contents == two.contents
 
 
 def test_a_second_report_leaves_no_file_of_the_first(runs: Path):
@@ -906,12 +906,12 @@ def test_no_run_is_an_error_that_says_how_to_make_one(tmp_path: Path, there: boo
     ],
 )
 def test_durations(seconds: float, told: str):
-    assert duration(seconds) == told
+    assert duration_text(seconds) == told
 
 
 def test_options_in_lists_have_a_place_and_lists_of_numbers_are_one():
     node = {"a": {"b": [{"c": 1}, {"c": 2}]}, "d": [1, 2], "e": {}, "f": []}
-    assert flat(node) == {"a.b.0.c": 1, "a.b.1.c": 2, "d": [1, 2], "e": {}, "f": []}
+    assert option_leaves(node) == {"a.b.0.c": 1, "a.b.1.c": 2, "d": [1, 2], "e": {}, "f": []}
 
 
 # ---------------------------------------------------------------- in a browser

@@ -169,21 +169,21 @@ def test_what_is_beaten_is_hollow():
 
 
 def test_axes_tell_which_side_is_better():
-    told = texts(scatter([point("a", 1, 2)], SPEED, DISTANCE))
-    assert {"images/s → better", "distance ↓ better"} <= set(told)
-    told = texts(scatter([point("a", 1, 2)], Axis("MiB", "low"), Axis("IS", "high")))
-    assert {"better ← MiB", "IS ↑ better"} <= set(told)
+    note = texts(scatter([point("a", 1, 2)], SPEED, DISTANCE))
+    assert {"images/s → better", "distance ↓ better"} <= set(note)
+    note = texts(scatter([point("a", 1, 2)], Axis("MiB", "low"), Axis("IS", "high")))
+    assert {"better ← MiB", "IS ↑ better"} <= set(note)
 
 
 def test_a_chart_says_in_words_what_it_shows():
     svg = scatter([point("a", 1, 10), point("b", 0.5, 20)], SPEED, DISTANCE)
-    told = ElementTree.fromstring(svg).attrib
-    assert told["role"] == "img"
-    assert told["aria-label"] == (
+    note = ElementTree.fromstring(svg).attrib
+    assert note["role"] == "img"
+    assert note["aria-label"] == (
         "distance (lower is better) against images/s (higher is better). "
         "a 10 at 1; b 20 at 0.5. On the Pareto front: a."
     )
-    svg = lines([Line("a", [(20, 5.0), (10, 9.0)], 0, told="half-life 100")], SPEED, DISTANCE)
+    svg = lines([Line("a", [(20, 5.0), (10, 9.0)], 0, note="half-life 100")], SPEED, DISTANCE)
     assert "a half-life 100 from 9 to 5" in ElementTree.fromstring(svg).attrib["aria-label"]
 
 
@@ -201,15 +201,15 @@ def test_any_name_gives_a_well_formed_drawing(draw: str):
     svg = (
         scatter([point(bad, 1, 2)], Axis(bad), Axis(bad, "low"), (bad, 2.0))
         if draw == "scatter"
-        else lines([Line(bad, [(1, 2)], 0, told=bad)], Axis(bad), Axis(bad, "low"), (bad, 2.0))
+        else lines([Line(bad, [(1, 2)], 0, note=bad)], Axis(bad), Axis(bad, "low"), (bad, 2.0))
     )
     assert not list(ElementTree.fromstring(svg).iter("script"))
 
 
 def test_the_line_of_real_images_is_drawn_only_among_the_points():
     found = [point("a", 1, 10), point("b", 2, 20)]
-    assert 'class="level"' in scatter(found, SPEED, DISTANCE, ("real images", 15))
-    assert 'class="level"' not in scatter(found, SPEED, DISTANCE, ("real images", 1))
+    assert 'class="reference"' in scatter(found, SPEED, DISTANCE, ("real images", 15))
+    assert 'class="reference"' not in scatter(found, SPEED, DISTANCE, ("real images", 1))
 
 
 def test_lines_of_one_label_have_one_name_and_patterns_of_their_own():

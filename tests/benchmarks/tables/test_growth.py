@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.report.content import page
-from benchmarks.report.pictures import Kept
+from benchmarks.report.pictures import ReportFiles
 from benchmarks.tables import beside as neighbours
 from benchmarks.tables.beside import beside
 from benchmarks.tables.best import places
@@ -70,7 +70,7 @@ def test_the_calls_for_the_runs_beside_one_grow_in_proportion_to_them(tmp_path: 
 @pytest.mark.slow
 def test_the_calls_for_a_page_grow_in_proportion_to_its_records(tmp_path: Path):
     def work(folder: Path) -> None:
-        found = page(readable(folder)[0], Kept())
+        found = page(readable(folder)[0], ReportFiles())
         assert [len(section.groups) for section in found.sections] == [1]
 
     assert grown(tmp_path, work) < 2.4  # names of points are placed apart from each other
