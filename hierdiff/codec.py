@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.levels import (
     Levels,
@@ -73,15 +74,19 @@ class Pyramid(Codec):
     def __post_init__(self) -> None:
         object.__setattr__(self, "resolutions", check_resolutions(self.resolutions))
 
+    @override
     def encode(self, images: Float[Tensor, "b c *sides"]) -> Levels:
         return pyramid(images, self.resolutions)
 
+    @override
     def decode(self, levels: Levels) -> dict[Name, Float[Tensor, "b c *_sides"]]:
         return dict(zip(self.resolutions, levels, strict=True))
 
+    @override
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return tuple((self.channels, *sides_of(one)) for one in self.resolutions)
 
+    @override
     def tail(self, n: int) -> Pyramid:
         return Pyramid(self.resolutions[-n:], self.channels)
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.levels import Levels, spread
 from hierdiff.registry import Registry
@@ -133,6 +134,7 @@ class VariancePreserving(GaussianProcess):
     """alpha^2 + sigma^2 = 1: alpha^2 = sigmoid(log_snr)."""
 
     @staticmethod
+    @override
     def coefficients(log_snr: Tensor) -> tuple[Tensor, Tensor]:
         return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
@@ -142,6 +144,7 @@ class Flow(GaussianProcess):
     """alpha + sigma = 1: alpha = sigmoid(log_snr / 2)."""
 
     @staticmethod
+    @override
     def coefficients(log_snr: Tensor) -> tuple[Tensor, Tensor]:
         return torch.sigmoid(log_snr / 2), torch.sigmoid(-log_snr / 2)
 
@@ -151,5 +154,6 @@ class VarianceExploding(GaussianProcess):
     """alpha = 1, sigma = exp(-log_snr / 2)."""
 
     @staticmethod
+    @override
     def coefficients(log_snr: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(log_snr), torch.exp(-log_snr / 2)

@@ -16,6 +16,7 @@ from typing import Annotated
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.levels import Sides, side_of
 from hierdiff.options import Between, Count, Limit, Positive, Share
@@ -76,11 +77,13 @@ class Cosine(Schedule):
     log_snr_min: float = -15.0
     log_snr_max: float = 15.0
 
+    @override
     def __call__(self, t: Times) -> Times:
         first, last = self._angles()
         angle = first + t * (last - first)
         return -2 * torch.log(torch.tan(angle.clamp(max=BEFORE_HALF_PI[angle.dtype])))
 
+    @override
     def inverse(self, log_snr: Times) -> Times:
         first, last = self._angles()
         return (torch.atan(torch.exp(-log_snr / 2)) - first) / (last - first)
@@ -125,6 +128,7 @@ class Sigmoid(Schedule):
     end: float = 3.0
     tau: Positive = 1.0
 
+    @override
     def __call__(self, t: Times) -> Times:
         first, last = self._values()
         width = (self.end - self.start) / self.tau
@@ -132,6 +136,7 @@ class Sigmoid(Schedule):
         signal, noise = -torch.expm1(-(1 - t) * width), -torch.expm1(-t * width)
         return level - t * width + torch.log(signal) - torch.log(noise)
 
+    @override
     def inverse(self, log_snr: Times) -> Times:
         first, last = self._values()
         value = last - torch.sigmoid(log_snr) * (last - first)
@@ -152,6 +157,7 @@ class GammaCosine(Schedule):
     end: Share = 1.0
     tau: Positive = 1.0
 
+    @override
     def __call__(self, t: Times) -> Times:
         before_end = (1 - self.end) + (1 - t.double()) * (self.end - self.start)
         value = torch.sin(math.pi / 2 * before_end) ** (2 * self.tau)
@@ -160,6 +166,7 @@ class GammaCosine(Schedule):
         signal, noise = (value - last).clamp(min=0), (first - value).clamp(min=0)
         return (torch.log(signal) - torch.log(noise)).to(t.dtype)
 
+    @override
     def inverse(self, log_snr: Times) -> Times:
         first, last = self._values()
         value = last + torch.sigmoid(log_snr.double()) * (first - last)
@@ -176,9 +183,11 @@ class GammaCosine(Schedule):
 class GammaLinear(Schedule):
     """alpha^2 = 1 - t (Chen, arXiv 2301.10972)."""
 
+    @override
     def __call__(self, t: Times) -> Times:
         return torch.log1p(-t) - torch.log(t)
 
+    @override
     def inverse(self, log_snr: Times) -> Times:
         return torch.sigmoid(-log_snr)
 
@@ -188,9 +197,11 @@ class GammaLinear(Schedule):
 class LinearFlow(Schedule):
     """alpha : sigma = 1 - t : t, the straight path of flow matching (arXiv 2210.02747)."""
 
+    @override
     def __call__(self, t: Times) -> Times:
         return 2 * (torch.log1p(-t) - torch.log(t))
 
+    @override
     def inverse(self, log_snr: Times) -> Times:
         return torch.sigmoid(-log_snr / 2)
 
@@ -206,9 +217,11 @@ class Power(Schedule):
     sigma_max: Positive = 80.0
     rho: Positive = 7.0
 
+    @override
     def __call__(self, t: Times) -> Times:
         return -2 * (math.log(self.sigma_max) + self.rho * torch.log(t))
 
+    @override
     def inverse(self, log_snr: Times) -> Times:
         return torch.exp((-log_snr / 2 - math.log(self.sigma_max)) / self.rho)
 
@@ -225,6 +238,7 @@ class DiscreteTable(Schedule):
     def betas(self) -> Float[Tensor, " steps"]:
         """Share of the variance replaced by noise in each step, float64."""
 
+    @override
     def __call__(self, t: Times) -> Times:
         table = _table(self).to(t.device)
         place = t.double() * self.steps
@@ -234,6 +248,7 @@ class DiscreteTable(Schedule):
         first = torch.log1p(-variance) - torch.log(variance)
         return torch.where(place < 1, first, value).to(t.dtype)
 
+    @override
     def inverse(self, log_snr: Times) -> Times:
         table = _table(self).to(log_snr.device)
         value = log_snr.double()
@@ -260,6 +275,7 @@ class SquaredCosine(DiscreteTable):
 
     steps: Steps = 1000
 
+    @override
     def betas(self) -> Float[Tensor, " steps"]:
         u = torch.arange(self.steps + 1, dtype=torch.float64, device="cpu") / self.steps
         alpha_squared = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -275,6 +291,7 @@ class LinearBeta(DiscreteTable):
     start: Beta = 1e-4
     end: Beta = 0.02
 
+    @override
     def betas(self) -> Float[Tensor, " steps"]:
         scale = 1000 / self.steps
         betas = torch.linspace(self.start, self.end, self.steps, dtype=torch.float64, device="cpu")
@@ -290,6 +307,7 @@ class ScaledLinearBeta(DiscreteTable):
     start: Beta = 0.00085
     end: Beta = 0.012
 
+    @override
     def betas(self) -> Float[Tensor, " steps"]:
         first, last = math.sqrt(self.start), math.sqrt(self.end)
         return torch.linspace(first, last, self.steps, dtype=torch.float64, device="cpu") ** 2
@@ -329,10 +347,12 @@ class Limited(Schedule):
         first = _time(self.base, self.log_snr_max, 0.0)
         return first, _time(self.base, self.log_snr_min, 1.0)
 
+    @override
     def __call__(self, t: Times) -> Times:
         first, last = self._times  # 1 - last may be below the resolution of single precision
         return self.base(first + t.double() * (last - first)).to(t.dtype)
 
+    @override
     def inverse(self, log_snr: Times) -> Times:
         first, last = self._times
         inside = self.base.inverse(log_snr.double())
@@ -367,9 +387,11 @@ class Shifted(Schedule):
     def shift(self) -> float:
         return self.exponent * math.log(side_of(self.reference) / side_of(self.resolution))
 
+    @override
     def __call__(self, t: Times) -> Times:
         return self.base(t) + self.shift
 
+    @override
     def inverse(self, log_snr: Times) -> Times:
         return self.base.inverse(log_snr - self.shift)
 
@@ -390,9 +412,11 @@ class InputScaled(Schedule):
         if self.scale <= 0:
             raise ValueError(f"input scale {self.scale} is not positive: choose one in (0, 1]")
 
+    @override
     def __call__(self, t: Times) -> Times:
         return self.base(t) + 2 * math.log(self.scale)
 
+    @override
     def inverse(self, log_snr: Times) -> Times:
         return self.base.inverse(log_snr - 2 * math.log(self.scale))
 
@@ -409,6 +433,7 @@ class Interpolated(Schedule):
     noisy: Schedule
     clean: Schedule
 
+    @override
     def __call__(self, t: Times) -> Times:
         noisy, clean = self.noisy(t), self.clean(t)
         return torch.where(t > 0, t * noisy, 0.0) + torch.where(t < 1, (1 - t) * clean, 0.0)

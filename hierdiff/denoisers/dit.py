@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers import layers
@@ -72,6 +73,7 @@ class Block(nn.Module):
             nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
         )
 
+    @override
     def forward(
         self, x: Float[Tensor, "b n c"], vector: Float[Tensor, "b c"]
     ) -> Float[Tensor, "b n c"]:
@@ -178,6 +180,7 @@ class DiT(Backbone):
         zeroed(self.modulation)
         zeroed(self.head)
 
+    @override
     def prepare(self, cond: Cond) -> Cond:
         """Class, text and vectors to one vector."""
         vector: Tensor | None = None
@@ -191,6 +194,7 @@ class DiT(Backbone):
             vector = pooled if vector is None else vector + pooled
         return replace(cond, embedding=self.vectors(vector, cond))
 
+    @override
     def outputs(
         self,
         x: Float[Tensor, "b c h w"],

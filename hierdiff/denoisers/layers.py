@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.batch import CAPTION, LABEL, LOW, Cond
 from hierdiff.options import Between, Count, Length, Positive
@@ -82,6 +83,7 @@ clocks: Registry[Clock] = Registry("clock", Clock)
 class LogSNRClock(Clock):
     """Linear: 30 to 0, -30 to 1000."""
 
+    @override
     def __call__(self, log_snr: Tensor) -> Tensor:
         return (30 - log_snr) * (1000 / 60)
 
@@ -96,6 +98,7 @@ class GammaClock(Clock):
 
     scale: Positive = 1000.0
 
+    @override
     def __call__(self, log_snr: Tensor) -> Tensor:
         return self.scale * torch.sigmoid(log_snr)
 
@@ -112,10 +115,12 @@ class StepClock(Clock):
     schedule: Schedule
     steps: Count = 1000
 
+    @override
     def __call__(self, log_snr: Tensor) -> Tensor:
         t = self.schedule.inverse(log_snr.double())
         return (torch.round(t * self.steps) - 1).clamp(min=0).float()
 
+    @override
     def check(self, schedule: Schedule) -> None:
         """ValueError where the clock and the level's schedule differ by over a fiftieth of the
         steps."""
@@ -148,6 +153,7 @@ class Embedding(nn.Module):
         last = nn.Linear(width, width)
         self.last = zeroed(last) if zero else last
 
+    @override
     def forward(self, values: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
         waves = sinusoid(values, self.features).to(self.first.weight.dtype)
         return self.last(F.silu(self.first(waves)))
@@ -167,6 +173,7 @@ class ScalarEmbeddings(nn.ModuleDict):
         super().__init__({name: Embedding(width, zero=True) for name in limits})
         self.limits = dict(limits)
 
+    @override
     def forward(self, vector: Float[Tensor, "b w"], cond: Cond) -> Float[Tensor, "b w"]:
         """`vector` and the embedded scalars of its rows, the first of the batch. Error: ValueError
         where one is missing that has no default."""
@@ -204,6 +211,7 @@ class VectorProjections(nn.ModuleDict):
             {name: zeroed(nn.Linear(own, width, bias=False)) for name, own in widths.items()}
         )
 
+    @override
     def forward(self, vector: Float[Tensor, "b w"] | None, cond: Cond) -> Tensor | None:
         """`vector` and the projections of all; None where there is neither. Error: ValueError where
         one is missing or has another width."""
@@ -244,6 +252,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
+    @override
     def forward(
         self, x: Float[Tensor, "b c h w"], vector: Float[Tensor, "b d"]
     ) -> Float[Tensor, "b k h w"]:
@@ -290,6 +299,7 @@ class AttentionBlock(nn.Module):
         assert self.text is not None
         return self.text(tokens)
 
+    @override
     def forward(
         self,
         x: Float[Tensor, "b c h w"],
@@ -316,5 +326,6 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
+    @override
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

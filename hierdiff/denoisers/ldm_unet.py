@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.layers import (
@@ -63,6 +64,7 @@ class ImageOnly(nn.Module):
         super().__init__()
         self.layer = layer
 
+    @override
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b k i j"]:
         return self.layer(x)
 
@@ -70,6 +72,7 @@ class ImageOnly(nn.Module):
 class Step(nn.ModuleList):
     """Layers, each called with the image and its context."""
 
+    @override
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b k i j"]:
         for layer in self:
             x = layer(x, context)
@@ -104,6 +107,7 @@ class Residual(nn.Module):
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
+    @override
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b k i j"]:
         h = self.conv1(self.resize(F.silu(self.norm1(x))))
         vector = self.vector(F.silu(context.vector))[:, :, None, None]
@@ -136,6 +140,7 @@ class TransformerBlock(nn.Module):
         self.expand = nn.Linear(width, 8 * width)
         self.contract = nn.Linear(4 * width, width)
 
+    @override
     def forward(
         self,
         x: Float[Tensor, "b n c"],
@@ -175,6 +180,7 @@ class SpatialTransformer(nn.Module):
         """Of what is read, once for a whole trajectory."""
         return torch.cat([block.text(tokens) for block in self.blocks], dim=-1)
 
+    @override
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
         n = len(self.blocks)
         known: Sequence[Tensor | None] = [None] * n
@@ -335,6 +341,7 @@ class LDMUNet(Backbone):
             nn.GroupNorm(groups, here), nn.SiLU(), zeroed(nn.Conv2d(here, outputs, 3, padding=1))
         )
 
+    @override
     def prepare(self, cond: Cond) -> Cond:
         """The class as a vector or token, and each transformer's keys and values."""
         vector: Tensor | None = None
@@ -354,6 +361,7 @@ class LDMUNet(Backbone):
             context = tuple(reader.keys_values(read) for reader in self._readers)
         return replace(cond, embedding=self.vectors(vector, cond), context=context)
 
+    @override
     def outputs(
         self,
         x: Float[Tensor, "b c h w"],

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.batch import CAPTION, LABEL, LOW, Cond
 from hierdiff.denoisers.layers import Clock
@@ -178,6 +179,7 @@ class OneLevelDenoiser(Denoiser):
         self, x: Float[Tensor, "b c *sides"], log_snr: Float[Tensor, " b"], cond: Cond
     ) -> Float[Tensor, "b c *sides"]: ...
 
+    @override
     def forward(
         self,
         x_t: Levels,
@@ -209,6 +211,7 @@ class Backbone(Denoiser):
         """The prediction, and the last features before the head, which may be left out where
         nothing was added."""
 
+    @override
     def forward(
         self,
         x_t: Levels,
@@ -284,9 +287,11 @@ class Around(Denoiser):
         self.reads, self.clocks = denoiser.reads, denoiser.clocks
         self.time_width, self.notes = denoiser.time_width, denoiser.notes
 
+    @override
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
         self.denoiser.check(shapes)
 
+    @override
     def prepare(self, cond: Cond) -> Cond:
         return self.denoiser.prepare(cond)
 
@@ -307,6 +312,7 @@ class Joined(Around):
             f"through its {channels} image channels",
         )
 
+    @override
     def forward(
         self,
         x_t: Levels,
@@ -333,6 +339,7 @@ class Hinted(Around):
         self.reads = denoiser.reads and denoiser.reads | Reads(low_channels=low_channels)
         self.hint = CONVOLUTIONS[rank](low_channels + 1, channels, 3, padding=1)
 
+    @override
     def forward(
         self,
         x_t: Levels,

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.layers import (
@@ -83,6 +84,7 @@ class Attention(nn.Module):
         self.kv = dense(source, 2 * inner, source * (heads + size))
         self.out = dense(inner, width, heads * (size + width))
 
+    @override
     def forward(
         self,
         x: Float[Tensor, "b n d"],
@@ -120,6 +122,7 @@ class Layer(nn.Module):
         self.mlp = _mlp(width, expansion, dropout)
         self.drop_path = drop_path
 
+    @override
     def forward(
         self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None
     ) -> Float[Tensor, "b n d"]:
@@ -138,6 +141,7 @@ class Block(nn.Module):
         self.think: Modules[Layer] = Modules(think)
         self.write = write
 
+    @override
     def forward(
         self,
         latents: Float[Tensor, "b m e"],
@@ -164,6 +168,7 @@ class Memory(nn.Module):
         self.norm = nn.LayerNorm(width, eps=EPS)
         nn.init.zeros_(self.norm.weight)
 
+    @override
     def forward(self, z: Float[Tensor, "b m e"]) -> Float[Tensor, "b m e"]:
         h = self.gain * (F.layer_norm(z, z.shape[-1:], eps=EPS) + self.bias)
         return self.norm(z + self.mlp(h))
@@ -178,6 +183,7 @@ class LevelLatent(nn.Module):
         self.first = dense(width // 4, width)
         self.last = dense(width, width)
 
+    @override
     def forward(self, log_snr: Float[Tensor, " b"]) -> Float[Tensor, "b 1 e"]:
         waves = sinusoid(self.clock(log_snr), self.first.in_features)
         waves = F.layer_norm(waves, waves.shape[-1:], eps=EPS).to(self.first.weight.dtype)
@@ -287,6 +293,7 @@ class RIN(Denoiser):
             nn.LayerNorm(width, eps=EPS), dense(width, patch * patch * channels)
         )
 
+    @override
     def prepare(self, cond: Cond) -> Cond:
         """Class with vectors, and words, to latents, once for a whole trajectory."""
         vector: Tensor | None = None
@@ -299,6 +306,7 @@ class RIN(Denoiser):
             context = (self.word(states),)
         return replace(cond, embedding=self.vectors(vector, cond), context=context)
 
+    @override
     def forward(
         self,
         x_t: Levels,

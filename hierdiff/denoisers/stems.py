@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.options import Count, Natural
 from hierdiff.registry import Registry
@@ -47,9 +48,11 @@ class Plain(Stem):
     def __init__(self, *, channels: int = 3, low_channels: int = 0):
         super().__init__(1, channels + low_channels, channels)
 
+    @override
     def enter(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return x
 
+    @override
     def leave(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return h
 
@@ -70,9 +73,11 @@ class Patch(Stem):
         self.split = nn.Conv2d(channels + low_channels, self.inputs, factor, stride=factor)
         self.join = nn.ConvTranspose2d(self.outputs, channels, factor, stride=factor, bias=False)
 
+    @override
     def enter(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h2 w2"]:
         return self.split(x)
 
+    @override
     def leave(self, h: Float[Tensor, "b k h w"]) -> Float[Tensor, "b c h2 w2"]:
         return self.join(h)
 
@@ -97,12 +102,14 @@ class Wavelet(Stem):
         super().__init__(2**levels, 4**levels * (channels + low_channels), 4**levels * channels)
         self.levels = levels
 
+    @override
     def enter(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h2 w2"]:
         for _ in range(self.levels):
             rows = [band.mT for band in analysed(x.mT)]
             x = torch.cat([band for row in rows for band in analysed(row)], dim=1)
         return x
 
+    @override
     def leave(self, h: Float[Tensor, "b k h w"]) -> Float[Tensor, "b c h2 w2"]:
         for _ in range(self.levels):
             aa, ad, da, dd = h.chunk(4, dim=1)

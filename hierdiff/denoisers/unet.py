@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.layers import (
@@ -61,6 +62,7 @@ class TextAttentionBlock(AttentionBlock):
         super().__init__(width, heads, groups, text=text, ffn=ffn)
         self.qkv = nn.Conv2d(width, width, 1)  # queries alone
 
+    @override
     def forward(
         self,
         x: Float[Tensor, "b c h w"],
@@ -84,6 +86,7 @@ class Block(nn.Module):
         self.residual = residual
         self.attention: Modules[AttentionBlock] = Modules(attention)
 
+    @override
     def forward(self, x: Tensor, vector: Tensor, cond: Cond, mask: Tensor | None) -> Tensor:
         x = self.residual(x, vector)
         for attention in self.attention:
@@ -260,6 +263,7 @@ class UNet(Denoiser):
             nn.GroupNorm(groups, here), nn.SiLU(), zeroed(nn.Conv2d(here, channels, 3, padding=1))
         )
 
+    @override
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
         """As `Denoiser.check`, and ValueError where the side at the bottom is not the inner one."""
         super().check(shapes)
@@ -288,11 +292,13 @@ class UNet(Denoiser):
             f"{less}, {n} in all, such as [{', '.join(['1'] * n)}]"
         )
 
+    @override
     def tail(self, n: int) -> Denoiser:
         if n == self.levels or self.inner is None:
             return super().tail(n)
         return self.inner.tail(n)
 
+    @override
     def prepare(self, cond: Cond) -> Cond:
         """Class, text and vectors to one vector for all levels, and the text's keys and values."""
         if self.inner is not None:
@@ -311,6 +317,7 @@ class UNet(Denoiser):
         vector = pooled if vector is None else vector + pooled
         return replace(cond, embedding=vector, context=context)
 
+    @override
     def forward(
         self,
         x_t: Levels,

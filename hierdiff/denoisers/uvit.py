@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.layers import (
@@ -78,6 +79,7 @@ class TransformerBlock(nn.Module):
         """Of the text, once for a whole trajectory."""
         return self.text(tokens)
 
+    @override
     def forward(
         self,
         x: Float[Tensor, "b n c"],
@@ -192,6 +194,7 @@ class UViT(Backbone):
             zeroed(nn.Conv2d(sides[0], self.stem.outputs, 3, padding=1)),
         )
 
+    @override
     def prepare(self, cond: Cond) -> Cond:
         """Class, text and vectors to one vector, and the text's keys and values for each block."""
         vector: Tensor | None = None
@@ -212,6 +215,7 @@ class UViT(Backbone):
         context = tuple(block.keys_values(tokens) for block in self.transformer)
         return replace(cond, embedding=vector, context=context)
 
+    @override
     def outputs(
         self,
         x: Float[Tensor, "b c h w"],

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+from typing_extensions import override
 
 from hierdiff.batch import Batch, Cond
 from hierdiff.levels import Levels, text_of
@@ -35,30 +36,37 @@ class Bridged(Diffusion):
         self.name = "to".join(text_of(stage.resolutions[0]) for stage in (previous, self))
 
     @property
+    @override
     def bridge(self) -> Bridge:
         return self._bridge
 
     @property
+    @override
     def previous(self) -> Generator:
         return self._previous[0]
 
     @property
+    @override
     def chain(self) -> tuple[Generator, ...]:
         return (*self.previous.chain, self)
 
     @property
+    @override
     def identity(self) -> str:
         return f"{super().identity}, {self.bridge!r}"
 
+    @override
     def draw(self, batch: Batch, noise: Noise) -> Any:
         draws = super().draw(batch, noise)
         return BridgedDraws(draws, self.bridge.draw(self._crossed(len(batch)), noise))
 
+    @override
     def inputs(self, batch: Batch, draws: Any) -> tuple[Levels, Cond, Draws]:
         x0, cond, own = super().inputs(batch, draws.draws)
         x = self.previous.encode(batch.images)
         return x0, self.bridge(x, CLEAN, draws.crossing, cond).cond, own
 
+    @override
     def opening(self, request: Request) -> tuple[Handover, Images]:
         log_snr = self.bridge.log_snr
         crossing = self.bridge.fixed(self._crossed(request.n), request.noise, log_snr)
@@ -69,12 +77,14 @@ class Bridged(Diffusion):
         cond = self.complete(request.cond, request.n)
         return self.bridge(x, log_snr if stop else CLEAN, crossing, cond), images
 
+    @override
     def example(self, n: int, noise: Noise) -> Handover:
         shapes, log_snr = self._crossed(n), self.bridge.log_snr
         x, crossing = tuple(map(noise, shapes)), self.bridge.fixed(shapes, noise, log_snr)
         return self.bridge(x, CLEAN, crossing, super().example(n, noise).cond)
 
     @torch.no_grad()
+    @override
     def follow(self, request: Request, x: Levels, log_snr: float | None = None) -> Images:
         log_snr = self.bridge.log_snr if log_snr is None else log_snr
         crossing = self.bridge.fixed(self._crossed(request.n), request.noise, log_snr)
@@ -82,10 +92,12 @@ class Bridged(Diffusion):
         cond = self.complete(request.cond, request.n)
         return self.finish(request, self.bridge(x, CLEAN, crossing, cond))[1]
 
+    @override
     def parts(self, stop: float = 0.0) -> tuple[Part, ...]:
         before = self.previous.parts(self.bridge.stop(self.bridge.log_snr))
         return (*(part for part in before if part.is_evaluation), *super().parts(stop))
 
+    @override
     def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
         """From real images where the stages before are not trained."""
         if self.previous.ready:

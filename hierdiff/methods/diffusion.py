@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.batch import NOTHING, Batch, Cond
 from hierdiff.codec import Codec, Pyramid
@@ -115,29 +116,36 @@ class Diffusion(Generator):
         self._teacher: tuple[Diffusion, ...] = ()  # in a tuple: no part of the stage
 
     @property
+    @override
     def identity(self) -> str:
         parameterization = self.objective.parameterization
         return f"{type(self.process).__name__}{self.process.schedules}, {parameterization}"
 
     @property
+    @override
     def loss_identity(self) -> tuple[Any, ...]:
         return (*super().loss_identity, self.codec.shapes(), self.objective)
 
     @property
+    @override
     def networks(self) -> tuple[nn.Module, ...]:
         return (self,) if self.codec.network is None else (self, self.codec.network)
 
+    @override
     def shapes(self) -> Sequence[tuple[int, ...]]:
         return self.codec.shapes()
 
     @torch.no_grad()
+    @override
     def encode(self, images: Float[Tensor, "b c *sides"]) -> Levels:
         return self.codec.encode(images)
 
     @torch.no_grad()
+    @override
     def decode(self, x: Levels) -> Images:
         return self.codec.decode(x)
 
+    @override
     def tail(self, n: int, *, share: float = 1.0) -> Diffusion:
         """The stage of the n coarsest levels, holding the same objects: growth starts there."""
         scale = self.sampling.guidance
@@ -156,6 +164,7 @@ class Diffusion(Generator):
             batch_size=self.batch_size,
         )
 
+    @override
     def check(self, previous: Stage | None = None) -> None:
         if self.objective.needs_teacher and self.teacher is None and not self._is_as(previous):
             raise ValueError(
@@ -171,28 +180,33 @@ class Diffusion(Generator):
         mine, their = ({name: part.shape for name, part in state.items()} for state in pair)
         return mine == their
 
+    @override
     def start(self, previous: Stage | None, data: Any) -> Any:
         if self.objective.needs_teacher and self.teacher is None:
             self.check(previous)
             self.learn_from(cast(Stage, previous))
         return data
 
+    @override
     def learn_from(self, teacher: Stage) -> None:
         """Starts from the weights of the teacher (algorithm 2 of arXiv 2202.00512), which stays as
         it is."""
         self.load_state_dict(teacher.state_dict())
         self._teacher = (cast(Diffusion, teacher).eval(),)
 
+    @override
     def untrained(self) -> None:
         if self.objective.needs_teacher:  # whose work is that of a network like this one
             self._teacher = (self,)
 
+    @override
     def train(self, mode: bool = True) -> Diffusion:
         super().train(mode)
         if self.frozen is not None:
             self.frozen.eval()
         return self
 
+    @override
     def draw(self, batch: Batch, noise: Noise) -> Any:
         # scalars and vectors may be for another stage: `Method.check_given` knows all of them
         check_cond(replace(batch.cond, scalars={}, vectors={}), self.denoiser.reads)
@@ -201,6 +215,7 @@ class Diffusion(Generator):
         shapes = [(n, *shape) for n, shape in zip(rows, self.shapes_in_training(), strict=True)]
         return self.objective.draw(self.process, shapes, noise)
 
+    @override
     def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss:
         given = self.inputs(batch, draws)
         teacher = self._teacher[0].denoise if self._teacher else None
@@ -243,6 +258,7 @@ class Diffusion(Generator):
             )
         return thresholded(denoise, plan.thresholding())
 
+    @override
     def complete(self, cond: Cond, n: int) -> Cond:
         """As in `Stage`, with "none" for the vectors and scalars that the network reads too."""
         cond = super().complete(cond, n)
@@ -255,9 +271,11 @@ class Diffusion(Generator):
             cond, vectors={**vectors, **cond.vectors}, scalars={**scalars, **cond.scalars}
         )
 
+    @override
     def sample(self, request: Request) -> Images:
         return self.hand_over(request)[1]
 
+    @override
     def hand_over(self, request: Request, stop: float = 0.0) -> tuple[Levels, Images]:
         with torch.no_grad():
             opening, images = self.opening(request)
@@ -265,6 +283,7 @@ class Diffusion(Generator):
         return state, {**made, **images}
 
     @torch.no_grad()
+    @override
     def run(
         self,
         request: Request,
@@ -317,6 +336,7 @@ class Diffusion(Generator):
         x = self._integrated(replace(request, watch=watch), opening, x, through=stop)
         return state, self.codec.decode((*x, *opening.beside))
 
+    @override
     def parts(self, stop: float = 0.0) -> tuple[Part, ...]:
         start = self.example(1, lambda shape: torch.zeros(tuple(shape), device=self.device))
         plain, extra = self._calls(start, stop)

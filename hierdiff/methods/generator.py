@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.batch import NOTHING, Batch, Cond
 from hierdiff.guidance import Scale
@@ -155,6 +156,7 @@ class Generator(Stage):
         ValueError where they do not stand alone."""
         raise ValueError(f"stage {self.name} makes all of its resolutions at once, not {n} of them")
 
+    @override
     def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
         return self.sample(Request(len(batch), cond, noise=noise))
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.protocol import Denoiser
@@ -45,9 +46,11 @@ class ProgressiveDistillation(Objective):
     needs_teacher: ClassVar[bool] = True
 
     @property
+    @override
     def teacher_file(self) -> str | None:
         return self.teacher
 
+    @override
     def draw(
         self, process: GaussianProcess, shapes: Sequence[Sequence[int]], noise: Noise
     ) -> Draws:
@@ -56,6 +59,7 @@ class ProgressiveDistillation(Objective):
         drop = self.draw_drop(b, noise)
         return Draws((u * self.steps).ceil() / self.steps, tuple(map(noise, shapes)), drop)
 
+    @override
     def __call__(
         self,
         process: GaussianProcess,

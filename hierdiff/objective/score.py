@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from typing_extensions import override
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.protocol import Denoiser
@@ -64,6 +65,7 @@ class ScoreMatching(Objective):
         super().__post_init__()
         check_kind(self.loss_space)
 
+    @override
     def check(
         self,
         process: GaussianProcess,
@@ -111,6 +113,7 @@ class ScoreMatching(Objective):
                 f"itself among them"
             )
 
+    @override
     def draw(
         self, process: GaussianProcess, shapes: Sequence[Sequence[int]], noise: Noise
     ) -> Draws:
@@ -123,6 +126,7 @@ class ScoreMatching(Objective):
             again = torch.special.ndtr(noise((b,))) < self.self_conditioning
         return Draws(self.time(u, process), eps, drop, again)
 
+    @override
     def __call__(
         self,
         process: GaussianProcess,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.noise import Noise
 from hierdiff.options import Positive, Share, check_fields
@@ -51,9 +52,11 @@ densities: Registry[TimeDensity] = Registry("time density", TimeDensity)
 class Uniform(TimeDensity):
     """Every time as often."""
 
+    @override
     def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
         return u
 
+    @override
     def cdf(self, t: float, process: GaussianProcess) -> float:
         return t
 
@@ -66,9 +69,11 @@ class LogitNormal(TimeDensity):
     mean: float = 0.0
     std: Positive = 1.0
 
+    @override
     def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
 
+    @override
     def cdf(self, t: float, process: GaussianProcess) -> float:
         logit = torch.logit(torch.tensor(t, dtype=torch.float64, device="cpu"))
         return float(torch.special.ndtr((logit - self.mean) / self.std))
@@ -82,10 +87,12 @@ class EDMLogNormal(TimeDensity):
     mean: float = -1.2
     std: Positive = 1.2
 
+    @override
     def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
         log_sigma = self.mean + self.std * torch.special.ndtri(u)
         return process.schedules[-1].inverse(-2 * log_sigma)
 
+    @override
     def cdf(self, t: float, process: GaussianProcess) -> float:
         time = torch.tensor([t], dtype=torch.float64, device="cpu")
         log_sigma = -process.schedules[-1](time) / 2
@@ -113,6 +120,7 @@ class Window(TimeDensity):
                 f"one, nearer to the image, first"
             )
 
+    @override
     def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
         before, after = (self.density.cdf(t, process) for t in (self.low, self.high))
         if after - before < LEAST:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.options import Positive
 from hierdiff.registry import Registry
@@ -27,6 +28,7 @@ weights: Registry[Weight] = Registry("loss weight", Weight)
 class Constant(Weight):
     """Plain mean square in the loss space."""
 
+    @override
     def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
         return ratio
 
@@ -36,6 +38,7 @@ class Constant(Weight):
 class SNR(Weight):
     """The SNR: what a plain loss on eps amounts to."""
 
+    @override
     def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
         return log_snr.exp()
 
@@ -45,6 +48,7 @@ class SNR(Weight):
 class TruncatedSNR(Weight):
     """max(SNR, 1) (Salimans & Ho, arXiv 2202.00512)."""
 
+    @override
     def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
         return log_snr.exp().clamp(min=1)
 
@@ -56,6 +60,7 @@ class MinSNR(Weight):
 
     gamma: Positive = 5.0
 
+    @override
     def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
         return log_snr.exp().clamp(max=self.gamma)
 
@@ -67,6 +72,7 @@ class SigmoidWeight(Weight):
 
     bias: float = 0.0
 
+    @override
     def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
         return log_snr.exp() * torch.sigmoid(self.bias - log_snr)
 
@@ -78,5 +84,6 @@ class EDMWeight(Weight):
 
     sigma_data: Positive = 0.5
 
+    @override
     def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
         return log_snr.exp() + self.sigma_data**-2

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.guidance import Denoise
 from hierdiff.levels import Levels, spread
@@ -32,9 +33,11 @@ class Ancestral(Sampler):
         check_fields(self, "ancestral")
 
     @property
+    @override
     def uses_variance(self) -> bool:
         return self.variance == "learned"
 
+    @override
     def __call__(
         self, denoise: Denoise, x: Levels, step: Step, state: State, noise: Noise
     ) -> tuple[Levels, State]:

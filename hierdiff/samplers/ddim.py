@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from hierdiff.guidance import Denoise
 from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
@@ -26,6 +28,7 @@ class DDIM(Sampler):
     def __post_init__(self) -> None:
         check_fields(self, "ddim")
 
+    @override
     def __call__(
         self, denoise: Denoise, x: Levels, step: Step, state: State, noise: Noise
     ) -> tuple[Levels, State]:

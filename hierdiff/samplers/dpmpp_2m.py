@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from typing_extensions import override
 
 from hierdiff.guidance import Denoise
 from hierdiff.levels import Levels, spread
@@ -21,6 +22,7 @@ class DPMpp2M(Sampler):
     to t = 0 are of first order.
     """
 
+    @override
     def __call__(
         self, denoise: Denoise, x: Levels, step: Step, state: State, noise: Noise
     ) -> tuple[Levels, State]:

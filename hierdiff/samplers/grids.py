@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.options import Count, Positive, Share, check_fields
 from hierdiff.process import GaussianProcess
@@ -43,6 +44,7 @@ class UniformGrid(Grid):
                 f"above its end (image)"
             )
 
+    @override
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
         return torch.linspace(self.start, self.end, steps + 1, dtype=torch.float64, device="cpu")
 
@@ -67,6 +69,7 @@ class KarrasGrid(Grid):
                 f"choose a smaller one"
             )
 
+    @override
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
         first, last = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         sigma = torch.linspace(first, last, steps, dtype=torch.float64, device="cpu") ** self.rho
@@ -85,6 +88,7 @@ class MDMGrid(Grid):
 
     table: Count = 1000
 
+    @override
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
         k = torch.arange(steps, -1, -1, dtype=torch.float64, device="cpu")
         return torch.round(k * (self.table + 1) / (steps + 1)) / self.table
@@ -105,6 +109,7 @@ class ScheduleGrid(Grid):
     def __post_init__(self) -> None:
         check_schedule(self.schedule)
 
+    @override
     def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
         uniform = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")[:-1]
         levels = self.schedule(uniform)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from hierdiff.guidance import Denoise
 from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
@@ -20,6 +22,7 @@ class Heun(Sampler):
 
     calls_per_step = 2
 
+    @override
     def __call__(
         self, denoise: Denoise, x: Levels, step: Step, state: State, noise: Noise
     ) -> tuple[Levels, State]:
