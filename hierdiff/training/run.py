@@ -231,6 +231,9 @@ class Run:
                 name = player.turn.name
                 state = resumed.part(f"optimizer/{name}")
                 load_state(player.optimizer, state, resumed.optimizers[name])
+            if self._sheet_due():  # a kill came between the checkpoint and the sheet
+                with ema.applied():
+                    self._pictures(stage, again=False)
         feed = Feed(
             data,
             self.fabric,
@@ -300,9 +303,13 @@ class Run:
                 f"stopped after step {step} of {sum(self.counts)} with {self.last_saved}: "
                 f"give the same command again to go on"
             )
-        if recipe.sheet_every and step % recipe.sheet_every == 0:
+        if self._sheet_due():
             with ema.applied():
                 self._pictures(stage)
+
+    def _sheet_due(self) -> bool:
+        every = self.recipe.sheet_every
+        return bool(every) and self.place.total_step % every == 0
 
     def _save(self, players: list[Player], ema: EMA | None) -> None:
         """The state of the run; `ema` None at the border of two stages."""
@@ -375,21 +382,29 @@ class Run:
         place = {"step": self.place.total_step, "stage": stage.name, "images": self.place.images}
         self.log.line(**place)
 
-    def _pictures(self, source: Stage) -> Path:
-        """Sheet of samples and loss curves, with the weights as they stand."""
-        path = self.folder / "samples" / f"step_{self.place.total_step:07d}.png"
+    @property
+    def _sheet(self) -> Path:
+        return self.folder / "samples" / f"step_{self.place.total_step:07d}.png"
+
+    def _pictures(self, source: Stage, *, again: bool = True) -> None:
+        """Sheet of samples and loss curves, with the weights as they stand; again: also where the
+        sheet is there. The curves are always drawn, those that are there may be of an earlier step.
+        """
         if self.main:
-            n = self.recipe.sheet_images
-            try:
-                with self.fabric.autocast():
-                    image = sample_sheet(source, self.data, n, self.seed, self.device, self.dtype)
-                if image is not None:
-                    write_png(path, image)
-            except FloatingPointError as error:  # the weights are of more worth than a picture
-                log.warning("no sheet at step %d: %s", self.place.total_step, error)
+            if again or not self._sheet.exists():
+                self._draw_sheet(source)
             write_curves(self.folder / "loss.png", self.log.path)
         self.fabric.barrier()
-        return path
+
+    def _draw_sheet(self, source: Stage) -> None:
+        n = self.recipe.sheet_images
+        try:
+            with self.fabric.autocast():
+                image = sample_sheet(source, self.data, n, self.seed, self.device, self.dtype)
+            if image is not None:
+                write_png(self._sheet, image)
+        except FloatingPointError as error:  # the weights are of more worth than a picture
+            log.warning("no sheet at step %d: %s", self.place.total_step, error)
 
     # -- ends --------------------------------------------------------------------------------------
 
@@ -414,16 +429,15 @@ class Run:
     def _end(self, resumed_at: int | None) -> Summary:
         self.method.eval()
         weights = self.folder / "weights.safetensors"
-        sheet = self.folder / "samples" / f"step_{self.place.total_step:07d}.png"
         if self.main and not (self.images_here == 0 and weights.exists()):
             save_weights(weights, tensors_of(self.method), self.config)
-        if self.images_here or not sheet.exists():
-            self._pictures(self.method.stages[last_trained(self.counts)])
+        last = self.method.stages[last_trained(self.counts)]
+        self._pictures(last, again=self.images_here > 0)
         lines = read(self.log.path)
         return Summary(
             folder=self.folder,
             weights=weights,
-            sheet=sheet,
+            sheet=self._sheet,
             steps=self.place.total_step,
             images=self.place.images,
             stage_steps=tuple(self.counts),

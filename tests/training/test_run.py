@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import os
 import random
 import signal
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -352,6 +355,73 @@ def test_a_run_killed_five_times_ends_as_one_that_was_not(tmp_path: Path):
     last.join()
     assert last.exitcode == 0
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+
+
+class Killed(BaseException):
+    """What the tests raise where a process would be killed."""
+
+
+def killed(folder: Path, kill: Callable[[int, str], bool], **options: Any) -> None:
+    """`run` that is killed as a file would reach its place; kill: by the number of files before it
+    and its path in the folder. A run of which no file is chosen ends."""
+    written, own = itertools.count(), os.replace
+
+    def replace(part: Path, path: Path) -> None:
+        if kill(next(written), path.relative_to(folder).as_posix()):
+            raise Killed
+        own(part, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        run(folder, **options)
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Every file of a run; tensors alone of those that hold seconds as well."""
+    found: dict[str, Any] = {}
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        content: Any = path.read_bytes()
+        if path.parent.name in ("checkpoints", "snapshots"):
+            content = {name: tensor.tolist() for name, tensor in load_file(path).items()}
+        found[path.relative_to(folder).as_posix()] = content
+    return found
+
+
+def test_a_kill_between_a_checkpoint_and_its_sheet_or_a_sheet_and_its_curve_costs_no_picture(
+    tmp_path: Path,
+):
+    whole, hurt = tmp_path / "whole", tmp_path / "hurt"
+    options = {"steps": 4, "checkpoint_every": 2, "sheet_every": 2, "log_every": 1}
+    run(whole, **options)
+    for sheet, drawn in (("samples/step_0000002.png", 0), ("samples/step_0000004.png", 1)):
+        with pytest.raises(Killed):
+            killed(hurt, lambda _, path, sheet=sheet: path == sheet, **options)
+        assert len(list(hurt.glob("samples/*.png"))) == drawn
+    with pytest.raises(Killed):
+        killed(hurt, lambda _, path: path == "loss.png", **options)  # that of step 2 is there
+    assert contents(hurt)["loss.png"] != contents(whole)["loss.png"]
+    run(hurt, **options)
+    assert contents(hurt) == contents(whole)
+
+
+@pytest.mark.slow
+def test_a_run_killed_before_any_of_its_files_ends_as_one_that_was_not(tmp_path: Path):
+    options: dict[str, Any] = {
+        **{"node": GROWN, "steps": 8, "checkpoint_every": 2, "sheet_every": 2, "log_every": 1},
+        **{"snapshots": 2},
+    }
+    run(tmp_path / "whole", **options)
+    whole = contents(tmp_path / "whole")
+    for place in itertools.count():
+        hurt = tmp_path / str(place)
+        try:
+            killed(hurt, lambda number, _, place=place: number == place, **options)
+        except Killed:
+            run(hurt, **options)
+            assert contents(hurt) == whole, place
+        else:
+            break
+    assert place > 20
 
 
 # -- many processes ------------------------------------------------------------------------------
