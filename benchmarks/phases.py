@@ -36,7 +36,8 @@ from hierdiff import training
 from hierdiff.data import ImageData
 from hierdiff.data.cache import cache_folder
 from hierdiff.data.order import RULE
-from hierdiff.files import clean, write_png
+from hierdiff.files.atomic import write_png
+from hierdiff.files.lock import clean
 from hierdiff.images import sheet
 from hierdiff.levels import Resolution, plain_of, resolution_of
 from hierdiff.methods import Generator, Method, methods

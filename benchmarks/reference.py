@@ -18,7 +18,7 @@ from benchmarks.measure.samples import batches
 from hierdiff.command import command, plain
 from hierdiff.data import ImageData, datasets
 from hierdiff.data.cache import cache_folder
-from hierdiff.files import clean_beside
+from hierdiff.files.atomic import clean_beside
 from hierdiff.levels import Resolution, Resolutions, check_resolutions, finest_first, text_of
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.reference import OPERATOR, Reference, references, ship, write_moments

@@ -32,7 +32,7 @@ from benchmarks.tables.formats.terminal import rich_table, said
 from benchmarks.tables.table import tabulate
 from hierdiff.command import command, plain
 from hierdiff.config import one_line
-from hierdiff.files import Busy, worked_in
+from hierdiff.files.lock import Busy, worked_in
 from hierdiff.results.record import FILE, Record
 
 log = logging.getLogger(__name__)

@@ -38,7 +38,10 @@ from benchmarks.tables.formats.terminal import said
 from hierdiff.command import HELP, in_order, plain, with_sentences
 from hierdiff.config import folder_of_configs, one_line, reported
 from hierdiff.data import datasets
-from hierdiff.files import Damaged, read_json, worked_in, write, write_json
+from hierdiff.files.atomic import write
+from hierdiff.files.digest import read_json, write_json
+from hierdiff.files.lock import worked_in
+from hierdiff.files.reading import Damaged
 from hierdiff.inputs import inputs
 from hierdiff.levels import Resolutions
 from hierdiff.methods import on_shapes

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from hierdiff.files.reading import check_regular
+
 R = TypeVar("R")
 LARGEST = 1 << 24  # bytes of a config
 DEEPEST = 60  # options in options
@@ -201,8 +203,6 @@ def from_yaml(path: Path) -> dict[str, Any]:
     Errors: OSError, and ValueError for a file that is too large, too deep or no config.
     """
     import yaml
-
-    from hierdiff.files import check_regular  # which takes a while to import
 
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:

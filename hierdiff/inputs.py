@@ -19,7 +19,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hierdiff.files import Damaged, read_json, write_json
+from hierdiff.files.digest import read_json, write_json
+from hierdiff.files.reading import Damaged
 from hierdiff.registry import PLUGINS
 from hierdiff.trust import imported_names, is_installed, origins
 

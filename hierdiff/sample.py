@@ -23,7 +23,9 @@ import torch
 from hierdiff.batch import Cond
 from hierdiff.command import command, plain
 from hierdiff.data import conditions
-from hierdiff.files import LOCK, PART, from_json, worked_in, write, write_png
+from hierdiff.files.atomic import PART, write, write_png
+from hierdiff.files.lock import LOCK, worked_in
+from hierdiff.files.reading import from_json
 from hierdiff.guidance import Scale, is_off
 from hierdiff.images import sheet, strip, to_pil, to_uint8
 from hierdiff.levels import Name, text_of

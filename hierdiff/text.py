@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hierdiff.files import kept_array
+from hierdiff.files.cache import kept_array
 from hierdiff.inputs import digest, source_of
 from hierdiff.options import Count, Length
 from hierdiff.registry import Later, Registry, suggest

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from hierdiff.command import command, plain
 from hierdiff.data import ImageData, datasets
-from hierdiff.files import worked_in
+from hierdiff.files.lock import worked_in
 from hierdiff.inputs import inputs
 from hierdiff.levels import Sides, divides, plain_of, resolution_of
 from hierdiff.methods import Method, methods, on_shapes

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hierdiff.files import write_png
+from hierdiff.files.atomic import write_png
 from hierdiff.images import sheet, to_float, to_pil, to_uint8
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from hierdiff.batch import Cond
-from hierdiff.files import part_of, worked_in
+from hierdiff.files.atomic import part_of
+from hierdiff.files.lock import worked_in
 from hierdiff.sample import asked, check_options, described, sample, start
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.format import save_weights

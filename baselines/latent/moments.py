@@ -16,7 +16,7 @@ import numpy as np
 
 from baselines.latent.autoencoder import Autoencoder
 from hierdiff.data.cache import cache_folder
-from hierdiff.files import kept_array as kept
+from hierdiff.files.cache import kept_array as kept
 
 __all__ = ["kept", "place"]
 FOLDER = "moments"

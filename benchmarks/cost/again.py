@@ -15,7 +15,7 @@ from benchmarks.device import device_for
 from benchmarks.progress import track
 from benchmarks.settings import Timing, group_of
 from hierdiff.config import from_yaml
-from hierdiff.files import worked_in
+from hierdiff.files.lock import worked_in
 from hierdiff.inputs import changed, inputs
 from hierdiff.levels import Name, name_of, text_of
 from hierdiff.results.folders import paths

@@ -21,7 +21,7 @@ from benchmarks.measure.samples import BATCH, request_of
 from benchmarks.progress import Track
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows, evaluation_rule
-from hierdiff.files import write
+from hierdiff.files.atomic import write
 from hierdiff.images import to_uint8
 from hierdiff.levels import Levels, Resolution, resolution_of, text_of
 from hierdiff.methods import Bridge, Generator, Method, Request

@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from hierdiff.files import from_json, write
+from hierdiff.files.atomic import write
+from hierdiff.files.reading import from_json
 from hierdiff.levels import Name, name_of, text_of
 
 log = logging.getLogger(__name__)

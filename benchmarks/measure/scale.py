@@ -14,7 +14,8 @@ from benchmarks.measure.quality import Rows, _part_meter, quality
 from benchmarks.measure.samples import BATCH, batches, real_images
 from benchmarks.progress import Track
 from hierdiff.data import ImageData
-from hierdiff.files import Damaged, read_json, write_json
+from hierdiff.files.digest import read_json, write_json
+from hierdiff.files.reading import Damaged
 from hierdiff.images import to_uint8
 from hierdiff.levels import Resolution, finest_first, name_of, plain_of, resolution_of
 from hierdiff.metrics.attributes import ATTRIBUTES

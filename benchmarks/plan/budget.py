@@ -35,7 +35,7 @@ from benchmarks.plan.prices import (
     node_with_steps,
 )
 from benchmarks.settings import Match
-from hierdiff.files import read_json, write_json
+from hierdiff.files.digest import read_json, write_json
 from hierdiff.methods import Method
 from hierdiff.results.plain import content_hash, plain
 from hierdiff.train import Prepared

@@ -22,7 +22,9 @@ from benchmarks.report.pictures import FOLDER, ReportFiles
 from benchmarks.tables import published as papers
 from benchmarks.tables.choices import add_choices, require_runs, select
 from hierdiff.config import one_line, printable, reported
-from hierdiff.files import LOCK, PART, from_json, worked_in, write
+from hierdiff.files.atomic import PART, write
+from hierdiff.files.lock import LOCK, worked_in
+from hierdiff.files.reading import from_json
 from hierdiff.results.folders import readable
 
 INDEX = "index.html"

@@ -26,7 +26,7 @@ from benchmarks.report.parts import (
     finite_number,
     mapping,
 )
-from hierdiff.files import from_json, read_text
+from hierdiff.files.reading import from_json, read_text
 
 FOLDER = "pictures"
 

@@ -17,7 +17,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hierdiff.files import LOCK, Busy, from_json, worked_in, write
+from hierdiff.files.atomic import write
+from hierdiff.files.lock import LOCK, Busy, worked_in
+from hierdiff.files.reading import from_json
 
 VARIABLE = "HIERDIFF_SWEEP"  # tells the jobs of a sweep its number of jobs, start and folder
 WITHIN = ".sweeps"  # of the folder of a sweep's runs

@@ -17,7 +17,7 @@ from benchmarks.tables.formats import FORMATS
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.table import tabulate
 from hierdiff.config import one_line, reported
-from hierdiff.files import clean_beside, write
+from hierdiff.files.atomic import clean_beside, write
 from hierdiff.results.folders import readable
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables.layout import Column
-from hierdiff.files import read_text
+from hierdiff.files.reading import read_text
 
 FILE = Path(__file__).with_name("published.csv")
 METRICS = {"FID": "low", "IS": "high"}  # which side is better

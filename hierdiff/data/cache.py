@@ -25,16 +25,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hierdiff.files import (
-    Damaged,
-    built_by_one,
-    check_seal,
-    printable,
-    read_npy,
-    read_npz,
-    remove,
-    seal,
-)
+from hierdiff.files.arrays import read_npy, read_npz
+from hierdiff.files.cache import built_by_one, remove
+from hierdiff.files.digest import check_seal, seal
+from hierdiff.files.reading import Damaged, printable
 from hierdiff.levels import Resolution, sides_of, text_of
 
 T = TypeVar("T")

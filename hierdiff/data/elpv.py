@@ -17,7 +17,7 @@ import numpy as np
 from hierdiff.data.cache import cache_folder, decoded, fingerprint
 from hierdiff.data.image_data import ImageData, datasets, in_split_order
 from hierdiff.data.pixels import read_square
-from hierdiff.files import read_text
+from hierdiff.files.reading import read_text
 from hierdiff.registry import Node
 
 LICENCE = "CC BY-NC-SA 4.0 (images of elpv-dataset, ZAE Bayern)"

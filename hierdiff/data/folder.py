@@ -25,7 +25,7 @@ from hierdiff.data.cache import cache_folder, decoded, fingerprint
 from hierdiff.data.classes import in_natural_order
 from hierdiff.data.image_data import HASHED, ImageData, datasets, in_split_order
 from hierdiff.data.pixels import SUFFIXES, read_square
-from hierdiff.files import from_json, printable, read_text
+from hierdiff.files.reading import from_json, printable, read_text
 from hierdiff.registry import Node
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from torch import Tensor
 from hierdiff.batch import Batch, Cond
 from hierdiff.data.classes import class_index
 from hierdiff.data.law import Law
-from hierdiff.files import printable
+from hierdiff.files.reading import printable
 from hierdiff.images import to_float
 from hierdiff.levels import Resolution, resolution_of, text_of
 from hierdiff.registry import Node, Registry

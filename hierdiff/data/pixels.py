@@ -15,7 +15,7 @@ from einops import reduce
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from hierdiff.files import check_regular
+from hierdiff.files.reading import check_regular
 
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")

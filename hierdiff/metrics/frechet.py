@@ -28,7 +28,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from hierdiff.files import read_npz, write_npz
+from hierdiff.files.arrays import read_npz, write_npz
 from hierdiff.noise import generator_of
 
 POINTS = 15  # sizes of subsets from which a distance is extrapolated

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from hierdiff.data.critters.law import LAW
 from hierdiff.data.critters.make import PINS, draw
-from hierdiff.files import read_npz, write, write_npz
+from hierdiff.files.arrays import read_npz, write_npz
+from hierdiff.files.atomic import write
 from hierdiff.metrics.classifier import SIDES, PartClassifier, PartNetwork, kept_of, place, seen
 from hierdiff.metrics.reference import extracted, pooled
 from hierdiff.metrics.weights import sha256

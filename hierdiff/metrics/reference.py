@@ -25,7 +25,9 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 
-from hierdiff.files import Damaged, read_npz, write, write_npz
+from hierdiff.files.arrays import read_npz, write_npz
+from hierdiff.files.atomic import write
+from hierdiff.files.reading import Damaged
 from hierdiff.images import to_float, to_uint8
 from hierdiff.levels import Resolution, down, sides_of, text_of
 from hierdiff.metrics import weights

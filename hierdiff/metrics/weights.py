@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hierdiff.files import check_regular
+from hierdiff.files.reading import check_regular
 from hierdiff.inputs import sha256
 
 WEIGHTS_FOLDER = "HIERDIFF_WEIGHTS"

@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hierdiff.files import from_json, write
+from hierdiff.files.atomic import write
+from hierdiff.files.reading import from_json
 from hierdiff.levels import Name, resolution_of
 from hierdiff.results.flat import flat
 from hierdiff.results.form import broken, too_deep

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hierdiff.config import one_line
 from hierdiff.data.classes import natural
-from hierdiff.files import write
+from hierdiff.files.atomic import write
 from hierdiff.inputs import changed
 from hierdiff.training.format import as_json, packed, unpacked
 

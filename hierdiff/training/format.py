@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hierdiff.config import check_depth
-from hierdiff.files import write
+from hierdiff.files.atomic import write
 
 SCHEMA = 1
 KEY = "hierdiff"  # of the metadata

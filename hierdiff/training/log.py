@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hierdiff.files import explained, from_json, read_text
+from hierdiff.files.atomic import explained
+from hierdiff.files.reading import from_json, read_text
 
 
 class Log:

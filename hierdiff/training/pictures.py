@@ -14,7 +14,7 @@ from PIL import Image
 
 from hierdiff.batch import Cond
 from hierdiff.data.order import evaluation_rows
-from hierdiff.files import write
+from hierdiff.files.atomic import write
 from hierdiff.images import sheet, to_uint8
 from hierdiff.methods import Stage
 from hierdiff.noise import per_example, seed_of

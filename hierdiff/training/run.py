@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hierdiff.config import to_yaml
 from hierdiff.data import ImageData
-from hierdiff.files import write, write_png
+from hierdiff.files.atomic import write, write_png
 from hierdiff.methods import Method, Stage
 from hierdiff.noise import seed_of
 from hierdiff.training.bounds import tensors_of

@@ -24,7 +24,7 @@ from hierdiff import training
 from hierdiff.command import plain, with_sentences
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import OneLevelDenoiser
-from hierdiff.files import write
+from hierdiff.files.atomic import write
 from hierdiff.train import prepare
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.format import as_json, packed, save_weights

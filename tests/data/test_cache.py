@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -10,10 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
-from hierdiff import files
 from hierdiff.data.cache import cache_folder, decoded, fingerprint
-from tests.test_reading import damaged
+from hierdiff.files import digest
+from hierdiff.files.arrays import read_npz, write_npz
+from tests.files.test_reading import damaged
 
 
 class Source:
@@ -133,7 +136,7 @@ def test_an_index_that_does_not_fit_is_made_again(tmp_path, caplog, part, values
     source = Source()
     wanted = decode(tmp_path, source)
     (path,) = tmp_path.glob("numbers-2-*/index.npz")
-    files.write_npz(path, files.read_npz(path) | {part: values})
+    write_npz(path, read_npz(path) | {part: values})
     found = decode(tmp_path, source)
     assert "is made again" in caplog.text
     assert found.rows.tolist() == wanted.rows.tolist() and found.skipped == wanted.skipped
@@ -147,9 +150,9 @@ def test_pixels_that_were_changed_are_seen_once_and_not_looked_for_again(tmp_pat
     path.write_bytes(content[:-1] + b"\xff")
     os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
     assert decode(tmp_path, source).images[:, 0, 1, 1].tolist() == [3, 5]
-    digest = files.hashlib.file_digest
+    file_digest = hashlib.file_digest
     monkeypatch.setattr(
-        files.hashlib, "file_digest", lambda *given: checks.append(None) or digest(*given)
+        hashlib, "file_digest", lambda *given: checks.append(None) or file_digest(*given)
     )
     for _ in range(3):
         decode(tmp_path, source)
@@ -159,7 +162,7 @@ def test_pixels_that_were_changed_are_seen_once_and_not_looked_for_again(tmp_pat
 def build_all(folder, start, errors, locks):
     os.getpid = lambda: 1  # as in containers that share a volume
     if not locks:
-        files.FileLock.acquire = refused
+        FileLock.acquire = refused
     start.wait()
     try:
         for identity in "abc":
@@ -198,7 +201,7 @@ def test_builders_with_one_pid_do_not_hinder_one_another(tmp_path, locks, broken
 
 def test_a_good_entry_is_never_taken_away_for_another(tmp_path, monkeypatch):
     """What another process moved in, while this one decoded, stays."""
-    monkeypatch.setattr(files.FileLock, "acquire", refused)
+    monkeypatch.setattr(FileLock, "acquire", refused)
 
     class Late(Source):
         def __call__(self, number):
@@ -218,12 +221,12 @@ def test_a_cache_that_others_own_is_read(tmp_path, monkeypatch):
     decode(tmp_path, Source())
     (path,) = tmp_path.glob("numbers-2-*/images.npy.seal")
     told = json.loads(path.read_text())["content"]
-    files.write_json(path, {"sha256": told["sha256"]})
+    digest.write_json(path, {"sha256": told["sha256"]})
 
     def full(*given):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(files, "write", full)
+    monkeypatch.setattr(digest, "write", full)
     source = Source()
     assert decode(tmp_path, source).images[:, 0, 0, 0].tolist() == [3, 5]
     assert source.read == 0

@@ -14,8 +14,8 @@ from hierdiff.metrics.extractors import RandomConv, extractors
 from hierdiff.metrics.fidelity import FidelityMeter
 from hierdiff.metrics.frechet import Moments, frechet
 from hierdiff.metrics.reference import SHIPPED, foreign, references, ship, write_moments
+from tests.files.test_reading import damaged
 from tests.metrics.sets import RESOLUTIONS, images, kept
-from tests.test_reading import damaged
 
 
 @pytest.fixture

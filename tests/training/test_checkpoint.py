@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from hierdiff.files import write
+from hierdiff.files.atomic import write
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.checkpoint import Checkpoint, all_in, check_config, newest, save_checkpoint
 from hierdiff.training.format import SCHEMA, packed, save_weights, unpacked

@@ -18,7 +18,8 @@ from hierdiff.data.critters.law import LAW
 from hierdiff.data.critters.words import caption
 from hierdiff.data.image_data import ImageData, datasets, in_split_order
 from hierdiff.data.pixels import area
-from hierdiff.files import read_npz, read_text
+from hierdiff.files.arrays import read_npz
+from hierdiff.files.reading import read_text
 from hierdiff.registry import Node
 
 COUNT, SIDE = 2048, 64

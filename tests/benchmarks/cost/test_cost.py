@@ -24,7 +24,8 @@ from benchmarks.cost.worker import Failed, Worker, best_batch, costs
 from benchmarks.settings import Timing
 from benchmarks.tables.table import tabulate
 from hierdiff.config import from_yaml, to_yaml
-from hierdiff.files import Busy, worked_in, write
+from hierdiff.files.atomic import write
+from hierdiff.files.lock import Busy, worked_in
 from hierdiff.inputs import inputs
 from hierdiff.methods import Request, methods
 from hierdiff.results.record import Record

@@ -10,13 +10,14 @@ import time
 
 import pytest
 
-from hierdiff.files import ABANDONED, RANKS, Busy, clean, clean_beside, part_of, worked_in, write
+from hierdiff.files.atomic import ABANDONED, clean_beside, part_of, write
+from hierdiff.files.lock import RANKS, Busy, clean, worked_in
 
 HOLD = textwrap.dedent(
     """
     import sys, time
     from pathlib import Path
-    from hierdiff.files import worked_in
+    from hierdiff.files.lock import worked_in
     with worked_in(Path(sys.argv[1])):
         print("held", flush=True)
         time.sleep(60)
@@ -64,7 +65,7 @@ WRITE = textwrap.dedent(
     """
     import os, sys, time
     from pathlib import Path
-    from hierdiff.files import write
+    from hierdiff.files.atomic import write
 
     def stopped(descriptor):
         print("writing", flush=True)

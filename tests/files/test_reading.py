@@ -10,24 +10,14 @@ import time
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from benchmarks.report.pictures import ReportFiles, scaling
-from hierdiff import files
 from hierdiff.config import from_yaml
-from hierdiff.files import (
-    Damaged,
-    built_by_one,
-    check_seal,
-    kept_array,
-    read_json,
-    read_npy,
-    read_npz,
-    read_text,
-    seal,
-    write_json,
-    write_npy,
-    write_npz,
-)
+from hierdiff.files.arrays import read_npy, read_npz, write_npy, write_npz
+from hierdiff.files.cache import built_by_one, kept_array
+from hierdiff.files.digest import check_seal, read_json, seal, write_json
+from hierdiff.files.reading import Damaged, read_text
 
 F32 = np.dtype("float32")
 ARRAY = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
@@ -171,9 +161,7 @@ def test_a_seal_holds_until_the_file_is_written_to(tmp_path, monkeypatch):
         check_seal(path)
     seal(path, hashlib.sha256(b"0123").hexdigest())
     digest = hashlib.file_digest
-    monkeypatch.setattr(
-        files.hashlib, "file_digest", lambda *given: reads.append(None) or digest(*given)
-    )
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: reads.append(None) or digest(*given))
     for _ in range(3):
         check_seal(path)
     assert len(reads) == 1
@@ -248,7 +236,7 @@ def test_without_locks_all_build(tmp_path, monkeypatch):
     def none(*given, **more):
         raise NotImplementedError("no flock")
 
-    monkeypatch.setattr(files.FileLock, "acquire", none)
+    monkeypatch.setattr(FileLock, "acquire", none)
     with built_by_one(tmp_path / "a") as first, built_by_one(tmp_path / "a") as second:
         first.touch()
         assert second != first and first.exists()

@@ -1,0 +1,1 @@
+"""Files: written at once, locked while in use, checked when read, built by one process."""

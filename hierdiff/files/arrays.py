@@ -1,0 +1,79 @@
+"""NumPy arrays in `.npy` and `.npz` files; no header is believed before it fits its file's size."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hierdiff.files.atomic import write
+from hierdiff.files.reading import check_regular, damage
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write(path, buffer.getvalue())
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write(path, buffer.getvalue())
+
+
+def read_npy(path: Path, *, mapped: bool = False) -> np.ndarray:
+    """The array of a `.npy` file. FileNotFoundError, or `Damaged` whatever is wrong with it."""
+    with damage(path):
+        check_regular(path)
+        with path.open("rb") as file:
+            shape, fortran, dtype = _header(file, os.fstat(file.fileno()).st_size)
+            if mapped and math.prod(shape) > 0:
+                order: Any = "F" if fortran else "C"
+                return np.memmap(file, dtype, "r", file.tell(), shape, order)
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def read_npz(
+    path: Path, names: Collection[str] | None = None, *, limit: int = 2**32
+) -> dict[str, np.ndarray]:
+    """Arrays of an `.npz` file by name. FileNotFoundError, or `Damaged` whatever is wrong with it.
+
+    names: of those that are read if they are there, None for all; limit: bytes of all of them.
+    """
+    arrays = {}
+    with damage(path):
+        check_regular(path)
+        with zipfile.ZipFile(path) as archive:
+            members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+            if names is not None:
+                members = {name: one for name, one in members.items() if name in names}
+            size = sum(member.file_size for member in members.values())
+            if size > limit:
+                raise ValueError(f"its arrays take {size} bytes, more than {limit}")
+            for name, member in members.items():
+                content = io.BytesIO(archive.read(member))
+                _header(content, len(content.getbuffer()))
+                content.seek(0)
+                arrays[name] = np.lib.format.read_array(content, allow_pickle=False)
+    return arrays
+
+
+def _header(file: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and dtype; ValueError unless the rest of `size` bytes is just that array."""
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    shape, fortran, dtype = readers[np.lib.format.read_magic(file)](file)
+    need = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or min(shape, default=0) < 0 or file.tell() + need != size:
+        raise ValueError(f"{size} bytes do not hold an array {dtype} {shape}")
+    return shape, fortran, dtype

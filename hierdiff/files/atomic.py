@@ -1,0 +1,126 @@
+"""Files written at once: beside their place, to the disk, then moved over the old one.
+
+A reader sees the old file or the new one, and a full disk leaves the old one. What a kill leaves
+beside its place is a `.part`; its writer locks it while it lives, so that others know it from one
+that nobody will finish.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # no POSIX: age alone tells a `.part` that nobody will finish
+    fcntl = None  # type: ignore[assignment]
+
+from PIL import Image
+
+PART = re.compile(r"\..+\.([0-9a-f]+\.)?part")
+ABANDONED = 3600  # seconds without a change after which a `.part` that has no lock is nobody's
+
+
+def write(path: Path, content: bytes) -> None:
+    """`content` as the file `path`; an OSError says what could not be written and what to do."""
+    write_pieces(path, [content], len(content))
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes], size: int) -> None:
+    """`pieces` one after another as the file `path`; size: of all, in bytes, for the message."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _part(path) as (part, file):
+            for piece in pieces:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+            os.replace(part, path)
+    except OSError as error:
+        raise explained(error, path, size) from error
+
+
+def part_of(path: Path) -> Path:
+    """A name beside `path` that no other process takes, in this container or another."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")
+
+
+@contextmanager
+def _part(path: Path) -> Iterator[tuple[Path, io.FileIO]]:
+    """A new file beside `path`, locked; it is gone at the end unless it was moved."""
+    while True:
+        part = part_of(path)
+        with part.open("xb", buffering=0) as file:
+            try:
+                with suppress(BlockingIOError):  # another process cleans at this moment
+                    lock_file(file.fileno())
+                if os.fstat(file.fileno()).st_nlink:  # else it was taken for an abandoned one
+                    yield part, file
+                    return
+            finally:
+                part.unlink(missing_ok=True)
+
+
+def clean_beside(path: Path) -> None:
+    """Removes what killed processes left of this one file, in a folder that is anybody's."""
+    for part in path.parent.glob(f".{glob.escape(path.name[:40])}.*.part"):
+        if re.fullmatch(r"\.[0-9a-f]{16}\.part", part.name[1 + len(path.name[:40]) :]):
+            with suppress(OSError):
+                remove_abandoned(part)
+
+
+def remove_abandoned(part: Path) -> None:
+    """The `.part`, unless its writer lives."""
+    if part.is_dir() and not part.is_symlink():
+        inside = (Path(place, name) for place, _, names in os.walk(part) for name in names)
+        if time.time() - max(path.lstat().st_mtime for path in (part, *inside)) > ABANDONED:
+            shutil.rmtree(part)
+        return
+    descriptor = os.open(part, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if lock_file(descriptor) or time.time() - os.fstat(descriptor).st_mtime > ABANDONED:
+            part.unlink()
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def lock_file(descriptor: int) -> bool:
+    """Whether the file could be locked; False where the system knows no locks.
+
+    Raises BlockingIOError where another process has it.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    write(path, buffer.getvalue())
+
+
+def explained(error: OSError, path: Path, size: int) -> OSError:
+    """The same kind of error with the file, its size and the way out."""
+    reason = error.strerror or str(error)
+    return type(error)(
+        f"cannot write {path} ({size / 1e6:.1f} MB): {reason}; what was written before is whole: "
+        f"make room or give another folder, then give the same command again"
+    )

@@ -1,0 +1,60 @@
+"""A folder in which one process works at a time, and its cleaning after a killed one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from hierdiff.files.atomic import PART, remove_abandoned
+
+# of torchrun, of processes that Fabric starts, of Slurm
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+LOCK = ".lock"  # of a folder that one process at a time works in
+
+
+class Busy(OSError):
+    """Another process works in a folder."""
+
+
+@contextmanager
+def worked_in(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process, which lets go of it also when it is killed.
+
+    Files that a killed process left half-written in it are removed. Raises `Busy` where another
+    process has it. Of the processes of one run the first one speaks for all.
+    """
+    if any(os.environ.get(rank, "0") != "0" for rank in RANKS):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Busy(
+            f"another process works in {folder}: wait for it, or give another folder=..."
+        ) from None
+    try:
+        clean(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def clean(folder: Path) -> None:
+    """Removes what killed processes left half-written in `folder` and below.
+
+    A folder below that a process may hold on its own is left to it, and so is what is written now.
+    """
+    for place, names, files in os.walk(folder):
+        if place != str(folder) and LOCK in files:
+            names.clear()
+            continue
+        for name in [*files, *names]:
+            if PART.fullmatch(name):
+                with suppress(OSError):  # another process was first, or may not be looked at
+                    remove_abandoned(Path(place, name))
