@@ -42,7 +42,8 @@ from hierdiff.images import sheet
 from hierdiff.levels import Resolution, plain_of, resolution_of
 from hierdiff.methods import Generator, Method, methods
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.fidelity import PROTOCOL, neighbours
+from hierdiff.metrics.fidelity import PROTOCOL
+from hierdiff.metrics.neighbours import neighbours
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.reference import Reference
 from hierdiff.results.provenance import now, provenance

@@ -21,9 +21,9 @@ from hierdiff.levels import Resolution, check_resolutions, finest_first, resolut
 from hierdiff.methods import Generator, Method
 from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
 from hierdiff.metrics.extractors import Extractor, extractors
-from hierdiff.metrics.fidelity import CAPTIONED, check_metrics, check_reference
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.reference import foreign
+from hierdiff.metrics.table import CAPTIONED, check_metrics, check_reference
 from hierdiff.results.record import FILE, Record
 from hierdiff.train import Prepared, prepare
 

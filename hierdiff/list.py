@@ -32,7 +32,7 @@ def parts() -> dict[str, Mapping[str, Callable[..., Any]]]:
     import hierdiff.metrics.extractors
     import hierdiff.metrics.perceptual
     import hierdiff.text  # noqa: F401
-    from hierdiff.metrics.fidelity import METRICS
+    from hierdiff.metrics.table import METRICS
 
     load_plugins()
     known = {plural(role): {name: r.get(name) for name in r} for role, r in registries().items()}

@@ -30,8 +30,8 @@ from hierdiff.data.order import evaluation_rows, evaluation_rule
 from hierdiff.levels import Resolution, size_of, text_of
 from hierdiff.methods import Generator, Method, Stage
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.fidelity import finite
 from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.quality import finite
 from hierdiff.metrics.reference import Reference
 from hierdiff.noise import from_generator, generator_of
 from hierdiff.results.rows import place_of

@@ -26,7 +26,8 @@ from hierdiff.images import to_uint8
 from hierdiff.levels import Levels, Resolution, resolution_of, text_of
 from hierdiff.methods import Bridge, Generator, Method, Request
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.fidelity import FidelityMeter, Reference
+from hierdiff.metrics.fidelity import FidelityMeter
+from hierdiff.metrics.reference import Reference
 from hierdiff.noise import per_example, seed_of
 
 SOURCES = ("real", "generated")

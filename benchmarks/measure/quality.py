@@ -28,7 +28,8 @@ from hierdiff.levels import Name, Resolution
 from hierdiff.metrics.attributes import ATTRIBUTES, AttributeMeter, hindrance
 from hierdiff.metrics.classifier import classifier_of
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.fidelity import FidelityMeter, row_order
+from hierdiff.metrics.fidelity import FidelityMeter
+from hierdiff.metrics.quality import row_order
 from hierdiff.metrics.reference import Reference
 
 log = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from hierdiff.levels import text_of
 from hierdiff.methods import Generator
 from hierdiff.metrics.extra import psnr, ssim
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.fidelity import finite
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.perceptual import Perceptual
+from hierdiff.metrics.quality import finite
 from hierdiff.metrics.reference import Reference, framewise
 
 log = logging.getLogger(__name__)

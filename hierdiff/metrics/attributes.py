@@ -5,7 +5,7 @@ it: how far the frequencies of parts are from the law, how often an image has pa
 each other, and how often a part is what the condition said. The classifier errs, more at low
 resolutions: a value is read beside that of real images, measured in the same way.
 
-Views are those of `fidelity`: `native` is a level of the method, `pooled` its finest image reduced.
+Views are those of `quality`: `native` is a level of the method, `pooled` its finest image reduced.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from hierdiff.data.law import Law
 from hierdiff.levels import Name, Resolution, finest_first, sides_of, size_of, text_of
 from hierdiff.metrics.classifier import SHA256, SIDES, classifier_of, unknown
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.fidelity import HIGH, LOW, NATIVE, POOLED, Place, Quality, row_order
 from hierdiff.metrics.frechet import summed
+from hierdiff.metrics.quality import HIGH, LOW, NATIVE, POOLED, Place, Quality, row_order
 from hierdiff.metrics.reference import extracted, pooled
 
 ATTRIBUTES = "attributes"  # the name under which a benchmark asks for these metrics
@@ -160,7 +160,7 @@ class AttributeMeter:
 
     law: of the data; resolutions: at which the finest images are also measured when reduced;
     classifier: its outputs are logits of each attribute, without it the one that ships. rows: what
-    an identity says of the conditions (`fidelity.View`). `counts` has what was seen, by place.
+    an identity says of the conditions (`table.View`). `counts` has what was seen, by place.
     """
 
     def __init__(

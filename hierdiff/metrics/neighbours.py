@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int, UInt8
 from torch import Tensor
+
+from hierdiff.metrics.extractors import Extractor
+from hierdiff.metrics.reference import Reference, extracted
 
 BLOCK = 1024  # rows of a distance matrix at a time
 ROUNDING = 1e-12  # of the mean squared length of a centred feature
@@ -54,6 +57,16 @@ def nearest(
         torch.cat([part.values for part in found]).sqrt(),
         torch.cat([part.indices for part in found]),
     )
+
+
+def neighbours(
+    images: UInt8[Tensor, "n c h w"], extractor: Extractor, reference: Reference, k: int = 1
+) -> tuple[Float[Tensor, "n k"], Tensor]:
+    """Feature distances of images to their k nearest real ones, and the numbers of these in the
+    stream from which the reference was made (of the training part, one a row), nearest first."""
+    found = torch.cat([parts["features"] for parts in extracted(extractor, images)])
+    distances, places = nearest(found, reference.statistics.kept, k)
+    return distances, reference.statistics.rows[places]
 
 
 def _inside(

@@ -17,7 +17,8 @@ from hierdiff.metrics.attributes import (
 )
 from hierdiff.metrics.classifier import classifier_of
 from hierdiff.metrics.extractors import RandomConv
-from hierdiff.metrics.fidelity import FidelityMeter, Place
+from hierdiff.metrics.fidelity import FidelityMeter
+from hierdiff.metrics.quality import Place
 from hierdiff.metrics.reference import levels_of
 from tests.metrics.parts import TOY, Painted, painted
 from tests.metrics.sets import RESOLUTIONS, images, kept

@@ -8,21 +8,17 @@ import torch
 
 from hierdiff.images import to_float, to_uint8
 from hierdiff.levels import Named, pyramid
-from hierdiff.metrics import fidelity
+from hierdiff.metrics import fidelity, table
 from hierdiff.metrics.extra import inception_score
 from hierdiff.metrics.extractors import CLIP, Extractor, RandomConv
-from hierdiff.metrics.fidelity import (
-    METRICS,
-    FidelityMeter,
-    Quality,
-    check_metrics,
-    neighbours,
-)
+from hierdiff.metrics.fidelity import FidelityMeter
 from hierdiff.metrics.frechet import Statistics, distance, noise_floor
 from hierdiff.metrics.kernel import cmmd, kernel_distance
-from hierdiff.metrics.neighbours import density_coverage, nearest, precision_recall
+from hierdiff.metrics.neighbours import density_coverage, nearest, neighbours, precision_recall
+from hierdiff.metrics.quality import Quality
 from hierdiff.metrics.reference import framewise, levels_of, pooled, references
 from hierdiff.metrics.sliced import mind
+from hierdiff.metrics.table import METRICS, check_metrics
 from tests.metrics.foreign_weights import write_clip
 from tests.metrics.sets import RESOLUTIONS, images, kept
 from tests.reference import frechet_nuclear
@@ -200,8 +196,11 @@ def test_consistency_is_the_rms_between_the_pooled_finest_image_and_the_level(ex
 
 
 def test_more_images_than_the_cap_are_measured_by_those_that_stay(extractor, monkeypatch):
-    table = {name: replace(metric, keeps=min(metric.keeps, 20)) for name, metric in METRICS.items()}
-    monkeypatch.setattr(fidelity, "METRICS", table)
+    capped = {
+        name: replace(metric, keeps=min(metric.keeps, 20)) for name, metric in METRICS.items()
+    }
+    for module in (fidelity, table):
+        monkeypatch.setattr(module, "METRICS", capped)
     fake = images(35, seed=1)
     found = rows(extractor, kept([images()], extractor), ALL, *[{16: b} for b in fake.split(5)])
     counted = {metric: found[16, "native", metric].n for metric in LABELS}

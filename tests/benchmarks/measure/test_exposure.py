@@ -13,7 +13,7 @@ from benchmarks.measure.exposure import (
 )
 from hierdiff.methods import methods
 from hierdiff.metrics.extractors import extractors
-from hierdiff.metrics.fidelity import references
+from hierdiff.metrics.reference import references
 from tests import tiny
 from tests.training.runs import images
 

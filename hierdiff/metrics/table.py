@@ -1,0 +1,350 @@
+"""The table of fidelity metrics: how each is computed, what it needs, and checks of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isinf
+
+from jaxtyping import Float
+from torch import Tensor
+
+from hierdiff.levels import Resolution
+from hierdiff.metrics.extra import inception_score
+from hierdiff.metrics.extractors import CLIP, Extractor
+from hierdiff.metrics.frechet import (
+    POINTS,
+    Statistics,
+    at_infinity,
+    distance,
+    noise_floor,
+    sizes_of,
+)
+from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.kernel import SUBSETS, cmmd, kernel_distance, subset_size
+from hierdiff.metrics.neighbours import density_coverage, nearest, precision_recall
+from hierdiff.metrics.quality import HIGH, LOW, Quality
+from hierdiff.metrics.reference import CAP, Reference, frames_of
+from hierdiff.metrics.sliced import DIRECTIONS, mind
+from hierdiff.registry import suggest
+
+CAPTIONED = "clip_score"  # the metric that needs captions
+K_MANIFOLD, K_DENSITY, SPLITS = 3, 5, 10
+SCALARS = ("consistency", "alignment")  # one number an image, not made by the extractor
+
+
+@dataclass(frozen=True)
+class View:
+    """What a metric is made of: the streams of one view, by name, and their reference.
+
+    level: as in `Quality`. rows: what an identity says of the conditions of the images, "" for
+    none.
+    """
+
+    resolution: Resolution
+    level: str | None
+    name: str
+    extractor: Extractor
+    streams: Mapping[str, Statistics]
+    reference: Reference
+    rows: str = ""
+
+    def quality(
+        self,
+        metric: str,
+        value: float,
+        *,
+        n: float,
+        estimator: str,
+        n_reference: float | None = None,
+        made_by: Identity | None = None,
+        against: str | None = None,
+        floor: float | None = None,
+        route: str | None = None,
+        better: str | None = LOW,
+    ) -> Quality:
+        frames = frames_of(self.resolution)
+        n = n / frames
+        made = made_by or self.extractor.made
+        identity = replace(
+            made,
+            n=f"{n:.0f}",
+            frames=str(frames) if frames > 1 else None,
+            rows=self.rows or None,
+            reference=against or self.reference.hash,
+            estimator=estimator,
+        )
+        known = n_reference is not None and not isinf(n_reference)
+        if known and n_reference is not None:
+            n_reference = n_reference / frames
+        return Quality(
+            resolution=self.resolution,
+            level=self.level,
+            view=self.name,
+            metric=metric,
+            value=value,
+            floor=floor if frames == 1 else None,
+            n=int(n),
+            n_reference=int(n_reference) if known and n_reference is not None else None,
+            identity=str(identity),
+            route=route,
+            better=better,
+        )
+
+    def compared(
+        self,
+        metric: str,
+        value: float,
+        fake: Tensor,
+        real: Tensor,
+        estimator: str,
+        better: str | None = LOW,
+    ) -> Quality:
+        """A value made from the features of `fake` and `real`."""
+        return self.quality(
+            metric,
+            value,
+            n=len(fake),
+            n_reference=len(real),
+            estimator=estimator,
+            better=better,
+        )
+
+    def both(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
+        """Features that are kept, of generated and of real images."""
+        return self.streams["features"].kept, self.reference.statistics.kept
+
+    def matched(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """As many of both, chosen at random from the larger set, always in the same way."""
+        fake, real = self.streams["features"], self.reference.statistics
+        n = min(len(fake.kept), len(real.kept))
+        return fake.sample(n), real.sample(n)
+
+
+def frechet_distance(view: View) -> Iterator[Quality]:
+    """Fréchet distance of features, FID on those of Inception (arXiv 1706.08500, equation 6)."""
+    return _frechet(view, "features", "FD")
+
+
+def spatial_distance(view: View) -> Iterator[Quality]:
+    """sFID: the Fréchet distance of a coarse map of Inception's features (arXiv 2103.03841)."""
+    return _frechet(view, "spatial", "sFD")
+
+
+def _frechet(view: View, output: str, kind: str) -> Iterator[Quality]:
+    stream, reference = view.streams[output], view.reference.of(output)
+    assert reference is not None
+    found = distance(stream, reference)
+    spectrum = view.reference.spectrum if output == "features" else reference.spectrum()
+    yield view.quality(
+        view.extractor.labelled(kind),
+        found.value,
+        n=stream.n,
+        n_reference=reference.n,
+        estimator=f"frechet-{found.route}",
+        floor=noise_floor(spectrum, stream.n, reference.n),
+        route=found.route,
+    )
+
+
+def extrapolated_distance(view: View) -> Iterator[Quality]:
+    """Fréchet distance extrapolated to endlessly many generated images (arXiv 1911.07023)."""
+    fake, real = view.streams["features"].kept, view.reference.statistics
+    smallest = sizes_of(len(fake))[0]
+    yield view.quality(
+        view.extractor.labelled("FDinf"),
+        at_infinity(fake, real),
+        n=len(fake),
+        n_reference=real.n,
+        estimator=f"frechet-infinity-{POINTS}x{smallest}..{len(fake)}",
+    )
+
+
+def kernel(view: View) -> Iterator[Quality]:
+    """Kernel distance of features, KID on those of Inception (arXiv 1801.01401); may be below 0."""
+    fake, real = view.both()
+    estimator = f"kernel-poly3-unbiased-{SUBSETS}x{subset_size(len(fake), len(real))}"
+    value = kernel_distance(real, fake)
+    yield view.compared(view.extractor.labelled("KD"), value, fake, real, estimator)
+
+
+def clip_discrepancy(view: View) -> Iterator[Quality]:
+    """CMMD: the maximum mean discrepancy of CLIP embeddings, times 1000 (arXiv 2401.09603)."""
+    fake, real = view.both()
+    yield view.compared("CMMD", cmmd(real, fake), fake, real, "kernel-gaussian10-biased-x1000")
+
+
+def manifolds(view: View) -> Iterator[Quality]:
+    """Precision and recall in [0, 1], by manifolds of 3 nearest neighbours (arXiv 1904.06991)."""
+    fake, real = view.matched()
+    estimator = f"manifold-k{K_MANIFOLD}-{len(fake)}x{len(real)}"
+    values = precision_recall(real, fake, K_MANIFOLD)
+    for metric, value in zip(("precision", "recall"), values, strict=True):
+        yield view.compared(metric, value, fake, real, estimator, HIGH)
+
+
+def densities(view: View) -> Iterator[Quality]:
+    """Density, 0 or more, and coverage in [0, 1], by 5 nearest neighbours (arXiv 2002.09797)."""
+    fake, real = view.matched()
+    estimator = f"density-k{K_DENSITY}-{len(fake)}x{len(real)}"
+    values = density_coverage(real, fake, K_DENSITY)
+    for metric, value in zip(("density", "coverage"), values, strict=True):
+        yield view.compared(metric, value, fake, real, estimator, HIGH)
+
+
+def sliced(view: View) -> Iterator[Quality]:
+    """MIND: the squared 2-Wasserstein distance of features, by projections (arXiv 2605.06797)."""
+    fake, real = view.matched()
+    estimator = f"sliced-w2-{DIRECTIONS}-x3d-{len(fake)}x{len(real)}"
+    yield view.compared(view.extractor.labelled("MIND"), mind(real, fake), fake, real, estimator)
+
+
+def nearest_distance(view: View) -> Iterator[Quality]:
+    """Median distance of generated images to the nearest real one among features.
+
+    Well below that of held-out images it says that training images come back.
+    """
+    fake, real = view.both()
+    value = float(nearest(fake, real)[0].quantile(0.5))
+    yield view.compared("NN-distance", value, fake, real, "nearest-median", None)
+
+
+def consistency(view: View) -> Iterator[Quality]:
+    """Mean RMS difference of the pooled finest image and the level, in grey levels of 255.
+
+    A level of its own; it needs neither features nor real images.
+    """
+    stream = view.streams["consistency"]
+    yield view.quality(
+        "consistency",
+        float(stream.moments.mean[0]),
+        n=stream.n,
+        estimator="rms-of-255",
+        made_by=Identity("pixels", "block-mean", "uint8-round"),
+        against="own finest level",
+    )
+
+
+def scored(view: View) -> Iterator[Quality]:
+    """Inception score, exp of the mutual information of image and class (arXiv 1606.03498)."""
+    logits = view.streams["logits"].kept
+    yield view.quality(
+        "IS",
+        inception_score(logits, SPLITS).value,
+        n=len(logits),
+        estimator=f"inception-score-{SPLITS}-splits",
+        against="none",
+        better=HIGH,
+    )
+
+
+def alignment(view: View) -> Iterator[Quality]:
+    """CLIP score: 100 max(cosine, 0) of image and caption, mean over images (arXiv 2104.08718)."""
+    stream = view.streams["alignment"]
+    yield view.quality(
+        "CLIP score",
+        float(stream.moments.mean[0]),
+        n=stream.n,
+        estimator="100-cosine",
+        against="captions",
+        better=HIGH,
+    )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table: how it is made, and what it needs.
+
+    takes: output of the extractor, or one of `SCALARS`. keeps: of how many images at most the
+    output stays in memory, 0 where moments do. frames: may frames of a clip stand for independent
+    images. against: what it needs of real images, "moments",
+    "features" or nothing. least: images below which it has no value. only: the extractor that it is
+    defined for.
+    """
+
+    made: Callable[[View], Iterable[Quality]]
+    takes: str = "features"
+    keeps: int = CAP
+    against: str = "features"
+    least: int = 1
+    frames: bool = False
+    only: type[Extractor] | None = None
+
+
+METRICS = {
+    "fd": Metric(frechet_distance, keeps=0, against="moments", least=2, frames=True),
+    "fd_infinity": Metric(extrapolated_distance, against="moments", least=8),
+    "sfid": Metric(
+        spatial_distance, takes="spatial", keeps=0, against="moments", least=2, frames=True
+    ),
+    "kd": Metric(kernel, least=2),
+    "pr": Metric(manifolds, least=K_MANIFOLD + 1),
+    "dc": Metric(densities, least=K_DENSITY + 1),
+    "mind": Metric(sliced, frames=True),
+    "nearest": Metric(nearest_distance),
+    "consistency": Metric(consistency, takes="consistency", keeps=0, against="", frames=True),
+    "is": Metric(scored, takes="logits", keeps=50_000, against="", least=SPLITS, frames=True),
+    "cmmd": Metric(clip_discrepancy, frames=True, only=CLIP),
+    CAPTIONED: Metric(alignment, takes="alignment", keeps=0, against="", only=CLIP),
+}
+
+
+def check_metrics(
+    names: Sequence[str],
+    extractor: Extractor,
+    n: int | None = None,
+    others: Sequence[str] = (),
+    resolutions: Sequence[Resolution] = (),
+) -> None:
+    """ValueError for an unknown metric, one given twice, one that the extractor cannot give, one
+    that n images are too few for (of generated and of real ones the smaller number), or one that
+    clips do not have.
+
+    others: names that are known elsewhere. resolutions: at which it is to be had.
+    """
+    clips = max(map(frames_of, resolutions), default=1) > 1
+    for name in names:
+        if name in others:
+            continue
+        if name not in METRICS:
+            known = (*METRICS, *others)
+            raise ValueError(
+                f"unknown metric {name!r}{suggest(name, known) or ','} known: {', '.join(known)}"
+            )
+        metric = METRICS[name]
+        given = metric.takes in (*extractor.outputs, *SCALARS)
+        if not given or not isinstance(extractor, metric.only or Extractor):
+            able = metric.only.__name__.lower() if metric.only else "inception"
+            raise ValueError(
+                f"metric {name!r} is not for the extractor {extractor.name!r}: "
+                f"leave it out, or measure with the extractor {able}"
+            )
+        if clips and not metric.frames:
+            raise ValueError(
+                f"metric {name!r} of clips: it counts images as independent, which frames of a "
+                f"clip are not, leave it out"
+            )
+        if n is not None and n < metric.least:
+            raise ValueError(
+                f"metric {name!r} of {n} images: measure at least {metric.least}, or leave it out"
+            )
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ValueError(f"metric {', '.join(twice)} is named twice: name each once")
+
+
+def check_reference(name: str, reference: Reference) -> None:
+    """ValueError for a metric of `METRICS` that needs more than a reference holds."""
+    metric = METRICS[name]
+    statistics = reference.of(metric.takes) if metric.against else None
+    if metric.against and statistics is None:
+        raise ValueError(
+            f"metric {name!r} needs {metric.takes} statistics of real images and reference "
+            f"{reference.hash} has none: leave the metric out, or build the reference from images"
+        )
+    if metric.against == "features" and statistics is not None and not len(statistics.kept):
+        raise ValueError(
+            f"metric {name!r} compares with features of real images and reference "
+            f"{reference.hash} holds moments alone: leave the metric out, or build the reference "
+            f"from images"
+        )
