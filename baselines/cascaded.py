@@ -136,7 +136,7 @@ class Augmented(Bridge):
         log_snr = self._schedule(early + (late - early) * uniforms(b, noise, stratified=True))
         return Crossing(log_snr, noise(self._noise_shape(shape)), blur)
 
-    def fixed(self, shapes: Sequence[Sequence[int]], noise: Noise, log_snr: float) -> Crossing:
+    def draw_at(self, shapes: Sequence[Sequence[int]], noise: Noise, log_snr: float) -> Crossing:
         self._check(log_snr)
         eps = noise(self._noise_shape(shapes[0]))
         return Crossing(eps.new_full((len(eps),), log_snr), eps, eps.new_zeros(len(eps)))

@@ -108,4 +108,4 @@ class Batch:
 for cls in (Cond, Batch):
     pytree.register_dataclass(cls, field_names=[f.name for f in fields(cls)])
 
-NOTHING = Cond()  # no condition at all
+UNCONDITIONAL = Cond()  # no condition at all

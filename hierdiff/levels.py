@@ -29,8 +29,8 @@ Sides = Annotated[Sequence[Count], Length(1, more=True)]
 Resolutions = Annotated[Sequence[Count | Sides], Length(1, more=True)]  # an option: finest first
 
 POOLS: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}  # by number of sides
-TEXT = re.compile(r"\d+(x\d+)*x?")  # how a resolution is written
-WORD = re.compile(r"[A-Za-z_][\w.-]*")
+RESOLUTION_TEXT = re.compile(r"\d+(x\d+)*x?")  # how a resolution is written
+NAME_WORD = re.compile(r"[A-Za-z_][\w.-]*")
 
 
 class Named(str):
@@ -43,7 +43,7 @@ class Named(str):
     resolution: Resolution
 
     def __new__(cls, word: str, resolution: int | Sequence[int]) -> Named:
-        if not WORD.fullmatch(word):
+        if not NAME_WORD.fullmatch(word):
             raise ValueError(
                 f"a level named {word!r}: start with a letter and use letters, digits, _ . and -"
             )
@@ -107,7 +107,7 @@ def name_of(text: str) -> Name:
     """The inverse of `text_of`; a word comes back without its resolution."""
     if text == "vector":
         return ()
-    if not TEXT.fullmatch(text):
+    if not RESOLUTION_TEXT.fullmatch(text):
         return text
     sides = tuple(int(side) for side in text.split("x") if side)
     return resolution_of(sides if "x" in text else sides[0])
@@ -121,7 +121,7 @@ def plain_of(name: int | str | Sequence[int]) -> int | str | list[int]:
     return resolution if isinstance(resolution, int) else list(resolution)
 
 
-def joined(names: Sequence[int | str | Sequence[int]]) -> str:
+def joint_text(names: Sequence[int | str | Sequence[int]]) -> str:
     """Joint levels as one text: "64x32" of squares, else "8x32x32+4x32x32"."""
     squares = all(isinstance(name, int) for name in names)
     return ("x" if squares else "+").join(map(text_of, names))

@@ -60,7 +60,7 @@ def per_example(
     return noise
 
 
-def given(tensors: Sequence[Tensor]) -> Noise:
+def from_tensors(tensors: Sequence[Tensor]) -> Noise:
     """The tensors one after another; each must have the shape that is asked for."""
     rest: Iterator[Tensor] = iter(tensors)
 

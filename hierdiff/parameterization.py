@@ -17,16 +17,16 @@ from hierdiff.levels import Levels, spread
 from hierdiff.options import Positive
 from hierdiff.registry import single, suggest
 
-Pair = tuple[Tensor, Tensor]
+TensorPair = tuple[Tensor, Tensor]
 
 
-def _edm(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Pair:
+def _edm(alpha: Tensor, sigma: Tensor, sigma_data: float) -> TensorPair:
     scale = (alpha**2 * sigma_data**2 + sigma**2).sqrt()
     return sigma / (sigma_data * scale), -alpha * sigma_data / scale
 
 
 # prediction = a x0 + b eps, as (alpha, sigma, sigma_data) -> (a, b)
-PREDICTIONS: dict[str, Callable[[Tensor, Tensor, float], Pair]] = {
+PREDICTIONS: dict[str, Callable[[Tensor, Tensor, float], TensorPair]] = {
     "x0": lambda alpha, sigma, _: (torch.ones_like(alpha), torch.zeros_like(alpha)),
     "eps": lambda alpha, sigma, _: (torch.zeros_like(alpha), torch.ones_like(alpha)),
     "v": lambda alpha, sigma, _: (-sigma, alpha),  # arXiv 2202.00512
@@ -55,7 +55,7 @@ def to_x0_eps(
     alpha: Tensor,
     sigma: Tensor,
     sigma_data: float = 1.0,
-) -> Pair:
+) -> TensorPair:
     """x0 and eps of a prediction: solves [a b; alpha sigma] (x0, eps) = (prediction, x_t).
 
     Arguments as of `target`. Infinite or NaN where the two rows say the same: eps at SNR 0.

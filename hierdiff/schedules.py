@@ -23,7 +23,7 @@ from hierdiff.options import Between, Count, Limit, Positive, Share
 from hierdiff.registry import Registry
 
 Times = Float[Tensor, "*b"]
-Steps = Annotated[int, Between(2)]  # of a table
+TableSteps = Annotated[int, Between(2)]  # of a table
 Beta = Annotated[float, Between(0, 1, above=True, below=True)]
 
 
@@ -90,13 +90,13 @@ class Cosine(Schedule):
 
     def _angles(self) -> tuple[float, float]:
         first, last = (
-            math.atan(math.exp(min(-log_snr / 2, LARGEST)))
+            math.atan(math.exp(min(-log_snr / 2, LARGEST_EXPONENT)))
             for log_snr in (self.log_snr_max, self.log_snr_min)
         )
         return first, last
 
 
-LARGEST = 700.0  # whose exponential is finite
+LARGEST_EXPONENT = 700.0  # whose exponential is finite
 
 
 def _before_half_pi(dtype: torch.dtype) -> float:
@@ -132,9 +132,9 @@ class Sigmoid(Schedule):
     def __call__(self, t: Times) -> Times:
         first, last = self._values()
         width = (self.end - self.start) / self.tau
-        level = math.log(last) - math.log(1 - first) - self.start / self.tau
+        offset = math.log(last) - math.log(1 - first) - self.start / self.tau
         signal, noise = -torch.expm1(-(1 - t) * width), -torch.expm1(-t * width)
-        return level - t * width + torch.log(signal) - torch.log(noise)
+        return offset - t * width + torch.log(signal) - torch.log(noise)
 
     @override
     def inverse(self, log_snr: Times) -> Times:
@@ -273,7 +273,7 @@ def _table(schedule: DiscreteTable) -> Float[Tensor, " steps_and_one"]:
 class SquaredCosine(DiscreteTable):
     """alpha^2 = cos^2((u + 0.008) / 1.008 * pi / 2), betas at most 0.999 (arXiv 2102.09672)."""
 
-    steps: Steps = 1000
+    steps: TableSteps = 1000
 
     @override
     def betas(self) -> Float[Tensor, " steps"]:
@@ -287,7 +287,7 @@ class SquaredCosine(DiscreteTable):
 class LinearBeta(DiscreteTable):
     """Betas from `start` to `end` in equal steps (DDPM, arXiv 2006.11239; given for 1000 steps)."""
 
-    steps: Steps = 1000
+    steps: TableSteps = 1000
     start: Beta = 1e-4
     end: Beta = 0.02
 
@@ -303,7 +303,7 @@ class LinearBeta(DiscreteTable):
 class ScaledLinearBeta(DiscreteTable):
     """Square roots of the betas in equal steps (latent diffusion, arXiv 2112.10752)."""
 
-    steps: Steps = 1000
+    steps: TableSteps = 1000
     start: Beta = 0.00085
     end: Beta = 0.012
 

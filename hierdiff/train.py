@@ -111,7 +111,7 @@ def prepare(cfg: Mapping[str, Any], *, shapes_alone: bool = False) -> Prepared:
     elsewhere = {option: group for option, group in GROUPS.items() if option not in cfg["method"]}
     make = on_shapes if shapes_alone else methods.build
     method = make(node, offered=data.facts, at="method", elsewhere=elsewhere)
-    method.check_given(data.facts)
+    method.check_facts(data.facts)
     finest = method.resolutions[0]
     if not divides(finest, data.resolution):
         raise ValueError(

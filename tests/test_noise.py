@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hierdiff.noise import from_generator, generator_of, given, per_example, seed_of
+from hierdiff.noise import from_generator, from_tensors, generator_of, per_example, seed_of
 
 
 def test_seeds_are_the_same_on_every_machine():
@@ -58,7 +58,7 @@ def test_noise_is_standard_normal(source):
 
 def test_given_tensors_come_in_turn_and_must_have_the_shape_asked_for():
     a, b = torch.zeros(2, 1), torch.ones(3, 1)
-    noise = given([a, b])
+    noise = from_tensors([a, b])
     assert noise((2, 1)) is a
     with pytest.raises(ValueError, match=r"shape \(3, 1\), asked for \(2, 1\)"):
         noise((2, 1))

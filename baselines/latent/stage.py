@@ -309,11 +309,11 @@ class LatentDiffusion(Diffusion):
     def _placed(self, images: Tensor) -> Tensor:
         return images.to(self.device, self.statistics.mean.dtype)
 
-    def untrained(self) -> None:
-        super().untrained()
+    def start_untrained(self) -> None:
+        super().start_untrained()
         self.statistics.none(self.codec.network)
 
-    def fed(self, batch: Batch) -> Batch:
+    def prepare_batch(self, batch: Batch) -> Batch:
         return Batch(self.codec.moments(batch.images), batch.cond)
 
     def draw(self, batch: Batch, noise: Noise) -> LatentDraws:

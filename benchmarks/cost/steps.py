@@ -51,7 +51,7 @@ class Steps:
         self.device = next(stage.parameters()).device
         size = images // recipe.accumulate
         self.raw = [self._raw(size, facts, recipe) for _ in range(recipe.accumulate)]
-        self.chunks = list(enumerate(map(stage.fed, self.raw)))
+        self.chunks = list(enumerate(map(stage.prepare_batch, self.raw)))
         named = dict(stage.named_parameters())
         self.step = TrainingStep(fabric, stage, recipe, named=named, images=images, place=(0, 0))
 
@@ -71,7 +71,7 @@ class Steps:
     def prepare(self) -> None:
         """What the stage's data does once for the images of a step, before the first one."""
         for raw in self.raw:
-            self.stage.fed(raw)
+            self.stage.prepare_batch(raw)
 
 
 class Shapes:

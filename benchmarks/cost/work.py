@@ -26,7 +26,7 @@ def build_stage(case: Case) -> Generator:
     if case.channels_last:
         with_channels_last(method)
     for stage in method.stages:
-        stage.untrained()
+        stage.start_untrained()
     stage = method.at(case.finest)
     if case.alone:
         stage = stage.tail(len(stage.resolutions) - stage.resolutions.index(case.finest))

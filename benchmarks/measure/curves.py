@@ -145,7 +145,7 @@ def mean_losses(stage: Stage, data: ImageData, n: int, precision: str) -> dict[s
     try:
         for first in range(0, n, CHUNK):
             rows = evaluation_rows(len(data), range(first, min(first + CHUNK, n)))
-            batch = stage.fed(data.batch(rows).map(lambda tensor: tensor.to(device)))
+            batch = stage.prepare_batch(data.batch(rows).map(lambda tensor: tensor.to(device)))
             noise = from_generator(generator_of("validation", first), device)
             draws = stage.draw(batch, noise)
             with autocast(device, precision):

@@ -61,7 +61,7 @@ def check(method: Method, log_snrs: Sequence[float]) -> None:
     for _, previous, bridge in upsamplers(method):
         shapes = [(1, *shape) for shape in previous.shapes()]
         for log_snr in log_snrs:
-            bridge.fixed(shapes, lambda shape: torch.zeros(tuple(shape)), log_snr)
+            bridge.draw_at(shapes, lambda shape: torch.zeros(tuple(shape)), log_snr)
 
 
 def exposure_bias(

@@ -17,7 +17,7 @@ from benchmarks.cost.sampling import SamplingTimer, flops_of_sample, flops_of_te
 from benchmarks.cost.steps import META, Shapes, Steps
 from benchmarks.cost.work import build_stage
 from benchmarks.device import device_of
-from hierdiff.denoisers.protocol import Unpredicted
+from hierdiff.denoisers.protocol import PredictionError
 from hierdiff.methods import Method, Stage, methods
 from hierdiff.metrics.cost import flops, time_call
 from hierdiff.train import Prepared
@@ -36,11 +36,12 @@ class NotCounted(Exception):
 
 @contextmanager
 def counting(run: Prepared) -> Iterator[None]:
-    """Around what runs on shapes alone. Error: NotCounted for whatever stops it, and `Unpredicted`,
+    """Around what runs on shapes alone. Error: NotCounted for whatever stops it, and
+    `PredictionError`,
     which no device would accept."""
     try:
         yield
-    except Unpredicted:
+    except PredictionError:
         raise
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": .")
@@ -135,7 +136,7 @@ def build_untrained(node: Mapping[str, Any], run: Prepared) -> Method:
     """The method of a node with other weights than those of the run."""
     method = methods.build(node, offered=run.data.facts)
     for stage in method.stages:
-        stage.untrained()
+        stage.start_untrained()
     return method
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from hierdiff.levels import joined
+from hierdiff.levels import joint_text
 from hierdiff.results.flat import NAMED
 from hierdiff.results.record import Record
 
@@ -30,7 +30,7 @@ def _is_short(value: Any) -> bool:
 def options_of(record: Record) -> dict[str, Any]:
     return {
         "budget": record.budget,
-        "resolutions": joined(record.resolutions),
+        "resolutions": joint_text(record.resolutions),
         **{key: value for key, value in record.options.items() if key not in NAMED[1:]},
     }
 

@@ -10,7 +10,7 @@ from benchmarks.tables.digits import number
 from benchmarks.tables.formats.cells import MISSING
 from benchmarks.tables.presets import UNITS, Preset
 from benchmarks.tables.scale import scale_rows
-from hierdiff.levels import Name, joined, order_of, px
+from hierdiff.levels import Name, joint_text, order_of, px
 from hierdiff.metrics.identity import Identity, identity_of
 from hierdiff.results.hardware import machine
 from hierdiff.results.record import Record
@@ -84,7 +84,7 @@ def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:
 
 def _where(cost: Row) -> str:
     """`64x32 px` of a joint trajectory."""
-    levels = joined(cost.get("trajectory") or [level_of(cost)])
+    levels = joint_text(cost.get("trajectory") or [level_of(cost)])
     return f"{levels} px{f' ({ALONE})' if cost.get('part') else ''}"
 
 

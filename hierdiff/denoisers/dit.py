@@ -34,18 +34,18 @@ from hierdiff.denoisers.protocol import (
     Backbone,
     Reads,
     augmentation_of,
+    caption_of,
     denoisers,
     labels_of,
     split_width,
     with_low,
-    words_of,
 )
 from hierdiff.options import Count, Natural, Positive
 
 WAVES = 256  # sines and cosines of the clock
 
 
-def positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
+def column_row_positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
     """(rows * columns, width): sinusoids of the column, then of the row, half of the width each."""
     return layers.positions(rows, columns, width, device).roll(width // 2, dims=1)
 
@@ -57,7 +57,7 @@ def modulated(
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
-class Block(nn.Module):
+class DiTBlock(nn.Module):
     """Self-attention, then an MLP, each on modulated tokens, gated and added to what it was given.
 
     The vector gives shift, scale and gate of the attention, then those of the MLP.
@@ -155,7 +155,9 @@ class DiT(Backbone):
                 f"mlp_ratio {mlp_ratio:g} of width {width} leaves an MLP of no width: "
                 f"choose a larger one"
             )
-        self.blocks: Modules[Block] = Modules(Block(width, heads, hidden) for _ in range(depth))
+        self.blocks: Modules[DiTBlock] = Modules(
+            DiTBlock(width, heads, hidden) for _ in range(depth)
+        )
         self.modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, patch**2 * outputs)
         self._initialise()
@@ -187,7 +189,7 @@ class DiT(Backbone):
         if self.label is not None:
             vector = self.label(labels_of(cond, self.classes) + 1)
         if self.text is not None:
-            states, mask = words_of(cond)
+            states, mask = caption_of(cond)
             word = mask[..., None]
             words = torch.where(word, self.text(torch.where(word, states, 0.0)), 0.0)
             pooled = words.sum(1) / word.sum(1).clamp(min=1)
@@ -214,7 +216,9 @@ class DiT(Backbone):
         if added is not None:
             h = h + F.pixel_unshuffle(added, self.patch)
         rows, columns = h.shape[-2:]
-        where = positions(rows, columns, self.width, h.device).to(self.patches.weight.dtype)
+        where = column_row_positions(rows, columns, self.width, h.device).to(
+            self.patches.weight.dtype
+        )
         h = rearrange(h, "b c h w -> b (h w) c") + where  # under autocast to float32, as published
         for block in self.blocks:
             h = block(h, vector)

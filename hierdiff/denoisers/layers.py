@@ -169,7 +169,7 @@ class ScalarEmbeddings(nn.ModuleDict):
 
     def __init__(self, scalars: Scalars | None, width: int):
         limits = scalars if isinstance(scalars, Mapping) else dict.fromkeys(scalars or (), math.inf)
-        check_names(limits, "scalar")
+        check_condition_names(limits, "scalar")
         super().__init__({name: Embedding(width, zero=True) for name in limits})
         self.limits = dict(limits)
 
@@ -206,7 +206,7 @@ class VectorProjections(nn.ModuleDict):
 
     def __init__(self, vectors: Vectors | None, width: int):
         widths = dict(vectors or {})
-        check_names(widths, "vector")
+        check_condition_names(widths, "vector")
         super().__init__(
             {name: zeroed(nn.Linear(own, width, bias=False)) for name, own in widths.items()}
         )
@@ -229,7 +229,7 @@ class VectorProjections(nn.ModuleDict):
         return vector
 
 
-def check_names(names: Iterable[str], what: str) -> None:
+def check_condition_names(names: Iterable[str], what: str) -> None:
     """ValueError for the name of a scalar or vector that is no identifier, or is taken."""
     for name in names:
         if not name.isidentifier() or name in (LABEL, CAPTION, LOW) or hasattr(nn.ModuleDict, name):

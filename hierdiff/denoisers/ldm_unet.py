@@ -40,10 +40,10 @@ from hierdiff.denoisers.protocol import (
     Backbone,
     Reads,
     augmentation_of,
+    caption_of,
     denoisers,
     labels_of,
     with_low,
-    words_of,
 )
 from hierdiff.options import Count, Natural
 
@@ -69,7 +69,7 @@ class ImageOnly(nn.Module):
         return self.layer(x)
 
 
-class Step(nn.ModuleList):
+class Layers(nn.ModuleList):
     """Layers, each called with the image and its context."""
 
     @override
@@ -255,7 +255,7 @@ class LDMUNet(Backbone):
         super().__init__()
         widths = [int(width * multiple) for multiple in multiples]
         counts = [attention] * len(widths) if isinstance(attention, int) else list(attention)
-        _check(widths, counts, groups)
+        _check_widths(widths, counts, groups)
         if not transformer and (text_width or class_token):
             raise ValueError(
                 "plain self-attention reads no text and no class token: set transformer to true, "
@@ -318,23 +318,25 @@ class LDMUNet(Backbone):
 
         here = widths[0]
         first = nn.Conv2d(channels + low_channels, here, 3, padding=1)
-        self.down = nn.ModuleList([Step([ImageOnly(first)])])
+        self.down = nn.ModuleList([Layers([ImageOnly(first)])])
         skips = [here]
         for i, w in enumerate(widths):
             for _ in range(blocks):
-                self.down.append(Step([residual(here, w), *(attend(w) for _ in range(counts[i]))]))
+                self.down.append(
+                    Layers([residual(here, w), *(attend(w) for _ in range(counts[i]))])
+                )
                 skips.append(here := w)
             if i + 1 < len(widths):
-                self.down.append(Step([shrink(w)]))
+                self.down.append(Layers([shrink(w)]))
                 skips.append(w)
-        self.middle = Step([residual(here, here), attend(here), residual(here, here)])
+        self.middle = Layers([residual(here, here), attend(here), residual(here, here)])
         self.up = nn.ModuleList()
         for i, w in reversed(list(enumerate(widths))):
             for j in range(blocks + 1):
                 layers = [residual(here + skips.pop(), w), *(attend(w) for _ in range(counts[i]))]
                 if i and j == blocks:
                     layers.append(grow(w))
-                self.up.append(Step(layers))
+                self.up.append(Layers(layers))
                 here = w
         outputs = channels * (2 if learned_variance else 1)
         self.head = nn.Sequential(
@@ -353,7 +355,7 @@ class LDMUNet(Backbone):
             else:
                 vector = known
         if self.text is not None:
-            states, _ = words_of(cond)
+            states, _ = caption_of(cond)
             tokens.append(self.text(states))
         context: tuple[Tensor, ...] = ()
         if tokens:
@@ -404,7 +406,7 @@ class LDMUNet(Backbone):
         return mask[:, None, None]
 
 
-def _check(widths: Sequence[int], counts: Sequence[int], groups: int) -> None:
+def _check_widths(widths: Sequence[int], counts: Sequence[int], groups: int) -> None:
     if len(counts) != len(widths):
         raise ValueError(
             f"attention {list(counts)} for {len(widths)} widths: give one for each of `multiples`"

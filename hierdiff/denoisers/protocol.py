@@ -45,7 +45,7 @@ class Prediction(NamedTuple):
     features: Tensor | None = None
 
 
-class Unpredicted(ValueError):
+class PredictionError(ValueError):
     """What a network gives is no prediction of the state that it was given."""
 
 
@@ -188,7 +188,7 @@ class OneLevelDenoiser(Denoiser):
         carry: Any = None,
         added: Tensor | None = None,
     ) -> Prediction:
-        return Prediction((self.denoise(only(self, x_t), log_snr[:, 0], cond),))
+        return Prediction((self.denoise(single_level(self, x_t), log_snr[:, 0], cond),))
 
 
 class Backbone(Denoiser):
@@ -220,14 +220,14 @@ class Backbone(Denoiser):
         carry: Any = None,
         added: Tensor | None = None,
     ) -> Prediction:
-        out, features = self.outputs(only(self, x_t), log_snr[:, 0], cond, added)
+        out, features = self.outputs(single_level(self, x_t), log_snr[:, 0], cond, added)
         if not self.learns_variance:
             return Prediction((out,), features=features)
         level, variance = out.chunk(2, dim=1)
         return Prediction((level,), variance=(variance,), features=features)
 
 
-def only(denoiser: Denoiser, x_t: Levels) -> Tensor:
+def single_level(denoiser: Denoiser, x_t: Levels) -> Tensor:
     """The level of a network of one. Error: ValueError where there are more."""
     if len(x_t) != 1:
         raise ValueError(
@@ -243,7 +243,7 @@ def split_width(width: int, patch: int) -> int | None:
     return None if width % patch**2 else width // patch**2
 
 
-def predicted(
+def predict(
     denoiser: Denoiser,
     x_t: Levels,
     log_snr: Float[Tensor, "b levels"],
@@ -252,32 +252,35 @@ def predicted(
 ) -> Prediction:
     """The call of a denoiser, checked: x_t and log_snr (in +-30) of each level, prepared `cond`.
 
-    Error: `Unpredicted` where it gives anything else than a floating-point tensor of the shape of
-    each level: broadcast, it would pass for a prediction.
+    Raises:
+        PredictionError: where it returns anything but a floating-point tensor of the shape of each
+            level, which broadcasting would let pass for a prediction.
     """
     out = denoiser(x_t, log_snr, cond, carry)
     name = type(getattr(denoiser, "denoiser", denoiser)).__name__
     if not isinstance(out, Prediction) or not isinstance(out.levels, tuple):
-        raise Unpredicted(f"{name} gives a {type(out).__name__}: give Prediction((level, ...))")
+        raise PredictionError(f"{name} gives a {type(out).__name__}: give Prediction((level, ...))")
     if len(out.levels) != len(x_t):
-        raise Unpredicted(f"{name} predicts {len(out.levels)} of {len(x_t)} levels: give each once")
+        raise PredictionError(
+            f"{name} predicts {len(out.levels)} of {len(x_t)} levels: give each once"
+        )
     for level, x in zip(out.levels, x_t, strict=True):
         if not isinstance(level, Tensor):
-            raise Unpredicted(
+            raise PredictionError(
                 f"{name} gives a {type(level).__name__} for a state of {tuple(x.shape)}: give a "
                 f"tensor of that shape"
             )
         if level.shape != x.shape or not level.is_floating_point():
-            raise Unpredicted(
+            raise PredictionError(
                 f"{name} gives {tuple(level.shape)} in {str(level.dtype).removeprefix('torch.')} "
                 f"for a state of {tuple(x.shape)}: give floating-point numbers of that shape"
             )
     if denoiser.learns_variance and out.variance is None:
-        raise Unpredicted(f"{name} says that it learns a variance and gives none: give one")
+        raise PredictionError(f"{name} says that it learns a variance and gives none: give one")
     return out
 
 
-class Around(Denoiser):
+class Wrapper(Denoiser):
     """A denoiser held by another, which asks it for all but the call itself."""
 
     def __init__(self, denoiser: Denoiser):
@@ -296,7 +299,7 @@ class Around(Denoiser):
         return self.denoiser.prepare(cond)
 
 
-class Joined(Around):
+class Joined(Wrapper):
     """A one-level denoiser without features made nestable, so that it can be innermost in a nested
     network.
 
@@ -322,11 +325,11 @@ class Joined(Around):
         added: Tensor | None = None,
     ) -> Prediction:
         x = x_t[0] if added is None else x_t[0] + added
-        out = predicted(self.denoiser, (x,), log_snr, cond, carry)
+        out = predict(self.denoiser, (x,), log_snr, cond, carry)
         return out._replace(features=out.levels[0])
 
 
-class Hinted(Around):
+class Hinted(Wrapper):
     """A denoiser that knows no `low_channels` made an upsampler.
 
     A convolution (3 along each of `rank` sides) of the low-resolution image, with its log_snr as
@@ -383,7 +386,7 @@ def labels_of(cond: Cond, classes: int) -> Int[Tensor, " b"]:
     return cond.labels
 
 
-def words_of(cond: Cond) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
+def caption_of(cond: Cond) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
     """Token states and their mask. Error: ValueError without them."""
     if cond.tokens is None or cond.mask is None:
         raise ValueError(
@@ -406,7 +409,7 @@ def augmentation_of(cond: Cond, like: Float[Tensor, " b"]) -> Float[Tensor, " b"
 denoisers: Registry[Denoiser] = Registry("denoiser", Denoiser)
 
 
-def built(node: Later[Denoiser], facts: Node) -> Denoiser:
+def build_denoiser(node: Later[Denoiser], facts: Node) -> Denoiser:
     """The denoiser of a node for data of these facts, an upsampler where `low_channels` is among
     them. Facts of the state: channels, sides.
 

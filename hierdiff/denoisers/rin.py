@@ -34,12 +34,12 @@ from hierdiff.denoisers.protocol import (
     Prediction,
     Reads,
     augmentation_of,
+    caption_of,
     denoisers,
     labels_of,
-    only,
+    single_level,
     split_width,
     with_low,
-    words_of,
 )
 from hierdiff.levels import Levels
 from hierdiff.options import Count, Natural
@@ -63,7 +63,7 @@ def dropped(x: Float[Tensor, "b n d"], rate: float, training: bool) -> Float[Ten
     return x * F.dropout(torch.ones_like(x[:, :1, :1]), rate)
 
 
-class Attention(nn.Module):
+class MultiHeadAttention(nn.Module):
     """Tokens of `width` attend tokens of `source`, within `inner` features.
 
     The starting bounds are those of the released code, whose framework counts the fans of a
@@ -117,7 +117,7 @@ class Layer(nn.Module):
         super().__init__()
         inner = width if source is None else min(width, source)
         self.norm = nn.LayerNorm(width, eps=EPS)
-        self.attention = Attention(width, source or width, inner, heads)
+        self.attention = MultiHeadAttention(width, source or width, inner, heads)
         self.mlp_norm = nn.LayerNorm(width, eps=EPS)
         self.mlp = _mlp(width, expansion, dropout)
         self.drop_path = drop_path
@@ -132,7 +132,7 @@ class Layer(nn.Module):
         return x + dropped(self.mlp(self.mlp_norm(x)), self.drop_path, self.training)
 
 
-class Block(nn.Module):
+class RINBlock(nn.Module):
     """Read, `depth` layers of latent self-attention, write."""
 
     def __init__(self, read: Layer, think: list[Layer], write: Layer):
@@ -174,7 +174,7 @@ class Memory(nn.Module):
         return self.norm(z + self.mlp(h))
 
 
-class LevelLatent(nn.Module):
+class LogSNRLatent(nn.Module):
     """A log-SNR as one latent: clock, sinusoid, normalised, linear, SiLU, linear."""
 
     def __init__(self, width: int, clock: Clock):
@@ -270,16 +270,16 @@ class RIN(Denoiser):
         side = resolution // patch
         self.positions = nn.Parameter(_small(width, side, side))
         self.latents = nn.Parameter(_small(learned, latent_width))
-        self.time = LevelLatent(latent_width, clock)
+        self.time = LogSNRLatent(latent_width, clock)
         self.scalars = ScalarEmbeddings(scalars, latent_width)
         self.vectors = VectorProjections(vectors, latent_width)
-        self.augmentation = LevelLatent(latent_width, clock) if low_channels else None
+        self.augmentation = LogSNRLatent(latent_width, clock) if low_channels else None
         self.label = dense(classes, latent_width) if classes else None  # of one-hot; none: the bias
         self.word = dense(text_width, latent_width) if text_width else None
         self.memory = Memory(latent_width, latent_expansion)
 
-        def block() -> Block:
-            return Block(
+        def block() -> RINBlock:
+            return RINBlock(
                 Layer(latent_width, read_heads, latent_expansion, source=width),
                 [
                     Layer(latent_width, heads, latent_expansion, None, dropout, drop_path)
@@ -288,7 +288,7 @@ class RIN(Denoiser):
                 Layer(width, read_heads, expansion, source=latent_width),
             )
 
-        self.blocks: Modules[Block] = Modules(block() for _ in range(blocks))
+        self.blocks: Modules[RINBlock] = Modules(block() for _ in range(blocks))
         self.head = nn.Sequential(
             nn.LayerNorm(width, eps=EPS), dense(width, patch * patch * channels)
         )
@@ -302,7 +302,7 @@ class RIN(Denoiser):
             known = F.one_hot(labels_of(cond, self.classes) + 1, self.classes + 1)[:, 1:]
             vector = self.label(known.to(self.label.weight.dtype))
         if self.word is not None:
-            states, _ = words_of(cond)
+            states, _ = caption_of(cond)
             context = (self.word(states),)
         return replace(cond, embedding=self.vectors(vector, cond), context=context)
 
@@ -315,7 +315,7 @@ class RIN(Denoiser):
         carry: tuple[Tensor, ...] | None = None,
         added: Tensor | None = None,
     ) -> Prediction:
-        x = only(self, x_t)
+        x = single_level(self, x_t)
         interface = self._interface(x, cond)
         if added is not None:
             interface = interface + rearrange(

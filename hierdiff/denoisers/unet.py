@@ -43,10 +43,10 @@ from hierdiff.denoisers.protocol import (
     Prediction,
     Reads,
     augmentation_of,
+    caption_of,
     denoisers,
     labels_of,
     with_low,
-    words_of,
 )
 from hierdiff.levels import Levels
 from hierdiff.options import Count, Natural
@@ -78,7 +78,7 @@ class TextAttentionBlock(AttentionBlock):
         return x if self.ffn is None else x + self.ffn(x)
 
 
-class Block(nn.Module):
+class UNetBlock(nn.Module):
     """A residual block and the attention blocks that follow it."""
 
     def __init__(self, residual: ResidualBlock, attention: Sequence[AttentionBlock]):
@@ -208,11 +208,11 @@ class UNet(Denoiser):
                 self._readers.append(made)
             return made
 
-        def block(inputs: int, outputs: int, layers: int, drop: float) -> Block:
+        def block(inputs: int, outputs: int, layers: int, drop: float) -> UNetBlock:
             residual = ResidualBlock(inputs, outputs, self.time_width, groups, drop)
             if not (self_attention or text):
                 layers = 0
-            return Block(residual, [attend(outputs) for _ in range(layers)])
+            return UNetBlock(residual, [attend(outputs) for _ in range(layers)])
 
         self.time = Embedding(self.time_width)
         self.scalars = ScalarEmbeddings(scalars, self.time_width)
@@ -227,20 +227,20 @@ class UNet(Denoiser):
 
         self.first = nn.Conv2d(channels + low_channels, widths[0], 3, padding=1)
         skips = [widths[0]]
-        self.down: Modules[Modules[Block]] = Modules()
+        self.down: Modules[Modules[UNetBlock]] = Modules()
         self.shrink = nn.ModuleList()
         here = widths[0]
         for i, w in enumerate(widths):
             if i >= self.start:
                 self.shrink.append(nn.Conv2d(here, here, 3, stride=2, padding=1))
                 skips.append(here)
-            row: Modules[Block] = Modules()
+            row: Modules[UNetBlock] = Modules()
             for _ in range(blocks[i]):
                 row.append(block(here, w, attention[i], dropout[i]))
                 here = w
                 skips.append(w)
             self.down.append(row)
-        self.middle: Modules[Block] = Modules()
+        self.middle: Modules[UNetBlock] = Modules()
         if middle and self.inner is None:
             self.middle.extend([block(here, here, layers, dropout[-1]) for layers in (1, 0)])
         self.into, self.back = nn.Identity(), nn.Identity()
@@ -249,7 +249,7 @@ class UNet(Denoiser):
             assert nest is not None  # `_nestable` saw to it
             self.into = zeroed(nn.Conv2d(here, nest, 3, padding=1))
             self.back = zeroed(nn.Conv2d(nest, here, 3, padding=1))
-        self.up: Modules[Modules[Block]] = Modules()
+        self.up: Modules[Modules[UNetBlock]] = Modules()
         self.grow = nn.ModuleList()
         for i, w in reversed(list(enumerate(widths))):
             row = Modules()
@@ -309,7 +309,7 @@ class UNet(Denoiser):
         vector = self.vectors(vector, cond)
         if self.text is None or self.pool is None:
             return replace(cond, embedding=vector)
-        states, mask = words_of(cond)
+        states, mask = caption_of(cond)
         tokens = self.text(states)
         seen = mask[..., None].to(tokens.dtype)
         pooled = self.pool((tokens * seen).sum(1) / seen.sum(1).clamp(min=1))

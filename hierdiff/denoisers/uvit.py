@@ -39,18 +39,18 @@ from hierdiff.denoisers.protocol import (
     Backbone,
     Reads,
     augmentation_of,
+    caption_of,
     denoisers,
     labels_of,
     split_width,
     with_low,
-    words_of,
 )
 from hierdiff.denoisers.stems import Stem, stems
 from hierdiff.options import Count, Natural
 from hierdiff.registry import Later
 
 
-class TransformerBlock(nn.Module):
+class UViTBlock(nn.Module):
     """Self-attention, text cross-attention, MLP of 4x width, each added to what it was given.
 
     Norms come first; those of self-attention and MLP are scaled and shifted by the vector. Outputs
@@ -145,7 +145,7 @@ class UViT(Backbone):
         super().__init__()
         *widths, deep = [int(width * multiple) for multiple in multiples]
         counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
-        _check(widths, deep, counts, heads, groups)
+        _check_options(widths, deep, counts, heads, groups)
         self.time_width = time_width or 4 * width
         self.low_channels = low_channels
         self.clock, self.clocks = clock, (clock,)
@@ -184,9 +184,8 @@ class UViT(Backbone):
             self.shrink.append(nn.Conv2d(here, below, 3, stride=2, padding=1))
             self.grow.insert(0, Upsample(below))
             self.up.insert(0, row([below + here] + [here + here] * (count - 1), here))
-        self.transformer: Modules[TransformerBlock] = Modules(
-            TransformerBlock(deep, heads, self.time_width, dropout, text_width)
-            for _ in range(depth)
+        self.transformer: Modules[UViTBlock] = Modules(
+            UViTBlock(deep, heads, self.time_width, dropout, text_width) for _ in range(depth)
         )
         self.head = nn.Sequential(
             nn.GroupNorm(groups, sides[0]),
@@ -203,7 +202,7 @@ class UViT(Backbone):
         vector = self.vectors(vector, cond)
         if self.text is None or self.pool is None:
             return replace(cond, embedding=vector)
-        states, mask = words_of(cond)
+        states, mask = caption_of(cond)
         tokens = self.text(states)
         words = torch.where(mask[..., None], tokens, 0.0)
         pooled = self.pool(words.sum(1) / mask.sum(1, keepdim=True).clamp(min=1))
@@ -266,7 +265,9 @@ class UViT(Backbone):
         return vector if cond.embedding is None else vector + cond.embedding
 
 
-def _check(widths: list[int], deep: int, counts: list[int], heads: int, groups: int) -> None:
+def _check_options(
+    widths: list[int], deep: int, counts: list[int], heads: int, groups: int
+) -> None:
     if len(counts) != len(widths) or any(count < 1 for count in counts):
         raise ValueError(
             f"blocks {counts} for {len(widths)} convolutional level(s): give one number, 1 or "

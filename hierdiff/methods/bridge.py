@@ -51,7 +51,7 @@ class Bridge(ABC):
         state, with the batch."""
         return None
 
-    def fixed(self, shapes: Sequence[Sequence[int]], noise: Noise, log_snr: float) -> Any:
+    def draw_at(self, shapes: Sequence[Sequence[int]], noise: Noise, log_snr: float) -> Any:
         """Randomness of one crossing in sampling: drawn once a sample, `log_snr` for all.
 
         Error: ValueError where it is not trained on that log_snr.

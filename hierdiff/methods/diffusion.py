@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from hierdiff.batch import NOTHING, Batch, Cond
+from hierdiff.batch import UNCONDITIONAL, Batch, Cond
 from hierdiff.codec import Codec, Pyramid
 from hierdiff.denoisers import Denoiser, protocol
 from hierdiff.denoisers.protocol import Reads
@@ -26,7 +26,7 @@ from hierdiff.guidance import (
     is_off,
     thresholded,
 )
-from hierdiff.levels import Levels, Name, joined, resolution_of
+from hierdiff.levels import Levels, Name, joint_text, resolution_of
 from hierdiff.methods.bridge import Handover
 from hierdiff.methods.generator import Generator, Part, Request
 from hierdiff.methods.method import check_cond
@@ -105,7 +105,7 @@ class Diffusion(Generator):
         self.sampling = sampling
         self.resolutions = tuple(resolutions)
         self.level_names = codec.names()
-        self.name = joined(resolutions)
+        self.name = joint_text(resolutions)
         self.facts, self.notes = dict(facts), denoiser.notes
         self.fractions = _check_fractions(fractions, levels)
         self.share, self.batch_size, self.weights = share, batch_size, weights
@@ -195,7 +195,7 @@ class Diffusion(Generator):
         self._teacher = (cast(Diffusion, teacher).eval(),)
 
     @override
-    def untrained(self) -> None:
+    def start_untrained(self) -> None:
         if self.objective.needs_teacher:  # whose work is that of a network like this one
             self._teacher = (self,)
 
@@ -208,7 +208,7 @@ class Diffusion(Generator):
 
     @override
     def draw(self, batch: Batch, noise: Noise) -> Any:
-        # scalars and vectors may be for another stage: `Method.check_given` knows all of them
+        # scalars and vectors may be for another stage: `Method.check_facts` knows all of them
         check_cond(replace(batch.cond, scalars={}, vectors={}), self.denoiser.reads)
         b = len(batch)
         rows = [math.ceil(fraction * b) for fraction in self.fractions]
@@ -316,7 +316,7 @@ class Diffusion(Generator):
 
     def example(self, n: int, noise: Noise) -> Handover:
         """An opening like those of samples, to count and time by."""
-        return Handover(self.complete(NOTHING, n))
+        return Handover(self.complete(UNCONDITIONAL, n))
 
     def finish(
         self, request: Request, opening: Handover, stop: float = 0.0
@@ -455,7 +455,9 @@ def diffusion(
         codec=codec,
         process=processes.build({"name": process, "schedules": schedules}),
         objective=objective,
-        denoiser=protocol.built(denoiser, {**facts, "channels": channels, "sides": tuple(sides)}),
+        denoiser=protocol.build_denoiser(
+            denoiser, {**facts, "channels": channels, "sides": tuple(sides)}
+        ),
         sampling=sampling,
         resolutions=resolutions or codec.resolutions,
         facts=facts,

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from hierdiff.batch import NOTHING, Batch, Cond
+from hierdiff.batch import UNCONDITIONAL, Batch, Cond
 from hierdiff.guidance import Scale
 from hierdiff.levels import Levels, Name, pyramid, resolution_of, sides_of
 from hierdiff.methods.bridge import Bridge
@@ -33,7 +33,7 @@ class Request:
     """
 
     n: int
-    cond: Cond = NOTHING
+    cond: Cond = UNCONDITIONAL
     _: KW_ONLY
     noise: Noise
     steps: int | None = None

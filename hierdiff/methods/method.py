@@ -70,7 +70,7 @@ class Method(nn.Module):
                 whole = whole | network.reads
         return whole
 
-    def check_given(self, facts: Mapping[str, Any]) -> None:
+    def check_facts(self, facts: Mapping[str, Any]) -> None:
         """Refuses, before compute, conditions that the data gives and no network reads, and those
         that a network reads and the data does not give.
 

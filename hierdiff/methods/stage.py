@@ -94,11 +94,11 @@ class Stage(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss: ...
 
-    def fed(self, batch: Batch) -> Batch:
+    def prepare_batch(self, batch: Batch) -> Batch:
         """What its data (`start`) gives for a batch of images."""
         return batch
 
-    def untrained(self) -> None:
+    def start_untrained(self) -> None:
         """Stands in for what `start` would measure: weights as drawn are timed, not looked at."""
 
     def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hierdiff.levels import WORD as WORD_OF_LEVEL
+from hierdiff.levels import NAME_WORD
 
 DEEPEST = 40  # levels of nesting; a config of this project has less than ten
 LARGEST = 1e100  # of a number, so that its square and sums of squares are finite too
@@ -39,7 +39,7 @@ RESOLUTION: Rule = (
 )
 LEVEL: Rule = (
     "the name of a level",
-    lambda value: _is_text(value) and WORD_OF_LEVEL.fullmatch(value) is not None,
+    lambda value: _is_text(value) and NAME_WORD.fullmatch(value) is not None,
 )
 NAME: Rule = (
     "a positive whole number, a list of them, or the name of a level",

@@ -15,14 +15,14 @@ from hierdiff.process import GaussianProcess
 from hierdiff.registry import Registry
 from hierdiff.schedules import GammaCosine, Schedule, check_schedule
 
-Grid64 = Float[Tensor, " steps_and_one"]
+GridTimes = Float[Tensor, " steps_and_one"]
 
 
 class Grid(ABC):
     """The times of a trajectory: steps + 1 of them, falling from the start to 0."""
 
     @abstractmethod
-    def __call__(self, steps: int, process: GaussianProcess) -> Grid64: ...
+    def __call__(self, steps: int, process: GaussianProcess) -> GridTimes: ...
 
 
 grids: Registry[Grid] = Registry("time grid", Grid)
@@ -45,7 +45,7 @@ class UniformGrid(Grid):
             )
 
     @override
-    def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
+    def __call__(self, steps: int, process: GaussianProcess) -> GridTimes:
         return torch.linspace(self.start, self.end, steps + 1, dtype=torch.float64, device="cpu")
 
 
@@ -70,7 +70,7 @@ class KarrasGrid(Grid):
             )
 
     @override
-    def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
+    def __call__(self, steps: int, process: GaussianProcess) -> GridTimes:
         first, last = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         sigma = torch.linspace(first, last, steps, dtype=torch.float64, device="cpu") ** self.rho
         times = process.schedules[-1].inverse(-2 * sigma.log()).clamp(0, 1)
@@ -89,7 +89,7 @@ class MDMGrid(Grid):
     table: Count = 1000
 
     @override
-    def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
+    def __call__(self, steps: int, process: GaussianProcess) -> GridTimes:
         k = torch.arange(steps, -1, -1, dtype=torch.float64, device="cpu")
         return torch.round(k * (self.table + 1) / (steps + 1)) / self.table
 
@@ -110,7 +110,7 @@ class ScheduleGrid(Grid):
         check_schedule(self.schedule)
 
     @override
-    def __call__(self, steps: int, process: GaussianProcess) -> Grid64:
+    def __call__(self, steps: int, process: GaussianProcess) -> GridTimes:
         uniform = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")[:-1]
         levels = self.schedule(uniform)
         times = process.schedules[-1].inverse(levels).clamp(0, 1)

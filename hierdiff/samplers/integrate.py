@@ -87,7 +87,7 @@ def integrate(
         if watch is not None:
             watch(i, falling[i + 1], x)
     if finite and not x[-1].is_meta:
-        check_finite(torch.stack(finite), falling, x, what)
+        check_trajectory(torch.stack(finite), falling, x, what)
     return x
 
 
@@ -103,7 +103,7 @@ def check_times(times: Float[Tensor, " steps_and_one"]) -> list[float]:
     return moments
 
 
-def check_finite(
+def check_trajectory(
     finite: Bool[Tensor, "steps levels"], moments: Sequence[float], x: Levels, what: str
 ) -> None:
     """FloatingPointError, with step and level, where the state x of a trajectory was not finite.

@@ -91,7 +91,7 @@ def train(
     Errors: ValueError (options, another run's checkpoint), FloatingPointError (loss or gradient not
     finite), OSError (disk), Interrupted (Ctrl-C, SIGTERM; a checkpoint was written).
     """
-    method.check_given(data.facts)
+    method.check_facts(data.facts)
     fabric = fabric_of(recipe)
     fabric.launch()
     return Run(fabric, method, data, Path(folder), recipe, seed, dict(config or {})).go()

@@ -13,7 +13,7 @@ from hierdiff.denoisers import Denoiser, OneLevelDenoiser, Prediction, denoisers
 from hierdiff.levels import down, up
 from hierdiff.methods import Diffusion, Request, Sampling, methods
 from hierdiff.methods.bridge import CLEAN
-from hierdiff.noise import given
+from hierdiff.noise import from_tensors
 from hierdiff.objective import ScoreMatching
 from hierdiff.parameterization import Parameterization
 from hierdiff.process import processes
@@ -31,7 +31,7 @@ def bridge(**options):
 
 
 def crossing(one, level, b=2, seed=0):
-    return one.fixed([(b, 3, one.low, one.low)], tiny.noise(seed), level)
+    return one.draw_at([(b, 3, one.low, one.low)], tiny.noise(seed), level)
 
 
 def low_of(one, x, *args):
@@ -233,7 +233,7 @@ def test_the_spread_of_a_gaussian_cascade_has_its_closed_form(level, std):
         6, dtype=torch.float64
     )  # the chain is linear: a low pixel, its noise, 4 noises
     low = (unit[:, 0].reshape(6, 1, 1, 1),)
-    noise = given([unit[:, 1].reshape(6, 1, 1, 1), unit[:, 2:].reshape(6, 1, 2, 2)])
+    noise = from_tensors([unit[:, 1].reshape(6, 1, 1, 1), unit[:, 2:].reshape(6, 1, 2, 2)])
     columns = stage.follow(Request(6, noise=noise), low, level)[2].flatten(1)
     spread = torch.tensor([std**2, 1, 1, 1, 1, 1], dtype=torch.float64)
     found = columns.T @ (spread[:, None] * columns)

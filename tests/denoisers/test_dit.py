@@ -7,7 +7,7 @@ import torch
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers import denoisers
-from hierdiff.denoisers.dit import DiT, positions
+from hierdiff.denoisers.dit import DiT, column_row_positions
 from hierdiff.denoisers.layers import sinusoid
 from hierdiff.methods import Request
 from tests import tiny
@@ -77,7 +77,7 @@ def test_a_published_size_has_its_number_of_trained_weights(name, count):
 def test_with_the_fixed_table_of_positions_it_counts_as_the_released_networks_do(name, side, count):
     """One entry of `width` numbers for each token of a side; ours are computed, not stored."""
     network = published(name)
-    table = positions(*[side // network.patch] * 2, network.width, torch.device("meta"))
+    table = column_row_positions(*[side // network.patch] * 2, network.width, torch.device("meta"))
     assert weights_of(network) + table.numel() == count
 
 
@@ -113,7 +113,7 @@ def test_weights_start_as_published():
 
 
 def test_positions_are_sinusoids_of_column_and_row():
-    found = positions(2, 3, 8, torch.device("cpu"))
+    found = column_row_positions(2, 3, 8, torch.device("cpu"))
     assert found.shape == (6, 8)
     row, column = (sinusoid(torch.tensor([float(i)]), 4)[0] for i in (1, 2))
     torch.testing.assert_close(found[5], torch.cat([column, row]))  # row 1, column 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.protocol import (
@@ -11,8 +12,8 @@ from hierdiff.denoisers.protocol import (
     Joined,
     OneLevelDenoiser,
     Prediction,
-    Unpredicted,
-    predicted,
+    PredictionError,
+    predict,
 )
 from hierdiff.methods import Request
 from hierdiff.noise import from_generator, generator_of
@@ -25,6 +26,7 @@ class Gives(OneLevelDenoiser):
     def __init__(self, function):
         super().__init__()
         self.function = function
+        self.weight = nn.Parameter(torch.zeros(()))  # by which a stage knows its device
 
     def denoise(self, x, log_snr, cond):
         return self.function(x)
@@ -54,8 +56,8 @@ ODD = {
 def test_what_is_no_prediction_is_refused_alone_and_innermost(what):
     function, message = ODD[what]
     for network in (Gives(function), Joined(Gives(function), 3)):
-        with pytest.raises(Unpredicted, match=f"^Gives {message}"):
-            predicted(network, (X,), LOG_SNR, Cond())
+        with pytest.raises(PredictionError, match=f"^Gives {message}"):
+            predict(network, (X,), LOG_SNR, Cond())
 
 
 @pytest.mark.parametrize(
@@ -68,13 +70,13 @@ def test_what_is_no_prediction_is_refused_alone_and_innermost(what):
     ],
 )
 def test_a_network_that_writes_its_own_forward_is_checked_alike(out, message):
-    with pytest.raises(Unpredicted, match=message):
-        predicted(Whole(out, learns_variance=True), (X,), LOG_SNR, Cond())
+    with pytest.raises(PredictionError, match=message):
+        predict(Whole(out, learns_variance=True), (X,), LOG_SNR, Cond())
 
 
 def test_other_floating_point_types_are_predictions():
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        out = predicted(Gives(lambda x, dtype=dtype: x.to(dtype)), (X,), LOG_SNR, Cond())
+        out = predict(Gives(lambda x, dtype=dtype: x.to(dtype)), (X,), LOG_SNR, Cond())
         assert out.levels[0].dtype == dtype
 
 
@@ -83,7 +85,7 @@ def test_neither_the_loss_nor_the_sampler_broadcasts():
     stage.denoiser = Gives(lambda x: x[:, :1])
     batch = tiny.batch("unconditional")
     noise = from_generator(generator_of(0))
-    with pytest.raises(Unpredicted):
+    with pytest.raises(PredictionError):
         stage(batch, stage.draw(batch, noise))
-    with pytest.raises(Unpredicted):
+    with pytest.raises(PredictionError):
         stage.sample(Request(2, noise=noise))

@@ -7,7 +7,7 @@ from torch import nn
 from hierdiff.batch import Cond
 from hierdiff.denoisers import denoisers
 from hierdiff.denoisers.layers import ResidualBlock, sinusoid
-from hierdiff.denoisers.uvit import TransformerBlock, UViT, positions
+from hierdiff.denoisers.uvit import UViT, UViTBlock, positions
 from tests import tiny
 
 NONE = Cond()
@@ -165,7 +165,7 @@ def test_the_transformer_tells_places_apart():
 
 
 def test_a_new_transformer_block_changes_nothing():
-    block = TransformerBlock(16, 2, 8, 0.0, text=6)
+    block = UViTBlock(16, 2, 8, 0.0, text=6)
     x = torch.randn(2, 5, 16)
     context = block.keys_values(torch.randn(2, 3, 6))
     assert torch.equal(block(x, torch.randn(2, 8), context), x)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from hierdiff.batch import Cond
 from hierdiff.codec import Pyramid
 from hierdiff.denoisers import denoisers
-from hierdiff.denoisers.dit import positions
+from hierdiff.denoisers.dit import column_row_positions
 from hierdiff.guidance import guided
 from hierdiff.interop import load
 from hierdiff.interop.dit import rename
@@ -107,7 +107,7 @@ def test_the_guided_forward_mixes_the_first_three_channels_alone():
 
 def test_positions_are_the_ones_that_checkpoints_store():
     table = official()["pos_embed"][0]
-    found = positions(4, 4, table.shape[1], torch.device("cpu"))
+    found = column_row_positions(4, 4, table.shape[1], torch.device("cpu"))
     torch.testing.assert_close(found.double(), table, rtol=0, atol=1e-6)
 
 

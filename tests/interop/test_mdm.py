@@ -16,7 +16,7 @@ from hierdiff.guidance import dynamic_threshold, static_threshold, thresholded
 from hierdiff.interop import load
 from hierdiff.interop.mdm import rename
 from hierdiff.methods import Diffusion, Sampling
-from hierdiff.noise import given
+from hierdiff.noise import from_tensors
 from hierdiff.objective import Draws, ScoreMatching
 from hierdiff.parameterization import Parameterization, target
 from hierdiff.process import VariancePreserving
@@ -228,7 +228,7 @@ def test_a_ddim_trajectory_ends_where_theirs_does(reference, kind, threshold):
             stage.process,
             reference.levels("noise"),
             grids.build({"name": "mdm"})(6, stage.process),
-            given([]),
+            from_tensors([]),
         )
     wanted = reference.levels(f"ddim6.{kind}")
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)

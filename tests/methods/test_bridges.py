@@ -134,7 +134,7 @@ def test_an_embedding_prior_is_a_stage_whose_sample_conditions_the_next():
         bridge=Embedded(), previous=prior, **parts(Pyramid([8]), Net(3, vectors={"colour": 3}))
     )
     method = Method([8], [prior, decoder])
-    method.check_given(FACTS)
+    method.check_facts(FACTS)
     works(method)
     assert method.at(8) is decoder and not prior.makes_images and decoder.evaluations == 40
     request = Request(2, tiny.cond("class", 2), noise=tiny.noise())

@@ -284,24 +284,24 @@ def test_a_network_made_for_other_conditions_than_there_are_is_refused_at_build(
 
 def test_conditions_of_the_data_that_no_network_reads_are_refused():
     plain = tiny.method("mdm", "unconditional")
-    plain.check_given({"channels": 3, "classes": 3})  # said in the log
+    plain.check_facts({"channels": 3, "classes": 3})  # said in the log
     with pytest.raises(ValueError, match=r"reads the vector 'image' .* `vectors`, {image: 5}"):
-        plain.check_given({"channels": 3, "vectors": {"image": 5}})
+        plain.check_facts({"channels": 3, "vectors": {"image": 5}})
     with pytest.raises(ValueError, match=r"data.scalars=\['scale'\]: no network .* reads 'scale'"):
-        plain.check_given({"channels": 3, "scalars": ("scale",)})
+        plain.check_facts({"channels": 3, "scalars": ("scale",)})
     with pytest.raises(ValueError, match="data.text gives captions that no network"):
-        plain.check_given({"channels": 3, "text_width": 6})
+        plain.check_facts({"channels": 3, "text_width": 6})
     reads = {**tiny.denoiser_node("unet"), "scalars": {"crop": 64}}
     reading = methods.build({"name": "mdm", "resolutions": [16], "denoiser": reads})
     with pytest.raises(ValueError, match="reads the scalar 'crop', which the data does not give"):
-        reading.check_given({"channels": 3})
-    reading.check_given({"channels": 3, "scalars": ("crop",)})
+        reading.check_facts({"channels": 3})
+    reading.check_facts({"channels": 3, "scalars": ("crop",)})
     reads = {**tiny.denoiser_node("unet"), "vectors": {"image": 5}}
     reading = methods.build({"name": "mdm", "resolutions": [16], "denoiser": reads})
     for facts, found in (({}, "not at all"), ({"vectors": {"image": 4}}, "at a width of 4")):
         with pytest.raises(ValueError, match=f"vector 'image' of width 5, .* gives {found}"):
-            reading.check_given({"channels": 3, **facts})
-    reading.check_given({"channels": 3, "vectors": {"image": 5}})
+            reading.check_facts({"channels": 3, **facts})
+    reading.check_facts({"channels": 3, "vectors": {"image": 5}})
 
 
 @pytest.mark.parametrize(

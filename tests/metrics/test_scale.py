@@ -6,7 +6,7 @@ import torch
 from hierdiff.images import to_float
 from hierdiff.metrics import scale
 from hierdiff.metrics.scale import PixelGaussian
-from hierdiff.noise import from_generator, given
+from hierdiff.noise import from_generator, from_tensors
 
 
 def images(n, seed=0):
@@ -20,7 +20,7 @@ def test_unit_normals_one_by_one_give_the_sample_covariance_exactly(monkeypatch,
     monkeypatch.setattr(scale, "CHUNK", chunk)
     data = images(10)
     gaussian = PixelGaussian.fit(data)
-    rows = gaussian.sample(10, given([torch.eye(10, dtype=torch.float64)]))
+    rows = gaussian.sample(10, from_tensors([torch.eye(10, dtype=torch.float64)]))
     rows = (rows - gaussian.mean).flatten(1)
     covariance = torch.cov(to_float(data).double().flatten(1).T)
     torch.testing.assert_close(rows.T @ rows, covariance, rtol=1e-5, atol=1e-6)

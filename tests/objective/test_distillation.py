@@ -9,7 +9,7 @@ from hierdiff.denoisers import Denoiser, Prediction
 from hierdiff.exact import Pixel
 from hierdiff.guidance import Denoised
 from hierdiff.levels import spread
-from hierdiff.noise import from_generator, given
+from hierdiff.noise import from_generator, from_tensors
 from hierdiff.objective import ProgressiveDistillation, objectives
 from hierdiff.objective.distillation import two_steps
 from hierdiff.parameterization import Parameterization, target
@@ -45,7 +45,9 @@ def problem(objective, process, b=N):
 def ends(process, x_t, denoise, times):
     """DDIM over `times`."""
     grid = torch.tensor(times, dtype=torch.float64)
-    return integrate(samplers.build({"name": "ddim"}), denoise, process, x_t, grid, given([]))
+    return integrate(
+        samplers.build({"name": "ddim"}), denoise, process, x_t, grid, from_tensors([])
+    )
 
 
 class Student(Denoiser):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hierdiff.exact import Mixture, Pixel
-from hierdiff.noise import given
+from hierdiff.noise import from_tensors
 from hierdiff.process import VarianceExploding, VariancePreserving
 from hierdiff.samplers import grids, integrate, samplers
 from hierdiff.samplers.integrate import State, Step
@@ -20,7 +20,9 @@ def at(*values):
 
 
 def run(name, process, denoise, x, times):
-    (end,) = integrate(samplers.build({"name": name}), denoise, process, (x,), times, given([]))
+    (end,) = integrate(
+        samplers.build({"name": name}), denoise, process, (x,), times, from_tensors([])
+    )
     return end
 
 

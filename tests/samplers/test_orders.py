@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hierdiff.exact import Joint
-from hierdiff.noise import given
+from hierdiff.noise import from_tensors
 from hierdiff.process import Flow, VarianceExploding, VariancePreserving
 from hierdiff.samplers import integrate, samplers
 from hierdiff.schedules import Cosine, LinearFlow, Power, Shifted
@@ -37,7 +37,7 @@ def error(name, problem, steps):
     joint, z, wanted = problem
     times = torch.linspace(START, END, steps + 1, dtype=torch.float64)
     rule = samplers.build({"name": name})
-    end = integrate(rule, joint, joint.process, joint.split(z), times, given([]))
+    end = integrate(rule, joint, joint.process, joint.split(z), times, from_tensors([]))
     return float((joint.stacked(end) - wanted).norm())
 
 

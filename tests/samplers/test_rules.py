@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hierdiff.guidance import Denoised
-from hierdiff.noise import given
+from hierdiff.noise import from_tensors
 from hierdiff.process import VariancePreserving
 from hierdiff.samplers import grids, integrate, samplers
 from hierdiff.samplers.integrate import State, Step
@@ -66,9 +66,9 @@ def test_a_trajectory_in_two_windows_is_the_trajectory():
         return Denoised(tuple(torch.tanh(level) for level in x))
 
     times = torch.linspace(1, 0, 9, dtype=torch.float64)
-    whole = integrate(rule, denoise, PROCESS, ones(), times, given([]))
-    first = integrate(rule, denoise, PROCESS, ones(), times[:5], given([]))
-    second = integrate(rule, denoise, PROCESS, first, times[4:], given([]))
+    whole = integrate(rule, denoise, PROCESS, ones(), times, from_tensors([]))
+    first = integrate(rule, denoise, PROCESS, ones(), times[:5], from_tensors([]))
+    second = integrate(rule, denoise, PROCESS, first, times[4:], from_tensors([]))
     assert all(torch.equal(a, b) for a, b in zip(whole, second, strict=True))
 
 

@@ -127,7 +127,7 @@ def test_the_work_of_the_teacher_is_counted_in_a_training_step():
 
     def work(node) -> tuple[int, int]:
         stage = built(node).stages[-1]
-        stage.untrained()
+        stage.start_untrained()
         batch = images().batch(torch.arange(4))
         draws = stage.draw(batch, lambda shape: torch.zeros(tuple(shape)))
         with torch.no_grad():

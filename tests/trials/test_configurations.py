@@ -311,7 +311,7 @@ def built(node: Node, facts: Node) -> Method:
     """As `hierdiff.train.prepare` does."""
     torch.manual_seed(0)
     method = methods.build(node, offered=facts, at="method")
-    method.check_given(facts)
+    method.check_facts(facts)
     return method
 
 
@@ -319,8 +319,8 @@ def run(method: Method, facts: Node) -> None:
     """A step of every stage, and samples."""
     images = batch(facts, method.resolutions[0])
     for stage in method.stages:
-        stage.untrained()
-        fed = stage.fed(images)
+        stage.start_untrained()
+        fed = stage.prepare_batch(images)
         for turn in stage.turns:
             loss = stage(fed, stage.draw(fed, noise()), turn.name, 0)
             assert torch.isfinite(loss.total), f"loss {float(loss.total)}"
@@ -335,7 +335,7 @@ def run(method: Method, facts: Node) -> None:
                 shape = parameter.shape
                 generator = torch.Generator().manual_seed(1)
                 parameter += 0.02 * torch.randn(shape, generator=generator)
-        stage.untrained()
+        stage.start_untrained()
     samples = method.sample(Request(ROWS, images.cond, noise=noise()))
     assert set(samples) == set(method.resolutions)
     for side, level in samples.items():
