@@ -100,8 +100,9 @@ def scaling_settings(words: Sequence[str]) -> ScalingSettings:
 
 
 def method_names() -> list[str]:
-    """All of `configs/method`."""
-    return sorted(path.stem for path in (Path(folder_of_configs()) / "method").glob("*.yaml"))
+    """Those of `configs/method`, but for `custom`, which is no method before it has a name."""
+    paths = (Path(folder_of_configs()) / "method").glob("*.yaml")
+    return sorted(path.stem for path in paths if path.stem != "custom")
 
 
 def _numbers(word: str) -> list[int]:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from omegaconf import OmegaConf
@@ -19,10 +19,10 @@ from hierdiff.command import command, plain
 from hierdiff.data import ImageData, datasets
 from hierdiff.files.lock import worked_in
 from hierdiff.inputs import inputs
-from hierdiff.levels import Sides, divides, plain_of, resolution_of
+from hierdiff.levels import divides, plain_of, resolution_of
 from hierdiff.methods import Method, methods, on_shapes
 from hierdiff.noise import seed_of
-from hierdiff.options import Count, check, shown
+from hierdiff.options import Count, Length, check, shown
 from hierdiff.registry import build
 from hierdiff.training import Recipe, train
 from hierdiff.training import check as check_training
@@ -30,9 +30,12 @@ from hierdiff.training import check as check_training
 log = logging.getLogger(__name__)
 
 
+Plane = Annotated[Sequence[Count], Length(2, more=True)]  # sides, height and width the last of them
+
+
 def half(resolution: Any) -> int | list[int]:
     """Half the height and width; frames stay."""
-    check(resolution, Count | Sides, "data.resolution", 32)
+    check(resolution, Count | Plane, "data.resolution", 32)
     if isinstance(resolution, Sequence):
         return [*resolution[:-2], *(side // 2 for side in resolution[-2:])]
     return int(resolution) // 2

@@ -122,7 +122,7 @@ def plain_of(*words: str) -> dict[str, Any]:
         (["analysis.samples=3"], "there is no analysis to set options of: choose one, analysis=NA"),
         (["~measure.samples"], "cannot be left out"),
         (["~method.growht"], "no such option to leave out, did you mean 'growth'?"),
-        (["method=mdmm"], "unknown method 'mdmm', did you mean 'mdm'? known: cascaded, chen, end_"),
+        (["method=mdmm"], "unknown method 'mdmm', did you mean 'mdm'? known: cascaded, chen, "),
         (["denoiser=smal"], "unknown denoiser 'smal', did you mean 'small'? known: adm_128, "),
         (["experiment=captoins"], "unknown experiment 'captoins', did you mean 'captions'?"),
         (["analysis=exposure_bais"], "unknown analysis 'exposure_bais', did you mean"),

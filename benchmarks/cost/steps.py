@@ -48,7 +48,7 @@ class Steps:
         images: int,
     ):
         self.stage = stage.train()
-        self.device = next(stage.parameters()).device
+        self.device = stage.device
         size = images // recipe.accumulate
         self.raw = [self._raw(size, facts, recipe) for _ in range(recipe.accumulate)]
         self.chunks = list(enumerate(map(stage.prepare_batch, self.raw)))

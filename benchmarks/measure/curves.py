@@ -138,7 +138,7 @@ def validation_loss(
 @torch.no_grad()
 def mean_losses(stage: Stage, data: ImageData, n: int, precision: str) -> dict[str, float]:
     """Means of what a stage logs as a loss, by the name behind `loss/`."""
-    device = next(stage.parameters()).device
+    device = stage.device
     sums: dict[str, float] = {}
     training = stage.training
     stage.eval()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
@@ -159,7 +158,3 @@ class Generator(Stage):
     @override
     def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
         return self.sample(Request(len(batch), cond, noise=noise))
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device

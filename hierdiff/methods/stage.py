@@ -49,6 +49,12 @@ class Stage(nn.Module, ABC):
     level_names: tuple[str, ...] = ()  # of the levels in its log, finest first
 
     @property
+    def device(self) -> torch.device:
+        """Of its parameters; the CPU where it has none."""
+        first = next(self.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
+    @property
     def ready(self) -> bool:
         """Will it have been trained when the run has ended, here or elsewhere?"""
         return self.share > 0 or self.weights is not None
@@ -111,7 +117,7 @@ class Stage(nn.Module, ABC):
 
         Error: ValueError where a condition is not given for n images, or a label is out of range.
         """
-        device = next(self.parameters()).device
+        device = self.device
         classes, width = self.facts.get("classes", 0), self.facts.get("text_width", 0)
         cond = cond.map(lambda tensor: tensor.to(device))
         parts = {"labels": cond.labels, "captions": cond.tokens, **cond.vectors, **cond.scalars}

@@ -82,7 +82,7 @@ class TrainingStep:
     ):
         self.fabric, self.stage, self.recipe = fabric, stage, recipe
         self.images, self.place = images, place
-        self.device = next(stage.parameters()).device
+        self.device = stage.device
         self.players = [self._player(turn) for turn in stage.turns]
         self.ema = EMA(moved(stage, named), recipe.ema, recipe.ema_ramp)
 

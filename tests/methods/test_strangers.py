@@ -12,7 +12,7 @@ from benchmarks import run
 from benchmarks.ready import ready
 from benchmarks.report.__main__ import main as report
 from benchmarks.settings import Settings, settings_of
-from benchmarks.tables.table import frame
+from benchmarks.tables.table import tabulate
 from hierdiff.config import folder_of_configs
 from hierdiff.methods import Request, methods
 from hierdiff.results.record import Record
@@ -58,7 +58,7 @@ def test_a_method_of_no_known_class_has_a_full_record_costs_and_a_report(cls, ca
     assert not (folder / "reconstructions.png").exists()
     again = Record.read(folder)
     assert json.dumps(again.quality) == json.dumps(record.quality) and not again.edited
-    assert frame([again], preset="all").index[0] == "mine"
+    assert tabulate([again], preset="all").rows[0] == "mine"
     assert report([str(tmp_path / "runs"), "-o", str(tmp_path / "report")]) == 0
     assert "mine" in (tmp_path / "report" / "index.html").read_text()
     method, _ = load_method(folder / "weights.safetensors", ["tests"])
