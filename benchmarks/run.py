@@ -28,7 +28,7 @@ from benchmarks.sweep import job as sweeping
 from benchmarks.sweep.launch import in_sweep, launch_jobs
 from benchmarks.sweep.process import BUSY, follow_sweep
 from benchmarks.tables.beside import beside
-from benchmarks.tables.formats.terminal import rich_table, said
+from benchmarks.tables.formats.terminal import rich_table, terminal_text
 from benchmarks.tables.table import tabulate
 from hierdiff.command import command, plain
 from hierdiff.config import one_line
@@ -65,10 +65,10 @@ def main(cfg: Any) -> None:
     label, folder = str(config["label"]), Path(config["folder"])
     if config["dry_run"]:
         look: Callable[[], None] = lambda: dry(settings_of(config))  # noqa: E731
-        sweeping.look(label, look) if in_sweep() else look()
+        sweeping.check_job(label, look) if in_sweep() else look()
         return
     if in_sweep():
-        record = sweeping.job(config, folder)
+        record = sweeping.run_job(config, folder)
         if record is not None:
             show(record, folder, preset="main")
         return
@@ -81,7 +81,7 @@ def main(cfg: Any) -> None:
         sys.exit(BUSY)
     show(record, folder)
     for what, place in files_of(record, folder).items():
-        console().print(said(f"{what:<9}{place}"), soft_wrap=True)
+        console().print(terminal_text(f"{what:<9}{place}"), soft_wrap=True)
 
 
 def dry(settings: Settings) -> None:

@@ -32,9 +32,9 @@ from benchmarks.cost.cases import Case, cases_of
 from benchmarks.cost.worker import costs
 from benchmarks.device import device_for
 from benchmarks.progress import track
-from benchmarks.settings import Timing, group_of
+from benchmarks.settings import TimingOptions, group_of
 from benchmarks.tables.digits import is_spread, printed
-from benchmarks.tables.formats.terminal import said
+from benchmarks.tables.formats.terminal import terminal_text
 from hierdiff.command import HELP, in_order, plain, with_sentences
 from hierdiff.config import folder_of_configs, one_line, reported
 from hierdiff.data import datasets
@@ -120,7 +120,7 @@ def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any])
             key: plain(cfg[key]) for key in ("method", "denoiser", "sampler", "trainer", "cost")
         }
     node = method_node(options)
-    timing = replace(group_of(Timing, options["cost"], "cost"), alone=False)
+    timing = replace(group_of(TimingOptions, options["cost"], "cost"), alone=False)
     if not timing.repeats:
         raise ValueError("cost.repeats=0: nothing would be timed, give 1 or more")
     processes(build(Recipe, settled(options["trainer"]), at="trainer"))
@@ -231,7 +231,7 @@ def exponent_table(rows: Sequence[Row]) -> Table:
     for what, unit, _ in QUANTITIES.values():
         out.add_column(f"{what}, {unit}", justify="right")
     for name, own in exponents(rows).items():
-        out.add_row(said(name), *(exponent_text(fit) for fit in own.values()))
+        out.add_row(terminal_text(name), *(exponent_text(fit) for fit in own.values()))
     return out
 
 

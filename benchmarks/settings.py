@@ -74,7 +74,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Timing:
+class TimingOptions:
     """How costs are timed. batches: sizes to try; memory_cap: MiB; repeats: 0 for no costs; alone:
     also the network of each coarse joint level without the rest."""
 
@@ -104,7 +104,7 @@ class Settings:
 
     measure: Measure
     match: Match
-    cost: Timing
+    cost: TimingOptions
     dry_run: bool | str
     data: Node
     method: Node
@@ -150,7 +150,12 @@ class Settings:
         return new
 
 
-GROUPS: dict[str, type] = {"measure": Measure, "match": Match, "cost": Timing, "analysis": Analysis}
+GROUPS: dict[str, type] = {
+    "measure": Measure,
+    "match": Match,
+    "cost": TimingOptions,
+    "analysis": Analysis,
+}
 NAMES = ("name", "label", "folder", "dry_run")  # by which a job is known before anything else
 
 

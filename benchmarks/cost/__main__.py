@@ -7,11 +7,16 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from benchmarks.cost.again import again
+from benchmarks.cost.again import time_again
 from hierdiff.config import one_line, reported
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Times the runs and prints their records; returns the exit code, 1 for an error.
+
+    Raises:
+        BrokenPipeError: where nobody reads the output; `reported` ends the command.
+    """
     parser = argparse.ArgumentParser(
         "benchmarks.cost",
         description="Times finished runs again, all of them interleaved, and writes the new costs "
@@ -33,14 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    asked = {
+    overrides = {
         "repeats": chosen.repeats,
         "batches": chosen.batches,
         "memory_cap": chosen.memory_cap,
         "alone": chosen.alone or None,
     }
     try:
-        for path in again(chosen.folders, asked, anew=chosen.anew, trust=chosen.trust):
+        for path in time_again(chosen.folders, overrides, anew=chosen.anew, trust=chosen.trust):
             print(path)
     except BrokenPipeError:
         raise

@@ -1,4 +1,4 @@
-"""Finished runs timed again, all of them interleaved."""
+"""Times finished runs again, all of them interleaved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.cost.cases import by_resolution, cases_of
 from benchmarks.cost.worker import costs
 from benchmarks.device import device_for
 from benchmarks.progress import track
-from benchmarks.settings import Timing, group_of
+from benchmarks.settings import TimingOptions, group_of
 from hierdiff.config import from_yaml
 from hierdiff.files.lock import worked_in
 from hierdiff.inputs import changed, inputs
@@ -29,48 +29,54 @@ from hierdiff.trust import check_trust
 log = logging.getLogger(__name__)
 
 
-def again(
+def time_again(
     folders: Sequence[str],
-    asked: Mapping[str, Any],
+    overrides: Mapping[str, Any],
     *,
     anew: bool = False,
     trust: Collection[str] = (),
 ) -> list[Path]:
     """Times all finished runs below the folders together, interleaved, and writes their records.
 
-    asked: `batches`, `repeats`, `memory_cap`, None for those of each run. A record says with which
-    runs it was timed, how, when and where; runs that were last timed so with each other are left
-    alone unless `anew`. trust: as `check_trust` has it, for classes that the runs name by path.
+    overrides: `batches`, `repeats`, `memory_cap`, `alone`; None for those of each run. A record
+    says with which runs it was timed, how, when and where; runs that were last timed together in
+    the same way are skipped unless `anew`. trust: see `check_trust`, for classes that the runs name
+    by path. Returns the paths of the records. Where another process works in a folder, `Busy` is
+    raised; for code that is not trusted, PermissionError.
 
-    Raises: `Busy` where another process works in a folder; PermissionError for code that is not
-    trusted; ValueError where nothing is finished, and where no case of a run could be timed, which
-    then keeps the costs that it has.
+    Raises:
+        ValueError: where no run is finished, or no case of a run could be timed; that run then
+            keeps its costs.
     """
     with ExitStack() as held:
-        found = finished_records(folders, held)
-        configs = {path: kept_config(path.parent, trust) for path in found}
-        found = unchanged(found, configs)
-        if not found:
+        records = finished_records(folders, held)
+        configs = {path: read_config(path.parent, trust) for path in records}
+        records = unchanged(records, configs)
+        if not records:
             raise ValueError(
                 f"no finished run under {', '.join(folders)}: make one by python -m benchmarks.run"
             )
-        configs = {path: configs[path] for path in found}
-        about = {"together": sorted(path.parent.name for path in found), "asked": dict(asked)}
-        made_of = {path.parent.name: inputs(config) for path, config in configs.items()}
-        if any(made_of.values()):
-            about["inputs"] = made_of
-        before = [record.provenance.get("cost") or {} for record in found.values()]
+        configs = {path: configs[path] for path in records}
+        names = sorted(path.parent.name for path in records)
+        about = {"together": names, "asked": dict(overrides)}
+        digests = {path.parent.name: inputs(config) for path, config in configs.items()}
+        if any(digests.values()):
+            about["inputs"] = digests
+        before = [record.provenance.get("cost") or {} for record in records.values()]
         if not anew and all({**one, **about} == one for one in before):
             log.info("timed together at %s: --anew times them again", before[0].get("ended"))
-            return list(found)
-        rows = time_together(found, configs, asked)
-        write_costs(found, rows, {**about, "ended": now(), "machine": machine()})
-    return list(found)
+            return list(records)
+        rows = time_together(records, configs, overrides)
+        write_costs(records, rows, {**about, "ended": now(), "machine": machine()})
+    return list(records)
 
 
 def finished_records(folders: Sequence[str], held: ExitStack) -> dict[Path, Record]:
-    """Whole records below the folders; `held` holds their folders from now on."""
-    found: dict[Path, Record] = {}
+    """Records below the folders that have numbers and were not edited, by path.
+
+    held: takes the locks of their folders.
+    """
+    records: dict[Path, Record] = {}
     for path in paths(*folders):
         held.enter_context(worked_in(path.parent))
         try:
@@ -81,17 +87,17 @@ def finished_records(folders: Sequence[str], held: ExitStack) -> dict[Path, Reco
         if record.edited:
             log.warning("%s was changed by hand and keeps its times: make it again", path)
         elif record.failure is None:
-            found[path] = record
-    return found
+            records[path] = record
+    return records
 
 
 def unchanged(
-    found: Mapping[Path, Record], configs: Mapping[Path, Mapping[str, Any]]
+    records: Mapping[Path, Record], configs: Mapping[Path, Mapping[str, Any]]
 ) -> dict[Path, Record]:
-    """The records whose files and code are still as they were; of the others the log says so."""
-    same = dict(found)
+    """The records whose files and code are as they were; the log names the others."""
+    same = dict(records)
     for path, config in configs.items():
-        other = changed(found[path].provenance.get("inputs") or {}, inputs(config))
+        other = changed(records[path].provenance.get("inputs") or {}, inputs(config))
         if other is not None:
             log.warning(
                 "%s was made from another content of %s than there is now and keeps its times: "
@@ -103,11 +109,15 @@ def unchanged(
 
 
 def write_costs(
-    found: Mapping[Path, Record], rows: Mapping[Path, Sequence[Any]], about: Mapping[str, Any]
+    records: Mapping[Path, Record], rows: Mapping[Path, Sequence[Any]], about: Mapping[str, Any]
 ) -> None:
-    """Writes the records with their new costs. ValueError where no case of one could be timed."""
-    lost = {path: why for path in found if (why := _all_failed(rows[path])) is not None}
-    for path, record in found.items():
+    """Writes the records with their new costs.
+
+    Raises:
+        ValueError: at the end, where no case of a record could be timed.
+    """
+    lost = {path: why for path in records if (why := _all_failed(rows[path])) is not None}
+    for path, record in records.items():
         if path not in lost:
             provenance = {**record.provenance, "cost": dict(about)}
             cost = tuple(by_resolution(rows[path]))
@@ -124,18 +134,22 @@ def _all_failed(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def time_together(
-    found: Mapping[Path, Record],
+    records: Mapping[Path, Record],
     configs: Mapping[Path, Mapping[str, Any]],
-    asked: Mapping[str, Any],
+    overrides: Mapping[str, Any],
 ) -> dict[Path, list[Any]]:
-    """Rows of the cases of each record, as many processes at once as the methods have levels."""
+    """Rows of the cases of each record; all its processes live at once.
+
+    Raises:
+        ValueError: where a record or its config lacks what its timing needs.
+    """
     owned = []
-    for path, record in found.items():
+    for path, record in records.items():
         config = configs[path]
         device = device_for(config["trainer"].get("accelerator"))
         try:
-            given = {name: value for name, value in asked.items() if value is not None}
-            timing = group_of(Timing, {**record.config["cost"], **given}, "cost")
+            new = {name: value for name, value in overrides.items() if value is not None}
+            timing = group_of(TimingOptions, {**record.config["cost"], **new}, "cost")
             cases = cases_of(config, trajectories_of(record), timing, device.type)
         except (KeyError, TypeError, AttributeError) as error:
             why = " ".join(str(error).split())[:300]
@@ -144,7 +158,7 @@ def time_together(
                 f"make it again"
             ) from error
         owned += [(path, case) for case in cases]
-    rows: dict[Path, list[Any]] = {path: [] for path in found}
+    rows: dict[Path, list[Any]] = {path: [] for path in records}
     for what in ("train", "sample"):
         chosen = [(path, case) for path, case in owned if case.what == what]
         for (path, _), row in zip(chosen, costs([case for _, case in chosen], track), strict=True):
@@ -153,7 +167,7 @@ def time_together(
 
 
 def trajectories_of(record: Record) -> list[tuple[Name, ...]]:
-    """Levels of one trajectory together where its costs say so, else each by itself."""
+    """Names of the levels of each trajectory, by the costs of the record; else each level alone."""
     rows = [c for c in record.cost if c.get("part") is None]
     levels = {text_of(name): name for name in map(level_of, rows)}
     known = list(dict.fromkeys(tuple(map(text_of, c.get("trajectory") or ())) for c in rows))
@@ -163,16 +177,19 @@ def trajectories_of(record: Record) -> list[tuple[Name, ...]]:
     return [tuple(levels.get(name, name_of(name)) for name in trajectory) for trajectory in known]
 
 
-KEPT: dict[str, Any] = {  # parts of a run's config that its cases are made of
+REQUIRED: dict[str, Any] = {  # parts of a config that a case needs, with their types
     **{"method": dict, "facts": dict, "trainer": dict, "text": (dict, type(None))},
     **{"trainer.precision": str, "trainer.channels_last": bool, "trainer.compile": bool},
 }
 
 
-def kept_config(folder: Path, trust: Collection[str] = ()) -> dict[str, Any]:
-    """What a run kept beside its weights, of a size that its weights have.
+def read_config(folder: Path, trust: Collection[str] = ()) -> dict[str, Any]:
+    """The config beside the weights of a run, of a method whose size is that of the weights.
 
-    Errors: PermissionError before anything untrusted is imported; ValueError.
+    PermissionError is raised before anything untrusted is imported.
+
+    Raises:
+        ValueError: where the file cannot be read, lacks a part, or describes another size.
     """
     path = folder / "config.yaml"
     try:
@@ -184,7 +201,7 @@ def kept_config(folder: Path, trust: Collection[str] = ()) -> dict[str, Any]:
     check_trust(config, trust, path)
     trainer = config["trainer"] if isinstance(config.get("trainer"), dict) else {}
     values = {**config, **{f"trainer.{key}": value for key, value in trainer.items()}}
-    wrong = [key for key, kind in KEPT.items() if not isinstance(values.get(key, ...), kind)]
+    wrong = [key for key, kind in REQUIRED.items() if not isinstance(values.get(key, ...), kind)]
     if wrong:
         raise ValueError(f"{path} has no usable {', '.join(wrong)}: copy it again from its run")
     weights = folder / "weights.safetensors"

@@ -1,4 +1,4 @@
-"""What is timed: training or sampling with one method, at one resolution."""
+"""A case is what is timed: training or sampling with one method, at one resolution."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from hierdiff.results.rows import ALONE, place_of
 from hierdiff.training.recipe import Precision, Recipe
 
 if TYPE_CHECKING:  # a process that is timed needs none of what it imports
-    from benchmarks.settings import Timing
+    from benchmarks.settings import TimingOptions
 
-OUT_OF_MEMORY = "out of memory"  # how the reason of a case begins that did not fit
+OUT_OF_MEMORY = "out of memory"  # how the reason of a case that did not fit begins
 
 
 @dataclass(frozen=True)
 class Case:
-    """method, facts: node and data facts. trajectory: names of the levels that one
-    trajectory makes, finest first. alone: what makes the coarsest of them is measured without the
-    rest. what: "train" or "sample". batches: images at once, sizes to try, rising. recipe: options
-    of `trainer` on which a step depends, beside the named ones. device: "cpu" or "cuda".
-    memory_cap: MiB, None for what the machine has. text: node of the text encoder, whose time for
-    one image's caption is told apart, with an example of a caption."""
+    """One timing.
+
+    method, facts: node and data facts. trajectory: names of the levels that one trajectory makes,
+    finest first. what: "train" or "sample". batches: numbers of images at once to try, rising.
+    device: "cpu" or "cuda". recipe: options of `trainer` on which a step depends, beside the named
+    ones. alone: the network of the coarsest joint levels without the rest. memory_cap: MiB, None
+    for what the machine has. text: node of the text encoder, whose time is a part of its own;
+    caption: an example to encode.
+    """
 
     method: Mapping[str, Any]
     facts: Mapping[str, Any]
@@ -47,13 +50,13 @@ class Case:
 
     @property
     def finest(self) -> Name:
-        """The name of its finest level."""
+        """The name of the finest level of the trajectory."""
         name = self.trajectory[0]
         return name if isinstance(name, str) else resolution_of(name)
 
     @property
     def trainer(self) -> Recipe:
-        """The recipe of a step, on one device."""
+        """The recipe of a training step, on one device."""
         return Recipe(
             steps=1,
             precision=self.precision,
@@ -64,12 +67,12 @@ class Case:
         )
 
     def images(self, batch: int) -> int:
-        """Of one step of training, or of one call of the sampler, with `batch` at once."""
+        """Images of a training step, or of a call of the sampler, with `batch` at once."""
         return batch * self.trainer.accumulate if self.what == "train" else batch
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """What a cost row says of how it was measured, also where nothing came of it."""
+        """The conditions in a cost row, also in one of a case that failed."""
         return {
             **place_of(self.finest),
             "trajectory": list(self.trajectory),
@@ -83,7 +86,7 @@ class Case:
 
 
 def trajectories(method: Method) -> list[tuple[Name, ...]]:
-    """Names of the levels at which a method makes images, those of one trajectory together."""
+    """Names of the levels at which a method makes images, grouped by trajectory, finest first."""
     makers = [method.at(side) for side in method.resolutions]
     return [
         tuple(s for s, other in zip(method.resolutions, makers, strict=True) if other is maker)
@@ -101,14 +104,14 @@ STEP = (  # options of `trainer` on which the time and memory of a step depend, 
 def cases_of(
     config: Mapping[str, Any],
     trajectories: Sequence[Sequence[Name]],
-    timing: Timing,
+    timing: TimingOptions,
     device: str,
     caption: str = "",
 ) -> list[Case]:
-    """Training and sampling of each trajectory, none for no repeats.
+    """The cases of training and sampling for each trajectory; none where `repeats` is 0.
 
-    config: of a run, as it is kept beside its weights; trajectories: see `trajectories`.
-    caption: an example, of which encoding is timed.
+    config: of a run, as in the file beside its weights; trajectories: see `trajectories`;
+    device: "cpu" or "cuda"; caption: an example to encode.
     """
     if not timing.repeats:
         return []
@@ -142,8 +145,8 @@ def cases_of(
 
 
 def by_resolution(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Training and sampling as one row for each level of a trajectory, as records have it;
-    parts alone have rows of their own."""
+    """The cost rows of a record: training and sampling of a level in one row; parts alone have rows
+    of their own."""
     merged: dict[tuple[str, str | None], dict[str, Any]] = {}
     for row in rows:
         for name in row["trajectory"]:

@@ -1,4 +1,4 @@
-"""Samples as they are timed, and what their parts cost."""
+"""Timing of samples, and the cost of their parts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from hierdiff.text import TextEncoder, encoders
 
 
 class SamplingTimer:
-    """Samples of the stage of a case, in a batch and, for the latency, alone; from captions to
-    8-bit pixels."""
+    """Times samples of a stage, in a batch and, for the latency, alone; from captions to 8-bit
+    pixels."""
 
     def __init__(self, case: Case, stage: Generator, batch: int):
         self.case, self.stage, self.batch = case, stage, batch
@@ -30,32 +30,37 @@ class SamplingTimer:
         self.text = None if case.text is None else encoders.build(case.text)
 
     def cond(self, n: int) -> Cond:
+        """Conditions of n images: the example caption, encoded, or none."""
         if self.text is None:
             return Cond()
         tokens, mask = self.text.encode([self.case.caption] * n)
         return Cond(tokens=tokens, mask=mask)
 
     def sample(self, n: int, steps: int | None = None) -> None:
+        """Makes n images at once; steps: None for those of the sampler."""
         with autocast(self.device, self.case.precision):
-            finest = [self.case.finest]  # as its evaluations are counted
+            finest = [self.case.finest]  # that whose evaluations are counted
             request = Request(n, self.cond(n), noise=self.noise, steps=steps, resolutions=finest)
             images = self.stage.sample(request)
         _ = {side: to_uint8(x).cpu() for side, x in images.items()}
 
     def warm(self) -> None:
+        """Everything that only a first call does."""
         self.wake()
 
     def wake(self) -> None:
+        """Two sampler steps at both batch sizes, untimed."""
         self.sample(self.batch, steps=2)
         self.sample(1, steps=2)
 
     def repeat(self) -> dict[str, float]:
+        """Seconds of a batch, and of one image alone."""
         whole = seconds_of(lambda: self.sample(self.batch), self.device)
         alone = whole if self.batch == 1 else seconds_of(lambda: self.sample(1), self.device)
         return {"seconds": whole, "latency": alone}
 
     def describe(self, seconds: float) -> dict[str, Any]:
-        """seconds: of a batch, the median."""
+        """The rest of a cost row; seconds: median of a batch."""
         parts = list(self.parts())
         networks = [network for stage in self.stage.chain for network in stage.networks]
         calls = [part for part in self.stage.parts() if part.is_evaluation]
@@ -72,18 +77,18 @@ class SamplingTimer:
         }
 
     def parts(self) -> Iterator[dict[str, Any]]:
-        """Seconds and FLOPs for one image of each part of the stage, guidance by itself, and of the
-        text encoder."""
+        """Seconds and FLOPs for one image of each part of the stage, with guidance as a part of its
+        own, and of the text encoder."""
         for part in self.stage.parts():
-            seconds = self._taken(part.prepare(self.batch, self.noise))
+            seconds = self._seconds(part.prepare(self.batch, self.noise))
             count = flops_of_part(part, self.noise)
             yield _row(part.name, seconds * part.calls, count * part.calls)
         if self.text is not None:
-            read = self._taken(lambda: self.cond(self.batch))
-            yield _row("text encoder", read, flops_of_text(self.text, self.case.caption))
+            seconds = self._seconds(lambda: self.cond(self.batch))
+            yield _row("text encoder", seconds, flops_of_text(self.text, self.case.caption))
 
     @torch.no_grad()
-    def _taken(self, fn: Callable[[], Any]) -> float:
+    def _seconds(self, fn: Callable[[], Any]) -> float:
         """Seconds for one image."""
         with autocast(self.device, self.case.precision):
             return time_call(fn, warmup=1, repeats=3, device=self.device).median / self.batch
@@ -94,8 +99,8 @@ def _row(name: str, seconds: float, count: int) -> dict[str, Any]:
 
 
 def flops_of_sample(stage: Generator, text: TextEncoder | None = None) -> int:
-    """Of one image at the finest resolution of the stage: all network calls of all stages, the
-    decoder, and its caption."""
+    """Operations of one image at the finest resolution of the stage: all network calls of all
+    stages, the decoder, and the caption."""
     noise = noise_on(stage.device)
     return flops_of_text(text) + sum(
         flops_of_part(part, noise) * part.calls for part in stage.parts()
@@ -104,9 +109,10 @@ def flops_of_sample(stage: Generator, text: TextEncoder | None = None) -> int:
 
 @torch.no_grad()
 def flops_of_part(part: Part, noise: Noise) -> int:
-    """Of doing it once for one image."""
+    """Operations of one call for one image."""
     return flops(part.prepare(1, noise))
 
 
 def flops_of_text(text: TextEncoder | None, caption: str = "") -> int:
+    """Operations of encoding a caption; 0 without an encoder."""
     return 0 if text is None else flops(lambda: text.encode([caption]))

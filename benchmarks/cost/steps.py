@@ -1,4 +1,4 @@
-"""Steps of training as they are timed and counted: weights are untrained and images random."""
+"""Training steps to be timed or counted: weights are untrained and images are noise."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def noise_on(device: torch.device) -> Noise:
 
 
 class Steps:
-    """Steps of a stage, the trainer's own (`TrainingStep`), on images of noise.
+    """The trainer's own steps (`TrainingStep`) of a stage, on images of noise.
 
-    facts: of the data. images: of one step, in the recipe's micro batches. Called with the number
-    of a step inside the stage. The learning rate is 0, so that weights stay as drawn and no number
-    of repeats diverges.
+    facts: of the data. images: of one step, in the recipe's micro batches. A call takes the number
+    of the step inside the stage. The learning rate is 0, so that weights stay as they were drawn
+    and repeats cannot diverge.
     """
 
     def __init__(
@@ -66,32 +66,36 @@ class Steps:
         )
 
     def __call__(self, step: int = 0) -> None:
+        """One step of training."""
         self.step(step, self.chunks, lr=0.0)
 
     def prepare(self) -> None:
-        """What the stage's data does once for the images of a step, before the first one."""
+        """Encodes the images of a step, which training does once, before its first step."""
         for raw in self.raw:
             self.stage.prepare_batch(raw)
 
 
 class Shapes:
-    """In place of Fabric where nothing is computed (the meta device)."""
+    """What `TrainingStep` needs of Fabric, for the meta device, where nothing is computed."""
 
     world_size = 1
 
     def setup_module(self, module: nn.Module, move_to_device: bool = False) -> nn.Module:
+        """The module as it is."""
         return module
 
     def no_backward_sync(self, module: nn.Module, enabled: bool) -> AbstractContextManager[None]:
+        """A context that does nothing: there is one process."""
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
+        """The backward pass, without a loss scale."""
         loss.backward()
 
 
 class TrainingTimer:
-    """Steps of the stage that a case trains; memory: weights, gradients, the optimizer's state and
-    the averages."""
+    """Times training steps of a stage, whose memory is that of weights, gradients, the optimizer
+    and averages."""
 
     def __init__(self, case: Case, stage: Stage, batch: int, fabric: Any):
         self.case, self.batch = case, batch
@@ -100,17 +104,20 @@ class TrainingTimer:
         self.steps = Steps(fabric, stage, case.trainer, facts=case.facts, images=images)
 
     def warm(self) -> None:
+        """The first step, with its compilation, and those before the first timing."""
         self.first = seconds_of(self.steps, self.device)
         self.wake()
 
     def wake(self) -> None:
+        """Untimed steps."""
         for _ in range(WARMUP - 1):
             self.steps()
 
     def repeat(self) -> dict[str, float]:
+        """Seconds of a step."""
         return {"seconds": seconds_of(self.steps, self.device)}
 
     def describe(self, seconds: float) -> dict[str, Any]:
-        """seconds: of a step, the median. `train_batch`: images of a step."""
+        """The rest of a cost row; seconds: median of a step."""
         compile_s = max(0.0, self.first - seconds) if self.case.compile else None
         return {"train_batch": self.case.images(self.batch), "compile_s": compile_s}

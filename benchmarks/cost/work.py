@@ -1,4 +1,4 @@
-"""The process of one case: `python -m benchmarks.cost.work`, asked by `benchmarks.cost.worker`."""
+"""The process of one case: `python -m benchmarks.cost.work`, driven by `benchmarks.cost.worker`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from hierdiff.training.fabric import fabric_of
 from hierdiff.training.layout import with_channels_last
 
 
-def build_stage(case: Case) -> Generator:
-    """The untrained stage that a case is about, on its device."""
+def untrained_stage(case: Case) -> Generator:
+    """The untrained stage of a case, on its device."""
     dtype = case.trainer.dtype if case.what == "train" else torch.float32
     method = methods.build(case.method, offered=case.facts).to(torch.device(case.device), dtype)
     if case.channels_last:
@@ -34,9 +34,12 @@ def build_stage(case: Case) -> Generator:
 
 
 def serve(lines: Iterable[str], say: Callable[[Mapping[str, Any]], None]) -> None:
-    """The process of a case: lines with the case and a batch size, then any number of "repeat" and
-    "memory", then "describe" with the median seconds; each is answered by a line. Lack of memory is
-    an answer too, and the last. While it waits it leaves to others what it can of a GPU's memory.
+    """Answers lines of commands.
+
+    The first two lines are the case (JSON) and a batch size; then come any number of "repeat" and
+    "memory", and "describe" with the median seconds. `say` is called once for each, and at last
+    with a "failure" where memory runs out. Between commands the process frees what it can of a
+    GPU's memory for others.
     """
     lines = iter(lines)
     case = Case(**json.loads(next(lines)))
@@ -50,7 +53,7 @@ def serve(lines: Iterable[str], say: Callable[[Mapping[str, Any]], None]) -> Non
         if device.type == "cuda" and case.memory_cap is not None:
             whole = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, case.memory_cap * MIB / whole))
-        stage = build_stage(case)
+        stage = untrained_stage(case)
         work = (
             TrainingTimer(case, stage, batch, fabric)
             if training
@@ -60,15 +63,15 @@ def serve(lines: Iterable[str], say: Callable[[Mapping[str, Any]], None]) -> Non
         release(device)
         say({})
         for line in lines:
-            what, *given = line.split()
+            what, *numbers = line.split()
             if what == "repeat":
-                if device.type == "cuda":  # allocations are no part of the time
+                if device.type == "cuda":  # memory is allocated before the timing
                     work.wake()
                 answer = work.repeat()
             elif what == "memory":
                 answer = vars(meter.peak())
             else:
-                answer = work.describe(*map(float, given))
+                answer = work.describe(*map(float, numbers))
             release(device)
             say(answer)
     except Exception as error:
@@ -78,13 +81,15 @@ def serve(lines: Iterable[str], say: Callable[[Mapping[str, Any]], None]) -> Non
 
 
 def release(device: torch.device) -> None:
+    """Gives cached GPU memory back."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def main() -> None:
+    """Serves stdin; answers are the only lines on stdout."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what libraries print goes to stderr
     serve(sys.stdin, lambda answer: print(json.dumps(answer), file=out))
 
 

@@ -1,4 +1,4 @@
-"""The processes that time cases: started, warmed up, asked in turn, and what became of each."""
+"""The processes that time cases: start, warm-up, repeats in turn, and numbers or a failure."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ from benchmarks.progress import Track
 from hierdiff.metrics.cost import load_average, timing
 
 
-class Failed(Exception):
+class CaseFailure(Exception):
     """A case ended without its numbers; the message is the reason."""
 
 
 class Worker:
-    """The process of a case at one batch size, warmed up. Raises `Failed`, here and later."""
+    """The process of a case at one batch size, warmed up.
+
+    The constructor and all methods but `close` raise `CaseFailure` where the process ends or runs
+    out of memory.
+    """
 
     def __init__(self, case: Case, batch: int):
         self.case, self.batch = case, batch
@@ -45,30 +49,36 @@ class Worker:
             raise
 
     def repeat(self) -> None:
+        """Times the case once more."""
         for what, seconds in self._ask("repeat").items():
             self.times.setdefault(what, []).append(seconds)
 
     @property
     def images_per_s(self) -> float:
+        """Median throughput so far."""
         return self.case.images(self.batch) / statistics.median(self.times["seconds"])
 
     def memory(self) -> dict[str, float | None]:
-        """The peak so far: that of the allocator on a GPU, else that of the process. MiB."""
+        """The peak so far in MiB: that of the allocator on a GPU, else that of the process.
+
+        Raises:
+            CaseFailure: where the peak is above the cap.
+        """
         peak = self._ask("memory")
         used = peak["host"] if self.case.device == "cpu" else peak["allocated"]
         cap = self.case.memory_cap
         if cap is not None and used is not None and used > cap:
-            raise Failed(
+            raise CaseFailure(
                 f"{OUT_OF_MEMORY} at batch {self.batch}: {used:.0f} MiB, the cap is {cap:.0f}"
             )
-        found = {"": used, "_reserved": peak["reserved"], "_baseline": peak["host_baseline"]}
-        return {f"{self.case.what}_memory{which}_mib": value for which, value in found.items()}
+        peaks = {"": used, "_reserved": peak["reserved"], "_baseline": peak["host_baseline"]}
+        return {f"{self.case.what}_memory{which}_mib": value for which, value in peaks.items()}
 
     def row(self) -> dict[str, Any]:
-        """The numbers of the case."""
+        """The numbers of the case, for a cost row."""
         what, memory = self.case.what, self.memory()
         whole = timing(self.times["seconds"], warmup=WARMUP, load=self.load)
-        found = {
+        row = {
             f"{what}_images_per_s": self.images_per_s,
             f"{what}_noisy": whole.unsteady,
             f"{what}_iqr_s": whole.iqr,
@@ -78,8 +88,8 @@ class Worker:
         }
         if "latency" in self.times:
             alone = timing(self.times["latency"], warmup=WARMUP)
-            found |= {"latency_s": alone.median, "latency_iqr_s": alone.iqr}
-        return found
+            row |= {"latency_s": alone.median, "latency_iqr_s": alone.iqr}
+        return row
 
     def _ask(self, line: str) -> dict[str, Any]:
         process = self._process
@@ -88,23 +98,24 @@ class Worker:
             process.stdin.write(f"{line}\n")
             process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended: why, is read below
+            pass  # the process has ended; the reason is read below
         answer = process.stdout.readline()
         if not answer:
-            raise Failed(self._reason(process.wait()))
-        found = json.loads(answer)
-        if "failure" in found:
-            raise Failed(found["failure"])
-        return found
+            raise CaseFailure(self._reason(process.wait()))
+        content = json.loads(answer)
+        if "failure" in content:
+            raise CaseFailure(content["failure"])
+        return content
 
     def _reason(self, code: int) -> str:
-        if code == -signal.SIGKILL:  # as the system does where memory runs out
+        if code == -signal.SIGKILL:  # by the system, where memory runs out
             return f"{OUT_OF_MEMORY} at batch {self.batch}: killed by SIGKILL"
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {code}"
 
     def close(self) -> None:
+        """Ends the process."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
@@ -114,66 +125,71 @@ class Worker:
 
 
 def best_batch(case: Case) -> tuple[Worker | None, list[dict[str, Any]]]:
-    """A worker of the batch size with the best throughput, None where none fits, and what each
-    size gave. The first that does not fit ends the search, and is told."""
+    """The worker with the best throughput, None where no batch size fits, and a row of each size.
+
+    The search ends at the first size that does not fit, whose row has the failure.
+    """
     best: Worker | None = None
-    tried: list[dict[str, Any]] = []
+    sizes: list[dict[str, Any]] = []
     for batch in case.batches:
         worker = None
         try:
             worker = Worker(case, batch)
             worker.repeat()
             used = worker.memory()[f"{case.what}_memory_mib"]
-        except Failed as failed:
-            tried.append({"name": f"batch {batch}", "failure": str(failed)})
+        except CaseFailure as failed:
+            sizes.append({"name": f"batch {batch}", "failure": str(failed)})
             if worker is not None:
                 worker.close()
             break
         rate = worker.images_per_s
-        tried.append({"name": f"batch {batch}", "images_per_s": rate, "memory_mib": used})
+        sizes.append({"name": f"batch {batch}", "images_per_s": rate, "memory_mib": used})
         if best is None or rate > best.images_per_s:
             best, worker = worker, best
         if worker is not None:
             worker.close()
-    return best, tried
+    return best, sizes
 
 
 def costs(
     cases: Sequence[Case], track: Track = lambda items, what, total: items
 ) -> list[dict[str, Any]]:
-    """Of each case its numbers; a failure is its reason. Repeats are interleaved over all cases."""
+    """A row of each case: its conditions, and its numbers or the reason of its failure.
+
+    Repeats are interleaved over all cases, forwards and backwards in turn.
+    """
     rows = [case.conditions for case in cases]
     workers: dict[int, Worker] = {}
     try:
         for place in track(range(len(cases)), "cost: batch sizes", len(cases)):
             what = cases[place].what
-            worker, tried = best_batch(cases[place])
-            if len(tried) > 1:
-                rows[place][f"{what}_sweep"] = tried
+            worker, sizes = best_batch(cases[place])
+            if len(sizes) > 1:
+                rows[place][f"{what}_sweep"] = sizes
             if worker is None:
-                rows[place][f"{what}_failure"] = tried[-1]["failure"]
+                rows[place][f"{what}_failure"] = sizes[-1]["failure"]
             else:
                 workers[place] = worker
-        rounds = max((case.repeats for case in cases), default=1) - 1  # beside that of the search
+        rounds = max((case.repeats for case in cases), default=1) - 1  # one was part of the search
         for number in track(range(rounds), "cost: repeats", rounds):
             for place in sorted(workers, reverse=not number % 2):
                 if number + 1 < cases[place].repeats:
-                    _tried(rows[place], workers, place, Worker.repeat)
+                    _attempt(rows[place], workers, place, Worker.repeat)
         for place in list(workers):
-            rows[place] |= _tried(rows[place], workers, place, Worker.row) or {}
+            rows[place] |= _attempt(rows[place], workers, place, Worker.row) or {}
     finally:
         for worker in workers.values():
             worker.close()
     return rows
 
 
-def _tried(
+def _attempt(
     row: dict[str, Any], workers: dict[int, Worker], place: int, what: Callable[[Worker], Any]
 ) -> Any:
-    """What a worker answers; one that fails leaves, and its reason stays."""
+    """The result of a call; a worker that fails is closed and its reason goes into the row."""
     try:
         return what(workers[place])
-    except Failed as failed:
+    except CaseFailure as failed:
         worker = workers.pop(place)
         row[f"{worker.case.what}_failure"] = str(failed)
         worker.close()

@@ -8,10 +8,10 @@ cascade, each stage of a grown network at its own cost, a first pass of self-con
 turns of an adversarial stage before and after its discriminator starts, the encoding of the images
 for a latent stage. A budget of sampling decides `sampler.steps`.
 
-Operations are counted on shapes alone (the meta device, nothing is computed), forward and backward,
-2 for a multiply-add; those of a network that cannot run there are unknown (None). Seconds are those
-of a few steps on this machine. A stage whose weights come from another run is marked as pretrained
-and not counted.
+Operations are counted on the meta device, where tensors have shapes and no values: forward and
+backward, 2 for a multiply-add; those of a network that cannot run there are unknown (None). Seconds
+are those of a few steps on this machine. A stage whose weights come from another run is marked as
+pretrained and not counted.
 """
 
 from __future__ import annotations
@@ -45,33 +45,37 @@ log = logging.getLogger(__name__)
 FILE = "plan.json"
 SAMPLING = ("flops_per_image", "latency")  # latency: seconds for one image alone
 BY_CLOCK = ("seconds", "latency")
-INSTEAD = {"flops": "images", "flops_per_image": "latency"}  # budgets that count no operations
-CLOSE = 0.02  # a plan that misses its budget by more is told
+INSTEAD = {
+    "flops": "images",
+    "flops_per_image": "latency",
+}  # similar budgets that need no operations
+CLOSE = 0.02  # the log warns of a plan that misses its budget by more
 FEW, MORE = 2, 6  # sampler steps between which a latency is interpolated
-COUNTABLE = 10**15  # steps that a budget may pay for
-MOST = 10**6  # steps: a stage that has none of so many is refused
+COUNTABLE = 10**15  # the most steps that a budget may pay for
+MOST = 10**6  # a stage that has no step out of so many is refused
 
 
 def make_plan(run: Prepared, match: Match, folder: Path, *, dry: bool, timed: bool = False) -> Plan:
-    """The plan of a run under the budgets that are given.
+    """The plan of a run under its budgets.
 
-    dry: computes on shapes alone and leaves nothing, so that a budget of time is left open unless
-    `timed`, which times steps and expects seconds. Else what was decided is kept in `folder`, so
-    that a run that goes on keeps its plan.
+    dry: computes on shapes alone and writes nothing; a budget of time is then ignored, unless
+    `timed`, which times some steps and predicts seconds. Otherwise the decision is written to
+    `folder`, so that a resumed run keeps its plan.
 
-    Raises: ValueError for two budgets of one kind, one that pays for no step, one that nothing
-    depends on, one of operations that cannot be counted.
+    Raises:
+        ValueError: for two budgets of one kind, one that pays for no step, one that nothing depends
+            on, or one of operations that cannot be counted.
     """
     budgets = budgets_of(match)
-    kept = KeptSteps(folder / FILE, run, budgets)
-    if dry and not timed and not kept.found:
+    file = PlanFile(folder / FILE, run, budgets)
+    if dry and not timed and not file.decision:
         budgets = without_times(budgets)
     operations = Prices(run, in_operations)
     clock = Prices(run, in_seconds) if timed or (not dry and "seconds" in budgets) else None
     work: Sequence[Work]
     image: float | None
     try:
-        steps, sampler_steps = kept.found or decide_steps(run, budgets, operations, clock)
+        steps, sampler_steps = file.decision or decide_steps(run, budgets, operations, clock)
         work, image = operations.work(steps), flops_of_image(run, sampler_steps)
     except NotCounted as error:
         check_countable(budgets, error)
@@ -85,13 +89,13 @@ def make_plan(run: Prepared, match: Match, folder: Path, *, dry: bool, timed: bo
             run.method.stages, operations.batches, work, seconds, strict=True
         )
     ]
-    if budgets and not dry and not kept.found:
-        kept.keep(steps, sampler_steps)
+    if budgets and not dry and not file.decision:
+        file.write(steps, sampler_steps)
     return Plan(budgets, steps, sampler_steps, stages, image)
 
 
 def with_plan(run: Prepared, plan: Plan) -> Prepared:
-    """`run` with the steps of a plan that a budget has decided; its method stays as it is."""
+    """`run` with the steps of its plan, where a budget has decided them; its method stays."""
     if not plan.match:
         return run
     config = {
@@ -103,7 +107,7 @@ def with_plan(run: Prepared, plan: Plan) -> Prepared:
 
 
 def without_times(budgets: Mapping[str, float]) -> dict[str, float]:
-    """The budgets that are met without timing anything; of the others the log says why."""
+    """The budgets that can be met without timing; the log says why the others are left out."""
     for name in [name for name in BY_CLOCK if name in budgets]:
         log.warning(
             "match.%s=%g is met by timing steps, which --dry-run=time does: the plan shows the "
@@ -113,7 +117,11 @@ def without_times(budgets: Mapping[str, float]) -> dict[str, float]:
 
 
 def check_countable(budgets: Mapping[str, float], error: NotCounted) -> None:
-    """ValueError where a budget needs operations, which cannot be counted."""
+    """Refuses a budget of operations that cannot be counted.
+
+    Raises:
+        ValueError: from `error`, with the budget to take instead.
+    """
     needed = next((name for name in INSTEAD if name in budgets), None)
     if needed is not None:
         raise ValueError(
@@ -125,8 +133,14 @@ def check_countable(budgets: Mapping[str, float], error: NotCounted) -> None:
 def decide_steps(
     run: Prepared, budgets: Mapping[str, float], operations: Prices, clock: Prices | None
 ) -> tuple[int, int | None]:
-    """`trainer.steps` and `sampler.steps`, None for a method without; what no budget decides is as
-    the run has it."""
+    """`trainer.steps` and `sampler.steps` (None for a method that has none) under the budgets.
+
+    What no budget decides is as in the config. clock: None where no budget is one of time.
+
+    Raises:
+        ValueError: for a budget of sampling and a method without `sampling.steps`, or one that
+            cannot be met.
+    """
     steps, sampler_steps = run.recipe.steps, run.config["method"].get("sampling", {}).get("steps")
     total = {"images": operations.images, "flops": operations.total}
     if clock is not None:
@@ -144,7 +158,11 @@ def decide_steps(
 
 
 def budgets_of(match: Match) -> dict[str, float]:
-    """The budgets that are given. ValueError for two of one kind, or one that is not above 0."""
+    """Amounts of the budgets that are set, by name.
+
+    Raises:
+        ValueError: for two budgets of one kind, or one that is not above 0.
+    """
     budgets = match.amounts()
     for name, amount in budgets.items():
         if amount <= 0:
@@ -159,8 +177,12 @@ def budgets_of(match: Match) -> dict[str, float]:
     return budgets
 
 
-class KeptSteps:
-    """`plan.json` of a run: what a budget decided, for the run and budgets that it was asked of."""
+class PlanFile:
+    """`plan.json` of a run: the steps that budgets have decided.
+
+    decision: (`trainer.steps`, `sampler.steps`), None unless the file is of the same run and
+    budgets.
+    """
 
     def __init__(self, path: Path, run: Prepared, budgets: Mapping[str, float]):
         self.path = path
@@ -169,21 +191,30 @@ class KeptSteps:
             free = {k: v for k, v in node["method"]["sampling"].items() if k != "steps"}
             node["method"] = {**node["method"], "sampling": free}
         self.key = content_hash(plain({"run": node, "match": budgets}, "plan", free=True))
-        self.found: tuple[int, int | None] | None = None
+        self.decision: tuple[int, int | None] | None = None
         try:
-            kept = read_json(path)
-            if kept["for"] == self.key:
-                self.found = (kept["trainer.steps"], kept["sampler.steps"])
+            content = read_json(path)
+            if content["for"] == self.key:
+                self.decision = (content["trainer.steps"], content["sampler.steps"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             pass
 
-    def keep(self, steps: int, sampler_steps: int | None) -> None:
+    def write(self, steps: int, sampler_steps: int | None) -> None:
+        """Writes a decision for the next start of the same run."""
         steps_by_option = {"trainer.steps": steps, "sampler.steps": sampler_steps}
         write_json(self.path, {"for": self.key, **steps_by_option})
 
 
 def solve_steps(total: Callable[[int], float], amount: float, what: str, run: Prepared) -> int:
-    """The steps whose total is nearest to the amount."""
+    """The number of steps whose total is nearest to the amount.
+
+    total: images, operations or seconds of so many steps, not falling; what: the budget's name, for
+    errors. The log warns where the nearest total misses the amount by more than `CLOSE`.
+
+    Raises:
+        ValueError: where the amount pays for no step of some stage, for more than `COUNTABLE`
+            steps, or for nothing.
+    """
     least = fewest(run.method)
     if total(least) > (1 + CLOSE) * amount:
         raise ValueError(
@@ -211,9 +242,12 @@ def solve_steps(total: Callable[[int], float], amount: float, what: str, run: Pr
 
 
 def fewest(method: Method) -> int:
-    """The steps from which on every stage has some. Error: ValueError where there are none."""
+    """The least number of steps from which on every stage has at least one.
+
+    A stage that has none even of `MOST` steps raises ValueError.
+    """
     stage_steps(method, MOST)
-    # rounding takes less than one step of a stage
+    # rounding changes the steps of a stage by less than one
     enough = math.ceil(2 / min(stage.share for stage in method.stages if stage.share > 0))
     return 1 + max((n for n in range(1, enough) if not _all_trained(method, n)), default=0)
 
@@ -227,8 +261,13 @@ def _all_trained(method: Method, steps: int) -> bool:
 
 
 def solve_sampler_steps(run: Prepared, what: str, amount: float) -> int:
-    """`sampler.steps` whose operations or seconds for an image are nearest to the amount: both
-    are linear in it."""
+    """`sampler.steps` whose operations or seconds for an image are nearest to the amount.
+
+    Both are linear in the steps, so that two prices decide. what: one of `SAMPLING`.
+
+    Raises:
+        ValueError: where the price does not depend on the steps, or not one is paid for.
+    """
     price = {"flops_per_image": flops_of_image, "latency": latency_of_image}[what]
     low, high = (price(run, steps) for steps in (FEW, MORE))
     slope = (high - low) / (MORE - FEW)

@@ -1,4 +1,4 @@
-"""The plan by which a method spends its budget: what each stage is given, and what that costs."""
+"""The plan by which a method spends its budget: the steps of each stage, and what they cost."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ TRAINING = ("images", "flops", "seconds")  # of all stages together
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What one stage is given.
+    """The share of one stage.
 
     batch: images of a step. start: operations before its first step (images are encoded once).
-    parts: pairs (steps, operations of one) one after another, None for unknown operations. seconds:
-    expected, None where no step was timed. pretrained: it stands on weights of another run, whose
-    training nobody counts here.
+    parts: successive pairs (steps, operations of each), None for unknown operations. seconds:
+    predicted, None where no step was timed. pretrained: its weights come from another run, whose
+    training is not counted.
     """
 
     name: str
@@ -30,6 +30,7 @@ class StagePlan:
 
     @property
     def steps(self) -> int:
+        """All steps of the stage."""
         return sum(steps for steps, _ in self.parts)
 
     def flops(self, done: int | None = None) -> float | None:
@@ -48,9 +49,8 @@ class StagePlan:
 class Plan:
     """How a method spends its budget.
 
-    match: the budgets asked for, by name. steps: `trainer.steps`; sampler_steps: `sampler.steps`,
-    None for a method without.
-    flops_per_image: of sampling, None where unknown.
+    match: the budgets, by name. steps: `trainer.steps`; sampler_steps: `sampler.steps`, None for a
+    method that has none. flops_per_image: of sampling, None where unknown.
     """
 
     match: Mapping[str, float]
@@ -60,14 +60,15 @@ class Plan:
     flops_per_image: float | None
 
     def flops(self, stage: int | None = None, done: int | None = None) -> float | None:
-        """Operations of training, all of them, or up to step `done` of a stage; None: unknown."""
+        """Operations of the whole training, or of that up to step `done` of a stage; None where
+        unknown."""
         if stage is None:
-            return in_all(part.flops() for part in self.stages)
+            return sum_or_none(part.flops() for part in self.stages)
         before = [part.flops() for part in self.stages[:stage]]
-        return in_all([*before, self.stages[stage].flops(done)])
+        return sum_or_none([*before, self.stages[stage].flops(done)])
 
     def training(self, summary: Summary) -> dict[str, Any]:
-        """What a record says of the training: planned and spent, in all and by stage."""
+        """The training of a record: planned and spent, in all and by stage."""
         stages: list[dict[str, Any]] = []
         for part, steps, seconds in zip(
             self.stages, summary.stage_steps, summary.stage_seconds, strict=True
@@ -79,19 +80,19 @@ class Plan:
         planned = {
             "images": sum(part.steps * part.batch for part in self.stages),
             "flops": whole,
-            "seconds": in_all(part.seconds for part in self.stages),
+            "seconds": sum_or_none(part.seconds for part in self.stages),
         }
         return {
             "steps": summary.steps,
             "images_per_s": summary.images_per_second,
             "plan": dict(self.match),
             "planned": planned,
-            "spent": {key: in_all(stage[key] for stage in stages) for key in TRAINING},
+            "spent": {key: sum_or_none(stage[key] for stage in stages) for key in TRAINING},
             "stages": [{**s, "share": s["flops"] / whole if whole else None} for s in stages],
         }
 
 
-def in_all(amounts: Iterable[float | None]) -> float | None:
-    """The sum; None where one is unknown."""
-    found = list(amounts)
-    return None if None in found else sum(found)  # type: ignore[arg-type]
+def sum_or_none(amounts: Iterable[float | None]) -> float | None:
+    """The sum; None where one amount is unknown."""
+    terms = list(amounts)
+    return None if None in terms else sum(terms)  # type: ignore[arg-type]

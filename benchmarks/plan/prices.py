@@ -15,7 +15,7 @@ from benchmarks.conditions import caption_of
 from benchmarks.cost.cases import Case, trajectories
 from benchmarks.cost.sampling import SamplingTimer, flops_of_sample, flops_of_text
 from benchmarks.cost.steps import META, Shapes, Steps
-from benchmarks.cost.work import build_stage
+from benchmarks.cost.work import untrained_stage
 from benchmarks.device import device_of
 from hierdiff.denoisers.protocol import PredictionError
 from hierdiff.methods import Method, Stage, methods
@@ -24,9 +24,9 @@ from hierdiff.train import Prepared
 from hierdiff.training.fabric import fabric_of
 from hierdiff.training.run import stage_steps
 
-REPEATS = 4  # steps, or samples, of which the median is taken
+REPEATS = 4  # timings of a step or a sample, of which the median is taken
 Price = Callable[[Stage, Prepared, int], Callable[[int | None], float]]
-# before the first step of a stage; (steps, price of one) one after another
+# price before the first step of a stage; successive pairs (steps, price of each)
 Work = tuple[float, Sequence[tuple[int, float | None]]]
 
 
@@ -36,9 +36,12 @@ class NotCounted(Exception):
 
 @contextmanager
 def counting(run: Prepared) -> Iterator[None]:
-    """Around what runs on shapes alone. Error: NotCounted for whatever stops it, and
-    `PredictionError`,
-    which no device would accept."""
+    """A context for work on shapes alone.
+
+    Raises:
+        NotCounted: for any other error inside; its message names the method.
+        PredictionError: as it is raised inside, since no device would accept the request.
+    """
     try:
         yield
     except PredictionError:
@@ -51,7 +54,8 @@ def counting(run: Prepared) -> Iterator[None]:
 
 
 def in_operations(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
-    """Operations of a step by its number in the stage; None: of encoding the images of a step."""
+    """A function from the number of a step in the stage to its operations, and from None to those
+    of encoding the images of a step."""
     recipe = replace(run.recipe, precision="32-true", compile=False)
     with torch.device(META):
         steps = Steps(Shapes(), stage, recipe, facts=run.data.facts, images=batch)
@@ -59,7 +63,8 @@ def in_operations(stage: Stage, run: Prepared, batch: int) -> Callable[[int | No
 
 
 def in_seconds(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
-    """Seconds of a step, likewise."""
+    """A function from the number of a step in the stage to its seconds, and from None to those of
+    encoding the images of a step."""
     fabric = fabric_of(run.recipe, alone=True)
     steps = Steps(fabric, stage, run.recipe, facts=run.data.facts, images=batch)
 
@@ -71,7 +76,10 @@ def in_seconds(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None]
 
 
 class Prices:
-    """What training costs, by the number of steps; the work of each kind of step is found once."""
+    """What training costs by the number of steps; each kind of step is measured once.
+
+    price: `in_operations` or `in_seconds`. batches: images of a step, by stage.
+    """
 
     def __init__(self, run: Prepared, price: Price):
         self.run, self.price = run, price
@@ -81,24 +89,29 @@ class Prices:
 
     @cached_property
     def method(self) -> Method:
+        """A second, untrained method to measure: on the meta device for operations."""
         if self.price is in_operations:
             return build_on_shapes(self.run)
         return build_untrained(self.run.config["method"], self.run).to(device_of(self.run))
 
     def counts(self, steps: int) -> list[int]:
+        """Steps of each stage."""
         return stage_steps(self.run.method, steps)
 
     def images(self, steps: int) -> float:
+        """Training images of all stages."""
         return sum(n * batch for n, batch in zip(self.counts(steps), self.batches, strict=True))
 
     def total(self, steps: int) -> float:
+        """The price of all stages."""
         return sum(self.by_stage(steps))
 
     def by_stage(self, steps: int) -> list[float]:
+        """The price of each stage."""
         return [start + sum(n * each for n, each in parts) for start, parts in self.work(steps)]
 
     def work(self, steps: int) -> list[tuple[float, list[tuple[int, float]]]]:
-        """Of each stage what it costs before its first step, and pairs (steps, price of one)."""
+        """Of each stage the price before its first step, and pairs (steps, price of each)."""
         counts = self.counts(steps)
         with counting(self.run) if self.price is in_operations else nullcontext():
             return [
@@ -120,7 +133,7 @@ class Prices:
         return self._known[index, kind]
 
     def _start(self, index: int) -> float:
-        """Of encoding every training image, and its mirrored view where the data has one."""
+        """The price of encoding every training image, and its mirrored view if the data has one."""
         if (index, -1) not in self._known:
             views = len(self.run.part) * (2 if self.run.part.flip else 1)
             self._known[index, -1] = self._price(index)(None) * views / self.batches[index]
@@ -133,7 +146,7 @@ class Prices:
 
 
 def build_untrained(node: Mapping[str, Any], run: Prepared) -> Method:
-    """The method of a node with other weights than those of the run."""
+    """The method of a node with fresh weights; those of other runs are not read."""
     method = methods.build(node, offered=run.data.facts)
     for stage in method.stages:
         stage.start_untrained()
@@ -141,14 +154,14 @@ def build_untrained(node: Mapping[str, Any], run: Prepared) -> Method:
 
 
 def build_on_shapes(run: Prepared, sampler_steps: int | None = None) -> Method:
-    """The method of a run on the meta device, and with other steps of its sampler."""
+    """The method of a run on the meta device; sampler_steps: None for those of the run."""
     node = node_with_steps(run, sampler_steps)
     with torch.device(META):
         return build_untrained(node, run)
 
 
 def node_with_steps(run: Prepared, sampler_steps: int | None) -> dict[str, Any]:
-    """The node of the method with other steps of its sampler, as it is for None."""
+    """The node of the method with other steps of its sampler; None leaves it as it is."""
     node = run.config["method"]
     if sampler_steps is None:
         return node
@@ -156,6 +169,7 @@ def node_with_steps(run: Prepared, sampler_steps: int | None) -> dict[str, Any]:
 
 
 def flops_of_image(run: Prepared, steps: int | None) -> float:
+    """Operations of one finest image from its caption, with so many sampler steps."""
     caption = flops_of_text(run.data.text)
     with counting(run):
         method = build_on_shapes(run, steps)
@@ -164,7 +178,7 @@ def flops_of_image(run: Prepared, steps: int | None) -> float:
 
 
 def latency_of_image(run: Prepared, steps: int) -> float:
-    """Seconds for one image alone, as a cost row has them."""
+    """Seconds for one image alone with so many sampler steps, as in a cost row."""
     case = Case(
         method=node_with_steps(run, steps),
         facts=run.data.facts,
@@ -177,6 +191,6 @@ def latency_of_image(run: Prepared, steps: int) -> float:
         text=run.config["text"],
         caption=caption_of(run.data.part("test")),
     )
-    alone = SamplingTimer(case, build_stage(case), batch=1)
+    alone = SamplingTimer(case, untrained_stage(case), batch=1)
     alone.warm()
     return statistics.median(alone.repeat()["latency"] for _ in range(REPEATS))

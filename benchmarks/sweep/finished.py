@@ -1,4 +1,4 @@
-"""Whether a finished run answers what is asked for now: same options, files, data and code."""
+"""Whether a finished run has the options, files, data and code of the run that is wanted now."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from hierdiff.results.plain import plain as record_plain
 from hierdiff.results.record import FILE, Record
 
 log = logging.getLogger(__name__)
-# options that name or show a run, and all that is in them
+# options that name or display a run, and those inside them
 NAMES = ("folder", "name", "label", "analysis", "dry_run")
-APPEARANCE = (  # options that leave its numbers as they are
+APPEARANCE = (  # options that do not change its numbers
     *("data.cache", "method.codec.cache", "trainer.progress", "trainer.tensorboard"),
     *("trainer.keep", "trainer.checkpoint_every", "trainer.sheet_every", "trainer.sheet_images"),
     "trainer.log_every",
@@ -31,14 +31,16 @@ APPEARANCE = (  # options that leave its numbers as they are
 
 
 class Unlike(ValueError):
-    """A finished run was made with other options than are asked for."""
+    """A finished run differs from the one that is wanted."""
 
 
 def finished_record(
     config: Mapping[str, Any], folder: Path, digests: dict[str, str] | None = None
 ) -> Record | None:
-    """The record of a run of which nothing is missing. Raises `Unlike`. digests: as `data_digest`
-    keeps them."""
+    """The record in a folder, if it is complete; None where there is none, or it has failed.
+
+    digests: a cache, see `data_digest`. A record of another run raises `Unlike`.
+    """
     record = Record.read(folder) if (folder / FILE).exists() else None
     if record is None or record.failure is not None:
         return None
@@ -53,19 +55,22 @@ def check_same(
     folder: Path,
     digests: dict[str, str] | None = None,
 ) -> None:
-    """Refuses a finished run as the answer to another config than it was made with.
+    """Refuses a finished run that was not made with this config.
 
-    Files, data and code that have changed since are differences too, but not another commit of
-    hierdiff. digests: as `data_digest` keeps them. Raises: `Unlike`.
+    Files, data and code that have changed since count as differences; another commit of hierdiff
+    does not. digests: a cache, see `data_digest`.
+
+    Raises:
+        Unlike: for the first difference.
     """
     check_same_options(record, config, folder)
-    made_of = record.provenance.get("inputs")
-    if made_of is None:
+    digests_then = record.provenance.get("inputs")
+    if digests_then is None:
         log.warning(
             "%s does not say from what it was made: its options alone were compared", folder / FILE
         )
         return
-    other = changed(made_of, inputs_of(config, data_digest(config["data"], digests)))
+    other = changed(digests_then, inputs_of(config, data_digest(config["data"], digests)))
     if other is not None:
         now = flat(record_plain(config, "config", free=True))
         place = {"data": config["data"].get("root")}.get(other, now.get(other))
@@ -77,8 +82,14 @@ def check_same(
 
 
 def check_same_options(record: Record, config: Mapping[str, Any], folder: Path) -> None:
-    """`Unlike` for an option with another value. What was open then (`auto`, steps that a budget
-    decides) is no difference, nor is what names or shows a run."""
+    """Refuses a record with another value of an option.
+
+    Options that the run has settled (`auto`, steps that a budget decides) and those that name or
+    display a run may differ.
+
+    Raises:
+        Unlike: for the first other value.
+    """
     was, now = (flat(record_plain(node, "config", free=True)) for node in (record.config, config))
     budgets = {name for name, amount in config["match"].items() if amount is not None}
     by_budget = {"trainer.steps": TRAINING, "sampler.steps": SAMPLING}
@@ -88,8 +99,8 @@ def check_same_options(record: Record, config: Mapping[str, Any], folder: Path) 
     for key in sorted({*was, *now} - ignored):
         before, after = was.get(key), now.get(key)
         open_then = after == AUTO or (isinstance(after, list) and before in _meanings(after))
-        shown = key.partition(".")[0] in NAMES or key in APPEARANCE
-        if not shown and before != after and not open_then:
+        display = key.partition(".")[0] in NAMES or key in APPEARANCE
+        if not display and before != after and not open_then:
             raise Unlike(
                 f"{folder / FILE} was made with {key}={before!r}, now it is {after!r}: "
                 f"remove it, or give another folder=..."
@@ -97,17 +108,17 @@ def check_same_options(record: Record, config: Mapping[str, Any], folder: Path) 
 
 
 def inputs_of(config: Mapping[str, Any], data: str) -> dict[str, str]:
-    """What a record is made from beside its options; data: digest of its data."""
+    """Digests of what a record depends on beside its options; data: digest of its data."""
     node, files = config["measure"]["extractor"], {}
     released = getattr(extractors.named(node), "released", None)
     if released is not None and node.get("weights") is None:
-        found = (place for place in weights.places(released) if place.is_file())
-        files = {f"{place.name} for measure.extractor": place for place in [*found][:1]}
+        paths = (place for place in weights.places(released) if place.is_file())
+        files = {f"{place.name} for measure.extractor": place for place in [*paths][:1]}
     return inputs({k: v for k, v in config.items() if k not in NAMES}, data=data, files=files)
 
 
 def data_digest(node: Mapping[str, Any], digests: dict[str, str] | None = None) -> str:
-    """Of the data of a node as it is now, or as it was when `digests` was begun."""
+    """The digest of the data of a node; digests: a cache, so that each data set is read once."""
     digests = {} if digests is None else digests
     key = content_hash(record_plain(node, "data", free=True))
     if key not in digests:
@@ -116,6 +127,6 @@ def data_digest(node: Mapping[str, Any], digests: dict[str, str] | None = None) 
 
 
 def _meanings(metrics: list[Any]) -> list[list[Any]]:
-    """What `auto` in a list may have become."""
+    """The values that `auto` in a list of metrics may have been settled to."""
     return [[m for name in metrics for m in (able if name == AUTO else [name])]
             for able in ([], [ATTRIBUTES])]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A job of a sweep: how it ends, and what it leaves."""
+"""A job of a sweep: how it ends, and the record that it leaves."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from benchmarks.sweep.process import BUSY, INTERRUPTED, noting_signals, run_proc
 from hierdiff.results.record import FILE, Record
 
 
-def look(label: str, check: Callable[[], None]) -> None:
-    """A job of a dry sweep: prints why `check` refuses it, if it does, and goes on."""
+def check_job(label: str, check: Callable[[], None]) -> None:
+    """A job of a dry sweep: calls `check` and prints the error, if it raises one."""
     ledger, began = Ledger.here(), time.time()
     try:
         check()
@@ -32,9 +32,12 @@ def look(label: str, check: Callable[[], None]) -> None:
         ledger.put(int(HydraConfig.get().job.num), Job(label, state, began, time.time()))
 
 
-def job(config: Mapping[str, Any], folder: Path) -> Record | None:
-    """The record of a job of this sweep, as it is there or made in a fresh process; None where it
-    was interrupted or another process is at it. A failure is a record too, and no exception."""
+def run_job(config: Mapping[str, Any], folder: Path) -> Record | None:
+    """The record of a job of this sweep, read from its folder or made in a fresh process.
+
+    None where the job was interrupted or another process works on it. A failure is a record too and
+    raises nothing.
+    """
     number, label = int(HydraConfig.get().job.num), config["label"]
     ledger, began = Ledger.here(), time.time()
     if ledger is not None and ledger.stopped:
@@ -65,7 +68,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Record | None:
 def run_apart(
     config: Mapping[str, Any], folder: Path, ledger: Ledger | None
 ) -> tuple[str, Record | None]:
-    """How a job ended in a process of its own, and its record."""
+    """Runs a job in a process of its own; its final state and its record."""
     hydra = HydraConfig.get()
     command = [sys.executable, "-m", "benchmarks.run", *hydra.overrides.task]
     for source in hydra.runtime.config_sources:
@@ -74,7 +77,7 @@ def run_apart(
     with noting_signals(ledger) as interrupts:
         try:
             code, last = run_process(command, ledger, interrupts)
-        except Exception as error:  # submitit raises one where a job's time is up
+        except Exception as error:  # by submitit, when the time of a job is up
             code, last = 1, reason_of(error)
     stopped = bool(interrupts) or (ledger is not None and ledger.stopped)
     if interrupts and ledger is not None:
@@ -100,7 +103,7 @@ def reason_of_exit(code: int, last: str) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Of an exception, in one line; the first sentence alone where memory ran out."""
+    """An exception in one line; only the first sentence where memory ran out."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, torch.OutOfMemoryError):
         return f"out of memory: {text.partition('. ')[0]}"
@@ -109,7 +112,7 @@ def reason_of(error: Exception) -> str:
 
 
 def failure_record(config: Mapping[str, Any], reason: str) -> Record:
-    """The row of a job that ended without its numbers; config: of a run, settled or not."""
+    """The record of a job that ended without numbers; config: of its run."""
     return Record(
         name=config["label"],
         method=config["method"]["name"],

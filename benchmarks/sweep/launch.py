@@ -27,33 +27,35 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from typing_extensions import override
 
 from benchmarks.sweep import ledger as states
 from benchmarks.sweep.finished import Unlike, finished_record
 from benchmarks.sweep.ledger import Job, Ledger, open_ledger
 from benchmarks.sweep.process import BUSY, INTERRUPTED
-from benchmarks.sweep.shared import check_shared, options_of, own_overrides
+from benchmarks.sweep.shared import check_shared, job_options, own_overrides
 from hierdiff.config import stop_signals
 
 REFUSED = 2
 
 
 def in_sweep() -> bool:
+    """Whether hydra runs several jobs (`-m`)."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def launch_jobs(main: Callable[[], None]) -> None:
-    """`main` as a command; says what hydra does not: a launcher that is not installed, Ctrl-C."""
+    """Runs `main`, with messages for a launcher that is not installed and for Ctrl-C."""
     check_launcher(sys.argv[1:])
     try:
         main()
-    except KeyboardInterrupt:  # between two jobs, or while those of a cluster are waited for
+    except KeyboardInterrupt:  # between two jobs, or while waiting for those of a cluster
         print("interrupted: the same command goes on; jobs in a queue stay there", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
 def check_launcher(arguments: Sequence[str]) -> None:
-    """Ends the process where `hydra/launcher=` names one that is an extra and not installed."""
+    """Exits where `hydra/launcher=` names a launcher that is not installed."""
     for name in (one.partition("=")[2] for one in arguments if one.startswith("hydra/launcher=")):
         plugin = f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher"
         if name != "basic" and not _installed(plugin):
@@ -70,39 +72,43 @@ def _installed(module: str) -> bool:
         return False
 
 
-class Progress(Callback):
-    """Opens the ledger before the first job; tells at the end what the jobs left in it.
+class SweepProgress(Callback):
+    """Opens the ledger before the first job, and sums it up after the last.
 
-    Exit code of the sweep: 130 where it was interrupted, 1 where a job ended without its numbers, 2
-    where a record is there that was made otherwise, 75 where another process is at a job.
+    Exit code of the sweep: 130 if it was interrupted, 1 if a job ended without its numbers, 2 if a
+    folder has the record of another run, 75 if another process works on a job.
     """
 
     def __init__(self) -> None:
         self._open = ExitStack()
         self._ledger: Ledger | None = None
 
-    def __reduce__(self) -> tuple[type[Progress], tuple[()]]:
-        return Progress, ()  # launchers send it to their jobs, which find the ledger themselves
+    def __reduce__(self) -> tuple[type[SweepProgress], tuple[()]]:
+        return (
+            SweepProgress,
+            (),
+        )  # launchers send it to their jobs, which find the ledger themselves
 
+    @override
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
-        given = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-        swept = jobs_of(given)  # type: ignore[arg-type]
+        words = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        jobs = jobs_of(words)  # type: ignore[arg-type]
         try:
-            lines = check_shared(config, swept)
+            lines = check_shared(config, jobs)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(REFUSED)
         for line in lines:
             print(line, file=sys.stderr)
         self._ledger = self._open.enter_context(
-            open_ledger(Path(config.hydra.sweep.dir), len(swept))
+            open_ledger(Path(config.hydra.sweep.dir), len(jobs))
         )
         atexit.register(self._open.close)  # also where the sweep is interrupted
         digests: dict[str, str] = {}
-        for number, overrides in enumerate(swept):
+        for number, overrides in enumerate(jobs):
             try:
                 label = label_if_finished(config, overrides, digests)
-            except Unlike as error:  # before anything is spent
+            except Unlike as error:  # before any job begins
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(REFUSED)
             if label is not None:
@@ -116,10 +122,11 @@ class Progress(Callback):
                 signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        """The jobs see it in the ledger."""
+        """Asks the jobs to stop, through the ledger."""
         if self._ledger is not None:
             self._ledger.stop()
 
+    @override
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         if self._ledger is None:
             return
@@ -132,7 +139,7 @@ class Progress(Callback):
 
 
 def verdict(ledger: Ledger) -> tuple[int, list[str]]:
-    """Exit code of a sweep whose launcher is through, and what is told of it."""
+    """Exit code of a sweep whose launcher has ended, and lines about the jobs without numbers."""
     failed = ledger.labels(states.FAILED) + ledger.labels(states.RUNNING)
     interrupted, busy = ledger.labels(states.INTERRUPTED), ledger.labels(states.BUSY)
     missing = ledger.total - len(ledger.jobs())
@@ -156,12 +163,15 @@ def verdict(ledger: Ledger) -> tuple[int, list[str]]:
 
 
 def jobs_of(overrides: Sequence[str]) -> list[tuple[str, ...]]:
-    """The overrides of each job of a sweep, in hydra's order."""
+    """The overrides of each job of a sweep, in the order of hydra's basic sweeper."""
     choices = {}
     for one in OverridesParser.create().parse_overrides(list(overrides)):
         key = one.get_key_element()
-        swept = one.is_sweep_override()
-        values = one.sweep_string_iterator() if swept else [one.get_value_element_as_str()]
+        values = (
+            one.sweep_string_iterator()
+            if one.is_sweep_override()
+            else [one.get_value_element_as_str()]
+        )
         choices[key] = [f"{key}={value}" for value in values]
     return list(itertools.product(*choices.values()))
 
@@ -169,15 +179,18 @@ def jobs_of(overrides: Sequence[str]) -> list[tuple[str, ...]]:
 def label_if_finished(
     config: Any, overrides: Sequence[str], digests: dict[str, str] | None = None
 ) -> str | None:
-    """The label of a job of which nothing is missing; None for another, or one that is no good.
-    Raises `Unlike`."""
+    """The label of a job whose record is complete; None for any other.
+
+    Raises:
+        Unlike: where its folder has the record of another run.
+    """
     try:
-        options = options_of(config, own_overrides(config, overrides))
+        options = job_options(config, own_overrides(config, overrides))
         folder = Path(options["folder"])
         if options["dry_run"] or finished_record(options, folder, digests) is None:
             return None
         return str(options["label"])
     except Unlike:
         raise
-    except Exception:  # the job itself says what is wrong
+    except Exception:  # the job itself reports the error
         return None

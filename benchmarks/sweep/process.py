@@ -1,4 +1,4 @@
-"""The process of a job: started, asked to end with its sweep, gone where its sweep is gone."""
+"""The process of a job: it ends when its sweep is stopped, and when its sweep is gone."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from types import FrameType
 from benchmarks.sweep.ledger import Ledger
 from hierdiff.config import stop_signals
 
-INTERRUPTED = 130  # exit code of a run that was asked to stop
-FOLLOWS = "HIERDIFF_FOLLOWS"  # tells a job's process that its input closes when its sweep ends
+INTERRUPTED = 130  # exit code of a run that was interrupted
+FOLLOWS = "HIERDIFF_FOLLOWS"  # environment of a job whose stdin closes when its sweep ends
 BUSY = 75  # exit code of a run whose folder another process works on (EX_TEMPFAIL)
 
 
 @contextmanager
 def noting_signals(ledger: Ledger | None = None) -> Iterator[list[int]]:
-    """Inside, Ctrl-C is added to the list and work goes on: the job has got it as well.
+    """A context in which signals are added to the list and work goes on.
 
-    SIGTERM and SIGHUP, which reach this process alone, are added too and stop the ledger.
+    Ctrl-C reaches the job as well. SIGTERM and SIGHUP reach this process alone and stop the ledger.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -49,9 +49,9 @@ def run_process(
 ) -> tuple[int, str]:
     """The exit code and the last line of stderr, which passes through as it comes.
 
-    interrupts: signals that this process has got, see `noting_signals`. Where the sweep is
-    stopped, or a launcher's signal handler raises (submitit's does before a job's time is up), the
-    process is asked to end, with its checkpoint, and waited for.
+    interrupts: signals that this process has received, see `noting_signals`. If the sweep is
+    stopped, or a launcher's signal handler raises (as submitit's does before the time of a job is
+    up), the process gets SIGTERM, writes its checkpoint, and is waited for.
     """
     last = b""
     with spawning(command) as process, stopping_with_sweep(process, ledger, interrupts):
@@ -74,8 +74,8 @@ def run_process(
 def stopping_with_sweep(
     process: subprocess.Popen[bytes], ledger: Ledger | None, interrupts: Sequence[int]
 ) -> Iterator[None]:
-    """Inside, the process is asked to end as soon as the ledger says that the sweep is stopped,
-    unless it has had Ctrl-C itself."""
+    """A context in which the process gets SIGTERM as soon as the sweep is stopped, unless it has
+    received Ctrl-C itself."""
     over = threading.Event()
 
     def watch(ledger: Ledger) -> None:
@@ -95,14 +95,17 @@ def stopping_with_sweep(
 
 @contextmanager
 def spawning(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends when this one is gone (`follow_sweep`), and that ignores the signals by
-    which Slurm tells all those of a job that its time is up, if this one answers them."""
+    """A process that ends when this one is gone (see `follow_sweep`).
+
+    It ignores the signals by which Slurm announces the end of a job's time to all processes of the
+    job, if this process handles them.
+    """
     main = threading.current_thread() is threading.main_thread()
-    answered = {n: signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGUSR2) if main}
-    answered = {n: handler for n, handler in answered.items() if callable(handler)}
-    for number in answered:
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGUSR2) if main}
+    handlers = {n: handler for n, handler in handlers.items() if callable(handler)}
+    for number in handlers:
         signal.signal(number, signal.SIG_IGN)
-    theirs, ours = os.pipe()  # which the system closes when this process ends, however it does
+    theirs, ours = os.pipe()  # the system closes `ours` when this process ends, for whatever reason
     try:
         process = subprocess.Popen(
             command,
@@ -113,7 +116,7 @@ def spawning(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         )
     finally:
         os.close(theirs)
-        for number, handler in answered.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     try:
         with process:
@@ -123,7 +126,7 @@ def spawning(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def follow_sweep() -> None:
-    """In a job's process: ends it, as SIGTERM does, when the process of the sweep is gone."""
+    """In the process of a job: sends it SIGTERM when the process of the sweep is gone."""
     if os.environ.pop(FOLLOWS, None) is None:
         return
 

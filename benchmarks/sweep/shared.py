@@ -1,4 +1,4 @@
-"""Options that some methods of a sweep have, and others have not."""
+"""Options that only some methods of a sweep have: they are left out of the jobs of the others."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hierdiff.registry import UnknownOption
 from hierdiff.train import prepare
 
 
-def options_of(config: Any, overrides: Sequence[str]) -> dict[str, Any]:
-    """The options of a job of the sweep whose config is given."""
+def job_options(config: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """The options of a job; config: of the sweep, overrides: of the job."""
     before = HydraConfig.instance().cfg
     cfg = _composed(GlobalHydra.instance().config_loader(), config, list(overrides))
     try:
@@ -30,20 +30,23 @@ def options_of(config: Any, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def own_overrides(config: Any, overrides: Sequence[str]) -> list[str]:
-    """The overrides of a job without those that its method has no place for."""
+    """The overrides of a job without the options that its method does not have."""
     left = left_out(config, tuple(overrides))
     return [one for one in overrides if option_of(one) not in left]
 
 
-def check_shared(config: Any, swept: Sequence[Sequence[str]]) -> list[str]:
-    """A line for each option that some jobs of a sweep have no place for. ValueError for one that
-    none has."""
-    left = [left_out(config, tuple(overrides)) for overrides in swept]
+def check_shared(config: Any, jobs: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each option that some jobs of a sweep leave out; jobs: overrides of each.
+
+    Raises:
+        ValueError: for an option that no job has.
+    """
+    left = [left_out(config, tuple(overrides)) for overrides in jobs]
     lines = []
     for key in dict.fromkeys(key for one in left for key in one):
         if all(key in one for one in left):
             raise ValueError(left[0][key])
-        methods = [_method(job) for job, one in zip(swept, left, strict=True) if key in one]
+        methods = [_method(job) for job, one in zip(jobs, left, strict=True) if key in one]
         lines.append(f"{key} is no option of {', '.join(dict.fromkeys(methods))}: left out there")
     return lines
 
@@ -54,24 +57,24 @@ def _method(overrides: Sequence[str]) -> str:
 
 
 def option_of(override: str) -> str:
+    """The option of an override: `a.b` of `+a.b=1`."""
     return override.lstrip("+").partition("=")[0]
 
 
 def left_out(config: Any, overrides: tuple[str, ...]) -> dict[str, str]:
-    """Keys of a job's overrides that its parts have no place for, and the sentence that refuses
-    each."""
+    """Options of a job's overrides that its parts do not have, and the error sentence of each."""
     place = (config.hydra.job.config_name, *overrides)
     if place not in _LEFT:
         left: dict[str, str] = {}
         rest = list(overrides)
-        while (found := _refused(config, rest)) is not None:
-            left[found[0]] = found[1]
+        while (refusal := _refused(config, rest)) is not None:
+            left[refusal[0]] = refusal[1]
             rest = [one for one in overrides if option_of(one) not in left]
         _LEFT[place] = left
     return _LEFT[place]
 
 
-_LEFT: dict[tuple[str, ...], dict[str, str]] = {}  # found once: parts are built for it
+_LEFT: dict[tuple[str, ...], dict[str, str]] = {}  # a cache: it takes building the parts
 
 
 def _refused(config: Any, overrides: Sequence[str]) -> tuple[str, str] | None:
@@ -85,7 +88,7 @@ def _refused(config: Any, overrides: Sequence[str]) -> tuple[str, str] | None:
             if one not in choices
         }
         if any(new.values()):
-            prepare(options_of(config, overrides), shapes_alone=True)
+            prepare(job_options(config, overrides), shapes_alone=True)
     except HydraException as error:
         group = absent_group(error)
         return None if group is None else (group, sentence(error))
@@ -97,7 +100,7 @@ def _refused(config: Any, overrides: Sequence[str]) -> tuple[str, str] | None:
             if part == error.option and parts_of(key)[: len(where)] == where
         ]
         return (keys[0], str(error)) if keys else None
-    except Exception:  # the job itself says what is wrong
+    except Exception:  # the job itself reports the error
         return None
     return None
 

@@ -175,7 +175,7 @@ def of_runs(folder: Path, source: Path, draw: random.Random) -> Iterator[Case]:
                 call = "!!python/object/apply:os.system ['touch executed']"
                 text = f"{{more: {call}, {text[1:]}"
             (place / "config.yaml").write_text(text)
-            yield "config", lambda place=place: again.again([str(place)], options["cost"])
+            yield "config", lambda place=place: again.time_again([str(place)], options["cost"])
         else:
             (place / "config.yaml").write_text(yaml.safe_dump(known))
             content = (place / FILE).read_bytes()
@@ -188,7 +188,7 @@ def of_runs(folder: Path, source: Path, draw: random.Random) -> Iterator[Case]:
             told = json.dumps(made).encode()
             (place / FILE).write_bytes(bent(content, draw) if i % 4 == 0 else told)
             yield "record", lambda place=place: Record.read(place)
-            yield "record", lambda place=place: again.again([str(place)], options["cost"])
+            yield "record", lambda place=place: again.time_again([str(place)], options["cost"])
 
 
 def of_others(folder: Path, source: Path, draw: random.Random) -> Iterator[Case]:
@@ -218,7 +218,7 @@ def test_nothing_runs_nothing_hangs_and_every_refusal_is_a_sentence(
 ):
     class Refuses(worker.Worker):
         def __init__(self, case: Any, batch: int):
-            raise worker.Failed("no process in this trial")
+            raise worker.CaseFailure("no process in this trial")
 
     monkeypatch.setattr(worker, "Worker", Refuses)
     tried: Counter[str] = Counter()

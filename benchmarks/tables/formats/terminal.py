@@ -21,22 +21,22 @@ def rich_table(table: Table) -> Group:
     out = Rich()
     out.add_column("", no_wrap=True)
     for row in table.rows:
-        out.add_column(said(row), justify="right", overflow="fold")
+        out.add_column(terminal_text(row), justify="right", overflow="fold")
     following = [*(column.group for column in table.columns[1:]), None]
     for column, after in zip(table.columns, following, strict=True):
         styles = {1: "bold", 2: "underline"}
         out.add_row(
-            said(column.heading),
+            terminal_text(column.heading),
             *(
-                said(cell, styles.get(table.place(column, row), ""))
+                terminal_text(cell, styles.get(table.place(column, row), ""))
                 for row, cell in shown(table, column).items()
             ),
             end_section=after != column.group,
         )
-    return Group(said(table.caption), out, *map(said, table.notes))
+    return Group(terminal_text(table.caption), out, *map(terminal_text, table.notes))
 
 
-def said(words: Any, style: str = "") -> Text:
+def terminal_text(words: Any, style: str = "") -> Text:
     """Words for a terminal: no markup, nothing that it would obey."""
     from rich.text import Text
 

@@ -15,13 +15,13 @@ from torch import get_num_threads
 
 from benchmarks.cost import work, worker
 from benchmarks.cost.__main__ import main
-from benchmarks.cost.again import again
+from benchmarks.cost.again import time_again
 from benchmarks.cost.cases import Case, by_resolution, cases_of, trajectories
 from benchmarks.cost.sampling import SamplingTimer, flops_of_sample
 from benchmarks.cost.steps import Shapes, Steps
-from benchmarks.cost.work import build_stage, serve
-from benchmarks.cost.worker import Failed, Worker, best_batch, costs
-from benchmarks.settings import Timing
+from benchmarks.cost.work import serve, untrained_stage
+from benchmarks.cost.worker import CaseFailure, Worker, best_batch, costs
+from benchmarks.settings import TimingOptions
 from benchmarks.tables.table import tabulate
 from hierdiff.config import from_yaml, to_yaml
 from hierdiff.files.atomic import write
@@ -62,7 +62,7 @@ class Asked(Worker):
     def _did(self, what: str) -> None:
         Asked.log.append((self.case.finest, self.case.what, what))
         if (self.batch, what) in Asked.fails:
-            raise Failed(Asked.fails[self.batch, what])
+            raise CaseFailure(Asked.fails[self.batch, what])
 
     @property
     def images_per_s(self) -> float:
@@ -173,7 +173,7 @@ def test_each_resolution_costs_what_makes_the_images_that_are_measured_there(
     assert trajectories(method) == together
     for sides in together:
         case = replace(CASE, method=tiny.method_node(name, **options), trajectory=sides)
-        images = build_stage(case).sample(Request(2, noise=tiny.noise()))
+        images = untrained_stage(case).sample(Request(2, noise=tiny.noise()))
         sampled = method.sample(Request(2, noise=tiny.noise()))  # as the harness measures them
         assert {*sides} <= {*images} <= {*sampled}
 
@@ -181,7 +181,7 @@ def test_each_resolution_costs_what_makes_the_images_that_are_measured_there(
 def test_a_coarse_image_of_joint_levels_costs_the_whole_trajectory():
     method = methods.build(CASE.method, offered=CASE.facts)
     whole, coarse = (flops_of_sample(method.at(side)) for side in (16, 8))
-    alone = flops_of_sample(build_stage(replace(CASE, trajectory=[8], alone=True)))
+    alone = flops_of_sample(untrained_stage(replace(CASE, trajectory=[8], alone=True)))
     assert whole == coarse > 1.1 * alone > 0
 
 
@@ -190,7 +190,7 @@ def test_a_part_alone_is_measured_only_where_it_is_asked_for_and_is_a_part():
     config = {"method": CASE.method, "facts": CASE.facts, "text": None, "trainer": trainer}
 
     def cases(trajectories: Any, alone: bool = False) -> list[tuple[list[int], bool]]:
-        found = cases_of(config, trajectories, Timing([4], None, 1, alone), "cpu")
+        found = cases_of(config, trajectories, TimingOptions([4], None, 1, alone), "cpu")
         return [(list(case.trajectory), case.alone) for case in found[::2]]
 
     assert cases([(16, 8)]) == [([16, 8], False)]
@@ -201,7 +201,7 @@ def test_a_part_alone_is_measured_only_where_it_is_asked_for_and_is_a_part():
 def test_a_cascade_is_counted_down_to_the_handover():
     """One image at the finest resolution needs no more of the stage before."""
     bridge = {"name": "augmented", "truncated": True, "log_snr": 1.0}
-    stage = build_stage(replace(CASE, method=tiny.method_node("cascaded", bridge=bridge)))
+    stage = untrained_stage(replace(CASE, method=tiny.method_node("cascaded", bridge=bridge)))
     counted = [0, 0]
     for i, part in enumerate(stage.chain):
         part.denoiser.register_forward_hook(lambda *_, i=i: counted.__setitem__(i, counted[i] + 1))
@@ -228,7 +228,7 @@ def finished(tmp_path):
 
 
 def test_finished_runs_are_timed_together_and_their_records_say_so(finished, asked):
-    again([str(finished)], {"repeats": 2, "batches": None, "memory_cap": None})
+    time_again([str(finished)], {"repeats": 2, "batches": None, "memory_cap": None})
     for name in ("a", "b"):
         found = Record.read(finished / name)
         assert [row["resolution"] for row in found.cost] == [16, 8] and not found.edited
@@ -240,7 +240,7 @@ def test_finished_runs_are_timed_together_and_their_records_say_so(finished, ask
     order = [(what, side) for side, what, call in asked.log if call == "repeat"]
     one = [("train", 16), ("train", 8)] * 2
     assert order[:8] == one + one[::-1]  # both runs, forwards and backwards
-    again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
+    time_again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
     assert found.cost[1]["trajectory"] == [8]  # an older record does not say what goes together
 
 
@@ -249,7 +249,7 @@ def test_what_one_trajectory_makes_is_timed_once_again(finished, asked):
         found = Record.read(finished / name)
         rows = by_resolution([{**CASE.conditions}])
         replace(found, cost=tuple(rows)).write(finished / name)
-    again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
+    time_again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
     assert [(what, side) for side, what, call in asked.log if call == "row"] == [
         ("train", 16), ("train", 16), ("sample", 16), ("sample", 16),
     ]  # fmt: skip
@@ -259,26 +259,26 @@ def test_what_one_trajectory_makes_is_timed_once_again(finished, asked):
 
 def test_what_was_timed_together_is_left_alone_unless_asked(finished, asked):
     wanted = {"repeats": 1, "batches": None, "memory_cap": None}
-    again([str(finished)], wanted)
+    time_again([str(finished)], wanted)
     before, calls = (finished / "a" / "record.json").read_bytes(), len(asked.log)
-    again([str(finished)], wanted)
+    time_again([str(finished)], wanted)
     assert (finished / "a" / "record.json").read_bytes() == before and len(asked.log) == calls
-    again([str(finished)], wanted, anew=True)
+    time_again([str(finished)], wanted, anew=True)
     assert len(asked.log) == 2 * calls
-    again([str(finished)], {**wanted, "memory_cap": 100.0})  # another question
+    time_again([str(finished)], {**wanted, "memory_cap": 100.0})  # another question
     assert len(asked.log) == 3 * calls
 
 
 def test_a_run_that_is_worked_on_is_not_timed(finished, asked):
     with worked_in(finished / "b"), pytest.raises(Busy, match="another process works in"):
-        again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
+        time_again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
     assert not asked.log
 
 
 def test_a_record_changed_by_hand_keeps_its_times_and_its_mark(finished, asked):
     path = finished / "b" / "record.json"
     path.write_text(path.read_text().replace("critters", "Critters"))
-    again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
+    time_again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
     assert Record.read(path).edited and not Record.read(path).cost
     assert Record.read(finished / "a").provenance["cost"]["together"] == ["a"]
 
@@ -293,20 +293,20 @@ def test_a_run_made_from_what_has_changed_since_keeps_its_times(finished, asked,
     before = Record.read(path)
     replace(before, provenance={**before.provenance, "inputs": made_of}).write(path)
     wanted = {"repeats": 1, "batches": None, "memory_cap": None}
-    again([str(finished)], wanted)
+    time_again([str(finished)], wanted)
     assert Record.read(path).provenance["cost"]["together"] == ["a", "b"]
     kept = path.read_bytes()
     code.write_text("new")
-    again([str(finished)], wanted, anew=True)
+    time_again([str(finished)], wanted, anew=True)
     assert path.read_bytes() == kept and "another content of data.captions" in caplog.text
     assert Record.read(finished / "a").provenance["cost"]["together"] == ["a"]
 
 
 def test_a_run_that_joined_later_makes_all_of_them_be_timed_again(finished, asked):
     wanted = {"repeats": 1, "batches": None, "memory_cap": None}
-    again([str(finished / "a")], wanted)
+    time_again([str(finished / "a")], wanted)
     asked.log.clear()
-    again([str(finished)], wanted)
+    time_again([str(finished)], wanted)
     assert {call for *_, call in asked.log} >= {"start", "row"}
     assert Record.read(finished / "a").provenance["cost"]["together"] == ["a", "b"]
 
@@ -385,7 +385,7 @@ def test_where_nothing_is_finished_there_is_nothing_to_time(tmp_path, capsys):
 @pytest.mark.parametrize("batches", [[], [0, 4]])
 def test_batch_sizes_that_are_none_are_refused(finished, batches):
     with pytest.raises(ValueError, match=r"cost.batches=.*whole numbers of 1 or more"):
-        again([str(finished)], {"batches": batches, "repeats": 1, "memory_cap": None})
+        time_again([str(finished)], {"batches": batches, "repeats": 1, "memory_cap": None})
 
 
 # ---------------------------------------------------------------- the process of a case
@@ -450,7 +450,7 @@ def test_the_step_that_is_timed_is_the_trainers_own(monkeypatch, tmp_path):
     options = {**TRAINER, "accelerator": "cpu", "sheet_images": 1, "progress": False}
     train(runs.built(node), runs.images(), tmp_path, Recipe(**{**options, "steps": 1}))
     config = {"method": node, "facts": runs.images().facts, "text": None, "trainer": options}
-    case, _ = cases_of(config, [(8, 4)], Timing([2], None, 1), "cpu")
+    case, _ = cases_of(config, [(8, 4)], TimingOptions([2], None, 1), "cpu")
     assert answers(case, "describe 0.5")[1]["train_batch"] == 4  # of a step: two micro batches of 2
     trainers, harness, _ = seen
     assert trainers == harness
@@ -458,7 +458,7 @@ def test_the_step_that_is_timed_is_the_trainers_own(monkeypatch, tmp_path):
 
 def test_adamw_is_timed_fused_as_it_is_trained():
     case = replace(CASE, what="train")
-    steps = Steps(Shapes(), build_stage(case), case.trainer, facts=case.facts, images=2)
+    steps = Steps(Shapes(), untrained_stage(case), case.trainer, facts=case.facts, images=2)
     (player,) = steps.step.players
     assert isinstance(player.optimizer, torch.optim.AdamW)
     assert all(group["fused"] for group in player.optimizer.param_groups)
@@ -466,7 +466,7 @@ def test_adamw_is_timed_fused_as_it_is_trained():
 
 def test_timing_a_step_leaves_the_weights_as_drawn():
     case = replace(CASE, what="train", recipe={"lr": 1e30})
-    stage = build_stage(case)
+    stage = untrained_stage(case)
     before = [p.detach().clone() for p in stage.parameters()]
     steps = Steps(Shapes(), stage, case.trainer, facts=case.facts, images=2)
     for _ in range(3):
@@ -478,7 +478,7 @@ def test_lack_of_memory_is_an_answer(monkeypatch):
     def full(*given: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    monkeypatch.setattr(work, "build_stage", full)
+    monkeypatch.setattr(work, "untrained_stage", full)
     assert answers(CASE) == [{"failure": "out of memory at batch 2"}]
 
 
@@ -489,7 +489,7 @@ def test_other_errors_are_none():
 
 def test_guidance_and_each_stage_of_a_chain_are_parts():
     node = tiny.method_node("cascaded", sampling={"steps": 3, "guidance": 2.0})
-    stage = build_stage(replace(CASE, method=node))
+    stage = untrained_stage(replace(CASE, method=node))
     parts = {part["name"]: part for part in SamplingTimer(CASE, stage, 2).parts()}
     assert list(parts) == ["stage 8", "guidance 8", "stage 8to16", "guidance 8to16"]
     assert parts["guidance 8"]["flops"] == parts["stage 8"]["flops"]
@@ -498,7 +498,7 @@ def test_guidance_and_each_stage_of_a_chain_are_parts():
 
 def test_guidance_costs_where_it_acts():
     sampling = {"steps": 4, "guidance": 2.0, "interval": [0.4, 0.8]}
-    stage = build_stage(replace(CASE, method=tiny.method_node("mdm", sampling=sampling)))
+    stage = untrained_stage(replace(CASE, method=tiny.method_node("mdm", sampling=sampling)))
     assert [part.calls for part in stage.parts()] == [4, 2]
     assert stage.evaluations == 4 + 2  # at 0.75 and 0.5 of 1, 0.75, 0.5, 0.25
 
@@ -506,7 +506,7 @@ def test_guidance_costs_where_it_acts():
 def test_a_text_encoder_is_part_of_a_sample():
     text = {"name": "vocabulary", "words": ["a", "red", "block"], "width": 6, "length": 4}
     case = replace(CASE, text=text, caption="a red block", facts=tiny.facts("text"))
-    sampled = SamplingTimer(case, build_stage(case), 2)
+    sampled = SamplingTimer(case, untrained_stage(case), 2)
     assert "text encoder" in [part["name"] for part in sampled.parts()]
     sampled.sample(2)
 

@@ -19,7 +19,7 @@ from benchmarks.plan import budget, prices
 from benchmarks.plan.budget import make_plan, solve_steps
 from benchmarks.plan.plan import Plan, StagePlan
 from benchmarks.plan.table import plan_table
-from benchmarks.settings import Match, Timing
+from benchmarks.settings import Match, TimingOptions
 from hierdiff.denoisers import OneLevelDenoiser
 from hierdiff.methods import Method, Stage
 from hierdiff.metrics.cost import flops
@@ -380,7 +380,7 @@ def test_latency_is_that_of_a_cost_row(tmp_path, monkeypatch):
         "data.text={name: vocabulary}",
     )
     caption = caption_of(run.data.part("test"))
-    timing = Timing([1], memory_cap=None, repeats=3)
+    timing = TimingOptions([1], memory_cap=None, repeats=3)
     _, row = cases_of(run.config, trajectories(run.method)[:1], timing, "cpu", caption=caption)
     monkeypatch.setattr(prices, "SamplingTimer", Recorded)
     monkeypatch.setattr(Recorded, "cases", [])
