@@ -17,19 +17,26 @@ from hierdiff.files.reading import check_regular, damage
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:
+    """Writes `array`, of any shape but no objects, as a `.npy` file at once."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write(path, buffer.getvalue())
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes the arrays by name as an `.npz` file without compression, at once."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     write(path, buffer.getvalue())
 
 
 def read_npy(path: Path, *, mapped: bool = False) -> np.ndarray:
-    """The array of a `.npy` file. FileNotFoundError, or `Damaged` whatever is wrong with it."""
+    """The array of a `.npy` file; mapped: read-only pages of the file instead of a copy.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        Damaged: whatever else is wrong with it.
+    """
     with damage(path):
         check_regular(path)
         with path.open("rb") as file:
@@ -44,9 +51,13 @@ def read_npy(path: Path, *, mapped: bool = False) -> np.ndarray:
 def read_npz(
     path: Path, names: Collection[str] | None = None, *, limit: int = 2**32
 ) -> dict[str, np.ndarray]:
-    """Arrays of an `.npz` file by name. FileNotFoundError, or `Damaged` whatever is wrong with it.
+    """Arrays of an `.npz` file by name.
 
-    names: of those that are read if they are there, None for all; limit: bytes of all of them.
+    names: which arrays are read if they are there, None for all; limit: bytes of all of them.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: `Damaged`, whatever else is wrong with it.
     """
     arrays = {}
     with damage(path):
@@ -67,7 +78,11 @@ def read_npz(
 
 
 def _header(file: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and dtype; ValueError unless the rest of `size` bytes is just that array."""
+    """Shape, whether the order is Fortran's, and dtype.
+
+    Raises:
+        ValueError: unless the rest of the `size` bytes is exactly that array.
+    """
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,

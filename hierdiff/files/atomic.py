@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 try:
     import fcntl
@@ -30,12 +31,18 @@ ABANDONED = 3600  # seconds without a change after which a `.part` that has no l
 
 
 def write(path: Path, content: bytes) -> None:
-    """`content` as the file `path`; an OSError says what could not be written and what to do."""
+    """Writes `content` as the file `path` at once; errors as in `write_pieces`."""
     write_pieces(path, [content], len(content))
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes], size: int) -> None:
-    """`pieces` one after another as the file `path`; size: of all, in bytes, for the message."""
+    """Writes the pieces one after another as the file `path` at once.
+
+    size: bytes of all pieces, for the message.
+
+    Raises:
+        OSError: where it cannot be written, with what to do (`raise_write_error`).
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _part(path) as (part, file):
@@ -46,7 +53,7 @@ def write_pieces(path: Path, pieces: Iterable[bytes], size: int) -> None:
             os.fsync(file.fileno())
             os.replace(part, path)
     except OSError as error:
-        raise explained(error, path, size) from error
+        raise_write_error(error, path, size)
 
 
 def part_of(path: Path) -> Path:
@@ -71,7 +78,7 @@ def _part(path: Path) -> Iterator[tuple[Path, io.FileIO]]:
 
 
 def clean_beside(path: Path) -> None:
-    """Removes what killed processes left of this one file, in a folder that is anybody's."""
+    """Removes what killed processes left of this one file, in a folder that others also use."""
     for part in path.parent.glob(f".{glob.escape(path.name[:40])}.*.part"):
         if re.fullmatch(r"\.[0-9a-f]{16}\.part", part.name[1 + len(path.name[:40]) :]):
             with suppress(OSError):
@@ -79,7 +86,7 @@ def clean_beside(path: Path) -> None:
 
 
 def remove_abandoned(part: Path) -> None:
-    """The `.part`, unless its writer lives."""
+    """Removes a `.part` unless its writer lives."""
     if part.is_dir() and not part.is_symlink():
         inside = (Path(place, name) for place, _, names in os.walk(part) for name in names)
         if time.time() - max(path.lstat().st_mtime for path in (part, *inside)) > ABANDONED:
@@ -98,7 +105,8 @@ def remove_abandoned(part: Path) -> None:
 def lock_file(descriptor: int) -> bool:
     """Whether the file could be locked; False where the system knows no locks.
 
-    Raises BlockingIOError where another process has it.
+    Raises:
+        BlockingIOError: where another process has the lock.
     """
     if fcntl is None:
         return False
@@ -112,15 +120,16 @@ def lock_file(descriptor: int) -> bool:
 
 
 def write_png(path: Path, image: Image.Image) -> None:
+    """Writes a Pillow image as a PNG file at once."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     write(path, buffer.getvalue())
 
 
-def explained(error: OSError, path: Path, size: int) -> OSError:
-    """The same kind of error with the file, its size and the way out."""
+def raise_write_error(error: OSError, path: Path, size: int) -> NoReturn:
+    """Raises the same kind of error with the file, its size in bytes and the way out."""
     reason = error.strerror or str(error)
-    return type(error)(
+    raise type(error)(
         f"cannot write {path} ({size / 1e6:.1f} MB): {reason}; what was written before is whole: "
         f"make room or give another folder, then give the same command again"
-    )
+    ) from error

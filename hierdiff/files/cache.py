@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from hierdiff.files.arrays import read_npy
-from hierdiff.files.atomic import explained, write_pieces
+from hierdiff.files.atomic import raise_write_error, write_pieces
 from hierdiff.files.digest import check_seal, seal
 from hierdiff.files.reading import Damaged
 
@@ -28,13 +28,16 @@ log = logging.getLogger(__name__)
 def built_by_one(place: Path) -> Iterator[Path]:
     """A new name beside `place` to build it under; other processes that build it wait meanwhile.
 
-    What is left under that name is removed, and so is what builders left that were killed. Where
-    the file system has no locks, all build, each under a name of its own.
+    What is left under that name is removed, and so is what killed builders left. Where the file
+    system has no locks, all build, each under a name of its own.
+
+    Raises:
+        OSError: where the folder cannot be written to, with what to do (`raise_write_error`).
     """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise explained(error, place, 0) from error
+        raise_write_error(error, place, 0)
     lock = FileLock(place.with_name(f".{place.name}.lock"))
     try:
         try:
@@ -58,7 +61,7 @@ def built_by_one(place: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """A file or a folder with all that is in it, if it is there."""
+    """Removes a file, or a folder with all that is in it, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -68,41 +71,46 @@ def remove(path: Path) -> None:
 def kept_array(
     path: Path, shape: tuple[int, ...], dtype: np.dtype, batches: Iterable[np.ndarray]
 ) -> np.ndarray:
-    """The array in `path`, mapped; made of `batches` in their order where there is no whole one.
+    """The array in `path`, mapped; unless it is there whole, it is written from `batches` in order.
 
-    One process makes it and others wait. OSError where the disk is full.
+    shape, dtype: of the array; the batches have its rows. One process writes it and others wait.
+
+    Raises:
+        OSError: where the disk is full or the file cannot be read back.
     """
-    found = _whole(path, shape, dtype)
-    if found is not None:
-        return found
+    array = _whole(path, shape, dtype)
+    if array is not None:
+        return array
     with built_by_one(path):
-        found = _whole(path, shape, dtype, said=True)  # another process may have been first
-        if found is None:
+        array = _whole(path, shape, dtype, warn=True)  # another process may have been first
+        if array is None:
             # plain writes: a full disk is then an error, where a mapped file would kill the process
             size = math.prod(shape) * dtype.itemsize
             write_pieces(path, _sealed(path, shape, dtype, batches), size)
-            found = _whole(path, shape, dtype)
-    if found is None:
+            array = _whole(path, shape, dtype)
+    if array is None:
         raise OSError(f"{path} was written and cannot be read: give another cache folder")
-    return found
+    return array
 
 
 def _whole(
-    path: Path, shape: tuple[int, ...], dtype: np.dtype, said: bool = False
+    path: Path, shape: tuple[int, ...], dtype: np.dtype, warn: bool = False
 ) -> np.ndarray | None:
-    """The array, if it is there and as it was written; `said`: of damage there is a warning."""
+    """The array, if it is there and as it was written; warn: of damage."""
     try:
         check_seal(path)
         array = read_npy(path, mapped=True)
-        if array.shape != shape or array.dtype != dtype:
-            raise Damaged(f"{path} holds {array.dtype} {array.shape}, not {dtype} {shape}")
-        return array
     except FileNotFoundError:
         return None
     except Damaged as error:
-        if said:
-            log.warning("%s is broken and is made again: %s", path, error)
-        return None
+        fault = str(error)
+    else:
+        if array.shape == shape and array.dtype == dtype:
+            return array
+        fault = f"it holds {array.dtype} {array.shape}, not {dtype} {shape}"
+    if warn:
+        log.warning("%s is broken and is made again: %s", path, fault)
+    return None
 
 
 def _sealed(

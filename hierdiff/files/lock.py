@@ -24,8 +24,11 @@ class Busy(OSError):
 def worked_in(folder: Path) -> Iterator[None]:
     """Holds the folder for this process, which lets go of it also when it is killed.
 
-    Files that a killed process left half-written in it are removed. Raises `Busy` where another
-    process has it. Of the processes of one run the first one speaks for all.
+    Files that a killed process left half-written in it are removed. Of the processes of one run the
+    first one holds it for all.
+
+    Raises:
+        Busy: where another process has it.
     """
     if any(os.environ.get(rank, "0") != "0" for rank in RANKS):
         yield
@@ -48,7 +51,7 @@ def worked_in(folder: Path) -> Iterator[None]:
 def clean(folder: Path) -> None:
     """Removes what killed processes left half-written in `folder` and below.
 
-    A folder below that a process may hold on its own is left to it, and so is what is written now.
+    A folder below that another process may hold is left to it, and so is what is being written.
     """
     for place, names, files in os.walk(folder):
         if place != str(folder) and LOCK in files:

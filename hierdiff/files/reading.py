@@ -16,7 +16,11 @@ class Damaged(ValueError):
 
 
 def check_regular(path: Path) -> None:
-    """OSError for a pipe, a socket, a device or a folder: opening one of them may never end."""
+    """Refuses what is no regular file: opening a pipe, a socket or a device may never end.
+
+    Raises:
+        OSError: for one of those, a folder, or where nothing is there.
+    """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "no regular file", str(path))
 
@@ -24,8 +28,11 @@ def check_regular(path: Path) -> None:
 def read_text(path: Path) -> str:
     r"""UTF-8 with or without a byte-order mark; lines end in "\n" alone, whatever ended them.
 
-    Split it at "\n": `splitlines` also cuts at U+2028 and U+0085, which text may hold. ValueError
-    names the first line that is no UTF-8.
+    Split it at "\n": `splitlines` also cuts at U+2028 and U+0085, which text may hold.
+
+    Raises:
+        ValueError: names the first line that is no UTF-8.
+        OSError: where it is no regular file or cannot be read.
     """
     check_regular(path)
     try:
@@ -39,13 +46,16 @@ def read_text(path: Path) -> str:
 
 
 def printable(text: str) -> str:
-    """Fit for a terminal, a log and a file: what is no UTF-8, ends a line or steers a terminal is
-    written with a backslash."""
+    """The text with a backslash escape for what is no UTF-8, ends a line or steers a terminal."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def from_json(text: str | bytes, **options: Any) -> Any:
-    """As `json.loads`; ValueError for all that is no JSON, also where it nests too deeply."""
+    """As `json.loads`.
+
+    Raises:
+        ValueError: for all that is no JSON, also where it nests too deeply.
+    """
     try:
         return json.loads(text, **options)
     except RecursionError:
@@ -54,7 +64,14 @@ def from_json(text: str | bytes, **options: Any) -> Any:
 
 @contextmanager
 def damage(path: Path) -> Iterator[None]:
-    """Decoders raise many kinds of errors on damage: zlib, struct, tokenize, MemoryError, ..."""
+    """Turns every error inside but FileNotFoundError into `Damaged`.
+
+    Decoders raise many kinds on damaged files: zlib, struct, tokenize, MemoryError, ...
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        Damaged: for any other error.
+    """
     try:
         yield
     except FileNotFoundError:

@@ -29,7 +29,13 @@ def built(
     """The method of a config that comes from the file `source`, on the meta device unless `real`.
 
     shapes: of its tensors, by name; None where they are not known, and the memory of this machine
-    is the bound. ValueError, before memory is taken, where the config is none or of another size.
+    is the bound.
+
+    Raises:
+        ValueError: before memory is taken, where the config describes no method or one of another
+            size.
+        OSError: of a file that the config names.
+        ImportError: of a package that the config needs.
     """
     if shapes is None:
         count, elements = 100_000, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
@@ -47,15 +53,19 @@ def built(
     except (OSError, ImportError):
         raise
     except Exception as error:  # whatever a value of the wrong type leads to
-        told = " ".join(str(error).split()) or type(error).__name__
-        if told.startswith(str(source)):
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if reason.startswith(str(source)):
             raise
-        told = told if len(told) < 1000 else f"{told[:1000]}..."
-        raise ValueError(f"{source} describes no method that can be built: {told}") from error
+        reason = reason if len(reason) < 1000 else f"{reason[:1000]}..."
+        raise ValueError(f"{source} describes no method that can be built: {reason}") from error
 
 
 def check_shapes(method: Method, shapes: Shapes, source: Path) -> None:
-    """ValueError unless the tensors of a method have these names and shapes."""
+    """Checks that the tensors of a method have these names and shapes.
+
+    Raises:
+        ValueError: names the first tensor that is absent, unknown or of another shape.
+    """
     own = tensors_of(method)
     for name in sorted(own.keys() ^ shapes.keys()):
         side = "lacks" if name in own else "has an unknown"
@@ -69,20 +79,23 @@ def check_shapes(method: Method, shapes: Shapes, source: Path) -> None:
 
 
 def tensors_of(method: Method) -> dict[str, Tensor]:
-    """Parameters and persistent buffers, each once."""
+    """Parameters and persistent buffers by name; one that several parts share is there once."""
     seen: set[int] = set()
-    found = {}
+    tensors = {}
     for name, tensor in method.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor) and id(tensor) not in seen:
             seen.add(id(tensor))
-            found[name] = tensor
-    return found
+            tensors[name] = tensor
+    return tensors
 
 
 @contextmanager
 def _at_most(parts: int, elements: int) -> Iterator[None]:
-    """Inside, modules register so many tensors of so many elements, and ten times as many modules;
-    ValueError at the first more."""
+    """Inside, modules register at most so many tensors and elements, and ten times as many modules.
+
+    Raises:
+        ValueError: at the first one too many.
+    """
     left = {"tensors": parts, "elements": elements, "modules": 10 * parts}
 
     def take(**amounts: int) -> None:
@@ -113,7 +126,11 @@ def _size(shape: Sequence[int]) -> int:
 
 
 def _check_numbers(config: Mapping[str, Any], largest: int, source: Path) -> None:
-    """What is built is the method and the text encoder; the rest of a config is told."""
+    """Numbers in the parts that are built, the method and the text encoder, are not too large.
+
+    Raises:
+        ValueError: names the first one that is.
+    """
     rest = [(part, config.get(part)) for part in ("method", "facts", "text")]
     while rest:
         place, node = rest.pop()

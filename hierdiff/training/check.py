@@ -1,4 +1,4 @@
-"""What `train` would refuse, found before anything is computed or kept in memory."""
+"""The checks of `train`, before anything is computed or takes memory."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ from hierdiff.training.step import parameters_of
 
 
 def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any]) -> None:
-    """Refuses a training run; the method may be on the meta device.
+    """Refuses a training run that `train` would refuse; the method may be on the meta device.
 
-    config: of the run, as `train` takes it. Errors: ValueError, FileNotFoundError.
+    config: of the run, as `train` takes it.
+
+    Raises:
+        ValueError: for options that do not fit, and checkpoints or weights of another run.
+        FileNotFoundError: where weights of another run are absent.
     """
     counts = stage_steps(method, recipe.steps)
     batches_of(method, recipe, processes(recipe))
@@ -38,10 +42,10 @@ def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any
     for path in reversed(all_in(folder / "checkpoints")):
         try:
             _, facts = header(path)
-            kept, reached = dict(facts["config"]), int(facts["stage"])
+            old, reached = dict(facts["config"]), int(facts["stage"])
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # as `train` does, which says so
-        check_config(path, kept, config)
+            continue  # `train` skips it too, with a warning
+        check_config(path, old, config)
         break
     for place, (stage, count) in enumerate(zip(method.stages, counts, strict=True)):
         for file in (stage.weights, stage.teacher):

@@ -67,7 +67,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Written into `folder` at once; then all but the newest `keep` up to it are removed."""
+    """Writes a checkpoint into `folder` at once and removes all but the newest `keep` up to it."""
     facts = {k: v for k, v in vars(checkpoint).items() if k != "tensors"}
     path = folder / f"step_{checkpoint.total_step:07d}.safetensors"
     write(path, packed(checkpoint.tensors, {"kind": "checkpoint", **facts}))
@@ -78,7 +78,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 
 def all_in(folder: Path) -> list[Path]:
-    """Checkpoints, oldest first, also after step 9,999,999."""
+    """Paths of the checkpoints in a folder, oldest first, also after step 9,999,999."""
     return sorted(folder.glob("step_*.safetensors"), key=lambda path: natural(path.name))
 
 
@@ -89,11 +89,12 @@ class Broken(ValueError):
 def newest(
     folder: Path, check: Callable[[Path, Checkpoint], None] | None = None
 ) -> tuple[Path, Checkpoint] | None:
-    """The newest checkpoint that is whole; a broken one is skipped with a warning. None where
-    there is none at all.
+    """The newest checkpoint that is whole, or None where there is none; a broken one is skipped.
 
     check: raises `Broken` for one that is not as the run writes it; other errors are let through.
-    ValueError where there are some and all are broken: to begin anew would lose them.
+
+    Raises:
+        ValueError: where there are some and all are broken: to begin anew would lose them.
     """
     paths = all_in(folder)
     reasons = []
@@ -128,8 +129,12 @@ def _read(path: Path) -> Checkpoint:
 
 
 def check_config(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuses to go on from a checkpoint of another method, data set, recipe or seed, or made from
-    files or code that have changed since."""
+    """Compares the config `old` of the checkpoint `path` with that of the run that would resume
+    from it.
+
+    Raises:
+        ValueError: where method, data, recipe or seed differ, or files or code have changed since.
+    """
     for part in DECISIVE:
         if part in old and part in new:
             difference = _difference(part, as_json(old[part]), as_json(new[part]))
@@ -158,7 +163,7 @@ def _difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
         return None if old == new else (key, old, new)
     for name in sorted(old.keys() | new.keys()):
         place = f"{key}.{name}"
-        found = None if place in FREE else _difference(place, old.get(name), new.get(name))
-        if found:
-            return found
+        difference = None if place in FREE else _difference(place, old.get(name), new.get(name))
+        if difference:
+            return difference
     return None

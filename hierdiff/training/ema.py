@@ -24,7 +24,11 @@ RAMP = 0.05
 
 
 def decay(half_life: float, images: int, step_images: int, ramp: float | None = RAMP) -> float:
-    """Share of the old average kept by a step of `step_images` after `images`; ramp None: off."""
+    """Share of the old average, 0 to 1, that a step of `step_images` after `images` keeps.
+
+    half_life: in images; ramp: at most this part of `images`, None for no ramp (EDM,
+    arXiv 2206.00364; the formula is at the top of this file).
+    """
     length = half_life if ramp is None else min(half_life, ramp * images)
     return 0.5 ** (step_images / length) if length > 0 else 0.0
 
@@ -57,26 +61,31 @@ class EMA:
 
     @torch.no_grad()
     def update(self, images: int, step_images: int) -> None:
-        """After a step of `step_images`, with `images` seen before it."""
+        """Moves each average towards the weights; a step of `step_images` came after `images`
+        others."""
         for length, copies in zip(self.half_lives, self._copies, strict=True):
             if copies is not self._weights:
                 weight = 1 - decay(length, images, step_images, self.ramp)
                 torch._foreach_lerp_(copies, self._weights, weight)
 
     def weights(self, which: int = 0) -> dict[str, Tensor]:
-        """The average of the given half-life, by name; not a copy."""
+        """The average number `which` by the names of the weights; not a copy."""
         copies = (copy.detach() for copy in self._copies[which])
         return dict(zip(self._names, copies, strict=True))
 
     @torch.no_grad()
     def into_weights(self, which: int = 0) -> None:
-        """The weights become their average. FloatingPointError where it is not finite."""
+        """Sets the weights to their average; errors as in `check`."""
         self.check(which)
         if self._copies[which] is not self._weights:
             torch._foreach_copy_(self._weights, self._copies[which])
 
     def check(self, which: int = 0) -> None:
-        """FloatingPointError, with the names, where an average holds NaN or infinities."""
+        """Checks that an average is finite.
+
+        Raises:
+            FloatingPointError: names a tensor that holds NaN or infinities.
+        """
         copies = self._copies[which]
         finite = torch.stack([copy.isfinite().all() for copy in copies]).tolist() if copies else []
         names = [name for name, one in zip(self._names, finite, strict=True) if not one]
@@ -90,15 +99,17 @@ class EMA:
     @contextmanager
     def applied(self, which: int = 0) -> Iterator[None]:
         """The weights are their average inside, and themselves again afterwards."""
-        kept = self._copied()
+        raw = self._copied()
         self.into_weights(which)
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self._weights, kept)
+                torch._foreach_copy_(self._weights, raw)
 
     def state(self) -> dict[str, Tensor]:
+        """The averages that are copies, by `WHICH/NAME`, as checkpoints have them; not copied
+        again."""
         return {
             f"{which}/{name}": copy
             for which, copies in enumerate(self._copies)
@@ -108,5 +119,6 @@ class EMA:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
+        """Copies the averages of a `state` into these."""
         for key, copy in self.state().items():
             copy.copy_(state[key])

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
 
 
 def fabric_of(recipe: Recipe, *, alone: bool = False) -> Fabric:
-    """Under torchrun the processes are its own, whatever `devices` says; alone: one process and
-    device, whoever started it."""
+    """Lightning Fabric for a recipe; under torchrun with its processes, whatever `devices` says.
+
+    alone: one process on one device, whatever started it.
+
+    Raises:
+        ValueError: where this machine lacks the accelerator or devices.
+    """
     from lightning_fabric import Fabric  # seconds, which processes that time a case do not need
 
     devices, nodes, strategy = recipe.devices, 1, recipe.strategy
@@ -38,7 +43,7 @@ def fabric_of(recipe: Recipe, *, alone: bool = False) -> Fabric:
 
 
 def processes(recipe: Recipe) -> int:
-    """That share a batch. ValueError where this machine has not got what the recipe asks for."""
+    """Number of processes that share a batch; errors as in `fabric_of`."""
     known = recipe.accelerator in ("auto", "cpu") and recipe.strategy == "auto"
     if known and recipe.devices == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         return 1  # without the seconds that it takes to load Lightning

@@ -1,4 +1,4 @@
-"""What a stage is fed: which images each device sees in each step, read ahead of it."""
+"""The batches of a stage: which images each device sees in each step, read ahead of it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 
 
 def batches_of(method: Method, recipe: Recipe, devices: int) -> list[int]:
-    """Images of a step of each stage. ValueError where devices and micro batches cannot share them
-    evenly."""
+    """Images in a step of each stage.
+
+    Raises:
+        ValueError: where devices and micro batches cannot share them evenly.
+    """
     batches = [stage.batch_size or recipe.batch_size for stage in method.stages]
     for batch, stage in zip(batches, method.stages, strict=True):
         if batch % (devices * recipe.accumulate):
             own = f"batch_size={batch} of stage {stage.name}"
-            told = own if stage.batch_size else f"trainer.batch_size={batch}"
+            option = own if stage.batch_size else f"trainer.batch_size={batch}"
             raise ValueError(
-                f"{told} is not a multiple of {devices} device(s) x {recipe.accumulate} micro "
+                f"{option} is not a multiple of {devices} device(s) x {recipe.accumulate} micro "
                 f"batch(es): choose one that is"
             )
     return batches
@@ -54,7 +57,7 @@ class Feed:
         self._next: tuple[int, Future[list[Batch]]] | None = None
 
     def chunks(self, step: int) -> list[tuple[int, Batch]]:
-        """(number, batch) of each; images in the dtype of the run."""
+        """The micro batches of this process as (number, batch); images in the dtype of the run."""
         ahead, self._next = self._next, None
         batches = ahead[1].result() if ahead and ahead[0] == step else self._read(step)
         if self._pool is not None:
@@ -95,5 +98,6 @@ class Feed:
         return tensor.to(self.fabric.device, dtype, non_blocking=True, memory_format=layout)
 
     def close(self) -> None:
+        """Ends the thread that reads ahead."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)

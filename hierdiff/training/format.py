@@ -1,7 +1,7 @@
 """How tensors lie in a file of ours: safetensors, with facts as JSON in the metadata.
 
 No pickle is read or written. The facts have the SHA-256 of the tensors too: values that a disk
-damaged are found out, which safetensors does not do.
+damaged are noticed, which safetensors does not do.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ DIGEST = "sha256"  # of the tensors, among the facts
 def save_weights(
     path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], **more: Any
 ) -> None:
-    """`more`: what else is known of the weights, as JSON."""
+    """Writes weights with the config that they are rebuilt from; more: further facts, as JSON."""
     write(path, packed(tensors, {"kind": "weights", "config": config, **more}))
 
 
 def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """The bytes of a file of tensors and facts, with schema, version and the SHA-256 of the
+    tensors."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     own = {"schema": SCHEMA, "version": hierdiff_version(), DIGEST: sha256_of(flat)}
     return save(flat, {KEY: json.dumps({**own, **facts})})
 
 
 def sha256_of(tensors: Mapping[str, Tensor]) -> str:
-    """Of the values, with names, shapes and dtypes."""
+    """SHA-256 of the values with their names, shapes and dtypes, whatever their order."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -50,7 +52,11 @@ def sha256_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts of a file of ours; anything else is a ValueError that says what it is."""
+    """Tensors and facts of a file that hierdiff wrote; errors as in `opened`.
+
+    Raises:
+        ValueError: where the tensors do not match their SHA-256.
+    """
     with opened(path) as (file, facts):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     digest = facts.pop(DIGEST, None)  # older files have none
@@ -63,7 +69,8 @@ def unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-    """Shapes and facts of a file of ours, without reading a tensor; errors as in `unpacked`."""
+    """Shapes and facts of a file that hierdiff wrote, without reading a tensor; errors as in
+    `opened`."""
     with opened(path) as (file, facts):
         facts.pop(DIGEST, None)
         names = file.keys()
@@ -72,7 +79,12 @@ def header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The file, of whose tensors none is read yet, and its facts; errors as of `unpacked`."""
+    """The file, whose tensors are not read yet, and its facts.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: where hierdiff did not write it, or with another schema.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no checkpoint {path}: give a weights.safetensors of a run folder"
@@ -107,11 +119,12 @@ def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> Any:
-    """What JSON makes of it: tuples become lists."""
+    """The value as JSON gives it back: tuples become lists."""
     return json.loads(json.dumps(value))
 
 
 def hierdiff_version() -> str:
+    """The version of the installed package, "unknown" where it is not installed."""
     try:
         return version("hierdiff")
     except PackageNotFoundError:

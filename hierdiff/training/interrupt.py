@@ -1,6 +1,6 @@
 """Ctrl-C, SIGTERM and SIGHUP ask a run to end after the present step; another one ends it at once.
 
-What comes within a second is the same one: who ends a group of processes may reach one twice.
+What comes within a second is the same one: a signal to a group of processes may reach one twice.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ class Interrupted(KeyboardInterrupt):
     """The run ended early by request, with a checkpoint; the message says how to go on."""
 
 
-class Asked:
-    """`bool(asked)`: was a signal received inside the `with`? Old handlers come back after it."""
+class StopRequest:
+    """True once a signal was received inside the `with`; old handlers come back after it."""
 
     def __init__(self) -> None:
-        self._asked: float | None = None  # when
+        self._time: float | None = None  # of the first signal, by the monotonic clock
         self._old: dict[int, Any] = {}
 
     def __bool__(self) -> bool:
-        return self._asked is not None
+        return self._time is not None
 
-    def __enter__(self) -> Asked:
+    def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, *stop_signals()):
                 self._old[number] = signal.signal(number, self._receive)
@@ -45,6 +45,6 @@ class Asked:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._asked is not None and now - self._asked >= AGAIN:
+        if self._time is not None and now - self._time >= AGAIN:
             raise KeyboardInterrupt
-        self._asked = now if self._asked is None else self._asked
+        self._time = now if self._time is None else self._time

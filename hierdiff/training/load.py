@@ -25,7 +25,11 @@ def load_method(path: str | Path, trust: Collection[str] = ()) -> tuple[Method, 
 
     trust: packages whose classes the config may name by path (`check_trust`). The method is on the
     CPU, in eval.
-    Errors: PermissionError before anything untrusted is imported, ValueError, FileNotFoundError.
+
+    Raises:
+        PermissionError: before anything untrusted is imported.
+        ValueError: where the file is damaged or holds no method.
+        FileNotFoundError: where there is no file.
     """
     path = Path(path)
     shapes, facts = header(path)
@@ -38,14 +42,13 @@ def load_method(path: str | Path, trust: Collection[str] = ()) -> tuple[Method, 
 
 
 def _of_method(values: Mapping[str, T], facts: Mapping[str, Any]) -> dict[str, T]:
-    """Entries of the method's tensors by name; of a checkpoint the first average where it has
-    one."""
+    """Entries of the method's tensors by name; of a checkpoint the first average, if it has one."""
     if facts.get("kind") != "checkpoint":
         return dict(values)
-    found: dict[str, T] = {}
+    entries: dict[str, T] = {}
     for prefix in ("model/", "ema/0/"):
-        found |= {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
-    return found
+        entries |= {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+    return entries
 
 
 def stage_tensors(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -62,21 +65,24 @@ def stage_in(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> Stage
 
 
 def check_stage(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> None:
-    """Refuses weights of another run for a stage of the same name, of which one tensor at a time is
-    read; `config` is that of this run.
+    """Checks that another run's weights fit a stage of the same name, reading one tensor at a time.
 
-    Error: ValueError where that stage was never trained, means something else (another chain of
-    resolutions, process or bridge), saw other data, or is not finite; FileNotFoundError.
+    config: of this run.
+
+    Raises:
+        ValueError: where that stage was never trained, means something else (another chain of
+            resolutions, process or bridge), saw other data, or is not finite.
+        FileNotFoundError: where there is no file.
     """
     path = Path(path)
     shapes, facts = header(path)
     their = config_in(facts, path)
     check_trust(their, _packages(config), path)
     other = built(their, path, _of_method(shapes, facts), real=False)
-    found = {one.name: one for one in other.stages}
-    twin = found.get(stage.name)
+    stages = {one.name: one for one in other.stages}
+    twin = stages.get(stage.name)
     if twin is None or not twin.ready:
-        trained = ", ".join(name for name, one in found.items() if one.ready)
+        trained = ", ".join(name for name, one in stages.items() if one.ready)
         raise ValueError(
             f"{path} holds no trained stage {stage.name!r}, but {trained}: "
             f"give weights of a run of the same chain"
@@ -105,7 +111,11 @@ def _packages(config: Mapping[str, Any]) -> set[str]:
 
 
 def config_in(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The config that a method is rebuilt from. Error: ValueError."""
+    """The config that a method is rebuilt from, in the facts of the file `path`.
+
+    Raises:
+        ValueError: where there is none, or its class names do not fit.
+    """
     config = facts.get("config")
     if not isinstance(config, dict) or "method" not in config or "facts" not in config:
         raise ValueError(f"{path} holds no config of a method: it cannot be rebuilt from it alone")
@@ -121,13 +131,17 @@ def config_in(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def shapes_of(stage: Stage) -> dict[str, tuple[int, ...]]:
+    """Shapes of a stage's tensors by name."""
     return {name: tuple(tensor.shape) for name, tensor in stage.state_dict().items()}
 
 
 @torch.no_grad()
 def load_tensors(method: Method, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Copied in place, so that stages that share a tensor keep sharing it. ValueError, before any
-    is copied, where they are those of another method or not finite."""
+    """Copies tensors into a method in place, so that stages that share a tensor keep sharing it.
+
+    Raises:
+        ValueError: before any is copied, where they are of another method or not finite.
+    """
     own = tensors_of(method)
     check_shapes(method, {name: tensor.shape for name, tensor in tensors.items()}, source)
     for name, tensor in own.items():
@@ -136,14 +150,18 @@ def load_tensors(method: Method, tensors: Mapping[str, Tensor], source: Path) ->
         tensor.copy_(tensors[name])
 
 
-def check_values(name: str, given: Tensor, like: Tensor, source: Path) -> None:
-    """ValueError where a tensor is of another kind of number than `like`, or not finite."""
-    if given.is_floating_point() != like.is_floating_point() or given.is_complex():
+def check_values(name: str, tensor: Tensor, like: Tensor, source: Path) -> None:
+    """Checks the values of a tensor of the file `source` against `like`.
+
+    Raises:
+        ValueError: where they are of another kind of number than `like`, or not finite.
+    """
+    if tensor.is_floating_point() != like.is_floating_point() or tensor.is_complex():
         raise ValueError(
-            f"{source}: {name!r} is {given.dtype}, the method has {like.dtype}: it belongs to "
+            f"{source}: {name!r} is {tensor.dtype}, the method has {like.dtype}: it belongs to "
             f"another method"
         )
-    if given.is_floating_point() and not bool(_single(given).isfinite().all()):
+    if tensor.is_floating_point() and not bool(_single(tensor).isfinite().all()):
         raise ValueError(
             f"{source}: {name!r} is not finite (NaN or infinity): its training diverged or the "
             f"file is damaged, use another checkpoint of the run"

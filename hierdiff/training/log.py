@@ -1,7 +1,7 @@
-"""What a run says of itself: `log.jsonl`, one line an interval, and TensorBoard as an extra.
+"""The log of a run: `log.jsonl`, one line an interval, and TensorBoard as an extra.
 
-A line holds the mean of each name since the line before it, over the steps that told the name. No
-wall time stands in it, so that a run that was killed and resumed leaves the same bytes as one that
+A line holds the mean of each name since the line before it, over the steps that have the name. No
+wall time is in it, so that a run that was killed and resumed leaves the same bytes as one that
 was not.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hierdiff.files.atomic import explained
+from hierdiff.files.atomic import raise_write_error
 from hierdiff.files.reading import from_json, read_text
 
 
@@ -27,12 +27,14 @@ class Log:
         self._board = _board(path.parent) if tensorboard else None
 
     def add(self, values: Mapping[str, float]) -> None:
+        """Adds the values of a step to the means."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def line(self, **first: Any) -> None:
-        """A line of `first` and the means; nothing where no value came since the last one."""
+        """Writes a line of `first` and the means; nothing where no value came since the last
+        one."""
         if not self._sums:
             return
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
@@ -50,10 +52,10 @@ class Log:
             with self.path.open("ab", buffering=0) as file:
                 file.write(text.encode())
         except OSError as error:
-            raise explained(error, self.path, len(text)) from error
+            raise_write_error(error, self.path, len(text))
 
     def state(self) -> dict[str, Any]:
-        """Length of the file, on the disk by now, and the sums that are not in it yet."""
+        """Length of the file in bytes, on the disk by now, and the sums that are not in it yet."""
         length = 0
         if self.path.exists():
             with self.path.open("rb") as file:
@@ -62,7 +64,7 @@ class Log:
         return {"bytes": length, "sums": self._sums, "counts": self._counts}
 
     def load(self, state: Mapping[str, Any] | None) -> None:
-        """Cut back to where `state` was taken; None: a new log."""
+        """Cuts the log back to where `state` was taken; None: to nothing."""
         self._sums = dict(state["sums"]) if state else {}
         self._counts = counts_in(state) if state else {}
         if self._written and self.path.exists():
@@ -70,28 +72,40 @@ class Log:
             os.truncate(self.path, min(state["bytes"] if state else 0, length))
 
     def close(self) -> None:
+        """Ends TensorBoard's writer."""
         if self._board is not None:
             self._board.close()
 
 
 def counts_in(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Steps in each sum; older checkpoints have one `count` for all. As the file has them: what is
-    no whole number is for the caller to refuse."""
+    """Steps in each sum; older checkpoints have one `count` for all.
+
+    They are as in the file: what is no whole number is for the caller to refuse.
+    """
     return dict(state.get("counts") or dict.fromkeys(state["sums"], state.get("count")))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a half line at its end is left out."""
-    found = []
+    """The lines of a log; a half line at its end is left out.
+
+    Raises:
+        ValueError: names a line that is no JSON.
+    """
+    lines = []
     for number, line in enumerate(read_text(path).split("\n")[:-1] if path.exists() else [], 1):
         try:
-            found.append(from_json(line))
+            lines.append(from_json(line))
         except ValueError as error:
             raise ValueError(f"{path}:{number} is no line of a log ({error}): remove it") from error
-    return found
+    return lines
 
 
 def check_tensorboard() -> None:
+    """Checks that TensorBoard is installed.
+
+    Raises:
+        ImportError: where it is not.
+    """
     from importlib.util import find_spec
 
     if find_spec("tensorboard") is None:

@@ -28,7 +28,13 @@ def optimizer_of(
     weight_decay: float = 0.0,
     options: dict[str, Any] | None = None,
 ) -> torch.optim.Optimizer:
-    """The optimizer of one turn; `options` are further ones of its own. Error: ValueError."""
+    """The optimizer of one turn.
+
+    lr: top learning rate; betas: of adamw alone; options: further ones of its own constructor.
+
+    Raises:
+        ValueError: for an unknown optimizer, or options that it does not take.
+    """
     try:
         return _optimizer(parameters, name, lr, betas, weight_decay, options or {})
     except TypeError as error:
@@ -68,8 +74,15 @@ def _optimizer(
 def check_optimizer(
     name: str, betas: Sequence[float], options: Mapping[str, Any], default: Sequence[float]
 ) -> None:
-    """ValueError, before anything is made, for an optimizer that is not there or takes no such
-    option. default: betas that nobody chose, which only adamw is given."""
+    """Checks name and options of an optimizer on a parameter of four numbers.
+
+    default: the betas of a recipe that sets none; other optimizers than adamw are not given them.
+
+    Raises:
+        ValueError: for an unknown optimizer, or options that it does not take.
+        TypeError: as ValueError.
+        AssertionError: as ValueError.
+    """
     if name != "adamw" and list(betas) != list(default):
         raise ValueError(
             f"trainer.betas={list(betas)} are of adamw, and {name} is not given them: set "
@@ -91,7 +104,12 @@ def check_optimizer(
 
 
 def lr_factor(step: int, steps: int, *, warmup: int, decay: str = "linear") -> float:
-    """Part of the top rate at step 0 .. steps - 1: linear warm-up times a decay to zero."""
+    """Part of the top learning rate, 0 to 1, at step 0 .. steps - 1: linear warm-up times a decay
+    to 0.
+
+    Raises:
+        ValueError: for an unknown decay.
+    """
     done = step / steps
     falling = {
         "constant": 1.0,
@@ -104,12 +122,13 @@ def lr_factor(step: int, steps: int, *, warmup: int, decay: str = "linear") -> f
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of every group, times the `lr_scale` of groups that have one."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def state_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State as tensors by "parameter/key", and what is no tensor (numbers, option groups)."""
+    """State as tensors by "parameter/key", and the rest as JSON (numbers, option groups)."""
     whole = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
@@ -121,7 +140,7 @@ def state_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[
 
 
 def described(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
-    """Type and sides of each, as JSON has them."""
+    """Dtype and sides of each tensor, as JSON has them."""
     return {name: [str(t.dtype), list(t.shape)] for name, t in sorted(tensors.items())}
 
 

@@ -22,7 +22,7 @@ from hierdiff.training.log import read
 
 
 def sheet_cond(data: Any, real: Cond) -> Cond:
-    """Conditions of a sheet: real captions where there are any, else the classes in turn."""
+    """Conditions of a sheet: real captions if there are any, else the classes in turn."""
     if real.tokens is not None or real.labels is None:
         return real
     classes = max(1, int(data.facts.get("classes", 1)))
@@ -33,7 +33,7 @@ def sheet_cond(data: Any, real: Cond) -> Cond:
 def sample_sheet(
     stage: Stage, data: Any, n: int, seed: int, device: torch.device, dtype: torch.dtype
 ) -> Image.Image | None:
-    """n samples from the same noise at every call; None where the stage shows none."""
+    """A sheet of n samples, from the same noise at every call; None where the stage shows none."""
 
     def placed(part: torch.Tensor) -> torch.Tensor:
         return part.to(device, dtype if part.is_floating_point() else part.dtype)
@@ -48,6 +48,7 @@ def sample_sheet(
 
 
 def write_curves(path: Path, log: Path) -> None:
+    """Draws the loss curves of the file `log` into the PNG file `path`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
@@ -99,6 +100,10 @@ def losses(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[np.ndarray]]:
 
 
 def draw(axes: Any, name: str, pieces: Sequence[np.ndarray], *, log: bool) -> None:
+    """Draws the pieces of a loss, each (points, 2) of images and value, raw and smoothed.
+
+    log: smooth the logarithm of the values.
+    """
     label = "all levels" if name == "loss" else name.removeprefix("loss/")
     color = None
     for images, values in (piece.T for piece in pieces):
@@ -110,6 +115,6 @@ def draw(axes: Any, name: str, pieces: Sequence[np.ndarray], *, log: bool) -> No
 
 
 def smoothed(values: np.ndarray, half: int = 4) -> np.ndarray:
-    """Mean over up to `half` points on either side, so that it does not lag."""
+    """Mean over up to `half` points on either side, fewer near an end, so that it does not lag."""
     widths = [min(half, i, len(values) - 1 - i) for i in range(len(values))]
     return np.array([values[i - w : i + w + 1].mean() for i, w in enumerate(widths)])

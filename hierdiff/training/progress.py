@@ -14,30 +14,30 @@ INTERVAL = 10.0  # seconds between lines
 class Progress:
     """Over all stages; speed is that of the last seconds, without sheets and checkpoints."""
 
-    def __init__(self, steps: int, done: int, *, shown: bool = True):
+    def __init__(self, steps: int, done: int, *, visible: bool = True):
         self.steps, self.done = steps, done
-        self._shown = shown
+        self._visible = visible
         self._rate = 0.0  # images/s
         self._pace = 0.0  # s a step
-        self._start = self._said = time.perf_counter()
+        self._start = self._last_line = time.perf_counter()
         self._bar: Any = None
         self._task: Any = None
-        if shown and sys.stderr.isatty():
+        if visible and sys.stderr.isatty():
             self._bar, self._task = _bar(steps, done)
 
     def step(self, stage: str, images: int, seconds: float, loss: float) -> None:
-        """After a step of `images` that took `seconds`."""
+        """Reports a step of `images` images that took `seconds`."""
         keep = 0.95 if self._rate else 0.0
         self.done += 1
         self._rate = keep * self._rate + (1 - keep) * images / seconds
         self._pace = keep * self._pace + (1 - keep) * seconds
-        if not self._shown:
+        if not self._visible:
             return
         now = time.perf_counter()
         due = 0.2 if self._bar is not None else INTERVAL
-        if now - self._said < due and self.done < self.steps:
+        if now - self._last_line < due and self.done < self.steps:
             return
-        self._said = now
+        self._last_line = now
         text = f"{self._rate:.0f} images/s  loss {loss:.4f}  {_clock(self._left)} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, stage=stage, text=text)
@@ -49,6 +49,7 @@ class Progress:
         return (self.steps - self.done) * self._pace
 
     def close(self) -> None:
+        """Takes the bar off the terminal."""
         if self._bar is not None:
             self._bar.stop()
 

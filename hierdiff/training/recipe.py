@@ -1,4 +1,4 @@
-"""`Recipe`: everything that a training run may be told; its fields are the options of `trainer`."""
+"""`Recipe`: how a training run is done; its fields are the options of `trainer`."""
 
 from __future__ import annotations
 

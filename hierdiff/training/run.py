@@ -29,7 +29,7 @@ from hierdiff.training.ema import EMA
 from hierdiff.training.fabric import fabric_of
 from hierdiff.training.feed import Feed, batches_of
 from hierdiff.training.format import as_json, save_weights
-from hierdiff.training.interrupt import Asked, Interrupted
+from hierdiff.training.interrupt import Interrupted, StopRequest
 from hierdiff.training.layout import with_channels_last
 from hierdiff.training.load import load_tensors, stage_in, stage_tensors
 from hierdiff.training.log import Log, read
@@ -68,10 +68,12 @@ class Summary:
 
     @property
     def seconds(self) -> float:
+        """Seconds spent in the steps of all stages."""
         return sum(self.stage_seconds)
 
     @property
     def images_per_second(self) -> float:
+        """Training speed; 0 where no step was taken."""
         return self.images / self.seconds if self.seconds else 0.0
 
 
@@ -86,10 +88,14 @@ def train(
 ) -> Summary:
     """Trains every stage and leaves the method with its averaged weights.
 
-    data: the training part. folder: of the run; a checkpoint in it is gone on from. config: what
-    `load_method` rebuilds the method from (`method`, `facts`, ...), kept beside all weights.
-    Errors: ValueError (options, another run's checkpoint), FloatingPointError (loss or gradient not
-    finite), OSError (disk), Interrupted (Ctrl-C, SIGTERM; a checkpoint was written).
+    data: the training part. folder: of the run; it resumes from a checkpoint in it. config: what
+    `load_method` rebuilds the method from (`method`, `facts`, ...), stored with all weights.
+
+    Raises:
+        ValueError: for options that do not fit, or another run's checkpoint.
+        FloatingPointError: where a loss or gradient is not finite.
+        OSError: where the disk is full.
+        Interrupted: at Ctrl-C or SIGTERM; a checkpoint was written.
     """
     method.check_facts(data.facts)
     fabric = fabric_of(recipe)
@@ -97,8 +103,8 @@ def train(
     return Run(fabric, method, data, Path(folder), recipe, seed, dict(config or {})).go()
 
 
-def say_data(method: Method, data: ImageData) -> None:
-    """What was found, and what of it no network reads."""
+def log_data(method: Method, data: ImageData) -> None:
+    """Logs what the data is, and what of it no network reads."""
     log.info(data.summary())
     reads = method.reads
     if data.class_names and reads is not None and not reads.classes:
@@ -114,6 +120,9 @@ def stage_steps(method: Method, steps: int) -> list[int]:
 
     Stages that divide one budget have shares that sum to 1; those trained each on its own (a
     cascade) may have more.
+
+    Raises:
+        ValueError: for negative or zero shares, or too few steps.
     """
     shares = [stage.share for stage in method.stages]
     if min(shares) < 0 or sum(shares) <= 0:
@@ -150,7 +159,7 @@ class Run:
     seed: int
     config: dict[str, Any]
     place: Place = field(default_factory=Place)
-    given: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # weights of other runs
+    stage_weights: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of other runs
     teachers: dict[int, Stage] = field(default_factory=dict)  # stages of other runs
     images_here: int = 0
     last_saved: Path | None = None
@@ -166,36 +175,37 @@ class Run:
         self.config = as_json(self.config)
 
     def go(self) -> Summary:
+        """Trains what is left of the run; errors as in `train`."""
         self.method.to(self.device, self.dtype)
         if self.recipe.channels_last:
             with_channels_last(self.method)
-        found = newest(self.checkpoints, self._check)
-        reached = found[1].stage if found is not None else 0
+        resumable = newest(self.checkpoints, self._check)
+        reached = resumable[1].stage if resumable is not None else 0
         for place, stage in enumerate(self.method.stages):
             if stage.weights is not None and place >= reached:
-                self.given[place] = stage_tensors(stage.weights, stage, self.config)
+                self.stage_weights[place] = stage_tensors(stage.weights, stage, self.config)
             if stage.teacher is not None and place >= reached:
                 self.teachers[place] = stage_in(stage.teacher, stage, self.config)
         if self.config and self.main:
             write(self.folder / "config.yaml", to_yaml(self.config))
-        resumed = self._resume(*found) if found is not None else None
+        resumed = self._resume(*resumable) if resumable is not None else None
         board = self.recipe.tensorboard and self.main
         self.log = Log(self.folder / "log.jsonl", written=self.main, tensorboard=board)
         self.log.load(resumed.log if resumed else None)
         self.fabric.barrier()
         if self.main:
-            say_data(self.method, self.data)
-        shown = self.recipe.progress and self.main
-        self.progress = Progress(sum(self.counts), self.place.total_step, shown=shown)
+            log_data(self.method, self.data)
+        visible = self.recipe.progress and self.main
+        self.progress = Progress(sum(self.counts), self.place.total_step, visible=visible)
         try:
-            with Asked() as self.asked:
+            with StopRequest() as self.stop_request:
                 for index in range(self.place.stage, len(self.counts)):
                     self._stage(index, resumed if resumed and resumed.started else None)
                     resumed = None
         finally:
             self.progress.close()
             self.log.close()
-        return self._end(found[1].total_step if found else None)
+        return self._end(resumable[1].total_step if resumable else None)
 
     # -- one stage ---------------------------------------------------------------------------------
 
@@ -208,8 +218,8 @@ class Run:
         if index in self.teachers:
             teacher = self.teachers.pop(index).requires_grad_(False)
             stage.learn_from(teacher.to(self.device, self.dtype))
-        if index in self.given:
-            stage.load_state_dict(self.given[index])
+        if index in self.stage_weights:
+            stage.load_state_dict(self.stage_weights[index])
         if resumed is not None:  # what `start` carried over has moved on since
             self._load_model(resumed)
         if not self.counts[index]:
@@ -291,14 +301,14 @@ class Run:
     # -- between steps -----------------------------------------------------------------------------
 
     def _between(self, stage: Stage, players: list[Player], ema: EMA) -> None:
-        asked = bool(self.asked)
+        stop = bool(self.stop_request)
         if self.fabric.world_size > 1:
-            flag = torch.tensor(float(asked), device=self.device)
-            asked = bool(self.fabric.all_reduce(flag, reduce_op="sum") > 0)  # type: ignore[operator]
+            flag = torch.tensor(float(stop), device=self.device)
+            stop = bool(self.fabric.all_reduce(flag, reduce_op="sum") > 0)  # type: ignore[operator]
         step, recipe = self.place.total_step, self.recipe
-        if asked or (recipe.checkpoint_every and step % recipe.checkpoint_every == 0):
+        if stop or (recipe.checkpoint_every and step % recipe.checkpoint_every == 0):
             self._save(players, ema)
-        if asked:
+        if stop:
             raise Interrupted(
                 f"stopped after step {step} of {sum(self.counts)} with {self.last_saved}: "
                 f"give the same command again to go on"
@@ -351,32 +361,36 @@ class Run:
                 )
         self.fabric.barrier()
 
-    def _check(self, path: Path, found: Checkpoint) -> None:
-        """Of a checkpoint: is it this run's, and is it whole."""
-        kept = found.config if isinstance(found.config, dict) else {}
-        for part, value in self.config.items():
-            if part in kept and isinstance(kept[part], dict) is not isinstance(value, dict):
-                raise Broken(f"it says {part}={kept[part]!r}")
-        check_config(path, kept, self.config)
-        Whole(self.method, self.recipe, self.counts).check(path, found)
+    def _check(self, path: Path, checkpoint: Checkpoint) -> None:
+        """Checks that a checkpoint is this run's, and that it is whole.
 
-    def _resume(self, path: Path, found: Checkpoint) -> Checkpoint:
+        Raises:
+            Broken: where its config has another form.
+        """
+        config = checkpoint.config if isinstance(checkpoint.config, dict) else {}
+        for part, value in self.config.items():
+            if part in config and isinstance(config[part], dict) is not isinstance(value, dict):
+                raise Broken(f"it says {part}={config[part]!r}")
+        check_config(path, config, self.config)
+        Whole(self.method, self.recipe, self.counts).check(path, checkpoint)
+
+    def _resume(self, path: Path, checkpoint: Checkpoint) -> Checkpoint:
         self.place = Place(
-            found.stage,
-            found.step,
-            found.total_step,
-            found.images,
-            found.seconds or self.place.seconds,
+            checkpoint.stage,
+            checkpoint.step,
+            checkpoint.total_step,
+            checkpoint.images,
+            checkpoint.seconds or self.place.seconds,
         )
         self.last_saved = path
-        self._load_model(found)
+        self._load_model(checkpoint)
         if self.main:
             log.info("going on from %s", path)
-        return found
+        return checkpoint
 
-    def _load_model(self, found: Checkpoint) -> None:
+    def _load_model(self, checkpoint: Checkpoint) -> None:
         assert self.last_saved is not None
-        load_tensors(self.method, found.part("model"), self.last_saved)
+        load_tensors(self.method, checkpoint.part("model"), self.last_saved)
 
     def _line(self, stage: Stage) -> None:
         place = {"step": self.place.total_step, "stage": stage.name, "images": self.place.images}
@@ -454,4 +468,5 @@ def due(step: int, count: int, times: int) -> bool:
 
 
 def last_trained(counts: Sequence[int]) -> int:
+    """The index of the last stage that has steps."""
     return max(index for index, count in enumerate(counts) if count)

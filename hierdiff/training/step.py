@@ -1,4 +1,4 @@
-"""One step of training a stage: what the trainer makes, and what the cost of training is timed of.
+"""One step of training a stage: what the trainer repeats, and what costs of training time.
 
 Every turn in order: the gradients of all its micro batches, clipped; its learning rate; its
 optimizer. Then the averages of the weights.
@@ -27,12 +27,12 @@ from hierdiff.training.recipe import Recipe
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-TOTALS = ("loss", "grad_norm")  # of a turn; the parts of a loss have names of their own
+TOTALS = ("loss", "grad_norm")  # keys that get the turn's name when a stage has several turns
 
 
 @dataclass
 class Player:
-    """A turn with its optimizer, its wrapped stage and the parameters that it moves."""
+    """A turn with its optimizer, its wrapped stage and the parameters that it trains."""
 
     turn: Turn
     module: Any
@@ -41,17 +41,18 @@ class Player:
 
 
 def parameters_of(turn: Turn) -> list[nn.Parameter]:
-    """Those that a turn moves."""
+    """The parameters that a turn trains."""
     return [p for p in turn.module.parameters() if p.requires_grad]
 
 
-def moved(stage: Stage, named: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """Of the named parameters those that a turn of the stage moves."""
+def trained_by(stage: Stage, named: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """The named parameters that some turn of the stage trains."""
     ids = {id(p) for turn in stage.turns for p in parameters_of(turn)}
     return {name: parameter for name, parameter in named.items() if id(parameter) in ids}
 
 
 def optimizer_for(turn: Turn, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimizer of a turn with the options of a recipe; errors as in `optimizer_of`."""
     return optimizer_of(
         parameters_of(turn),
         name=recipe.optimizer,
@@ -65,7 +66,7 @@ def optimizer_for(turn: Turn, recipe: Recipe) -> torch.optim.Optimizer:
 class TrainingStep:
     """The step of one stage, with its optimizers and averages.
 
-    named: parameters by name, of which those that a turn moves are averaged. images: of one step,
+    named: parameters by name, of which those that a turn trains are averaged. images: of one step,
     in all its micro batches on all devices. place: what the randomness is a function of, beside
     turn, step and micro batch: the seed of the run and the number of the stage.
     """
@@ -84,7 +85,7 @@ class TrainingStep:
         self.images, self.place = images, place
         self.device = stage.device
         self.players = [self._player(turn) for turn in stage.turns]
-        self.ema = EMA(moved(stage, named), recipe.ema, recipe.ema_ramp)
+        self.ema = EMA(trained_by(stage, named), recipe.ema, recipe.ema_ramp)
 
     def _player(self, turn: Turn) -> Player:
         parameters, recipe = parameters_of(turn), self.recipe
@@ -97,10 +98,13 @@ class TrainingStep:
     def __call__(
         self, step: int, chunks: Sequence[tuple[int, Batch]], lr: float
     ) -> dict[str, float]:
-        """Loss, its parts and the gradient norm over all devices; no numbers on shapes alone.
+        """Loss, its parts and the gradient norm over all devices; no numbers on the meta device.
 
         step: inside the stage. chunks: this device's micro batches with their numbers. lr: of this
-        step. Error: FloatingPointError, with the numbers, where one is not finite.
+        step.
+
+        Raises:
+            FloatingPointError: with the numbers, where one is not finite.
         """
         numbers: dict[str, float] = {}
         for player in self.players:
@@ -139,7 +143,11 @@ class TrainingStep:
         return from_generator(generator, self.device, dtype)
 
     def _checked(self, player: Player, names: Sequence[str], sums: Tensor) -> dict[str, float]:
-        """The numbers, if all are finite, after clipping; one transfer from the device."""
+        """The numbers after clipping, if all are finite; one transfer from the device.
+
+        Raises:
+            FloatingPointError: with the numbers, where one is not finite.
+        """
         norm = nn.utils.get_total_norm([p.grad for p in player.parameters if p.grad is not None])
         column = torch.cat([sums, norm[None].to(sums.dtype)])
         if self.fabric.world_size > 1:
@@ -174,8 +182,11 @@ class Wrapped(nn.Module):
 def column_of(
     stage: Stage, batch: Batch, draws: Any, turn: str, step: int
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """One tensor, because a compiler may return equal ones as the same: with one level the total
-    is the detached log of that level, and would lose its gradient."""
+    """Total and logs of the loss in one tensor (1 + logs,), and the names of the logs.
+
+    One tensor, because a compiler may return equal ones as the same: with one level the total is
+    the detached log of that level, and would lose its gradient.
+    """
     loss: Loss = stage(batch, draws, turn, step)
     logs = [value.detach().to(loss.total.dtype) for value in loss.logs.values()]
     return torch.stack([loss.total, *logs]), tuple(loss.logs)
@@ -184,14 +195,15 @@ def column_of(
 def loss_of(
     batch: Batch, draws: Any, turn: str, step: int, column: Callable[..., Any], stage: Stage
 ) -> Any:
+    """`column` of a stage with the arguments that Fabric must not look into."""
     return column(stage, batch, draws, turn, step)
 
 
 @contextmanager
 def only(stage: Stage, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Inside, the other parameters of the stage are frozen."""
-    moved = {id(parameter) for parameter in parameters}
-    others = [p for p in stage.parameters() if p.requires_grad and id(p) not in moved]
+    own = {id(parameter) for parameter in parameters}
+    others = [p for p in stage.parameters() if p.requires_grad and id(p) not in own]
     for parameter in others:
         parameter.requires_grad_(False)
     try:
