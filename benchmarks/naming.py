@@ -1,4 +1,4 @@
-"""The folder of a run is named after the options that make it another run."""
+"""A run folder is named after the options that change the run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from itertools import chain
 
 # Overrides left out of the folder name: they do not change the run.
 LEFT_OUT = ("method", "data", "budget", "analysis", "folder", "name", "label", "dry_run")
-SIGNS = re.compile(r"[^A-Za-z0-9._-]+")  # what needs quotes in a shell, a URL or hydra's grammar
+SIGNS = re.compile(r"[^A-Za-z0-9._-]+")  # they need quotes in a shell, a URL or hydra's grammar
 LONGEST = 180  # bytes; file systems allow 255
 
 
 def folder_name(name: str, overrides: Sequence[str]) -> str:
     """A run's name with the options that were set by hand: `mdm-critters-smoke+trainer.steps-20`.
 
-    It needs no quotes anywhere. Where signs had to be left out, or it would be longer than 180
-    bytes, it ends in a hash of the whole, so that other options have another name.
+    It needs no quotes anywhere. If signs are left out, or it would be longer than 180 bytes, it
+    ends in a hash of all options, so that other options have another name.
     """
     words = sorted(override.lstrip("+~") for override in overrides)
     words = [
@@ -25,12 +25,12 @@ def folder_name(name: str, overrides: Sequence[str]) -> str:
     ]
     pairs = [one.partition("=")[::2] for one in words]
     options = ("-".join(map(_unquoted, filter(None, pair))) for pair in pairs)
-    found = "+".join(["/".join(map(_unquoted, name.split("/"))), *options])
+    full_name = "+".join(["/".join(map(_unquoted, name.split("/"))), *options])
     changed = any(SIGNS.search(part) for part in (*name.split("/"), *chain(*pairs)))
-    if not changed and len(found) <= LONGEST:
-        return found
+    if not changed and len(full_name) <= LONGEST:
+        return full_name
     digest = hashlib.sha256("\0".join([name, *words]).encode()).hexdigest()[:8]
-    return f"{found[:LONGEST].rstrip('+-.')}+{digest}"
+    return f"{full_name[:LONGEST].rstrip('+-.')}+{digest}"
 
 
 def _unquoted(part: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.conditions import caption_of
+from benchmarks.conditions import example_caption
 from benchmarks.cost.cases import by_resolution, cases_of, trajectories
 from benchmarks.cost.worker import costs
 from benchmarks.device import device_of
@@ -59,7 +59,7 @@ SHOWN, NEAREST = 32, 12  # images on the sheet, and on that of nearest neighbour
 
 @dataclass(frozen=True)
 class Bench:
-    """A trained method where it is measured.
+    """A trained method and all that is needed to measure it.
 
     started: when the run began. run: its method has the averaged weights, in float32 on its device.
     extractor: on the same device. test: the held-out images. references: statistics of the
@@ -77,10 +77,12 @@ class Bench:
 
     @property
     def folder(self) -> Path:
+        """The run folder."""
         return self.settings.place
 
     @property
     def method(self) -> Method:
+        """The trained method."""
         return self.run.method
 
     @property
@@ -90,16 +92,17 @@ class Bench:
 
     @property
     def precision(self) -> str:
+        """Precision of training and sampling, such as "32-true"."""
         return self.run.recipe.precision
 
     @property
     def seed(self) -> int:
-        """The first of those of the samples."""
+        """The first seed of the samples."""
         return self.settings.measure.seeds[0]
 
 
-def train(job: Ready) -> Bench:
-    """Trains where that is not done."""
+def train_method(job: Ready) -> Bench:
+    """The bench of a run, after its training if that is not complete."""
     settings, started, run = job.settings, now(), with_weights(job.run)
     summary = training.train(
         run.method, run.part, settings.place, run.recipe, seed=run.seed, config=run.config
@@ -119,7 +122,7 @@ def train(job: Ready) -> Bench:
 
 
 def statistics_folder(settings: Settings) -> Path:
-    """The folder that keeps statistics of the data for all runs."""
+    """The folder of statistics of the data, which all runs share."""
     folder = cache_folder(settings.data.get("cache")) / "statistics"
     folder.mkdir(parents=True, exist_ok=True)
     clean(folder)
@@ -127,13 +130,13 @@ def statistics_folder(settings: Settings) -> Path:
 
 
 def measure(bench: Bench) -> Record:
-    """All that the settings ask for, and the pictures; the record is written last."""
-    made_of = inputs_of(bench.settings.to_config(), bench.run.data.sha256)
+    """The record of a run, written last, after its pictures."""
+    digests = inputs_of(bench.settings.to_config(), bench.run.data.sha256)
     n, on_hand = bench.settings.measure.samples, len(bench.test)
     if n > on_hand:
         log.info("%d samples under the conditions of %d test images, in turn", n, on_hand)
     scale = measure_scale(bench)
-    kept = kept_of(bench)
+    kept = resumed_measuring(bench)
     quality = measure_samples(bench, kept)
     picture(bench, kept.shown)
     quality += measure_codecs(bench)
@@ -150,7 +153,7 @@ def measure(bench: Bench) -> Record:
         curves=tuple(curves),
         training=training_of(bench),
         config=bench.settings.to_config(),
-        provenance=provenance_of(bench, made_of),
+        provenance=provenance_of(bench, digests),
     )
     record.write(bench.folder)
     kept.remove()
@@ -158,7 +161,7 @@ def measure(bench: Bench) -> Record:
 
 
 def measure_scale(bench: Bench) -> dict[str, Rows]:
-    """Rows of real images and of a Gaussian, measured as the samples are."""
+    """Rows of real images and of a Gaussian under the metrics of the samples."""
     return scale_rows(
         bench.run.data,
         bench.extractor,
@@ -171,20 +174,20 @@ def measure_scale(bench: Bench) -> dict[str, Rows]:
     )
 
 
-def kept_of(bench: Bench) -> Kept:
-    """What this measuring has done before it was killed, if it was."""
-    wanted = bench.settings.to_config()["measure"]
+def resumed_measuring(bench: Bench) -> Kept:
+    """What the same measuring had done before it was killed; empty if it was not."""
+    options = bench.settings.to_config()["measure"]
     hashes = [reference.hash for reference in bench.references.values()]
     device, sha256 = device_of(bench.run).type, bench.run.data.sha256
     key = measuring_key(
-        *(PROTOCOL, bench.run.config["method"], wanted, bench.precision, device, sha256),
+        *(PROTOCOL, bench.run.config["method"], options, bench.precision, device, sha256),
         *(bench.extractor.key, hashes, weights_hash(bench.method)),
     )
     return Kept(bench.folder / MEASURING, key)
 
 
-def draw(bench: Bench, kept: Kept, seed: int, start: int) -> Iterator[Images]:
-    """Batches of images under a seed from number `start` on; the first of all are kept to show."""
+def draw_samples(bench: Bench, kept: Kept, seed: int, start: int) -> Iterator[Images]:
+    """Batches of images of a seed from number `start` on; the first `SHOWN` go to `kept.shown`."""
     n, batch = bench.settings.measure.samples, bench.settings.measure.batch
     drawn = samples(
         bench.method,
@@ -205,7 +208,7 @@ def measure_samples(bench: Bench, kept: Kept) -> Rows:
     """Rows of the samples, over all seeds."""
     metrics = bench.settings.measure.metrics
     return quality_of_seeds(
-        lambda seed, start: draw(bench, kept, seed, start),
+        lambda seed, start: draw_samples(bench, kept, seed, start),
         bench.settings.measure.seeds,
         lambda: Meter(bench.extractor, bench.references, metrics, bench.test),
         kept,
@@ -213,7 +216,7 @@ def measure_samples(bench: Bench, kept: Kept) -> Rows:
 
 
 def picture(bench: Bench, shown: Images) -> None:
-    """Sheets of samples and of real images, nearest neighbours, and trajectories, as files."""
+    """Writes sheets of samples, real images, nearest neighbours and trajectories."""
     folder, looked_at = bench.folder, next(iter(shown.values()))[:NEAREST]
     finest = resolution_of(looked_at.shape[2:])
     write_png(folder / "samples.png", sheet(list(shown.values())))
@@ -233,7 +236,7 @@ def picture(bench: Bench, shown: Images) -> None:
 
 
 def measure_codecs(bench: Bench) -> Rows:
-    """Rows of what a lossy codec makes of real images, and a sheet of them; none for another."""
+    """Rows of the reconstructions of a lossy codec, and a sheet of them; none of another codec."""
     if not bench.finest.lossy:
         return []
     perceptual = perceptuals.build(bench.settings.measure.perceptual)
@@ -277,24 +280,24 @@ def measure_cost(bench: Bench) -> Rows:
         trajectories(bench.method),
         bench.settings.cost,
         device_of(bench.run).type,
-        caption=caption_of(bench.test),
+        caption=example_caption(bench.test),
     )
     return by_resolution(costs(cases, track))
 
 
 def training_of(bench: Bench) -> dict[str, Any]:
-    """What a record says of the training: planned and spent, and notes of the stages."""
+    """The training of a record: planned and spent, and notes of the stages."""
     notes = [note for stage in bench.method.stages for note in stage.notes]
     return {**bench.plan.training(bench.summary), "notes": notes}
 
 
-def provenance_of(bench: Bench, made_of: Mapping[str, str]) -> dict[str, Any]:
-    """What one must know to make the row again; made_of: digests, see `inputs_of`."""
+def provenance_of(bench: Bench, digests: Mapping[str, str]) -> dict[str, Any]:
+    """What is needed to reproduce the row; digests: see `inputs_of`."""
     seeds = {"training": bench.run.seed, "samples": list(bench.settings.measure.seeds)}
     return {
         "protocol": PROTOCOL,
         "rows": {"rule": RULE, "n": len(bench.test)},
-        "inputs": dict(made_of),
+        "inputs": dict(digests),
         **provenance(
             started=bench.started,
             seeds=seeds,  # type: ignore[arg-type]
@@ -304,7 +307,7 @@ def provenance_of(bench: Bench, made_of: Mapping[str, str]) -> dict[str, Any]:
 
 
 def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
-    """The record with an analysis, written again, and the picture of it."""
+    """The record with an analysis; writes it again, and a picture."""
     folder, method = statistics_folder(bench.settings), bench.method
     resolutions = [resolution_of(name) for name in method.resolutions]
     rows = exposure.exposure_bias(
@@ -320,7 +323,7 @@ def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
     )
     own = {one.stage.name: one.bridge.log_snr for one in exposure.upsamplers(method)}
     exposure.write_picture(bench.folder / f"{analysis.name}.png", rows, own)
-    found = {"rows": rows, "gap": exposure.gaps(rows, method), "level": own}
-    record = replace(record, analysis={**record.analysis, analysis.name: found})
+    result = {"rows": rows, "gap": exposure.gaps(rows, method), "level": own}
+    record = replace(record, analysis={**record.analysis, analysis.name: result})
     record.write(bench.folder)
     return record

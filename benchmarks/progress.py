@@ -1,4 +1,4 @@
-"""A bar of progress on a terminal."""
+"""A progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 def track(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
-    """A bar on a terminal."""
+    """The items, with a progress bar on stderr if it is a terminal; total: their number."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import track

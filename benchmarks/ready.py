@@ -1,4 +1,4 @@
-"""What a run refuses, it refuses here: before compute is spent, on shapes alone, in seconds."""
+"""All checks of a run, before compute is spent: on shapes alone, in seconds."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ TIME = "time"  # of `dry_run`: some steps are timed
 
 @dataclass(frozen=True)
 class Ready:
-    """A run that nothing speaks against.
+    """A run that has passed all checks.
 
-    settings: in which nothing is left open. run: on shapes alone, see `prepare`. record: the one
-    that is there, None where the run has to be made, or made again.
+    settings: settled. run: on shapes alone, see `prepare`. record: that of a finished run, None
+    where it has to be made.
     """
 
     settings: Settings
@@ -46,9 +46,12 @@ class Ready:
 
 
 def ready(settings: Settings) -> Ready:
-    """Refuses all that a run, or a dry one, refuses; nothing is trained, sampled or written.
+    """Checks a run; nothing is trained, sampled or written.
 
-    Raises: ValueError, OSError (an absent file), ImportError (an absent package).
+    Absent files raise OSError, absent packages ImportError.
+
+    Raises:
+        ValueError: for settings that a run cannot have.
     """
     check_folder(settings.place)
     if settings.dry_run not in (False, True, TIME):
@@ -77,10 +80,12 @@ def ready(settings: Settings) -> Ready:
 
 
 def record_of(settings: Settings) -> Record | None:
-    """The record of a finished run in the folder; None where there is none, or a failure's.
+    """The record of a finished run in the folder; None where there is none, or it has failed.
 
-    Raises: `Unlike` for one of other settings; ValueError for one that was changed by hand, where
-    an analysis is asked for.
+    A record of other settings raises `Unlike`.
+
+    Raises:
+        ValueError: where the settings have an analysis and the record was edited by hand.
     """
     path = settings.place / FILE
     record = Record.read(path) if path.exists() else None
@@ -96,7 +101,11 @@ def record_of(settings: Settings) -> Record | None:
 
 
 def check_folder(folder: Path) -> None:
-    """ValueError where a run could not write."""
+    """Refuses a folder that cannot be written to.
+
+    Raises:
+        ValueError: where it cannot.
+    """
     place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise ValueError(
@@ -105,16 +114,19 @@ def check_folder(folder: Path) -> None:
 
 
 def check_method(method: Method, analysis: Analysis | None) -> None:
-    """ValueError for a method that cannot be sampled, or not be analysed so, after its training."""
+    """Refuses a method that cannot be sampled or analysed; ValueError is raised for it."""
     method.check_ready()
     if analysis is not None:
         exposure.check(method, analysis.log_snrs)
 
 
 def check_measure(measure: Measure, run: Prepared) -> Extractor:
-    """The extractor, once it is known that all that `measure` asks for can be had.
+    """The extractor, after a check that everything in `measure` can be computed.
 
-    Raises: ValueError, OSError, ImportError.
+    Absent files raise OSError, absent packages ImportError.
+
+    Raises:
+        ValueError: for seeds, metrics, resolutions or references that the run cannot have.
     """
     seeds, metrics = list(measure.seeds), {*measure.metrics}
     if not seeds or len(set(seeds)) < len(seeds):
@@ -154,7 +166,8 @@ def check_measure(measure: Measure, run: Prepared) -> Extractor:
 def check_foreign(
     measure: Measure, sides: Sequence[Resolution], extractor: Extractor, metrics: set[str]
 ) -> None:
-    """ValueError for a reference file that does not serve a metric, or belongs to no resolution."""
+    """Refuses a reference file that lacks what a metric needs, or is of no resolution of the run;
+    ValueError is raised for it."""
     files = files_of(measure.references)
     check_sides(files, sides)
     for side, path in files.items():
@@ -164,12 +177,10 @@ def check_foreign(
 
 
 def resolutions_of(measure: Measure, run: Prepared) -> tuple[Resolution, ...]:
-    """Where there are numbers: at the resolutions that are asked for, and at the method's own.
-
-    Raises: ValueError where one does not divide the finest.
-    """
+    """The resolutions at which a run is measured: those of `measure` and of the method, finest
+    first. ValueError is raised where one does not divide the finest."""
     own = [resolution_of(name) for name in run.method.resolutions]
-    found = finest_first([*(resolution_of(one) for one in measure.resolutions), *own])
-    for one in found[1:]:
-        check_resolutions([found[0], one])
-    return tuple(found)
+    resolutions = finest_first([*(resolution_of(one) for one in measure.resolutions), *own])
+    for one in resolutions[1:]:
+        check_resolutions([resolutions[0], one])
+    return tuple(resolutions)

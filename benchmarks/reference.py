@@ -1,9 +1,9 @@
-"""Reference statistics by themselves: made, kept where runs find them, printed, written to files.
+"""Reference statistics by themselves: computed, stored where runs find them, printed, written.
 
 `python -m benchmarks.reference data=critters data.resolution=32 'resolutions=[32,16]'`. The same
-`measure` as in a run says which extractor. `output=FILE.npz` writes what can be handed on: moments
-in float64 that pytorch-fid and EDM read as well (`mu`, `sigma`), and that come back by
-`hierdiff.metrics.reference.foreign`. `ship=true` writes the features themselves into the package.
+`measure` as in a run decides the extractor. `output=FILE.npz` writes moments in float64 (`mu`,
+`sigma`) that pytorch-fid and EDM read as well, and that `hierdiff.metrics.reference.foreign` reads
+back. `ship=true` writes the features themselves into the package.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 def build_references(
     data: ImageData, split: str, extractor: Extractor, resolutions: Sequence[Any], folder: Path
 ) -> dict[Resolution, Reference]:
-    """As a run builds them; ValueError where a resolution does not divide the data's."""
+    """The references of a split by resolution, as a run builds them; ValueError is raised where a
+    resolution does not divide that of the data."""
     sides = check_resolutions(resolutions)
     check_resolutions(finest_first([data.resolution, *sides]))
     part = data.part(split)
@@ -38,7 +39,7 @@ def build_references(
 
 
 def reference_line(name: str, split: str, extractor: Extractor, reference: Reference) -> str:
-    """One line of what a reference is, and the hash of its statistics."""
+    """One line about a reference, with the hash of its statistics."""
     statistics = reference.statistics
     return (
         f"{name} {split} {text_of(reference.resolution)} px {OPERATOR}: {statistics.n} images, "
@@ -48,24 +49,24 @@ def reference_line(name: str, split: str, extractor: Extractor, reference: Refer
 
 
 def write_references(
-    output: Path, made: Mapping[Resolution, Reference], about: Mapping[str, str]
+    output: Path, references: Mapping[Resolution, Reference], about: Mapping[str, str]
 ) -> list[Path]:
-    """One file a resolution, the side in its name where there are several."""
+    """Writes one file for each resolution, with the side in its name if there are several."""
     check_output(output)
     places = {
-        side: output if len(made) == 1 else output.with_stem(f"{output.stem}-{text_of(side)}")
-        for side in made
+        side: output if len(references) == 1 else output.with_stem(f"{output.stem}-{text_of(side)}")
+        for side in references
     }
     for side, place in places.items():
-        write_moments(place, made[side], about)
+        write_moments(place, references[side], about)
         clean_beside(place)
     return list(places.values())
 
 
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """What the command makes. split: "train", "test" or "all". ship: features into the package.
-    output: FILE.npz for the moments, None for no file."""
+    """The command's own options. split: "train", "test" or "all". ship: write features into the
+    package. output: FILE.npz for the moments, None for no file."""
 
     resolutions: Resolutions
     split: str
@@ -74,7 +75,7 @@ class ReferenceSettings:
 
 
 def reference_settings(config: Mapping[str, Any]) -> ReferenceSettings:
-    """The settings in the command's own options. ValueError for one that cannot be so."""
+    """The settings of a composed config; a value that an option cannot have raises ValueError."""
     own = {one.name: config[one.name] for one in fields(ReferenceSettings)}
     for name, value in own.items():
         check(value, hints(ReferenceSettings)[name], name)
@@ -85,11 +86,16 @@ def reference_settings(config: Mapping[str, Any]) -> ReferenceSettings:
 
 
 def check_output(output: Path) -> None:
+    """Refuses a file name.
+
+    Raises:
+        ValueError: where it does not end in .npz.
+    """
     if output.suffix != ".npz":
         raise ValueError(f"output={output} is no .npz: give FILE.npz")
 
 
-ABOUT = """Statistics of real images: made, kept where runs find them, printed, written to files.
+ABOUT = """Statistics of real images: computed, stored where runs find them, printed, written.
 
     python -m benchmarks.reference data=critters data.resolution=32 resolutions=[32,16]
 
@@ -101,6 +107,7 @@ ABOUT = """Statistics of real images: made, kept where runs find them, printed, 
 
 @command("reference", ABOUT)
 def main(cfg: Any) -> None:
+    """The command."""
     settings, node = reference_settings(cfg), plain(cfg["data"])
     extractor = extractors.build(plain(cfg["measure"])["extractor"], at="measure.extractor")
     data = datasets.build(node, at="data")

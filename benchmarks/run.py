@@ -1,9 +1,8 @@
 """The main job: train a method, sample it, measure it, write its record, print its row.
 
 `python -m benchmarks.run method=mdm`; `-m method=mdm,end_to_end` runs one after another. The same
-command again goes on where it stopped; a run that has its record prints it. `--dry-run` refuses
-what the run would refuse, shows what each stage would be given of the budget, and does nothing, in
-seconds; `--dry-run=time` also times some steps.
+command again resumes where it stopped; a finished run prints its record. `--dry-run` checks the run
+and shows its plan, in seconds, and does nothing else; `--dry-run=time` also times some steps.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from benchmarks.measure.kept import FILE as MEASURING
 from benchmarks.naming import folder_name
 from benchmarks.plan.table import plan_table
 from benchmarks.ready import TIME, Ready, check_folder, ready
-from benchmarks.settings import Settings, check_names, settings_of
+from benchmarks.settings import Settings, check_run_names, settings_of
 from benchmarks.sweep import job as sweeping
 from benchmarks.sweep.launch import in_sweep, launch_jobs
 from benchmarks.sweep.process import BUSY, follow_sweep
@@ -60,12 +59,13 @@ the runs in the same folder. The same command again goes on where it stopped.
 
 @command("benchmark", ABOUT)
 def main(cfg: Any) -> None:
+    """One run, or one job of a sweep."""
     config = plain(cfg)
-    check_names(config)
+    check_run_names(config)
     label, folder = str(config["label"]), Path(config["folder"])
     if config["dry_run"]:
-        look: Callable[[], None] = lambda: dry(settings_of(config))  # noqa: E731
-        sweeping.check_job(label, look) if in_sweep() else look()
+        check: Callable[[], None] = lambda: show_plan(settings_of(config))  # noqa: E731
+        sweeping.check_job(label, check) if in_sweep() else check()
         return
     if in_sweep():
         record = sweeping.run_job(config, folder)
@@ -80,21 +80,21 @@ def main(cfg: Any) -> None:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(BUSY)
     show(record, folder)
-    for what, place in files_of(record, folder).items():
+    for what, place in outputs_of(record, folder).items():
         console().print(terminal_text(f"{what:<9}{place}"), soft_wrap=True)
 
 
-def dry(settings: Settings) -> None:
-    """Shows what was found of the data, and the plan of a run that nothing speaks against."""
+def show_plan(settings: Settings) -> None:
+    """Checks a run and prints its data and its plan."""
     job = ready(settings)
     log.info(job.run.data.summary())
     console().print(plan_table({str(settings.label): job.plan}))
 
 
 def make(settings: Settings) -> Record:
-    """The record of one run: as it is there, or made; a failure becomes a record and is raised.
+    """The record of one run, read or made; a failure is written as a record and raised again.
 
-    Raises: what `ready` does, and FloatingPointError for weights that are not finite.
+    Errors are those of `ready`, and FloatingPointError for weights that are not finite.
     """
     job = ready(settings)
     folder, path = settings.place, settings.place / FILE
@@ -102,7 +102,7 @@ def make(settings: Settings) -> Record:
         log.info("tried again, it had failed: %s", Record.read(path).failure)
         path.unlink()
     try:
-        return complete(job)
+        return complete_run(job)
     except Exception as error:
         if not path.exists():
             reason = sweeping.reason_of(error)
@@ -110,12 +110,12 @@ def make(settings: Settings) -> Record:
         raise
 
 
-def complete(job: Ready) -> Record:
-    """Trains, measures and analyses what is missing of a run."""
+def complete_run(job: Ready) -> Record:
+    """The record of a run, after the phases of it that are missing."""
     settings, record, bench = job.settings, job.record, None
     if record is None:
         console(stderr=True).print(plan_table({str(settings.label): job.plan}))
-        bench = phases.train(job)
+        bench = phases.train_method(job)
         record = phases.measure(bench)
     else:
         log.info("%s is there: remove it to measure again", settings.place / FILE)
@@ -123,37 +123,38 @@ def complete(job: Ready) -> Record:
         (settings.place / MEASURING).unlink(missing_ok=True)
     analysis = settings.analysis
     if analysis is not None and analysis.name not in record.analysis:
-        record = phases.analyse(bench or phases.train(job), record, analysis)
+        record = phases.analyse(bench or phases.train_method(job), record, analysis)
     return record
 
 
 def show(record: Record, folder: Path, preset: str = "all") -> None:
-    """Prints the table of the record and of those beside it."""
+    """Prints the table of a record and of the runs beside it."""
     console().print(rich_table(tabulate(beside(record, folder), preset)))
 
 
 def console(stderr: bool = False) -> Console:
-    made = Console(stderr=stderr)
-    made.width = made.width if made.is_terminal else 160
-    return made
+    """A console as wide as the terminal, or 160 columns in a file."""
+    out = Console(stderr=stderr)
+    out.width = out.width if out.is_terminal else 160
+    return out
 
 
-def files_of(record: Record, folder: Path) -> dict[str, str]:
-    """Where to look, by what is there."""
+def outputs_of(record: Record, folder: Path) -> dict[str, str]:
+    """The files and the command with which to look at a run, by kind."""
     lines = {
         "record": f"{folder / FILE}",
         "samples": f"{folder / 'samples.png'} (each level side by side)",
         "loss": f"{folder / 'loss.png'}",
         "table": f"python -m benchmarks.tables {shlex.quote(str(folder.parent))} --format markdown",
     }
-    for name, found in record.analysis.items():
-        gaps = ", ".join(f"{stage} {gap:+.3g}" for stage, gap in found["gap"].items())
+    for name, result in record.analysis.items():
+        gaps = ", ".join(f"{stage} {gap:+.3g}" for stage, gap in result["gap"].items())
         lines[name] = f"{folder / f'{name}.png'} (gap {gaps})"
     return lines
 
 
 def launch() -> None:
-    """The command: one run, a sweep, or what a run would do (`--dry-run`)."""
+    """The command: one run, a sweep, or the check of either (`--dry-run`)."""
     dry_runs = {"--dry-run": "dry_run=true", f"--dry-run={TIME}": f"dry_run={TIME}"}
     sys.argv[1:] = [dry_runs.get(word, word) for word in sys.argv[1:]]
     follow_sweep()

@@ -4,10 +4,10 @@
 
 Without `method=` all of `hierdiff/configs/method` are taken (`python -m hierdiff.list methods` says
 what they are); other words are options of a run, the same for every method. At one resolution all
-methods are timed in turn, each in a process of its own. What was measured is kept in the folder
-(`folder=runs/scaling`), and the same command goes on after it. A method that fails or runs out of
-memory at a resolution has that as its row. An exponent p is that of a power law in the side, value
-~ side^p, fitted by least squares in logarithms: 2 is proportional to the pixels.
+methods are timed in turn, each in a process of its own. Rows are stored in the folder
+(`folder=runs/scaling`), and the same command resumes after them. A method that fails or runs out of
+memory at a resolution has the reason in its row. An exponent p is that of a power law in the side,
+value ~ side^p, fitted by least squares in logarithms: 2 is proportional to the pixels.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ScalingSettings:
-    """methods: by name. resolutions: rising. options: of a run, the same for every method."""
+    """Options of the command. methods: names. resolutions: sides, rising. options: overrides of a
+    run, the same for every method."""
 
     methods: tuple[str, ...]
     resolutions: tuple[int, ...]
@@ -79,14 +80,18 @@ class ScalingSettings:
 
 
 def scaling_settings(words: Sequence[str]) -> ScalingSettings:
-    """The settings of a command line. ValueError for what is no option, or an unknown method."""
+    """The settings of a command line.
+
+    Raises:
+        ValueError: for a word that is no option, or an unknown method.
+    """
     names, sides, folder, rest = method_names(), list(RESOLUTIONS), FOLDER, []
     for word in words:
         key, equals, value = word.partition("=")
         if key == "method":
             names = value.split(",")
         elif key == "resolutions":
-            sides = _numbers(word)
+            sides = _sides(word)
         elif key == "folder":
             folder = Path(value)
         elif equals:
@@ -105,17 +110,23 @@ def method_names() -> list[str]:
     return sorted(path.stem for path in paths if path.stem != "custom")
 
 
-def _numbers(word: str) -> list[int]:
+def _sides(word: str) -> list[int]:
     value = with_sentences(OverridesParser.create().parse_overrides)([word])[0].value()
     check(value, Resolutions, "resolutions", [32, 64])
     return sorted(set(value))
 
 
 def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any]) -> Case:
-    """Sampling with a method at a resolution."""
+    """The case of sampling with a method at a resolution.
+
+    rest: overrides of a run; facts: of the data.
+
+    Raises:
+        ValueError: where the overrides leave nothing to time, or set another side.
+    """
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
-        given = [f"method={name}", f"data.resolution={side}", f"cost.batches=[{BATCH}]", *rest]
-        cfg = with_sentences(compose)("benchmark", overrides=given)
+        overrides = [f"method={name}", f"data.resolution={side}", f"cost.batches=[{BATCH}]", *rest]
+        cfg = with_sentences(compose)("benchmark", overrides=overrides)
         options = {
             key: plain(cfg[key]) for key in ("method", "denoiser", "sampler", "trainer", "cost")
         }
@@ -137,7 +148,11 @@ def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any])
 
 
 def check_parts(name: str, cases: Sequence[Case]) -> None:
-    """ValueError for a method that can be built at no resolution; at some it may fail."""
+    """Refuses a method that cannot be built at any resolution.
+
+    Raises:
+        ValueError: with the reason at the first resolution.
+    """
     refused: list[ValueError] = []
     for case in cases:
         try:
@@ -150,38 +165,41 @@ def check_parts(name: str, cases: Sequence[Case]) -> None:
 
 
 def facts_of(rest: Sequence[str]) -> dict[str, Any]:
-    """Of the data at its own resolution: the larger images are never made."""
+    """Facts of the data at its own resolution; larger images are never made."""
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         cfg = with_sentences(compose)("benchmark", overrides=list(rest))
         return datasets.build(plain(cfg["data"])).facts
 
 
 def case_key(case: Case, where: str) -> str:
-    """Of a case with the files and the code that it is made from."""
-    made_of = inputs(asdict(case))
-    return content_hash([asdict(case), where, *([made_of] if made_of else [])])
+    """A key of a case, its hardware, and the files and code that it uses."""
+    digests = inputs(asdict(case))
+    return content_hash([asdict(case), where, *([digests] if digests else [])])
 
 
-def scaling_row(name: str, case: Case, found: Mapping[str, Any]) -> Row:
-    """What a case gave, in plain units; on a CPU memory is that above the process at its start."""
-    row = {"method": name, **place_of(case.finest), "batch": found.get("batch")}
-    if "sample_failure" in found:
-        return {**row, "failure": found["sample_failure"]}
-    memory, base = found["sample_memory_mib"], found["sample_memory_baseline_mib"]
+def scaling_row(name: str, case: Case, cost: Mapping[str, Any]) -> Row:
+    """The row of a case in plain units; on a CPU, memory is that above the start of the process."""
+    row = {"method": name, **place_of(case.finest), "batch": cost.get("batch")}
+    if "sample_failure" in cost:
+        return {**row, "failure": cost["sample_failure"]}
+    memory, base = cost["sample_memory_mib"], cost["sample_memory_baseline_mib"]
     return {
         **row,
-        "seconds": 1 / found["sample_images_per_s"],
+        "seconds": 1 / cost["sample_images_per_s"],
         "memory_mib": memory - base if case.device == "cpu" else memory,
-        "flops": found["flops_per_image"],
-        "parameters": found["parameters"],
-        "evaluations": found["evaluations"],
-        "iqr_s": found["sample_iqr_s"],
-        "noisy": found["sample_noisy"],
+        "flops": cost["flops_per_image"],
+        "parameters": cost["parameters"],
+        "evaluations": cost["evaluations"],
+        "iqr_s": cost["sample_iqr_s"],
+        "noisy": cost["sample_noisy"],
     }
 
 
 def exponent(sides: Sequence[float], values: Sequence[float]) -> tuple[float, float | None] | None:
-    """(p, its standard error) of value ~ side^p; None from one point, no error from two."""
+    """(p, its standard error) of value ~ side^p; None from one point, no error from two.
+
+    Least squares of log value on log side over the positive values.
+    """
     pairs = [(math.log(x), math.log(y)) for x, y in zip(sides, values, strict=True) if y > 0]
     if len(pairs) < 2:
         return None
@@ -196,17 +214,18 @@ def exponent(sides: Sequence[float], values: Sequence[float]) -> tuple[float, fl
 
 def exponents(rows: Sequence[Row]) -> dict[str, dict[str, tuple[float, float | None] | None]]:
     """Exponents by method and quantity."""
-    found = {}
+    fits = {}
     for name in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == name and "failure" not in row]
-        found[name] = {
+        fits[name] = {
             key: exponent([row["resolution"] for row in own], [row[key] for row in own])
             for key in QUANTITIES
         }
-    return found
+    return fits
 
 
 def exponent_text(fit: tuple[float, float | None] | None) -> str:
+    """An exponent with its standard error; a dash for None."""
     if fit is None:
         return "–"
     slope, error = fit
@@ -214,7 +233,7 @@ def exponent_text(fit: tuple[float, float | None] | None) -> str:
 
 
 def scaling_content(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
-    """What `scaling.json` says."""
+    """The content of `scaling.json`."""
     return {
         "conditions": dict(about),
         "exponents": {
@@ -226,6 +245,7 @@ def scaling_content(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, 
 
 
 def exponent_table(rows: Sequence[Row]) -> Table:
+    """Exponents for the terminal, a line for each method."""
     out = Table(title="exponents of the side (2: proportional to the pixels)")
     out.add_column("method")
     for what, unit, _ in QUANTITIES.values():
@@ -236,7 +256,7 @@ def exponent_table(rows: Sequence[Row]) -> Table:
 
 
 def draw_exponents(path: Path, rows: Sequence[Row], conditions: str) -> None:
-    """A panel for each quantity, both axes logarithmic, a line for each method."""
+    """Draws a panel for each quantity, both axes logarithmic, a line for each method."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -265,8 +285,8 @@ def draw_exponents(path: Path, rows: Sequence[Row], conditions: str) -> None:
     write(path, buffer.getvalue())
 
 
-class KeptRows:
-    """Rows of a folder by what they were measured of, written after each resolution."""
+class RowFile:
+    """Rows of a folder by case (`case_key`), written after each resolution."""
 
     def __init__(self, folder: Path):
         self.path = folder / "rows.json"
@@ -279,13 +299,14 @@ class KeptRows:
             log.warning("all is measured again: %s", error)
 
     def add(self, rows: Mapping[str, Row]) -> None:
-        """Failures are tried again by the same command."""
+        """Adds and writes rows, but for failures, which the same command tries again."""
         self.rows |= {key: row for key, row in rows.items() if "failure" not in row}
         write_json(self.path, self.rows)
 
 
 def measure_scaling(settings: ScalingSettings) -> list[Row]:
-    """A row for each method and resolution; pictures and numbers are in the folder after each."""
+    """A row for each method and resolution; the files in the folder are written after each
+    resolution."""
     names, folder, rest = settings.methods, settings.folder, settings.options
     facts, here = facts_of(rest), machine()
     of_side = {
@@ -294,11 +315,11 @@ def measure_scaling(settings: ScalingSettings) -> list[Row]:
     }
     for name in names:
         check_parts(name, [cases[name] for cases in of_side.values()])
-    kept, rows = KeptRows(folder), []
+    file, rows = RowFile(folder), []
     for side, cases in of_side.items():
         case = cases[names[0]]
         where = hardware_of(case.device, here)
-        rows += measure_side(side, cases, where, kept)
+        rows += measure_side(side, cases, where, file)
         conditions = f"{where}, {case.precision}, batch {'/'.join(map(str, case.batches))}"
         about = {"ended": now(), "hardware": conditions, "options": list(rest)}
         content = scaling_content(rows, about)
@@ -307,23 +328,24 @@ def measure_scaling(settings: ScalingSettings) -> list[Row]:
     return rows
 
 
-def measure_side(side: int, cases: Mapping[str, Case], where: str, kept: KeptRows) -> list[Row]:
-    """Rows of the cases at a resolution, those that are missing timed in turn; where: hardware."""
+def measure_side(side: int, cases: Mapping[str, Case], where: str, file: RowFile) -> list[Row]:
+    """Rows of the cases at a resolution; missing ones are timed in turn. where: hardware."""
     keys = {name: case_key(case, where) for name, case in cases.items()}
-    missing = [name for name in cases if keys[name] not in kept.rows]
+    missing = [name for name in cases if keys[name] not in file.rows]
     if missing:
         log.info("%d px: %s", side, ", ".join(missing))
-    found = costs([cases[name] for name in missing], track)
+    rows = costs([cases[name] for name in missing], track)
     new = {
         keys[name]: scaling_row(name, cases[name], row)
-        for name, row in zip(missing, found, strict=True)
+        for name, row in zip(missing, rows, strict=True)
     }
-    kept.add(new)
-    return [{**kept.rows, **new}[keys[name]] for name in cases]
+    file.add(new)
+    return [{**file.rows, **new}[keys[name]] for name in cases]
 
 
 @reported
 def main(words: Sequence[str] | None = None) -> None:
+    """The command."""
     words = sys.argv[1:] if words is None else words
     if HELP & set(words):
         print(__doc__)

@@ -2,8 +2,9 @@
 
 Groups with a fixed set of options are typed here and checked by their annotations. What a
 constructor checks (`data`, `denoiser`, `sampler`, `method`, `trainer`, and the nodes inside
-`measure`) is an immutable mapping. What a run settles (`auto`, steps that a budget decides) gives
-another object, and `Settings.to_config` is the config again, value for value: a record keeps it.
+`measure`) is an immutable mapping. Where a run settles an option (`auto`, steps that a budget
+decides), it makes a new object. `Settings.to_config` gives the config back, value for value, for
+the record.
 `configs/benchmark.yaml` gives the values.
 """
 
@@ -22,14 +23,14 @@ from hierdiff.options import Between, Count, Length, Natural, Positive, check, h
 from hierdiff.registry import Later, Node, check_node, complete
 from hierdiff.train import check_chosen
 
-Several = Between(2)  # statistics of one image are none
-Text = str | int | float  # what YAML makes of a name
+Several = Between(2)  # one image has no covariance
+Text = str | int | float  # a name, as YAML reads it
 G = TypeVar("G")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """How a learning curve is measured. samples: images, 0 for none; loss: images of the loss."""
+    """Options of a learning curve. samples: images, 0 for none; loss: images of the loss."""
 
     samples: Natural
     metrics: Sequence[str]
@@ -38,7 +39,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Measure:
-    """How a run is measured. samples: images under each of `seeds`; batch: images at once;
+    """Options of the quality. samples: images under each of `seeds`; batch: images at once;
     references: {resolution: file} (32, or 8x32x32 of clips) of statistics instead of the training
     images."""
 
@@ -68,14 +69,14 @@ class Match:
     latency: Positive | None = None
 
     def amounts(self) -> dict[str, float]:
-        """The budgets that are given, by name."""
+        """The budgets that are set, by name."""
         amounts = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: float(amount) for name, amount in amounts.items() if amount is not None}
 
 
 @dataclass(frozen=True)
 class TimingOptions:
-    """How costs are timed. batches: sizes to try; memory_cap: MiB; repeats: 0 for no costs; alone:
+    """Options of the costs. batches: sizes to try; memory_cap: MiB; repeats: 0 for no costs; alone:
     also the network of each coarse joint level without the rest."""
 
     batches: Annotated[Sequence[Count], Length(1, more=True)]
@@ -86,7 +87,7 @@ class TimingOptions:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is looked at beside the row. name: "exposure_bias"; samples: images; log_snrs: of the
+    """An analysis beside the row. name: "exposure_bias"; samples: images; log_snrs: of the
     augmentation."""
 
     name: str
@@ -125,7 +126,7 @@ class Settings:
         return Path(self.folder)
 
     def to_config(self) -> dict[str, Any]:
-        """The config that these settings are made of, as new dicts, lists and plain values."""
+        """The config of these settings, as new dicts, lists and plain values."""
         config = thaw(self)
         for group in ("denoiser", "sampler", "analysis"):
             if config[group] is None:  # as hydra leaves out a group of which nothing is chosen
@@ -139,7 +140,7 @@ class Settings:
         trainer: Mapping[str, Any] | None = None,
         sampler_steps: int | None = None,
     ) -> Settings:
-        """Other settings, in which what a run has found out is definite; None: nothing new."""
+        """New settings with options that a run has settled; None leaves an option as it is."""
         new = self
         if metrics is not None:
             new = replace(new, measure=replace(new.measure, metrics=tuple(metrics)))
@@ -160,10 +161,10 @@ NAMES = ("name", "label", "folder", "dry_run")  # by which a job is known before
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
-    """The settings of a composed config, of which nothing is kept that could change.
+    """The settings of a composed config, deeply immutable.
 
-    Raises: ValueError for an option of a group that is not there, or cannot have its value. What
-    a constructor checks is not looked at.
+    An unknown option of a group, or a value that an option cannot have, raises ValueError. What a
+    constructor checks is not checked here.
     """
     groups: dict[str, Any] = {
         name: group_of(schema, config[name], name)
@@ -172,7 +173,7 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     }
     check_chosen(config)
     rest = {key: freeze(value) for key, value in config.items() if key not in GROUPS}
-    check_options(rest)
+    check_run_options(rest)
     complete(Settings, {**rest, **groups}, "a run")
     return Settings(**{**rest, **groups})
 
@@ -180,8 +181,8 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
 def group_of(schema: type[G], node: Any, at: str) -> G:
     """A typed group of options from its mapping.
 
-    at: its path in the config, for errors. Raises: ValueError for a value that is no mapping, an
-    unknown or missing option, or a value that an option cannot have.
+    at: its path in the config, for errors. A value that is no mapping, an unknown or missing
+    option, or a value that an option cannot have raises ValueError.
     """
     check(node, Mapping, at)
     if schema is Measure and "curve" in node:
@@ -193,27 +194,27 @@ def group_of(schema: type[G], node: Any, at: str) -> G:
     return schema(**{name: freeze(value) for name, value in node.items()})
 
 
-def check_names(config: Mapping[str, Any]) -> None:
-    """ValueError for a name or a folder that is none."""
-    check_options({name: config[name] for name in NAMES if name in config})
+def check_run_names(config: Mapping[str, Any]) -> None:
+    """Refuses a name or a folder of another type; ValueError is raised for it."""
+    check_run_options({name: config[name] for name in NAMES if name in config})
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """ValueError for an option of a run, no group of them, that cannot have its value."""
+def check_run_options(options: Mapping[str, Any]) -> None:
+    """Refuses a value that a single option of a run cannot have; ValueError is raised for it."""
     kinds = hints(Settings)
     for name, value in options.items():
         check(value, kinds.get(name, Any), name)
 
 
 def freeze(value: Any) -> Any:
-    """Mappings and lists, and those inside, as copies that cannot be changed."""
+    """A deep copy in which mappings and lists are immutable."""
     if isinstance(value, Mapping):
         return MappingProxyType({key: freeze(one) for key, one in value.items()})
     return tuple(map(freeze, value)) if isinstance(value, (list, tuple)) else value
 
 
 def thaw(value: Any) -> Any:
-    """What `freeze` was given, and dataclasses as dicts of their fields."""
+    """The inverse of `freeze`, with dataclasses as dicts of their fields."""
     if is_dataclass(value) and not isinstance(value, type):
         return {one.name: thaw(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, Mapping):

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from benchmarks.conditions import captions_of, wanted_of
+from benchmarks.conditions import evaluation_captions, target_parts
 from benchmarks.measure.kept import Kept
 from benchmarks.measure.samples import Images
 from hierdiff.data import ImageData
@@ -63,9 +63,9 @@ class Meter:
         """The next images of the stream."""
         places = range(self.count, self.count + len(next(iter(levels.values()))))
         data = self.conditions
-        self.fidelity.add(levels, None if data is None else captions_of(data, places))
+        self.fidelity.add(levels, None if data is None else evaluation_captions(data, places))
         if self.parts is not None and data is not None:
-            self.parts.add(levels, wanted_of(data, places))
+            self.parts.add(levels, target_parts(data, places))
         self.count = places.stop
 
     def rows(self) -> Rows:

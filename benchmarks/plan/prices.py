@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.conditions import caption_of
+from benchmarks.conditions import example_caption
 from benchmarks.cost.cases import Case, trajectories
 from benchmarks.cost.sampling import SamplingTimer, flops_of_sample, flops_of_text
 from benchmarks.cost.steps import META, Shapes, Steps
@@ -189,7 +189,7 @@ def latency_of_image(run: Prepared, steps: int) -> float:
         device=device_of(run).type,
         channels_last=run.recipe.channels_last,
         text=run.config["text"],
-        caption=caption_of(run.data.part("test")),
+        caption=example_caption(run.data.part("test")),
     )
     alone = SamplingTimer(case, untrained_stage(case), batch=1)
     alone.warm()

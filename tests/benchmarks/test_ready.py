@@ -173,7 +173,7 @@ def test_a_dry_run_refuses_what_a_run_refuses_in_the_same_words(what, tmp_path, 
     for dry_run in ("true", "false"):
         with pytest.raises((ValueError, OSError, ImportError)) as error:
             options = options_of(folder, f"dry_run={dry_run}", *words)
-            run.dry(options) if dry_run == "true" else run.make(options)
+            run.show_plan(options) if dry_run == "true" else run.make(options)
         said.append(str(error.value))
     assert said[0] == said[1] and message in said[0] and "\n" not in said[0]
     assert not folder.exists()
@@ -211,7 +211,7 @@ def test_a_dry_run_leaves_nothing_and_counts_what_the_run_counts(tmp_path, capsy
     assert not list(tmp_path.iterdir())
     plan = make_plan(prepare(options.to_config()), options.match, tmp_path, dry=False)
     assert job.plan == plan and plan.steps == 100
-    run.dry(options)
+    run.show_plan(options)
     assert "sampler steps" in capsys.readouterr().out
     assert job.run.data.summary() in caplog.messages
 

@@ -158,7 +158,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b'{"a": ', b"[1]", b"\xff", b"[" * 100_000])
 def test_damaged_rows_are_measured_again(tmp_path, caplog, content):
     (tmp_path / "rows.json").write_bytes(content)
-    kept = scaling.KeptRows(tmp_path)
+    kept = scaling.RowFile(tmp_path)
     assert kept.rows == {} and "all is measured again" in caplog.text
     kept.add({"key": {"value": 1.5}})
-    assert scaling.KeptRows(tmp_path).rows == {"key": {"value": 1.5}}
+    assert scaling.RowFile(tmp_path).rows == {"key": {"value": 1.5}}

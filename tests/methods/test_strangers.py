@@ -41,7 +41,7 @@ def composed(folder, cls, *more: str) -> Settings:
 @pytest.mark.parametrize(("cls", "calls"), [(Adversarial, 1), (Autoregressive, 64)])
 def test_a_method_of_no_known_class_has_a_full_record_costs_and_a_report(cls, calls, tmp_path):
     folder = tmp_path / "runs" / "mine"
-    run.dry(composed(folder, cls, "dry_run=true"))
+    run.show_plan(composed(folder, cls, "dry_run=true"))
     assert not folder.exists()
     record = run.make(composed(folder, cls))
     assert record.failure is None

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.conditions import caption_of, wanted_of
+from benchmarks.conditions import example_caption, target_parts
 from benchmarks.measure import scale as scales
 from benchmarks.measure.quality import over_seeds, quality, settle_metrics
 from benchmarks.measure.samples import real_images, samples
@@ -146,7 +146,7 @@ def test_captions_are_those_of_the_conditions_and_go_round(data, extractor, monk
     assert [len(said) for said in heard] == [10, 10, 4]
     rows = evaluation_rows(3, range(24)).tolist()
     assert [one for said in heard for one in said] == ["abc"[row] for row in rows]
-    assert caption_of(few) == "abc"[rows[0]] and caption_of(data) == ""
+    assert example_caption(few) == "abc"[rows[0]] and example_caption(data) == ""
 
 
 def test_samples_have_the_conditions_of_the_rows_and_may_be_more(data):
@@ -283,14 +283,14 @@ def test_parts_are_measured_beside_the_other_metrics_of_the_same_stream(lawful, 
     meter = AttributeMeter(LAW, SIDES, rows="rows=permuted(80)")
     for levels, first in zip(stream(1), (0, 10, 20), strict=True):
         count = len(levels[8])
-        meter.add(levels, wanted_of(lawful, range(first, first + count)))
+        meter.add(levels, target_parts(lawful, range(first, first + count)))
     expected = [(q.metric, q.value, q.identity) for q in meter.qualities()]
     told = [(r["metric"], r["value"], r["identity"]) for r in rows if r["metric"] in PARTS]
     assert told == expected
 
 
 def test_an_image_is_wanted_as_the_test_example_under_whose_conditions_it_is(lawful):
-    wanted = wanted_of(lawful, range(75, 85))
+    wanted = target_parts(lawful, range(75, 85))
     assert list(wanted) == ["body"]
     rows = evaluation_rows(80, range(75, 85))
     assert wanted["body"].tolist() == lawful.attributes["body"][rows.numpy()].tolist()

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from benchmarks.conditions import caption_of
+from benchmarks.conditions import example_caption
 from benchmarks.cost.cases import cases_of, trajectories
 from benchmarks.plan import budget, prices
 from benchmarks.plan.budget import make_plan, solve_steps
@@ -379,7 +379,7 @@ def test_latency_is_that_of_a_cost_row(tmp_path, monkeypatch):
         "trainer.channels_last=true",
         "data.text={name: vocabulary}",
     )
-    caption = caption_of(run.data.part("test"))
+    caption = example_caption(run.data.part("test"))
     timing = TimingOptions([1], memory_cap=None, repeats=3)
     _, row = cases_of(run.config, trajectories(run.method)[:1], timing, "cpu", caption=caption)
     monkeypatch.setattr(prices, "SamplingTimer", Recorded)
