@@ -15,7 +15,7 @@ from hierdiff.data.order import evaluation_rows
 def target_parts(data: ImageData, places: Sequence[int]) -> dict[str, Int[Tensor, " n"]]:
     """Codes of the parts that the conditions of images number `places` state, see `draw_rows`."""
     at = evaluation_rows(len(data), places).numpy()
-    return {name: torch.from_numpy(codes[at]) for name, codes in data.told.items()}
+    return {name: torch.from_numpy(codes[at]) for name, codes in data.condition_codes.items()}
 
 
 def evaluation_captions(data: ImageData, places: Sequence[int]) -> list[str] | None:

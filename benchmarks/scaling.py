@@ -51,7 +51,7 @@ from hierdiff.results.hardware import hardware_of
 from hierdiff.results.plain import content_hash
 from hierdiff.results.provenance import machine, now
 from hierdiff.results.rows import place_of
-from hierdiff.train import GROUPS, method_node, settled
+from hierdiff.train import GROUPS, definite, method_node
 from hierdiff.training import Recipe
 from hierdiff.training.fabric import processes
 
@@ -134,13 +134,13 @@ def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any])
     timing = replace(group_of(TimingOptions, options["cost"], "cost"), alone=False)
     if not timing.repeats:
         raise ValueError("cost.repeats=0: nothing would be timed, give 1 or more")
-    processes(build(Recipe, settled(options["trainer"]), at="trainer"))
+    processes(build(Recipe, definite(options["trainer"]), at="trainer"))
     if node["resolutions"][0] != side:
         raise ValueError(
             f"{name} would be measured at {node['resolutions'][0]} px instead of {side}: choose "
             f"the sides by resolutions=[...] alone"
         )
-    config = {"method": node, "facts": facts, "trainer": settled(options["trainer"]), "text": None}
+    config = {"method": node, "facts": facts, "trainer": definite(options["trainer"]), "text": None}
     device = device_for(options["trainer"]["accelerator"])
     finest = [node["resolutions"][:1]]
     _, sample = cases_of(config, finest, timing, device.type)

@@ -77,16 +77,16 @@ def with_sentences(compose: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return compose(*args, **kwargs)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            said = sentence(error)
-            if isinstance(error, ValueError) and said == str(error):
+            text = sentence(error)
+            if isinstance(error, ValueError) and text == str(error):
                 raise
-            raise ValueError(said) from error
+            raise ValueError(text) from error
 
     return call
 
 
 def sentence(error: Exception) -> str:
-    """What hydra has to say, without its jargon."""
+    """An error of hydra in one sentence, without its jargon."""
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override!r} cannot be read: write key=value, lists as [a,b], mappings as "
@@ -114,8 +114,11 @@ def absent_group(error: Exception) -> str | None:
 
 
 def in_order(words: Sequence[str]) -> list[str]:
-    """Flags before options, as hydra's parser wants them, and no `+` before a group of ours. Error:
-    ValueError for unknown flags."""
+    """Flags before options, as hydra's parser wants them, and no `+` before a group of ours.
+
+    Raises:
+        ValueError: for an unknown flag, or where `~` or `[]` removes what every run has.
+    """
     parser = get_args_parser()
     known, rest = parser.parse_known_args(words)
     options = [*known.overrides, *rest]
@@ -150,7 +153,8 @@ def is_group(word: str) -> bool:
 def plain(cfg: Any) -> dict[str, Any]:
     """An OmegaConf config as plain dicts, lists and numbers, every reference resolved.
 
-    Error: ValueError for what must be given and is not, or refers to nothing.
+    Raises:
+        ValueError: for a mandatory option that is missing, or a reference to nothing.
     """
     try:
         node = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -169,7 +173,11 @@ def plain(cfg: Any) -> dict[str, Any]:
 
 
 def applied(overrides: Sequence[Override], cfg: Any) -> None:
-    """Sets in a composed config what the words say. Error: ValueError for what does not exist."""
+    """Sets in a composed config what the words say.
+
+    Raises:
+        ValueError: for a group or an option that does not exist.
+    """
     for one in overrides:
         path = parts_of(str(one.key_or_group))
         if one.package is not None:
@@ -188,6 +196,11 @@ ConfigLoaderImpl._apply_overrides_to_config = staticmethod(applied)  # type: ign
 
 
 def put(cfg: Any, path: Key, value: Any) -> None:
+    """Sets the option at a path; a mapping without a `name` sets the options that it names.
+
+    Raises:
+        ValueError: where the option does not exist, or a mapping would become a single value.
+    """
     check_known(cfg, path)
     old = at(cfg, path)
     if isinstance(old, DictConfig) and not is_open(cfg, path) and not isinstance(value, dict):
@@ -220,6 +233,7 @@ def at(cfg: Any, path: Key) -> Any:
 
 
 def names_in(node: Any) -> list[str]:
+    """The keys of a mapping, the places of a list; none for other nodes."""
     if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
         return [str(key) for key in node.keys()]  # noqa: SIM118  (values may refer to others)
     return [str(i) for i in range(len(node))] if isinstance(node, ListConfig) else []
@@ -259,7 +273,11 @@ def parts_of(key: str) -> Key:
 
 
 def check_known(cfg: Any, path: Key) -> None:
-    """ValueError where an option does not exist and its node takes no other ones."""
+    """Checks that an option exists, or that its node takes others than the files name.
+
+    Raises:
+        ValueError: suggests the nearest option.
+    """
     for depth, name in enumerate(path):
         node, place = at(cfg, path[:depth]), ".".join(path[:depth])
         if isinstance(node, ListConfig) and name not in names_in(node):
@@ -286,13 +304,18 @@ def elsewhere(cfg: Any, name: str) -> str:
 
 
 def leaves(node: Any, path: Key = ()) -> Iterator[Key]:
+    """The paths of all nodes below a node."""
     for name in names_in(node):
         yield (*path, name)
         yield from leaves(node._get_node(key_in(node, name)), (*path, name))
 
 
 def check_removal(cfg: Any, path: Key) -> None:
-    """ValueError where `~key` names nothing, or what every run needs."""
+    """Checks that `~key` names an option that a run can do without.
+
+    Raises:
+        ValueError: where it names nothing, or what every run needs.
+    """
     key = ".".join(path)
     if at(cfg, path) is None:
         near = suggest(path[-1], names_in(at(cfg, path[:-1])))
@@ -302,6 +325,7 @@ def check_removal(cfg: Any, path: Key) -> None:
 
 
 def groups() -> list[str]:
+    """The groups of `hierdiff/configs/`, none before hydra has started."""
     if not GlobalHydra.instance().is_initialized():
         return []
     found = GlobalHydra.instance().config_loader().list_groups("")
@@ -309,5 +333,6 @@ def groups() -> list[str]:
 
 
 def unknown_group(group: str) -> str:
+    """The message for a group that does not exist, with the nearest that does."""
     known = groups()
     return f"there is no group {group!r}{suggest(group, known) or ','} groups: {', '.join(known)}"

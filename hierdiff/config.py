@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from typing_extensions import override
+
 from hierdiff.files.reading import check_regular
 
 R = TypeVar("R")
@@ -112,6 +114,7 @@ def one_line(text: str) -> str:
 class OneLine(logging.Formatter):
     """A message of the log on one line, a traceback below it."""
 
+    @override
     def format(self, record: logging.LogRecord) -> str:
         text = printable(record.getMessage())
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
@@ -124,6 +127,7 @@ class Once(logging.Filter):
         super().__init__()
         self.seen: set[str] = set()
 
+    @override
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno != logging.WARNING:
             return True
@@ -134,6 +138,7 @@ class Once(logging.Filter):
 
 
 def log_to_stderr() -> None:
+    """Sends log messages to stderr, each on one line and each warning once."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine())
     handler.addFilter(Once())
@@ -192,6 +197,7 @@ def _system(error: OSError) -> str:
 
 
 def to_yaml(node: Mapping[str, Any]) -> bytes:
+    """A config as the bytes of a YAML file, in UTF-8 and in its own order."""
     import yaml
 
     return yaml.safe_dump(dict(node), sort_keys=False, allow_unicode=True).encode()
@@ -200,7 +206,9 @@ def to_yaml(node: Mapping[str, Any]) -> bytes:
 def from_yaml(path: Path) -> dict[str, Any]:
     """The config in a file that somebody else may have written: plain values, without aliases.
 
-    Errors: OSError, and ValueError for a file that is too large, too deep or no config.
+    Raises:
+        ValueError: for a file that is too large, too deep or no config.
+        OSError: where it cannot be read.
     """
     import yaml
 
@@ -228,7 +236,11 @@ def from_yaml(path: Path) -> dict[str, Any]:
 
 
 def check_depth(node: Any, source: Path) -> None:
-    """ValueError where lists and mappings stand more than `DEEPEST` in each other."""
+    """Checks that lists and mappings nest at most `DEEPEST` deep.
+
+    Raises:
+        ValueError: names the file `source`.
+    """
     layer = [node]
     for _ in range(DEEPEST):
         children = [v.values() if isinstance(v, Mapping) else v for v in layer if _holds(v)]

@@ -14,8 +14,11 @@ from torch import Tensor
 
 
 def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """[-1, 1] to 0..255 by rounding; what lies outside is clipped. FloatingPointError for NaN and
-    infinities, which are no pixels."""
+    """[-1, 1] to 0..255 by rounding; values outside are clipped.
+
+    Raises:
+        FloatingPointError: for NaN and infinities, which are no pixels.
+    """
     if not bool(images.isfinite().all()):
         batch = images if images.ndim > 3 else images[None]
         whole = batch.isfinite().flatten(1).all(1)
@@ -32,6 +35,7 @@ def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def to_pil(image: UInt8[Tensor, "c h w"]) -> Image.Image:
+    """One image as Pillow has it: one channel is grey, three are RGB."""
     array = image.permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
@@ -51,9 +55,9 @@ def sheet(
     levels: one stack of images or clips (`strip`) for each level; cell: least height of an enlarged
     image in pixels.
     """
-    shown = [strip(images) for images in levels]
-    height = max(cell, max(images.shape[-2] for images in shown))
-    blocks = [_grid(images, columns, height, gap) for images in shown]
+    strips = [strip(images) for images in levels]
+    height = max(cell, max(images.shape[-2] for images in strips))
+    blocks = [_grid(images, columns, height, gap) for images in strips]
     width = sum(block.width for block in blocks) + 3 * gap * (len(blocks) - 1)
     canvas = Image.new("RGB", (width, blocks[0].height), "white")
     x = 0

@@ -38,50 +38,58 @@ class TooMany(ValueError):
 def inputs(
     options: Mapping[str, Any], *, data: str | None = None, files: Mapping[str, Path] | None = None
 ) -> dict[str, str]:
-    """SHA-256 by what it is of: `data`, an option that names a file or folder by its whole path,
-    `source of PACKAGE` for code that is named as `package.module:Class` or announced as a plugin.
+    """SHA-256 of each input by name.
+
+    The names are `data`, the whole path of an option that names a file or folder, and `source of
+    PACKAGE` for code that is named as `package.module:Class` or announced as a plugin.
 
     options: a resolved config. data: digest of the data. files: further ones, by name.
+
+    Raises:
+        ValueError: where an option names a folder of more than `MANY` files.
     """
-    found = {"data": data} if data is not None else {}
+    digests = {"data": data} if data is not None else {}
     for key, value in _leaves(options):
         path = _path(value) if "." in key and not key.endswith(".name") else None
         if path is not None and key not in NO_INPUT:
             try:
-                found[key] = digest(path)
+                digests[key] = digest(path)
             except TooMany as error:
                 if not key.startswith("data."):  # whose digest stands for its images
                     raise ValueError(f"{key}={value}: {error}") from error
     for name, path in (files or {}).items():
-        found[name] = digest(path)
+        digests[name] = digest(path)
     modules = [name.partition(":")[0] for name in imported_names(options)]
     for module in [*modules, *_announced()]:
         source = source_of(module)
         if source is not None:
-            found[f"source of {module.partition('.')[0]}"] = source
-    return found
+            digests[f"source of {module.partition('.')[0]}"] = source
+    return digests
 
 
 def changed(was: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-    """The first input whose content is another one; what is gone or new has not changed."""
+    """The first input whose content differs; an input that only one of the two has does not
+    count."""
     return next((name for name in sorted({*was} & {*now}) if was[name] != now[name]), None)
 
 
 def source_of(module: str) -> str | None:
-    """SHA-256 of the Python files of a module's package, of the file alone for a single module, and
-    of those of the code that they import and that is not installed; None for hierdiff's own and for
-    what has no files."""
+    """SHA-256 of the Python files of a module's package, or of the file of a single module.
+
+    The files of imported code that is not installed are part of it. None for hierdiff's own modules
+    and for modules without files.
+    """
     if module.partition(".")[0] in _own():
         return None
-    kept = _SOURCES.get(module)
-    if kept is None or kept.stamp != _stamp(kept.files):
+    cached = _SOURCES.get(module)
+    if cached is None or cached.stamp != _stamp(cached.files):
         files = _source_files(module)
         if not files:
             return None
-        kept = Source(files, _stamp(files), _of_all(dict(files)))
-        if time.time() - max(max(times) for *_, times in kept.stamp) > SETTLED:
-            _SOURCES[module] = kept
-    return kept.digest
+        cached = Source(files, _stamp(files), _of_all(dict(files)))
+        if time.time() - max(max(times) for *_, times in cached.stamp) > SETTLED:
+            _SOURCES[module] = cached
+    return cached.digest
 
 
 Stamp = tuple[tuple[int, int, tuple[float, float]], ...]
@@ -153,7 +161,8 @@ def _imports(path: Path) -> Iterator[str]:
 def digest(path: Path) -> str:
     """SHA-256 of a file, or of all files in a folder with their names.
 
-    Error: `TooMany`, before any is read, for a folder of more than `MANY` files and folders.
+    Raises:
+        TooMany: before any is read, for a folder of more than `MANY` files and folders.
     """
     if path.is_file():
         return sha256(path)
@@ -167,28 +176,30 @@ def digest(path: Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content. That of a large file is kept in the cache folder under its place,
-    inode, size and times of change. A file that says it is empty is not read: those of the system
-    (`/proc`) may never end."""
-    from hierdiff.data.cache import cache_folder  # which imports what asks here
+    """SHA-256 of a file's content.
+
+    That of a large file is stored in the cache folder under its path, inode, size and times of
+    change. A file whose size is 0 is not read: those of the system (`/proc`) may never end.
+    """
+    from hierdiff.data.cache import cache_folder  # which imports this module
 
     stat = path.stat()
     last = max(stat.st_mtime, stat.st_ctime)
-    kept = None
+    cached = None
     if stat.st_size >= LARGE and time.time() - last > SETTLED:
         times = (stat.st_mtime_ns, stat.st_ctime_ns)
         key = repr((str(path.resolve()), stat.st_dev, stat.st_ino, stat.st_size, times))
         name = hashlib.sha256(key.encode()).hexdigest()
-        kept = cache_folder() / "hashes" / f"{name}.json"
+        cached = cache_folder() / "hashes" / f"{name}.json"
         with contextlib.suppress(OSError, Damaged):
-            return str(read_json(kept))
+            return str(read_json(cached))
     if stat.st_size == 0:
         return hashlib.sha256().hexdigest()
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if kept is not None:
+    if cached is not None:
         with contextlib.suppress(OSError):  # a cache that cannot be written is none
-            write_json(kept, found)
+            write_json(cached, found)
     return found
 
 

@@ -111,6 +111,7 @@ def overview(roles: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0, or 1 for a name that nothing has."""
     parser = argparse.ArgumentParser(
         "hierdiff.list", description="Shows what can be chosen by name, with options and sources."
     )

@@ -39,6 +39,7 @@ class Between:
     infinite: bool = False
 
     def holds(self, value: Real) -> bool:
+        """Whether a number is in the range; NaN never is."""
         number = float(value)
         if math.isnan(number) or (math.isinf(number) and not self.infinite):
             return False
@@ -62,6 +63,7 @@ class Length:
     more: bool = False
 
     def holds(self, value: Collection[Any]) -> bool:
+        """Whether a list has that many entries."""
         return len(value) >= self.n if self.more else len(value) == self.n
 
     def __str__(self) -> str:
@@ -210,11 +212,11 @@ def _choice(inside: Sequence[Any], several: bool, nodes: bool) -> str:
     parts = [one for one in kinds if _is_part(one)]
     if parts and NODE in kinds:
         kinds = [one for one in kinds if one != NODE]
-    said = list(dict.fromkeys(words(one, several, nodes) for one in kinds))
-    if parts and NODE in inside and not said[-1].endswith(_form(parts[0])):
-        said[-1] += _form(parts[0])
-    said += ["null"] * (type(None) in inside)
-    return ", or ".join(said)
+    phrases = list(dict.fromkeys(words(one, several, nodes) for one in kinds))
+    if parts and NODE in inside and not phrases[-1].endswith(_form(parts[0])):
+        phrases[-1] += _form(parts[0])
+    phrases += ["null"] * (type(None) in inside)
+    return ", or ".join(phrases)
 
 
 def _is_part(kind: Any) -> bool:
@@ -223,8 +225,10 @@ def _is_part(kind: Any) -> bool:
 
 
 def part(annotation: Any) -> tuple[type | None, bool]:
-    """The class that a mapping stands for, None where it is a plain mapping, and whether the
-    constructor builds it itself: it then takes the part or its node, `Part | Mapping[str, Any]`."""
+    """The class that a mapping stands for, None for a plain mapping, and whether its node may stay.
+
+    It may where the constructor builds the part itself, from `Part | Mapping[str, Any]`.
+    """
     annotation, *_ = _bare(annotation)
     union = get_origin(annotation) in (Union, types.UnionType)
     inside = get_args(annotation) if union else (annotation,)
@@ -256,8 +260,13 @@ def _inside(annotation: Any, kinds: Collection[Any], place: int) -> Any:
 def check(
     value: Any, annotation: Any, place: str, default: Any = None, nodes: bool = False
 ) -> None:
-    """ValueError where a value does not fit; place: the option's path. default: of the option, for
-    an example. nodes: as in `fits`."""
+    """Checks that a value fits an annotation.
+
+    place: the option's path. default: of the option, for an example. nodes: as in `fits`.
+
+    Raises:
+        ValueError: names the option, the value and what it takes.
+    """
     if fits(value, annotation, nodes):
         return
     name = place.rpartition(".")[2].rpartition(" ")[2]
@@ -285,8 +294,10 @@ def _tells(default: Any, annotation: Any) -> bool:
 
 
 def check_fields(part: Any, at: str) -> None:
-    """ValueError where a field of a dataclass does not fit: the check of a node's options, for
-    those who call the constructor."""
+    """Checks the fields of a dataclass for those who call its constructor; errors as in `check`.
+
+    at: path of the part, for errors.
+    """
     kinds = hints(cast(Any, type(part)))
     for one in fields(part):
         if one.init:

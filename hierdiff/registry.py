@@ -30,7 +30,11 @@ PLUGINS = "hierdiff.plugins"
 
 @lru_cache(maxsize=1)
 def load_plugins() -> None:
-    """Import every module announced under `hierdiff.plugins`, once per process."""
+    """Imports every module announced under `hierdiff.plugins`, once per process.
+
+    Raises:
+        ImportError: names the plugin that does not import.
+    """
     for entry in entry_points(group=PLUGINS):
         try:
             entry.load()
@@ -77,13 +81,17 @@ class Registry(Generic[T]):
         return f"<registry of {self.role}: {', '.join(self.names())}>"
 
     def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-        """Decorator: `@denoisers.register("my_net")` above a class or a function."""
+        """Decorator: `@denoisers.register("my_net")` above a class or a function.
+
+        Raises:
+            ValueError: where another class has the name.
+        """
 
         def keep(entry: Any) -> Any:
-            taken = self._entries.get(name)
-            if taken is not None and where(taken) != where(entry):
+            other = self._entries.get(name)
+            if other is not None and where(other) != where(entry):
                 raise ValueError(
-                    f"{self.role} {name!r} is already {where(taken)}: "
+                    f"{self.role} {name!r} is already {where(other)}: "
                     f"give {where(entry)} another name"
                 )
             self._entries[name] = entry
@@ -92,12 +100,16 @@ class Registry(Generic[T]):
         return keep
 
     def names(self) -> list[str]:
+        """All names, in order, those of plugins too."""
         load_plugins()
         return sorted(self._entries)
 
     def get(self, name: str, at: str = "") -> Callable[..., T]:
-        """The constructor of `name`; unknown names raise with the nearest known one. at: path of
-        the node, for errors."""
+        """The constructor of `name`; at: path of the node, for errors.
+
+        Raises:
+            ValueError: for an unknown name, with the nearest known one.
+        """
         load_plugins()
         if ":" in name:
             return self._imported(name, at)
@@ -110,7 +122,11 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def named(self, node: Any, at: str = "") -> Callable[..., T]:
-        """The constructor of a node's name. ValueError for what is no node, or has another name."""
+        """The constructor of a node's name; at: path of the node, for errors.
+
+        Raises:
+            ValueError: for what is no node, or has an unknown name.
+        """
         if self.default is not None and not isinstance(node, Mapping):
             raise ValueError(
                 f"{at or self.role}={options.shown(node)}: {self.role} takes a mapping of its "
@@ -132,7 +148,7 @@ class Registry(Generic[T]):
         """The name of a node, or the default one; None where there is neither."""
         return node.get("name", self.default)
 
-    def said(self, node: Node) -> str:
+    def label(self, node: Node) -> str:
         """A node in words: `sampler 'ddim'`, or the role alone where it has one class."""
         name = self.name_in(node)
         return self.role if name == self.role else f"{self.role} {name!r}"
@@ -149,22 +165,30 @@ class Registry(Generic[T]):
 
         Parts inside are built first, where the constructor's annotation is a part (`arguments`).
         `offered` holds facts (channels, classes, ...): the constructor, and those of the parts
-        inside, get the facts that their signatures name and that no node sets itself. For errors,
-        at: path of the node in the config; elsewhere: paths of those options that stand in another
-        place. Errors: ValueError before anything is built, TypeError where the constructor gives
-        something else.
+        inside,
+        get the facts that their signatures name and that no node sets itself. For errors, at: path
+        of
+        the node in the config; elsewhere: paths of those options that stand in another place.
+
+        Raises:
+            ValueError: before anything is built, for an unknown name, option or value.
+            TypeError: where the constructor gives something else than this role's parts.
         """
         if isinstance(node, self.base):
             return node
         entry, node = self.named(node, at), cast(Node, node)
-        check_node(entry, node, self.said(node), at, elsewhere)
+        check_node(entry, node, self.label(node), at, elsewhere)
         return self._built(node, offered or {}, at, elsewhere)
 
     def _built(
         self, node: Node, offered: Node, at: str, elsewhere: Mapping[str, str] | None = None
     ) -> T:
-        """As `build`, of a node whose options are checked."""
-        what = self.said(node)
+        """As `build`, of a node whose options are checked.
+
+        Raises:
+            TypeError: where the constructor gives something else.
+        """
+        what = self.label(node)
         entry = self.named(node, at)
         part = entry(**_arguments(entry, node, what, offered, at, elsewhere))
         if not isinstance(part, self.base):
@@ -230,10 +254,15 @@ def check_node(
     at: str = "",
     elsewhere: Mapping[str, str] | None = None,
 ) -> None:
-    """ValueError unless `entry` takes every option of a node (all but its name) and its annotation
-    allows the value, those of the nodes inside too. What is missing is not looked for.
+    """Checks that `entry` takes every option of a node but its name, with that value, nodes inside
+    too.
 
-    what: the part in words. at, elsewhere: as in `Registry.build`.
+    Missing options are not looked for. what: the part in words. at, elsewhere: as in
+    `Registry.build`.
+
+    Raises:
+        UnknownOption: with the nearest option that there is.
+        ValueError: where a value does not fit its annotation.
     """
     parameters = inspect.signature(entry).parameters
     chosen = _options(node)
@@ -340,11 +369,15 @@ def _check_part(base: type, node: Node, place: str, later: bool) -> None:
     if registry is None:
         check_node(base, node, base.__name__.lower(), place)
     elif not later or "name" in node or registry.default is not None:
-        check_node(registry.named(node, place), node, registry.said(node), place)
+        check_node(registry.named(node, place), node, registry.label(node), place)
 
 
 def complete(entry: Callable[..., Any], chosen: Node, what: str, at: str = "") -> None:
-    """ValueError where an option is missing that `entry` has no default for."""
+    """Checks that no option is missing that `entry` has no default for.
+
+    Raises:
+        ValueError: names the option and what it takes.
+    """
     for name, parameter in inspect.signature(entry).parameters.items():
         named = parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         if named and parameter.default is parameter.empty and name not in chosen:
@@ -353,4 +386,5 @@ def complete(entry: Callable[..., Any], chosen: Node, what: str, at: str = "") -
 
 
 def where(entry: Any) -> str:
+    """The place of a class or function, `package.module:Name`."""
     return f"{entry.__module__}:{entry.__qualname__}"

@@ -57,14 +57,19 @@ OPTIONS = {  # what each may be, and an example
 
 
 def check_options(cfg: Mapping[str, Any]) -> None:
-    """ValueError for an option that is of the wrong kind, before anything is loaded."""
+    """Checks the kinds of all options before anything is loaded; errors as in
+    `hierdiff.options.check`."""
     for name, (kind, example) in OPTIONS.items():
         if name in cfg:
             check(cfg[name], kind, name, example)
 
 
-def asked(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, Cond]:
-    """How many images and under which conditions; config: of the model. Errors before compute."""
+def requested(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, Cond]:
+    """Number of images and their conditions; config: of the model.
+
+    Raises:
+        ValueError: before compute, where the model cannot do what the options say.
+    """
     check_options(cfg)
     labels, captions = cfg["labels"], cfg["captions"]
     lists = [one for one in (labels, captions) if one is not None]
@@ -96,6 +101,7 @@ def asked(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, Cond]
 
 
 def repeated(values: Sequence[T], n: int) -> list[T]:
+    """The values in turn, n of them."""
     return [values[i % len(values)] for i in range(n)]
 
 
@@ -107,8 +113,8 @@ def described(
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     common = {
         "seed": cfg["seed"],
-        "guidance": settled(method, cfg, "guidance"),
-        "steps": settled(method, cfg, "steps"),
+        "guidance": sampling_option(method, cfg, "guidance"),
+        "steps": sampling_option(method, cfg, "steps"),
         "checkpoint": str(cfg["checkpoint"]),
         "sha256": digest,
     }
@@ -126,8 +132,8 @@ def described(
     ]
 
 
-def settled(method: Method, cfg: Mapping[str, Any], option: str) -> Any:
-    """Guidance or steps as they were asked for, or by stage as the model was configured."""
+def sampling_option(method: Method, cfg: Mapping[str, Any], option: str) -> Any:
+    """Guidance or steps as the options say, else by stage as the model was configured."""
     if cfg[option] is not None:
         return cfg[option]
     own = {
@@ -138,8 +144,8 @@ def settled(method: Method, cfg: Mapping[str, Any], option: str) -> Any:
     return own if len(own) > 1 else next(iter(own.values()), None)
 
 
-def said(images: Sequence[Mapping[str, Any]]) -> str:
-    """The classes that are drawn, each with its number and how often."""
+def class_counts(images: Sequence[Mapping[str, Any]]) -> str:
+    """The classes that are drawn, in words, each with its number and how often."""
     counts = Counter((one["class"], one["class_index"]) for one in images)
     return ", ".join(
         f"{count} of no class" if name is None else f"{count} of {name} (class {index})"
@@ -148,12 +154,16 @@ def said(images: Sequence[Mapping[str, Any]]) -> str:
 
 
 def own_files(out: Path) -> list[Path]:
-    """What an earlier call wrote into a folder. ValueError where there is anything else in it."""
+    """The files that an earlier call wrote into a folder.
+
+    Raises:
+        ValueError: where the folder holds anything else.
+    """
     listed = {LIST, LOCK}
     if (out / LIST).is_file():
         try:
-            told = from_json((out / LIST).read_text(encoding="utf-8"))
-            files = [name for image in told["images"] for name in image["files"]]
+            content = from_json((out / LIST).read_text(encoding="utf-8"))
+            files = [name for image in content["images"] for name in image["files"]]
             listed |= {name for name in [*files, PICTURE] if OWN.fullmatch(name)}
         except (ValueError, KeyError, TypeError):
             listed.discard(LIST)
@@ -169,7 +179,11 @@ def own_files(out: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All that is no folder, links included, which are not followed."""
+    """All paths that are no folder, with links, which are not followed.
+
+    Raises:
+        ValueError: where `folder` is none.
+    """
     if folder.is_dir():
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
@@ -203,26 +217,32 @@ def sample(
     cfg: Mapping[str, Any],
     device: torch.device,
 ) -> Path:
-    """One sample for each of `images` (see `described`) into `out`, in batches; the path of the
-    sheet. FloatingPointError where a sample is not finite."""
+    """Writes one sample for each of `images` (see `described`) into `out`; the path of the sheet.
+
+    cond: of all images. cfg: the options of the command, of which `batch_size` images are made at
+    once.
+
+    Raises:
+        FloatingPointError: where a sample is not finite.
+    """
     method, n = method.to(device), len(images)
-    shown: dict[Name, list[torch.Tensor]] = {}
+    sheet_images: dict[Name, list[torch.Tensor]] = {}
     for first in range(0, n, cfg["batch_size"]):
         rows = range(first, min(n, first + cfg["batch_size"]))
         part = cond.map(lambda values, rows=rows: values[rows.start : rows.stop])  # type: ignore[misc]
         noise = per_example([seed_of(cfg["seed"], "sample", i) for i in rows], device)
         options = {"steps": cfg["steps"], "guidance": cfg["guidance"]}
-        made = method.sample(Request(len(rows), part, noise=noise, **options))
-        levels = {name: to_uint8(batch).cpu() for name, batch in made.items()}
+        samples = method.sample(Request(len(rows), part, noise=noise, **options))
+        levels = {name: to_uint8(batch).cpu() for name, batch in samples.items()}
         if not first:
             start(out, images, list(levels))
         for name, pixels in levels.items():
-            shown.setdefault(name, []).append(pixels[: max(0, SHEET - first)])
+            sheet_images.setdefault(name, []).append(pixels[: max(0, SHEET - first)])
             for i, image in zip(rows, strip(pixels), strict=True):
                 write_png(out / text_of(name) / f"{i:04d}.png", to_pil(image))
         log.info("%d of %d images", rows.stop, n)
     path = out / PICTURE
-    write_png(path, sheet([torch.cat(pixels) for pixels in shown.values()]))
+    write_png(path, sheet([torch.cat(pixels) for pixels in sheet_images.values()]))
     return path
 
 
@@ -242,12 +262,17 @@ ABOUT = """Makes images with a trained model, one file each, and a sheet of them
 
 @command("sample", ABOUT)
 def main(cfg: Any) -> None:
+    """The command: samples of a checkpoint as files.
+
+    Raises:
+        ValueError: for options that do not fit, before compute.
+    """
     options = plain(cfg)
     check_options(options)
     out = Path(options["out"])
     own_files(out)  # refuses a folder of other files before the checkpoint is read
     method, config = load_method(options["checkpoint"], options["trust"])
-    n, cond = asked(options, config)
+    n, cond = requested(options, config)
     names = config.get("class_names") or ()
     device = options["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -257,7 +282,7 @@ def main(cfg: Any) -> None:
         raise ValueError(f"device={device}: {str(error).splitlines()[0]}") from error
     images = described(method, n, cond, options, names)
     if names:
-        log.info("drawn: %s", said(images))
+        log.info("drawn: %s", class_counts(images))
     with worked_in(out):
         path = sample(method, images, cond, out, options, place)
     log.info("sheet %s, single images in %s/RESOLUTION, listed in %s", path, out, out / LIST)

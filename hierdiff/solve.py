@@ -31,10 +31,10 @@ def solve(
 
     x_t: levels of b_i c and any sides, finest first. cond: as `Denoiser.prepare` gives it. The
     network sees x_t by the input scale of the parameterization, and log-SNRs within
-    +-`LOG_SNR_LIMIT`. Error: `PredictionError` where the network gives no prediction of this state.
+    +-`LOG_SNR_LIMIT`. Errors: as in `predicted`.
     """
-    seen = parameterization.scaled(x_t, t.alpha, t.sigma)
+    scaled_input = parameterization.scaled(x_t, t.alpha, t.sigma)
     limited = t.log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
-    prediction = predict(denoiser, seen, limited, cond, carry)
+    prediction = predict(denoiser, scaled_input, limited, cond, carry)
     x0, eps = parameterization.x0_eps(prediction.levels, x_t, t.alpha, t.sigma)
     return Solution(x0, eps, prediction)

@@ -68,8 +68,8 @@ def chosen_precision(accelerator: str) -> str:
     return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
 
 
-def settled(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a recipe with `precision: auto` made definite, as checkpoints keep it."""
+def definite(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a recipe with `precision: auto` made definite, as checkpoints have it."""
     if trainer.get("precision") != "auto":
         return dict(trainer)
     accelerator = trainer.get("accelerator", "auto")
@@ -87,7 +87,11 @@ def method_node(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_chosen(cfg: Mapping[str, Any]) -> None:
-    """ValueError where a config lacks what every run has."""
+    """Checks that a config has the three groups of every run.
+
+    Raises:
+        ValueError: names the one to choose.
+    """
     for group in ("data", "method", "trainer"):
         if not isinstance(cfg.get(group), Mapping):
             raise ValueError(
@@ -98,11 +102,13 @@ def check_chosen(cfg: Mapping[str, Any]) -> None:
 def prepare(cfg: Mapping[str, Any], *, shapes_alone: bool = False) -> Prepared:
     """Everything built and checked from a plain config; weights are a function of the seed.
 
-    shapes_alone: the method is as `on_shapes` has it; `with_weights` gives it its weights. Raises:
-    ValueError.
+    shapes_alone: the method is as `on_shapes` has it; `with_weights` gives it its weights.
+
+    Raises:
+        ValueError: for options that do not fit together.
     """
     check_chosen(cfg)
-    trainer = settled(cfg["trainer"])
+    trainer = definite(cfg["trainer"])
     recipe = build(Recipe, trainer, at="trainer")
     seed, part_name = cfg.get("seed", 0), cfg.get("part", "train")
     check(seed, int, "seed", 0)
@@ -160,6 +166,7 @@ The same command again goes on from the newest checkpoint there.
 
 @command("train", ABOUT)
 def main(cfg: Any) -> None:
+    """The command: trains, or resumes, a run."""
     options = plain(cfg)
     check(options["folder"], str | Path, "folder")
     folder = Path(options["folder"])

@@ -34,11 +34,14 @@ def imported_names(node: Any) -> Iterator[str]:
 def check_trust(
     cfg: Any, trusted: Collection[str] = (), source: str | Path = "the checkpoint"
 ) -> None:
-    """Refuse a config read from the file `source` that would import code nobody vouched for.
+    """Refuses a config read from the file `source` that would import code nobody vouched for.
 
     trusted: packages by name, which opens installed ones and what this process has imported
     already; other code in the working folder or beside `source` is opened by its path alone
-    (`./my_nets.py`, `./my_package`). Nothing is imported here. Error: PermissionError.
+    (`./my_nets.py`, `./my_package`). Nothing is imported here.
+
+    Raises:
+        PermissionError: names the class and how to allow it.
     """
     packages = {word for word in trusted if not _is_path(word)}
     paths = [Path(word).expanduser().resolve() for word in trusted if _is_path(word)]
@@ -87,8 +90,10 @@ def is_installed(file: Path) -> bool:
 
 
 def origins(module: str) -> list[Path]:
-    """The files that an import of `module` runs, those of its parents first; [] where there are
-    none. They are looked up without importing anything."""
+    """The files that an import of `module` runs, its parents' first; [] where there are none.
+
+    They are looked up without importing anything.
+    """
     package, *parts = module.split(".")
     try:
         spec = importlib.util.find_spec(package)

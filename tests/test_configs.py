@@ -14,7 +14,7 @@ from hierdiff.denoisers import denoisers
 from hierdiff.methods import Sampling, methods
 from hierdiff.metrics.extractors import extractors
 from hierdiff.registry import build
-from hierdiff.train import method_node, plain, prepare, settled
+from hierdiff.train import definite, method_node, plain, prepare
 from hierdiff.training import Recipe
 
 CONFIGS = Path(folder_of_configs())
@@ -65,7 +65,7 @@ def test_every_sampler_builds(name):
 
 @pytest.mark.parametrize("name", group("budget"))
 def test_every_budget_is_a_recipe(name):
-    recipe = build(Recipe, settled(composed(f"budget={name}")["trainer"]))
+    recipe = build(Recipe, definite(composed(f"budget={name}")["trainer"]))
     assert recipe.steps > 0 and recipe.warmup <= recipe.steps
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from hierdiff.batch import Cond
 from hierdiff.files.atomic import part_of
 from hierdiff.files.lock import worked_in
-from hierdiff.sample import asked, check_options, described, sample, start
+from hierdiff.sample import check_options, described, requested, sample, start
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.format import save_weights
 from hierdiff.training.load import load_method
@@ -37,18 +37,18 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_labels_are_names_or_numbers_and_are_repeated():
-    n, cond = asked(options(labels=["square", 0, -1], n=5), CONFIG)
+    n, cond = requested(options(labels=["square", 0, -1], n=5), CONFIG)
     assert n == 5
     assert cond.labels is not None and cond.labels.tolist() == [1, 0, -1, 1, 0]
 
 
 def test_the_number_of_images_follows_the_labels():
-    assert asked(options(labels=[0, 1, 1]), CONFIG)[0] == 3
-    assert asked(options(), CONFIG) == (16, Cond())
+    assert requested(options(labels=[0, 1, 1]), CONFIG)[0] == 3
+    assert requested(options(), CONFIG) == (16, Cond())
 
 
 def test_captions_become_tokens():
-    n, cond = asked(options(captions=["a red owl", ""]), TEXT)
+    n, cond = requested(options(captions=["a red owl", ""]), TEXT)
     assert n == 2
     assert cond.mask is not None and cond.mask.sum(1).tolist() == [3, 0]
 
@@ -68,7 +68,7 @@ def test_captions_become_tokens():
 )
 def test_bad_wishes_are_refused(given: dict[str, Any], known: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        asked(options(**given), known)
+        requested(options(**given), known)
 
 
 def test_an_image_does_not_depend_on_how_many_are_made_at_once(tmp_path: Path):

@@ -86,7 +86,7 @@ def scale_rows(
     sides, metrics, test = list(references), list(metrics), data.part("test")
     asked = [extractor.key, [references[side].hash for side in sides], metrics, PROTOCOL]
     if ATTRIBUTES in metrics:
-        asked += [_part_meter(test, extractor, references).identity, sorted(test.told)]
+        asked += [_part_meter(test, extractor, references).identity, sorted(test.condition_codes)]
     parts = [*asked, n, seed, data.sha256]
     kept = folder / f"scale-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
     try:

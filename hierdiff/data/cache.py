@@ -28,7 +28,7 @@ import numpy as np
 from hierdiff.files.arrays import read_npy, read_npz
 from hierdiff.files.cache import built_by_one, remove
 from hierdiff.files.digest import check_seal, seal
-from hierdiff.files.reading import Damaged, printable
+from hierdiff.files.reading import Damaged, with_escapes
 from hierdiff.levels import Resolution, sides_of, text_of
 
 T = TypeVar("T")
@@ -50,8 +50,13 @@ class Decoded:
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:
-    """`cache`, else $HIERDIFF_CACHE, else ~/.cache/hierdiff; where no home can be written to, a
-    folder of this user's among the temporary files."""
+    """`cache`, else $HIERDIFF_CACHE, else ~/.cache/hierdiff.
+
+    Where no home can be written to, a folder of this user's among the temporary files.
+
+    Raises:
+        OSError: where that one is another user's.
+    """
     chosen = cache or os.environ.get("HIERDIFF_CACHE")
     if chosen:
         return Path(os.path.expanduser(chosen))  # `~` stays where nobody knows a home
@@ -69,7 +74,11 @@ def cache_folder(cache: str | Path | None = None) -> Path:
 
 @functools.cache
 def _temporary(reason: str) -> Path:
-    """A folder that no other user can have put files into."""
+    """A folder that no other user can have put files into.
+
+    Raises:
+        OSError: where it is another user's.
+    """
     user = os.getuid() if hasattr(os, "getuid") else "user"
     place = Path(tempfile.gettempdir()) / f"hierdiff-{user}"
     place.mkdir(mode=0o700, exist_ok=True)
@@ -113,6 +122,10 @@ def decoded(
 
     read: a source to uint8 (c and sides) and the side of its original; what it raises skips the
     source. identity: of the sources, so that a changed one is decoded again.
+
+    Raises:
+        OSError: where the cache cannot be written or read back.
+        ValueError: where no source can be read.
     """
     key = repr((FORMAT, name, channels, resolution, identity))
     entry = cache / f"{name}-{text_of(resolution)}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
@@ -125,7 +138,7 @@ def decoded(
             log.warning("%s: and %d more", name, len(found.skipped) - SHOWN)
         return found
     with built_by_one(entry) as part:
-        found = _kept(entry, len(sources), shape, said=True)  # another process may have been first
+        found = _kept(entry, len(sources), shape, warn=True)  # another process may have been first
         if found is None:
             _build(name, sources, read, shape, part)
             _move_in(part, entry, lambda: _kept(entry, len(sources), shape) is not None)
@@ -135,14 +148,14 @@ def decoded(
     return found
 
 
-def _kept(entry: Path, sources: int, shape: tuple[int, ...], said: bool = False) -> Decoded | None:
-    """The entry, if it is there and whole; `said`: of damage there is a warning."""
+def _kept(entry: Path, sources: int, shape: tuple[int, ...], warn: bool = False) -> Decoded | None:
+    """The entry, if it is there and whole; warn: of damage."""
     try:
         return _opened(entry, sources, shape)
     except FileNotFoundError:
         return None
     except Damaged as error:
-        if said:
+        if warn:
             log.warning("cache %s is broken and is made again: %s", entry, error)
         return None
 
@@ -187,8 +200,13 @@ def _build(
 
 
 def _move_in(part: Path, entry: Path, is_whole: Callable[[], bool]) -> None:
-    """The new entry in the place of none or of a damaged one, which is moved away before it is
-    removed; one that a process without the lock moved in meanwhile stays."""
+    """Moves the new entry into the place of none or of a damaged one, which is moved away first.
+
+    One that a process without the lock moved in meanwhile stays.
+
+    Raises:
+        OSError: where the disk is at fault, and not another process.
+    """
     old = part.with_name(f"{part.name}.old.part")
     for _ in range(10):
         if is_whole():
@@ -228,9 +246,9 @@ def _decode(
             try:
                 pixels, side = read(source)
             except Exception as error:  # decoders raise many kinds on a broken file
-                said = (isinstance(error, OSError) and error.strerror) or str(error)
-                reason = " ".join(said.split()) or type(error).__name__
-                skipped.append(printable(f"{source}: {reason}"))
+                text = (isinstance(error, OSError) and error.strerror) or str(error)
+                reason = " ".join(text.split()) or type(error).__name__
+                skipped.append(with_escapes(f"{source}: {reason}"))
                 log.warning("skipped %s", skipped[-1])
                 continue
             data = np.ascontiguousarray(pixels, np.uint8).reshape(shape).tobytes()

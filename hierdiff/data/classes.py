@@ -26,6 +26,7 @@ def natural(text: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def in_natural_order(names: Iterable[str]) -> list[str]:
+    """The names with whole numbers as numbers: 2 before 11, a2 before a11."""
     return sorted(names, key=lambda name: (natural(name), name))
 
 
@@ -33,10 +34,12 @@ def class_index(label: object, class_names: Sequence[str]) -> int:
     """The row (0, 1, ...) in `class_names` of a class that a user names; -1 is "none".
 
     A name wins over an index, also a name of digits that a command line turned into a number: with
-    the classes 1 ... 12, both 2 and "2" are the class "2". ValueError, with the way out, for a
-    number that may mean two classes ("02" or the one at place 2), where all classes are called by
-    numbers and this is none of them, for an unknown name, an index out of range, and for what is
-    neither text nor a whole number.
+    the classes 1 ... 12, both 2 and "2" are the class "2".
+
+    Raises:
+        ValueError: with the way out, for an unknown name, an index out of range, and for what is
+            neither text nor a whole number; for a number that may mean two classes ("02" or the
+            one at place 2), and one that is no class where all are called by numbers.
     """
     if not isinstance(label, (str, Integral)) or isinstance(label, bool):
         raise ValueError(
@@ -53,7 +56,7 @@ def class_index(label: object, class_names: Sequence[str]) -> int:
     number = _whole(text)
     if number is None:
         raise ValueError(
-            f"unknown class {text!r}{suggest(text, names)}: choose from {listed(names)}"
+            f"unknown class {text!r}{suggest(text, names)}: choose from {class_list(names)}"
         )
     if number == -1:
         return -1
@@ -75,7 +78,7 @@ def class_index(label: object, class_names: Sequence[str]) -> int:
         )
     if not inside:
         raise ValueError(
-            f"class {number} is out of range: choose from {listed(names)}, or -1 for none"
+            f"class {number} is out of range: choose from {class_list(names)}, or -1 for none"
         )
     return number
 
@@ -84,7 +87,7 @@ def _whole(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else None
 
 
-def listed(names: Sequence[str]) -> str:
+def class_list(names: Sequence[str]) -> str:
     """`0 cat, 1 dog`; the first and the last of many."""
     return ", ".join(_short([f"{place} {name}" for place, name in enumerate(names)])) or "none"
 

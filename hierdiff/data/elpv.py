@@ -39,6 +39,10 @@ def elpv(
     """Area means of the photographs; class = crystal x state of the cell (8), templated captions.
 
     root: a folder with `labels.csv` (path, defect probability, mono|poly) and the images.
+
+    Raises:
+        ValueError: for a resolution above 300.
+        FileNotFoundError: where the photographs are not here.
     """
     if not 1 <= resolution <= SIDE:
         raise ValueError(
@@ -85,7 +89,11 @@ def elpv(
 
 
 def read_table(path: Path) -> list[tuple[str, str, str]]:
-    """Path, defect probability and crystal of each photograph; ValueError names a wrong line."""
+    """Path, defect probability and crystal of each photograph.
+
+    Raises:
+        ValueError: names a wrong line.
+    """
     table = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         parts = line.split()
@@ -97,7 +105,11 @@ def read_table(path: Path) -> list[tuple[str, str, str]]:
 
 
 def source(root: str | Path | None, cache: Path) -> Path:
-    """The folder with labels.csv: `root`, else the installed package, else what was fetched."""
+    """The folder with labels.csv: `root`, else the installed package, else the fetched one.
+
+    Raises:
+        FileNotFoundError: where there is none.
+    """
     if root is not None:
         top = Path(os.path.expanduser(root))
         for folder in (top, top / "elpv_dataset" / "data"):
@@ -118,4 +130,5 @@ def source(root: str | Path | None, cache: Path) -> Path:
 
 
 def fetched(cache: Path) -> Path:
+    """The place of the fetched package in the cache."""
     return cache / "sources" / PACKAGE / "elpv_dataset" / "data"

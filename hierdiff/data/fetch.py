@@ -37,6 +37,7 @@ UNFIT = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)  # of a bro
 
 
 def fetch_fluent_emoji(folder: Path) -> None:
+    """Unpacks both npm packages into `folder`, checked against their SHA-256."""
     for package, (name, digest) in NPM.items():
         archive = _archive(
             ["npm", "pack", "--silent", "--ignore-scripts", package], folder, "*.tgz"
@@ -50,6 +51,7 @@ def fetch_fluent_emoji(folder: Path) -> None:
 
 
 def fetch_elpv(folder: Path) -> None:
+    """Unpacks the data of the wheel into `folder`."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     archive = _archive([*pip, elpv.PACKAGE], folder, "*.whl")
     with zipfile.ZipFile(archive) as wheel:
@@ -65,8 +67,11 @@ SOURCES = {
 
 
 def fetch(name: str, cache: Path) -> Path:
-    """The folder of the fetched packages; made under another name, then renamed. One process
-    fetches and others wait."""
+    """Fetches the packages of the dataset `name` into the cache, unless they are there; their
+    folder.
+
+    They are unpacked under another name, then renamed. One process fetches and others wait.
+    """
     get, place, what = SOURCES[name]
     folder = place(cache)
     with built_by_one(folder) as part:
@@ -97,6 +102,7 @@ def _check(archive: Path, digest: str) -> None:
 
 
 def main() -> int:
+    """The command; 0, or 1 for an error."""
     parser = argparse.ArgumentParser(prog="python -m hierdiff.data.fetch", description=__doc__)
     parser.add_argument("dataset", choices=sorted(SOURCES))
     parser.add_argument("--cache", help="instead of $HIERDIFF_CACHE or ~/.cache/hierdiff")

@@ -57,6 +57,10 @@ def fluent_emoji(
     """Composited on white, then block or area means; class = emoji group, caption = label.
 
     skin_tones: False leaves out the variants, most of which are hands and people.
+
+    Raises:
+        ValueError: for a resolution above 256.
+        FileNotFoundError: where the two packages are not here.
     """
     if not 1 <= resolution <= SIDE:
         raise ValueError(
@@ -87,27 +91,29 @@ def fluent_emoji(
         + str(skin_tones),
         cache=cache_folder(cache),
     )
-    kept = [chosen[place] for place in found.rows]
+    readable = [chosen[place] for place in found.rows]
     numbers = sorted({entry.group for entry in chosen})
     return ImageData(
         name="fluent_emoji",
         images=found.images,
-        keys=tuple(entry.key for entry in kept),
+        keys=tuple(entry.key for entry in readable),
         licence=LICENCE,
-        labels=np.array([numbers.index(entry.group) for entry in kept], np.int64),
-        captions=tuple(entry.label for entry in kept),
+        labels=np.array([numbers.index(entry.group) for entry in readable], np.int64),
+        captions=tuple(entry.label for entry in readable),
         class_names=tuple(groups[str(number)] for number in numbers),
-        groups=tuple(entry.base for entry in kept),
+        groups=tuple(entry.base for entry in readable),
         skipped=found.skipped,
         digests=found.digests,
     ).with_text(text, cache_folder(cache))
 
 
 def key_of(code: str) -> str:
+    """The hex code that an image and its caption share: lower case, without fe0f."""
     return "-".join(part for part in code.lower().split("-") if part != "fe0f")
 
 
 def read_entries(path: Path) -> Iterator[Entry]:
+    """The emoji of the label file that have a group, each before its skin tones."""
     for emoji in json.loads(read_text(path)):
         base = key_of(emoji["hexcode"])
         variants: list[Mapping[str, Any]] = [emoji, *emoji.get("skins", ())]
@@ -117,10 +123,14 @@ def read_entries(path: Path) -> Iterator[Entry]:
 
 
 def source(root: str | Path | None, cache: Path) -> Path:
-    """The folder with both packages: `root`, else what was fetched."""
+    """The folder with both packages: `root`, else the fetched one.
+
+    Raises:
+        FileNotFoundError: where they are not there.
+    """
     folder = Path(os.path.expanduser(root)) if root is not None else fetched(cache)
-    wanted = (folder / "fluent-emoji-3d" / "assets", folder / "emojibase-data" / "en")
-    if all(path.is_dir() for path in wanted):
+    folders = (folder / "fluent-emoji-3d" / "assets", folder / "emojibase-data" / "en")
+    if all(path.is_dir() for path in folders):
         return folder
     if root is not None:
         raise FileNotFoundError(
@@ -134,4 +144,5 @@ def source(root: str | Path | None, cache: Path) -> Path:
 
 
 def fetched(cache: Path) -> Path:
+    """The place of the fetched packages in the cache."""
     return cache / "sources" / "fluent_emoji-1.1.0-17.0.0"

@@ -25,7 +25,7 @@ from hierdiff.data.cache import cache_folder, decoded, fingerprint
 from hierdiff.data.classes import in_natural_order
 from hierdiff.data.image_data import HASHED, ImageData, datasets, in_split_order
 from hierdiff.data.pixels import SUFFIXES, read_square
-from hierdiff.files.reading import from_json, printable, read_text
+from hierdiff.files.reading import from_json, read_text, with_escapes
 from hierdiff.registry import Node
 
 log = logging.getLogger(__name__)
@@ -48,9 +48,11 @@ class Split:
     words: str = HASHED
 
     def holds(self, key: str) -> bool:
+        """Whether an image belongs to one of the parts."""
         return key.startswith(self.train) or self.tests(key)
 
     def tests(self, key: str) -> bool:
+        """Whether an image belongs to the test part."""
         return self.test is not None and key.startswith(self.test)
 
     def class_of(self, key: str) -> str | None:
@@ -80,6 +82,10 @@ def folder(
     `root/val` (or test, valid, validation) beside `root/train`, and else a quarter of the images.
     channels: 3 or 1; captions: a file other than ROOT/captions.jsonl; scalars: ["scale"] hands the
     side of the original in pixels to the denoiser.
+
+    Raises:
+        ValueError: for options that do not fit.
+        FileNotFoundError: where a folder is absent or holds no image.
     """
     if resolution < 1 or channels not in (1, 3):
         raise ValueError(f"resolution {resolution} must be positive, channels {channels} 1 or 3")
@@ -89,12 +95,12 @@ def folder(
     own = None if test_root is None else existing(test_root, "test_root")
     if own is not None and own.resolve() in (top.resolve(), *top.resolve().parents):
         raise ValueError(f"data.test_root={own} holds data.root={top}: give one apart from it")
-    paths, odd = listed(top, apart=own)
+    paths, odd = image_paths(top, apart=own)
     split = split_of(tuple(paths), own)
     paths = {key: path for key, path in paths.items() if split.holds(key)}
     empty = [] if paths else [top]
     if own is not None:
-        tested, odd_too = listed(own)
+        tested, odd_too = image_paths(own)
         empty += [] if tested else [own]
         paths |= {f"{OWN}/{key}": path for key, path in tested.items()}
         odd += odd_too
@@ -108,7 +114,7 @@ def folder(
         keys, in_test=None if split.test is None else list(map(split.tests, keys))
     )
     keys = [keys[row] for row in order]
-    written = captions_of(top, own, captions, split, keys)
+    written = folder_captions(top, own, captions, split, keys)
     found = decoded(
         "folder",
         [paths[key] for key in keys],
@@ -123,7 +129,7 @@ def folder(
     names = in_natural_order({name for name in classes if name is not None})
     all_names = {name for key in keys if (name := split.class_of(key)) is not None}
     if absent := in_natural_order(all_names - set(names)):
-        log.warning("no class for %s: no image in it", ", ".join(map(printable, absent)))
+        log.warning("no class for %s: no image in it", ", ".join(map(with_escapes, absent)))
     numbers = {name: number for number, name in enumerate(names)}
     return ImageData(
         name="folder",
@@ -147,6 +153,11 @@ def folder(
 
 
 def existing(path: str | Path, option: str) -> Path:
+    """The folder at `path`; option: its name, for the error.
+
+    Raises:
+        FileNotFoundError: where it does not exist.
+    """
     top = Path(os.path.expanduser(path))
     if not top.is_dir():
         raise FileNotFoundError(
@@ -155,31 +166,30 @@ def existing(path: str | Path, option: str) -> Path:
     return top
 
 
-def listed(top: Path, apart: Path | None = None) -> tuple[dict[str, Path], list[str]]:
-    """Every path below `top` that is called as an image is, by its key, in order; and a line for
-    what cannot be listed.
+def image_paths(top: Path, apart: Path | None = None) -> tuple[dict[str, Path], list[str]]:
+    """Every path below `top` with the suffix of an image, by its key, in order, and what is odd.
 
-    Links are followed, hidden names are left out, and no file is looked at. apart: a folder that is
-    left out.
+    The second are lines for what cannot be listed. Links are followed, hidden names are left out,
+    and no file is opened. apart: a folder that is left out.
     """
     paths: dict[str, Path] = {}
     odd: list[str] = []
-    called_images: list[Path] = []  # folders
+    image_named_folders: list[Path] = []  # folders
     seen = set() if apart is None else {os.path.realpath(apart)}
 
     def unreadable(error: OSError) -> None:
-        odd.append(printable(f"{error.filename}: {error.strerror or error}"))
+        odd.append(with_escapes(f"{error.filename}: {error.strerror or error}"))
 
     for where, folders, files in os.walk(top, onerror=unreadable, followlinks=True):
         real = os.path.realpath(where)
         if real in seen:  # a link back up, or to what is listed already
             folders.clear()
             if apart is None or real != os.path.realpath(apart):
-                odd.append(printable(f"{where}: it is the same folder as another one"))
+                odd.append(with_escapes(f"{where}: it is the same folder as another one"))
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        called_images += [Path(where, name) for name in folders if _is_image(name)]
+        image_named_folders += [Path(where, name) for name in folders if _is_image(name)]
         for name in files:
             if name.startswith(".") or not _is_image(name):
                 continue
@@ -188,10 +198,10 @@ def listed(top: Path, apart: Path | None = None) -> tuple[dict[str, Path], list[
             if key.isascii() or _is_utf8(key):
                 paths[key] = path
             else:
-                odd.append(printable(f"{path}: its name is no UTF-8, rename it"))
-    for path in called_images:
+                odd.append(with_escapes(f"{path}: its name is no UTF-8, rename it"))
+    for path in image_named_folders:
         if not any(path in image.parents for image in paths.values()):
-            odd.append(printable(f"{path}: it is a folder, and holds no image"))
+            odd.append(with_escapes(f"{path}: it is a folder, and holds no image"))
     return dict(sorted(paths.items())), sorted(odd)
 
 
@@ -208,8 +218,11 @@ def _is_utf8(name: str) -> bool:
 
 
 def split_of(keys: Sequence[str], own: Path | None = None) -> Split:
-    """The parts that folders `train` and `val` (or test, ...) are. Folders around both that hold
-    nothing else are passed; `train` alone is no class. own: another folder is the test part."""
+    """The parts that folders `train` and `val` (or test, ...) are.
+
+    Folders around both that hold nothing else are passed; `train` alone is no class. own: another
+    folder is the test part.
+    """
     base, inside = "", list(keys)
     while True:
         tops = sorted({key.partition("/")[0] for key in inside if "/" in key})
@@ -240,18 +253,24 @@ def _parts(
     if own is not None:
         words, test = f"folder {train} and data.test_root={own}", f"{OWN}/"
     if others:
-        places = ", ".join(printable(place) for place in sorted(set(others))[:5])
+        places = ", ".join(with_escapes(place) for place in sorted(set(others))[:5])
         words += f", {len(others)} images elsewhere are left out: {places}"
     return Split(f"{base}{train}/", test, words)
 
 
-def captions_of(
-    top: Path, own: Path | None, given: str | Path | None, split: Split, keys: Sequence[str]
+def folder_captions(
+    top: Path, own: Path | None, file: str | Path | None, split: Split, keys: Sequence[str]
 ) -> dict[str, str] | None:
-    """Captions by key, or None where there is no file: `given`, else those beside the images, in
-    `top` and in the folders of its parts. A line that is none is an error."""
-    if given is not None:
-        path = Path(os.path.expanduser(given))
+    """Captions by key, or None where there is no file.
+
+    They are in `file`, else beside the images, in `top` and in the folders of its parts.
+
+    Raises:
+        FileNotFoundError: where `file` does not exist.
+        ValueError: for a line that is no caption (`read_captions`).
+    """
+    if file is not None:
+        path = Path(os.path.expanduser(file))
         if not path.is_file():
             raise FileNotFoundError(f"captions file {path} does not exist: set data.captions")
         return read_captions(path, {key: key for key in keys})
@@ -269,10 +288,14 @@ def captions_of(
 
 
 def read_captions(path: Path, known: Mapping[str, str]) -> dict[str, str]:
-    r"""The captions of a file by key. known: keys by what a line may call them.
+    r"""The captions of a file by key. known: keys by the names that a line may use.
 
     Names agree in any Unicode form, and with "\" for "/" or "./" before them. Captions are in
-    form NFC. Of several for one image the last counts, with a warning. Errors: OSError, ValueError.
+    form NFC. Of several for one image the last counts, with a warning.
+
+    Raises:
+        OSError: where the file cannot be read.
+        ValueError: names a line that is no caption; or where no line names an image.
     """
     names = {_plain(name): key for name, key in known.items()} | dict(known)
     captions: dict[str, str] = {}

@@ -23,7 +23,7 @@ from torch import Tensor
 from hierdiff.batch import Batch, Cond
 from hierdiff.data.classes import class_index
 from hierdiff.data.law import Law
-from hierdiff.files.reading import printable
+from hierdiff.files.reading import with_escapes
 from hierdiff.images import to_float
 from hierdiff.levels import Resolution, resolution_of, text_of
 from hierdiff.registry import Node, Registry
@@ -73,12 +73,14 @@ class ImageData:
 
     @property
     def resolution(self) -> Resolution:
+        """An int for squares, else the sides (h, w) or (f, h, w)."""
         return resolution_of(self.images.shape[2:])
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a constructor may be offered and what conditions there are: channels, classes, and
-        where they are set text_width and text_length, names of scalars, widths of vectors by name.
+        """What a constructor may be offered: channels, classes, and what conditions there are.
+
+        Where they are set: text_width and text_length, names of scalars, widths of vectors by name.
         """
         facts: dict[str, Any] = {"channels": self.images.shape[1], "classes": len(self.class_names)}
         if self.text is not None:
@@ -90,22 +92,24 @@ class ImageData:
         return facts
 
     @property
-    def told(self) -> dict[str, Int[np.ndarray, " n"]]:
-        """What the conditions of each image say of the parts in its law: codes by attribute, -1
-        where they say nothing of an image. Empty without a law, classes and text."""
-        told: dict[str, np.ndarray] = {}
+    def condition_codes(self) -> dict[str, Int[np.ndarray, " n"]]:
+        """What the conditions of each image say of the parts in its law: codes by attribute.
+
+        int64 (n,), -1 where they say nothing of an image. Empty without a law, classes and text.
+        """
+        codes_of: dict[str, np.ndarray] = {}
         if self.law is None:
-            return told
+            return codes_of
         if self.law.classes is not None and self.class_names and self.labels is not None:
-            told[self.law.classes] = np.where(
+            codes_of[self.law.classes] = np.where(
                 self.labels < 0, -1, self.attributes[self.law.classes]
             )
         if self.text is not None and self.captions is not None:
-            said = np.array([caption != "" for caption in self.captions])
+            captioned = np.array([caption != "" for caption in self.captions])
             for name in self.law.captioned:
-                codes = np.where(said, self.attributes[name], -1)
-                told[name] = np.maximum(codes, told[name]) if name in told else codes
-        return told
+                codes = np.where(captioned, self.attributes[name], -1)
+                codes_of[name] = np.maximum(codes, codes_of[name]) if name in codes_of else codes
+        return codes_of
 
     @property
     def text_node(self) -> dict[str, Any] | None:
@@ -121,9 +125,11 @@ class ImageData:
 
     @cached_property
     def sha256(self) -> str:
-        """Of all that training and measuring read of the images, in order: pixels (by the digests
-        of single images, which are kept beside the cache), labels and their names, captions,
-        scalars, attributes, and the split."""
+        """SHA-256 of all that training and measuring read of the images, in order.
+
+        Pixels (by the digests of single images, which are stored in the cache), labels and their
+        names, captions, scalars, vectors, attributes, and the split.
+        """
         total = hashlib.sha256()
         if self.digests is None:
             for image in self.images:
@@ -142,36 +148,36 @@ class ImageData:
         return total.hexdigest()
 
     def summary(self) -> str:
-        """What was found, in a line: images, classes, split, captions, and what was skipped; of a
-        part, what it is a part of."""
+        """One line of images, classes, split, captions and what was skipped; of a part, the
+        whole's."""
         if self.whole is not None:
             return self.whole.summary()
-        told = [f"{len(self)} images of {text_of(self.resolution)} px"]
+        parts = [f"{len(self)} images of {text_of(self.resolution)} px"]
         test = int(self.tested.sum())
         if self.class_names and self.labels is not None:
             names = self.class_names
             more = (f"... {names[-1]}",) if len(names) > NAMED else ()
-            told.append(f"{len(names)} classes ({', '.join(names[:NAMED] + more)})")
+            parts.append(f"{len(names)} classes ({', '.join(names[:NAMED] + more)})")
             if without := int((self.labels < 0).sum()):
-                told.append(f"{without} images without a class")
+                parts.append(f"{without} images without a class")
         else:
-            told.append("no classes")
-        told.append(f"train {len(self) - test}, test {test} ({self.split})")
-        told += self._absent()
+            parts.append("no classes")
+        parts.append(f"train {len(self) - test}, test {test} ({self.split})")
+        parts += self._absent()
         if self.captions is not None:
-            told.append(f"captions for {sum(map(bool, self.captions))}")
+            parts.append(f"captions for {sum(map(bool, self.captions))}")
         else:
-            told.append("no captions")
+            parts.append("no captions")
         if self.scalars:
-            told.append(f"scalars {', '.join(sorted(self.scalars))}")
+            parts.append(f"scalars {', '.join(sorted(self.scalars))}")
         if self.vectors:
-            told.append(f"vectors {', '.join(sorted(self.vectors))}")
+            parts.append(f"vectors {', '.join(sorted(self.vectors))}")
         if self.skipped:
             why = [*self.skipped[:NAMED], *(["..."] if len(self.skipped) > NAMED else [])]
-            told.append(f"{len(self.skipped)} skipped: {' | '.join(why)}")
+            parts.append(f"{len(self.skipped)} skipped: {' | '.join(why)}")
         else:
-            told.append("none skipped")
-        return printable(f"data {self.name}: {'; '.join(told)}")
+            parts.append("none skipped")
+        return with_escapes(f"data {self.name}: {'; '.join(parts)}")
 
     def _absent(self) -> Iterator[str]:
         """Classes that one part of the split lacks."""
@@ -185,7 +191,11 @@ class ImageData:
                 yield f"no {part} image of {len(absent)} classes ({named})"
 
     def part(self, split: str) -> ImageData:
-        """The training part, the test part, or all; an empty part is an error."""
+        """The training part ("train"), the test part ("test"), or "all".
+
+        Raises:
+            ValueError: for another name, or an empty part.
+        """
         if split not in ("train", "test", "all"):
             raise ValueError(f"unknown part {split!r}: choose train, test or all")
         if split == "all":
@@ -197,9 +207,9 @@ class ImageData:
                 f"the {split} part of {self.name!r} is empty: {len(self)} images are {why}, add "
                 f"some or use part=all"
             )
-        return replace(self.taken(rows), whole=self.whole or self)
+        return replace(self.select(rows), whole=self.whole or self)
 
-    def taken(self, rows: Int[np.ndarray, " m"]) -> ImageData:
+    def select(self, rows: Int[np.ndarray, " m"]) -> ImageData:
         """Some of the examples; neighbouring ones stay in the mapped file, others are copied."""
         run = (
             len(rows) > 0
@@ -227,7 +237,11 @@ class ImageData:
         )
 
     def with_text(self, text: Node | TextEncoder | None, cache: Path) -> ImageData:
-        """The same data with its captions encoded (once, into `cache`)."""
+        """The same data with its captions encoded (once, into `cache`).
+
+        Raises:
+            ValueError: where it has no captions.
+        """
         if text is None:
             return self
         if self.captions is None:
@@ -277,9 +291,12 @@ def conditions(
     class_names: Sequence[str] = (),
     text: TextEncoder | None = None,
 ) -> Cond:
-    """What to sample: classes by number or name (-1 for none), captions in words ("" for none).
+    """Conditions to sample under: classes by number or name (-1 for none), captions ("" for none).
 
-    Where only one of the two is given, the other is "none" for every image, if the data has it.
+    Where only one of the two is set, the other is "none" for every image, if the data has it.
+
+    Raises:
+        ValueError: where the two have other lengths, or the data has no classes or text.
     """
     if labels is not None and captions is not None and len(labels) != len(captions):
         raise ValueError(
@@ -296,18 +313,22 @@ def conditions(
         return Cond()
     numbers = tokens = mask = None
     if class_names:
-        given = (
+        classes = (
             [-1] * count if labels is None else [class_index(one, class_names) for one in labels]
         )
-        numbers = torch.tensor(given, dtype=torch.int64)
+        numbers = torch.tensor(classes, dtype=torch.int64)
     if text is not None:
-        said = [""] * count if captions is None else [_text(caption) for caption in captions]
-        tokens, mask = text.encode(said)
+        texts = [""] * count if captions is None else [_text(caption) for caption in captions]
+        tokens, mask = text.encode(texts)
     return Cond(labels=numbers, tokens=tokens, mask=mask)
 
 
 def _text(caption: object) -> str:
-    """In Unicode form NFC, as the captions of data are."""
+    """In Unicode form NFC, as the captions of data are.
+
+    Raises:
+        ValueError: for what is no text.
+    """
     if not isinstance(caption, str):
         raise ValueError(f"caption {caption!r} is no text: write it in quotes")
     return unicodedata.normalize("NFC", caption)

@@ -20,8 +20,11 @@ class Law:
     """Of independent images, each of which has one code of every attribute.
 
     name: of the data; frequencies: probability of each code of an attribute; impossible: pairs of
-    parts that no image has both of; classes: the attribute that class labels tell, captioned: those
-    that captions tell. ValueError where probabilities are none, or a part is unknown.
+    parts that no image has both of; classes: the attribute that is the class label; captioned: the
+    attributes that captions name.
+
+    Raises:
+        ValueError: where probabilities are none, or a part is unknown.
     """
 
     name: str
@@ -38,8 +41,8 @@ class Law:
                     f"{min(p, default=0):g}: give a probability for each code, together 1"
                 )
         parts = [part for pair in self.impossible for part in pair]
-        told = [self.classes] if self.classes is not None else []
-        for attribute, code in [*parts, *((name, 0) for name in (*told, *self.captioned))]:
+        attributes = [self.classes] if self.classes is not None else []
+        for attribute, code in [*parts, *((name, 0) for name in (*attributes, *self.captioned))]:
             if not 0 <= code < len(self.frequencies.get(attribute, ())):
                 raise ValueError(
                     f"the law of {self.name!r} names code {code} of {attribute!r}, which has no "
@@ -49,8 +52,8 @@ class Law:
     @cached_property
     def hash(self) -> str:
         """Of frequencies and impossible pairs, in order."""
-        told = [list(self.frequencies.items()), self.impossible]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+        content = [list(self.frequencies.items()), self.impossible]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -59,6 +62,7 @@ class Law:
 
 
 def uniform(codes: int) -> tuple[float, ...]:
+    """The same probability for each of `codes`."""
     return (1 / codes,) * codes
 
 

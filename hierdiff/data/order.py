@@ -25,6 +25,9 @@ def indices(
 
     `batch` is the global one; ranks take neighbouring slices of it, so that together they see
     what a single process would.
+
+    Raises:
+        ValueError: where a batch is empty or not a multiple of the ranks.
     """
     if n < 1 or batch < 1:
         raise ValueError(f"a batch of {batch} from {n} examples: both must be at least 1")
@@ -47,6 +50,9 @@ def evaluation_rows(n: int, places: Sequence[int]) -> Int[Tensor, " places"]:
 
     Images e n to (e + 1) n - 1 have the permutation seeded by ("evaluation", e): the first images
     of a larger draw are the smaller draw, and every method has the same.
+
+    Raises:
+        ValueError: where there are no held-out images.
     """
     if n < 1:
         raise ValueError(

@@ -27,8 +27,8 @@ def read_square(
 ) -> tuple[UInt8[np.ndarray, "c s s"], int]:
     """The image of a file at `resolution`, and the shorter side of the original in pixels.
 
-    channels: 3 (grey is repeated) or 1 (colour becomes luma). A smaller image is an error, and
-    so is what is no regular file.
+    channels: 3 (grey is repeated) or 1 (colour becomes luma). Errors: as in `check_regular`,
+    `as_uint8` and `area`, and Pillow's own.
     """
     check_regular(path)
     with Image.open(path, formats=_formats()) as image:
@@ -45,7 +45,11 @@ def _formats() -> tuple[str, ...]:
 
 
 def as_uint8(image: Image.Image, channels: int) -> UInt8[np.ndarray, "c h w"]:
-    """A Pillow image of any mode; 16 bits are scaled by 1/257, never clipped."""
+    """A Pillow image of any mode; 16 bits are scaled by 1/257, never clipped.
+
+    Raises:
+        ValueError: for other channels than 1 or 3, or pixels without a fixed range.
+    """
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, not {channels}")
     if image.mode.startswith("I") or image.mode == "F":
@@ -73,7 +77,11 @@ def centre(pixels: UInt8[np.ndarray, "c h w"]) -> UInt8[np.ndarray, "c s s"]:
 
 
 def area(pixels: UInt8[np.ndarray, "*n c h h"], side: int) -> UInt8[np.ndarray, "*n c s s"]:
-    """Mean over the area of each new pixel, rounded; block means where `side` divides."""
+    """Mean over the area of each new pixel, rounded; block means where `side` divides.
+
+    Raises:
+        ValueError: where the image is smaller than `side`.
+    """
     old = pixels.shape[-1]
     if side > old:
         raise ValueError(f"side {old} is below the resolution {side}: lower the resolution")

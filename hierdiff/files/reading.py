@@ -45,7 +45,7 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def printable(text: str) -> str:
+def with_escapes(text: str) -> str:
     """The text with a backslash escape for what is no UTF-8, ends a line or steers a terminal."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 

@@ -123,9 +123,9 @@ def test_a_part_of_the_data_keeps_the_law_and_its_own_codes(place):
 
 def test_labels_tell_the_body_and_captions_six_parts(place):
     silent = build(place, resolution=8)
-    assert list(silent.told) == ["body"]
-    assert np.array_equal(silent.told["body"], silent.labels)
-    spoken = build(place, resolution=8, text={"name": "vocabulary"}).told
+    assert list(silent.condition_codes) == ["body"]
+    assert np.array_equal(silent.condition_codes["body"], silent.labels)
+    spoken = build(place, resolution=8, text={"name": "vocabulary"}).condition_codes
     assert set(spoken) == {"body", "body_colour", "eyes", "mouth", "top", "background"}
     for name, codes in spoken.items():
         assert np.array_equal(codes, silent.attributes[name])

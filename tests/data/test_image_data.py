@@ -157,14 +157,16 @@ def test_conditions_tell_the_parts_of_the_images_that_have_them():
         "law": law,
     }
     data = toy(n=4, **known)
-    assert {name: codes.tolist() for name, codes in data.told.items()} == {"kind": [0, -1, 1, -1]}
+    assert {name: codes.tolist() for name, codes in data.condition_codes.items()} == {
+        "kind": [0, -1, 1, -1]
+    }
     spoken = toy(n=4, **known, text=Vocabulary(words=("x", "y"), width=4))
-    assert {name: codes.tolist() for name, codes in spoken.told.items()} == {
+    assert {name: codes.tolist() for name, codes in spoken.condition_codes.items()} == {
         "kind": [0, 1, 1, -1],
         "hat": [2, 0, -1, -1],
     }
-    assert toy(n=4, **{**known, "law": None}).told == {}
-    assert toy(n=4, **{**known, "class_names": ()}).told == {}
+    assert toy(n=4, **{**known, "law": None}).condition_codes == {}
+    assert toy(n=4, **{**known, "class_names": ()}).condition_codes == {}
 
 
 def test_a_summary_says_in_a_line_what_was_found():

@@ -27,7 +27,7 @@ from hierdiff.command import plain
 from hierdiff.methods import on_shapes
 from hierdiff.metrics.extractors import extractors
 from hierdiff.registry import build, check_node
-from hierdiff.train import method_node, settled
+from hierdiff.train import definite, method_node
 from hierdiff.training import Recipe
 from tests.test_command import composed
 
@@ -208,7 +208,7 @@ def tried(words: list[str], method: str) -> None:
     first = [re.sub("^(method=[a-z_]+),.*", r"\1", word) for word in words]  # of a sweep
     cfg = composed(*chosen, *first)
     options = {k: plain(cfg[k]) for k in ("method", "denoiser", "sampler", "measure")}
-    build(Recipe, settled(plain(cfg["trainer"])), at="trainer")
+    build(Recipe, definite(plain(cfg["trainer"])), at="trainer")
     on_shapes(method_node(options), offered=FACTS)
     node = options["measure"]["extractor"]
     check_node(extractors.get(node["name"]), node, "extractor")

@@ -39,6 +39,9 @@ def critters(
 
     resolution: a divisor of 64. `attributes` holds the code of each of nine parts, whose `law` is
     known.
+
+    Raises:
+        ValueError: for another resolution.
     """
     if not 1 <= resolution <= SIDE or SIDE % resolution:
         raise ValueError(

@@ -84,6 +84,7 @@ def names_of(definition: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def attribute_of(options: dict[str, Any], attribute: str) -> str:
+    """The value of an attribute in the options of a drawn avatar, "none" where it is absent."""
     value = options.get(OPTIONS[attribute], "none")
     if isinstance(value, list):
         value = value[0] if value else "none"
@@ -119,19 +120,29 @@ def draw(
 
 
 def check_pins() -> None:
+    """Checks the versions of the packages that draw.
+
+    Raises:
+        SystemExit: names the versions to install.
+    """
     for package, pinned in PINS.items():
         try:
-            found = version(package)
+            installed = version(package)
         except PackageNotFoundError:
-            found = "absent"
-        if found != pinned:
+            installed = "absent"
+        if installed != pinned:
             raise SystemExit(
-                f"{package} is {found}, the data was made with {pinned}: pip install "
+                f"{package} is {installed}, the data was made with {pinned}: pip install "
                 + " ".join(f"{name}=={pin}" for name, pin in PINS.items())
             )
 
 
 def main(folder: Path | None) -> None:
+    """Draws all images again and compares their SHA-256; writes them to `folder` unless it is None.
+
+    Raises:
+        SystemExit: where they differ.
+    """
     pixels, codes, names = draw()
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     if digest != SHA256:

@@ -77,4 +77,5 @@ def caption(values: Mapping[str, str]) -> str:
 
 
 def article(words: str) -> str:
+    """The words with "a" or "an" before them."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

@@ -48,7 +48,7 @@ def test_images_are_encoded_once_for_one_autoencoder(tmp_path):
 
 def test_other_images_are_encoded_for_themselves(tmp_path):
     started(tmp_path)
-    assert started(tmp_path, data=images().taken(np.arange(12)))[2] == [12, 12]
+    assert started(tmp_path, data=images().select(np.arange(12)))[2] == [12, 12]
 
 
 def test_statistics_are_measured_of_what_was_found_too(tmp_path):

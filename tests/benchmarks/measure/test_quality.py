@@ -141,7 +141,7 @@ def test_captions_are_those_of_the_conditions_and_go_round(data, extractor, monk
     monkeypatch.setattr(
         FidelityMeter, "add", lambda self, levels, captions=None: heard.append(captions)
     )
-    few = replace(data.taken(np.arange(3)), captions=("a", "b", "c"))
+    few = replace(data.select(np.arange(3)), captions=("a", "b", "c"))
     quality([stream(0)], extractor, {}, conditions=few)
     assert [len(said) for said in heard] == [10, 10, 4]
     rows = evaluation_rows(3, range(24)).tolist()
@@ -157,7 +157,7 @@ def test_samples_have_the_conditions_of_the_rows_and_may_be_more(data):
             shade = request.cond.labels[:, None, None, None] / 127.5 - 1
             return {8: shade.expand(request.n, 3, 8, 8)}
 
-    few = data.taken(np.arange(3))
+    few = data.select(np.arange(3))
     made = drawn(few, 0, n=8, batch=3, method=Labels())[:, 0, 0, 0].tolist()
     rows = evaluation_rows(3, range(8))
     assert made == few.labels[rows.numpy()].tolist()

@@ -35,7 +35,7 @@ SMALL = ("budget=smoke", "trainer.progress=false", "trainer.sheet_images=1", "sa
 
 def few(run: Prepared, n: int = 12) -> Prepared:
     """The run with n training images."""
-    return replace(run, part=run.part.taken(torch.arange(n).numpy()))
+    return replace(run, part=run.part.select(torch.arange(n).numpy()))
 
 
 def plan(run: Prepared, folder: Any, **match: float) -> Plan:
