@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records, unread = readable(*chosen.folders)
         records = select(records, chosen.where)
         require_runs([*records, *unread], chosen.folders)
-        others = papers.asked(chosen.published)
+        others = papers.chosen_rows(chosen.published)
         folders = [Path(folder) for folder in chosen.folders]
         content = page(records, files, folders=folders, unread=unread, published=others)
         files.contents[INDEX] = render(content)

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from benchmarks.report.parts import Cell, Comparison, LabelledRecord, TableRow, finite_number
 from benchmarks.tables.formats import FORMATS
-from benchmarks.tables.formats.cells import shown
+from benchmarks.tables.formats.cells import cell_texts
 from benchmarks.tables.labels import labels
 from benchmarks.tables.layout import Table
 from benchmarks.tables.mixing import Company
@@ -104,7 +104,7 @@ def comparison(
     failed = next((column for column in table.columns if column.what == "failure"), None)
     reasons = {} if failed is None else table.cells[failed]
     columns = [column for column in table.columns if column != failed]
-    cells = {column: shown(table, column) for column in columns}
+    cells = {column: cell_texts(table, column) for column in columns}
     numeric = {column: table.is_number(column) for column in columns}
     rows: dict[str, list[TableRow]] = {
         kind: [] for kind in ("methods", "scale", "published", "failures")

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"left out: {one_line(line)}", file=sys.stderr)
         records = select(records, chosen.where)
         require_runs(records, chosen.folders)
-        others = papers.asked(chosen.published)
+        others = papers.chosen_rows(chosen.published)
         printed = FORMATS[chosen.format](tabulate(records, chosen.preset, others, left_out))
         if chosen.output is None:
             sys.stdout.write(printed)

@@ -71,6 +71,7 @@ def caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset) 
 
 
 def batch_of(cost: Row) -> str:
+    """The batch size of a cost row, for the caption."""
     size = cost.get("batch") or cost.get("train_batch")
     return f"batch {size}" if size else "each at its best batch"
 

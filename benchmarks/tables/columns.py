@@ -70,6 +70,7 @@ def groups_of(records: Iterable[Record], wanted: Preset) -> Iterator[tuple[str, 
 
 
 def costs_of(records: Iterable[Record], level: Name, wanted: Preset) -> tuple[Cost, ...]:
+    """The cost columns of a level under a preset."""
     finest = level == levels_of(records)[0]
     return wanted.costs if finest or not wanted.finest else ()
 
@@ -165,6 +166,7 @@ def direction(metric: str, records: Iterable[Record]) -> str | None:
 def cost_column(
     rows: Mapping[str, Record], level: Name, part: str | None, cost: Cost
 ) -> dict[str, Row]:
+    """The cost row of each table row that has this cost at a level."""
     return {
         row: c
         for row, record in rows.items()

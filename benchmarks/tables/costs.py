@@ -1,4 +1,4 @@
-"""Cost columns: under which labels and units a cost is shown, and how uncertain it is."""
+"""Cost columns: their labels and units, and the uncertainty of a cost."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from benchmarks.tables.layout import Column, Spread
 from hierdiff.metrics.cost import is_unsteady
 from hierdiff.results.rows import Row
 
-ALIKE = 0.02  # memory closer than this part of itself is alike: what a process holds varies so much
+ALIKE = (
+    0.02  # relative difference below which memory counts as equal: it varies so much between runs
+)
 
 
 @cache
 def expected_iqr(n: int) -> float:
-    """Of n standard normals: 1.35 of many, less of few (0.56 of two). Blom's approximation of the
-    expected order statistics, between which quartiles are interpolated as `Timing.iqr` has them.
+    """The expected interquartile range of n standard normals: 1.35 for many, 0.56 for two.
+
+    Blom's approximation of the expected order statistics; quartiles are interpolated between them
+    as in `hierdiff.metrics.cost.Timing.iqr`.
     """
     drawn = [NormalDist().inv_cdf((i - 0.375) / (n + 0.25)) for i in range(1, n + 1)]
     place = 0.25 * (n - 1)
@@ -28,9 +32,9 @@ def expected_iqr(n: int) -> float:
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost column: its key in a record, its label, what turns the stored unit into the shown one.
+    """A cost column. key: in a cost row; factor: from the stored unit to that of the label.
 
-    better: which side is, "low", "high" or None for neither. hardware: whether the number depends
+    better: which end is better, "low", "high" or None. hardware: whether the number depends
     on device and dtype.
     """
 
@@ -41,6 +45,7 @@ class Cost:
     hardware: bool = True
 
     def column(self, group: str) -> Column:
+        """The column under a group heading."""
         return Column(group, self.label, self.better, ALIKE if "_memory_" in self.key else None)
 
     @property
@@ -50,17 +55,17 @@ class Cost:
 
     @property
     def case(self) -> str:
-        """Which of the two cases gives it, "train" or "sample"."""
+        """The case that it is timed in, "train" or "sample"."""
         return "train" if self.key.startswith(("train", "compile")) else "sample"
 
     def spread(self, cost: Row) -> Spread | None:
-        """Of a time or rate, in the shown unit; None where it is unknown: one repeat, or repeats
-        that are marked noisy.
+        """The spread of a time or rate in the unit of the label; None where it is unknown: one
+        repeat, or repeats that are marked noisy.
 
-        The number is a median of n repeats, whose standard deviation s is told by their
-        interquartile range as that of n normals: its variance is pi/2 s^2/n at most. A mean over
-        k training seeds also varies by the variance between their medians over k; that of the
-        repeats is added and not taken off, which errs to the wide side.
+        The number is a median of n repeats. Their standard deviation s is estimated from their
+        interquartile range as that of n normals; the variance of the median is at most pi/2 s^2/n.
+        A mean over k training seeds also varies by the variance between their medians over k; the
+        part of it that is due to the repeats is not subtracted, which errs to the wide side.
         """
         if self.key == "latency_s":
             seconds, iqr = cost.get(self.key), cost.get("latency_iqr_s")

@@ -13,7 +13,8 @@ from hierdiff.results.record import Record
 
 
 def differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The options that are not the same in all, outermost first; long ones and places left out."""
+    """Keys of the options that are not equal in all, outermost first, but for long values and
+    paths."""
     keys = sorted({key for fact in facts for key in fact}, key=lambda key: (key.count("."), key))
     return [
         key
@@ -28,6 +29,7 @@ def _is_short(value: Any) -> bool:
 
 
 def options_of(record: Record) -> dict[str, Any]:
+    """The options of a record by dotted path, with its budget and resolutions."""
     return {
         "budget": record.budget,
         "resolutions": joint_text(record.resolutions),
@@ -38,16 +40,16 @@ def options_of(record: Record) -> dict[str, Any]:
 def differences(records: Sequence[Record]) -> dict[str, str]:
     """The options in which records differ, by a short name of each.
 
-    What one option sets in several places of the config is told once. A seed is no option.
+    An option that stands in several places of the config is named once. A seed is no option.
     """
     facts = [options_of(record) for record in records]
-    told: dict[tuple[str, ...], str] = {}
+    keys: dict[tuple[str, ...], str] = {}
     for key in differing(facts):
         last = key.rpartition(".")[2]
         if key not in ("seed", "label", "budget_name"):
-            told.setdefault((last, *(str(fact.get(key)) for fact in facts)), key)
-    ends = Counter(_end(key) for key in told.values())
-    return {_end(key) if ends[_end(key)] == 1 else key: key for key in told.values()}
+            keys.setdefault((last, *(str(fact.get(key)) for fact in facts)), key)
+    ends = Counter(_end(key) for key in keys.values())
+    return {_end(key) if ends[_end(key)] == 1 else key: key for key in keys.values()}
 
 
 def rank(value: Any) -> tuple[bool, float, str]:
@@ -57,6 +59,6 @@ def rank(value: Any) -> tuple[bool, float, str]:
 
 
 def _end(key: str) -> str:
-    """What an option is called: its own name, or that of what it names."""
+    """The last part of an option's path; of a `name`, the last two."""
     *_, before, last = ("", *key.split("."))
     return f"{before}.{last}" if last == "name" and before else last

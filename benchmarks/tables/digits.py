@@ -50,7 +50,7 @@ def printed(value: float, spread: float | None) -> str:
 
 
 def is_spread(value: float, spread: float | None) -> bool:
-    """Whether it says something: repeats that agree in every digit do not know their spread."""
+    """Whether the spread is known: repeats that agree in every digit do not show one."""
     return spread is not None and spread > NOTHING * max(abs(value), 1e-6)
 
 

@@ -12,9 +12,9 @@ from hierdiff.results.record import Record
 
 
 def labels(records: Sequence[Record], distinct: bool = True) -> list[str]:
-    """A label for each record, all different: its name, and where names meet, what differs.
+    """A label for each record, all different: its name and, among equal names, what differs.
 
-    distinct: whether a label says what differs; else labels that meet are counted, `mdm #2`.
+    distinct: whether a label says what differs; else equal labels are counted, `mdm #2`.
     """
     rivals: dict[str, list[Record]] = {}
     for record in records:
@@ -44,8 +44,8 @@ def labels(records: Sequence[Record], distinct: bool = True) -> list[str]:
 
 
 def _differences(rivals: Sequence[Record]) -> list[str]:
-    """What tells each of several records from the rest: one option, up to three, or the end of its
-    path."""
+    """The difference of each record from the others of its name: one option, up to three, or the
+    end of its path."""
     facts = [options_of(rival) for rival in rivals]
     short = differing(facts)
     for chosen in [[key] for key in short] + ([short] if len(short) <= 3 else []):
@@ -59,7 +59,7 @@ def _differences(rivals: Sequence[Record]) -> list[str]:
 
 
 def _end(folder: tuple[str, ...], ends: Counter[tuple[str, ...]]) -> str:
-    """The shortest end of a path that no other has, "" where there is none."""
+    """The shortest end of a path that no other path has, "" where there is none."""
     for length in range(1, len(folder) + 1):
         if ends[folder[-length:]] == 1:
             return "/".join(folder[-length:])

@@ -1,7 +1,7 @@
-"""What a table is, whatever format prints it: its rows, its columns, and what a cell knows.
+"""A table before it is printed in some format: its rows, columns and cells.
 
-Text and numbers are kept apart from how they are printed: a column knows which side is better, and
-the arrow behind its heading is made in print; a number keeps all digits.
+A column has an attribute for the end that is better, from which print makes an arrow; a number has
+all its digits.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ ARROWS = {"low": f" {DOWN}", "high": f" {UP}", None: ""}  # which side is better
 
 @dataclass(frozen=True)
 class Column:
-    """group: heading above several columns, "" for none; what: the column's own heading. better:
-    the side that is better, "low", "high" or None for a column in which nothing is marked. alike:
-    the part of a number below which two of them are not told apart, None where spreads decide.
+    """A column. group: the heading above several columns, "" for none; what: its own heading.
+
+    better: which end is better, "low", "high" or None for a column in which nothing is marked.
+    alike: the relative difference below which two numbers count as equal, None where spreads
+    decide.
     """
 
     group: str
@@ -28,27 +30,27 @@ class Column:
 
     @property
     def title(self) -> str:
-        """As in `FD-EffLite0 ↓`."""
+        """The heading with its arrow: `FD-EffLite0 ↓`."""
         return self.what + ARROWS[self.better]
 
     @property
     def heading(self) -> str:
-        """With its group: `64 px FD-EffLite0 ↓`."""
+        """The title with its group: `64 px FD-EffLite0 ↓`."""
         return " ".join(filter(None, (self.group, self.title)))
 
     @property
     def is_text(self) -> bool:
-        """Whether it holds words: options, reasons of a failure."""
+        """Whether it holds words: options, or reasons of a failure."""
         return self.group in ("", "options")
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How uncertain a number is, which is a mean or a median.
+    """The uncertainty of a number, which is a mean or a median.
 
-    sd: standard deviation of one result, printed behind a ±. count: of the results behind the
-    number. parts: by source (training seeds, sampling seeds, repeats) the variance of the number
-    itself and its degrees of freedom.
+    sd: standard deviation of one result, printed behind a ±. count: number of results. parts: for
+    each source (training seeds, sampling seeds, repeats) the variance of the number itself and its
+    degrees of freedom.
     """
 
     sd: float
@@ -62,7 +64,8 @@ Spreads = dict[Column, dict[str, Spread]]
 
 @dataclass(frozen=True)
 class Table:
-    """rows: labels of methods, then of the scale, then of published numbers. cells: values in full.
+    """A table. rows: labels of methods, then of the scale, then of published numbers; cells: values
+    in full.
 
     data: of the rows. preset: the kind of table. caption, notes: above and beneath.
     spread: what is printed behind a ±. noise: the same over repeats of a timing, which is not
@@ -87,16 +90,21 @@ class Table:
 
     @property
     def columns(self) -> list[Column]:
+        """All columns in order."""
         return list(self.cells)
 
     @property
     def methods(self) -> list[str]:
-        """The rows that compete."""
+        """The rows that may be the best: no scale and no published numbers."""
         apart = {*self.scale, *self.published}
         return [row for row in self.rows if row not in apart]
 
     def column(self, group: str, title: str) -> Column:
-        """The column of a group by its title, with or without arrow. KeyError for none."""
+        """The column of a group by its title, with or without arrow.
+
+        Raises:
+            KeyError: where there is none.
+        """
         for column in self.cells:
             if column.group == group and title in (column.what, column.title):
                 return column
@@ -107,5 +115,5 @@ class Table:
         return self.places.get(column, {}).get(row, 0)
 
     def is_number(self, column: Column) -> bool:
-        """Whether all that a column holds is numbers."""
+        """Whether a column holds numbers alone."""
         return not any(isinstance(value, str) for value in self.cells[column].values())

@@ -17,7 +17,11 @@ Place = tuple[str, str]  # group and heading of a column, whatever the view
 
 
 def one_dataset(records: Sequence[Record]) -> str:
-    """The data set of the records. ValueError where they have several, or several protocols."""
+    """The data set of the records.
+
+    Raises:
+        ValueError: where they are of several data sets or protocols.
+    """
     datasets = sorted({record.data for record in records})
     if len(datasets) > 1:
         raise ValueError(
@@ -34,8 +38,13 @@ def one_dataset(records: Sequence[Record]) -> str:
 
 
 def same_identity(column: str, found: Mapping[str, Row]) -> None:
-    """One identity, one number of images and one number of references in a column; real images may
-    be fewer, for of them there are no more (`fewer_real` says how many)."""
+    """Refuses a column of several metric identities, numbers of images or of references.
+
+    Real images may be fewer, since there are no more of them (see `fewer_real`).
+
+    Raises:
+        ValueError: with both identities, and a row of each.
+    """
     seen: dict[tuple[Any, ...], str] = {}
     for row, q in found.items():
         about = identity_of(q["identity"]).apart_from_count()
@@ -63,6 +72,11 @@ def _identity(identity: tuple[Any, ...]) -> str:
 
 
 def same_hardware(column: str, rows: Mapping[str, Record], found: Mapping[str, Row]) -> None:
+    """Refuses a column of costs from several devices or precisions.
+
+    Raises:
+        ValueError: with both, and a row of each.
+    """
     seen: dict[str, str] = {}
     for row, c in found.items():
         seen.setdefault(hardware(rows[row], c), row)
@@ -96,7 +110,11 @@ class Company:
             self.scale.setdefault(place, {}).setdefault((kind, _condition(row)), (kind, row))
 
     def check(self, record: Record) -> None:
-        """ValueError, with the column and both sides, where it cannot share a table with these."""
+        """Refuses a record that cannot share a table with these.
+
+        Raises:
+            ValueError: with the column and both conditions.
+        """
         for place, condition in conditions(record):
             known, name = self.conditions.get(place, (condition, ""))
             if known != condition:

@@ -1,4 +1,4 @@
-"""What a kind of table shows, and under which labels and units.
+"""The kinds of tables: what each shows, with labels and units.
 
 main: the first metric of the records, throughput, memory, what training spent. per_resolution: all
 metrics. cost: all costs and budgets. ablation: the options that differ, the first metric, costs at

@@ -1,4 +1,4 @@
-"""Numbers as others published them: read from `published.csv`, never measured here.
+"""Numbers that others published, from `published.csv`; none of them is measured here.
 
 One line for each method, data set, resolution and metric.
 
@@ -7,8 +7,8 @@ parameters: millions, of the denoiser and, behind a plus, of the decoder. gmacs:
     `250x2` where guidance makes two a step, a plus between stages. count: generated images. tool:
     what measured the metric; FIDs of different tools are not comparable.
 source: where the number was read; url: arXiv identifier of the method. verified: "source" (the
-    authors' own paper or repository) or "restated" (in someone else's table or notes on it).
-What the source does not say is empty.
+    authors' own paper or repository) or "restated" (a table or notes of others).
+What the source does not say is left empty.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from benchmarks.tables.layout import Column
 from hierdiff.files.reading import read_text
 
 FILE = Path(__file__).with_name("published.csv")
-METRICS = {"FID": "low", "IS": "high"}  # which side is better
+METRICS = {"FID": "low", "IS": "high"}  # which end is better
 VERIFIED = ("source", "restated")
-FORMS = {  # of what is told as text
+FORMS = {  # of fields that are text
     "parameters": re.compile(r"\d+(\.\d+)?(\+\d+(\.\d+)?)*"),
     "nfe": re.compile(r"\d+(x\d+)?(\+\d+(x\d+)?)*"),
     "url": re.compile(r"\d{4}\.\d{5}"),
@@ -63,32 +63,36 @@ class Published:
         if self.verified not in VERIFIED:
             raise ValueError(f"verified is {self.verified!r}: say one of {', '.join(VERIFIED)}")
         for name, form in FORMS.items():
-            told = getattr(self, name)
-            if told is not None and not form.fullmatch(told):
-                raise ValueError(f"{name} {told!r} does not have the form {form.pattern}")
+            text = getattr(self, name)
+            if text is not None and not form.fullmatch(text):
+                raise ValueError(f"{name} {text!r} does not have the form {form.pattern}")
         positive = (self.resolution, self.value, self.gmacs, self.count)
         if any(number is not None and not 0 < number < float("inf") for number in positive):
             raise ValueError("resolution, value, gmacs and count are finite and above 0")
 
 
-def read(path: str | Path = FILE) -> list[Published]:
-    """The checked lines of a file; ValueError names the line and what is wrong with it."""
+def read_rows(path: str | Path = FILE) -> list[Published]:
+    """The lines of a file, checked.
+
+    Raises:
+        ValueError: for the first wrong line, with its number and the reason.
+    """
     names = [f.name for f in fields(Published)]
     lines = csv.DictReader(io.StringIO(read_text(Path(path))))
     if lines.fieldnames != names:
         raise ValueError(f"{path} has columns {lines.fieldnames}: they are {names}")
-    found: dict[tuple[str, ...], Published] = {}
+    rows: dict[tuple[str, ...], Published] = {}
     for number, line in enumerate(lines, start=2):
         if None in line or None in line.values():
             raise ValueError(f"{path}, line {number}: it has other columns than the first line")
         place = tuple(line[name] for name in CHOSEN_BY)
-        if place in found:
+        if place in rows:
             raise ValueError(f"{path}, line {number}: {', '.join(place)} is there already")
         try:
-            found[place] = _published(line)
+            rows[place] = _published(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
-    return list(found.values())
+    return list(rows.values())
 
 
 def _published(line: dict[str, str]) -> Published:
@@ -113,9 +117,13 @@ def _published(line: dict[str, str]) -> Published:
     )
 
 
-def keep(rows: Iterable[Published], conditions: Sequence[str]) -> list[Published]:
-    """The rows for which every condition `field=value[,value]` holds."""
-    kept = list(rows)
+def select_rows(rows: Iterable[Published], conditions: Sequence[str]) -> list[Published]:
+    """The rows for which every condition `field=value[,value]` holds.
+
+    Raises:
+        ValueError: for a condition of another form or field, or where no row is left.
+    """
+    selected = list(rows)
     for condition in conditions:
         name, _, values = condition.partition("=")
         if name not in CHOSEN_BY or not values:
@@ -123,26 +131,26 @@ def keep(rows: Iterable[Published], conditions: Sequence[str]) -> list[Published
                 f"--published {condition!r}: write {'=, '.join(CHOSEN_BY[:-1])}= or "
                 f"{CHOSEN_BY[-1]}=VALUE"
             )
-        kept = [row for row in kept if str(getattr(row, name)) in values.split(",")]
-    if not kept:
+        selected = [row for row in selected if str(getattr(row, name)) in values.split(",")]
+    if not selected:
         raise ValueError(f"no published number has {' and '.join(conditions)}: see {FILE.name}")
-    return kept
+    return selected
 
 
-def asked(conditions: Sequence[str] | None) -> list[Published]:
-    """What the option `--published` asks for; None: it was not given."""
-    return [] if conditions is None else keep(read(), conditions)
+def chosen_rows(conditions: Sequence[str] | None) -> list[Published]:
+    """The rows that the option `--published` chooses; None: the option is absent."""
+    return [] if conditions is None else select_rows(read_rows(), conditions)
 
 
 def kinds(rows: Iterable[Published]) -> dict[Kind, str]:
     """A mark for each data set, tool and count: FIDs of two marks are not comparable."""
-    found = list(dict.fromkeys((row.dataset, row.tool, row.count) for row in rows))
-    numbers = range(1, len(found) + 1) if len(found) > 1 else [""]
-    return {kind: f"{MARK}{i}" for kind, i in zip(found, numbers, strict=False)}
+    distinct = list(dict.fromkeys((row.dataset, row.tool, row.count) for row in rows))
+    numbers = range(1, len(distinct) + 1) if len(distinct) > 1 else [""]
+    return {kind: f"{MARK}{i}" for kind, i in zip(distinct, numbers, strict=False)}
 
 
-def labels(rows: Sequence[Published]) -> dict[Published, str]:
-    """For each number the label of its row: a method on a data set, with its marks."""
+def row_labels(rows: Sequence[Published]) -> dict[Published, str]:
+    """The label of the row of each number: a method on a data set, with its marks."""
     mark = kinds(rows)
     own: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
@@ -152,30 +160,30 @@ def labels(rows: Sequence[Published]) -> dict[Published, str]:
 
 
 def columns(rows: Sequence[Published], quality: bool, cost: bool) -> dict[Column, dict[str, Any]]:
-    """Columns of their own, finest resolution first, by the labels of the rows."""
-    label = labels(rows)
-    found: dict[Column, dict[str, Any]] = {}
+    """The columns of published numbers, finest resolution first, by the labels of the rows."""
+    label = row_labels(rows)
+    filled: dict[Column, dict[str, Any]] = {}
     for side in sorted({row.resolution for row in rows}, reverse=True):
         own = [row for row in rows if row.resolution == side]
         for metric, better in METRICS.items() if quality else ():
             column = Column(f"{side} px", f"published {metric}", better)
-            found[column] = {label[row]: row.value for row in own if row.metric == metric}
+            filled[column] = {label[row]: row.value for row in own if row.metric == metric}
         for name, title in COSTS.items() if cost else ():
             column = Column(f"{side} px", f"published {title}")
             known = [(label[row], getattr(row, name)) for row in own]
-            found[column] = {row: value for row, value in known if value is not None}
-    return {column: cells for column, cells in found.items() if cells}
+            filled[column] = {row: value for row, value in known if value is not None}
+    return {column: cells for column, cells in filled.items() if cells}
 
 
-def notes(rows: Sequence[Published]) -> Iterator[str]:
-    """What the marks mean, where the numbers were published, which were read second-hand."""
+def source_notes(rows: Sequence[Published]) -> Iterator[str]:
+    """Notes on the marks, the publications, and the numbers that were read second-hand."""
     for (dataset, tool, count), mark in kinds(rows).items():
-        measured = f"by {tool}" if tool else "by a tool not stated"
+        origin = f"by {tool}" if tool else "by a tool not stated"
         images = f"{count} images" if count else "a number of images not stated"
-        yield f"{mark} published, not measured here: {dataset}, {measured}, {images}"
+        yield f"{mark} published, not measured here: {dataset}, {origin}, {images}"
     sources = dict.fromkeys(f"{row.method} {row.url}" for row in rows)
     if sources:
         yield f"published in arXiv: {', '.join(sources)}"
-    told = dict.fromkeys(f"{r.method} ({r.metric})" for r in rows if r.verified != "source")
-    if told:
-        yield f"read in tables or notes of others, not at the source: {', '.join(told)}"
+    restated = dict.fromkeys(f"{r.method} ({r.metric})" for r in rows if r.verified != "source")
+    if restated:
+        yield f"read in tables or notes of others, not at the source: {', '.join(restated)}"

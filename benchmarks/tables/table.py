@@ -5,8 +5,8 @@ them. Records that differ in the training seed alone are one row, with their mea
 training and sampling seeds; that of a row of one training seed is over sampling seeds. One column
 group for each resolution, finest first. Unlike numbers never share a column: another data set,
 metric identity, number of images, device or dtype is refused (mixing.py). What a preset shows is
-said in presets.py, what is best, and when a gap counts, in best.py. Numbers that others published
-(published.py) have columns and rows of their own.
+decided in presets.py, what is best, and when a gap counts, in best.py. Numbers that others
+published (published.py) have columns and rows of their own.
 """
 
 from __future__ import annotations
@@ -41,42 +41,45 @@ def tabulate(
 ) -> Table:
     """The table of the records: one row for each method, the rows of the scale, published numbers.
 
-    preset: one of `PRESETS`, what is shown. left_out: why other records are not here, for the
-    notes. Time grows in proportion to the records. Raises ValueError for no records, an unknown
-    preset, and where unlike numbers would share a column.
+    preset: one of `PRESETS`. left_out: a sentence for each record that could not be read, for the
+    notes. Time grows in proportion to the records. Unlike numbers that would share a column raise
+    ValueError.
+
+    Raises:
+        ValueError: for no records, or an unknown preset.
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    wanted = PRESETS[preset]
-    found = sorted(records, key=lambda record: (record.name, record.hash, str(record.path)))
-    if not found:
+    spec = PRESETS[preset]
+    ordered = sorted(records, key=lambda record: (record.name, record.hash, str(record.path)))
+    if not ordered:
         raise ValueError("a table needs at least one record: finish a run first")
-    data = one_dataset(found)
-    found = over_seeds(found)
-    differing = differences(found) if wanted.options else {}
-    found = sorted(
-        found, key=lambda r: (r.name, *map(rank, map(options_of(r).get, differing.values())))
+    data = one_dataset(ordered)
+    ordered = over_seeds(ordered)
+    differing = differences(ordered) if spec.options else {}
+    ordered = sorted(
+        ordered, key=lambda r: (r.name, *map(rank, map(options_of(r).get, differing.values())))
     )
-    named = zip(labels(found, distinct=not differing), found, strict=True)
+    named = zip(labels(ordered, distinct=not differing), ordered, strict=True)
     rows = dict(named if differing else sorted(named))
-    metrics = metrics_of(rows.values(), wanted.metrics)
+    metrics = metrics_of(rows.values(), spec.metrics)
 
-    cells, spread, noise = columns_of(rows, wanted, metrics)
-    words = failures_of(rows, wanted)
+    cells, spread, noise = columns_of(rows, spec, metrics)
+    words = failures_of(rows, spec)
     for column in words:
         cells.setdefault(column, {})
     for name, key in list(differing.items())[:OPTIONS]:
         cells[Column("options", name)] = {
             row: str(options_of(r).get(key, MISSING)) for row, r in rows.items()
         }
-    if len({record.budget for record in found}) > 1 and "budget" not in differing:
+    if len({record.budget for record in ordered}) > 1 and "budget" not in differing:
         cells[Column("", "budget")] = {row: record.budget for row, record in rows.items()}
     cells[Column("", "failure")] = {
         row: r.failure for row, r in rows.items() if r.failure is not None
     }
     scale = [label for label in SCALE.values() if any(label in own for own in cells.values())]
-    others = {label: row.dataset for row, label in papers.labels(published).items()}
-    quoted = papers.columns(published, quality=wanted.metrics != "none", cost=wanted.parts)
+    others = {label: row.dataset for row, label in papers.row_labels(published).items()}
+    quoted = papers.columns(published, quality=spec.metrics != "none", cost=spec.parts)
     own = {column: values for column, values in cells.items() if values or column in words}
     table = Table(
         data=data,
@@ -88,11 +91,11 @@ def tabulate(
         words=words,
         scale=scale,
         published=others,
-        caption=captions.caption(rows, metrics, wanted),
+        caption=captions.caption(rows, metrics, spec),
         notes=[
-            *notes.notes(rows, metrics, wanted, list(differing)[OPTIONS:]),
+            *notes.notes(rows, metrics, spec, list(differing)[OPTIONS:]),
             *notes.fewer_real(rows.values(), metrics),
-            *papers.notes(published),
+            *papers.source_notes(published),
             *(f"left out ({i} of {len(left_out)}): {why}" for i, why in enumerate(left_out, 1)),
         ],
     )
@@ -107,7 +110,8 @@ def numbers(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def placed(cells: Mapping[Column, Any], others: Mapping[Column, Any]) -> dict[Column, Any]:
-    """Both by group: options, resolutions, budgets, resolutions of the others alone, words."""
+    """All columns in the order of their groups: options, resolutions, budgets, resolutions of
+    published numbers alone, words."""
     together = {**cells, **others}
     own = {column.group for column in cells}
     ranks = {"options": 0, "planned": 2, "spent": 2, "": 4}

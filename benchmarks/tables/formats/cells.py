@@ -16,20 +16,21 @@ WORDS = ("failure",)  # columns of sentences
 
 
 def text(value: Any) -> str:
+    """A word as it is, a number with its significant digits, a dash for None."""
     if isinstance(value, str):
         return value
     return MISSING if value is None else number(value)
 
 
 def exact(value: Any) -> str:
-    """Every digit that it was published with, and three at least."""
+    """A number with every digit that it was published with, and at least three."""
     short = text(value)
     lossy = not isinstance(value, str) and value is not None and float(short) != value
     return f"{value:.10g}" if lossy else short
 
 
 def cells(table: Table, column: Column) -> dict[str, tuple[str, str]]:
-    """By row the cells of a column as they are printed: value, and deviation or nothing."""
+    """(value, deviation) of each row of a column as they are printed; "" for no deviation."""
     values, known = table.cells[column], table.spread.get(column, {})
     instead = table.words.get(column, {})
 
@@ -45,6 +46,6 @@ def cells(table: Table, column: Column) -> dict[str, tuple[str, str]]:
     return {row: printed(row) for row in table.rows}
 
 
-def shown(table: Table, column: Column) -> dict[str, str]:
-    """By row the cells of a column as they are printed: `98.4`, `98.4 ± 0.3`."""
+def cell_texts(table: Table, column: Column) -> dict[str, str]:
+    """The cells of a column by row as they are printed: `98.4`, `98.4 ± 0.3`."""
     return {row: " ± ".join(filter(None, cell)) for row, cell in cells(table, column).items()}

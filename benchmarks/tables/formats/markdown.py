@@ -7,13 +7,13 @@ import re
 
 import pandas as pd
 
-from benchmarks.tables.formats.cells import MISSING, shown
+from benchmarks.tables.formats.cells import MISSING, cell_texts
 from benchmarks.tables.layout import Table
 from hierdiff.config import printable
 
 
 def markdown(table: Table) -> str:
-    """The best of a column is bold, published numbers are slanted."""
+    """The table in Markdown: the best of a column is bold, published numbers are in italics."""
 
     def dressed(cell: str, strong: bool, slanted: bool) -> str:
         mark = "**" if strong else "*" if slanted and cell != MISSING else ""
@@ -23,7 +23,7 @@ def markdown(table: Table) -> str:
         {
             markdown_text(column.heading): [
                 dressed(cell, table.place(column, row) == 1, row in table.published)
-                for row, cell in shown(table, column).items()
+                for row, cell in cell_texts(table, column).items()
             ]
             for column in table.columns
         },
@@ -51,6 +51,7 @@ def _escaped_first(sign: str) -> str:
 
 
 def markdown_text(words: str) -> str:
+    """Words in which no sign is one of Markdown or HTML."""
     text = printable(words)
     for pattern, instead in MARKDOWN:
         text = pattern.sub(instead, text)

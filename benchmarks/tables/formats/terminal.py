@@ -1,10 +1,10 @@
-"""A table for a terminal, and other words there: no markup, nothing that it would obey."""
+"""A table for a terminal, and other text there, without markup or control characters."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.tables.formats.cells import shown
+from benchmarks.tables.formats.cells import cell_texts
 from benchmarks.tables.layout import Table
 from hierdiff.config import printable
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def rich_table(table: Table) -> Group:
-    """A terminal is narrow: a column for each row of the table, a section for each group."""
+    """The table transposed, since a terminal is narrow: a column for each row, a section for each
+    group."""
     from rich.console import Group
     from rich.table import Table as Rich
 
@@ -29,7 +30,7 @@ def rich_table(table: Table) -> Group:
             terminal_text(column.heading),
             *(
                 terminal_text(cell, styles.get(table.place(column, row), ""))
-                for row, cell in shown(table, column).items()
+                for row, cell in cell_texts(table, column).items()
             ),
             end_section=after != column.group,
         )
@@ -37,7 +38,7 @@ def rich_table(table: Table) -> Group:
 
 
 def terminal_text(words: Any, style: str = "") -> Text:
-    """Words for a terminal: no markup, nothing that it would obey."""
+    """Text for a terminal, without markup or control characters."""
     from rich.text import Text
 
     return Text(printable(str(words)), style=style)

@@ -4,14 +4,23 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tables.published import FILE, Published, columns, keep, kinds, labels, notes, read
+from benchmarks.tables.published import (
+    FILE,
+    Published,
+    columns,
+    kinds,
+    read_rows,
+    row_labels,
+    select_rows,
+    source_notes,
+)
 
 HEAD = FILE.read_text(encoding="utf-8").splitlines()[0]
 LINE = "ADM,ImageNet,64,FID,2.07,296,,250,classifier,50000,ADM suite,README,2105.05233,source"
 
 
 def test_every_published_number_passes_its_checks():
-    rows = read()
+    rows = read_rows()
     assert len(rows) == len(FILE.read_text(encoding="utf-8").splitlines()) - 1
     found = {(row.method, row.resolution): row for row in rows if row.metric == "FID"}
     one = found["DiT-XL/2", 256]
@@ -21,8 +30,8 @@ def test_every_published_number_passes_its_checks():
 
 
 def test_no_number_is_from_memory():
-    assert {row.verified for row in read()} == {"source", "restated"}
-    assert not {3.21, 2.17, 3.17, 8.18, 3.51, 18.35, 13.43} & {row.value for row in read()}
+    assert {row.verified for row in read_rows()} == {"source", "restated"}
+    assert not {3.21, 2.17, 3.17, 8.18, 3.51, 18.35, 13.43} & {row.value for row in read_rows()}
 
 
 @pytest.mark.parametrize(
@@ -47,21 +56,21 @@ def test_no_number_is_from_memory():
 def test_a_wrong_line_is_refused_by_its_number_and_what_is_wrong(tmp_path: Path, old, new, message):
     path = tmp_path / "published.csv"
     path.write_text(f"{HEAD}\n{LINE}\n")
-    assert len(read(path)) == 1
+    assert len(read_rows(path)) == 1
     path.write_text(f"{HEAD}\n{LINE.replace(old, new)}\n")
     with pytest.raises(ValueError, match=r"published\.csv, line \d: ") as error:
-        read(path)
+        read_rows(path)
     assert message in str(error.value)
 
 
 def test_other_columns_are_refused(tmp_path: Path):
     (tmp_path / "p.csv").write_text(f"{HEAD},more\n")
     with pytest.raises(ValueError, match="has columns .*'more'"):
-        read(tmp_path / "p.csv")
+        read_rows(tmp_path / "p.csv")
 
 
 def test_conditions_keep_what_they_name():
-    rows = keep(read(), ["method=ADM,CDM", "resolution=256", "metric=FID"])
+    rows = select_rows(read_rows(), ["method=ADM,CDM", "resolution=256", "metric=FID"])
     assert {(row.method, row.resolution, row.metric) for row in rows} == {
         ("ADM", 256, "FID"),
         ("CDM", 256, "FID"),
@@ -70,31 +79,36 @@ def test_conditions_keep_what_they_name():
         with pytest.raises(
             ValueError, match="write method=, dataset=, resolution= or metric=VALUE"
         ):
-            keep(read(), [wrong])
+            select_rows(read_rows(), [wrong])
     with pytest.raises(ValueError, match="no published number has method=XYZ"):
-        keep(read(), ["method=XYZ"])
+        select_rows(read_rows(), ["method=XYZ"])
 
 
 def test_fids_of_different_tools_have_different_marks():
-    rows = keep(read(), ["metric=FID", "resolution=256", "method=ADM,DiT-XL/2,CDM,EDM2-XXL"])
-    marks = {row.method: labels(rows)[row].split()[-1] for row in rows}
+    rows = select_rows(
+        read_rows(), ["metric=FID", "resolution=256", "method=ADM,DiT-XL/2,CDM,EDM2-XXL"]
+    )
+    marks = {row.method: row_labels(rows)[row].split()[-1] for row in rows}
     assert marks == {"ADM": "†1", "DiT-XL/2": "†1", "CDM": "†2"}
     assert list(kinds(rows).values()) == ["†1", "†2"]
-    assert set(labels(keep(rows, ["method=ADM,DiT-XL/2"])).values()) == {"ADM †", "DiT-XL/2 †"}
+    assert set(row_labels(select_rows(rows, ["method=ADM,DiT-XL/2"])).values()) == {
+        "ADM †",
+        "DiT-XL/2 †",
+    }
 
 
 def test_notes_say_tool_count_source_and_what_was_read_second_hand():
-    told = list(notes(keep(read(), ["method=CDM", "resolution=256"])))
+    told = list(source_notes(select_rows(read_rows(), ["method=CDM", "resolution=256"])))
     assert told == [
         "† published, not measured here: ImageNet, by TF-GAN, a number of images not stated",
         "published in arXiv: CDM 2106.15282",
         "read in tables or notes of others, not at the source: CDM (IS)",
     ]
-    assert list(notes([])) == []
+    assert list(source_notes([])) == []
 
 
 def test_columns_are_finest_first_and_hold_what_was_published():
-    rows: list[Published] = keep(read(), ["method=RIN with input scaling"])
+    rows: list[Published] = select_rows(read_rows(), ["method=RIN with input scaling"])
     found = columns(rows, quality=True, cost=True)
     assert list(dict.fromkeys(column.group for column in found)) == ["512 px", "256 px"]
     by_heading = {column.heading: cells for column, cells in found.items()}
@@ -109,7 +123,7 @@ def test_columns_are_finest_first_and_hold_what_was_published():
 def test_a_table_that_a_spreadsheet_saved_is_read(tmp_path):
     path = tmp_path / "published.csv"
     path.write_bytes(b"\xef\xbb\xbf" + FILE.read_bytes().replace(b"\n", b"\r\n"))
-    assert read(path) == read()
+    assert read_rows(path) == read_rows()
     path.write_bytes(FILE.read_bytes() + b"caf\xe9")
     with pytest.raises(ValueError, match="is no UTF-8"):
-        read(path)
+        read_rows(path)

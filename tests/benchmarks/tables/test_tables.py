@@ -73,7 +73,9 @@ def ablation() -> list[Record]:
 
 
 def others(*conditions: str) -> list[papers.Published]:
-    return papers.keep(papers.read(), conditions or ("method=ADM,CDM,DiT-XL/2", "resolution=256"))
+    return papers.select_rows(
+        papers.read_rows(), conditions or ("method=ADM,CDM,DiT-XL/2", "resolution=256")
+    )
 
 
 def printed(records: Sequence[Record], width: int) -> str:
@@ -722,7 +724,7 @@ def tables(preset: str) -> dict[str, Table]:
         "five": tabulate(five(), preset),
         "ten metrics": tabulate(six(), preset),
         "published": tabulate(six()[:1], preset, others()),
-        "all published": tabulate(ablation(), preset, papers.read()),
+        "all published": tabulate(ablation(), preset, papers.read_rows()),
     }
 
 
