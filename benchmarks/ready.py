@@ -117,7 +117,7 @@ def check_method(method: Method, analysis: Analysis | None) -> None:
     """Refuses a method that cannot be sampled or analysed; ValueError is raised for it."""
     method.check_ready()
     if analysis is not None:
-        exposure.check(method, analysis.log_snrs)
+        exposure.check_exposure(method, analysis.log_snrs)
 
 
 def check_measure(measure: Measure, run: Prepared) -> Extractor:

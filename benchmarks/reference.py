@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure.samples import batches
+from benchmarks.measure.samples import image_batches
 from hierdiff.command import command, plain
 from hierdiff.data import ImageData, datasets
 from hierdiff.data.cache import cache_folder
@@ -35,7 +35,9 @@ def build_references(
     sides = check_resolutions(resolutions)
     check_resolutions(finest_first([data.resolution, *sides]))
     part = data.part(split)
-    return references(batches(part), extractor, sides, data=part.sha256, split=split, folder=folder)
+    return references(
+        image_batches(part), extractor, sides, data=part.sha256, split=split, folder=folder
+    )
 
 
 def reference_line(name: str, split: str, extractor: Extractor, reference: Reference) -> str:

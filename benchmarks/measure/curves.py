@@ -90,9 +90,12 @@ def learning_curves(
 
 
 def snapshot(path: Path, method: Method, plan: Plan) -> tuple[Stage, dict[str, Any]]:
-    """Loads the weights of a snapshot; the stage that was trained, and what had been spent.
+    """Loads the weights of a snapshot; the stage that was trained, and its spending so far.
 
-    Errors: OSError; ValueError for a file that is damaged, or of another method.
+    A file that cannot be read raises OSError.
+
+    Raises:
+        ValueError: for a damaged file, or one of another method.
     """
     tensors, facts = unpacked(path)
     try:

@@ -1,9 +1,9 @@
-"""Exposure bias of a cascade: what an upsampler loses because it is given generated images.
+"""Exposure bias of a cascade: the loss of an upsampler whose input is generated.
 
 Each upsampler makes its images twice, from real low-resolution images and from those that the
 stages before it generate, over a range of augmentation levels. CDM (arXiv 2106.15282) reports the
-signature: on generated input the distance is U-shaped in the level, on real input it only grows
-with the noise; the gap between the curves is the bias.
+signature: on generated input the distance is U-shaped in the augmentation, on real input it only
+grows with the noise; the gap between the curves is the bias.
 """
 
 from __future__ import annotations
@@ -33,31 +33,36 @@ from hierdiff.noise import per_example, seed_of
 SOURCES = ("real", "generated")
 
 
-class Upsampler(NamedTuple):
-    """A stage, the one before it, and what joins them."""
+class UpsamplingStage(NamedTuple):
+    """A stage, the one before it, and the bridge between them."""
 
     stage: Generator
     previous: Generator
     bridge: Bridge
 
 
-def upsamplers(method: Method) -> list[Upsampler]:
-    """The stages to look at; ValueError where there is none."""
-    found = [
-        Upsampler(stage, stage.previous, stage.bridge)
+def upsamplers(method: Method) -> list[UpsamplingStage]:
+    """The stages of a method behind a bridge.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    stages = [
+        UpsamplingStage(stage, stage.previous, stage.bridge)
         for stage in method.stages
         if isinstance(stage, Generator) and stage.previous is not None and stage.bridge is not None
     ]
-    if not found:
+    if not stages:
         raise ValueError(
             f"exposure bias is that of a stage behind a bridge, and none of the stages "
             f"{', '.join(stage.name for stage in method.stages)} is one: take a cascade"
         )
-    return found
+    return stages
 
 
-def check(method: Method, log_snrs: Sequence[float]) -> None:
-    """ValueError for a method without upsamplers, or log-SNRs that they were not trained on."""
+def check_exposure(method: Method, log_snrs: Sequence[float]) -> None:
+    """Refuses a method without upsamplers, or log-SNRs outside of their training; ValueError is
+    raised for it."""
     for _, previous, bridge in upsamplers(method):
         shapes = [(1, *shape) for shape in previous.shapes()]
         for log_snr in log_snrs:
@@ -76,7 +81,7 @@ def exposure_bias(
     precision: str,
     track: Track,
 ) -> list[dict[str, Any]]:
-    """One row for each stage, source and log_snr (also the bridge's own): its distance.
+    """A row with a distance for each stage, source and log_snr, the bridge's own among them.
 
     data: the test images, whose conditions and low-resolution versions are used. Both sources and
     all log-SNRs share the noise of each image, and the generated input is made once.
@@ -84,10 +89,10 @@ def exposure_bias(
     rows = []
     for stage, previous, bridge in upsamplers(method):
         side = resolution_of(stage.resolutions[0])
-        made = generated_inputs(previous, data, n, seed, precision)
+        generated = generated_inputs(previous, data, n, seed, precision)
         inputs = {
             "real": list(real_inputs(previous, data, n)),
-            "generated": list(track(made, "input", -(-n // BATCH))),
+            "generated": list(track(generated, "input", -(-n // BATCH))),
         }
         for log_snr in sorted({*log_snrs, bridge.log_snr}, reverse=True):
             for source in SOURCES:
@@ -106,11 +111,13 @@ def exposure_bias(
 
 
 def rows_of(n: int) -> Iterator[range]:
+    """The numbers 0 to n - 1 in batches."""
     for first in range(0, n, BATCH):
         yield range(first, min(first + BATCH, n))
 
 
 def real_inputs(previous: Generator, data: ImageData, n: int) -> Iterator[Levels]:
+    """Batches of n real images as states of the stage before."""
     for rows in rows_of(n):
         images = data.batch(evaluation_rows(len(data), rows)).images
         yield previous.encode(images.to(previous.device))
@@ -119,6 +126,7 @@ def real_inputs(previous: Generator, data: ImageData, n: int) -> Iterator[Levels
 def generated_inputs(
     previous: Generator, data: ImageData, n: int, seed: int, precision: str
 ) -> Iterator[Levels]:
+    """Batches of n generated states of the stage before."""
     for rows in rows_of(n):
         with autocast(previous.device, precision):
             yield previous.run(request_of(previous, data, rows, seed=seed))
@@ -145,7 +153,8 @@ def outputs(
 
 
 def gaps(rows: Sequence[Mapping[str, Any]], method: Method) -> dict[str, float]:
-    """By stage: distance on generated input minus that on real input, at the bridge's own."""
+    """By stage, the distance on generated input minus that on real input, at the log-SNR of the
+    bridge."""
     own = {one.stage.name: one.bridge.log_snr for one in upsamplers(method)}
     values = {
         (row["stage"], row["source"]): row["value"]
@@ -156,8 +165,10 @@ def gaps(rows: Sequence[Mapping[str, Any]], method: Method) -> dict[str, float]:
 
 
 def write_picture(path: Path, rows: Sequence[Mapping[str, Any]], own: Mapping[str, float]) -> None:
-    """Both curves of each stage over the noise standard deviation's log_snr, noisier to the right;
-    own: the level that each stage samples at."""
+    """Draws both curves of each stage over the log-SNR of the augmentation, noisier to the right.
+
+    own: the log-SNR at which each stage samples.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -165,20 +176,20 @@ def write_picture(path: Path, rows: Sequence[Mapping[str, Any]], own: Mapping[st
     figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for source in SOURCES:
-            found = [row for row in rows if (row["stage"], row["source"]) == (name, source)]
+            curve = [row for row in rows if (row["stage"], row["source"]) == (name, source)]
             axes.plot(
-                [row["level"] for row in found],
-                [row["value"] for row in found],
+                [row["level"] for row in curve],
+                [row["value"] for row in curve],
                 marker="o",
                 label=f"{source} input",
             )
-        axes.axhline(found[0]["floor"], color="grey", linestyle=":", label="noise floor")
+        axes.axhline(curve[0]["floor"], color="grey", linestyle=":", label="noise floor")
         axes.axvline(own[name], color="grey", linewidth=0.8, label="level in sampling")
         axes.invert_xaxis()
         axes.set(
             title=name,
             xlabel="log-SNR of the augmentation (noisier to the right)",
-            ylabel=f"{found[0]['metric']} at {text_of(found[0]['resolution'])} px",
+            ylabel=f"{curve[0]['metric']} at {text_of(curve[0]['resolution'])} px",
         )
         axes.legend(frameon=False)
     buffer = io.BytesIO()

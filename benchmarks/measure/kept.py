@@ -108,7 +108,7 @@ class Kept:
 
 
 def measuring_key(*parts: Any) -> str:
-    """One hash of all that decides the numbers of a measuring; parts are told by `repr`."""
+    """One hash of all that decides the numbers of a measuring; parts are hashed by their `repr`."""
     return hashlib.sha256(repr((torch.__version__, *parts)).encode()).hexdigest()
 
 

@@ -22,29 +22,31 @@ SHOWN = 3  # trajectories of a film strip
 
 
 def film(stage: Generator, data: ImageData, *, seed: int, precision: str) -> Image.Image | None:
-    """The states of the first samples from noise (left) to image (right), decoded.
+    """Decoded states of the first samples, from noise (left) to image (right).
 
-    A row for each level of each stage that a sample goes through, finest first, and below it the
-    same for the next sample; the noise is that of the samples. None where there is no trajectory.
+    A row for each level of each stage that a sample passes, finest first, then the same for the
+    next sample; the noise is that of the samples. None where there is no trajectory.
     """
     rows = range(SHOWN)
-    passed: dict[tuple[tuple[int, ...], ...], list[Levels]] = {}  # states by their shapes
+    states_by_shapes: dict[tuple[tuple[int, ...], ...], list[Levels]] = {}
 
     def watch(step: int, time: float, x: Levels) -> None:
-        passed.setdefault(tuple(tuple(level.shape[1:]) for level in x), []).append(x)
+        states_by_shapes.setdefault(tuple(tuple(level.shape[1:]) for level in x), []).append(x)
 
     draw_rows(stage, data, rows, seed=seed, precision=precision, watch=watch)
-    seen: dict[Name, list[Tensor]] = {}  # by name of a level
-    for shapes, states in passed.items():
+    strips_by_level: dict[Name, list[Tensor]] = {}
+    for shapes, states in states_by_shapes.items():
         maker = next(part for part in stage.chain if tuple(part.shapes()) == shapes)
         with torch.no_grad(), autocast(stage.device, precision):
             decoded = [maker.decode(x) for x in evenly_spaced(states)]
         for images in decoded:
             for name, level in images.items():
-                seen.setdefault(name, []).append(strip(to_uint8(level).cpu()))
-    if not seen:
+                strips_by_level.setdefault(name, []).append(strip(to_uint8(level).cpu()))
+    if not strips_by_level:
         return None
-    strips = sorted((torch.stack(level, 1) for level in seen.values()), key=lambda x: -x[0].numel())
+    strips = sorted(
+        (torch.stack(level, 1) for level in strips_by_level.values()), key=lambda x: -x[0].numel()
+    )
     widest = strips[0].shape[-2:]
     frames = []
     for row in rows:
@@ -55,7 +57,7 @@ def film(stage: Generator, data: ImageData, *, seed: int, precision: str) -> Ima
 
 
 def evenly_spaced(states: Sequence[Levels]) -> list[Levels]:
-    """`FRAMES` of the states, evenly, the last one among them."""
+    """`FRAMES` of the states at equal distances, with the last one."""
     last = len(states) - 1
     places = torch.linspace(0, last, FRAMES).round().long().tolist()
     return [states[place] for place in places]
@@ -68,7 +70,7 @@ def neighbour_sheet(
 ) -> Image.Image:
     """Each row: a sample, then the training images that are nearest to it in the features."""
     side = samples.shape[-1]
-    found = torch.from_numpy(train.images[nearest.flatten().numpy()])
-    found = pooled(found, side).unflatten(0, nearest.shape)
-    rows = torch.cat([samples[:, None], found], 1)
+    images = torch.from_numpy(train.images[nearest.flatten().numpy()])
+    images = pooled(images, side).unflatten(0, nearest.shape)
+    rows = torch.cat([samples[:, None], images], 1)
     return sheet([rows.flatten(0, 1)], columns=rows.shape[1])

@@ -83,6 +83,8 @@ class Meter:
         return {"count": np.asarray(self.count), **arrays}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes over the state that `to_arrays` gave."""
+
         def below(name: str) -> dict[str, np.ndarray]:
             front = f"{name}/"
             return {k.removeprefix(front): v for k, v in arrays.items() if k.startswith(front)}
@@ -150,7 +152,11 @@ def merge_seeds(seeds: Sequence[Rows]) -> Rows:
 def _part_meter(
     data: ImageData | None, extractor: Extractor, references: Mapping[Resolution, Reference]
 ) -> AttributeMeter:
-    """On the extractor's device. ValueError where the data is not given, or has no law."""
+    """The meter of parts, on the extractor's device.
+
+    Raises:
+        ValueError: where there is no data, or it has no law.
+    """
     if data is None or data.law is None:
         raise ValueError(f"metric {ATTRIBUTES!r} needs data with a law: leave the metric out")
     device = next(extractor.parameters()).device
@@ -173,7 +179,11 @@ def settle_metrics(
 
 
 def over_seeds(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One row of the same measurement under several seeds: mean, all values, their deviation."""
+    """One row of the same measurement under several seeds: mean, all values, their deviation.
+
+    Raises:
+        ValueError: where the rows are not of one measurement.
+    """
     keys = ("resolution", "level", "view", "metric", "identity")
     if len({tuple(str(row.get(key)) for key in keys) for row in rows}) > 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Images as they are measured: generated under the conditions of test images, and real ones."""
+"""The images that are measured: generated under the conditions of test images, and real ones."""
 
 from __future__ import annotations
 
@@ -31,8 +31,13 @@ def samples(
     batch: int = BATCH,
     start: int = 0,
 ) -> Iterator[Images]:
-    """Images number `start` to n - 1 in batches, uint8 on the CPU; image i has a seed of its own,
-    whatever the batch."""
+    """Images number `start` to n - 1 in batches, uint8 on the CPU.
+
+    Image i has noise of its own, so that it does not depend on the batch.
+
+    Raises:
+        ValueError: for less than one image, or a batch of none.
+    """
     if n < 1 or batch < 1:
         raise ValueError(f"{n} samples in batches of {batch}: take at least 1 of both")
     for first in range(start, n, batch):
@@ -50,7 +55,7 @@ def draw_rows(
     precision: str,
     watch: Watch | None = None,
 ) -> dict[Name, Float[Tensor, "n c *_sides"]]:
-    """Images number `rows`, each from noise of its own and under the conditions of an example."""
+    """Images number `rows`, float, each from its own noise and the conditions of a test image."""
     request = request_of(method, data, rows, seed=seed, watch=watch)
     with autocast(next(method.parameters()).device, precision):
         return method.sample(request)
@@ -64,20 +69,21 @@ def request_of(
     seed: int,
     watch: Watch | None = None,
 ) -> Request:
-    """That for images number `rows`."""
+    """The request for images number `rows`."""
     cond = data.batch(evaluation_rows(len(data), rows)).cond
     device = next(method.parameters()).device
     noise = per_example([seed_of(seed, "sample", row) for row in rows], device)
     return Request(len(rows), cond, noise=noise, watch=watch)
 
 
-def batches(data: ImageData, size: int = BATCH) -> Iterator[UInt8[Tensor, "_b c *sides"]]:
+def image_batches(data: ImageData, size: int = BATCH) -> Iterator[UInt8[Tensor, "_b c *sides"]]:
+    """All images of the data in order, in batches."""
     for first in range(0, len(data), size):
         yield torch.from_numpy(data.images[first : first + size].copy())
 
 
 def real_images(data: ImageData, n: int) -> UInt8[Tensor, "n c *sides"]:
-    """The held-out images under whose conditions images number 0 to n - 1 are made; no more than
-    there are, so that none comes twice."""
+    """The test images whose conditions images number 0 to n - 1 have; no image twice, so that they
+    may be fewer than n."""
     rows = evaluation_rows(len(data), range(min(n, len(data))))
     return torch.from_numpy(data.images[rows.numpy()])

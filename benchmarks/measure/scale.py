@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure.quality import Rows, _part_meter, quality
-from benchmarks.measure.samples import BATCH, batches, real_images
+from benchmarks.measure.samples import BATCH, image_batches, real_images
 from benchmarks.progress import Track
 from hierdiff.data import ImageData
 from hierdiff.files.digest import read_json, write_json
@@ -36,12 +36,15 @@ def real_references(
     *,
     given: Mapping[Resolution, str | Path] | None = None,
 ) -> dict[Resolution, Reference]:
-    """Of the training images, kept in `folder`; `given`: files of foreign moments by resolution."""
+    """The references of the training images by resolution, stored in `folder`.
+
+    given: files of moments that take their place at some resolutions.
+    """
     train, given = data.part("train"), given or {}
     check_sides(given, resolutions)
     foreigners = {side: foreign(path, extractor, side) for side, path in given.items()}
     own = references(
-        batches(train),
+        image_batches(train),
         extractor,
         [side for side in resolutions if side not in foreigners],
         data=train.sha256,
@@ -57,7 +60,11 @@ def files_of(wanted: Mapping[int | str, str | Path]) -> dict[Resolution, str | P
 
 
 def check_sides(given: Iterable[Resolution], resolutions: Sequence[Resolution]) -> None:
-    """Refuses reference files for a resolution at which nothing is measured."""
+    """Refuses reference files for a resolution at which nothing is measured.
+
+    Raises:
+        ValueError: with the resolutions of those files.
+    """
     unknown = finest_first(set(given) - set(resolutions))[::-1]
     if unknown:
         raise ValueError(
@@ -84,10 +91,13 @@ def scale_rows(
     row says its own number.
     """
     sides, metrics, test = list(references), list(metrics), data.part("test")
-    asked = [extractor.key, [references[side].hash for side in sides], metrics, PROTOCOL]
+    identity = [extractor.key, [references[side].hash for side in sides], metrics, PROTOCOL]
     if ATTRIBUTES in metrics:
-        asked += [_part_meter(test, extractor, references).identity, sorted(test.condition_codes)]
-    parts = [*asked, n, seed, data.sha256]
+        identity += [
+            _part_meter(test, extractor, references).identity,
+            sorted(test.condition_codes),
+        ]
+    parts = [*identity, n, seed, data.sha256]
     kept = folder / f"scale-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
     try:
         return read_json(kept)

@@ -1,6 +1,6 @@
 """Which number of a column is the best: where bold and underlining are decided, for every format.
 
-The best method is bold and the second of three or more underlined. Who cannot be told apart from
+The best method is bold and the second of three or more underlined. A row that is no different from
 the best shares its place: equal as printed, or a gap within the 95 % interval of the difference of
 two means, t sqrt(v1 + v2), with v the variance of a mean and Student's t of the degrees of freedom
 of Welch and Satterthwaite, (sum v)^2 / sum (v^2 / freedom). A spread that is not known is not zero:

@@ -99,12 +99,12 @@ def floors(found: Sequence[Row]) -> dict[str, str]:
 
 def matched(records: Sequence[Record]) -> list[str]:
     """Which budget the runs share, where they were planned to share one."""
-    told = set()
+    budgets = set()
     for record in records:
         for name, amount in (record.training.get("plan") or {}).items():
             unit, factor = {**UNITS, **PER_IMAGE}.get(name, (name, 1.0))
-            told.add(f"matched by {name} ({number(amount / factor)} {unit})")
-    return sorted(told)
+            budgets.add(f"matched by {name} ({number(amount / factor)} {unit})")
+    return sorted(budgets)
 
 
 def _seeds(records: Sequence[Record], found: Sequence[Row]) -> Iterator[str]:
@@ -138,10 +138,10 @@ def _sources(q: Row) -> Iterator[str]:
 
 def budget(record: Record, when: str, what: str) -> float | None:
     """Images, FLOPs or seconds of training, "planned" or "spent"; old records say it elsewhere."""
-    told = record.training.get(when)
-    if told is None and when == "spent":
-        told = record.training
-    amount = (told or {}).get(what)
+    amounts = record.training.get(when)
+    if amounts is None and when == "spent":
+        amounts = record.training
+    amount = (amounts or {}).get(what)
     return None if amount is None else float(amount)
 
 

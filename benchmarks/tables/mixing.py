@@ -89,9 +89,9 @@ def same_hardware(column: str, rows: Mapping[str, Record], found: Mapping[str, R
 
 
 class Company:
-    """The records that may share a table with each other, told one at a time.
+    """The records that may share a table with each other, added one at a time.
 
-    A record is asked for the conditions of its own columns alone, so that n records cost n times
+    A record is compared by the conditions of its own columns alone, so that n records cost n times
     what one does. It is stricter than a table of two views, whose columns may differ: one metric at
     one resolution has one condition in both.
     """

@@ -125,11 +125,11 @@ def shares(rows: Mapping[str, Record]) -> Iterator[str]:
             amounts = [float(stage.get(what) or 0) for stage in stages]
             total = sum(amounts, start=0.0)
             if len(stages) > 1 and total:
-                told = (
+                parts = (
                     f"{stage['name']} {100 * amount / total:.0f} %"
                     for stage, amount in zip(stages, amounts, strict=True)
                 )
-                yield f"{row}, {unit} by stage: {', '.join(told)}"
+                yield f"{row}, {unit} by stage: {', '.join(parts)}"
                 break
 
 

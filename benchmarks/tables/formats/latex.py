@@ -102,8 +102,8 @@ def _line(*cells: str) -> str:
 
 def _cell(cell: tuple[str, str], place: int) -> str:
     value, spread = cell
-    told = {1: r"\textbf{%s}", 2: r"\underline{%s}"}.get(place, "%s") % escape(value)
-    return told + (rf"{{\scriptsize\,$\pm$\,{escape(spread)}}}" if spread else "")
+    marked = {1: r"\textbf{%s}", 2: r"\underline{%s}"}.get(place, "%s") % escape(value)
+    return marked + (rf"{{\scriptsize\,$\pm$\,{escape(spread)}}}" if spread else "")
 
 
 def _grey(cell: str) -> str:

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.measure.exposure import (
     SOURCES,
-    check,
+    check_exposure,
     exposure_bias,
     gaps,
     upsamplers,
@@ -68,4 +68,4 @@ def test_a_method_without_a_bridge_and_an_untrained_level_are_refused():
     with pytest.raises(ValueError, match="none of the stages 8 is one: take a cascade"):
         upsamplers(flat)
     with pytest.raises(ValueError, match=r"log_snr -9 .*outside"):
-        check(cascade(), [1, -9])
+        check_exposure(cascade(), [1, -9])
