@@ -42,12 +42,13 @@ from hierdiff.images import sheet
 from hierdiff.levels import Resolution, plain_of, resolution_of
 from hierdiff.methods import Generator, Method, methods
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.fidelity import PROTOCOL
+from hierdiff.metrics.identity import PROTOCOL
 from hierdiff.metrics.neighbours import neighbours
 from hierdiff.metrics.perceptual import perceptuals
+from hierdiff.metrics.quality import CurvePoint
 from hierdiff.metrics.reference import Reference
 from hierdiff.results.provenance import now, provenance
-from hierdiff.results.record import Record
+from hierdiff.results.record import SCHEMA, Record
 from hierdiff.train import Prepared, with_weights
 from hierdiff.training import Summary
 
@@ -180,7 +181,7 @@ def resumed_measuring(bench: Bench) -> Kept:
     hashes = [reference.hash for reference in bench.references.values()]
     device, sha256 = device_of(bench.run).type, bench.run.data.sha256
     key = measuring_key(
-        *(PROTOCOL, bench.run.config["method"], options, bench.precision, device, sha256),
+        *(PROTOCOL, SCHEMA, bench.run.config["method"], options, bench.precision, device, sha256),
         *(bench.extractor.key, hashes, weights_hash(bench.method)),
     )
     return Kept(bench.folder / MEASURING, key)
@@ -254,7 +255,7 @@ def measure_codecs(bench: Bench) -> Rows:
     return rows
 
 
-def measure_curves(bench: Bench, kept: Kept) -> Rows:
+def measure_curves(bench: Bench, kept: Kept) -> list[CurvePoint]:
     """Rows of the snapshots; their weights go into a method of its own."""
     method = methods.build(bench.run.config["method"], offered=bench.run.data.facts)
     return learning_curves(
@@ -272,7 +273,7 @@ def measure_curves(bench: Bench, kept: Kept) -> Rows:
     )
 
 
-def measure_cost(bench: Bench) -> Rows:
+def measure_cost(bench: Bench) -> list[dict[str, Any]]:
     """Rows of the costs, untrained, each case in a fresh process."""
     log.info("cost, each case in a fresh process")
     cases = cases_of(

@@ -43,14 +43,13 @@ from hierdiff.files.digest import read_json, write_json
 from hierdiff.files.lock import worked_in
 from hierdiff.files.reading import Damaged
 from hierdiff.inputs import inputs
-from hierdiff.levels import Resolutions
+from hierdiff.levels import Resolutions, place_of
 from hierdiff.methods import on_shapes
 from hierdiff.options import check
 from hierdiff.registry import build
 from hierdiff.results.hardware import hardware_of
 from hierdiff.results.plain import content_hash
 from hierdiff.results.provenance import machine, now
-from hierdiff.results.rows import place_of
 from hierdiff.train import GROUPS, definite, method_node
 from hierdiff.training import Recipe
 from hierdiff.training.fabric import processes

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -119,6 +119,19 @@ def plain_of(name: int | str | Sequence[int]) -> int | str | list[int]:
         return str(name)
     resolution = resolution_of(name)
     return resolution if isinstance(resolution, int) else list(resolution)
+
+
+def place_of(level: Name) -> dict[str, Any]:
+    """Where a row of a record stands: the resolution of a level, and its name where that is a
+    word."""
+    word = {"level": str(level)} if isinstance(level, str) else {}
+    return {"resolution": plain_of(resolution_of(level)), **word}
+
+
+def level_of(row: Mapping[str, Any]) -> Name:
+    """The level of a row of a record, the inverse of `place_of`."""
+    word = row.get("level")
+    return resolution_of(row["resolution"]) if word is None else Named(word, row["resolution"])
 
 
 def joint_text(names: Sequence[int | str | Sequence[int]]) -> str:

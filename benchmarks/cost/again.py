@@ -17,11 +17,10 @@ from benchmarks.settings import TimingOptions, group_of
 from hierdiff.config import from_yaml
 from hierdiff.files.lock import worked_in
 from hierdiff.inputs import changed, inputs
-from hierdiff.levels import Name, name_of, text_of
+from hierdiff.levels import Name, level_of, name_of, text_of
 from hierdiff.results.folders import paths
 from hierdiff.results.provenance import machine, now
 from hierdiff.results.record import Record
-from hierdiff.results.rows import level_of
 from hierdiff.training.bounds import built
 from hierdiff.training.format import header
 from hierdiff.trust import check_trust

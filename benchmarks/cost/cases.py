@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hierdiff.levels import Name, resolution_of, text_of
+from hierdiff.levels import Name, place_of, resolution_of, text_of
 from hierdiff.methods import Method
-from hierdiff.results.rows import ALONE, place_of
+from hierdiff.results.rows import ALONE
 from hierdiff.training.recipe import Precision, Recipe
 
 if TYPE_CHECKING:  # a process that is timed needs none of what it imports

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,11 +30,10 @@ from hierdiff.data.order import evaluation_rows, evaluation_rule
 from hierdiff.levels import Resolution, size_of, text_of
 from hierdiff.methods import Generator, Method, Stage
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.identity import Identity
-from hierdiff.metrics.quality import finite
+from hierdiff.metrics.identity import PROTOCOL, Identity
+from hierdiff.metrics.quality import NATIVE, CurvePoint, Quality, Spent, finite
 from hierdiff.metrics.reference import Reference
 from hierdiff.noise import from_generator, generator_of
-from hierdiff.results.rows import place_of
 from hierdiff.training.format import unpacked
 from hierdiff.training.load import load_tensors
 from hierdiff.training.run import SNAPSHOTS
@@ -56,7 +55,7 @@ def learning_curves(
     precision: str,
     track: Track,
     kept: Kept | None = None,
-) -> list[dict[str, Any]]:
+) -> list[CurvePoint]:
     """One row for each snapshot of the run in `folder`, half-life, resolution and metric.
 
     method: takes the weights of the snapshots, and keeps the last. data: held out. wanted:
@@ -64,9 +63,9 @@ def learning_curves(
     what was measured before the process was killed. A damaged snapshot is left out with a warning.
     """
 
-    def measured_at(path: Path) -> list[dict[str, Any]]:
+    def measure_at(path: Path) -> list[CurvePoint]:
         try:
-            stage, at = snapshot(path, method, plan)
+            stage, spent = snapshot(path, method, plan)
         except (OSError, ValueError) as error:
             log.warning("the learning curve leaves out %s: %s", path, one_line(str(error)))
             return []
@@ -79,17 +78,17 @@ def learning_curves(
                 stage, data, n, extractor, references, wanted.metrics,
                 seed=seed, precision=precision, whole=whole,
             )  # fmt: skip
-        return [{**at, **row} for row in made]
+        return [CurvePoint(**vars(row), **vars(spent)) for row in made]
 
     found = sorted((folder / SNAPSHOTS).glob("*.safetensors"), key=lambda p: natural(p.name))
     kept = Kept() if kept is None else kept
-    rows: list[dict[str, Any]] = []
+    rows: list[CurvePoint] = []
     for path in track(found, "learning curve", len(found)):
-        rows += kept.once(f"curve {path.name}", lambda path=path: measured_at(path))  # type: ignore[misc]
+        rows += kept.once(f"curve {path.name}", CurvePoint, partial(measure_at, path))
     return rows
 
 
-def snapshot(path: Path, method: Method, plan: Plan) -> tuple[Stage, dict[str, Any]]:
+def snapshot(path: Path, method: Method, plan: Plan) -> tuple[Stage, Spent]:
     """Loads the weights of a snapshot; the stage that was trained, and its spending so far.
 
     A file that cannot be read raises OSError.
@@ -101,23 +100,21 @@ def snapshot(path: Path, method: Method, plan: Plan) -> tuple[Stage, dict[str, A
     try:
         taken = facts["taken"]
         stage = method.stages[taken["stage"]]
-        spent = {
-            "stage": stage.name,
-            "step": taken["total_step"],
-            "images": taken["images"],
-            "flops": plan.flops(taken["stage"], taken["step"]),
-            "seconds": sum(taken["seconds"]),
-            "half_life": taken["half_life"],
-        }
+        spent = Spent(
+            stage=stage.name,
+            step=taken["total_step"],
+            images=taken["images"],
+            flops=plan.flops(taken["stage"], taken["step"]),
+            seconds=sum(taken["seconds"]),
+            half_life=taken["half_life"],
+        )
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"it does not say where in training it was taken ({error})") from error
     load_tensors(method, tensors, path)
     return stage, spent
 
 
-def validation_loss(
-    stage: Stage, data: ImageData, n: int, precision: str
-) -> Iterator[dict[str, Any]]:
+def validation_loss(stage: Stage, data: ImageData, n: int, precision: str) -> Iterator[Quality]:
     """The loss of each level on n images (`evaluation_rows`), each with its own noise and time.
 
     It is the loss that is trained, so that two stages share a curve only where process, prediction
@@ -127,15 +124,14 @@ def validation_loss(
     if len(stage.level_names) == len(images) == 1:  # one level stands for its image, as latents do
         images = {stage.level_names[0]: stage.resolutions[0]}
     for name, value in mean_losses(stage, data, n, precision).items():
-        yield {
-            **place_of(images.get(name, stage.resolutions[0])),
-            "view": "native",
-            "metric": "validation loss" if name in images else f"validation {name}",
-            "value": finite(value, f"the validation loss {name} of stage {stage.name}"),
-            "n": n,
-            "identity": loss_identity(stage, n, len(data)),
-            "better": "low",
-        }
+        yield Quality(
+            level=images.get(name, stage.resolutions[0]),
+            view=NATIVE,
+            metric="validation loss" if name in images else f"validation {name}",
+            value=finite(value, f"the validation loss {name} of stage {stage.name}"),
+            n=n,
+            identity=loss_identity(stage, n, len(data)),
+        )
 
 
 @torch.no_grad()
@@ -160,11 +156,13 @@ def mean_losses(stage: Stage, data: ImageData, n: int, precision: str) -> dict[s
     return {name.removeprefix("loss/"): v for name, v in sums.items() if name.startswith("loss/")}
 
 
-def loss_identity(stage: Stage, n: int, size: int) -> str:
+def loss_identity(stage: Stage, n: int, size: int) -> Identity:
     """Equal where the losses of two stages are the same quantity; of n of `size` images."""
     digest = hashlib.sha256(repr([*stage.loss_identity]).encode()).hexdigest()
     rule = evaluation_rule(size)
-    return str(Identity(f"loss@{digest[:8]}", n=str(n), rows=rule, estimator="fixed noise"))
+    return Identity(
+        f"loss@{digest[:8]}", n=n, rows=rule, protocol=PROTOCOL, estimator="fixed noise"
+    )
 
 
 def measure_samples_of(
@@ -178,7 +176,7 @@ def measure_samples_of(
     seed: int,
     precision: str,
     whole: bool,
-) -> list[dict[str, Any]]:
+) -> list[Quality]:
     """Metrics of n samples of a stage; whole: whether it makes the method's finest images, which
     alone are pooled."""
     finest = size_of(stage.resolutions[0])
@@ -186,7 +184,5 @@ def measure_samples_of(
     drawn = samples(stage, data, n, seed=seed, precision=precision)
     rows = quality([drawn], extractor, below, metrics, conditions=data)
     return [
-        row
-        for row in rows
-        if row["view"] == "native" or (whole and size_of(row["resolution"]) < finest)
+        row for row in rows if row.view == NATIVE or (whole and size_of(row.resolution) < finest)
     ]

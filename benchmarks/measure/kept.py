@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,13 @@ from torch import Tensor, nn
 from hierdiff.files.atomic import write
 from hierdiff.files.reading import from_json
 from hierdiff.levels import Name, name_of, text_of
+from hierdiff.metrics.quality import R
 
 log = logging.getLogger(__name__)
 
 FILE = "measuring.safetensors"
 EVERY = 60.0  # seconds of measuring between two writes
 SHARE = 20  # and so many times as long as the last write took
-
-Rows = list[dict[str, Any]]
 
 
 class Kept:
@@ -45,20 +44,20 @@ class Kept:
 
     def __init__(self, path: Path | None = None, key: str = "", *, every: float | None = None):
         self.path, self.key, self.every = path, key, EVERY if every is None else every
-        self.rows: dict[str, Rows] = {}
+        self.rows: dict[str, list[dict[str, Any]]] = {}
         self.state: dict[str, np.ndarray] = {}
         self.shown: dict[Name, UInt8[Tensor, "n c *_sides"]] = {}
         self._next = time.monotonic() + self.every
         if path is not None and path.is_file():  # a pipe would be waited for
             self._read(path)
 
-    def once(self, name: str, make: Callable[[], Rows]) -> Rows:
-        """The rows of `name`: as they were kept, or made now and kept."""
+    def once(self, name: str, kind: type[R], make: Callable[[], Sequence[R]]) -> list[R]:
+        """The rows of `name`, of one kind: as they were kept, or made now and kept."""
         if name not in self.rows:
-            self.rows[name] = make()
+            self.rows[name] = [row.plain() for row in make()]
             self.state = {}
             self._write()
-        return self.rows[name]
+        return [kind.read(row) for row in self.rows[name]]
 
     def keep(self, state: Callable[[], Mapping[str, np.ndarray]]) -> None:
         """Keeps the state of what is under way, if the last time is long enough ago."""

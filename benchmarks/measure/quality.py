@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -24,16 +24,16 @@ from benchmarks.measure.kept import Kept
 from benchmarks.measure.samples import Images
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rule
-from hierdiff.levels import Name, Resolution
+from hierdiff.levels import Name, Resolution, text_of
 from hierdiff.metrics.attributes import ATTRIBUTES, AttributeMeter, hindrance
 from hierdiff.metrics.classifier import classifier_of
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import FidelityMeter
-from hierdiff.metrics.quality import row_order
+from hierdiff.metrics.quality import Quality, row_order
 from hierdiff.metrics.reference import Reference
 
 log = logging.getLogger(__name__)
-Rows = list[dict[str, Any]]
+Rows = list[Quality]
 AUTO = "auto"  # in a list of metrics: those of the data's parts, where its law is known
 
 
@@ -73,7 +73,7 @@ class Meter:
         parts = [] if self.parts is None else self.parts.qualities()
         found = [*self.fidelity.qualities(), *parts]
         found.sort(key=row_order)
-        return [row.plain() for row in found]
+        return found
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All that the images so far have given, to go on from by `restore`."""
@@ -141,7 +141,9 @@ def quality_of_seeds(
             kept.keep(one.to_arrays)
         return one.rows()
 
-    return merge_seeds([kept.once(f"seed {seed}", partial(measure_seed, seed)) for seed in seeds])
+    return merge_seeds(
+        [kept.once(f"seed {seed}", Quality, partial(measure_seed, seed)) for seed in seeds]
+    )
 
 
 def merge_seeds(seeds: Sequence[Rows]) -> Rows:
@@ -178,18 +180,18 @@ def settle_metrics(
     return [one for name in names for one in (able if name == AUTO else [name])]
 
 
-def over_seeds(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def over_seeds(rows: Sequence[Quality]) -> Quality:
     """One row of the same measurement under several seeds: mean, all values, their deviation.
 
     Raises:
         ValueError: where the rows are not of one measurement.
     """
-    keys = ("resolution", "level", "view", "metric", "identity")
-    if len({tuple(str(row.get(key)) for key in keys) for row in rows}) > 1:
+    first, last = rows[0], rows[-1]
+    if len({(text_of(row.level), row.view, row.metric, row.identity) for row in rows}) > 1:
         raise ValueError(
-            f"seeds disagree on what was measured, {rows[0]['identity']} and "
-            f"{rows[-1]['identity']}: draw as many images under each"
+            f"seeds disagree on what was measured, {first.identity} and {last.identity}: draw as "
+            f"many images under each"
         )
-    values = [row["value"] for row in rows]
+    values = tuple(row.value for row in rows if row.value is not None)
     spread = statistics.stdev(values) if len(values) > 1 else None
-    return {**rows[0], "value": statistics.fmean(values), "values": values, "spread": spread}
+    return replace(first, value=statistics.fmean(values), values=values, spread=spread)

@@ -21,9 +21,9 @@ from hierdiff.levels import text_of
 from hierdiff.methods import Generator
 from hierdiff.metrics.extra import psnr, ssim
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.identity import PROTOCOL, Identity
 from hierdiff.metrics.perceptual import Perceptual
-from hierdiff.metrics.quality import finite
+from hierdiff.metrics.quality import HIGH, LOW, finite
 from hierdiff.metrics.reference import Reference, framewise
 
 log = logging.getLogger(__name__)
@@ -57,13 +57,14 @@ def reconstructions(
     identity = Identity(
         "torchmetrics",
         quantisation="uint8-round",
-        n=str(len(real)),
+        n=len(real),
         rows=None if conditions is None else evaluation_rule(len(conditions)),
         reference=reference.hash,
+        protocol=PROTOCOL,
     )
     pairs = [
-        ("PSNR", psnr(*frames), str(identity), "high"),
-        ("SSIM", ssim(*frames), str(identity), "high"),
+        ("PSNR", psnr(*frames), identity, HIGH),
+        ("SSIM", ssim(*frames), identity, HIGH),
     ]
     if pairs[0][1] == inf:
         log.warning("no PSNR: it is infinite, because some images come back exactly")
@@ -71,20 +72,21 @@ def reconstructions(
     if perceptual is not None and perceptual.identity != "none":
         value = _mean_distance(perceptual, *frames, device)
         own = replace(identity, maker=perceptual.identity)
-        pairs.append(("perceptual", value, str(own), "low"))
-    same = {**distance, "floor": None, "n_reference": len(real), "route": "pairs"}
-    rows = [{**distance, "metric": f"r{distance['metric']}"}]
-    rows += [
-        {
-            **same,
-            "metric": metric,
-            "value": finite(value, f"{metric} of {len(real)} reconstructions at {where}"),
-            "values": [value],
-            "identity": known,
-            "better": better,
-        }
-        for metric, value, known, better in pairs
-    ]
+        pairs.append(("perceptual", value, own, LOW))
+    rows = [replace(distance, metric=f"r{distance.metric}")]
+    for metric, value, known, better in pairs:
+        row = replace(
+            distance,
+            metric=metric,
+            value=finite(value, f"{metric} of {len(real)} reconstructions at {where}"),
+            values=(value,),
+            identity=known,
+            better=better,
+            floor=None,
+            n_reference=len(real),
+            route="pairs",
+        )
+        rows.append(row)
     return rows, made
 
 

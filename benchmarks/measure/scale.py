@@ -20,10 +20,12 @@ from hierdiff.images import to_uint8
 from hierdiff.levels import Resolution, finest_first, name_of, plain_of, resolution_of
 from hierdiff.metrics.attributes import ATTRIBUTES
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.fidelity import PROTOCOL
+from hierdiff.metrics.identity import PROTOCOL
+from hierdiff.metrics.quality import POOLED, Quality
 from hierdiff.metrics.reference import Reference, foreign, levels_of, references
 from hierdiff.metrics.scale import PixelGaussian
 from hierdiff.noise import from_generator, generator_of
+from hierdiff.results.record import SCHEMA
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +93,8 @@ def scale_rows(
     row says its own number.
     """
     sides, metrics, test = list(references), list(metrics), data.part("test")
-    identity = [extractor.key, [references[side].hash for side in sides], metrics, PROTOCOL]
+    hashes = [references[side].hash for side in sides]
+    identity = [extractor.key, hashes, metrics, PROTOCOL, SCHEMA]
     if ATTRIBUTES in metrics:
         identity += [
             _part_meter(test, extractor, references).identity,
@@ -100,7 +103,8 @@ def scale_rows(
     parts = [*identity, n, seed, data.sha256]
     kept = folder / f"scale-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
     try:
-        return read_json(kept)
+        found = read_json(kept)
+        return {kind: [Quality.read(row) for row in rows] for kind, rows in found.items()}
     except FileNotFoundError:
         pass
     except Damaged as error:
@@ -115,6 +119,6 @@ def scale_rows(
         return quality([stream], extractor, references, metrics, conditions=test)
 
     rows = {"real": measure(real, "real images"), "gaussian": measure(fake, "Gaussian")}
-    rows = {kind: [row for row in found if row["view"] == "pooled"] for kind, found in rows.items()}
-    write_json(kept, rows)
+    rows = {kind: [row for row in found if row.view == POOLED] for kind, found in rows.items()}
+    write_json(kept, {kind: [row.plain() for row in found] for kind, found in rows.items()})
     return rows

@@ -19,7 +19,6 @@ from benchmarks.report.parts import (
 from benchmarks.tables.formats.cells import MISSING
 from hierdiff.levels import order_of, px
 from hierdiff.results.hardware import hardware, machine
-from hierdiff.results.rows import better, level_of
 
 OWN = ("folder", "label", "name")  # options that only say what a run is called
 SPENT = ("steps", "batch", "images", "flops", "seconds", "share", "pretrained")
@@ -94,14 +93,13 @@ def metric_table(entries: Sequence[LabelledRecord]) -> PlainTable | None:
     rows: dict[str, list[str]] = {}
     for entry in entries:
         for q in entry.record.quality:
-            level = level_of(q)
             cells = [
-                Cell(as_text(q["identity"])),
-                Cell({"low": "lower", "high": "higher", None: "as real images"}[better(q)]),
-                *(value_cell(q.get(key)) for key in ("n", "n_reference", "floor", "route")),
+                Cell(str(q.identity)),
+                Cell({"low": "lower", "high": "higher", None: "as real images"}[q.better]),
+                *(value_cell(getattr(q, key)) for key in ("n", "n_reference", "floor", "route")),
             ]
-            row = TableRow(f"{q['metric']} at {px(level)}", cells)
-            unique.setdefault(repr(row), (order_of(level), row))
+            row = TableRow(f"{q.metric} at {px(q.level)}", cells)
+            unique.setdefault(repr(row), (order_of(q.level), row))
             rows.setdefault(repr(row), []).append(entry.label)
     all_labels = {entry.label for entry in entries if entry.record.quality}
     body = [

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from benchmarks.report.charts import DASHES, Axis, Line, Point, compact, lines, scatter
 from benchmarks.report.parts import Charts, LabelledRecord, finite_number
 from benchmarks.tables.scale import SCALE
-from hierdiff.levels import Name, finest_first, order_of, px, resolution_of
-from hierdiff.results.rows import Row, better, level_of
+from hierdiff.levels import Name, finest_first, level_of, order_of, px, resolution_of
+from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.quality import CurvePoint, Quality
 
 COSTS = (  # key of a cost row, axis, factor to its unit
     ("sample_images_per_s", Axis("sampled images/s", "high"), 1.0),
@@ -25,7 +25,7 @@ SPENT = (  # key of a curve's row, its name, label of the axis
 )
 UNITS = (("h", 3600), ("min", 60), ("s", 1))
 MetricView = tuple[Name, str, str]  # level, view, metric
-CurveKey = tuple[Name, str, str, str]  # and identity
+CurveKey = tuple[Name, str, str, Identity]
 
 
 def trade_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
@@ -37,7 +37,7 @@ def trade_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
     """
     finest = _finest_of(entries)
     views = dict.fromkeys(
-        _metric_view(q, finest) for e in entries for q in e.record.quality if better(q) is not None
+        _metric_view(q, finest) for e in entries for q in e.record.quality if q.better is not None
     )
     for side, view, metric in sorted(views, key=lambda key: order_of(key[0])):
         pairs = [(e, q) for e in entries if (q := _quality(e, (side, view, metric), finest))]
@@ -46,13 +46,14 @@ def trade_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
         images = []
         for key, axis, factor in COSTS:
             points = [
-                Point(e.label, cost * factor, q["value"], e.look, finite_number(q.get("spread")))
+                Point(e.label, cost * factor, q.value, e.look, q.spread)
                 for e, q in pairs
-                if (cost := _cost(e, side if view == "native" else _finest(e), key)) is not None
+                if q.value is not None
+                and (cost := _cost(e, side if view == "native" else _finest(e), key)) is not None
             ]
             if points:
-                quality = Axis(f"{metric} at {px(side)}", better(pairs[0][1]))
-                real = _real(entries, side, metric, pairs[0][1]["identity"])
+                quality = Axis(f"{metric} at {px(side)}", pairs[0][1].better)
+                real = _real(entries, side, metric, pairs[0][1].identity)
                 images.append((axis.label, scatter(points, axis, quality, real)))
         if images:
             yield Charts(_name(side, view, metric, finest), images)
@@ -67,14 +68,13 @@ def _name(side: Name, view: str, metric: str, finest: Name) -> str:
     return f"{metric} at {px(side)}{'' if (side, view) == (finest, 'native') else f', {view}'}"
 
 
-def _metric_view(q: Row, finest: Name) -> MetricView:
+def _metric_view(q: Quality, finest: Name) -> MetricView:
     """The key of a chart; at the finest level both views are the same image."""
-    side = level_of(q)
-    return side, "native" if side == finest else q["view"], q["metric"]
+    return q.level, "native" if q.level == finest else q.view, q.metric
 
 
-def _quality(entry: LabelledRecord, key: MetricView, finest: Name) -> Row | None:
-    rows = [q for q in entry.record.quality if finite_number(q["value"]) is not None]
+def _quality(entry: LabelledRecord, key: MetricView, finest: Name) -> Quality | None:
+    rows = [q for q in entry.record.quality if q.value is not None]
     return next((q for q in rows if _metric_view(q, finest) == key), None)
 
 
@@ -90,14 +90,13 @@ def _cost(entry: LabelledRecord, side: Name, key: str) -> float | None:
 
 
 def _real(
-    entries: Sequence[LabelledRecord], side: Name, metric: str, identity: Any
+    entries: Sequence[LabelledRecord], side: Name, metric: str, identity: Identity
 ) -> tuple[str, float] | None:
     """The name and the value of real images under the same metric."""
     for entry in entries:
         for q in entry.record.scale.get("real", ()):
-            value = finite_number(q["value"])
-            if (level_of(q), q["metric"], q["identity"]) == (resolution_of(side), metric, identity):
-                return (SCALE["real"], value) if value is not None else None
+            if (q.level, q.metric, q.identity) == (resolution_of(side), metric, identity):
+                return (SCALE["real"], q.value) if q.value is not None else None
     return None
 
 
@@ -109,23 +108,22 @@ def curve_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
     """
     finest = _finest_of(entries)
     rows = [row for entry in entries for row in entry.record.curves]
-    shared: dict[CurveKey, dict[str, tuple[LabelledRecord, list[Row]]]] = {}  # rows by label
+    shared: dict[CurveKey, dict[str, tuple[LabelledRecord, list[CurvePoint]]]] = {}  # rows by label
     for entry in entries:
         for row in entry.record.curves:
             have = shared.setdefault(_curve_key(row), {})
             have.setdefault(entry.label, (entry, []))[1].append(row)
     identities = Counter(key[:3] for key in shared)
-    halves = sorted(
-        {half for row in rows if (half := finite_number(row.get("half_life"))) is not None}
-    )
+    halves = sorted({row.half_life for row in rows if row.half_life is not None})
     sides = {  # which end of a metric is better, from its quality rows
-        q["metric"]: better(q) for entry in entries for q in entry.record.quality
+        q.metric: q.better for entry in entries for q in entry.record.quality
     }
     order = [*sides]
     ranked = sorted(shared, key=lambda key: order.index(key[2]) if key[2] in order else len(order))
     for key in sorted(ranked, key=lambda key: (order_of(key[0]), -len(shared[key]))):
         side, view, metric, identity = key
-        axis = Axis(f"{metric} at {px(side)}", sides.get(metric, better({"metric": metric})))
+        own = [row for _, of_entry in shared[key].values() for row in of_entry]
+        axis = Axis(f"{metric} at {px(side)}", sides.get(metric, own[0].better))
         real = _real(entries, side, metric, identity)
         images = []
         for spent, name, label in SPENT:
@@ -136,21 +134,18 @@ def curve_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
                 images.append((name, lines(curves, Axis(label + unit), axis, real)))
         if images:
             more = f", of {', '.join(shared[key])}" if identities[key[:3]] > 1 else ""
-            own = [row for _, of_entry in shared[key].values() for row in of_entry]
             note = " ".join(filter(None, (_counts_text(own), _patterns(halves))))
             yield Charts(_name(side, view, metric, finest) + more, images, note)
 
 
-def _counts_text(rows: Sequence[Row]) -> str:
+def _counts_text(rows: Sequence[CurvePoint]) -> str:
     """The number of images behind each point, which may be fewer than in the tables."""
     counts = []
-    for n, against, floor in dict.fromkeys(
-        tuple(finite_number(row.get(key)) for key in ("n", "n_reference", "floor")) for row in rows
-    ):
+    for n, against, floor in dict.fromkeys((row.n, row.n_reference, row.floor) for row in rows):
         if n is not None:
-            more = f" against {against:.0f}" if against is not None else ""
+            more = f" against {against}" if against is not None else ""
             noise = f" (noise floor {compact(floor)})" if floor is not None else ""
-            counts.append(f"{n:.0f} images{more}{noise}")
+            counts.append(f"{n} images{more}{noise}")
     return f"Each point is of {' or '.join(counts)}." if counts else ""
 
 
@@ -162,26 +157,28 @@ def _patterns(halves: Sequence[float]) -> str:
     return f"Half-life of the averaged weights, in images: {', '.join(patterns)}."
 
 
-def _curve_key(row: Row) -> CurveKey:
-    return level_of(row), str(row["view"]), str(row["metric"]), str(row.get("identity"))
+def _curve_key(row: CurvePoint) -> CurveKey:
+    return row.level, row.view, row.metric, row.identity
 
 
 def _curve_lines(
-    curves: Iterable[tuple[LabelledRecord, Sequence[Row]]], spent: str, halves: Sequence[float]
+    curves: Iterable[tuple[LabelledRecord, Sequence[CurvePoint]]],
+    spent: str,
+    halves: Sequence[float],
 ) -> Iterator[Line]:
     """A line for each entry, and for each half-life of its average where there are several.
 
     curves: entries with their rows of one curve.
     """
     for entry, rows in curves:
-        own = dict.fromkeys(finite_number(row.get("half_life")) for row in rows)
+        own = dict.fromkeys(row.half_life for row in rows)
         for half in own:
             points = [
-                (x, value)
+                (x, row.value)
                 for row in rows
-                if finite_number(row.get("half_life")) == half
-                and (x := finite_number(row.get(spent))) is not None
-                and (value := finite_number(row.get("value"))) is not None
+                if row.half_life == half
+                and row.value is not None
+                and (x := getattr(row, spent)) is not None
             ]
             if points:
                 note = f"half-life {compact(half)}" if half is not None and len(own) > 1 else ""

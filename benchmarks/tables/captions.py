@@ -8,11 +8,11 @@ from benchmarks.tables.costs import ALIKE, COSTS
 from benchmarks.tables.digits import number
 from benchmarks.tables.formats.cells import MISSING
 from benchmarks.tables.presets import UNITS, Preset
-from hierdiff.levels import Name, order_of, px
-from hierdiff.metrics.identity import identity_of
+from hierdiff.levels import Name, level_of, order_of, px
+from hierdiff.metrics.quality import Quality
 from hierdiff.results.hardware import hardware
 from hierdiff.results.record import Record
-from hierdiff.results.rows import Row, level_of
+from hierdiff.results.rows import Row
 
 PRETRAINED = "‡"
 CASES = ("train", "sample")  # of which a cost is made
@@ -29,14 +29,12 @@ def caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset) 
     records = list(rows.values())
     budgets = sorted({record.budget for record in records})
     parts = [", ".join([records[0].data, f"budget {', '.join(budgets)}", *matched(records)]) + "."]
-    found = [
-        q for r in records for q in r.quality if q["value"] is not None and q["metric"] in metrics
-    ]
+    found = [q for r in records for q in r.quality if q.value is not None and q.metric in metrics]
     alike: dict[str, list[str]] = {}
     for metric in metrics:
-        own = [q for q in found if q["metric"] == metric]
+        own = [q for q in found if q.metric == metric]
         if own:
-            makers = sorted({identity_of(q["identity"]).maker for q in own})
+            makers = sorted({q.identity.maker for q in own})
             counts = sorted({_counts(q) for q in own})
             alike.setdefault(f"({', '.join(makers)}) of {', '.join(counts)}", []).append(metric)
     parts += [f"{', '.join(same)} {told}." for told, same in alike.items()]
@@ -76,18 +74,18 @@ def batch_of(cost: Row) -> str:
     return f"batch {size}" if size else "each at its best batch"
 
 
-def _counts(q: Row) -> str:
-    against = q.get("n_reference")
-    return f"{q.get('n')} images" + (f" against {against}" if against is not None else "")
+def _counts(q: Quality) -> str:
+    against = q.n_reference
+    return f"{q.n} images" + (f" against {against}" if against is not None else "")
 
 
-def floors(found: Sequence[Row]) -> dict[str, str]:
+def floors(found: Sequence[Quality]) -> dict[str, str]:
     """What a perfect model would get at this count: for each metric that has it, by resolution."""
     told: dict[str, dict[Name, list[float]]] = {}
-    for q in sorted(found, key=lambda q: order_of(level_of(q))):
-        if q.get("floor") is not None:
-            sides = told.setdefault(q["metric"], {})
-            sides.setdefault(level_of(q), []).append(q["floor"])
+    for q in sorted(found, key=lambda q: order_of(q.level)):
+        if q.floor is not None:
+            sides = told.setdefault(q.metric, {})
+            sides.setdefault(q.level, []).append(q.floor)
     return {
         metric: ", ".join(
             f"{px(level)} {MISSING.join(dict.fromkeys((number(min(own)), number(max(own)))))}"
@@ -107,17 +105,18 @@ def matched(records: Sequence[Record]) -> list[str]:
     return sorted(budgets)
 
 
-def _seeds(records: Sequence[Record], found: Sequence[Row]) -> Iterator[str]:
+def _seeds(records: Sequence[Record], found: Sequence[Quality]) -> Iterator[str]:
     merged = [r.config["seed"] for r in records if isinstance(r.config.get("seed"), list)]
     if merged:
         yield "Rows with a number of seeds: over training seeds, others are of one."
     else:
         yield "One training seed a row."
+    measured = set(found)
     single = [q for r in records if not isinstance(r.config.get("seed"), list) for q in r.quality]
-    draws = sorted({len(q["values"]) for q in single if q in found and q.get("spread") is not None})
+    draws = sorted({len(q.values) for q in single if q in measured and q.spread is not None})
     if draws:
         yield f"{MISSING.join(map(str, dict.fromkeys((draws[0], draws[-1]))))} sampling seeds."
-    sources = {frozenset(_sources(q)) for q in found if q.get("spread") is not None}
+    sources = {frozenset(_sources(q)) for q in found if q.spread is not None}
     if sources == {frozenset({SAMPLING})}:
         yield "±: standard deviation over sampling seeds."
     elif sources:
@@ -128,11 +127,11 @@ def _seeds(records: Sequence[Record], found: Sequence[Row]) -> Iterator[str]:
         )
 
 
-def _sources(q: Row) -> Iterator[str]:
+def _sources(q: Quality) -> Iterator[str]:
     """Over which seeds a spread is."""
-    if "between" in q:
+    if q.between is not None:
         yield TRAINING
-    if "between" not in q or q.get("within") is not None:
+    if q.between is None or q.within is not None:
         yield SAMPLING
 
 

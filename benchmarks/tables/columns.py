@@ -13,10 +13,11 @@ from benchmarks.tables.layout import Column, Spread, Spreads
 from benchmarks.tables.mixing import same_hardware, same_identity
 from benchmarks.tables.presets import UNITS, Preset
 from benchmarks.tables.scale import SCALE, scale_rows
-from hierdiff.levels import Name, finest_first, px
+from hierdiff.levels import Name, finest_first, level_of, px
+from hierdiff.metrics.quality import Quality
 from hierdiff.results.flat import flat
 from hierdiff.results.record import Record
-from hierdiff.results.rows import ALONE, Row, better, level_of
+from hierdiff.results.rows import ALONE, Row
 
 OUT_OF_MEMORY, OOM = "out of memory", "OOM"  # how such a reason begins, what a cell says
 Cells = dict[Column, dict[str, Any]]  # by column and row
@@ -33,7 +34,7 @@ def columns_of(
         found = quality_columns(group, rows, level, metrics) if part is None else {}
         for column, qualities in found.items():
             same_identity(column.heading, qualities)
-            columns[column] = {row: q["value"] for row, q in qualities.items()}
+            columns[column] = {row: q.value for row, q in qualities.items()}
             spread[column] = {
                 row: known for row, q in qualities.items() if (known := spread_of(q)) is not None
             }
@@ -80,17 +81,17 @@ def costs_at(record: Record, level: Name, part: str | None) -> list[Row]:
     return [c for c in record.cost if (level_of(c), c.get("part")) == (level, part)]
 
 
-def spread_of(q: Row) -> Spread | None:
+def spread_of(q: Quality) -> Spread | None:
     """Of a quality row, which is a mean over sampling seeds, or over those and training seeds
     (`hierdiff.results.over_seeds`); None where it is unknown."""
-    sd, count = q.get("spread"), len(q.get("values") or ())
+    sd, count = q.spread, len(q.values)
     if sd is None or count < 2:
         return None
-    if "between" not in q:
+    if q.between is None:
         return Spread(sd, count, {"sampling seeds": (sd**2 / count, count - 1)})
-    parts = {"training seeds": (q["between"] ** 2 / count, count - 1)}
-    if q["within"] is not None:
-        parts["sampling seeds"] = (q["within"] ** 2 / q["draws"], q["draws"] - 1)
+    parts = {"training seeds": (q.between**2 / count, count - 1)}
+    if q.within is not None and q.draws is not None:
+        parts["sampling seeds"] = (q.within**2 / q.draws, q.draws - 1)
     return Spread(sd, count, parts)
 
 
@@ -110,12 +111,14 @@ def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Column, dict
 
 def levels_of(records: Iterable[Record]) -> list[Name]:
     """Every level that was measured, finest first."""
-    return finest_first(level_of(row) for r in records for row in (*r.quality, *r.cost))
+    return finest_first(
+        level for r in records for level in (*(q.level for q in r.quality), *map(level_of, r.cost))
+    )
 
 
 def metrics_of(records: Iterable[Record], which: str) -> list[str]:
     """Metrics that were measured, in the order of the records: the "first" of each, "all", none."""
-    rows = [[q["metric"] for q in record.quality] for record in records]
+    rows = [[q.metric for q in record.quality] for record in records]
     if which == "first":
         return list(dict.fromkeys(metrics[0] for metrics in rows if metrics))
     return list(dict.fromkeys(m for metrics in rows for m in metrics)) if which == "all" else []
@@ -123,7 +126,7 @@ def metrics_of(records: Iterable[Record], which: str) -> list[str]:
 
 def quality_columns(
     group: str, rows: Mapping[str, Record], level: Name, metrics: Sequence[str]
-) -> dict[Column, dict[str, Row]]:
+) -> dict[Column, dict[str, Quality]]:
     """For each metric and view of a level the quality row of each table row.
 
     At the finest level both views are the same image, and one column says it. Both views have
@@ -134,11 +137,11 @@ def quality_columns(
         {"": ("native", "pooled")} if finest else {" native": ("native",), " pooled": ("pooled",)}
     )
     at_side = {
-        row: [q for q in record.quality if level_of(q) == level and q["value"] is not None]
+        row: [q for q in record.quality if q.level == level and q.value is not None]
         for row, record in rows.items()
     }
     scale = {label: list(scale_rows(rows.values(), kind, level)) for kind, label in SCALE.items()}
-    columns: dict[Column, dict[str, Row]] = {}
+    columns: dict[Column, dict[str, Quality]] = {}
     for metric in metrics:
         side_of = direction(metric, rows.values())
         for suffix, wanted in views.items():
@@ -147,20 +150,20 @@ def quality_columns(
                 for row, found in at_side.items()
                 for view in reversed(wanted)
                 for q in found
-                if (q["metric"], q["view"]) == (metric, view)
+                if (q.metric, q.view) == (metric, view)
             }
             if column:
                 column |= {
-                    row: q for row, found in scale.items() for q in found if q["metric"] == metric
+                    row: q for row, found in scale.items() for q in found if q.metric == metric
                 }
                 columns[Column(group, f"{metric}{suffix}", side_of)] = column
     return columns
 
 
 def direction(metric: str, records: Iterable[Record]) -> str | None:
-    """Which side of a metric is better: as a row says, or else by its name."""
-    rows = [q for record in records for q in record.quality if q["metric"] == metric]
-    return better(next((q for q in rows if "better" in q), {"metric": metric}))
+    """Which side of a metric is better, as the first row of it says."""
+    rows = (q for record in records for q in record.quality)
+    return next((q.better for q in rows if q.metric == metric), None)
 
 
 def cost_column(

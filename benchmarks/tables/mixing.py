@@ -7,20 +7,22 @@ from typing import Any
 
 from benchmarks.tables.costs import COSTS
 from benchmarks.tables.scale import SCALE
-from hierdiff.levels import px
-from hierdiff.metrics.identity import Identity, identity_of
+from hierdiff.levels import level_of, px
+from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.quality import Quality
 from hierdiff.results.hardware import hardware
 from hierdiff.results.record import Record
-from hierdiff.results.rows import Row, level_of
+from hierdiff.results.rows import Row
 
 Place = tuple[str, str]  # group and heading of a column, whatever the view
+Condition = tuple[Identity, int | None, int | None]  # and numbers of images and of references
 
 
 def one_dataset(records: Sequence[Record]) -> str:
     """The data set of the records.
 
     Raises:
-        ValueError: where they are of several data sets or protocols.
+        ValueError: where they are of several data sets.
     """
     datasets = sorted({record.data for record in records})
     if len(datasets) > 1:
@@ -28,16 +30,10 @@ def one_dataset(records: Sequence[Record]) -> str:
             f"data sets {', '.join(datasets)} cannot share a table: choose one, "
             f"--where data={datasets[0]}"
         )
-    protocols = sorted({str(p) for r in records if (p := r.provenance.get("protocol")) is not None})
-    if len(protocols) > 1:
-        raise ValueError(
-            f"records measured under protocols {' and '.join(protocols)} cannot share a table: "
-            f"measure the older ones again"
-        )
     return datasets[0]
 
 
-def same_identity(column: str, found: Mapping[str, Row]) -> None:
+def same_identity(column: str, found: Mapping[str, Quality]) -> None:
     """Refuses a column of several metric identities, numbers of images or of references.
 
     Real images may be fewer, since there are no more of them (see `fewer_real`).
@@ -45,12 +41,12 @@ def same_identity(column: str, found: Mapping[str, Row]) -> None:
     Raises:
         ValueError: with both identities, and a row of each.
     """
-    seen: dict[tuple[Any, ...], str] = {}
+    seen: dict[Condition, str] = {}
     for row, q in found.items():
-        about = identity_of(q["identity"]).apart_from_count()
+        about = q.identity.apart_from_count()
         if row == SCALE["real"] and any(_fewer(q, o, about) for o in found.values()):
             continue
-        seen.setdefault((q["identity"], q.get("n"), q.get("n_reference")), row)
+        seen.setdefault(_condition(q), row)
     if len(seen) > 1:
         (first, row), (second, other) = list(seen.items())[:2]
         raise ValueError(
@@ -59,16 +55,15 @@ def same_identity(column: str, found: Mapping[str, Row]) -> None:
         )
 
 
-def _fewer(real: Row, other: Row, about: Identity) -> bool:
+def _fewer(real: Quality, other: Quality, about: Identity) -> bool:
     """Is a row of real images one of less images than the other, and else like it?"""
-    return (real.get("n") or 0) < (other.get("n") or 0) and identity_of(
-        other["identity"]
-    ).apart_from_count() == about
+    fewer = (real.n or 0) < (other.n or 0)
+    return fewer and other.identity.apart_from_count() == about
 
 
-def _identity(identity: tuple[Any, ...]) -> str:
-    name, n, n_reference = identity
-    return f"{name!r} of {n} against {n_reference} images"
+def _identity(condition: Condition) -> str:
+    identity, n, n_reference = condition
+    return f"{str(identity)!r} of {n} against {n_reference} images"
 
 
 def same_hardware(column: str, rows: Mapping[str, Record], found: Mapping[str, Row]) -> None:
@@ -97,8 +92,8 @@ class Company:
     """
 
     def __init__(self, records: Iterable[Record] = ()):
-        self.conditions: dict[Place, tuple[Any, str]] = {}  # and the name of who has it
-        self.scale: dict[Place, dict[Any, tuple[str, Row]]] = {}  # kind and row, by condition
+        self.conditions: dict[Place, tuple[Condition | str, str]] = {}  # and the name of who has it
+        self.scale: dict[Place, dict[Any, tuple[str, Quality]]] = {}  # kind and row, by condition
         for record in records:
             self.add(record)
 
@@ -130,51 +125,47 @@ class Company:
                 raise ValueError(_mixed(place, known, name, _condition(row), SCALE[kind]))
 
 
-def conditions(record: Record) -> Iterator[tuple[Place, Any]]:
+def conditions(record: Record) -> Iterator[tuple[Place, Condition | str]]:
     """Under which conditions the numbers of a record may share a column, by where they stand."""
-    protocol = record.provenance.get("protocol")
-    if protocol is not None:
-        yield ("protocol", ""), str(protocol)
     for q in record.quality:
-        if q["value"] is not None:
-            yield (_group(q), q["metric"]), _condition(q)
+        if q.value is not None:
+            yield (px(q.level), q.metric), _condition(q)
     for c in record.cost:
         if c.get("part") is None:
-            where = hardware(record, c)
+            where, group = hardware(record, c), px(level_of(c))
             for cost in COSTS:
                 if cost.hardware and c.get(cost.key) is not None:
-                    yield (_group(c), cost.label), where
+                    yield (group, cost.label), where
             if any(isinstance(node, (Mapping, list, tuple)) for node in c.values()):
-                yield (_group(c), "breakdown"), where
+                yield (group, "breakdown"), where
 
 
-def _group(row: Row) -> str:
-    return px(level_of(row))
+def _condition(q: Quality) -> Condition:
+    return q.identity, q.n, q.n_reference
 
 
-def _condition(q: Row) -> tuple[Any, ...]:
-    return q["identity"], q.get("n"), q.get("n_reference")
-
-
-def _scale(record: Record) -> Iterator[tuple[Place, str, Row]]:
+def _scale(record: Record) -> Iterator[tuple[Place, str, Quality]]:
     for kind in SCALE:
         for q in record.scale.get(kind, ()):
-            if q["value"] is not None:
-                yield (_group(q), q["metric"]), kind, q
+            if q.value is not None:
+                yield (px(q.level), q.metric), kind, q
 
 
-def _beside(kind: str, row: Row, condition: tuple[Any, ...]) -> bool:
+def _beside(kind: str, row: Quality, condition: Condition | str) -> bool:
     """May a row of the scale stand in a column: measured alike, or real images that are fewer."""
+    if isinstance(condition, str):  # hardware, of no metric
+        return False
     identity, n, _ = condition
     return _condition(row) == condition or (
         kind == "real"
-        and (row.get("n") or 0) < (n or 0)
-        and identity_of(row["identity"]).apart_from_count()
-        == identity_of(identity).apart_from_count()
+        and (row.n or 0) < (n or 0)
+        and row.identity.apart_from_count() == identity.apart_from_count()
     )
 
 
-def _mixed(place: Place, known: Any, name: str, condition: Any, other: str) -> str:
-    said = [_identity(one) if isinstance(one, tuple) else str(one) for one in (known, condition)]
+def _mixed(
+    place: Place, known: Condition | str, name: str, condition: Condition | str, other: str
+) -> str:
+    said = [one if isinstance(one, str) else _identity(one) for one in (known, condition)]
     column = " ".join(filter(None, place))
     return f"column {column!r} would mix {said[0]} ({name}) with {said[1]} ({other})"

@@ -10,11 +10,10 @@ from benchmarks.tables.digits import number
 from benchmarks.tables.formats.cells import MISSING
 from benchmarks.tables.presets import UNITS, Preset
 from benchmarks.tables.scale import scale_rows
-from hierdiff.levels import Name, joint_text, order_of, px
-from hierdiff.metrics.identity import Identity, identity_of
+from hierdiff.levels import Name, joint_text, level_of, order_of, px
 from hierdiff.results.hardware import machine
 from hierdiff.results.record import Record
-from hierdiff.results.rows import ALONE, Row, level_of
+from hierdiff.results.rows import ALONE, Row
 
 
 def notes(
@@ -98,10 +97,10 @@ def noisy(cost: Row) -> str | None:
 def identities(rows: Mapping[str, Record], metrics: Sequence[str]) -> Iterator[str]:
     """A line for each level and identity but for the estimator, which each metric tells."""
     found = {
-        (level_of(q), *_halves(identity_of(q["identity"])), q["metric"])
+        (q.level, q.identity.source, q.identity.estimator or "", q.metric)
         for record in rows.values()
         for q in record.quality
-        if q["value"] is not None and q["metric"] in metrics
+        if q.value is not None and q.metric in metrics
     }
     lines: dict[tuple[Name, str], list[str]] = {}
     for level, made, how, metric in sorted(
@@ -110,11 +109,6 @@ def identities(rows: Mapping[str, Record], metrics: Sequence[str]) -> Iterator[s
         lines.setdefault((level, made), []).append(f"{metric} ({how})" if how else metric)
     for (level, made), told in lines.items():
         yield f"{px(level)}, {made}: {', '.join(told)}"
-
-
-def _halves(identity: Identity) -> tuple[str, str]:
-    """All but the estimator, and the estimator."""
-    return identity.source, identity.estimator or ""
 
 
 def shares(rows: Mapping[str, Record]) -> Iterator[str]:
@@ -137,11 +131,11 @@ def fewer_real(rows: Iterable[Record], metrics: Sequence[str]) -> Iterator[str]:
     """A note where real images are fewer than generated ones: distances of few images read high."""
     records = list(rows)
     counts = {
-        (q["n"], max(ns))
+        (q.n, max(ns))
         for level in levels_of(records)
         for q in scale_rows(records, "real", level)
-        if q["metric"] in metrics and q.get("n")
-        if (ns := _counts_of(records, level, q["metric"])) and q["n"] < max(ns)
+        if q.metric in metrics and q.n
+        if (ns := _counts_of(records, level, q.metric)) and q.n < max(ns)
     }
     for few, many in sorted(counts):
         yield f"real images are {few}, all test images there are, beside {many} generated ones"
@@ -149,8 +143,8 @@ def fewer_real(rows: Iterable[Record], metrics: Sequence[str]) -> Iterator[str]:
 
 def _counts_of(records: Iterable[Record], level: Name, metric: str) -> list[int]:
     return [
-        q["n"]
+        q.n
         for record in records
         for q in record.quality
-        if (level_of(q), q["metric"]) == (level, metric) and q.get("n")
+        if (q.level, q.metric) == (level, metric) and q.n
     ]

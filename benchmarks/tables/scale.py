@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from hierdiff.levels import Name, resolution_of
+from hierdiff.metrics.quality import Quality
 from hierdiff.results.record import Record
-from hierdiff.results.rows import Row, level_of
 
 SCALE = {"real": "real images", "gaussian": "Gaussian"}  # key in a record, label of the row
 
 
-def scale_rows(records: Iterable[Record], kind: str, level: Name) -> Iterator[Row]:
+def scale_rows(records: Iterable[Record], kind: str, level: Name) -> Iterator[Quality]:
     """The rows of the scale at the resolution of a level; of several records the newest speaks, by
     metric."""
     resolution = resolution_of(level)
     newest = sorted(records, key=lambda r: (str(r.provenance.get("ended")), r.hash))
     found = {
-        q["metric"]: q
+        q.metric: q
         for record in newest
         for q in record.scale.get(kind, ())
-        if level_of(q) == resolution and q["value"] is not None
+        if q.level == resolution and q.value is not None
     }
     yield from found.values()

@@ -25,6 +25,7 @@ from hierdiff.levels import Name, Resolution, finest_first, sides_of, size_of, t
 from hierdiff.metrics.classifier import SHA256, SIDES, classifier_of, unknown
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.frechet import summed
+from hierdiff.metrics.identity import PROTOCOL
 from hierdiff.metrics.quality import HIGH, LOW, NATIVE, POOLED, Place, Quality, row_order
 from hierdiff.metrics.reference import extracted, pooled
 
@@ -252,21 +253,21 @@ class AttributeMeter:
         ) -> Quality:
             identity = replace(
                 self.classifier.made,
-                n=str(n),
+                n=n,
                 rows=self.rows or None,
                 reference=f"law-{self.law.hash}",
+                protocol=PROTOCOL,
                 estimator=estimator,
             )
             return Quality(
-                resolution=place.resolution,
-                level=place.level,
+                level=place.name,
                 view=NATIVE,
                 metric=metric,
                 value=value,
                 floor=floor,
                 n=n,
                 n_reference=None,
-                identity=str(identity),
+                identity=identity,
                 route=None,
                 better=better,
             )

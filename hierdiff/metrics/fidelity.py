@@ -33,11 +33,6 @@ from hierdiff.metrics.table import METRICS, View, check_metrics, check_reference
 
 log = logging.getLogger(__name__)
 
-# Counts changes of what a number means. 2: other metrics beside the Fréchet distance. 3: image i is
-# made under row `evaluation_rows(i)`, a seeded permutation, where it was row i; more images than
-# rows go through further permutations.
-PROTOCOL = 3
-
 
 class FidelityMeter:
     """Streams the images of one method into a `Quality` for each level, view and metric.
@@ -118,7 +113,8 @@ class FidelityMeter:
         for place in sorted(self.streams, key=Place.order):
             streams = self.streams[place]
             whole = {output: streams[output].all_reduce() for output in sorted(streams)}
-            view = View(*place, self.extractor, whole, self.references[place.resolution], self.rows)
+            reference = self.references[place.resolution]
+            view = View(place.name, place.view, self.extractor, whole, reference, self.rows)
             made = [
                 row
                 for metric in self.metrics

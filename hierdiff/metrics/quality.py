@@ -1,10 +1,11 @@
-"""One value of a metric: what it is, where in a method it stands, what it may be compared with."""
+"""One value of a metric as a row, of one type from what measures it to the table that prints it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -12,51 +13,109 @@ from hierdiff.levels import (
     Name,
     Named,
     Resolution,
+    level_of,
     name_of,
-    plain_of,
+    place_of,
     px,
     resolution_of,
     size_of,
     text_of,
 )
+from hierdiff.metrics.identity import Identity
 
 NATIVE, POOLED = "native", "pooled"
+VIEWS = (NATIVE, POOLED)
 LOW, HIGH = "low", "high"
+BETTER = (LOW, HIGH, None)
+R = TypeVar("R", bound="Quality")
 
 
 @dataclass(frozen=True)
 class Quality:
     """One value: where it was measured, what it is, and what it may be compared with.
 
-    floor: what a perfect model would get from as many images (see `noise_floor`); better: "low" or
-    "high", None where real images give the value to reach; n_reference: None where it plays no part
-    or is endless; level: name of the level where that is not its resolution.
+    level: name of the level; view: "native" (the method's own level) or "pooled" (its final image
+    pooled to it). value: None where there is none; of several sampling seeds their mean. n,
+    n_reference: images of both sides; n_reference is None where it plays no part or is endless.
+    floor: what a perfect model would get from as many images (see `noise_floor`). route: how it was
+    computed. better: "low" or "high", None where real images give the value to reach. values: one
+    for each seed; spread: their standard deviation, None for one. between, within, draws: sources
+    of the spread where training seeds are merged (`hierdiff.results.over_seeds`).
+
+    Raises: FloatingPointError where value or floor is NaN or infinite; ValueError for another view,
+    or another `better`.
     """
 
-    resolution: Resolution
+    level: Name
     view: str
     metric: str
-    value: float
-    floor: float | None
-    n: int
-    n_reference: int | None
-    identity: str
-    route: str | None
+    value: float | None
+    identity: Identity
+    n: int | None = None
+    n_reference: int | None = None
+    floor: float | None = None
+    route: str | None = None
     better: str | None = LOW
-    level: str | None = None
+    values: tuple[float, ...] = ()
+    spread: float | None = None
+    between: float | None = None
+    within: float | None = None
+    draws: int | None = None
 
     def __post_init__(self) -> None:
-        name = self.resolution if self.level is None else Named(self.level, self.resolution)
-        where = f"{self.metric} at {px(name)} ({self.view}, {self.n} images)"
-        finite(self.value, where)
+        where = f"{self.metric} at {px(self.level)} ({self.view}, {self.n} images)"
+        if self.view not in VIEWS:
+            raise ValueError(f"{where} has view {self.view!r}: it is one of {list(VIEWS)}")
+        if self.better not in BETTER:
+            raise ValueError(f"{where} has better {self.better!r}: it is one of {BETTER}")
+        if self.value is not None:
+            finite(self.value, where)
         if self.floor is not None:
             finite(self.floor, f"the noise floor of {where}")
 
+    @property
+    def resolution(self) -> Resolution:
+        """Of its level."""
+        return resolution_of(self.level)
+
     def plain(self) -> dict[str, Any]:
-        """As a row of a record."""
-        level = {} if self.level is None else {"level": self.level}
-        told = {name: value for name, value in asdict(self).items() if name != "level"}
-        return {**told, "resolution": plain_of(self.resolution), **level}
+        """As a record has it, the inverse of `read`."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "level"}
+        own = {"identity": self.identity.plain(), "values": list(self.values)}
+        return {**place_of(self.level), **parts, **own}
+
+    @classmethod
+    def read(cls: type[R], row: Mapping[str, Any]) -> R:
+        """A row of a record, of the form that `hierdiff.results.form` demands. Keys that it does
+        not know are left out."""
+        known = {f.name for f in fields(cls)} & set(row)
+        own = {
+            "level": level_of(row),
+            "identity": Identity(**row["identity"]),
+            "values": tuple(row.get("values") or ()),
+        }
+        return cls(**{**{name: row[name] for name in known}, **own})
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What had been spent when a snapshot was taken.
+
+    stage: name of the one in training. step, images, flops, seconds: of training, in all.
+    half_life: of the average of its weights, in images.
+    """
+
+    stage: str | None = None
+    step: int | None = None
+    images: float | None = None
+    flops: float | None = None
+    seconds: float | None = None
+    half_life: float | None = None
+
+
+@dataclass(frozen=True)
+class CurvePoint(Spent, Quality):
+    """One value of a snapshot."""
 
 
 def finite(value: float, what: str) -> float:
@@ -83,6 +142,11 @@ class Place(NamedTuple):
         level = str(name) if isinstance(name, str) else None
         return cls(resolution_of(images.shape[2:]), level, NATIVE)
 
+    @property
+    def name(self) -> Name:
+        """Of the level."""
+        return self.resolution if self.level is None else Named(self.level, self.resolution)
+
     def text(self) -> str:
         return f"{text_of(self.resolution)}/{self.level or ''}/{self.view}"
 
@@ -99,4 +163,5 @@ class Place(NamedTuple):
 
 def row_order(row: Quality) -> tuple[int, str, str]:
     """Finest level first, then by view."""
-    return (-size_of(row.resolution), row.level or "", row.view)
+    word = row.level if isinstance(row.level, str) else ""
+    return (-size_of(row.resolution), word, row.view)

@@ -9,7 +9,7 @@ from math import isinf
 from jaxtyping import Float
 from torch import Tensor
 
-from hierdiff.levels import Resolution
+from hierdiff.levels import Name, Resolution, resolution_of
 from hierdiff.metrics.extra import inception_score
 from hierdiff.metrics.extractors import CLIP, Extractor
 from hierdiff.metrics.frechet import (
@@ -20,7 +20,7 @@ from hierdiff.metrics.frechet import (
     noise_floor,
     sizes_of,
 )
-from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.identity import PROTOCOL, Identity
 from hierdiff.metrics.kernel import SUBSETS, cmmd, kernel_distance, subset_size
 from hierdiff.metrics.neighbours import density_coverage, nearest, precision_recall
 from hierdiff.metrics.quality import HIGH, LOW, Quality
@@ -37,12 +37,10 @@ SCALARS = ("consistency", "alignment")  # one number an image, not made by the e
 class View:
     """What a metric is made of: the streams of one view, by name, and their reference.
 
-    level: as in `Quality`. rows: what an identity says of the conditions of the images, "" for
-    none.
+    level: its name. rows: what an identity says of the conditions of the images, "" for none.
     """
 
-    resolution: Resolution
-    level: str | None
+    level: Name
     name: str
     extractor: Extractor
     streams: Mapping[str, Statistics]
@@ -63,22 +61,22 @@ class View:
         route: str | None = None,
         better: str | None = LOW,
     ) -> Quality:
-        frames = frames_of(self.resolution)
+        frames = frames_of(resolution_of(self.level))
         n = n / frames
         made = made_by or self.extractor.made
         identity = replace(
             made,
-            n=f"{n:.0f}",
-            frames=str(frames) if frames > 1 else None,
+            n=round(n),
+            frames=frames if frames > 1 else None,
             rows=self.rows or None,
             reference=against or self.reference.hash,
+            protocol=PROTOCOL,
             estimator=estimator,
         )
         known = n_reference is not None and not isinf(n_reference)
         if known and n_reference is not None:
             n_reference = n_reference / frames
         return Quality(
-            resolution=self.resolution,
             level=self.level,
             view=self.name,
             metric=metric,
@@ -86,7 +84,7 @@ class View:
             floor=floor if frames == 1 else None,
             n=int(n),
             n_reference=int(n_reference) if known and n_reference is not None else None,
-            identity=str(identity),
+            identity=identity,
             route=route,
             better=better,
         )

@@ -54,15 +54,24 @@ def or_none(rule: Rule) -> Rule:
 
 
 AMOUNT, WORD = or_none(NUMBER), or_none(TEXT)
-QUALITY = {
+WHOLE = or_none(("a whole number", lambda value: _is_number(value) and isinstance(value, int)))
+IDENTITY: dict[str, Any] = {
+    "maker": TEXT,
+    **dict.fromkeys(("resize?", "quantisation?", "rows?", "reference?", "estimator?"), TEXT),
+    **dict.fromkeys(("n?", "frames?", "protocol?"), WHOLE),
+    "*": ("a part of an identity", lambda value: False),
+}
+QUALITY: dict[str, Any] = {
     "resolution": RESOLUTION,
     "level?": LEVEL,
     "view": TEXT,
     "metric": TEXT,
     "value": AMOUNT,
-    "identity": TEXT,
-    **dict.fromkeys(("floor?", "n?", "n_reference?", "spread?"), AMOUNT),
-    "values?": [AMOUNT],
+    "identity": IDENTITY,
+    **dict.fromkeys(("n?", "n_reference?", "draws?"), WHOLE),
+    **dict.fromkeys(("floor?", "spread?", "between?", "within?"), AMOUNT),
+    **dict.fromkeys(("route?", "better?"), WORD),
+    "values?": [NUMBER],
     "*": ANY,
 }
 COST = {
@@ -86,13 +95,10 @@ COST = {
     "*": ANY,
 }
 CURVE = {
-    "resolution": RESOLUTION,
-    "level?": LEVEL,
-    "view": TEXT,
-    "metric": TEXT,
-    "value?": AMOUNT,
-    **dict.fromkeys(("step?", "images?", "flops?", "seconds?", "half_life?"), AMOUNT),
-    "*": ANY,
+    **QUALITY,
+    "stage?": WORD,
+    "step?": WHOLE,
+    **dict.fromkeys(("images?", "flops?", "seconds?", "half_life?"), AMOUNT),
 }
 SPENT: dict[str, Any] = {**dict.fromkeys(("images?", "flops?", "seconds?"), AMOUNT), "*": ANY}
 MACHINE: dict[str, Any] = {"cpu?": WORD, "gpu?": ({"names?": ([TEXT],), "*": ANY},), "*": ANY}

@@ -15,9 +15,9 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hierdiff.levels import name_of, order_of, text_of
+from hierdiff.levels import Name, level_of, name_of, order_of, text_of
+from hierdiff.metrics.quality import Quality
 from hierdiff.results.record import Record
-from hierdiff.results.rows import Row, level_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,23 +88,23 @@ def _lines(record: Record) -> Iterator[dict[str, Any]]:
                 batch = c.get("train_batch" if key.startswith("train_") else "batch")
                 timed = f"{hardware(record, c)}, batch {batch}"
                 identity = None if key in ANYWHERE else timed
-                place = {"resolution": _level(c), "metric": key, "identity": identity}
+                place = {"resolution": _level(level_of(c)), "metric": key, "identity": identity}
                 yield {"kind": kind, **place, "value": value}
     for row in record.curves:
-        yield {"kind": "curve", **_number(row), **{key: row.get(key) for key in SPENT}}
+        yield {"kind": "curve", **_number(row), **{key: getattr(row, key) for key in SPENT}}
     for name, rows in record.scale.items():
         for q in rows:
             yield {"kind": "scale", "name": name, "method": name, **_number(q)}
 
 
-def _number(row: Row) -> dict[str, Any]:
-    keys = ("view", "metric", "value", "spread", "n", "identity")
-    return {"resolution": _level(row), **{key: row.get(key) for key in keys}}
+def _number(row: Quality) -> dict[str, Any]:
+    keys = ("view", "metric", "value", "spread", "n")
+    parts = {key: getattr(row, key) for key in keys}
+    return {"resolution": _level(row.level), **parts, "identity": str(row.identity)}
 
 
-def _level(row: Row) -> int | str:
-    name = level_of(row)
-    return name if isinstance(name, int) else text_of(name)
+def _level(level: Name) -> int | str:
+    return level if isinstance(level, int) else text_of(level)
 
 
 def wide(frame: pd.DataFrame, kind: str = "quality") -> pd.DataFrame:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
+from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.quality import HIGH, LOW
 from hierdiff.results.rows import ALONE, Row
+
+# before schema 3, which side of a metric is better was told by its name
+HIGHER_IS_BETTER = ("IS", "precision", "recall", "density", "coverage", "PSNR", "SSIM")
 
 
 def older_costs(rows: Sequence[Row]) -> tuple[Row, ...]:
@@ -24,3 +31,61 @@ def older_costs(rows: Sequence[Row]) -> tuple[Row, ...]:
         return None if on_the_way or row["resolution"] == finest else ALONE
 
     return tuple({**row, "part": part(row), "train_step": "plain AdamW"} for row in rows)
+
+
+def with_identities(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A record before schema 5 in the present form: its identities were text, and the protocol of
+    all of them stood in the provenance alone. What is of another type is left for `form.broken`."""
+    about = content.get("provenance")
+    protocol = about.get("protocol") if isinstance(about, Mapping) else None
+
+    def row(one: Any) -> Any:
+        if not isinstance(one, Mapping):
+            return one
+        text = one.get("identity", "not stated")
+        if not isinstance(text, str):
+            return {**one, "identity": None}
+        parts = _identity(text).plain()
+        if type(protocol) is int:
+            parts["protocol"] = protocol
+        better = HIGH if one.get("metric") in HIGHER_IS_BETTER else LOW
+        return {"better": better, **one, "identity": parts}
+
+    def each(rows: Any) -> Any:
+        return [row(one) for one in rows] if isinstance(rows, (list, tuple)) else rows
+
+    scale = content.get("scale")
+    if isinstance(scale, Mapping):
+        scale = {kind: each(rows) for kind, rows in scale.items()}
+    own = {name: each(content.get(name)) for name in ("quality", "curves")}
+    return {**content, **own, "scale": scale}
+
+
+@lru_cache(maxsize=4096)
+def _identity(text: str) -> Identity:
+    """The parts of `maker : resize : quantisation : N=512 : rows : ref=a1b2 : estimator`; text of
+    another form is the maker."""
+    parts = [part.strip() for part in text.split(":")]
+    counted = next((i for i, part in enumerate(parts) if part.startswith("N=")), None)
+    if counted is None or not 1 <= counted <= 3:
+        return Identity(text)
+    found: dict[str, Any] = {"maker": parts[0], "n": parts[counted].removeprefix("N=")}
+    if counted > 1:
+        found["quantisation"] = parts[counted - 1]
+    if counted > 2:
+        found["resize"] = parts[1]
+    for part in parts[counted + 1 :]:
+        name = (
+            "frames" if part.startswith("frames=")
+            else "reference" if part.startswith("ref=")
+            else "rows" if part.startswith("rows=")
+            else "estimator"
+        )  # fmt: skip
+        if name in found:
+            return Identity(text)
+        found[name] = part if name in ("rows", "estimator") else part.partition("=")[2]
+    for name in {"n", "frames"} & found.keys():
+        if not found[name].isdecimal() or len(found[name]) > 15:
+            return Identity(text)
+        found[name] = int(found[name])
+    return Identity(**found)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from hierdiff.results.plain import content_hash, plain
-from hierdiff.results.rows import Row
 
 PACKAGES = (
     *("hierdiff", "torch", "torchvision", "timm", "torchmetrics", "torch-fidelity", "einops"),
@@ -29,7 +28,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def provenance(*, started: str, seeds: Mapping[str, int], config: Row) -> dict[str, Any]:
+def provenance(
+    *, started: str, seeds: Mapping[str, int], config: Mapping[str, Any]
+) -> dict[str, Any]:
     """What one must know to make a row again: code, versions, machine, command, seeds.
 
     started: `now()` when the run began; the end is the time of this call.

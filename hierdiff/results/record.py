@@ -1,6 +1,6 @@
 """A record: one measured row with its provenance, one file a run, written last and at once.
 
-The file is JSON of schema 4. `None` stands where nothing was measured, never zero; no number is
+The file is JSON of schema 5. `None` stands where nothing was measured, never zero; no number is
 infinite or NaN. `hash` is SHA-256 over everything else: a record edited by hand is found out.
 Rates are images/s, latency s, memory MiB (2^20 bytes), FLOPs count a multiply-add as 2.
 """
@@ -18,18 +18,21 @@ from typing import Any
 
 from hierdiff.files.atomic import write
 from hierdiff.files.reading import from_json
-from hierdiff.levels import Name, resolution_of
+from hierdiff.levels import Name, level_of, resolution_of
+from hierdiff.metrics.quality import CurvePoint, Quality
 from hierdiff.results.flat import flat
 from hierdiff.results.form import broken, too_deep
-from hierdiff.results.older import older_costs
+from hierdiff.results.older import older_costs, with_identities
 from hierdiff.results.plain import content_hash, plain
-from hierdiff.results.rows import Row, check_quality, level_of
+from hierdiff.results.rows import Row
 
-SCHEMA = 4  # 2: analysis; 3: curves; 4: costs of the trajectory that makes the images
+# 2: analysis; 3: curves; 4: costs of the trajectory that makes the images; 5: identities as parts
+SCHEMA = 5
 READ: dict[Any, dict[str, Any]] = {  # what an older one lacks
     1: {"analysis": {}, "curves": ()},
     2: {"curves": ()},
     3: {},
+    4: {},
     SCHEMA: {},
 }
 FILE = "record.json"
@@ -42,10 +45,7 @@ class Record:
 
     name: label of the row. resolutions: names of the levels that the method produces, finest first:
         a side in pixels, a list of sides, or a word.
-    quality: one row for each resolution and view ("native": the method's own level, "pooled": its
-        final image pooled to it): metric, value, floor, n, n_reference, identity, route; better
-        (see `better`); values (one for each sampling seed; `value` is their mean) and spread
-        (their standard deviation, None for one).
+    quality: one row for each resolution, view and metric.
     cost: one row for each resolution: device, dtype, batch, rates, latency, memory, parameters,
         FLOPs, evaluations; what was not measured is None. trajectory: resolutions of the images
         that one trajectory makes, of which a row has the cost. part: None, or "alone" in a row of
@@ -63,11 +63,11 @@ class Record:
     data: str
     budget: str
     resolutions: tuple[Any, ...]  # plain names
-    quality: tuple[Row, ...] = ()
+    quality: tuple[Quality, ...] = ()
     cost: tuple[Row, ...] = ()
-    scale: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    scale: Mapping[str, Sequence[Quality]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    curves: tuple[Row, ...] = ()
+    curves: tuple[CurvePoint, ...] = ()
     analysis: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -76,24 +76,26 @@ class Record:
     path: Path | None = field(default=None, compare=False)
     edited: bool = field(default=False, compare=False)
 
-    def __post_init__(self) -> None:
-        for name, rows in {"quality": self.quality, **self.scale}.items():
-            for row in rows:
-                check_quality(name, row)
-
     def content(self) -> dict[str, Any]:
         """What is written and hashed, as plain JSON values; raises where a number is not finite."""
-        told = [f.name for f in fields(self) if f.name not in ("path", "edited")]
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        own = {
+            "quality": [row.plain() for row in self.quality],
+            "scale": {kind: [row.plain() for row in rows] for kind, rows in self.scale.items()},
+            "curves": [row.plain() for row in self.curves],
+        }
         return {
-            name: plain(getattr(self, name), name, free=name in ("config", "provenance"))
-            for name in told
+            name: plain(value, name, free=name in ("config", "provenance"))
+            for name, value in {**parts, **own}.items()
+            if name not in ("path", "edited")
         }
 
     @property
     def levels(self) -> tuple[Name, ...]:
         """Names of the levels that the method produces, words with the resolution of their rows."""
-        rows = (*self.quality, *self.cost, *self.curves)
-        words = {row["level"]: level_of(row) for row in rows if row.get("level") is not None}
+        rows = (*self.quality, *self.curves)
+        found = [*(row.level for row in rows), *map(level_of, self.cost)]
+        words = {str(level): level for level in found if isinstance(level, str)}
         return tuple(
             words.get(name, name) if isinstance(name, str) else resolution_of(name)
             for name in self.resolutions
@@ -142,16 +144,22 @@ class Record:
                 f"{path} is no record of schema {SCHEMA} (unknown: {unknown}, missing: {missing}): "
                 f"remove it and run again"
             )
+        if schema < 5:
+            content = with_identities(content)
         fault = broken(content)
         if fault is not None:
             raise ValueError(f"{path} is no record that can be read ({fault}): run again")
-        for name in ("resolutions", "quality", "cost", "curves"):
+        for name in ("resolutions", "cost"):
             content[name] = tuple(content[name])
         try:
+            content["quality"] = tuple(map(Quality.read, content["quality"]))
+            content["curves"] = tuple(map(CurvePoint.read, content["curves"]))
+            scale = content["scale"].items()
+            content["scale"] = {kind: tuple(map(Quality.read, rows)) for kind, rows in scale}
             if schema < 4:
                 content["cost"] = older_costs(content["cost"])
             record = cls(**content, path=path, edited=said != found)
-        except ValueError as error:
+        except (ValueError, FloatingPointError) as error:
             raise ValueError(f"{path} is no record that can be read: {error}") from error
         vars(record)["hash"] = found  # the cached property
         return record

@@ -9,10 +9,11 @@ from dataclasses import replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from hierdiff.levels import Name, text_of
+from hierdiff.levels import Name, level_of, text_of
+from hierdiff.metrics.quality import Quality
 from hierdiff.results.plain import content_hash, plain
 from hierdiff.results.record import Record
-from hierdiff.results.rows import Row, level_of
+from hierdiff.results.rows import Row
 
 if TYPE_CHECKING:
     pass
@@ -68,8 +69,7 @@ def _but_seed(record: Record) -> str:
         if (options.get("match") or {}).get(budget) is not None:
             options[part] = {k: v for k, v in options[part].items() if k != "steps"}
     measured = {
-        (text_of(level_of(q)), q["metric"]): (q["identity"], q.get("n"), q.get("n_reference"))
-        for q in record.quality
+        (text_of(q.level), q.metric): (str(q.identity), q.n, q.n_reference) for q in record.quality
     }
     told = {
         "row": (record.name, record.method, record.data, record.budget, record.resolutions),
@@ -106,37 +106,34 @@ def _merged(group: Sequence[Record]) -> Sequence[Record]:
     ]
 
 
-def _over_runs(qualities: Iterable[Sequence[Row]]) -> Iterator[Row]:
+def _over_runs(qualities: Iterable[Sequence[Quality]]) -> Iterator[Quality]:
     """One row for each level, view and metric; a run that has no value has no say."""
-    same: dict[tuple[Any, ...], list[Row]] = {}
+    same: dict[tuple[Name, str, str], list[Quality]] = {}
     for rows in qualities:
         for q in rows:
-            same.setdefault((level_of(q), q["view"], q["metric"]), []).append(q)
+            same.setdefault((q.level, q.view, q.metric), []).append(q)
     for rows in same.values():
-        known = [q for q in rows if q["value"] is not None]
-        values = [q["value"] for q in known]
-        yield {
-            **rows[0],
-            "value": statistics.fmean(values) if values else None,
-            "values": values,
-            **_spread(values, known),
-        }
+        runs = [q for q in rows if q.value is not None]
+        values = tuple(q.value for q in runs if q.value is not None)
+        mean = statistics.fmean(values) if values else None
+        yield _with_spread(replace(rows[0], value=mean, values=values, spread=None), runs)
 
 
-def _spread(values: Sequence[float], runs: Sequence[Row]) -> dict[str, Any]:
-    """That of the mean of several runs, by its sources: see `over_seeds`."""
-    if len(values) < 2:
-        return {"spread": None}
-    between, spreads = statistics.stdev(values), [q.get("spread") for q in runs]
+def _with_spread(mean: Quality, runs: Sequence[Quality]) -> Quality:
+    """The mean of several runs with its spread, by its sources: see `over_seeds`."""
+    if len(runs) < 2:
+        return mean
+    between, spreads = statistics.stdev(mean.values), [q.spread for q in runs]
     within = None
     if None not in spreads:
         within = math.sqrt(statistics.fmean(s**2 for s in spreads if s is not None))
-    return {
-        "spread": math.hypot(between, within or 0.0),
-        "between": between,
-        "within": within,
-        "draws": min(len(q.get("values") or [None]) for q in runs),
-    }
+    return replace(
+        mean,
+        spread=math.hypot(between, within or 0.0),
+        between=between,
+        within=within,
+        draws=min(max(1, len(q.values)) for q in runs),
+    )
 
 
 def _place(cost: Row) -> tuple[Name, str | None]:

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.tables.layout import Table
+from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.quality import CurvePoint, Quality, Spent
+from hierdiff.results.plain import content_hash
 from hierdiff.results.record import Record
 
-IDENTITY = "efficientnet_lite0@57938833 : bicubic-224 : uint8 : N=512 : ref=a1b2_{side} : frechet"
+
+def identity(side: int, **changed: Any) -> Identity:
+    made = Identity("efficientnet_lite0@57938833", "bicubic-224", "uint8", n=512)
+    return replace(made, reference=f"a1b2_{side}", **{"estimator": "frechet", **changed})
 
 
-def quality(side: int, view: str, value: float | None, **changed: Any) -> dict[str, Any]:
-    return {
-        "resolution": side,
-        "view": view,
+def quality(side: int, view: str, value: float | None, **changed: Any) -> Quality:
+    told: dict[str, Any] = {
         "metric": "FD-EffLite0",
-        "value": value,
         "floor": {64: 10.04, 32: 8.5}.get(side),
         "n": 512,
         "n_reference": 1536,
-        "identity": IDENTITY.format(side=side),
+        "identity": identity(side),
         "route": "nuclear",
         **changed,
     }
+    return Quality(level=side, view=view, value=value, **told)
+
+
+def point(side: int, view: str, value: float | None, **changed: Any) -> CurvePoint:
+    spent = {f.name for f in fields(Spent)} & set(changed)
+    row = quality(side, view, value, **{k: v for k, v in changed.items() if k not in spent})
+    return CurvePoint(**vars(row), **{k: changed[k] for k in spent})
 
 
 def cost(side: int, train: float | None, sample: float | None, **changed: Any) -> dict[str, Any]:
@@ -46,6 +57,21 @@ def cost(side: int, train: float | None, sample: float | None, **changed: Any) -
         "evaluations": 50,
         **changed,
     }
+
+
+def of_schema(content: dict[str, Any], schema: int) -> dict[str, Any]:
+    """The content of a record as one of an older schema had it, with its hash: identities are text,
+    and a row does not say which side is better."""
+
+    def row(one: dict[str, Any]) -> dict[str, Any]:
+        text = str(Identity(**one["identity"]))
+        return {**{k: v for k, v in one.items() if k != "better"}, "identity": text}
+
+    unknown = {"hash", *(("analysis",) if schema < 2 else ()), *(("curves",) if schema < 3 else ())}
+    content = {key: value for key, value in content.items() if key not in unknown}
+    content |= {"schema": schema, "quality": list(map(row, content["quality"]))}
+    content["scale"] = {kind: list(map(row, rows)) for kind, rows in content["scale"].items()}
+    return {**content, "hash": content_hash(content)}
 
 
 def record(name: str, **changed: Any) -> Record:
@@ -143,9 +169,9 @@ def ten(name: str, factor: float = 1.0, spread: float | None = 0.01, **changed: 
             metric=metric,
             floor=10.04 if metric.startswith("FD-") else None,
             better=better,
-            values=[value * factor * side / 64] * (3 if spread else 1),
+            values=(value * factor * side / 64,) * (3 if spread else 1),
             spread=spread and value * spread,
-            identity=IDENTITY.format(side=side).replace("frechet", HOW.get(metric, "neighbours")),
+            identity=identity(side, estimator=HOW.get(metric, "neighbours")),
         )
         for side in (64, 32)
         for view in ("native", "pooled")

@@ -38,9 +38,9 @@ def again(first):
 
 
 def test_reconstructions_have_rows_and_a_picture(first):
-    rows = {row["metric"]: row for row in Record.read(first[0]).quality}
+    rows = {row.metric: row for row in Record.read(first[0]).quality}
     assert {"rFD-RandomConv", "PSNR", "SSIM", "perceptual"} <= rows.keys()
-    assert rows["perceptual"]["identity"].startswith("efficientnet_lite0@")
+    assert str(rows["perceptual"].identity).startswith("efficientnet_lite0@")
     assert (first[0] / "reconstructions.png").stat().st_size > 1000
 
 

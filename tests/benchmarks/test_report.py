@@ -27,10 +27,12 @@ from benchmarks.report.pictures import SHEETS, ReportFiles
 from benchmarks.report.plots import trade_charts
 from benchmarks.tables.formats import FORMATS
 from benchmarks.tables.table import tabulate
+from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.quality import CurvePoint, Quality
 from hierdiff.results.folders import paths, records
 from hierdiff.results.record import Record
 from tests.benchmarks.rows import cells as values_of
-from tests.benchmarks.rows import cost, quality, record
+from tests.benchmarks.rows import cost, identity, point, quality, record
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
 PICTURES = (*(sheet.file for sheet in SHEETS), "real.png")
@@ -48,21 +50,21 @@ def put(folder: Path, made: Record, pictures: tuple[str, ...] = PICTURES) -> Rec
     return Record.read(folder)
 
 
-def curve(images: int, value: float, **changed: Any) -> dict[str, Any]:
-    return {
+def curve(images: int, value: float, **changed: Any) -> CurvePoint:
+    told: dict[str, Any] = {
         **{"step": images // 32, "stage": "64", "images": images, "flops": 1e9 * images},
-        **{"seconds": images / 40, "half_life": 1000, "resolution": 64, "view": "native"},
-        **{"metric": "FD-EffLite0", "value": value, "n": 512},
-        **{"identity": quality(64, "native", 1.0)["identity"], **changed},
+        **{"seconds": images / 40, "half_life": 1000, "floor": None, "n_reference": None},
+        **changed,
     }
+    return point(64, "native", value, **told)
 
 
-def rows(distance: float) -> tuple[dict[str, Any], ...]:
+def rows(distance: float) -> tuple[Quality, ...]:
     return (
         quality(64, "native", distance, better="low"),
         quality(32, "native", distance / 2, better="low"),
         quality(32, "pooled", distance / 2 + 1, better="low"),
-        quality(64, "native", 0.5, better="high", metric="precision", identity="k=3"),
+        quality(64, "native", 0.5, better="high", metric="precision", identity=Identity("k=3")),
     )
 
 
@@ -294,8 +296,8 @@ def test_the_best_is_bold_and_numbers_stand_at_the_right(runs: Path):
     assert not list(next(parsed(made(runs)).all("table")).all("strong"))  # no spread is known
     for path in paths(runs):
         one = Record.read(path)
-        known = {"values": [1.0, 1.0], "spread": 0.5}
-        replace(one, quality=tuple({**q, **known} for q in one.quality)).write(path)
+        known: dict[str, Any] = {"values": (1.0, 1.0), "spread": 0.5}
+        replace(one, quality=tuple(replace(q, **known) for q in one.quality)).write(path)
     first = next(parsed(made(runs)).all("table"))
     heads = list(list(first.all("tr"))[1].all("th"))
     column = next(i for i, head in enumerate(heads) if "FD-EffLite0" in head.text)
@@ -369,8 +371,8 @@ def test_learning_curves_are_over_images_flops_and_time(runs: Path):
 
 def test_curves_are_named_and_ordered_as_the_qualities_of_the_table(tmp_path: Path):
     found = [curve(n, 1.0 / n, metric=name) for name in ("a", "b", "c") for n in (1, 2)]
-    found += [{**row, "resolution": 32, "view": "pooled"} for row in found[:2]]
-    found[0] |= {"n_reference": 1500, "floor": 9.5}
+    found += [replace(row, level=32, view="pooled") for row in found[:2]]
+    found[0] = replace(found[0], n_reference=1500, floor=9.5)
     measured = tuple(quality(64, "native", 1.0, metric=name) for name in ("c", "a", "b"))
     one = record("one", quality=measured, curves=tuple(found))
     (section,) = page([put(tmp_path, one, ())], ReportFiles()).sections
@@ -498,7 +500,7 @@ def test_durations_are_sorted_by_their_seconds(runs: Path):
 def test_metrics_are_told_with_their_identity_in_full(runs: Path):
     told = table(parsed(made(runs)), "Metrics in full")
     row = told["FD-EffLite0 at 64 px"]
-    assert row[0] == quality(64, "native", 1.0)["identity"]
+    assert row[0] == str(identity(64))
     assert row[1:] == ["lower", "512", "1536", "10.04", "nuclear", "all"]
     assert told["precision at 64 px"][1] == "higher"
 
@@ -650,7 +652,10 @@ def test_what_comes_from_records_is_shown_and_never_run(tmp_path: Path):
         method=HOSTILE,
         budget=HOSTILE,
         quality=(*rows(1.0), quality(64, "native", 3.0, metric=HOSTILE, route=HOSTILE)),
-        curves=(curve(10, 1.0, identity=HOSTILE, metric=HOSTILE), curve(20, 2.0, view=HOSTILE)),
+        curves=(
+            curve(10, 1.0, identity=Identity(HOSTILE), metric=HOSTILE),
+            curve(20, 2.0, stage=HOSTILE),
+        ),
         training={
             "notes": [HOSTILE],
             "stages": [{"name": HOSTILE, "steps": HOSTILE}],
@@ -696,7 +701,7 @@ def test_a_broken_picture_is_left_out_and_said(runs: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     "spoilt",
     [
-        {"quality": [{**quality(64, "native", 1.0), "resolution": None}]},
+        {"quality": [{**quality(64, "native", 1.0).plain(), "resolution": None}]},
         {"cost": [17]},
         {"name": 5},
         {"curves": [{"metric": "FD"}]},

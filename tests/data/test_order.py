@@ -77,5 +77,5 @@ def test_evaluation_rows_are_a_sample_and_every_round_another_one():
 
 
 def test_evaluation_rows_are_the_ones_that_records_were_measured_with():
-    """Other rows are another protocol: raise PROTOCOL of hierdiff/metrics/fidelity.py with them."""
+    """Other rows are another protocol: raise PROTOCOL of hierdiff/metrics/identity.py with them."""
     assert evaluation_rows(10, range(12)).tolist() == [7, 4, 9, 1, 5, 0, 6, 8, 2, 3, 8, 0]

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from benchmarks.tables.table import tabulate
-from hierdiff.levels import down
+from hierdiff.levels import down, level_of
 from hierdiff.results import dataframe, wide
-from hierdiff.results.rows import level_of
 from tests.house.bands import Haar
 from tests.house.runs import bench
 
@@ -31,11 +30,11 @@ def test_bands_of_the_same_sides_are_trained_sampled_and_measured_by_their_names
     logged = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert {"loss/detail", "loss/low"} <= logged.keys()
     assert record.resolutions == (32, "low")
-    assert {level_of(row) for row in record.quality if row["view"] == "native"} == {32, "low"}
-    low = next(row for row in record.quality if row.get("level") == "low")
-    assert low["resolution"] == 16
+    assert {level_of(row) for row in record.quality if row.view == "native"} == {32, "low"}
+    low = next(row for row in record.quality if row.level == "low")
+    assert low.resolution == 16
     assert [level_of(row) for row in record.cost] == [32, "low"]
-    curves = {(row["metric"], level_of(row)) for row in record.curves}
+    curves = {(row.metric, level_of(row)) for row in record.curves}
     assert curves == {("validation detail", 32), ("validation loss", "low")}
     groups = {(column.group, column.what) for column in tabulate([record]).cells}
     assert {("low, 16 px", "FD-RandomConv native"), ("16 px", "FD-RandomConv pooled")} <= groups

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.tables.table import tabulate
+from hierdiff.levels import level_of
 from hierdiff.results import dataframe
-from hierdiff.results.rows import level_of
 from tests.house.runs import bench, environment
 
 CLIPS = ("data=critters", "data.name=squares", "data.resolution=[8,16,16]")
@@ -30,9 +30,9 @@ def test_a_codec_of_clips(tmp_path):
     )
     assert record.resolutions == ([8, 16, 16],)
     assert {level_of(row) for row in record.quality} == {(8, 16, 16), (4, 16, 16)}
-    fd = next(row for row in record.quality if row["metric"].startswith("FD"))
-    assert (fd["n"], fd["n_reference"], fd["floor"]) == (8, 36, None)
-    assert "N=8 : frames=8 : " in fd["identity"]
+    fd = next(row for row in record.quality if row.metric.startswith("FD"))
+    assert (fd.n, fd.n_reference, fd.floor) == (8, 36, None)
+    assert "N=8 : frames=8 : " in str(fd.identity)
     assert {"8x16x16 px", "4x16x16 px"} <= {column.group for column in tabulate([record]).cells}
     assert "8x16x16" in set(dataframe(tmp_path / "run")["resolution"].dropna())
     logged = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
@@ -53,7 +53,7 @@ def test_a_cascade_from_four_to_eight_frames_at_one_side(tmp_path):
     assert record.resolutions == ([8, 16, 16], [4, 16, 16])
     stages = [stage["name"] for stage in record.training["stages"]]
     assert stages == ["4x16x16", "4x16x16to8x16x16"]
-    consistency = next(row for row in record.quality if row["metric"] == "consistency")
+    consistency = next(row for row in record.quality if row.metric == "consistency")
     assert level_of(consistency) == (4, 16, 16)
     assert [(level_of(c), c["evaluations"]) for c in record.cost] == [
         ((8, 16, 16), 6),

@@ -18,6 +18,7 @@ from hierdiff.metrics.attributes import (
 from hierdiff.metrics.classifier import classifier_of
 from hierdiff.metrics.extractors import RandomConv
 from hierdiff.metrics.fidelity import FidelityMeter
+from hierdiff.metrics.identity import PROTOCOL, Identity
 from hierdiff.metrics.quality import Place
 from hierdiff.metrics.reference import levels_of
 from tests.metrics.parts import TOY, Painted, painted
@@ -105,7 +106,7 @@ def test_attribute_accuracy_is_the_share_of_what_conditions_said():
     found = rows({16: made}, wanted=wanted)[16, "native", "attribute accuracy"]
     assert found.value == pytest.approx(3 / 5)  # shapes yes, no, yes; hats no, yes
     assert found.n == 3 and found.better == "high"
-    assert found.identity.endswith(" : accuracy-shape+hat")
+    assert found.identity.estimator == "accuracy-shape+hat"
 
 
 @pytest.mark.parametrize("wanted", [None, {}, {"hat": torch.full((4,), -1)}])
@@ -159,10 +160,13 @@ def test_a_stream_in_chunks_is_one_pass():
 
 def test_the_identity_names_everything_that_changes_the_number():
     found = rows({16: painted(LAWFUL)})[16, "native", "TV parts"]
-    assert found.identity.split(" : ") == [
-        *("painted@00000000", "native", "uint8-round", "N=4"),
-        *(f"ref=law-{TOY.hash}", "total-variation-mean-of-3"),
-    ]
+    assert found.identity == Identity(
+        *("painted@00000000", "native", "uint8-round"),
+        n=4,
+        reference=f"law-{TOY.hash}",
+        protocol=PROTOCOL,
+        estimator="total-variation-mean-of-3",
+    )
     assert found.n_reference is None and found.route is None
 
 

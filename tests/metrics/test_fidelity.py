@@ -13,6 +13,7 @@ from hierdiff.metrics.extra import inception_score
 from hierdiff.metrics.extractors import CLIP, Extractor, RandomConv
 from hierdiff.metrics.fidelity import FidelityMeter
 from hierdiff.metrics.frechet import Statistics, distance, noise_floor
+from hierdiff.metrics.identity import PROTOCOL, Identity
 from hierdiff.metrics.kernel import cmmd, kernel_distance
 from hierdiff.metrics.neighbours import density_coverage, nearest, neighbours, precision_recall
 from hierdiff.metrics.quality import Quality
@@ -77,10 +78,15 @@ def test_a_method_of_one_resolution_is_measured_pooled_below_it(extractor):
 def test_the_identity_names_everything_that_changes_the_number(extractor):
     refs = kept([images()], extractor)
     base = measure(extractor, refs, {16: images(30, seed=1)})[16, "native"]
-    who, resize, quantisation, n, reference, estimator = base.identity.split(" : ")
-    assert (who, n) == (f"random_conv@{extractor.weights}", "N=30")
-    assert (resize, quantisation) == ("native", "uint8-round")
-    assert (reference, estimator) == (f"ref={refs[16].hash}", "frechet-eigenvalues")
+    assert base.identity == Identity(
+        f"random_conv@{extractor.weights}",
+        resize="native",
+        quantisation="uint8-round",
+        n=30,
+        reference=refs[16].hash,
+        protocol=PROTOCOL,
+        estimator="frechet-eigenvalues",
+    )
     other = RandomConv(width=12, seed=1)
     changed = [
         measure(extractor, refs, {16: images(31, seed=1)}),
@@ -133,7 +139,7 @@ def test_all_metrics_come_from_one_pass_with_their_own_identities(extractor):
     for view in ((16, "native"), (16, "pooled"), (8, "pooled")):
         assert {metric for *at, metric in found if tuple(at) == view} == LABELS
     assert {key for key in found if key[2] == "consistency"} == {(8, "native", "consistency")}
-    identities = {q.metric: q.identity for key, q in found.items() if key[0] == 8}
+    identities = {q.metric: str(q.identity) for key, q in found.items() if key[0] == 8}
     assert (
         len(set(identities.values())) == len(LABELS) + 1 - 2
     )  # P and R, D and C are one estimator
@@ -271,7 +277,9 @@ def test_inception_score_and_spatial_distance_use_their_outputs(tmp_path):
     logits = extractor.parts(fake)["logits"]
     score = found[16, "native", "IS"]
     assert score.value == pytest.approx(inception_score(logits).value, rel=1e-6)
-    assert score.better == "high" and "ref=none : inception-score-10-splits" in score.identity
+    assert score.better == "high" and "ref=none : protocol=3 : inception-score-10-splits" in str(
+        score.identity
+    )
     spatial = [extractor.parts(x)["spatial"] for x in (fake, real)]
     assert found[16, "native", "sFID"].value == pytest.approx(
         frechet_nuclear.frechet(*spatial), rel=1e-6
@@ -290,7 +298,7 @@ def test_clip_score_and_cmmd_are_those_of_the_embeddings(tmp_path):
     cosine = torch.cat([(x * t).sum(1), (x.flip(0) * t).sum(1)])
     score = found[16, "native", "CLIP score"]
     assert score.value == pytest.approx(float(100 * cosine.clamp_min(0).mean()), rel=1e-4)
-    assert score.n == 8 and score.identity.startswith("clip-vit-32-8-32@")
+    assert score.n == 8 and score.identity.maker.startswith("clip-vit-32-8-32@")
     both = torch.cat([x, x.flip(0)])
     value = found[16, "native", "CMMD"].value
     assert value == pytest.approx(cmmd(extractor(real), both), rel=1e-4)
@@ -312,11 +320,11 @@ def test_the_nearest_training_images_are_found_by_their_number(extractor):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_value_that_is_not_finite_is_an_error_with_its_name(value):
-    told = {"n": 9, "n_reference": 9, "identity": "i", "route": None}
+    identity = Identity("i")
     with pytest.raises(FloatingPointError, match=r"FD at 8 px \(native, 9 images\) is"):
-        Quality(8, "native", "FD", value, 1.0, **told)
+        Quality(8, "native", "FD", value, identity, n=9, floor=1.0)
     with pytest.raises(FloatingPointError, match="the noise floor of FD at 8 px"):
-        Quality(8, "native", "FD", 1.0, value, **told)
+        Quality(8, "native", "FD", 1.0, identity, n=9, floor=value)
 
 
 def clips(n: int, frames: int, seed: int) -> torch.Tensor:
@@ -341,9 +349,10 @@ def test_an_extractor_sees_the_frames_of_clips_and_n_counts_clips():
     fd = rows[(8, 8, 8), "native", "FD-RandomConv"]
     assert fd.value == pytest.approx(alone.qualities()[0].value)
     assert (fd.n, fd.n_reference, fd.floor) == (5, 6, None)
-    assert " : N=5 : frames=8 : " in fd.identity
+    assert (fd.identity.n, fd.identity.frames) == (5, 8)
     assert rows[(4, 8, 8), "native", "consistency"].value == 0
-    assert " : N=5 : frames=4 : " in rows[(4, 8, 8), "pooled", "FD-RandomConv"].identity
+    fewer = rows[(4, 8, 8), "pooled", "FD-RandomConv"].identity
+    assert (fewer.n, fewer.frames) == (5, 4)
 
 
 @pytest.mark.parametrize("metric", ["kd", "pr", "dc", "nearest", "fd_infinity"])
@@ -360,11 +369,11 @@ def test_levels_of_the_same_sides_are_told_apart_by_name_and_go_on_where_they_st
     again.restore(meter.to_arrays())
     for one in (meter, again):
         one.add({name: x[2:] for name, x in levels.items()})
-    rows = [row.plain() for row in meter.qualities()]
-    assert rows == [row.plain() for row in again.qualities()]
-    assert [(row.get("level"), row["view"]) for row in rows] == [
-        (None, "native"),
-        (None, "pooled"),
+    rows = meter.qualities()
+    assert rows == again.qualities()
+    assert [(row.level, row.view) for row in rows] == [
+        ((8, 8, 8), "native"),
+        ((8, 8, 8), "pooled"),
         ("base", "native"),
     ]
-    assert all(row["resolution"] == [8, 8, 8] for row in rows)
+    assert all(row.resolution == (8, 8, 8) for row in rows)

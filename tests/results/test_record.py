@@ -3,8 +3,9 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +14,17 @@ from hypothesis import strategies as st
 
 from benchmarks.tables.table import tabulate
 from hierdiff.data.folder import read_captions
-from hierdiff.levels import Named, plain_of, resolution_of
+from hierdiff.levels import Named, place_of, plain_of, resolution_of
+from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.quality import CurvePoint, Quality
 from hierdiff.results import dataframe
+from hierdiff.results.form import CURVE, IDENTITY, QUALITY
 from hierdiff.results.plain import content_hash, plain
 from hierdiff.results.provenance import git_state, now, provenance
 from hierdiff.results.record import SCHEMA, Record
-from hierdiff.results.rows import better, level_of, place_of
 from hierdiff.sample import own_files
 from hierdiff.training import log
-from tests.benchmarks.rows import cost, five, quality, record
+from tests.benchmarks.rows import cost, five, identity, of_schema, quality, record
 
 
 @pytest.mark.parametrize("written", five(), ids=lambda r: r.name)
@@ -60,10 +63,11 @@ def test_layout_and_order_of_keys_are_no_change(tmp_path: Path):
     assert not Record.read(path).edited
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan")])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, float(np.float32("nan"))])
 def test_a_number_that_is_none_is_refused_by_its_place_and_nothing_is_written(tmp_path, value):
-    broken = record("mdm", quality=(quality(64, "native", 1.0), quality(32, "native", value)))
-    with pytest.raises(ValueError, match=r"quality\[1\]\.value is -?(nan|inf): write None"):
+    rows = (quality(64, "native", 1.0), quality(32, "native", 1.0, spread=value))
+    broken = record("mdm", quality=rows)
+    with pytest.raises(ValueError, match=r"quality\[1\]\.spread is -?(nan|inf): write None"):
         broken.write(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -95,11 +99,10 @@ def test_another_schema_is_refused_in_a_sentence(tmp_path: Path, schema):
 
 def test_a_record_of_schema_1_is_read_and_its_hash_still_holds(tmp_path: Path):
     path = five()[0].write(tmp_path)
-    old = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("analysis", "hash")}
-    old["schema"] = 1
-    path.write_text(json.dumps({**old, "hash": content_hash(old)}))
+    old = of_schema(json.loads(path.read_text()), 1)
+    path.write_text(json.dumps(old))
     assert not Record.read(path).edited and Record.read(path).analysis == {}
-    path.write_text(json.dumps({**old, "name": "better", "hash": content_hash(old)}))
+    path.write_text(json.dumps({**old, "name": "better"}))
     assert Record.read(path).edited
 
 
@@ -148,22 +151,94 @@ def test_a_failed_write_keeps_the_old_record(tmp_path: Path, monkeypatch: pytest
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("broken", [{"view": "both"}, {"value": 1.0}])
-def test_a_quality_row_says_what_and_where(broken):
-    row = quality(64, "native", 1.0) | broken
-    if "view" not in broken:
-        del row["identity"]
-    with pytest.raises(ValueError, match="a row of quality (lacks|has view)"):
-        record("mdm", quality=(row,))
-
-
-def test_a_row_says_which_side_is_better_and_an_old_one_is_told_by_its_name():
-    assert better(quality(64, "native", 1.0)) == "low"
-    assert better(quality(64, "native", 1.0, metric="recall")) == "high"
-    assert better(quality(64, "native", 1.0, metric="recall", better="low")) == "low"
-    assert better(quality(64, "native", 1.0, better=None)) is None
+def test_a_quality_row_has_a_view_and_a_side_that_is_better():
+    with pytest.raises(ValueError, match="has view 'both': it is one of"):
+        quality(64, "both", 1.0)
     with pytest.raises(ValueError, match="has better 'up': it is one of"):
-        record("mdm", quality=(quality(64, "native", 1.0, better="up"),))
+        quality(64, "native", 1.0, better="up")
+
+
+@pytest.mark.parametrize("kind", [Quality, CurvePoint])
+def test_a_row_comes_back_from_its_plain_form(kind):
+    """Every field has a value of its own, so that none is lost or taken for another."""
+    spent = {
+        "stage": "64",
+        "step": 5,
+        "images": 6.5,
+        "flops": 7.5,
+        "seconds": 8.5,
+        "half_life": 9.5,
+    }
+    row = kind(
+        Named("base", (8, 16, 16)), "pooled", "FD", 1.5, identity(64), n=10, n_reference=11,
+        floor=0.5, route="pairs", better=None, values=(1.25, 1.75), spread=0.25, between=0.125,
+        within=0.0625, draws=2, **(spent if kind is CurvePoint else {}),
+    )  # fmt: skip
+    again = kind.read(json.loads(json.dumps(row.plain())))
+    assert again == row and again.resolution == (8, 16, 16)
+
+
+@pytest.mark.parametrize(("kind", "form"), [(Quality, QUALITY), (CurvePoint, CURVE)])
+def test_the_form_of_a_row_has_a_rule_for_all_that_it_is_made_of(kind, form):
+    rules = {key.rstrip("?") for key in form}
+    assert rules == {f.name for f in fields(kind)} | {"resolution", "*"}
+    assert {key.rstrip("?") for key in IDENTITY} == {f.name for f in fields(Identity)} | {"*"}
+
+
+def older(path: Path, text: str, **changed: Any) -> Record:
+    """A record of schema 4, whose identities were text."""
+    whole = record("a", quality=(quality(64, "native", 1.5),), provenance={"protocol": 2})
+    content = of_schema(whole.content(), 4)
+    for row in (*content["quality"], *(row for rows in content["scale"].values() for row in rows)):
+        row.update({"identity": text, **changed})
+    del content["hash"]
+    (path / "record.json").write_text(json.dumps({**content, "hash": content_hash(content)}))
+    return Record.read(path)
+
+
+FORMS = {  # text of schema 4: parts
+    "a@1 : bicubic-224 : uint8 : N=512 : rows=permuted(9) : ref=a1b2 : frechet": Identity(
+        "a@1", "bicubic-224", "uint8", 512, None, "rows=permuted(9)", "a1b2", 2, "frechet"
+    ),
+    "torchmetrics : uint8 : N=8 : ref=abc": Identity(
+        "torchmetrics", None, "uint8", 8, reference="abc", protocol=2
+    ),
+    "pixels : block-mean : uint8 : N=8 : frames=16 : ref=own : rms": Identity(
+        "pixels", "block-mean", "uint8", 8, 16, None, "own", 2, "rms"
+    ),
+    **{
+        text: Identity(text, protocol=2)
+        for text in ("", "k=3", "a:b", "N=1 : x", "a : N=1 : b : c", "a:b:c:d:N=1:e", "a : N=one")
+    },
+}
+
+
+@pytest.mark.parametrize("text", FORMS)
+def test_identities_of_schema_4_are_parted_once_and_have_the_protocol_of_the_run(tmp_path, text):
+    read = older(tmp_path, text)
+    assert not read.edited and read.schema == SCHEMA
+    assert {q.identity for q in (*read.quality, *read.scale["real"])} == {FORMS[text]}
+    again = Record.read(read.write(tmp_path / "again"))
+    assert not again.edited and again.quality == read.quality
+
+
+@pytest.mark.parametrize(("metric", "better"), [("FD", "low"), ("recall", "high")])
+def test_a_row_that_does_not_say_which_side_is_better_is_told_by_its_metric(
+    tmp_path, metric, better
+):
+    assert older(tmp_path, "x", metric=metric).quality[0].better == better
+
+
+@pytest.mark.parametrize(
+    "wrong", ["a@1 : uint8 : N=8", None, {}, {"maker": "a", "m": 1}, {"maker": 1}]
+)
+def test_an_identity_of_another_form_is_refused_by_its_place(tmp_path: Path, wrong):
+    path = record("a", quality=(quality(64, "native", 1.5),)).write(tmp_path)
+    content = json.loads(path.read_text())
+    content["quality"][0]["identity"] = wrong
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"quality\[0\].identity"):
+        Record.read(path)
 
 
 json_values = st.recursive(
@@ -232,8 +307,7 @@ def test_the_repository_is_that_of_the_code_also_in_a_git_hook(tmp_path: Path, m
 
 def test_levels_of_any_sides_and_of_the_same_sides_are_written_and_read_by_name(tmp_path):
     def row(name, view="native"):
-        told = {"view": view, "metric": "FD", "value": 1.0, "identity": "x", "n": 8}
-        return {**place_of(name), **told}
+        return Quality(name, view, "FD", 1.0, Identity("x"), n=8)
 
     names = [(8, 16, 16), Named("base", (8, 16, 16)), (4, 16, 16)]
     record = Record(
@@ -248,7 +322,7 @@ def test_levels_of_any_sides_and_of_the_same_sides_are_written_and_read_by_name(
     record.write(tmp_path / "video")
     again = Record.read(tmp_path / "video")
     assert not again.edited and again.resolutions == ([8, 16, 16], "base", [4, 16, 16])
-    assert list(again.levels) == [level_of(q) for q in again.quality] == names
+    assert list(again.levels) == [q.level for q in again.quality] == names
     assert resolution_of(again.levels[1]) == (8, 16, 16)
     groups = list(dict.fromkeys(column.group for column in tabulate([again]).cells))
     assert groups == ["8x16x16 px", "base, 8x16x16 px", "4x16x16 px"]
@@ -261,8 +335,8 @@ NOWHERE = [{"resolution": one} for one in ([8, 0, 16], [8, "16"], "64", 0, True,
 
 @pytest.mark.parametrize("place", [*NOWHERE, {"level": "../a"}])
 def test_a_row_of_no_level_is_refused(tmp_path, place):
-    quality = {"view": "native", "metric": "FD", "value": 1.0, "identity": "x"}
-    record = Record("a", "a", "d", "b", (64,), quality=({"resolution": 64, **quality},))
+    row = Quality(64, "native", "FD", 1.0, Identity("x"))
+    record = Record("a", "a", "d", "b", (64,), quality=(row,))
     path = record.write(tmp_path)
     content = json.loads(path.read_text())
     content["quality"][0].update(place)

@@ -21,12 +21,12 @@ from benchmarks.tables.best import interval
 from benchmarks.tables.columns import spread_of
 from benchmarks.tables.formats import FORMATS
 from benchmarks.tables.table import tabulate
+from hierdiff.metrics.identity import Identity
 from hierdiff.results.folders import paths, readable, records
 from hierdiff.results.frames import COLUMNS, SPENT, dataframe, wide
-from hierdiff.results.plain import content_hash
 from hierdiff.results.record import Record
 from hierdiff.results.seeds import _over_runs, over_seeds
-from tests.benchmarks.rows import cost, five, quality, record, ten, training
+from tests.benchmarks.rows import cost, five, of_schema, point, quality, record, ten, training
 
 
 def written(folder: Path, *found: Record) -> Path:
@@ -189,8 +189,7 @@ def test_a_failed_run_is_a_line_with_its_reason_and_no_value(tmp_path: Path):
 
 def test_a_curve_has_its_places_and_options_their_columns(tmp_path: Path):
     curve = [
-        {**quality(64, "native", 100.0 - step), "step": step, "images": 32 * step, "flops": 1e9}
-        for step in (1, 2)
+        point(64, "native", 100.0 - step, step=step, images=32 * step, flops=1e9) for step in (1, 2)
     ]
     one = record("a", curves=tuple(curve), config={"seed": 3, "denoiser": {"width": 64}})
     frame = dataframe(written(tmp_path, one), options=["denoiser.width", "denoiser.heads"])
@@ -202,10 +201,7 @@ def test_a_curve_has_its_places_and_options_their_columns(tmp_path: Path):
 
 def test_older_schemas_are_read_and_edited_records_flagged(tmp_path: Path):
     path = record("old", quality=(quality(64, "native", 1.5),)).write(tmp_path)
-    content = json.loads(path.read_text())
-    new = ("analysis", "curves", "hash")
-    old = {k: v for k, v in content.items() if k not in new} | {"schema": 1}
-    path.write_text(json.dumps({**old, "hash": content_hash(old)}))
+    path.write_text(json.dumps(of_schema(json.loads(path.read_text()), 1)))
     assert not dataframe(tmp_path).edited.any()
     path.write_text(path.read_text().replace("1.5", "0.5"))
     edited = dataframe(tmp_path)
@@ -224,7 +220,9 @@ def test_wide_has_a_line_a_run_and_refuses_to_mix_identities(tmp_path: Path):
     assert list(table.columns[0]) == [64, "native", "FD-EffLite0"]
     assert table.loc[("0-mdm", "mdm", 0), (32, "pooled", "FD-EffLite0")] == 60.1
     assert wide(frame, "cost").loc[("0-mdm", "mdm", 0), (64, "", "latency_s")] == 1.2345
-    other = record("b", quality=(quality(64, "native", 1.0, identity="another"),), scale={})
+    other = record(
+        "b", quality=(quality(64, "native", 1.0, identity=Identity("another")),), scale={}
+    )
     mixed = dataframe(written(tmp_path / "more", *five(), other))
     with pytest.raises(ValueError, match="more than one identity: choose one, frame"):
         wide(mixed)
@@ -241,7 +239,7 @@ def seeds(*values: float, **changed: object) -> list[Record]:
     return [
         record(
             "a",
-            quality=(quality(64, "native", v, values=[v], spread=None),),
+            quality=(quality(64, "native", v, values=(v,), spread=None),),
             cost=(cost(64, 10.0 * v, 1.0, sample_noisy=v > 2, parts={"decode": {"s": v}}),),
             training=training(int(100 * v), 1e15, notes=[f"note {v > 1}"]),
             config={"seed": i, "folder": f"runs/{i}", "denoiser": {"width": 64}},
@@ -254,8 +252,8 @@ def seeds(*values: float, **changed: object) -> list[Record]:
 def test_records_that_differ_in_the_seed_alone_become_their_mean(tmp_path: Path):
     (one,) = over_seeds(seeds(1.0, 2.0, 6.0))
     (row,) = one.quality
-    assert (row["value"], row["values"]) == (3.0, [1.0, 2.0, 6.0])
-    assert row["spread"] == pytest.approx(math.sqrt(7.0))
+    assert (row.value, row.values) == (3.0, (1.0, 2.0, 6.0))
+    assert row.spread == pytest.approx(math.sqrt(7.0))
     assert one.config["seed"] == [0, 1, 2]
     (spent,) = one.cost
     assert spent["train_images_per_s"] == pytest.approx(30.0)
@@ -276,7 +274,7 @@ def test_a_run_without_a_value_has_no_say_in_the_mean():
     one, two, three = seeds(1.0, 2.0, 4.0)
     hollow = replace(three, quality=(quality(64, "native", None),))
     (row,) = over_seeds([one, two, hollow])[0].quality
-    assert (row["value"], row["values"]) == (1.5, [1.0, 2.0])
+    assert (row.value, row.values) == (1.5, (1.0, 2.0))
 
 
 def test_what_differs_in_more_than_the_seed_stays_apart():
@@ -338,7 +336,7 @@ def runs_of(values: np.ndarray, sd: bool = True) -> list[Record]:
             config={"seed": seed},
             quality=(
                 quality(
-                    64, "native", float(own.mean()), values=own.tolist(),
+                    64, "native", float(own.mean()), values=tuple(own.tolist()),
                     spread=float(own.std(ddof=1)) if sd else None,
                 ),
             ),
@@ -353,15 +351,15 @@ def test_merging_training_seeds_keeps_the_spread_of_the_samples():
     values = 1 + sampling + np.array([[-0.0001], [0.0], [0.0001]])
     (merged,) = over_seeds(runs_of(values))
     (row,) = merged.quality
-    assert row["values"] == pytest.approx([0.9999, 1.0, 1.0001])
-    assert row["between"] == pytest.approx(1e-4) and row["within"] == pytest.approx(0.0067)
-    assert row["spread"] == pytest.approx(math.hypot(1e-4, 0.0067)) and row["draws"] == 3
+    assert row.values == pytest.approx([0.9999, 1.0, 1.0001])
+    assert row.between == pytest.approx(1e-4) and row.within == pytest.approx(0.0067)
+    assert row.spread == pytest.approx(math.hypot(1e-4, 0.0067)) and row.draws == 3
 
 
 def test_runs_of_one_sampling_seed_know_the_spread_of_training_alone():
     (merged,) = over_seeds(runs_of(np.array([[1.0], [2.0], [3.0]]), sd=False))
     (row,) = merged.quality
-    assert (row["spread"], row["between"], row["within"]) == (1.0, 1.0, None)
+    assert (row.spread, row.between, row.within) == (1.0, 1.0, None)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -379,10 +377,10 @@ def test_the_printed_spread_is_that_of_one_result_and_its_interval_covers_the_tr
         common = rng.normal(0, sampling, (1 if shared else k, m))
         values = 5 + rng.normal(0, training, (k, 1)) + common + rng.normal(0, rest, (k, m))
         (row,) = _over_runs([one.quality for one in runs_of(values)])
-        squares.append(row["spread"] ** 2)
+        squares.append(row.spread**2)
         known = spread_of(row)
         assert known is not None
-        covered += abs(row["value"] - 5) <= interval([*known.parts.values()])
+        covered += abs(row.value - 5) <= interval([*known.parts.values()])
     true = training**2 + sampling**2 + rest**2
     ceiling = true + (rest**2 + (0 if shared else sampling**2)) / m
     assert 0.9 * true <= np.mean(squares) <= 1.1 * ceiling

@@ -33,38 +33,34 @@ def rows(tmp_path_factory):
 
 
 def test_every_snapshot_and_average_has_its_losses(rows):
-    losses = [row for row in rows if row["metric"] == "validation loss"]
-    places = [(row["step"], row["half_life"], row["resolution"]) for row in losses]
+    losses = [row for row in rows if row.metric == "validation loss"]
+    places = [(row.step, row.half_life, row.resolution) for row in losses]
     low = [(step, half, 4) for step in (2, 5) for half in (0, 16)]
     both = [(step, half, side) for step in (9, 12) for half in (0, 16) for side in (8, 4)]
     assert places == low + both
 
 
 def test_what_was_spent_stands_beside_each_point(rows):
-    spent = {row["step"]: (row["images"], row["flops"], row["stage"]) for row in rows}
+    spent = {row.step: (row.images, row.flops, row.stage) for row in rows}
     assert spent == {
         2: (8, 20.0, "4"), 5: (20, 50.0, "4"), 9: (36, 450.0, "8x4"), 12: (48, 750.0, "8x4")
     }  # fmt: skip
-    seconds = [row["seconds"] for row in rows]
+    seconds = [row.seconds for row in rows]
     assert seconds == sorted(seconds) and seconds[0] > 0
 
 
 def test_a_stage_of_the_low_level_is_measured_there_alone(rows):
-    seen = {
-        (row["step"], row["resolution"], row["view"])
-        for row in rows
-        if row["metric"].startswith("FD")
-    }
+    seen = {(row.step, row.resolution, row.view) for row in rows if row.metric.startswith("FD")}
     low = {(step, 4, "native") for step in (2, 5)}
     whole = [(8, "native"), (4, "native"), (4, "pooled")]
     assert seen == low | {(step, *place) for step in (9, 12) for place in whole}
 
 
 def test_a_snapshot_is_measured_with_its_own_weights(rows):
-    losses = [row for row in rows if row["metric"] == "validation loss"]
+    losses = [row for row in rows if row.metric == "validation loss"]
     for half in (0, 16):
         for side, count in ((8, 2), (4, 4)):
-            own = [r["value"] for r in losses if (r["half_life"], r["resolution"]) == (half, side)]
+            own = [r.value for r in losses if (r.half_life, r.resolution) == (half, side)]
             assert len(set(own)) == len(own) == count
 
 
@@ -90,7 +86,7 @@ def test_without_samples_the_loss_alone_is_measured(tmp_path):
         wanted=Curve(0, [], 10), seed=0, precision="32-true",
         track=lambda items, what, total: items,
     )  # fmt: skip
-    assert {row["metric"] for row in rows} == {"validation loss"}
+    assert {row.metric for row in rows} == {"validation loss"}
 
 
 def test_operations_that_are_unknown_are_none(tmp_path):
@@ -101,7 +97,7 @@ def test_operations_that_are_unknown_are_none(tmp_path):
         wanted=Curve(0, [], 10), seed=0, precision="32-true",
         track=lambda items, what, total: items,
     )  # fmt: skip
-    assert {row["flops"] for row in rows} == {None} and rows[-1]["images"] == 48
+    assert {row.flops for row in rows} == {None} and rows[-1].images == 48
 
 
 def cut(path):
@@ -133,5 +129,5 @@ def test_a_damaged_snapshot_is_left_out_and_named(damage, tmp_path, caplog):
             wanted=Curve(0, [], 10), seed=0, precision="32-true",
             track=lambda items, what, total: items,
         )  # fmt: skip
-    assert {row["step"] for row in rows if row["half_life"] == 0} == {12}
+    assert {row.step for row in rows if row.half_life == 0} == {12}
     assert f"leaves out {first}" in caplog.text

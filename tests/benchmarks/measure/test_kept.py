@@ -1,6 +1,5 @@
 """A measuring that is killed goes on from the last batch that was kept, with the same bits."""
 
-import json
 import logging
 import os
 
@@ -12,6 +11,8 @@ from benchmarks.measure.kept import Kept, measuring_key, weights_hash
 from benchmarks.measure.quality import Meter, quality_of_seeds
 from benchmarks.measure.samples import samples
 from hierdiff.metrics.extractors import RandomConv
+from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.quality import CurvePoint, Quality
 from tests import tiny
 from tests.benchmarks.measure.test_quality import (  # noqa: F401
     SIDES,
@@ -67,7 +68,7 @@ def measured(data):  # noqa: F811
 
 
 def same(one, other):
-    assert json.dumps(one) == json.dumps(other)  # bit by bit
+    assert one == other  # bit by bit
 
 
 @pytest.mark.parametrize("killed_at", [0, 2, 4, 7])
@@ -129,8 +130,9 @@ def test_a_pipe_in_the_place_of_the_state_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "state")
     kept = Kept(tmp_path / "state", "k")
     assert not kept.state and not kept.rows
-    kept.once("a", lambda: [{"value": 1.0}])
-    assert Kept(tmp_path / "state", "k").rows == {"a": [{"value": 1.0}]}
+    row = Quality(8, "native", "FD", 1.0, Identity("i"))
+    kept.once("a", Quality, lambda: [row])
+    assert Kept(tmp_path / "state", "k").rows == {"a": [row.plain()]}
 
 
 def test_a_state_that_does_not_fit_is_measured_from_the_start(tmp_path, measured, caplog):
@@ -166,9 +168,9 @@ def test_a_meter_goes_on_with_the_bits_of_another(lawful, extractor):  # noqa: F
 
 def test_what_is_done_once_is_not_done_again(tmp_path):
     path = tmp_path / "state"
-    rows = [{"value": 0.1 + 0.2}]
-    assert Kept(path, "k").once("curve a", lambda: rows) == rows
-    assert Kept(path, "k").once("curve a", lambda: pytest.fail("done again")) == rows
+    rows = [CurvePoint(8, "native", "FD", 0.1 + 0.2, Identity("i"), step=3)]
+    assert Kept(path, "k").once("curve a", CurvePoint, lambda: rows) == rows
+    assert Kept(path, "k").once("curve a", CurvePoint, lambda: pytest.fail("again")) == rows
 
 
 def test_keys_and_hashes_of_weights_tell_what_differs():

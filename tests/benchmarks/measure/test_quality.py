@@ -1,6 +1,5 @@
 """Sampling seeds, their mean and spread, and the scale that is kept."""
 
-import json
 import logging
 import statistics
 from dataclasses import replace
@@ -22,7 +21,8 @@ from hierdiff.methods import Method
 from hierdiff.metrics.attributes import AttributeMeter
 from hierdiff.metrics.extractors import RandomConv
 from hierdiff.metrics.fidelity import FidelityMeter
-from hierdiff.metrics.identity import identity_of
+from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.quality import Quality
 from hierdiff.metrics.reference import levels_of, references, write_moments
 from tests import tiny
 from tests.training.runs import images as noises
@@ -100,13 +100,13 @@ def test_the_value_is_the_mean_over_seeds_with_all_values_and_their_deviation(da
     rows = quality((stream(seed) for seed in (1, 2, 3)), extractor, reference, METRICS)
     alone = [quality([stream(seed)], extractor, reference, METRICS) for seed in (1, 2, 3)]
     for row, *single in zip(rows, *alone, strict=True):
-        values = [one["value"] for one in single]
-        assert row["values"] == values and row["value"] == statistics.fmean(values)
-        assert row["spread"] == pytest.approx(np.std(values, ddof=1))
-        assert {row["identity"]} == {one["identity"] for one in single}
-        assert single[0]["spread"] is None and single[0]["values"] == [values[0]]
-    fd = next(row for row in rows if row["metric"] == "FD-RandomConv")
-    assert fd["floor"] == alone[0][0]["floor"] > 0 and fd["spread"] > 0
+        values = [one.value for one in single]
+        assert row.values == tuple(values) and row.value == statistics.fmean(values)
+        assert row.spread == pytest.approx(np.std(values, ddof=1))
+        assert {row.identity} == {one.identity for one in single}
+        assert single[0].spread is None and single[0].values == (values[0],)
+    fd = next(row for row in rows if row.metric == "FD-RandomConv")
+    assert fd.floor == alone[0][0].floor > 0 and fd.spread > 0
 
 
 def test_one_seed_gives_what_the_meter_gives(data, extractor):
@@ -115,7 +115,7 @@ def test_one_seed_gives_what_the_meter_gives(data, extractor):
     for levels in stream(1):
         meter.add(levels)
     rows = quality([stream(1)], extractor, reference)
-    assert [row["value"] for row in rows] == [row.value for row in meter.qualities()]
+    assert [row.value for row in rows] == [row.value for row in meter.qualities()]
 
 
 def test_seeds_with_other_numbers_of_images_are_no_repeats(data, extractor):
@@ -173,7 +173,7 @@ def test_real_images_are_those_of_the_conditions_and_none_comes_twice(data):
 
 def test_the_identity_says_under_which_rows_images_were_made(data, extractor):
     (row, *_) = quality([stream(1)], extractor, refs(data, extractor), conditions=data)
-    assert " : N=24 : rows=permuted(80) : ref=" in row["identity"]
+    assert " : N=24 : rows=permuted(80) : ref=" in str(row.identity)
 
 
 def test_more_samples_than_test_images_are_measured_beside_all_of_those(data, extractor, tmp_path):
@@ -181,12 +181,10 @@ def test_more_samples_than_test_images_are_measured_beside_all_of_those(data, ex
     reference, test = refs(data, extractor), data.part("test")
     options = {"seed": 0, "folder": tmp_path, "track": lambda items, what, total: items}
     found = scale_rows(data, extractor, reference, 100, **options)
-    counts = {kind: {row["n"] for row in rows} for kind, rows in found.items()}
+    counts = {kind: {row.n for row in rows} for kind, rows in found.items()}
     assert counts == {"real": {len(test)}, "gaussian": {100}}
-    real, gaussian = found["real"][0]["identity"], found["gaussian"][0]["identity"]
-    assert real != gaussian and (
-        identity_of(real).apart_from_count() == identity_of(gaussian).apart_from_count()
-    )
+    real, gaussian = found["real"][0].identity, found["gaussian"][0].identity
+    assert real != gaussian and (real.apart_from_count() == gaussian.apart_from_count())
 
 
 def scale(data, extractor, folder, metrics=METRICS, **options):
@@ -197,18 +195,18 @@ def scale(data, extractor, folder, metrics=METRICS, **options):
 def test_the_scale_has_the_metrics_of_the_rows_but_those_within_a_method(data, extractor, tmp_path):
     found = scale(data, extractor, tmp_path)
     for kind in ("real", "gaussian"):
-        metrics = {row["metric"] for row in found[kind]}
+        metrics = {row.metric for row in found[kind]}
         assert "consistency" not in metrics and len(metrics) == 8
-        assert {row["view"] for row in found[kind]} == {"pooled"}
-        assert {row["resolution"] for row in found[kind]} == {8, 4}
-        assert all(row["spread"] is None for row in found[kind])
+        assert {row.view for row in found[kind]} == {"pooled"}
+        assert {row.resolution for row in found[kind]} == {8, 4}
+        assert all(row.spread is None for row in found[kind])
 
 
 def test_a_damaged_scale_is_measured_again(data, extractor, tmp_path, caplog):
     first = scale(data, extractor, tmp_path, metrics=["fd"])
     (path,) = tmp_path.iterdir()
     whole = path.read_text()
-    value = repr(first["real"][0]["value"])
+    value = repr(first["real"][0].value)
     for content in (whole.replace(value, f"1{value}"), whole[:-20], "[]", '{"real": []}'):
         path.write_text(content)
         assert scale(data, extractor, tmp_path, metrics=["fd"]) == first
@@ -218,14 +216,14 @@ def test_a_damaged_scale_is_measured_again(data, extractor, tmp_path, caplog):
 def test_the_scale_is_kept_for_its_metrics(data, extractor, tmp_path, monkeypatch):
     first = scale(data, extractor, tmp_path)
     few = scale(data, extractor, tmp_path, metrics=["fd"])
-    assert {row["metric"] for row in few["real"]} == {"FD-RandomConv"}
+    assert {row.metric for row in few["real"]} == {"FD-RandomConv"}
     assert len(list(tmp_path.iterdir())) == 2
 
     def again(*_, **__):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(scales, "quality", again)
-    assert scale(data, extractor, tmp_path) == json.loads(json.dumps(first))
+    assert scale(data, extractor, tmp_path) == first
     for change in ({"seed": 1}, {"metrics": ["kd", "fd"]}):
         with pytest.raises(AssertionError, match="measured again"):
             scale(data, extractor, tmp_path, **change)
@@ -253,8 +251,8 @@ def test_a_foreign_file_stands_in_for_the_training_images(data, extractor, tmp_p
 
 def test_of_no_seed_there_is_no_row():
     assert quality([], RandomConv(width=12), {}) == []
-    one = {"resolution": 8, "view": "native", "metric": "FD", "identity": "i", "value": 2.0}
-    assert over_seeds([one]) == {**one, "values": [2.0], "spread": None}
+    one = Quality(8, "native", "FD", 2.0, Identity("i"))
+    assert over_seeds([one]) == replace(one, values=(2.0,))
 
 
 PARTS = {"TV parts", "impossible pairs", "attribute accuracy"}
@@ -272,20 +270,21 @@ def test_parts_are_measured_beside_the_other_metrics_of_the_same_stream(lawful, 
     reference = refs(lawful, extractor)
     rows = quality([stream(1)], extractor, reference, ["fd", "attributes", "kd"], conditions=lawful)
     alone = quality([stream(1)], extractor, reference, ["fd", "kd"])
-    others = [row for row in rows if row["metric"] not in PARTS]
-    assert [{**row, "identity": None} for row in others] == [
-        {**row, "identity": None} for row in alone
+    others = [row for row in rows if row.metric not in PARTS]
+    same = Identity("")  # but for the rows
+    assert [replace(row, identity=same) for row in others] == [
+        replace(row, identity=same) for row in alone
     ]
-    views = {(row["resolution"], row["view"]) for row in alone}
+    views = {(row.resolution, row.view) for row in alone}
     for metric in PARTS:
-        found = [row for row in rows if row["metric"] == metric]
-        assert {(row["resolution"], row["view"]) for row in found} == views
+        found = [row for row in rows if row.metric == metric]
+        assert {(row.resolution, row.view) for row in found} == views
     meter = AttributeMeter(LAW, SIDES, rows="rows=permuted(80)")
     for levels, first in zip(stream(1), (0, 10, 20), strict=True):
         count = len(levels[8])
         meter.add(levels, target_parts(lawful, range(first, first + count)))
     expected = [(q.metric, q.value, q.identity) for q in meter.qualities()]
-    told = [(r["metric"], r["value"], r["identity"]) for r in rows if r["metric"] in PARTS]
+    told = [(r.metric, r.value, r.identity) for r in rows if r.metric in PARTS]
     assert told == expected
 
 
@@ -332,10 +331,10 @@ def test_auto_that_cannot_be_measured_is_left_out_and_the_log_says_why(
 def test_the_scale_has_the_parts_of_real_images_and_of_the_gaussian(lawful, extractor, tmp_path):
     found = scale(lawful, extractor, tmp_path, metrics=["fd", "attributes"])
     for kind in ("real", "gaussian"):
-        assert {row["metric"] for row in found[kind]} == {"FD-RandomConv", *PARTS}
-        assert {row["view"] for row in found[kind]} == {"pooled"}
+        assert {row.metric for row in found[kind]} == {"FD-RandomConv", *PARTS}
+        assert {row.view for row in found[kind]} == {"pooled"}
     unconditional = replace(lawful, labels=None)
     other = scale(unconditional, extractor, tmp_path, metrics=["fd", "attributes"])
-    assert {row["metric"] for row in other["real"]} == {"FD-RandomConv", *PARTS} - {
+    assert {row.metric for row in other["real"]} == {"FD-RandomConv", *PARTS} - {
         "attribute accuracy"
     }

@@ -52,7 +52,7 @@ def rows_of(exact, perceptual=None):
     rows, made = reconstructions(
         Blocks(exact), torch.from_numpy(pixels), extractor, reference, perceptual
     )
-    return {row["metric"]: row for row in rows}, torch.from_numpy(pixels), made
+    return {row.metric: row for row in rows}, torch.from_numpy(pixels), made
 
 
 class Watched(Blocks):
@@ -79,24 +79,24 @@ def test_reconstructions_are_made_at_the_precision_of_samples(precision, cast):
 def test_an_exact_codec_has_no_distance_and_ssim_1():
     rows, real, made = rows_of(exact=True)
     assert torch.equal(made, real)
-    assert rows["SSIM"]["value"] == pytest.approx(1)
-    assert rows["rFD-RandomConv"]["value"] == pytest.approx(0, abs=1e-6)
+    assert rows["SSIM"].value == pytest.approx(1)
+    assert rows["rFD-RandomConv"].value == pytest.approx(0, abs=1e-6)
 
 
 def test_psnr_is_that_of_the_lost_details():
     rows, real, made = rows_of(exact=False)
     errors = (made.double() - real).square().mean((1, 2, 3))
-    assert rows["PSNR"]["value"] == pytest.approx(float((10 * (255**2 / errors).log10()).mean()))
-    assert rows["SSIM"]["value"] < 0.9 and rows["rFD-RandomConv"]["value"] > 0
-    assert all(row["view"] == "native" and row["resolution"] == 8 for row in rows.values())
+    assert rows["PSNR"].value == pytest.approx(float((10 * (255**2 / errors).log10()).mean()))
+    assert rows["SSIM"].value < 0.9 and rows["rFD-RandomConv"].value > 0
+    assert all(row.view == "native" and row.resolution == 8 for row in rows.values())
 
 
 def test_the_perceptual_distance_is_the_mean_of_pairs_under_the_networks_name():
     rows, real, made = rows_of(exact=False, perceptual=Brightness())
     expected = (to_float(made).double() - to_float(real)).abs().mean()
-    assert rows["perceptual"]["value"] == pytest.approx(float(expected), rel=1e-6)
-    assert rows["perceptual"]["identity"].startswith("brightness@0 : uint8-round : N=70 : ref=")
-    assert rows_of(exact=True, perceptual=Brightness())[0]["perceptual"]["value"] == 0
+    assert rows["perceptual"].value == pytest.approx(float(expected), rel=1e-6)
+    assert str(rows["perceptual"].identity).startswith("brightness@0 : uint8-round : N=70 : ref=")
+    assert rows_of(exact=True, perceptual=Brightness())[0]["perceptual"].value == 0
 
 
 @pytest.mark.parametrize("perceptual", [None, perceptuals.build({"name": "none"})])
@@ -111,6 +111,6 @@ def test_an_infinite_psnr_is_no_row_and_the_log_says_why(caplog):
 
 def test_every_row_says_which_way_is_better_and_that_it_is_one_value():
     rows, _, _ = rows_of(exact=False, perceptual=Brightness())
-    better = {metric: row["better"] for metric, row in rows.items()}
+    better = {metric: row.better for metric, row in rows.items()}
     assert better == {"rFD-RandomConv": "low", "PSNR": "high", "SSIM": "high", "perceptual": "low"}
-    assert all(row["values"] == [row["value"]] and row["spread"] is None for row in rows.values())
+    assert all(row.values == (row.value,) and row.spread is None for row in rows.values())

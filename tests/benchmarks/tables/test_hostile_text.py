@@ -20,6 +20,7 @@ from benchmarks.tables.formats.csv import FORMULA
 from benchmarks.tables.formats.terminal import rich_table
 from benchmarks.tables.table import tabulate
 from hierdiff.config import printable
+from hierdiff.metrics.identity import Identity
 from hierdiff.results.record import Record
 from tests.benchmarks.rows import cost, quality, record, training
 
@@ -72,7 +73,10 @@ OURS = set(
 
 def hostile(text: str) -> Record:
     """`text` wherever a record holds words."""
-    rows = (quality(64, "native", 1.5), quality(64, "native", 2.5, metric=text, identity=text))
+    rows = (
+        quality(64, "native", 1.5),
+        quality(64, "native", 2.5, metric=text, identity=Identity(text)),
+    )
     return record(
         text,
         method=text,
