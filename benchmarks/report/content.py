@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.report import facts
-from benchmarks.report.numbers import UNFIT, comparable, comparisons, merge_seeds, reason, row_key
+from benchmarks.report.numbers import UNFIT, comparable, comparisons, merge_runs, reason, row_key
 from benchmarks.report.parts import Charts, Gallery, Group, LabelledRecord, PlainTable
 from benchmarks.report.pictures import ReportFiles, galleries, scaling
 from benchmarks.report.plots import curve_charts, trade_charts
@@ -164,7 +164,7 @@ def tables(
         name = f"{slug}-{i}" if len(parts) > 1 else slug
         names = [entry.label for entry in part]
         try:
-            rows = merge_seeds(part)
+            rows = merge_runs(part)
             comparison_tables = list(comparisons(name, rows, files.contents, published))
             yield Group(names, comparison_tables, list(trade_charts(rows)))
         except UNFIT as error:

@@ -63,7 +63,7 @@ def comparable(entries: Sequence[LabelledRecord]) -> list[list[LabelledRecord]]:
     return [members for members, _ in groups]
 
 
-def merge_seeds(entries: Sequence[LabelledRecord]) -> list[LabelledRecord]:
+def merge_runs(entries: Sequence[LabelledRecord]) -> list[LabelledRecord]:
     """The rows of a table: runs that differ in the training seed alone become one."""
     ordered = sorted(entries, key=lambda e: (e.record.name, e.record.hash, str(e.record.path)))
     looks = {row_key(entry.record): entry.look for entry in entries}
@@ -78,7 +78,7 @@ def comparisons(
     files: dict[str, bytes],
     published: Sequence[Published] = (),
 ) -> Iterator[Comparison]:
-    """A table of the rows (`merge_seeds`) for each preset; its downloads are added to `files` as
+    """A table of the rows (`merge_runs`) for each preset; its downloads are added to `files` as
     `tables/<name>-...`."""
     records = [row.record for row in rows]
     counted = labels(records, distinct=False)  # of an ablation

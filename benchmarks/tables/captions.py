@@ -24,7 +24,7 @@ BOTH = (
 PER_IMAGE = {"flops_per_image": ("GFLOPs an image", 1e9), "latency": ("s an image", 1.0)}
 
 
-def caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset) -> str:
+def table_caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset) -> str:
     """Data, budget, counts, noise floor, seeds, hardware."""
     records = list(rows.values())
     budgets = sorted({record.budget for record in records})

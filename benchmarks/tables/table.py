@@ -91,7 +91,7 @@ def tabulate(
         words=words,
         scale=scale,
         published=others,
-        caption=captions.caption(rows, metrics, spec),
+        caption=captions.table_caption(rows, metrics, spec),
         notes=[
             *notes.notes(rows, metrics, spec, list(differing)[OPTIONS:]),
             *notes.fewer_real(rows.values(), metrics),
