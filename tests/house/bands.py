@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from hierdiff.codec import Codec, Pyramid
-from hierdiff.denoisers import Denoiser, denoisers
+from hierdiff.denoisers import Denoiser
 from hierdiff.denoisers.protocol import Prediction
 from hierdiff.levels import Named, Resolutions, sides_of
-from hierdiff.methods import Method, Sampling, methods
+from hierdiff.methods import Method, Sampling
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.options import Count
 from hierdiff.registry import Later
@@ -56,7 +56,6 @@ class Haar(Codec):
         return self if n == 2 else Pyramid([self.side // 2], self.channels)
 
 
-@denoisers.register("bands")
 class Bands(Denoiser):
     levels, rank = 2, 2
 
@@ -72,7 +71,6 @@ class Bands(Denoiser):
         return Prediction(self.last(h.tanh()).split(self.split, 1))
 
 
-@methods.register("haar")
 class HaarDiffusion(Method):
     def __init__(
         self,

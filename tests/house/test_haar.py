@@ -24,8 +24,9 @@ def test_bands_come_back_exactly_and_the_low_one_is_the_block_mean():
 @pytest.mark.slow
 def test_bands_of_the_same_sides_are_trained_sampled_and_measured_by_their_names(tmp_path):
     record = bench(
-        *(tmp_path, "tests.house.bands", "method=custom", "method.name=haar"),
-        *("sampler=dpmpp_2m", "denoiser=custom", "denoiser.name=bands", "measure.resolutions=[]"),
+        *(tmp_path, "tests.house.bands", "method=custom", "denoiser=custom", "sampler=dpmpp_2m"),
+        *("method.name=tests.house.bands:HaarDiffusion", "denoiser.name=tests.house.bands:Bands"),
+        "measure.resolutions=[]",
     )
     logged = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert {"loss/detail", "loss/low"} <= logged.keys()
