@@ -31,11 +31,11 @@ def test_bands_of_the_same_sides_are_trained_sampled_and_measured_by_their_names
     logged = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert {"loss/detail", "loss/low"} <= logged.keys()
     assert record.resolutions == (32, "low")
-    assert {level_of(row) for row in record.quality if row.view == "native"} == {32, "low"}
+    assert {row.level for row in record.quality if row.view == "native"} == {32, "low"}
     low = next(row for row in record.quality if row.level == "low")
     assert low.resolution == 16
     assert [level_of(row) for row in record.cost] == [32, "low"]
-    curves = {(row.metric, level_of(row)) for row in record.curves}
+    curves = {(row.metric, row.level) for row in record.curves}
     assert curves == {("validation detail", 32), ("validation loss", "low")}
     groups = {(column.group, column.what) for column in tabulate([record]).cells}
     assert {("low, 16 px", "FD-RandomConv native"), ("16 px", "FD-RandomConv pooled")} <= groups

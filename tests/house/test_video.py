@@ -29,7 +29,7 @@ def test_a_codec_of_clips(tmp_path):
         *("method.reference=null", "measure.resolutions=[[4,16,16]]", *CLIPS, *NETWORK),
     )
     assert record.resolutions == ([8, 16, 16],)
-    assert {level_of(row) for row in record.quality} == {(8, 16, 16), (4, 16, 16)}
+    assert {row.level for row in record.quality} == {(8, 16, 16), (4, 16, 16)}
     fd = next(row for row in record.quality if row.metric.startswith("FD"))
     assert (fd.n, fd.n_reference, fd.floor) == (8, 36, None)
     assert "N=8 : frames=8 : " in str(fd.identity)
@@ -54,7 +54,7 @@ def test_a_cascade_from_four_to_eight_frames_at_one_side(tmp_path):
     stages = [stage["name"] for stage in record.training["stages"]]
     assert stages == ["4x16x16", "4x16x16to8x16x16"]
     consistency = next(row for row in record.quality if row.metric == "consistency")
-    assert level_of(consistency) == (4, 16, 16)
+    assert consistency.level == (4, 16, 16)
     assert [(level_of(c), c["evaluations"]) for c in record.cost] == [
         ((8, 16, 16), 6),
         ((4, 16, 16), 3),
