@@ -531,7 +531,8 @@ def test_real_processes_give_rows_and_a_cap_is_kept():
 def test_a_process_that_dies_says_why():
     (row,) = costs([replace(CASE, trajectory=[32])])
     assert row["sample_failure"] == (
-        "ValueError: the method makes no images at 32: choose one of [16, 8]"
+        "ValueError: the method makes no images at 32: choose one of [16, 8], "
+        "and pool the finest to others"
     )
 
 
