@@ -1,4 +1,4 @@
-"""Bridges: what a stage is given of the one before it.
+"""Bridges: what one stage hands over to the next.
 
 A bridge takes the state of the previous stage, which stands at a noise level (`here`, a log-SNR,
 infinite for a clean state), to the conditions of the next stage and to the state that it starts
@@ -22,11 +22,11 @@ CLEAN = float("inf")  # log_snr of a state without noise
 
 
 class Handover(NamedTuple):
-    """What a stage is given.
+    """What a stage receives from the one before it.
 
-    cond: its conditions. start: the state from which its trajectory goes on at the time `start_t`,
-    None for noise at time 1; in training it is not looked at. beside: levels that its codec decodes
-    behind its own (`decode((*x, *beside))`), such as the low band that it does not make itself.
+    cond: its conditions. start: the state from which its trajectory continues at time `start_t`,
+    None for noise at time 1; ignored in training. beside: levels that its codec decodes behind its
+    own (`decode((*x, *beside))`), such as a low band that the stage does not generate itself.
     """
 
     cond: Cond
@@ -36,25 +36,33 @@ class Handover(NamedTuple):
 
 
 class Bridge(ABC):
-    """log_snr: of what it gives in sampling, `CLEAN` where it adds no noise. gives: names of the
-    vectors and scalars that it adds to the conditions, which the data need not have."""
+    """Turns the state of one stage into the conditions, and perhaps the start, of the next.
+
+    log_snr: of its output in sampling, `CLEAN` where it adds no noise. gives: names of the vectors
+    and scalars that it adds to the conditions, which the data need not have.
+    """
 
     log_snr: float = CLEAN
     gives: frozenset[str] = frozenset()
 
     def stop(self, log_snr: float) -> float:
-        """Time at which the trajectory before it ends: 0 unless it hands over a noisy state."""
+        """Time at which the previous trajectory ends: 0 unless a noisy state is handed over."""
         return 0.0
 
     def draw(self, shapes: Sequence[Sequence[int]], noise: Noise) -> Any:
-        """Randomness of one crossing in training, made eagerly; shapes: of the previous stage's
-        state, with the batch."""
+        """Random numbers of one crossing in training, drawn eagerly.
+
+        shapes: of each level of the previous stage's state, batch first.
+        """
         return None
 
     def draw_at(self, shapes: Sequence[Sequence[int]], noise: Noise, log_snr: float) -> Any:
-        """Randomness of one crossing in sampling: drawn once a sample, `log_snr` for all.
+        """Random numbers of one crossing in sampling, with the same `log_snr` for all examples.
 
-        Error: ValueError where it is not trained on that log_snr.
+        shapes: of each level of the previous stage's state, batch first.
+
+        Raises:
+            ValueError: where the bridge is not trained on that log_snr.
         """
         if log_snr != CLEAN:
             raise ValueError(f"log_snr {log_snr:g} for {type(self).__name__}, which adds no noise")
@@ -62,7 +70,11 @@ class Bridge(ABC):
 
     @abstractmethod
     def __call__(self, x: Levels, here: float, crossing: Any, cond: Cond) -> Handover:
-        """x: the previous stage's state at the log_snr `here`. cond: of the next stage so far."""
+        """The handover of a state.
+
+        x: the previous stage's state. here: its log_snr, infinite if it is clean. crossing: the
+        numbers of `draw` or `draw_at`. cond: conditions of the next stage so far.
+        """
 
 
 bridges: Registry[Bridge] = Registry("bridge", Bridge)

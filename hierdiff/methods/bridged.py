@@ -1,4 +1,4 @@
-"""`Bridged`: a stage of diffusion that stands on another generator."""
+"""`Bridged`: a diffusion stage that continues from another generator."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from hierdiff.objective import Draws
 
 
 class BridgedDraws(NamedTuple):
-    """draws: of the stage itself; crossing: of its bridge."""
+    """Random numbers of one loss. draws: of the stage itself; crossing: of its bridge."""
 
     draws: Any
     crossing: Any
 
 
 class Bridged(Diffusion):
-    """Diffusion given what its `bridge` makes of the state of `previous`. Everything else as in
-    `Diffusion`."""
+    """Diffusion under the conditions that its `bridge` makes from the state of `previous`.
+
+    Everything else is as in `Diffusion`.
+    """
 
     def __init__(self, *, bridge: Bridge, previous: Generator, **parts: Any):
         super().__init__(**parts)
@@ -99,12 +101,12 @@ class Bridged(Diffusion):
 
     @override
     def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
-        """From real images where the stages before are not trained."""
+        """As in `Generator`, but from real images where the stages before are not trained."""
         if self.previous.ready:
             return super().preview(cond, batch, noise)
         x = self.previous.encode(batch.images)
-        made = self.follow(Request(len(batch), batch.cond, noise=noise), x)
-        return {**made, **self.previous.decode(x)}
+        images = self.follow(Request(len(batch), batch.cond, noise=noise), x)
+        return {**images, **self.previous.decode(x)}
 
     def _crossed(self, n: int) -> list[tuple[int, ...]]:
         """Shapes of the previous stage's state."""

@@ -43,13 +43,16 @@ from hierdiff.solve import solve
 
 
 class Diffusion(Generator):
-    """One network over joint levels, and with one level plain diffusion.
+    """One network over joint levels; with one level this is plain diffusion.
 
     fractions: part of a training batch that has each level, finest first, ending in 1
     (mixed-resolution batches; a level's loss is the mean over its own rows, so it stays unbiased).
-    codec: the network of one that no stage trains is frozen here, and is kept with the weights.
+    codec: if no stage trains its network, the network is frozen here and saved with the weights.
     facts: of the data (classes, text_width, text_length), to complete the conditions that a caller
     leaves out.
+
+    Raises:
+        ValueError: where denoiser, codec, process, objective and sampling do not fit each other.
     """
 
     sampling: Sampling
@@ -99,7 +102,7 @@ class Diffusion(Generator):
         self.codec, self.process, self.objective = codec, process, objective
         self.makes_images, self.lossy = bool(codec.resolutions), codec.lossy
         self.denoiser = denoiser
-        self.frozen: nn.Module | None = None  # of the codec
+        self.frozen: nn.Module | None = None  # the codec's network, if no stage trains it
         if codec.stage is None and codec.network is not None:
             self.frozen = codec.network.eval().requires_grad_(False)
         self.sampling = sampling
@@ -113,7 +116,7 @@ class Diffusion(Generator):
         if self.teacher is not None:
             distilled = f"distilled from the network of another run ({self.teacher})"
             self.notes = (*self.notes, distilled)
-        self._teacher: tuple[Diffusion, ...] = ()  # in a tuple: no part of the stage
+        self._teacher: tuple[Diffusion, ...] = ()  # in a tuple: not a submodule of this stage
 
     @property
     @override
@@ -147,7 +150,10 @@ class Diffusion(Generator):
 
     @override
     def tail(self, n: int, *, share: float = 1.0) -> Diffusion:
-        """The stage of the n coarsest levels, holding the same objects: growth starts there."""
+        """The stage of the n coarsest levels, holding the same objects; growth starts with it.
+
+        share: of the training budget, for the new stage.
+        """
         scale = self.sampling.guidance
         if isinstance(scale, Sequence):
             scale = scale[-n:]
@@ -166,6 +172,12 @@ class Diffusion(Generator):
 
     @override
     def check(self, previous: Stage | None = None) -> None:
+        """As in `Stage`.
+
+        Raises:
+            ValueError: where the objective needs a teacher, and has neither a file nor a `previous`
+                stage of the same network.
+        """
         if self.objective.needs_teacher and self.teacher is None and not self._is_as(previous):
             raise ValueError(
                 f"stage {self.name} has no teacher: give objective.teacher, the weights of another "
@@ -173,7 +185,7 @@ class Diffusion(Generator):
             )
 
     def _is_as(self, other: Stage | None) -> bool:
-        """Does another stage mean the same, with a network of the same shapes?"""
+        """Whether another stage has the same identity and a network of the same shapes."""
         if not isinstance(other, Diffusion) or other.identity != self.identity:
             return False
         pair = (self.denoiser.state_dict(), other.denoiser.state_dict())
@@ -189,14 +201,13 @@ class Diffusion(Generator):
 
     @override
     def learn_from(self, teacher: Stage) -> None:
-        """Starts from the weights of the teacher (algorithm 2 of arXiv 2202.00512), which stays as
-        it is."""
+        """As in `Stage`; starts from the teacher's weights (arXiv 2202.00512, algorithm 2)."""
         self.load_state_dict(teacher.state_dict())
         self._teacher = (cast(Diffusion, teacher).eval(),)
 
     @override
     def start_untrained(self) -> None:
-        if self.objective.needs_teacher:  # whose work is that of a network like this one
+        if self.objective.needs_teacher:  # a network like this one costs as much
             self._teacher = (self,)
 
     @override
@@ -217,35 +228,45 @@ class Diffusion(Generator):
 
     @override
     def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss:
-        given = self.inputs(batch, draws)
+        x0, cond, own = self.inputs(batch, draws)
         teacher = self._teacher[0].denoise if self._teacher else None
         return self.objective(
-            self.process, self.denoiser, *given, teacher=teacher, names=self.level_names
+            *(self.process, self.denoiser, x0, cond, own), teacher=teacher, names=self.level_names
         )
 
     def shapes_in_training(self) -> Sequence[tuple[int, ...]]:
-        """Those of `shapes`, or smaller ones of crops."""
+        """Shape of each level in training without the batch: `shapes()`, or smaller for crops."""
         return self.shapes()
 
     def inputs(self, batch: Batch, draws: Any) -> tuple[Levels, Cond, Draws]:
-        """What the objective sees of a batch: clean levels, conditions and its own draws."""
+        """Clean levels, conditions and draws, as the objective takes them.
+
+        Level i has the first b_i rows of the batch alone, as many as its noise in `draws`.
+        """
         levels = self.encode(batch.images)
         x0 = tuple(level[: len(eps)] for level, eps in zip(levels, draws.eps, strict=True))
         return x0, batch.cond, draws
 
     def denoise(self, cond: Cond) -> Denoise:
-        """The denoise function of the network under `cond`, as samplers see it."""
-        given = self.denoiser.prepare(cond)
+        """The network under `cond` as a denoise function (x, t, carry) -> `Denoised`.
+
+        cond: a row for each example; the network's `prepare` runs once, here.
+        """
+        prepared = self.denoiser.prepare(cond)
         parameterization = self.objective.parameterization
 
         def denoise(x: Levels, t: Moment, carry: Carry = None) -> Denoised:
-            x0, _, out = solve(self.denoiser, parameterization, x, t, given, carry)
+            x0, _, out = solve(self.denoiser, parameterization, x, t, prepared, carry)
             return Denoised(x0, out.carry, out.variance)
 
         return denoise
 
     def denoise_for(self, request: Request, cond: Cond) -> Denoise:
-        """The denoise function under `cond`, with the guidance of the request and the threshold."""
+        """`denoise` under `cond`, with the request's guidance and the stage's threshold around it.
+
+        cond: complete, a row for each of the request's n images. Guidance outside of its interval
+        and scale 1 cost nothing.
+        """
         plan = self._plan(request)
         denoise = self.denoise(cond)
         if not is_off(plan.guidance):
@@ -260,7 +281,10 @@ class Diffusion(Generator):
 
     @override
     def complete(self, cond: Cond, n: int) -> Cond:
-        """As in `Stage`, with "none" for the vectors and scalars that the network reads too."""
+        """As in `Stage`, and with "none" for the vectors and scalars that the network reads.
+
+        "none" is zeros for a vector and NaN for a scalar.
+        """
         cond = super().complete(cond, n)
         reads = self.denoiser.reads or Reads()
         vectors = {
@@ -279,8 +303,8 @@ class Diffusion(Generator):
     def hand_over(self, request: Request, stop: float = 0.0) -> tuple[Levels, Images]:
         with torch.no_grad():
             opening, images = self.opening(request)
-            state, made = self.finish(request, opening, stop)
-        return state, {**made, **images}
+            state, own = self.finish(request, opening, stop)
+        return state, {**own, **images}
 
     @torch.no_grad()
     @override
@@ -293,9 +317,15 @@ class Diffusion(Generator):
         *,
         wrap: Callable[[Denoise], Denoise] = lambda denoise: denoise,
     ) -> Levels:
-        """As in `Generator`. The times are those of the whole grid that lie between, and guidance,
-        its interval and the threshold hold as in the whole. wrap: put around the denoise function,
-        `inpainted` for example."""
+        """As in `Generator`.
+
+        The times are those of the whole grid between start_t and stop; guidance, its interval and
+        the threshold act as they do in the whole trajectory. wrap: applied to the denoise function,
+        for example `inpainted`.
+
+        Raises:
+            ValueError: for a `start_t` without a state, and for a state of other shapes.
+        """
         if start is None and start_t != 1:
             raise ValueError(f"start_t={start_t} without a state: give it as `start`")
         shapes = [(request.n, *shape) for shape in self.shapes()]
@@ -311,18 +341,20 @@ class Diffusion(Generator):
         return self._integrated(request, opening, self._first(request, opening), stop, wrap=wrap)
 
     def opening(self, request: Request) -> tuple[Handover, Images]:
-        """What its trajectory starts from, and images of earlier stages that the request wants."""
+        """The conditions and start of its trajectory, and requested images of earlier stages."""
         return Handover(self.complete(request.cond, request.n)), {}
 
     def example(self, n: int, noise: Noise) -> Handover:
-        """An opening like those of samples, to count and time by."""
+        """An opening like that of a sample of n images, for counting and timing."""
         return Handover(self.complete(UNCONDITIONAL, n))
 
     def finish(
         self, request: Request, opening: Handover, stop: float = 0.0
     ) -> tuple[Levels, Images]:
-        """The state at `stop`, and its own images where the request wants some: these alone need
-        what lies below `stop`."""
+        """The state at time `stop`, and this stage's own images if the request wants some.
+
+        Only for images is the trajectory continued below `stop`.
+        """
         x = state = self._first(request, opening)
         if not any(map(request.wants, self.resolutions)):
             return self._integrated(request, opening, x, stop), {}
@@ -341,12 +373,12 @@ class Diffusion(Generator):
         start = self.example(1, lambda shape: torch.zeros(tuple(shape), device=self.device))
         plain, extra = self._calls(start, stop)
         network = Part(f"stage {self.name}", self._network, plain)
-        found = [network]
+        parts = [network]
         if extra:
-            found.append(network._replace(name=f"guidance {self.name}", calls=extra))
+            parts.append(network._replace(name=f"guidance {self.name}", calls=extra))
         if self.codec.network is not None and not stop:
-            found.append(Part("decoder", self._decoder, 1, is_evaluation=False))
-        return tuple(found)
+            parts.append(Part("decoder", self._decoder, 1, is_evaluation=False))
+        return tuple(parts)
 
     def _network(self, n: int, noise: Noise) -> Callable[[], object]:
         """One call in the middle of a trajectory."""
@@ -368,7 +400,7 @@ class Diffusion(Generator):
         return replace(own, steps=steps, guidance=scale)
 
     def _first(self, request: Request, opening: Handover) -> Levels:
-        self._plan(request)  # refuses before noise is drawn
+        self._plan(request)  # raises before noise is drawn
         if opening.start is not None:
             return opening.start
         _, sigma = self.process.alpha_sigma(torch.ones(1, dtype=torch.float64))
@@ -387,7 +419,7 @@ class Diffusion(Generator):
         through: float = 0.0,
         wrap: Callable[[Denoise], Denoise] = lambda denoise: denoise,
     ) -> Levels:
-        """x from the opening's time to `stop`; the trajectory has a step that ends at `through`."""
+        """The state x taken from the opening's time to `stop`; a step ends exactly at `through`."""
         plan = self._plan(request)
         times = window(plan.grid(plan.steps, self.process), opening, stop, through)
         training = self.training
@@ -420,14 +452,17 @@ class Diffusion(Generator):
 def window(
     times: Float[Tensor, " k"], opening: Handover, stop: float = 0.0, through: float = 0.0
 ) -> Float[Tensor, " m"]:
-    """The falling times from the opening's to `stop`, both among them, and `through`; a time that
-    the grid does not reach from its first to its last is left out."""
+    """The part of a time grid that a trajectory from `opening` to `stop` visits.
+
+    times: of the whole grid, falling. The result falls from the opening's time to `stop` and
+    includes both, and `through`; `stop` and `through` are left out where the grid ends above them.
+    """
     first, last = float(times[0]), float(times[-1])
     if opening.start is not None:
         first = opening.start_t
     marks = {first, *(time for time in (stop, through) if last < time < first)}
-    kept = {time for time in times.tolist() if max(stop, last) <= time <= first}
-    return times.new_tensor(sorted(marks | kept, reverse=True))
+    inside = {time for time in times.tolist() if max(stop, last) <= time <= first}
+    return times.new_tensor(sorted(marks | inside, reverse=True))
 
 
 def diffusion(
@@ -443,11 +478,12 @@ def diffusion(
     stage: Callable[..., Diffusion] = Diffusion,
     **more: Any,
 ) -> Diffusion:
-    """A stage over joint levels, in pixels if no codec is given.
+    """A stage over joint levels, in pixels without a codec.
 
-    resolutions: names of its images, those of the codec if none are given. schedules: one for each
-    level. process: its name. more: options of the stage. Raises ValueError where the parts do not
-    fit each other.
+    resolutions: names of its images, by default those of the codec. schedules: one for each
+    level, finest first. process: name in `processes`. facts: of the data. stage: the class to
+    build. more: its further options. Where the parts do not fit each other, their checks raise
+    ValueError.
     """
     codec = codec or Pyramid([resolution_of(name) for name in resolutions], facts["channels"])
     channels, *sides = codec.shapes()[0]

@@ -1,4 +1,4 @@
-"""A generator: a stage that makes images. What a harness asks of any method stands here."""
+"""`Generator`: a stage that samples; all that a harness needs to know of a method's stage."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from hierdiff.samplers.integrate import Watch
 class Request:
     """What to sample.
 
-    n: number of images. cond: their conditions, a row for each; what is missing counts as none.
-    noise: standard normals of a shape. steps, guidance: of every stage, None for each stage's own.
-    watch: called after every sampler step of every stage. resolutions: names of the levels whose
-    images are wanted, None for all; network calls that lead to others alone are left out.
+    n: number of images. cond: their conditions, a row for each; a missing condition means "none".
+    noise: source of standard normals, called with a shape. steps, guidance: for every stage, None
+    for each stage's own. watch: called after every sampler step of every stage. resolutions: names
+    of the levels whose images are returned, None for all; network calls that only serve others are
+    left out.
     """
 
     n: int
@@ -41,14 +42,15 @@ class Request:
     resolutions: Sequence[Name] | None = None
 
     def wants(self, name: Name) -> bool:
+        """Whether images of that name are to be returned."""
         return self.resolutions is None or name in self.resolutions
 
 
 class Part(NamedTuple):
     """A piece of the work behind every image, to be timed and counted.
 
-    prepare: (n, noise) to a function that does it once for n images. calls: how often that is done
-    for one image. is_evaluation: does it call the network that makes the sample.
+    prepare: (n, noise) -> a function that does this work once for n images. calls: how often it is
+    done for one image. is_evaluation: whether it calls the network that is sampled (counts as NFE).
     """
 
     name: str
@@ -58,12 +60,11 @@ class Part(NamedTuple):
 
 
 class Generator(Stage):
-    """A stage that makes images. A subclass writes the loss and `sample`; the rest has defaults,
-    which hold for a generator that makes its images in one go.
+    """A stage that samples. A subclass writes the loss and `sample`; the rest has defaults, which
+    hold for a generator that makes its images in one pass.
 
-    sampling: how it is sampled, None where it has no such options. makes_images: False where it
-    makes what another stage needs (an embedding) and nothing to be looked at. lossy: do images come
-    back changed from `decode(encode(images))`.
+    sampling: how it is sampled, None without such options. makes_images: False if its output only
+    serves another stage (an embedding). lossy: whether `decode(encode(images))` changes images.
     """
 
     sampling: Sampling | None = None
@@ -72,8 +73,10 @@ class Generator(Stage):
 
     @abstractmethod
     def sample(self, request: Request) -> Images:
-        """n images in [-1, 1] at every resolution of this stage, and at those of the stages before
-        it that the request wants."""
+        """{name: n images in [-1, 1]} of this stage, and of earlier stages if requested.
+
+        Images of this stage are returned at every resolution, whatever the request names.
+        """
 
     def run(
         self,
@@ -82,10 +85,13 @@ class Generator(Stage):
         start_t: float = 1.0,
         stop: float = 0.0,
     ) -> Levels:
-        """The state at time `stop` of a trajectory from the state `start` at `start_t`; from noise
-        if there is none. Nothing is computed below `stop`.
+        """The state at time `stop` of a trajectory from the state `start` at time `start_t`.
 
-        Error: ValueError where there is no such trajectory.
+        start: levels of the shapes of `shapes()` behind the batch, None for noise at time 1.
+        0 <= stop < start_t <= 1, and nothing is computed below `stop`.
+
+        Raises:
+            ValueError: where the stage has no such trajectory.
         """
         if start is not None or (start_t, stop) != (1.0, 0.0):
             raise ValueError(f"stage {self.name} makes its images in one go, from 1 to 0")
@@ -93,50 +99,57 @@ class Generator(Stage):
         return tuple(images[name] for name in self.resolutions)
 
     def hand_over(self, request: Request, stop: float = 0.0) -> tuple[Levels, Images]:
-        """The state at `stop`, and the images that the request wants of this and earlier stages."""
+        """The state at time `stop`, and the requested images of this and earlier stages."""
         x = self.run(request, stop=stop)
         return x, dict(zip(self.resolutions, x, strict=True))
 
     def follow(self, request: Request, x: Levels, log_snr: float | None = None) -> Images:
-        """Images of this stage from a given state of the one before it, clean ones of real images
-        for example. log_snr: to which the bridge noises it, None for the bridge's own."""
+        """Images of this stage from a clean state x of the previous one, such as real images.
+
+        log_snr: to which the bridge noises x, None for the bridge's own.
+
+        Raises:
+            ValueError: where the stage has no previous one.
+        """
         raise ValueError(f"stage {self.name} stands on no other")
 
     @property
     def previous(self) -> Generator | None:
-        """The stage whose samples it is given."""
+        """The stage whose samples this one continues from, None for the first."""
         return None
 
     @property
     def bridge(self) -> Bridge | None:
-        """What brings them here."""
+        """Turns samples of `previous` into this stage's conditions, None for the first."""
         return None
 
     @property
     def chain(self) -> tuple[Generator, ...]:
-        """The stages that one of its samples goes through, itself the last."""
+        """The stages that a sample passes through, this one last."""
         return (self,)
 
     def shapes(self) -> Sequence[tuple[int, ...]]:
-        """Shape of each level of its state without the batch."""
+        """Shape of each level of its state without the batch: channels, then sides."""
         return [(self.facts.get("channels", 3), *sides_of(name)) for name in self.resolutions]
 
     def encode(self, images: Float[Tensor, "b c *sides"]) -> Levels:
-        """The clean state of real images."""
+        """The clean state of real images in [-1, 1]."""
         return pyramid(images, [resolution_of(name) for name in self.resolutions])
 
     def decode(self, x: Levels) -> Images:
-        """Images of a state; none where it has none."""
+        """{name: images in [-1, 1]} of a clean state; empty for a stage that makes no images."""
         return dict(zip(self.resolutions, x, strict=True))
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
-        """What this stage needs in sampling: its parameters are counted."""
+        """The modules that sampling from this stage needs; their parameters are counted."""
         return (self,)
 
     def parts(self, stop: float = 0.0) -> tuple[Part, ...]:
-        """The work behind one image at its finest resolution, or behind its state at `stop`, that
-        of earlier stages first."""
+        """The work behind one image at the finest resolution, or behind the state at time `stop`.
+
+        Parts of earlier stages come first.
+        """
 
         def prepare(n: int, noise: Noise) -> Callable[[], object]:
             request = Request(n, noise=noise)
@@ -146,13 +159,15 @@ class Generator(Stage):
 
     @property
     def evaluations(self) -> int:
-        """Network calls for one image at its finest resolution; where guidance acts there are two
-        at a time."""
+        """Network calls (NFE) for one image at its finest resolution; a guided step counts two."""
         return sum(part.calls for part in self.parts() if part.is_evaluation)
 
     def tail(self, n: int) -> Generator:
-        """The generator of the n coarsest resolutions alone, holding the same objects. Error:
-        ValueError where they do not stand alone."""
+        """The generator of the n coarsest resolutions alone, holding the same objects.
+
+        Raises:
+            ValueError: where these cannot be sampled alone.
+        """
         raise ValueError(f"stage {self.name} makes all of its resolutions at once, not {n} of them")
 
     @override

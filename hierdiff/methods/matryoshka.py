@@ -28,6 +28,10 @@ class Matryoshka(Method):
     coarsest. fractions: see `Diffusion`. growth: shares of the budget spent on the 1, 2, ...
     coarsest levels alone before all are trained together. channels, classes, text_width,
     text_length: of the data.
+
+    Raises:
+        ValueError: for resolutions that are no pyramid, shares of growth that are not positive or
+            sum to 1 or more, and parts that do not fit each other.
     """
 
     def __init__(

@@ -18,7 +18,10 @@ from hierdiff.registry import Node, Registry
 
 
 class Method(nn.Module):
-    """resolutions: names of its images, finest first. stages: trained in order."""
+    """One or more stages, trained in order.
+
+    resolutions: names of the images that it makes, finest first.
+    """
 
     stages: Sequence[Stage]
 
@@ -28,24 +31,32 @@ class Method(nn.Module):
         self.add_module("stages", nn.ModuleList(stages))
 
     def sample(self, request: Request) -> Images:
-        """n images in [-1, 1] at every resolution, or at those that the request wants.
+        """{name: n images in [-1, 1]} at every resolution, or at those that the request names.
 
-        Error: ValueError where a stage is untrained, or no network reads a condition.
+        Raises:
+            ValueError: where a stage is untrained, no network reads a condition, or the request
+                names no resolution or an unknown one.
         """
         self.check_ready()
         check_cond(request.cond, self.reads)
-        wanted = self.resolutions if request.resolutions is None else request.resolutions
-        for name in wanted:
+        names = self.resolutions if request.resolutions is None else request.resolutions
+        for name in names:
             self.at(name)
-        finest = next((name for name in self.resolutions if name in wanted), None)
+        finest = next((name for name in self.resolutions if name in names), None)
         if finest is None:
             raise ValueError("images at no resolution are asked for: name one, or None for all")
         images = self.at(finest).sample(request)
         return {name: image for name, image in images.items() if request.wants(name)}
 
     def at(self, name: Name) -> Generator:
-        """The stage whose samples hold the method's own images of that name, the same object
-        for all that one trajectory makes: what a cost is taken of."""
+        """The stage that makes the method's images of that name.
+
+        Names whose images come from one trajectory give the same object, which is what costs refer
+        to.
+
+        Raises:
+            ValueError: where the method makes no images of that name.
+        """
         makers = [
             stage
             for stage in self.stages
@@ -61,7 +72,7 @@ class Method(nn.Module):
 
     @property
     def reads(self) -> Reads | None:
-        """Of all its networks together; None where one of them does not say."""
+        """The conditions that its networks read together; None where one does not declare them."""
         whole = Reads()
         for network in self.modules():
             if isinstance(network, Denoiser):
@@ -71,24 +82,26 @@ class Method(nn.Module):
         return whole
 
     def check_facts(self, facts: Mapping[str, Any]) -> None:
-        """Refuses, before compute, conditions that the data gives and no network reads, and those
-        that a network reads and the data does not give.
+        """Checks that the networks read the conditions of the data, and find those they read.
 
         facts: of the data; names in `scalars`, {name: width} in `vectors`, `text_width`. Labels may
-        be left unread (the log says so), the scalar `scale` has a default that stands for itself
-        (the image's own side), and what a bridge gives is not the data's. Error: ValueError.
+        remain unread (the log says so), the scalar `scale` has a default (the image's own side),
+        and conditions from a bridge need not be in the data.
+
+        Raises:
+            ValueError: for a condition that no network reads, or that the data does not have.
         """
         if self.reads is None:
             return
-        given = frozenset(facts.get("scalars", ()))
-        if unread := sorted(given - self.reads.scalars):
+        scalars = frozenset(facts.get("scalars", ()))
+        if unread := sorted(scalars - self.reads.scalars):
             raise ValueError(
-                f"data.scalars={sorted(given)}: no network of the method reads {unread[0]!r}, "
+                f"data.scalars={sorted(scalars)}: no network of the method reads {unread[0]!r}, "
                 f"leave it out or name it in the denoiser's `scalars`"
             )
         bridges = [stage.bridge for stage in self.stages if isinstance(stage, Generator)]
         bridged = {name for bridge in bridges if bridge is not None for name in bridge.gives}
-        if missing := sorted(self.reads.scalars - given - {"scale"} - bridged):
+        if missing := sorted(self.reads.scalars - scalars - {"scale"} - bridged):
             raise ValueError(
                 f"the denoiser reads the scalar {missing[0]!r}, which the data does not give: "
                 f"leave it out of its `scalars`"
@@ -102,10 +115,10 @@ class Method(nn.Module):
                 )
         for name, width in self.reads.vectors.items():
             if vectors.get(name) != width and name not in bridged:
-                found = f"at a width of {vectors[name]}" if name in vectors else "not at all"
+                other = f"at a width of {vectors[name]}" if name in vectors else "not at all"
                 raise ValueError(
                     f"the denoiser reads the vector {name!r} of width {width}, which the data "
-                    f"gives {found}: change its `vectors`"
+                    f"gives {other}: change its `vectors`"
                 )
         if facts.get("text_width", 0) and not self.reads.text_width:
             raise ValueError(
@@ -114,7 +127,11 @@ class Method(nn.Module):
             )
 
     def check_ready(self) -> None:
-        """Refuses to sample what nobody trains, before compute."""
+        """Checks, before compute, that every stage is trained or has weights.
+
+        Raises:
+            ValueError: naming the stage that is not.
+        """
         for place, stage in enumerate(self.stages):
             if not stage.ready:
                 raise ValueError(
@@ -127,8 +144,10 @@ methods: Registry[Method] = Registry("method", Method)
 
 
 def on_shapes(node: Node, **options: Any) -> Method:
-    """`methods.build` on the meta device, where the method takes no memory and nothing can be
-    computed with it; as usual where one of its parts needs numbers to be built."""
+    """`methods.build` on the meta device: the method takes no memory and cannot compute.
+
+    Where a part needs real numbers to be built, the method is built on the CPU as usual.
+    """
     try:
         with torch.device("meta"):
             return methods.build(node, **options)
@@ -137,7 +156,11 @@ def on_shapes(node: Node, **options: Any) -> Method:
 
 
 def check_cond(cond: Cond, reads: Reads | None) -> None:
-    """ValueError for a condition that nothing reads; labels and texts may be left unread."""
+    """Checks that every condition but labels and text is read; `reads` None accepts all.
+
+    Raises:
+        ValueError: for a scalar, vector or low-resolution image that no network reads.
+    """
     if reads is None:
         return
     unread = {f"scalars[{name!r}]": True for name in cond.scalars if name not in reads.scalars}

@@ -21,9 +21,12 @@ class Sampling:
     """How a stage is sampled.
 
     rule: a sampler. steps: of the grid, the last one to t = 0. guidance: scale of classifier-free
-    guidance, 1 is none, one number or one for each level. interval: times at which it acts.
-    channels: it acts on the first so many only (DiT: 3 of the 4 of its latents), None for all.
-    threshold: {name: none | static | dynamic, ...}, applied to each level's x0.
+    guidance, 1 for none, one number or one for each level. interval: times at which it acts.
+    channels: how many of the first channels it acts on (DiT: 3 of its 4 latent channels), None for
+    all. threshold: {name: none | static | dynamic, ...}, applied to each level's x0.
+
+    Raises:
+        ValueError: for options out of range, and an unknown threshold or option of one.
     """
 
     rule: Sampler = DPMpp2M()
@@ -50,6 +53,6 @@ class Sampling:
         self.thresholding()
 
     def thresholding(self) -> Callable[[Levels], Levels]:
-        """The function that keeps x0 in range. ValueError where its options are none."""
+        """The function that keeps the levels of x0 in range."""
         entry = THRESHOLDS[self.threshold["name"]]
         return entry(**arguments(entry, self.threshold, f"threshold {self.threshold['name']!r}"))

@@ -1,4 +1,4 @@
-"""A stage: what is trained on its own share of the budget."""
+"""`Stage`: a part of a method that is trained on its own share of the budget."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ Images = dict[Name, Float[Tensor, "n c *_sides"]]  # by name of a level, finest 
 
 
 class Turn(NamedTuple):
-    """One optimizer's part of a step: the module whose parameters it moves, and its learning rate
-    over the trainer's."""
+    """One optimizer's part of a step.
+
+    module: its parameters are trained in this turn. lr: a factor on the trainer's learning rate.
+    """
 
     name: str
     module: nn.Module
@@ -30,22 +32,22 @@ class Turn(NamedTuple):
 
 
 class Stage(nn.Module, ABC):
-    """Trained on its own share of the budget (0: not trained), then kept with its EMA weights.
+    """Trained on its own share of the budget (0: not trained), then used with its EMA weights.
 
-    `forward` is the loss, so that a wrapper for many devices wraps the loss.
+    `forward` is the loss, so that a distributed wrapper wraps the loss.
     """
 
     name: str
     share: float = 1.0
     batch_size: int | None = None  # None: the trainer's
-    steps: int = 0  # of its training, told by the trainer before the first
-    weights: str | None = None  # file of another run whose stage of this name it starts from
-    teacher: str | None = None  # file of another run whose stage of this name it learns from
-    compiles: bool = True  # may its loss be compiled as one graph
-    notes: tuple[str, ...] = ()  # what a reader of its row must know
-    tied: bool = True  # are its weights of use for the data that it was trained on alone
+    steps: int = 0  # of its training; the trainer sets it before the first
+    weights: str | None = None  # file of another run; starts from its stage of the same name
+    teacher: str | None = None  # file of another run; learns from its stage of the same name
+    compiles: bool = True  # whether its loss compiles as one graph
+    notes: tuple[str, ...] = ()  # what a reader of its row in a table must know
+    tied: bool = True  # True: the weights may be reused only on the data they were trained on
     resolutions: tuple[Name, ...]  # names of the images that it is trained on, finest first
-    facts: Mapping[str, int] = MappingProxyType({})  # of the data, to complete conditions by
+    facts: Mapping[str, int] = MappingProxyType({})  # of the data; they complete conditions
     level_names: tuple[str, ...] = ()  # of the levels in its log, finest first
 
     @property
@@ -56,13 +58,15 @@ class Stage(nn.Module, ABC):
 
     @property
     def ready(self) -> bool:
-        """Will it have been trained when the run has ended, here or elsewhere?"""
+        """Whether it is trained by the end of the run, in it or in another one."""
         return self.share > 0 or self.weights is not None
 
     @property
     def identity(self) -> str:
-        """What its weights mean, apart from their shapes: stages of two runs that agree in it can
-        stand for each other."""
+        """What its weights mean, apart from their shapes.
+
+        Weights may be exchanged between stages of two runs with equal identities.
+        """
         return type(self).__name__
 
     @property
@@ -72,50 +76,68 @@ class Stage(nn.Module, ABC):
 
     @property
     def turns(self) -> tuple[Turn, ...]:
+        """The turns of one training step, in order; by default one, for all parameters."""
         return (Turn("denoiser", self),)
 
     @property
     def changes(self) -> tuple[int, ...]:
-        """Steps of its training, `steps` in all, from which on a step does other work: what plans
-        of a budget must know."""
+        """Steps of its training (0 to `steps`) from which on the work of a step differs.
+
+        Plans of a training budget need them.
+        """
         return ()
 
     def start(self, previous: Stage | None, data: Any) -> Any:
-        """Once, before the first step: carries weights over, measures statistics."""
+        """Runs once, before the first step: carries weights over, measures statistics.
+
+        Returns the data to train on, `data` itself by default.
+        """
         return data
 
     def learn_from(self, teacher: Stage) -> None:
-        """Before the first step of every run, after `start`: takes the stage of the file `teacher`,
-        which is as this one, for the teacher inside its loss."""
+        """Takes a stage of the same network as the teacher inside its loss.
+
+        Runs before the first step of every run, after `start`; the stage is that of the file
+        `teacher`.
+
+        Raises:
+            ValueError: where the loss has no teacher.
+        """
         raise ValueError(f"stage {self.name} learns from no teacher: leave the file out")
 
     def check(self, previous: Stage | None = None) -> None:
-        """Refuses, before compute, what `start` would: files that are not there, a `previous` stage
-        that cannot teach."""
+        """Raises, before compute, what `start` would raise.
+
+        That is ValueError for a missing file or for a `previous` stage that cannot teach.
+        """
 
     @abstractmethod
     def draw(self, batch: Batch, noise: Noise) -> Any:
-        """All randomness of one loss, made eagerly and outside of anything compiled."""
+        """All random numbers of one loss, drawn eagerly, outside of anything compiled."""
 
     @abstractmethod
-    def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss: ...
+    def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss:
+        """The loss of a batch in one turn of a training step (0 is the first step)."""
 
     def prepare_batch(self, batch: Batch) -> Batch:
-        """What its data (`start`) gives for a batch of images."""
+        """A batch as the data that `start` returns would hold it, from a batch of images."""
         return batch
 
     def start_untrained(self) -> None:
-        """Stands in for what `start` would measure: weights as drawn are timed, not looked at."""
+        """Stands in for `start` where untrained weights are only timed: nothing is measured."""
 
     def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
-        """What a sheet shows under `cond`, nothing by default; `batch` holds as many real
-        examples."""
+        """Images for a sample sheet under `cond`, none by default.
+
+        batch: as many real examples as `cond` has rows.
+        """
         return {}
 
     def complete(self, cond: Cond, n: int) -> Cond:
-        """`cond` on this device, with "none" for the labels and text that the data has.
+        """`cond` on this device, with "none" for missing labels and text that the data has.
 
-        Error: ValueError where a condition is not given for n images, or a label is out of range.
+        Raises:
+            ValueError: where a condition has other than n rows, or a label is out of range.
         """
         device = self.device
         classes, width = self.facts.get("classes", 0), self.facts.get("text_width", 0)
@@ -137,6 +159,11 @@ class Stage(nn.Module, ABC):
 
 
 def check_labels(labels: Tensor, classes: int) -> None:
+    """Checks that labels lie in -1 (none) to classes - 1.
+
+    Raises:
+        ValueError: naming a label out of range.
+    """
     low, high = int(labels.min()), int(labels.max())
     if low < -1 or high >= classes:
         raise ValueError(

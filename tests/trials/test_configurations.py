@@ -320,9 +320,9 @@ def run(method: Method, facts: Node) -> None:
     images = batch(facts, method.resolutions[0])
     for stage in method.stages:
         stage.start_untrained()
-        fed = stage.prepare_batch(images)
+        inputs = stage.prepare_batch(images)
         for turn in stage.turns:
-            loss = stage(fed, stage.draw(fed, noise()), turn.name, 0)
+            loss = stage(inputs, stage.draw(inputs, noise()), turn.name, 0)
             assert torch.isfinite(loss.total), f"loss {float(loss.total)}"
             assert all(torch.isfinite(value).all() for value in loss.logs.values()), loss.logs
             parameters = [p for p in turn.module.parameters() if p.requires_grad]
