@@ -19,14 +19,14 @@ class Cond:
     """The conditions of a batch, each with a name and each optional.
 
     labels (`label`): class of each example, -1 for none.
-    tokens, mask (`caption`): text states and which of them are words (not padding).
+    tokens, mask (`caption`): text states, and True where they are words (not padding).
     vectors: named vectors, for example `image_embedding` or `pooled_text`; zeros for none.
     scalars: named numbers, for example `scale` (side of the original image in pixels); NaN for
     none.
     low (`low`): low-resolution image, already at the denoiser's resolution (cascades); zeros for
     none.
-    embedding, context: written by a denoiser's `prepare`: what all levels share, and the keys and
-    values of its text attention.
+    embedding, context: set by a denoiser's `prepare`: a vector that all levels share, and the keys
+    and values of its text attention.
     """
 
     labels: Int[Tensor, " b"] | None = None
@@ -40,17 +40,19 @@ class Cond:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The conditions that are there, by name."""
+        """Names of the conditions that are not None."""
         fields_by_name = {LABEL: self.labels, CAPTION: self.tokens, LOW: self.low}
         present = [name for name, part in fields_by_name.items() if part is not None]
         return (*present, *self.vectors, *self.scalars)
 
     def dropped(self, drop: Bool[Tensor, " b"] | Mapping[str, Bool[Tensor, " b"]]) -> Cond:
-        """The conditions with "none" in the examples where `drop` holds.
+        """The conditions with "none" in the examples where `drop` is True.
 
-        drop: one mask for the label, the caption and all vectors (classifier-free guidance leaves
-        out these; scalars and the low-resolution image stay), or a mask for each condition by its
-        name. Error: ValueError for the name of a condition that is not there.
+        drop: one mask for the label, the caption and all vectors, which classifier-free guidance
+        drops together (scalars and the low-resolution image stay), or {condition: mask}.
+
+        Raises:
+            ValueError: for the name of a condition that the batch does not have.
         """
         together = dict.fromkeys((LABEL, CAPTION, *self.vectors), drop)
         masks: Mapping[str, Any] = drop if isinstance(drop, Mapping) else together
@@ -82,23 +84,26 @@ class Cond:
         return replace(self, **parts)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Cond:
-        """`fn` applied to every tensor: moving, slicing, repeating."""
+        """`fn` applied to every tensor, for example to move, slice or repeat it."""
         return pytree.tree_map(fn, self)
 
     def cat(self, other: Cond) -> Cond:
-        """Both batches in one; they must have the same parts."""
+        """The rows of both, one after the other; they must have the same conditions."""
         return pytree.tree_map(lambda a, b: torch.cat([a, b]), self, other)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images in [-1, 1] at the finest resolution, with their conditions; sides are h w, of clips
-    f h w."""
+    """Images in [-1, 1] at the finest resolution, with their conditions.
+
+    Sides are h w for images, f h w for clips.
+    """
 
     images: Float[Tensor, "b c *sides"]
     cond: Cond = field(default_factory=Cond)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Batch:
+        """`fn` applied to every tensor of images and conditions."""
         return pytree.tree_map(fn, self)
 
     def __len__(self) -> int:
@@ -108,4 +113,4 @@ class Batch:
 for cls in (Cond, Batch):
     pytree.register_dataclass(cls, field_names=[f.name for f in fields(cls)])
 
-UNCONDITIONAL = Cond()  # no condition at all
+UNCONDITIONAL = Cond()  # without any condition

@@ -1,4 +1,4 @@
-"""Codecs: pixels to the state that diffuses, and back.
+"""Codecs: images to the levels that diffuse, and back.
 
 The pyramid is the codec of pixel methods; a pyramid of one resolution is the identity.
 """
@@ -32,28 +32,30 @@ from hierdiff.registry import Registry
 class Codec(ABC):
     """Images b c *sides in [-1, 1] to levels, finest first, and levels to {name: images}.
 
-    resolutions: names of the images that `decode` gives, finest first; a word is a `Named`; none
-    where the state is an embedding. lossy: does an image come back changed. stage: trains the codec
-    before what diffuses in it, None where nothing is to be trained.
+    resolutions: names of the images that `decode` returns, finest first, a word being a `Named`;
+    empty where the state is an embedding. lossy: whether `decode` after `encode` changes an image.
+    stage: the stage that trains the codec before the diffusion, None if there is nothing to train.
     """
 
     resolutions: Sequence[Name]
     lossy: bool = False
     stage: Any = None
-    network: nn.Module | None = None  # what it computes with, for counts of its parameters
+    network: nn.Module | None = None  # whose parameters are counted
 
     @abstractmethod
-    def encode(self, images: Float[Tensor, "b c *sides"]) -> Levels: ...
+    def encode(self, images: Float[Tensor, "b c *sides"]) -> Levels:
+        """The levels of images in [-1, 1], of the shapes of `shapes()` behind the batch."""
 
     @abstractmethod
-    def decode(self, levels: Levels) -> dict[Name, Float[Tensor, "b c *_sides"]]: ...
+    def decode(self, levels: Levels) -> dict[Name, Float[Tensor, "b c *_sides"]]:
+        """{name: images} of clean levels, for every name in `resolutions`."""
 
     @abstractmethod
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shape of each level without the batch: channels, then sides."""
 
     def names(self) -> tuple[str, ...]:
-        """Of the levels, by which they are logged: their resolutions, unless a codec has others."""
+        """Names of the levels in logs, finest first; by default their resolutions."""
         return level_names([resolution_of(shape[1:]) for shape in self.shapes()])
 
     @abstractmethod
@@ -93,5 +95,5 @@ class Pyramid(Codec):
 
 @codecs.register("identity")
 def identity(*, resolution: Count | Sides, channels: Count = 3) -> Pyramid:
-    """Pixels as they are, one level."""
+    """The pyramid of one level: images as they are."""
     return Pyramid((resolution_of(resolution),), channels)

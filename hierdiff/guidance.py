@@ -1,7 +1,7 @@
 """Denoise functions and what wraps them: classifier-free guidance, autoguidance, thresholding.
 
-A denoise function is all that a sampler sees of a network: noisy levels and the moment in, clean
-levels out. Guidance joins two of them and thresholding wraps one, level by level.
+A denoise function is all that a sampler sees of a network: it takes noisy levels and the moment,
+and returns clean levels. Guidance joins two of them and thresholding wraps one, level by level.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Carry = Any  # a tree of batch-first tensors handed from step to step, or None
 
 
 class Denoised(NamedTuple):
-    """x0 of each level; `variance` is a learned interpolation in [-1, 1] or None."""
+    """x0 of each level, finest first; `variance`: learned interpolation in [-1, 1], or None."""
 
     x0: Levels
     carry: Carry = None
@@ -32,12 +32,16 @@ Scale = float | Annotated[Sequence[float], Length(1, more=True)]
 
 
 def is_off(scale: Scale) -> bool:
-    """A scale of 1 everywhere is no guidance."""
+    """Whether the scale is 1 for all levels, which is no guidance."""
     return all(s == 1 for s in scale) if isinstance(scale, Sequence) else scale == 1
 
 
 def check_scale(scale: object, levels: int | None = None) -> None:
-    """ValueError for what is no guidance: not finite, no number, or none for some of the levels."""
+    """Checks a guidance scale for so many levels, None for any number of them.
+
+    Raises:
+        ValueError: where it is not a finite number, or a sequence of one for each level.
+    """
     check(scale, Scale, "guidance")
     if levels is not None and isinstance(scale, Sequence) and len(scale) != levels:
         raise ValueError(
@@ -54,12 +58,12 @@ def guided(
     channels: slice = slice(None),
     interval: Sequence[float] = (0.0, 1.0),
 ) -> Denoise:
-    """weak + scale (strong - weak); scale 1 is `strong` itself, and nothing else is called.
+    """The denoise function of x0 = weak + scale (strong - weak); `strong` itself at scale 1.
 
-    Without conditions in `weak` it is classifier-free guidance (arXiv 2207.12598); with a worse
-    network it is autoguidance (arXiv 2406.02507). Linear in x0, so the same in eps and v. It acts
-    at times in `interval` (arXiv 2404.07724) and on `channels`; the rest comes from `strong`. The
-    carry is a pair.
+    If `weak` has no conditions, this is classifier-free guidance (arXiv 2207.12598); if it is a
+    worse network, autoguidance (arXiv 2406.02507). Linear in x0, so the same in eps and v. scale:
+    for all levels, or one for each. interval: times at which it acts (arXiv 2404.07724), channels:
+    those on which; the rest comes from `strong`. The carry is a pair.
     """
     if is_off(scale):
         return strong
@@ -82,26 +86,31 @@ def guided(
 
 
 def inpainted(denoise: Denoise, x0: Levels, mask: Levels) -> Denoise:
-    """`denoise` that knows the clean levels x0 where `mask` is 1 (0: to be made), so that samples
-    end in them there; the mean of the replacement method (arXiv 2011.13456, section 5)."""
+    """`denoise` with x0 replaced by known clean levels where `mask` is 1, and unchanged where 0.
+
+    x0, mask: of each level, in the shape of the state or broadcast to it. Samples end in x0 where
+    it is known: the replacement method (arXiv 2011.13456, section 5) applied to the mean.
+    """
 
     def wrapped(x: Levels, t: Moment, carry: Carry) -> Denoised:
         out = denoise(x, t, carry)
         parts = zip(out.x0, x0, mask, strict=True)
-        return out._replace(x0=tuple(m * known + (1 - m) * made for made, known, m in parts))
+        return out._replace(x0=tuple(m * known + (1 - m) * new for new, known, m in parts))
 
     return wrapped
 
 
 def static_threshold(limit: Positive = 1.0) -> Callable[[Levels], Levels]:
-    """x0 clipped to [-limit, limit]."""
+    """A function that clips x0 to [-limit, limit]."""
     return lambda x0: tuple(clipped(level, limit) for level in x0)
 
 
 def dynamic_threshold(
     quantile: Share = 0.995, cap: Annotated[float, Between(1)] = 100.0
 ) -> Callable[[Levels], Levels]:
-    """Per example and level: clipped to its own quantile s of |x0|, 1 <= s <= cap, then over s.
+    """A function that clips x0 to +-s and divides it by s, per example and level.
+
+    s is the quantile of |x0| over its pixels, within [1, cap].
 
     Imagen, arXiv 2205.11487, section 2.3; quantile 0.95 and cap 1.5 are DeepFloyd IF's.
     """
@@ -120,6 +129,7 @@ def dynamic_threshold(
 
 
 def no_threshold() -> Callable[[Levels], Levels]:
+    """A function that leaves x0 as it is."""
     return lambda x0: x0
 
 
@@ -131,7 +141,7 @@ THRESHOLDS: dict[str, Callable[..., Callable[[Levels], Levels]]] = {
 
 
 def thresholded(denoise: Denoise, threshold: Callable[[Levels], Levels]) -> Denoise:
-    """`denoise` with x0 kept in range; samplers then derive eps from the x0 they are given."""
+    """`denoise` followed by `threshold` of x0; samplers then derive eps from the result."""
 
     def wrapped(x: Levels, t: Moment, carry: Carry) -> Denoised:
         out = denoise(x, t, carry)

@@ -4,8 +4,8 @@ A state is b c and then any number of sides: none (a vector), length, height and
 height and width. Lower levels are block means of the finest one (MDM, arXiv 2310.15111, section
 3.1: D^r is average pooling, and the pooled image is not rescaled).
 
-Every level has a name, which keys its images, logs and columns. It is the level's resolution, or a
-word (`Named`) where others have the same resolution.
+Every level has a name, which keys its images, logs and columns: its resolution, or a word (`Named`)
+where several levels have the same resolution.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ NAME_WORD = re.compile(r"[A-Za-z_][\w.-]*")
 
 
 class Named(str):
-    """A level's name in a word, with its resolution: `Named("refined", 64)` equals "refined".
+    """A level's name as a word, with its resolution: `Named("refined", 64)` equals "refined".
 
-    Error: ValueError where the word is not of letters, digits, `_`, `.` and `-`, or starts with
-    anything but a letter or `_`.
+    Raises:
+        ValueError: where the word has other characters than letters, digits, `_`, `.` and `-`, or
+            does not start with a letter or `_`.
     """
 
     resolution: Resolution
 
     def __new__(cls, word: str, resolution: int | Sequence[int]) -> Named:
+        """The name `word` with its resolution; raises as the class says."""
         if not NAME_WORD.fullmatch(word):
             raise ValueError(
                 f"a level named {word!r}: start with a letter and use letters, digits, _ . and -"
@@ -56,9 +58,10 @@ class Named(str):
 
 
 def resolution_of(name: int | str | Sequence[int]) -> Resolution:
-    """The resolution of a level's name or of sides, in one form: (32, 32) is 32.
+    """The resolution of a level's name or of sides, in normal form: 32 for (32, 32).
 
-    Error: ValueError for a word that is not `Named`, and for sides below 1.
+    Raises:
+        ValueError: for a word that is not `Named`, and for sides below 1.
     """
     if type(name) is int and name > 0:
         return name
@@ -79,18 +82,18 @@ def sides_of(name: int | str | Sequence[int]) -> tuple[int, ...]:
 
 
 def size_of(name: int | str | Sequence[int]) -> int:
-    """Pixels of a resolution, over all frames."""
+    """Number of pixels of a resolution, over all frames."""
     return math.prod(sides_of(name))
 
 
 def side_of(name: int | str | Sequence[int]) -> float:
-    """Side in pixels of the square with as many pixels."""
+    """Side, in pixels, of the square with as many pixels over all frames."""
     resolution = resolution_of(name)
     return resolution if isinstance(resolution, int) else math.sqrt(math.prod(resolution))
 
 
 def text_of(name: int | str | Sequence[int]) -> str:
-    """A name as logs, files, records and columns have it: "64", "8x32x32", "refined".
+    """A name as text, for logs, files, records and columns: "64", "8x32x32", "refined".
 
     A single side ends in x ("32x"), and a vector, which has no side, is "vector".
     """
@@ -114,7 +117,7 @@ def name_of(text: str) -> Name:
 
 
 def plain_of(name: int | str | Sequence[int]) -> int | str | list[int]:
-    """A name as JSON and YAML have it: 64, [8, 32, 32], "refined"."""
+    """A name as plain data, for JSON and YAML: 64, [8, 32, 32], "refined"."""
     if isinstance(name, str):
         return str(name)
     resolution = resolution_of(name)
@@ -135,20 +138,20 @@ def level_of(row: Mapping[str, Any]) -> Name:
 
 
 def joint_text(names: Sequence[int | str | Sequence[int]]) -> str:
-    """Joint levels as one text: "64x32" of squares, else "8x32x32+4x32x32"."""
+    """The names of joint levels as one text: "64x32" of squares, else "8x32x32+4x32x32"."""
     squares = all(isinstance(name, int) for name in names)
     return ("x" if squares else "+").join(map(text_of, names))
 
 
 def px(name: int | str | Sequence[int]) -> str:
-    """A level in words: "64 px", "8x32x32 px", "base, 64 px"."""
+    """A level's name for a sentence: "64 px", "8x32x32 px", "base, 64 px"."""
     if isinstance(name, Named):
         return f"{name}, {text_of(name.resolution)} px"
     return text_of(name) if isinstance(name, str) else f"{text_of(name)} px"
 
 
 def order_of(name: int | str | Sequence[int]) -> tuple[int, tuple[int, ...], str]:
-    """Sorts names finest first, by their pixels; a word without a resolution comes last."""
+    """Sort key for names, finest first by their pixels; words without a resolution come last."""
     if isinstance(name, str) and not isinstance(name, Named):
         return 0, (), name
     word = str(name) if isinstance(name, str) else ""
@@ -157,14 +160,15 @@ def order_of(name: int | str | Sequence[int]) -> tuple[int, tuple[int, ...], str
 
 def finest_first(names: Iterable[int | str | Sequence[int]]) -> list[Any]:
     """Each name once, from most to fewest pixels."""
-    found = {name if isinstance(name, str) else resolution_of(name) for name in names}
-    return sorted(found, key=order_of)
+    distinct = {name if isinstance(name, str) else resolution_of(name) for name in names}
+    return sorted(distinct, key=order_of)
 
 
 def down(x: Float[Tensor, "b c *sides"], resolution: Resolution) -> Float[Tensor, "b c *new"]:
-    """Mean over blocks; every side of `resolution` must divide that of x.
+    """Block means of x at `resolution` (average pooling), for one to three sides.
 
-    x: up to three sides. Error: ValueError where one does not.
+    Raises:
+        ValueError: where a side of `resolution` does not divide that of x.
     """
     old, new = tuple(x.shape[2:]), sides_of(resolution)
     if not divides(new, old):
@@ -174,13 +178,14 @@ def down(x: Float[Tensor, "b c *sides"], resolution: Resolution) -> Float[Tensor
         )
     if old == new:
         return x
-    return POOLS[len(old)](x, tuple(side // wanted for side, wanted in zip(old, new, strict=True)))
+    return POOLS[len(old)](x, tuple(high // low for high, low in zip(old, new, strict=True)))
 
 
 def up(x: Float[Tensor, "b c *sides"], resolution: Resolution) -> Float[Tensor, "b c *new"]:
-    """Every pixel repeated to a block, so that `down(up(x)) = x`.
+    """Images at `resolution`, every pixel of x repeated to a block, so that `down(up(x)) = x`.
 
-    Error: ValueError where a side of `resolution` is no multiple of that of x.
+    Raises:
+        ValueError: where a side of `resolution` is not a multiple of that of x.
     """
     old, new = tuple(x.shape[2:]), sides_of(resolution)
     if not divides(old, new):
@@ -188,43 +193,46 @@ def up(x: Float[Tensor, "b c *sides"], resolution: Resolution) -> Float[Tensor, 
             f"side {text_of(resolution)} is not a multiple of "
             f"{text_of(resolution_of(old))}: choose one that is"
         )
-    for dim, (side, wanted) in enumerate(zip(old, new, strict=True), start=2):
-        x = x.repeat_interleave(wanted // side, dim)
+    for dim, (low, high) in enumerate(zip(old, new, strict=True), start=2):
+        x = x.repeat_interleave(high // low, dim)
     return x
 
 
 def clipped(x: Tensor, limit: Tensor | float = 1.0) -> Tensor:
-    """x within [-limit, limit]; what is not finite becomes NaN, for a limit would hide it."""
+    """Clips x to [-limit, limit]; NaN and infinities become NaN, so that they are not hidden."""
     return torch.where(x.isfinite(), x.clamp(-limit, limit), torch.nan)  # type: ignore[arg-type]
 
 
 def divides(coarse: int | str | Sequence[int], fine: int | str | Sequence[int]) -> bool:
-    """Can images at `fine` be pooled to `coarse`?"""
+    """Whether images at `fine` can be pooled to `coarse`."""
     low, high = sides_of(coarse), sides_of(fine)
     return len(low) == len(high) and not any(a % b for a, b in zip(high, low, strict=True))
 
 
 def check_resolutions(resolutions: Sequence[int | Sequence[int]]) -> tuple[Resolution, ...]:
-    """Resolutions of a pyramid in one form: finest first, each side a multiple of the next one's.
+    """The resolutions of a pyramid in normal form, finest first.
 
-    Error: ValueError for anything else, before compute.
+    Raises:
+        ValueError: where they are not in order, or a side is not a multiple of the next one's.
     """
-    told = [one if isinstance(one, int) else list(one) for one in resolutions]
-    if not told or any(min(one if isinstance(one, list) else [one], default=1) < 1 for one in told):
-        raise ValueError(f"resolutions {told} must be one or more positive sides")
-    found = tuple(resolution_of(one) for one in told)
-    for fine, coarse in zip(found, found[1:], strict=False):
+    plain = [one if isinstance(one, int) else list(one) for one in resolutions]
+    if not plain or any(
+        min(one if isinstance(one, list) else [one], default=1) < 1 for one in plain
+    ):
+        raise ValueError(f"resolutions {plain} must be one or more positive sides")
+    normal = tuple(resolution_of(one) for one in plain)
+    for fine, coarse in zip(normal, normal[1:], strict=False):
         high, low = sides_of(fine), sides_of(coarse)
         if fine == coarse:
-            raise ValueError(f"resolutions {told} name {plain_of(fine)} twice: name each once")
+            raise ValueError(f"resolutions {plain} name {plain_of(fine)} twice: name each once")
         if len(high) != len(low):
             raise ValueError(
-                f"resolutions {told} have {len(high)} and {len(low)} sides: give each as many"
+                f"resolutions {plain} have {len(high)} and {len(low)} sides: give each as many"
             )
         if size_of(fine) < size_of(coarse):
             raise ValueError(
-                f"resolutions {told} are not in order: write the finest first, "
-                f"{[plain_of(one) for one in finest_first(found)]}"
+                f"resolutions {plain} are not in order: write the finest first, "
+                f"{[plain_of(one) for one in finest_first(normal)]}"
             )
         if not divides(coarse, fine):
             half = resolution_of([*high[:-2], *(max(1, side // 2) for side in high[-2:])])
@@ -232,12 +240,14 @@ def check_resolutions(resolutions: Sequence[int | Sequence[int]]) -> tuple[Resol
                 f"resolution {plain_of(coarse)} does not divide {plain_of(fine)}: levels are block "
                 f"means, choose sides such as {[plain_of(fine), plain_of(half)]}"
             )
-    return found
+    return normal
 
 
 def level_names(names: Sequence[Name]) -> tuple[str, ...]:
-    """The text of each level's name, by which it is logged; where several have the same one also
-    its place, finest first from 0: `("32", "16-1", "16-2")`."""
+    """The text of each level's name in logs: `("32", "16-1", "16-2")`.
+
+    Where several have the same text, the place is added, finest first from 0.
+    """
     texts = [text_of(name) for name in names]
     return tuple(
         text if texts.count(text) == 1 else f"{text}-{place}" for place, text in enumerate(texts)
@@ -245,7 +255,7 @@ def level_names(names: Sequence[Name]) -> tuple[str, ...]:
 
 
 def pyramid(images: Float[Tensor, "b c *sides"], resolutions: Sequence[Resolution]) -> Levels:
-    """`images` at every resolution, finest first, each pooled from the one before."""
+    """The images at every resolution, finest first, each pooled from the one before."""
     levels: list[Tensor] = []
     for resolution in resolutions:
         levels.append(down(levels[-1] if levels else images, resolution))
@@ -253,7 +263,7 @@ def pyramid(images: Float[Tensor, "b c *sides"], resolutions: Sequence[Resolutio
 
 
 def spread(values: Float[Tensor, "b levels"], x: Levels) -> Levels:
-    """Column i of `values`, shaped to multiply level i; a level may hold the first rows only."""
+    """Column i of `values` in a shape that multiplies level i, which may have fewer rows."""
     return tuple(
         values[: len(level), i].to(level.dtype).reshape(-1, *[1] * (level.ndim - 1))
         for i, level in enumerate(x)

@@ -2,7 +2,7 @@
 
 A source is a function, so that the same code runs from one generator, from one generator per
 example (the draw of an example then depends on neither batch size nor process count), or from
-tensors given by a test.
+prepared tensors in a test.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ def seed_of(*parts: int | str) -> int:
 
 
 def generator_of(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator seeded by `seed_of(*parts)`."""
     return torch.Generator(device).manual_seed(seed_of(*parts))
 
 
@@ -31,7 +32,7 @@ def from_generator(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Noise:
-    """All examples from one generator."""
+    """A source that draws all examples from one generator."""
 
     def noise(shape: Sequence[int]) -> Tensor:
         drawn = torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=dtype)
@@ -45,14 +46,17 @@ def per_example(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Noise:
-    """Example i from its own generator, seeded with `seeds[i]`."""
+    """A source that draws example i from its own generator, seeded with `seeds[i]`.
+
+    Raises:
+        ValueError: by the source, for a batch of another size than `seeds`.
+    """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def noise(shape: Sequence[int]) -> Tensor:
         if shape[0] != len(generators):
             raise ValueError(
-                f"noise for {shape[0]} examples asked of {len(generators)} seeds: "
-                f"give one seed each"
+                f"noise for {shape[0]} examples from {len(generators)} seeds: give one seed each"
             )
         rows = [torch.randn(tuple(shape[1:]), generator=g, dtype=dtype) for g in generators]
         return torch.stack(rows).to(device)
@@ -61,15 +65,17 @@ def per_example(
 
 
 def from_tensors(tensors: Sequence[Tensor]) -> Noise:
-    """The tensors one after another; each must have the shape that is asked for."""
+    """A source that returns the tensors one after another.
+
+    Raises:
+        ValueError: by the source, where a tensor does not have the requested shape.
+    """
     rest: Iterator[Tensor] = iter(tensors)
 
     def noise(shape: Sequence[int]) -> Tensor:
         tensor = next(rest)
         if tuple(tensor.shape) != tuple(shape):
-            raise ValueError(
-                f"noise given has shape {tuple(tensor.shape)}, asked for {tuple(shape)}"
-            )
+            raise ValueError(f"the next noise has shape {tuple(tensor.shape)}, not {tuple(shape)}")
         return tensor
 
     return noise

@@ -39,10 +39,10 @@ INPUT_SCALES = ("none", "data", "sample")
 def target(
     kind: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float = 1.0
 ) -> Tensor:
-    """The prediction that a perfect network makes, of the shape of x0.
+    """The prediction of a perfect network, in the shape of x0.
 
-    kind: a row of `PREDICTIONS`. alpha, sigma: as broadcast to x0. sigma_data: standard deviation
-    of the data, of use to `edm` alone.
+    kind: a row of `PREDICTIONS`. alpha, sigma: broadcast to x0. sigma_data: standard deviation of
+    the data, used by `edm` alone.
     """
     a, b = PREDICTIONS[kind](alpha, sigma, sigma_data)
     return a * x0 + b * eps
@@ -58,7 +58,7 @@ def to_x0_eps(
 ) -> TensorPair:
     """x0 and eps of a prediction: solves [a b; alpha sigma] (x0, eps) = (prediction, x_t).
 
-    Arguments as of `target`. Infinite or NaN where the two rows say the same: eps at SNR 0.
+    Arguments as in `target`. Infinite or NaN where the system is singular: eps at SNR 0.
     """
     a, b = PREDICTIONS[kind](alpha, sigma, sigma_data)
     determinant = a * sigma - b * alpha
@@ -70,14 +70,19 @@ def to_x0_eps(
 def error_ratio(kind: str, alpha: Tensor, sigma: Tensor, sigma_data: float = 1.0) -> Tensor:
     """Squared error in `kind` over squared error in x0, at fixed x_t.
 
-    With x_t fixed, an error d in x0 is -alpha / sigma d in eps, hence (a - b alpha / sigma)^2.
+    With x_t fixed, an error d in x0 is -alpha / sigma d in eps, hence (a - b alpha / sigma)^2. The
+    result has the shape of alpha and sigma.
     """
     a, b = PREDICTIONS[kind](alpha, sigma, sigma_data)
     return (a - b * alpha / sigma) ** 2
 
 
 def check_kind(kind: str) -> str:
-    """`kind`, if it is a row of `PREDICTIONS`. Error: ValueError with the nearest one."""
+    """Returns `kind` if it is a row of `PREDICTIONS`.
+
+    Raises:
+        ValueError: with the nearest known name, if it is not.
+    """
     if kind not in PREDICTIONS:
         raise ValueError(
             f"unknown prediction {kind!r}{suggest(kind, PREDICTIONS) or ','} "
@@ -89,12 +94,15 @@ def check_kind(kind: str) -> str:
 @single("parameterization")
 @dataclass(frozen=True)
 class Parameterization:
-    """What the network predicts and how its input is scaled, one choice or one for each level.
+    """What the network predicts and how its input is scaled.
 
-    prediction: a row of `PREDICTIONS`. input_scale: "none"; "data", x_t / sqrt(alpha^2 sigma_data^2
-    + sigma^2) (EDM's c_in); or "sample", x_t over its own standard deviation (Chen, arXiv
-    2301.10972; MDM's middle level at 1024). sigma_data: standard deviation of the data, in units of
-    the [-1, 1] range.
+    prediction: a row of `PREDICTIONS`. input_scale: one for all levels or one for each: "none";
+    "data", x_t / sqrt(alpha^2 sigma_data^2 + sigma^2) (EDM's c_in); or "sample", x_t over its own
+    standard deviation (Chen, arXiv 2301.10972; MDM's middle level at 1024). sigma_data: standard
+    deviation of the data, in units of the [-1, 1] range.
+
+    Raises:
+        ValueError: for an unknown prediction or input scale.
     """
 
     prediction: str = "v"
@@ -113,7 +121,7 @@ class Parameterization:
     def scaled(
         self, x_t: Levels, alpha: Float[Tensor, "b levels"], sigma: Float[Tensor, "b levels"]
     ) -> Levels:
-        """The state as the network sees it."""
+        """The network's input: each level of x_t times its input scale."""
         n = len(x_t)
         choices = [self.input_scale] * n if isinstance(self.input_scale, str) else self.input_scale
         parts = zip(choices, x_t, spread(alpha, x_t), spread(sigma, x_t), strict=True)
@@ -133,7 +141,7 @@ class Parameterization:
         alpha: Float[Tensor, "b levels"],
         sigma: Float[Tensor, "b levels"],
     ) -> tuple[Levels, Levels]:
-        """Clean image and noise that predictions stand for, in the precision of x_t."""
+        """x0 and eps of each level's prediction in `levels`, in the dtype of x_t."""
         parts = zip(levels, x_t, spread(alpha, x_t), spread(sigma, x_t), strict=True)
         pairs = [
             to_x0_eps(self.prediction, level.to(x.dtype), x, a, s, self.sigma_data)

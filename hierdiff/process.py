@@ -1,8 +1,8 @@
 """Gaussian processes over levels: x_t = alpha x0 + sigma eps, each level on its own schedule.
 
 One time t per example is shared by all levels; the noise of the levels is independent (MDM,
-arXiv 2310.15111, section 3.1). The three final classes differ in which (alpha, sigma) a log_snr
-stands for.
+arXiv 2310.15111, section 3.1). The three final classes differ in the
+(alpha, sigma) of a log_snr.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ PerLevel = Float[Tensor, "b levels"]
 
 
 class Moment(NamedTuple):
-    """A time and what a process has there, for each example and level.
+    """A time, and the log-SNR, alpha and sigma of each example and level there.
 
-    time: in [0, 1]; a number where all examples share it, as on a trajectory, else one each.
+    time: in [0, 1]; a number where all examples share it, as on a trajectory, else (b,).
     """
 
     time: float | Float[Tensor, " b"]
@@ -36,7 +36,11 @@ class Moment(NamedTuple):
 
 
 class GaussianProcess(ABC):
-    """One schedule for each level, finest first."""
+    """x_t = alpha x0 + sigma eps, with one schedule for each level, finest first.
+
+    Raises:
+        ValueError: where alpha or sigma is not finite at t = 0 or 1.
+    """
 
     def __init__(self, schedules: Sequence[Schedule]):
         self.schedules = tuple(schedules)
@@ -44,7 +48,11 @@ class GaussianProcess(ABC):
             self._check(schedule)
 
     def _check(self, schedule: Schedule) -> None:
-        """ValueError where the schedule is undefined, or alpha or sigma is not finite at an end."""
+        """Checks the schedule, and that alpha and sigma are finite at both ends.
+
+        Raises:
+            ValueError: where they are not, or the schedule is undefined or does not fall.
+        """
         check_schedule(schedule)
         ends = torch.tensor([0.0, 1.0], dtype=torch.float32, device="cpu")
         for name, values in zip(("alpha", "sigma"), self.coefficients(schedule(ends)), strict=True):
@@ -61,25 +69,27 @@ class GaussianProcess(ABC):
         """(alpha, sigma) with alpha^2 / sigma^2 = exp(log_snr)."""
 
     def log_snr(self, t: Float[Tensor, " b"]) -> PerLevel:
+        """The log-SNR of each level at times in [0, 1]."""
         return torch.stack([schedule(t) for schedule in self.schedules], dim=1)
 
     def alpha_sigma(self, t: Float[Tensor, " b"]) -> tuple[PerLevel, PerLevel]:
+        """The alpha and sigma of each level at times in [0, 1]."""
         return self.coefficients(self.log_snr(t))
 
     def moment(self, t: Float[Tensor, " b"], time: float | None = None) -> Moment:
-        """Everything at t; time: the number, where all examples share one."""
+        """All coefficients at t. time: as a number, if all examples share one."""
         log_snr = self.log_snr(t)
         return Moment(t if time is None else time, log_snr, *self.coefficients(log_snr))
 
     def trajectory(self, times: Sequence[float], x: Levels) -> list[Moment]:
-        """The moments at `times` for a state like x, in its type and on its device."""
+        """The moments at `times`, in the dtype and on the device of the state x."""
         coarsest = x[-1]
         columns = torch.tensor(times, dtype=coarsest.dtype, device=coarsest.device)[:, None]
         pairs = zip(columns.expand(-1, len(coarsest)), times, strict=True)
         return [self.moment(t, time) for t, time in pairs]
 
     def corrupt(self, x0: Levels, eps: Levels, t: Float[Tensor, " b"]) -> Levels:
-        """Noisy state at t; a level may hold only the first rows of the batch."""
+        """The noisy state at t with unit noise eps; a level may have only the first rows."""
         alpha, sigma = self.alpha_sigma(t)
         scaled = zip(x0, eps, spread(alpha, x0), spread(sigma, x0), strict=True)
         return tuple(a * x + s * e for x, e, a, s in scaled)
@@ -97,7 +107,7 @@ class GaussianProcess(ABC):
 
     @classmethod
     def posterior(cls, x0: Levels, x_t: Levels, t: Moment, s: Moment) -> tuple[Levels, PerLevel]:
-        """Mean and variance of q(x_s | x_t, x0), s < t."""
+        """Mean and variance of q(x_s | x_t, x0), s < t (DDPM, arXiv 2006.11239, equation 7)."""
         large, small = cls.step_variance(t, s)
         keep = t.alpha * s.sigma**2 / (s.alpha * t.sigma**2)
         pull = s.alpha * large / t.sigma**2
@@ -106,15 +116,15 @@ class GaussianProcess(ABC):
 
     @classmethod
     def renoise(cls, x: Levels, here: PerLevel, there: PerLevel, noise: Levels) -> Levels:
-        """x at log-SNR `here` brought to the lower `there`: q(x_there | x_here), with the unit
-        `noise` of each level; equal ones are the identity, exactly.
+        """A sample of q(x_there | x_here): x at log-SNR `here` with noise added to reach `there`.
 
+        there <= here; where they are equal, x is returned exactly. noise: unit noise of each level.
         Variance added: sigma_there^2 - (sigma_here alpha_there / alpha_here)^2, which is
         sigma_there^2 (1 - SNR_there / SNR_here). here = +inf is a clean image; there = -inf is pure
         noise, which a variance-exploding process does not have (its sigma is infinite).
         """
         (alpha_here, _), (alpha, sigma) = cls.coefficients(here), cls.coefficients(there)
-        same = here == there  # inf - inf and 0 / 0 would be NaN
+        same = here == there  # guard equal ends: inf - inf and 0 / 0 are NaN
         scale = torch.where(same, 1.0, alpha / alpha_here)
         lost = -torch.expm1(torch.where(same, 0.0, there - here))
         added = sigma * lost.clamp(min=0).sqrt()
@@ -122,7 +132,7 @@ class GaussianProcess(ABC):
         return tuple(a * level + b * e for level, e, a, b in parts)
 
     def tail(self, n: int) -> GaussianProcess:
-        """The n coarsest levels."""
+        """The process of the n coarsest levels."""
         return type(self)(self.schedules[-n:])
 
 

@@ -1,8 +1,8 @@
 """Noise schedules: time t in [0, 1] to log signal-to-noise ratio, log(alpha^2 / sigma^2).
 
 t = 0 is the clean image, t = 1 is noise; log_snr falls strictly as t grows. Limits are set by
-rescaling time, never by clipping. A schedule knows no images: which (alpha, sigma) a log_snr stands
-for is the process's business.
+rescaling time, never by clipping. A schedule knows nothing of images; the process turns a log_snr
+into (alpha, sigma).
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ Beta = Annotated[float, Between(0, 1, above=True, below=True)]
 
 
 class Schedule(ABC):
-    """t -> log_snr, strictly decreasing; the ends may be infinite."""
+    """Time t in [0, 1] to log_snr, strictly decreasing; the ends may be infinite."""
 
     @abstractmethod
-    def __call__(self, t: Times) -> Times: ...
+    def __call__(self, t: Times) -> Times:
+        """log_snr at times in [0, 1], in the dtype of t."""
 
     def inverse(self, log_snr: Times) -> Times:
-        """The t of a log_snr, by bisection to the last bit; values beyond the ends give 0 or 1."""
+        """The time of a log_snr, by bisection to the last bit; 0 or 1 beyond the ends."""
         low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
         for _ in range(60):
             middle = (low + high) / 2
@@ -45,12 +46,16 @@ class Schedule(ABC):
 
 schedules: Registry[Schedule] = Registry("schedule", Schedule)
 
-# Times at which a schedule is looked at: evenly, and near the ends.
+# Times at which a schedule is checked: evenly spaced, and near the ends.
 CHECKED = (0.0, 1e-3, 2e-3, *(i / 64 for i in range(1, 64)), 0.998, 0.999, 1.0)
 
 
 def check_schedule(schedule: Schedule) -> None:
-    """ValueError where log_snr is NaN or does not fall, in double or in single precision."""
+    """Checks that log_snr falls from t = 0 to 1, in double and in single precision.
+
+    Raises:
+        ValueError: where it is NaN, does not fall or cannot be computed.
+    """
     for dtype in (torch.float64, torch.float32):
         t = torch.tensor(CHECKED, dtype=dtype, device="cpu")
         try:
@@ -96,7 +101,7 @@ class Cosine(Schedule):
         return first, last
 
 
-LARGEST_EXPONENT = 700.0  # whose exponential is finite
+LARGEST_EXPONENT = 700.0  # exp of it is finite in double precision
 
 
 def _before_half_pi(dtype: torch.dtype) -> float:
@@ -107,7 +112,7 @@ def _before_half_pi(dtype: torch.dtype) -> float:
 
 
 # The largest number of a precision below pi / 2: single precision rounds pi / 2 up, where the
-# tangent is below zero. Numbers, so that a schedule reads no tensor back.
+# tangent is below zero. Numbers, so that a schedule copies no tensor to the host.
 BEFORE_HALF_PI = {
     dtype: _before_half_pi(dtype)
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -119,7 +124,7 @@ BEFORE_HALF_PI = {
 class Sigmoid(Schedule):
     """alpha^2 is a piece of a falling sigmoid, stretched to run from 1 at t = 0 to 0 at t = 1.
 
-    Chen, arXiv 2301.10972. With y from start / tau to end / tau linear in t, alpha^2 is
+    Chen, arXiv 2301.10972. With y running from start / tau to end / tau linear in t, alpha^2 is
     (sigmoid(end / tau) - sigmoid(y)) over the same at t = 0; differences of sigmoids are taken by
     sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a)), exact at both ends.
     """
@@ -149,8 +154,9 @@ class Sigmoid(Schedule):
 @schedules.register("gamma_cosine")
 @dataclass(frozen=True)
 class GammaCosine(Schedule):
-    """alpha^2 is a piece of cos(pi / 2 u)^(2 tau), u from start to end, stretched to run from 1 at
-    t = 0 to 0 at t = 1 (Chen, arXiv 2301.10972).
+    """alpha^2 is a piece of cos(pi / 2 u)^(2 tau), stretched to run from 1 at t = 0 to 0 at t = 1.
+
+    Chen, arXiv 2301.10972. u runs from `start` to `end`.
     """
 
     start: Share = 0.0
@@ -162,7 +168,7 @@ class GammaCosine(Schedule):
         before_end = (1 - self.end) + (1 - t.double()) * (self.end - self.start)
         value = torch.sin(math.pi / 2 * before_end) ** (2 * self.tau)
         first, last = self._values()
-        # rounding may step over an end
+        # rounding may exceed an end
         signal, noise = (value - last).clamp(min=0), (first - value).clamp(min=0)
         return (torch.log(signal) - torch.log(noise)).to(t.dtype)
 
@@ -227,7 +233,7 @@ class Power(Schedule):
 
 
 class DiscreteTable(Schedule):
-    """A published table of `steps` noise levels, entry i at t = i / steps, entry 0 clean.
+    """A published table of `steps` values of alpha^2, entry i at t = i / steps, entry 0 clean.
 
     log_snr is linear between entries; before the first one sigma^2 is linear, down to 0 at t = 0.
     """
@@ -236,7 +242,7 @@ class DiscreteTable(Schedule):
 
     @abstractmethod
     def betas(self) -> Float[Tensor, " steps"]:
-        """Share of the variance replaced by noise in each step, float64."""
+        """The share of the variance that each step replaces by noise, in (0, 1), float64."""
 
     @override
     def __call__(self, t: Times) -> Times:
@@ -285,7 +291,10 @@ class SquaredCosine(DiscreteTable):
 @schedules.register("linear_beta")
 @dataclass(frozen=True)
 class LinearBeta(DiscreteTable):
-    """Betas from `start` to `end` in equal steps (DDPM, arXiv 2006.11239; given for 1000 steps)."""
+    """Betas from `start` to `end` in equal steps (DDPM, arXiv 2006.11239), for 1000 steps.
+
+    With another number of steps they are scaled by 1000 / steps.
+    """
 
     steps: TableSteps = 1000
     start: Beta = 1e-4
@@ -316,11 +325,13 @@ class ScaledLinearBeta(DiscreteTable):
 @schedules.register("limited")
 @dataclass(frozen=True)
 class Limited(Schedule):
-    """The piece of `base` between two log-SNRs, stretched over [0, 1]; limits that `base` does not
-    reach change nothing.
+    """The piece of `base` between two log-SNRs, stretched over [0, 1].
 
-    log_snr_min: -20.7 is alpha^2 = 1e-9, the least of the released code of Chen (arXiv 2301.10972),
-    which clips. A finite one is what a network that predicts eps needs.
+    A limit that `base` does not reach has no effect. log_snr_min: -20.7 is alpha^2 = 1e-9, at which
+    the code of Chen (arXiv 2301.10972) clips. A network that predicts eps needs a finite one.
+
+    Raises:
+        ValueError: where a limit is NaN, or the limits enclose no piece of `base`.
     """
 
     base: Schedule
@@ -343,13 +354,13 @@ class Limited(Schedule):
 
     @cached_property
     def _times(self) -> tuple[float, float]:
-        """Of the two limits."""
+        """Times in `base` of log_snr_max and log_snr_min."""
         first = _time(self.base, self.log_snr_max, 0.0)
         return first, _time(self.base, self.log_snr_min, 1.0)
 
     @override
     def __call__(self, t: Times) -> Times:
-        first, last = self._times  # 1 - last may be below the resolution of single precision
+        first, last = self._times  # 1 - last may be too small for single precision
         return self.base(first + t.double() * (last - first)).to(t.dtype)
 
     @override
@@ -360,21 +371,21 @@ class Limited(Schedule):
 
 
 def _time(schedule: Schedule, log_snr: float, end: float) -> float:
-    """The time of log_snr within [0, 1]; an infinite one stands at `end`."""
+    """The time of log_snr within [0, 1]; `end` for an infinite one."""
     if math.isinf(log_snr):
         return end
-    found = schedule.inverse(torch.tensor([log_snr], dtype=torch.float64, device="cpu"))
-    return min(1.0, max(0.0, float(found)))
+    time = schedule.inverse(torch.tensor([log_snr], dtype=torch.float64, device="cpu"))
+    return min(1.0, max(0.0, float(time)))
 
 
 @schedules.register("shifted")
 @dataclass(frozen=True)
 class Shifted(Schedule):
-    """`base` lowered in log-SNR so that a large image is hidden as well as a small one.
+    """`base` lowered in log-SNR so that noise hides a large image as well as a small one.
 
-    log_snr + exponent * ln(reference / resolution), of sides in pixels. Exponent 2 is simple
+    log_snr + exponent * ln(reference / resolution), with sides in pixels. Exponent 2 is simple
     diffusion's shift (arXiv 2301.11093): pooling by k divides white noise by k. MDM uses 1 at 256
-    and 2 at 1024. A resolution that is no square counts as a square of as many pixels, over all
+    and 2 at 1024. A resolution that is not square counts as the square of as many pixels, over all
     frames: a mean over n pixels divides the variance of white noise by n.
     """
 
@@ -385,6 +396,7 @@ class Shifted(Schedule):
 
     @property
     def shift(self) -> float:
+        """The offset of log_snr: negative above the reference resolution."""
         return self.exponent * math.log(side_of(self.reference) / side_of(self.resolution))
 
     @override
@@ -401,8 +413,11 @@ class Shifted(Schedule):
 class InputScaled(Schedule):
     """`base` for images multiplied by `scale` before noise is added: a shift by 2 ln(scale).
 
-    Chen, arXiv 2301.10972; the same process once the network's input is normalised
+    Chen, arXiv 2301.10972; the same process if the network's input is normalised
     (`Parameterization.input_scale = "sample"`).
+
+    Raises:
+        ValueError: where `scale` is not positive.
     """
 
     base: Schedule
@@ -424,10 +439,9 @@ class InputScaled(Schedule):
 @schedules.register("interpolated")
 @dataclass(frozen=True)
 class Interpolated(Schedule):
-    """`noisy` rules at t = 1 and `clean` at t = 0, linear between (simple diffusion, section 2).
+    """t noisy(t) + (1 - t) clean(t) (simple diffusion, arXiv 2301.11093, section 2).
 
-    An infinite end of the one that does not rule there plays no part: log-SNRs grow like ln t, and
-    t ln t ends at 0.
+    An infinite end with weight 0 counts as 0: log-SNRs grow like ln t, and t ln t tends to 0.
     """
 
     noisy: Schedule

@@ -42,7 +42,7 @@ def test_examples_of_different_seeds_differ_and_of_one_seed_agree():
 
 @pytest.mark.parametrize("batch", [2, 4])
 def test_as_many_seeds_as_examples(batch: int):
-    with pytest.raises(ValueError, match=f"noise for {batch} examples asked of 3 seeds"):
+    with pytest.raises(ValueError, match=f"noise for {batch} examples from 3 seeds"):
         per_example([1, 2, 3])((batch, 1))
 
 
@@ -60,5 +60,5 @@ def test_given_tensors_come_in_turn_and_must_have_the_shape_asked_for():
     a, b = torch.zeros(2, 1), torch.ones(3, 1)
     noise = from_tensors([a, b])
     assert noise((2, 1)) is a
-    with pytest.raises(ValueError, match=r"shape \(3, 1\), asked for \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"shape \(3, 1\), not \(2, 1\)"):
         noise((2, 1))

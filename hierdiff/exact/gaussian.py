@@ -20,18 +20,26 @@ from hierdiff.process import GaussianProcess, Moment
 
 
 class Pixel:
-    """N(0, variance), the same for every level, each level by itself."""
+    """The denoiser of N(0, variance) in every pixel of every level, each independent.
+
+    x0 = alpha variance x / (alpha^2 variance + sigma^2).
+    """
 
     def __init__(self, process: GaussianProcess, variance: float):
         self.process, self.variance = process, variance
 
     def __call__(self, x: Levels, t: Moment, carry: Carry = None) -> Denoised:
+        """E[x0 | x], a denoise function; without a carry."""
         gain = t.alpha * self.variance / (t.alpha**2 * self.variance + t.sigma**2)
         return Denoised(tuple(g * level for g, level in zip(spread(gain, x), x, strict=True)))
 
 
 class Joint:
-    """An image of one channel with a power-law spectrum and its block means, jointly denoised."""
+    """The denoiser of a Gaussian image of one channel and of its block means, jointly.
+
+    The covariance of two pixels falls exponentially with their distance. std: root mean square of a
+    pixel. sides: of the levels, finest first.
+    """
 
     def __init__(
         self, process: GaussianProcess, sides: Sequence[int] = (4, 2), *, std: float = 0.8
@@ -63,29 +71,31 @@ class Joint:
         )
 
     def matrix(self, t: float) -> Tensor:
-        """M with stacked x0 = M z."""
+        """M at time t, float64, with stacked x0 = M z for a stacked state z."""
         alpha, sigma = self.process.alpha_sigma(torch.tensor([t], dtype=torch.float64))
         b = torch.cat([a * d for a, d in zip(alpha[0], self.pooled, strict=True)])
         widths = torch.tensor([side**2 for side in self.sides])
         noise = torch.diag(sigma[0].repeat_interleave(widths) ** 2)
-        seen = b @ self.covariance @ b.T + noise
-        gain = torch.linalg.solve(seen, b @ self.covariance).T
+        observed = b @ self.covariance @ b.T + noise
+        gain = torch.linalg.solve(observed, b @ self.covariance).T
         return torch.cat(self.pooled) @ gain
 
     def __call__(self, x: Levels, t: Moment, carry: Carry = None) -> Denoised:
+        """E[x0 | x], a denoise function; without a carry."""
         return Denoised(self.split(self.stacked(x) @ self.matrix(float(t.time)).T))
 
     def marginal(self, t: float) -> Tensor:
-        """Covariance of the stacked noisy levels."""
+        """Covariance of the stacked noisy levels at time t, float64."""
         alpha, sigma = self.process.alpha_sigma(torch.tensor([t], dtype=torch.float64))
         widths = torch.tensor([side**2 for side in self.sides])
         a, s = alpha[0].repeat_interleave(widths), sigma[0].repeat_interleave(widths)
         return a[:, None] * self.clean * a + torch.diag(s**2)
 
     def flow(self, z: Tensor, start: float, end: float) -> Tensor:
-        """The exact solution of the probability-flow ODE, to 11 digits.
+        """The solution at time `end` of the probability-flow ODE from the state z at `start`.
 
-        dz/dt = alpha' x0 + sigma' eps, the derivatives by automatic differentiation.
+        dz/dt = alpha' x0 + sigma' eps, with derivatives by automatic differentiation; relative
+        tolerance 1e-11. z: one example, 1 x all pixels, float64.
         """
         widths = torch.tensor([side**2 for side in self.sides])
 
@@ -100,5 +110,5 @@ class Joint:
             x0 = self.matrix(t) @ state
             return (d_alpha * x0 + d_sigma * (state - alpha * x0) / sigma).numpy()
 
-        solved = solve_ivp(slope, (start, end), z[0].numpy(), "DOP853", rtol=1e-11, atol=1e-13)
-        return torch.from_numpy(solved.y[:, -1])[None]
+        solution = solve_ivp(slope, (start, end), z[0].numpy(), "DOP853", rtol=1e-11, atol=1e-13)
+        return torch.from_numpy(solution.y[:, -1])[None]

@@ -1,8 +1,8 @@
-"""The role of an objective: what the training step of a stage of diffusion minimises.
+"""The role of an objective: what a training step of a diffusion stage minimises.
 
 It draws the randomness of a step, calls the network on noisy levels and gives a loss, which is a
-pure function of its arguments. Score matching (`score`) is the default: a node without a name is
-one of it.
+pure function of its arguments. A node without a name is score matching
+(`score`), the default.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Objective(ABC):
     stratified: bool = True
     drop: Share | Mapping[str, Share] = 0.0
 
-    needs_teacher: ClassVar[bool] = False  # is `__call__` to be given one
+    needs_teacher: ClassVar[bool] = False  # whether `__call__` must receive one
 
     def __post_init__(self) -> None:
         check_fields(self, "objective")
@@ -65,10 +65,13 @@ class Objective(ABC):
         denoiser: Denoiser | None = None,
         shapes: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """Refuses what cannot work with this process, network and state, before compute.
+        """Checks, before compute, that it fits this process, network and state.
 
-        shapes: channels and sides of each level, finest first. Error: ValueError; a network that
-        predicts eps says nothing about x0 where the SNR is 0.
+        shapes: channels and sides of each level, finest first.
+
+        Raises:
+            ValueError: where it does not. For instance a prediction of eps says nothing about x0
+                where the SNR is 0.
         """
         levels = len(process.schedules)
         if self.level_weights is not None and len(self.level_weights) != levels:
@@ -99,7 +102,7 @@ class Objective(ABC):
             )
 
     def tail(self, n: int) -> Objective:
-        """The objective of the n coarsest levels: the last n of what is given for each level."""
+        """The objective of the n coarsest levels: the last n entries of options by level."""
         weights = None if self.level_weights is None else self.level_weights[-n:]
         scale = self.parameterization.input_scale
         scale = scale if isinstance(scale, str) else scale[-n:]
@@ -110,9 +113,10 @@ class Objective(ABC):
     def draw(
         self, process: GaussianProcess, shapes: Sequence[Sequence[int]], noise: Noise
     ) -> Draws:
-        """The randomness of one loss, made eagerly, outside of anything compiled.
+        """The random numbers of one loss, drawn eagerly, outside of anything compiled.
 
-        shapes: rows, channels and sides of each level, finest first, the last one with all rows.
+        shapes: rows, channels and sides of each level, finest first; the coarsest has all rows of
+        the batch.
         """
 
     def draw_drop(self, b: int, noise: Noise) -> Drop:
@@ -133,11 +137,11 @@ class Objective(ABC):
         teacher: Teacher | None = None,
         names: Sequence[str] = (),
     ) -> Loss:
-        """The loss of clean levels x0; level i may hold the first b_i rows alone, and its loss is
-        the mean over its own rows.
+        """The loss of clean levels x0.
 
-        teacher: given where `needs_teacher`; no gradient reaches it. names: of the levels, by which
-        their losses are logged; without them their resolutions.
+        Level i may hold only the first b_i rows of the batch; its loss is the mean over these.
+        draws: of `draw`. teacher: required if `needs_teacher`; it receives no gradient. names: of
+        the levels, by which their losses are logged, by default their resolutions.
         """
 
 

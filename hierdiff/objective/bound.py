@@ -24,11 +24,11 @@ def variational_bound(
     """KL(q(x_s | x_t, x0) || p(x_s | x_t)) with s = t - 1 / steps, (rows,) for each level.
 
     In bits, mean over dimensions: one of `steps` terms of the likelihood's bound. p has the mean of
-    the posterior at the x0 `guess`; the logarithm of its variance lies between those of the
-    posterior and of q(x_t | x_s) where `variance` in [-1, 1] says (iDDPM, arXiv 2102.09672,
-    equation 15). In the first step, t <= 1 / steps, it is -log p(x0 | x_t) for x0 in [-1, 1] of 256
-    values, latents included, as published. The posterior is then a point: no variance counts as
-    smaller than that of the second step.
+    the posterior at the x0 `guess`; the logarithm of its variance is interpolated by `variance` in
+    [-1, 1] between those of the posterior (-1) and of q(x_t | x_s) (1) (iDDPM, arXiv 2102.09672,
+    equation 15). In the first step, t <= 1 / steps, the term is -log p(x0 | x_t) for x0 in [-1, 1]
+    of 256 values, as published, for latents too. There the posterior's variance is 0, so the
+    variance of the second step is the least that is used.
     """
     t = t.double()
     s = (t - 1 / steps).clamp(min=0)

@@ -33,10 +33,10 @@ from hierdiff.solve import solve
 class ProgressiveDistillation(Objective):
     """One step of the student does what two DDIM steps of its teacher do (arXiv 2202.00512).
 
-    steps: of the student, N; it is trained at the times i / N alone, i = 1 .. N, and is sampled by
-    `ddim` on the uniform grid of so many steps. teacher: file of weights of another run whose stage
-    of the same name teaches; None: the stage before teaches, which must be one of the same network.
-    The loss is the weighted square of the error of x0; the default weight is max(SNR, 1).
+    steps: of the student, N; it is trained only at the times i / N, i = 1 .. N, and is sampled by
+    `ddim` on the uniform grid of N steps. teacher: file of weights of another run, whose stage of
+    the same name teaches; None: the previous stage teaches, and must have the same network. The
+    loss is the weighted squared error of x0; the default weight is max(SNR, 1).
     """
 
     weight: Weight = TruncatedSNR()
@@ -70,6 +70,11 @@ class ProgressiveDistillation(Objective):
         teacher: Teacher | None = None,
         names: Sequence[str] = (),
     ) -> Loss:
+        """As in `Objective`.
+
+        Raises:
+            ValueError: without a teacher.
+        """
         if teacher is None:
             raise ValueError(
                 "progressive distillation has no teacher here: train the stage, or give "
@@ -80,12 +85,12 @@ class ProgressiveDistillation(Objective):
         x_t = process.corrupt(x0, draws.eps, i / self.steps)
         cond = cond.dropped(draws.drop)
         with torch.no_grad():
-            wanted = two_steps(teacher, x_t, t, middle, s, cond)
-        found, _, prediction = solve(
+            targets = two_steps(teacher, x_t, t, middle, s, cond)
+        clean, _, prediction = solve(
             denoiser, self.parameterization, x_t, t, denoiser.prepare(cond)
         )
         weights = (self.weight(column, torch.ones_like(column)) for column in spread(t.log_snr, x0))
-        errors = (a - b for a, b in zip(found, wanted, strict=True))
+        errors = (a - b for a, b in zip(clean, targets, strict=True))
         losses = [(w * e**2).mean() for w, e in zip(weights, errors, strict=True)]
         shares = self.level_weights or [1.0] * len(x0)
         parts = (share * loss for share, loss in zip(shares, losses, strict=True))
@@ -100,13 +105,12 @@ class ProgressiveDistillation(Objective):
 def two_steps(
     teacher: Teacher, x_t: Levels, t: Moment, middle: Moment, s: Moment, cond: Cond
 ) -> Levels:
-    """The x0 with which one DDIM step from t to s ends where two of the teacher's end, over
-    `middle`.
+    """The x0 that takes one DDIM step from t to s where two of the teacher's end, via `middle`.
 
     The target of algorithm 2 of arXiv 2202.00512, (x_s - sigma_s / sigma_t x_t) / (alpha_s -
     sigma_s / sigma_t alpha_t), is a mean of the teacher's two x0. With r = alpha / sigma the first
-    has the share (r_middle - r_t) / (r_s - r_t), which says the same without a difference of
-    states; at sigma_s = 0 it is the second alone.
+    has the weight (r_middle - r_t) / (r_s - r_t), which avoids the difference of states; at
+    sigma_s = 0 the target is the second x0.
     """
     denoise = teacher(cond)
     first = denoise(x_t, t, None)

@@ -1,4 +1,4 @@
-"""What an objective draws and what it gives."""
+"""`Draws`, the random numbers of an objective, and `Loss`, its result."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch.utils import _pytree as pytree
 
 from hierdiff.levels import Levels
 
-# Where conditions are dropped: all of guidance together, or each by its name.
+# The examples whose conditions are dropped: one mask for all conditions, or one by name.
 Drop = Bool[Tensor, " b"] | Mapping[str, Bool[Tensor, " b"]]
 
 
 @dataclass(frozen=True)
 class Draws:
-    """All randomness of one loss: time, noise of each level, which conditions are dropped
-    (all together, or by name).
+    """All random numbers of one loss.
 
-    again: which examples see the carry of a first pass; None where there is no first pass.
+    t: times in (0, 1]. eps: unit noise of each level, finest first. drop: which examples lose their
+    conditions. again: which examples receive the carry of a first pass, None without such a pass.
     """
 
     t: Float[Tensor, " b"]
@@ -31,10 +31,10 @@ class Draws:
 
 @dataclass(frozen=True)
 class Loss:
-    """`total` is minimised; `logs` are numbers by name, one for each level, to be read.
+    """`total` is minimised; `logs` are numbers by name for the training log, one for each level.
 
-    Whoever reads them detaches them: a compiler may give equal outputs as one tensor, and with one
-    level the total would be detached with its log.
+    Logs are detached by their reader: a compiler may return equal outputs as one tensor, so with
+    one level detaching the log here would detach the total.
     """
 
     total: Float[Tensor, ""]

@@ -1,9 +1,9 @@
 """Score matching: time density, prediction space, loss space, weight of log-SNR, level weights.
 
-Prediction and loss space are set apart: MDM predicts v and compares in eps space (arXiv 2310.15111,
-official code). A weight is given on the squared error of x0, whatever the loss space; `constant`
-alone means a plain mean square in the loss space itself. A learned variance has a term of its own,
-which the mean does not feel (iDDPM, arXiv 2102.09672, section 3.1).
+Prediction and loss space are separate options: MDM predicts v and compares in eps space (arXiv
+2310.15111, official code). A weight acts on the squared error of x0, whatever the loss space; only
+`constant` means a plain mean square in the loss space itself. A learned variance has a term of its
+own, without a gradient to the mean (iDDPM, arXiv 2102.09672, section 3.1).
 """
 
 from __future__ import annotations
@@ -42,16 +42,19 @@ class ScoreMatching(Objective):
 
     loss_space: a row of `PREDICTIONS`. time: density of the training times.
 
-    multiscale: sides s, the level's own among them, for one level only: the sum over s of 1 / s
-    times the mean square of the error pooled to s takes the place of the mean square (simple
-    diffusion, arXiv 2301.11093, section 3). The log of the level stays the plain mean square.
+    multiscale: sides s, the level's own among them, for one level only: the mean square is replaced
+    by the sum over s of 1 / s times the mean square of the error pooled to s (simple diffusion,
+    arXiv 2301.11093, section 3). The log of the level remains the plain mean square.
 
-    self_conditioning: rate at which an example is given the carry of a first pass, through which no
-    gradient flows (RIN, arXiv 2212.11972); the others see zeros.
+    self_conditioning: rate at which an example receives the carry of a first pass, through which no
+    gradient flows (RIN, arXiv 2212.11972); the others receive zeros.
 
-    vlb: weight of `variational_bound`, which trains a learned variance and nothing else, over a
-    chain of vlb_steps steps. DiT's loss is 1 at 1000 steps, unscaled; iDDPM's 0.001 times the sum
-    over the chain, vlb_steps / 1000. Both are for uniform times.
+    vlb: weight of `variational_bound`, which trains only a learned variance, over a chain of
+    vlb_steps steps. It is 1 at 1000 steps in DiT (unscaled), and vlb_steps / 1000 in iDDPM (0.001
+    times the sum over the chain). Both are for uniform times.
+
+    Raises:
+        ValueError: for an unknown loss space and options out of range.
     """
 
     loss_space: str = "eps"
@@ -72,9 +75,11 @@ class ScoreMatching(Objective):
         denoiser: Denoiser | None = None,
         shapes: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """As every objective's; warns of a learned variance that has no loss.
+        """As in `Objective`; warns of a learned variance that has no loss.
 
-        Error: ValueError, also for sides, a carry or a variance that this network or state has not.
+        Raises:
+            ValueError: also for sides that the state does not have, and for a carry or a variance
+                that the network does not have.
         """
         super().check(process, denoiser, shapes)
         if self.multiscale and len(process.schedules) != 1:
@@ -140,13 +145,13 @@ class ScoreMatching(Objective):
         parameterization = self.parameterization
         t = process.moment(draws.t)
         x_t = process.corrupt(x0, draws.eps, draws.t)
-        given = denoiser.prepare(cond.dropped(draws.drop))
+        prepared = denoiser.prepare(cond.dropped(draws.drop))
         carry = None
         if draws.again is not None:
             with torch.no_grad():
-                first = solve(denoiser, parameterization, x_t, t, given)
+                first = solve(denoiser, parameterization, x_t, t, prepared)
             carry = masked(first.prediction.carry, draws.again)
-        clean, eps, prediction = solve(denoiser, parameterization, x_t, t, given, carry)
+        clean, eps, prediction = solve(denoiser, parameterization, x_t, t, prepared, carry)
         logs: dict[str, Tensor] = {}
         names = names or level_names([resolution_of(level.shape[2:]) for level in x0])
         total = x0[-1].new_zeros(())
@@ -154,11 +159,11 @@ class ScoreMatching(Objective):
         columns = zip(*(spread(v, x0) for v in (t.alpha, t.sigma, t.log_snr)), strict=True)
         sigma_data = parameterization.sigma_data
         for i, (a, s, log_snr) in enumerate(columns):
-            wanted = target(self.loss_space, x0[i], draws.eps[i], a, s, sigma_data)
-            guessed = target(self.loss_space, clean[i], eps[i], a, s, sigma_data)
+            goal = target(self.loss_space, x0[i], draws.eps[i], a, s, sigma_data)
+            guess = target(self.loss_space, clean[i], eps[i], a, s, sigma_data)
             ratio = error_ratio(self.loss_space, a, s, sigma_data)
             weight = self.weight(log_snr, ratio) / ratio
-            error = guessed - wanted
+            error = guess - goal
             loss = (weight * error**2).mean()
             logs[f"loss/{names[i]}"] = loss
             if self.multiscale:
@@ -167,10 +172,10 @@ class ScoreMatching(Objective):
                 loss = sum((value / s for s, value in pooled.items()), start=torch.zeros_like(loss))
             total = total + shares[i] * loss
         if self.vlb:
-            assert prediction.variance is not None  # the check has asked for it
-            guess = tuple(level.detach() for level in clean)
+            assert prediction.variance is not None  # `predict` raises if it is missing
+            means = tuple(level.detach() for level in clean)
             bounds = variational_bound(
-                process, x0, x_t, guess, prediction.variance, draws.t, self.vlb_steps
+                process, x0, x_t, means, prediction.variance, draws.t, self.vlb_steps
             )
             for share, name, bound in zip(shares, names, bounds, strict=True):
                 total = total + self.vlb * share * bound.mean()
@@ -182,10 +187,10 @@ class ScoreMatching(Objective):
 
 
 def masked(carry: Any, again: Bool[Tensor, " b"]) -> Any:
-    """A tree of batch-first tensors, zero in the rows where `again` does not hold."""
+    """A tree of batch-first tensors, zero in the rows where `again` is False."""
 
-    def kept(part: Tensor) -> Tensor:
+    def rows_of(part: Tensor) -> Tensor:
         rows = again[: len(part)].reshape(-1, *[1] * (part.ndim - 1))
         return torch.where(rows, part, 0.0)
 
-    return pytree.tree_map(kept, carry)
+    return pytree.tree_map(rows_of, carry)

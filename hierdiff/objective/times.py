@@ -1,4 +1,4 @@
-"""Training times: uniform numbers, stratified over the batch, and the density that they become."""
+"""Training times: uniform numbers, stratified over the batch, mapped to a density of times."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ def uniforms(
 
 
 class TimeDensity(ABC):
-    """Uniform numbers in (0, 1) to training times in (0, 1), increasing: the inverse of `cdf`."""
+    """Uniform numbers in (0, 1) to training times in (0, 1): the inverse of `cdf`."""
 
     @abstractmethod
-    def __call__(self, u: Float[Tensor, " b"], process: GaussianProcess) -> Float[Tensor, " b"]: ...
+    def __call__(self, u: Float[Tensor, " b"], process: GaussianProcess) -> Float[Tensor, " b"]:
+        """The times of uniform numbers u, increasing in u."""
 
     def cdf(self, t: float, process: GaussianProcess) -> float:
-        """The share of the times that lie before t; by bisection of `__call__`."""
+        """The share in [0, 1] of the times that are less than t; by bisection of `__call__`."""
         low, high = 0.0, 1.0
         for _ in range(53):
             middle = (low + high) / 2
@@ -50,7 +51,7 @@ densities: Registry[TimeDensity] = Registry("time density", TimeDensity)
 @densities.register("uniform")
 @dataclass(frozen=True)
 class Uniform(TimeDensity):
-    """Every time as often."""
+    """All times are equally likely."""
 
     @override
     def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
@@ -102,10 +103,13 @@ class EDMLogNormal(TimeDensity):
 @densities.register("window")
 @dataclass(frozen=True)
 class Window(TimeDensity):
-    """`density` limited to the times from low to high, for a network that is called there alone,
-    such as a refiner.
+    """`density` limited to times from low to high, for a network that is called only there.
 
-    Error: ValueError, at the first call, where next to none of the times of `density` lie there.
+    A refiner is such a network.
+
+    Raises:
+        ValueError: for an empty window, and at the first call where less than a millionth of the
+            times of `density` lies inside.
     """
 
     density: TimeDensity = Uniform()
@@ -122,6 +126,11 @@ class Window(TimeDensity):
 
     @override
     def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
+        """As in `TimeDensity`.
+
+        Raises:
+            ValueError: where less than a millionth of the times of `density` lies in the window.
+        """
         before, after = (self.density.cdf(t, process) for t in (self.low, self.high))
         if after - before < LEAST:
             raise ValueError(

@@ -14,10 +14,14 @@ from hierdiff.registry import Registry
 
 
 class Weight(ABC):
-    """log_snr and the loss space's error ratio -> weight on the squared error of x0."""
+    """A weight on the squared error of x0 as a function of log-SNR."""
 
     @abstractmethod
-    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor: ...
+    def __call__(self, log_snr: Tensor, ratio: Tensor) -> Tensor:
+        """The weights, of the shape of log_snr.
+
+        ratio: squared error in the loss space over that in x0 (`parameterization.error_ratio`).
+        """
 
 
 weights: Registry[Weight] = Registry("loss weight", Weight)

@@ -1,4 +1,4 @@
-"""Samplers: one step rule a file, and `integrate`, the only loop."""
+"""Samplers: a file for each step rule, and `integrate`, the only loop."""
 
 from hierdiff.samplers import ancestral, ddim, dpmpp_2m, heun  # noqa: F401  (they register)
 from hierdiff.samplers.grids import grids

@@ -22,9 +22,11 @@ Variance = Literal["small", "large", "learned"]
 @samplers.register("ancestral")
 @dataclass(frozen=True)
 class Ancestral(Sampler):
-    """variance "small" is that of the posterior, exact for point masses; "large" that of
-    q(x_t | x_s), exact for unit-variance data; "learned" lies between them where the denoiser says
-    (iDDPM, arXiv 2102.09672, equation 15). The step to t = 0 adds no noise.
+    """Samples from the posterior q(x_s | x_t, x0), with a choice of its variance.
+
+    variance: "small" is the posterior's, exact for point masses; "large" is that of q(x_t | x_s),
+    exact for unit-variance data; "learned" is the denoiser's interpolation between the two (iDDPM,
+    arXiv 2102.09672, equation 15). The step to t = 0 adds no noise.
     """
 
     variance: Variance = "small"
@@ -58,12 +60,15 @@ class Ancestral(Sampler):
         return tuple(moved), State(out.carry)
 
     def _share(self, variance: Tensor | None) -> Tensor | float:
-        """Weight of the logarithm of the large variance."""
+        """Weight in [0, 1] of the logarithm of the large variance.
+
+        Raises:
+            ValueError: where the variance is learned and the denoiser predicts none.
+        """
         if self.variance != "learned":
             return float(self.variance == "large")
         if variance is None:
             raise ValueError(
-                "variance 'learned' asked of a denoiser that predicts none: "
-                "choose 'small' or 'large'"
+                "variance 'learned' with a denoiser that predicts none: choose 'small' or 'large'"
             )
         return (variance + 1) / 2

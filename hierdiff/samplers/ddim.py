@@ -40,8 +40,8 @@ class DDIM(Sampler):
             return tuple(a * clean + b * e for clean, e, a, b in parts), State(out.carry)
         _, small = GaussianProcess.step_variance(t, s)
         fresh = self.eta**2 * small
-        kept = (s.sigma**2 - fresh).clamp(min=0).sqrt()
-        columns = [spread(values, x) for values in (s.alpha, kept, fresh.sqrt())]
+        rest = (s.sigma**2 - fresh).clamp(min=0).sqrt()
+        columns = [spread(values, x) for values in (s.alpha, rest, fresh.sqrt())]
         moved = tuple(
             a * clean + k * e + (0 if last else f * noise(e.shape))
             for clean, e, a, k, f in zip(out.x0, eps, *columns, strict=True)

@@ -22,7 +22,8 @@ class Grid(ABC):
     """The times of a trajectory: steps + 1 of them, falling from the start to 0."""
 
     @abstractmethod
-    def __call__(self, steps: int, process: GaussianProcess) -> GridTimes: ...
+    def __call__(self, steps: int, process: GaussianProcess) -> GridTimes:
+        """The times, float64 on the CPU; fewer than steps + 1 where several would be equal."""
 
 
 grids: Registry[Grid] = Registry("time grid", Grid)
@@ -52,9 +53,9 @@ class UniformGrid(Grid):
 @grids.register("karras")
 @dataclass(frozen=True)
 class KarrasGrid(Grid):
-    """`steps` noise levels sigma/alpha with equal steps in sigma^(1/rho), then 0.
+    """`steps` values of sigma/alpha with equal steps in sigma^(1/rho), then 0.
 
-    EDM, arXiv 2206.00364, equation 5; read at the coarsest level's schedule.
+    EDM, arXiv 2206.00364, equation 5; times are those of the coarsest level's schedule.
     """
 
     sigma_min: Positive = 0.002
@@ -81,7 +82,9 @@ class KarrasGrid(Grid):
 @grids.register("mdm")
 @dataclass(frozen=True)
 class MDMGrid(Grid):
-    """The official MDM's: table indices round(k (T + 1) / (steps + 1)), k = steps .. 0, over T.
+    """The grid of MDM's official code.
+
+    Table indices round(k (T + 1) / (steps + 1)), k = steps .. 0, over T.
 
     It does not start at 1: with 10 steps of 1000 the first time is 0.910.
     """
@@ -97,11 +100,11 @@ class MDMGrid(Grid):
 @grids.register("schedule")
 @dataclass(frozen=True)
 class ScheduleGrid(Grid):
-    """The noise levels that another schedule has at equal steps of its own time, then 0.
+    """The log-SNRs that another schedule has at equal steps of its own time, then t = 0.
 
     Chen, arXiv 2301.10972, and RIN, arXiv 2212.11972, train on one schedule and sample on another,
-    by default a cosine. Read at the coarsest level's schedule. Levels beyond its ends are one step
-    at the end, so that the grid may have fewer steps than asked.
+    by default a cosine. Times are those of the coarsest level's schedule. Log-SNRs beyond its ends
+    become one step at the end, so that the grid may have fewer than `steps` steps.
     """
 
     schedule: Schedule = GammaCosine()
@@ -112,7 +115,7 @@ class ScheduleGrid(Grid):
     @override
     def __call__(self, steps: int, process: GaussianProcess) -> GridTimes:
         uniform = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")[:-1]
-        levels = self.schedule(uniform)
-        times = process.schedules[-1].inverse(levels).clamp(0, 1)
+        log_snr = self.schedule(uniform)
+        times = process.schedules[-1].inverse(log_snr).clamp(0, 1)
         times = torch.cat([times, times.new_zeros(1)])
         return torch.unique_consecutive(times)

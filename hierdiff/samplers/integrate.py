@@ -24,14 +24,14 @@ from hierdiff.registry import Registry
 
 
 class State(NamedTuple):
-    """What passes from step to step beside x: the denoiser's carry and the rule's own history."""
+    """What a step hands to the next besides x: the denoiser's carry and the rule's history."""
 
     carry: Carry = None
     history: Any = None
 
 
 class Step(NamedTuple):
-    """One step of a trajectory, from the moment t to s. last: it ends at time 0, without noise."""
+    """One step of a trajectory, from the moment t to s. last: whether it ends at t = 0."""
 
     t: Moment
     s: Moment
@@ -39,20 +39,24 @@ class Step(NamedTuple):
 
 
 class Sampler(ABC):
-    """A step rule; frozen, so that one object serves any number of trajectories. It reads no tensor
-    back, which would wait for the device at every step."""
+    """A step rule; frozen, so that one object serves any number of trajectories.
+
+    calls_per_step: of the denoise function; the step to t = 0 is one call. A rule copies no tensor
+    to the host, which would make every step wait for the device.
+    """
 
     calls_per_step: int = 1
 
     @property
     def uses_variance(self) -> bool:
-        """Does it need `Denoised.variance`?"""
+        """Whether it needs `Denoised.variance`."""
         return False
 
     @abstractmethod
     def __call__(
         self, denoise: Denoise, x: Levels, step: Step, state: State, noise: Noise
-    ) -> tuple[Levels, State]: ...
+    ) -> tuple[Levels, State]:
+        """The state at s from the state x at t, and what the next step needs."""
 
 
 samplers: Registry[Sampler] = Registry("sampler", Sampler)
@@ -71,12 +75,17 @@ def integrate(
     watch: Watch | None = None,
     what: str = "the state",
 ) -> Levels:
-    """x from times[0] to times[-1], which must fall; `watch(i, s, x)` is told after every step.
+    """The state at times[-1] of a trajectory that is at x at times[0].
 
-    Start state and times are arguments: image-to-image, refiners, truncated cascades and windows of
-    a trajectory are calls of this function. FloatingPointError, with `what`, step and level, where
-    the state becomes NaN or infinite: looked up once, at the end, since each look waits for the
-    device.
+    times: falling within [0, 1]. carry: the denoiser's at the first step. watch: called as
+    `watch(i, s, x)` after step i, which ends at time s. what: name of x in errors. Start state and
+    times are arguments: image-to-image, refiners, truncated cascades and windows of a trajectory
+    are calls of this function.
+
+    Raises:
+        ValueError: where the times do not fall within [0, 1].
+        FloatingPointError: with step and level, where the state becomes NaN or infinite; checked
+            once, at the end, since each check waits for the device.
     """
     falling = check_times(times)
     state = State(carry)
@@ -92,7 +101,11 @@ def integrate(
 
 
 def check_times(times: Float[Tensor, " steps_and_one"]) -> list[float]:
-    """The times as numbers. ValueError where they do not fall within [0, 1]."""
+    """The times as numbers.
+
+    Raises:
+        ValueError: where they do not fall within [0, 1].
+    """
     moments = times.tolist()
     inside = moments and moments[-1] >= 0 and moments[0] <= 1
     if not inside or not all(s < t for t, s in pairwise(moments)):
@@ -106,9 +119,13 @@ def check_times(times: Float[Tensor, " steps_and_one"]) -> list[float]:
 def check_trajectory(
     finite: Bool[Tensor, "steps levels"], moments: Sequence[float], x: Levels, what: str
 ) -> None:
-    """FloatingPointError, with step and level, where the state x of a trajectory was not finite.
+    """Checks that the state of a trajectory was finite after every step.
 
-    finite: of each level after each step. moments: the times, one more than steps.
+    finite: whether each level was, after each step. moments: the times, one more than steps. x: the
+    last state. what: its name in the error.
+
+    Raises:
+        FloatingPointError: with the first step and level where it was not.
     """
     if bool(finite.all()):
         return
@@ -124,6 +141,6 @@ def check_trajectory(
 
 
 def eps_of(x: Levels, x0: Levels, t: Moment) -> Levels:
-    """The noise that is left when x0 is taken out of x: (x - alpha x0) / sigma."""
+    """The noise eps = (x - alpha x0) / sigma of a state x with clean levels x0."""
     parts = zip(x, x0, spread(t.alpha, x), spread(t.sigma, x), strict=True)
     return tuple((level - a * clean) / s for level, clean, a, s in parts)
