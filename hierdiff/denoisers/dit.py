@@ -1,8 +1,8 @@
 """DiT: a plain transformer on patches, conditioned by adaLN-Zero (Peebles & Xie, arXiv 2212.09748).
 
 Time, class and text are one vector; six linear maps of it shift, scale and gate each block. Gates
-and head start at zero, so that a new network is the identity in every block and predicts exactly 0.
-Positions are fixed sines and cosines, made for the side at hand: they are no weights.
+and head start at zero: in a new network every block is the identity and the prediction is 0.
+Positions are fixed sines and cosines, computed for the side of the image: they are not weights.
 """
 
 from __future__ import annotations
@@ -46,21 +46,24 @@ WAVES = 256  # sines and cosines of the clock
 
 
 def column_row_positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
-    """(rows * columns, width): sinusoids of the column, then of the row, half of the width each."""
+    """(rows * columns, width): sinusoids of the column, then of the row, half of the width each.
+
+    The published weights of DiT have this order.
+    """
     return layers.positions(rows, columns, width, device).roll(width // 2, dims=1)
 
 
 def modulated(
     x: Float[Tensor, "b n c"], shift: Float[Tensor, "b 1 c"], scale: Float[Tensor, "b 1 c"]
 ) -> Float[Tensor, "b n c"]:
-    """Each token to mean 0 and variance 1, then (1 + scale) x + shift."""
+    """(1 + scale) x + shift, with x normalised to mean 0 and variance 1 in each token."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
 class DiTBlock(nn.Module):
-    """Self-attention, then an MLP, each on modulated tokens, gated and added to what it was given.
+    """Self-attention, then an MLP: each reads modulated tokens and is added to x, times a gate.
 
-    The vector gives shift, scale and gate of the attention, then those of the MLP.
+    A linear map of the vector gives shift, scale and gate of the attention, then those of the MLP.
     """
 
     def __init__(self, width: int, heads: int, hidden: int):
@@ -93,16 +96,17 @@ class DiT(Backbone):
 
     width, depth, heads: of the transformer. mlp_ratio: hidden width of its MLPs over `width`.
     scalars: names of micro-conditions, or {name: largest and default value}. vectors: {name:
-    width}. clock: what log_snr is embedded as; the published networks read `steps` of
-    `linear_beta`. learned_variance: as many channels more, a variance between the posterior's (-1)
-    and that of q(x_t | x_s) (1), trained by the `vlb` of the objective. channels, classes,
+    width}. clock: the number that log_snr is embedded as; the published networks read `steps` of
+    `linear_beta`. learned_variance: adds as many channels for the variance, from the posterior's
+    (-1) to that of q(x_t | x_s) (1), trained by the objective's `vlb`. channels, classes,
     text_width: of the data. low_channels: of the low-resolution image of an upsampler, 0 for none.
 
     Row 0 of the class table stands for no class (label -1). The mean of the projected words, zero
-    for an empty caption, is added to the vector. A width that the pixels of a patch cannot share is
-    nested through image channels.
+    for an empty caption, is added to the vector. A network whose width is not a multiple of patch^2
+    is nested through image channels.
 
-    Error: ValueError for a width that the heads or 4 do not divide.
+    Raises:
+        ValueError: for a width that the heads or 4 do not divide, and an MLP without width.
     """
 
     rank = 2
@@ -166,7 +170,7 @@ class DiT(Backbone):
         self.vectors = VectorProjections(vectors, width)
 
     def _initialise(self) -> None:
-        """Xavier, biases 0; embeddings normal of 0.02; modulations and head 0."""
+        """Xavier weights, zero biases; embeddings normal of std 0.02; zero modulations, head."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
@@ -184,7 +188,7 @@ class DiT(Backbone):
 
     @override
     def prepare(self, cond: Cond) -> Cond:
-        """Class, text and vectors to one vector."""
+        """Class, text and vectors as one vector, `embedding`."""
         vector: Tensor | None = None
         if self.label is not None:
             vector = self.label(labels_of(cond, self.classes) + 1)
@@ -204,8 +208,11 @@ class DiT(Backbone):
         cond: Cond,
         added: Float[Tensor, "b n h w"] | None,
     ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b n h w"] | None]:
-        """b c h w to a prediction of twice the channels where the variance is learned; sides are
-        multiples of `patch`, else ValueError."""
+        """As in `Backbone`; twice the channels where the variance is learned.
+
+        Raises:
+            ValueError: where the sides of x are not multiples of `patch`.
+        """
         if x.shape[-2] % self.patch or x.shape[-1] % self.patch:
             raise ValueError(
                 f"sides {tuple(x.shape[-2:])} are not multiples of patch {self.patch}: "

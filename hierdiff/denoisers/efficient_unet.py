@@ -1,8 +1,8 @@
 """Imagen's Efficient U-Net (arXiv 2205.11487, appendix): the upsampler of a cascade.
 
-Three changes to the U-Net, each an option with its own default here: blocks moved to low
-resolutions (`blocks`), what is carried across scaled by 1/sqrt(2) (`skip_scale`), and down before,
-up after the convolutions of a level (`resample_first`). With all three off it is `unet`.
+Three changes to the U-Net, each an option with its own default here: more blocks at low resolutions
+(`blocks`), skips scaled by 1/sqrt(2) (`skip_scale`), and halving before, doubling after the
+convolutions of a side (`resample_first`). With all three off it is `unet`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class EfficientUNet(UNet):
 
     The published 1024 px model reads text but has no self-attention: `self_attention: false`. It is
     trained on crops of 256 px and applied to whole images. Attention follows every residual block
-    of its level, where the published network has one for a level.
+    of a side, where the published network has one for each side.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Layers of the convolutional denoisers: residual block with FiLM, attention, noise embedding.
 
-Facts of Matryoshka diffusion's network (arXiv 2310.15111 and its official code).
+They follow the network of Matryoshka diffusion (arXiv 2310.15111 and its official code).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Modules(nn.ModuleList, Generic[M]):
 
 
 def zeroed(layer: nn.Conv2d | nn.Linear) -> Any:
-    """`layer` with weights of zero: what follows it starts as no change."""
+    """`layer` with zero weights and bias: a branch that ends in it starts by adding nothing."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -49,7 +49,7 @@ def zeroed(layer: nn.Conv2d | nn.Linear) -> Any:
 
 
 def sinusoid(values: Float[Tensor, " b"], width: int) -> Float[Tensor, "b width"]:
-    """sin and cos of value * exp(-i ln(10^4) / h), h = width / 2."""
+    """Sines, then cosines of value * exp(-i ln(10^4) / h), i = 0 .. h - 1, h = width / 2."""
     half = width // 2
     rates = torch.exp(-math.log(1e4) / half * torch.arange(half, device=values.device))
     angles = values.float()[:, None] * rates
@@ -66,13 +66,14 @@ def positions(rows: int, columns: int, width: int, device: torch.device) -> Tens
 
 
 class Clock(ABC):
-    """log_snr to the number whose sinusoid a network sees, about 0 (clean) to 1000 (noise)."""
+    """A map of log_snr to the number that is embedded, about 0 (clean) to 1000 (noise)."""
 
     @abstractmethod
-    def __call__(self, log_snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]: ...
+    def __call__(self, log_snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """The number of each example, of which the network sees sines and cosines."""
 
     def check(self, schedule: Schedule) -> None:  # noqa: B027
-        """ValueError where it says something else on a level of this schedule than it should."""
+        """Checks that the clock suits a level of this schedule, else ValueError; any by default."""
 
 
 clocks: Registry[Clock] = Registry("clock", Clock)
@@ -81,7 +82,7 @@ clocks: Registry[Clock] = Registry("clock", Clock)
 @clocks.register("log_snr")
 @dataclass(frozen=True)
 class LogSNRClock(Clock):
-    """Linear: 30 to 0, -30 to 1000."""
+    """Linear in log_snr: 0 at 30, 1000 at -30."""
 
     @override
     def __call__(self, log_snr: Tensor) -> Tensor:
@@ -91,9 +92,10 @@ class LogSNRClock(Clock):
 @clocks.register("gamma")
 @dataclass(frozen=True)
 class GammaClock(Clock):
-    """The share of signal, sigmoid(log_snr) = alpha^2 where alpha^2 + sigma^2 = 1, times `scale`.
+    """scale * sigmoid(log_snr), which is scale * alpha^2 where alpha^2 + sigma^2 = 1.
 
-    The other way round: 0 is noise. Chen, arXiv 2301.10972; Jabri et al., arXiv 2212.11972, code.
+    Its direction is reversed: 0 is noise. Chen, arXiv 2301.10972; Jabri et al., arXiv 2212.11972,
+    code.
     """
 
     scale: Positive = 1000.0
@@ -106,10 +108,10 @@ class GammaClock(Clock):
 @clocks.register("steps")
 @dataclass(frozen=True)
 class StepClock(Clock):
-    """The integer step of a published network, read off its training schedule.
+    """The integer step 0 .. steps - 1 of a published network, by its training schedule.
 
-    Table index minus 1: 0 .. steps - 1. Networks see log_snr, never a step: this is the
-    adapter.
+    It adapts networks that were trained on steps: elsewhere a network receives log_snr, never a
+    step. The step is the table index minus 1.
     """
 
     schedule: Schedule
@@ -122,8 +124,11 @@ class StepClock(Clock):
 
     @override
     def check(self, schedule: Schedule) -> None:
-        """ValueError where the clock and the level's schedule differ by over a fiftieth of the
-        steps."""
+        """Checks that the clock counts the steps of the level's schedule.
+
+        Raises:
+            ValueError: where they differ by over a fiftieth of the steps.
+        """
         t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64, device="cpu")
         step = self(schedule(t))
         gap = (step - (t * self.steps - 1)).abs()
@@ -138,8 +143,13 @@ class StepClock(Clock):
 
 
 class Embedding(nn.Module):
-    """Sinusoid, linear, SiLU, linear: a number to a vector of `width`, a multiple of 8, else
-    ValueError. zero: the last layer starts at zero."""
+    """Sinusoid, linear, SiLU, linear: a number to a vector of `width` features.
+
+    zero: the last layer starts at zero.
+
+    Raises:
+        ValueError: where `width` is not a positive multiple of 8.
+    """
 
     def __init__(self, width: int, *, zero: bool = False):
         super().__init__()
@@ -162,9 +172,9 @@ class Embedding(nn.Module):
 class ScalarEmbeddings(nn.ModuleDict):
     """Micro-conditions: an `Embedding` of each named scalar, added to the time embedding.
 
-    scalars: names; or {name: largest value}, which larger ones are cut to and a missing one is
-    taken for. A scalar without a largest value that is "none" (NaN) adds nothing. Last layers start
-    at zero: a new scalar changes no prediction.
+    scalars: names; or {name: largest value}, to which larger values are clipped and which replaces
+    a missing one. Without a largest value, "none" (NaN) adds nothing. Last layers start at zero, so
+    that a new scalar changes no prediction.
     """
 
     def __init__(self, scalars: Scalars | None, width: int):
@@ -175,8 +185,11 @@ class ScalarEmbeddings(nn.ModuleDict):
 
     @override
     def forward(self, vector: Float[Tensor, "b w"], cond: Cond) -> Float[Tensor, "b w"]:
-        """`vector` and the embedded scalars of its rows, the first of the batch. Error: ValueError
-        where one is missing that has no default."""
+        """`vector` plus the embedded scalars; its rows are the first of the batch.
+
+        Raises:
+            ValueError: where a scalar without a default is missing.
+        """
         rows = len(vector)
         for name, embedding in self.items():
             limit, scalar = self.limits[name], cond.scalars.get(name)
@@ -197,10 +210,9 @@ class ScalarEmbeddings(nn.ModuleDict):
 
 
 class VectorProjections(nn.ModuleDict):
-    """Named vectors, such as an image embedding or a pooled text: each through a linear map without
-    bias, which starts at zero, to one vector for all levels. A vector of zeros, "none", adds
-    nothing.
+    """Projections of named vectors, such as an image embedding or a pooled text, summed.
 
+    Each is a linear map without bias that starts at zero; zeros, which mean "none", add nothing.
     vectors: {name: width}. width: of the result.
     """
 
@@ -213,8 +225,11 @@ class VectorProjections(nn.ModuleDict):
 
     @override
     def forward(self, vector: Float[Tensor, "b w"] | None, cond: Cond) -> Tensor | None:
-        """`vector` and the projections of all; None where there is neither. Error: ValueError where
-        one is missing or has another width."""
+        """`vector` plus the projections of all vectors; None where there are neither.
+
+        Raises:
+            ValueError: where a vector is missing or has another width.
+        """
         for name, linear in self.items():
             assert isinstance(linear, nn.Linear)
             own = cond.vectors.get(name)
@@ -230,7 +245,11 @@ class VectorProjections(nn.ModuleDict):
 
 
 def check_condition_names(names: Iterable[str], what: str) -> None:
-    """ValueError for the name of a scalar or vector that is no identifier, or is taken."""
+    """Checks names of scalars or vectors.
+
+    Raises:
+        ValueError: for a name that is not an identifier or that is already taken.
+    """
     for name in names:
         if not name.isidentifier() or name in (LABEL, CAPTION, LOW) or hasattr(nn.ModuleDict, name):
             raise ValueError(
@@ -240,7 +259,10 @@ def check_condition_names(names: Iterable[str], what: str) -> None:
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, conv, norm, (1 + scale) h + shift, SiLU, dropout, zero conv; plus x."""
+    """Norm, SiLU, conv, norm, (1 + scale) h + shift, SiLU, dropout, zero conv; plus x.
+
+    vector: width of the vector whose linear map gives scale and shift.
+    """
 
     def __init__(self, inputs: int, outputs: int, vector: int, groups: int, dropout: float):
         super().__init__()
@@ -266,8 +288,10 @@ class AttentionBlock(nn.Module):
     """Self-attention and, with the same queries, text cross-attention; their outputs are summed.
 
     text: width of the text states, 0 for none. ffn: a convolutional MLP of 4x width follows. slot:
-    place of this block's keys and values in `Cond.context`. Error: ValueError where the heads do
-    not divide the width.
+    place of this block's keys and values in `Cond.context`.
+
+    Raises:
+        ValueError: where the heads do not divide the width.
     """
 
     slot: int | None = None
@@ -295,7 +319,7 @@ class AttentionBlock(nn.Module):
         )
 
     def keys_values(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l two_c"]:
-        """Of the text, once for a whole trajectory."""
+        """Keys and values of the text, computed once for a whole trajectory."""
         assert self.text is not None
         return self.text(tokens)
 
@@ -313,14 +337,14 @@ class AttentionBlock(nn.Module):
         h = F.scaled_dot_product_attention(q, k, v)
         if context is not None:
             k, v = rearrange(context, "b l (n m d) -> n b m l d", n=2, m=self.heads)
-            seen = None if mask is None else mask[:, None, None]
-            h = h + F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+            words = None if mask is None else mask[:, None, None]
+            h = h + F.scaled_dot_product_attention(q, k, v, attn_mask=words)
         x = x + self.out(rearrange(h, "b m (h w) d -> b (m d) h w", w=side))
         return x if self.ffn is None else x + self.ffn(x)
 
 
 class Upsample(nn.Module):
-    """Every pixel doubled, then a 3x3 convolution."""
+    """Both sides doubled by repeating pixels, then a 3x3 convolution."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -1,9 +1,9 @@
 """The U-Net of latent diffusion (Rombach et al., arXiv 2112.10752) and, by switches, ADM's.
 
-Both published networks have one layout (Dhariwal & Nichol, arXiv 2105.05233, and their code), kept
-here one to one: every step on the way down, the first convolution and the halvings among them,
-leaves a skip, and every step on the way up reads one. Latent diffusion puts spatial transformers,
-which read a text or a class, where ADM has plain self-attention. `hierdiff.interop.ldm` reads the
+Both published networks have one layout (Dhariwal & Nichol, arXiv 2105.05233, and their code), which
+is kept here: every block on the way down, the first convolution and the halvings included, leaves a
+skip, and every block on the way up reads one. Latent diffusion has spatial transformers, which read
+a text or a class, where ADM has plain self-attention. `hierdiff.interop.ldm` reads the
 weights of either.
 """
 
@@ -49,8 +49,10 @@ from hierdiff.options import Count, Natural
 
 
 class Context(NamedTuple):
-    """What layers read beside the image: the vector of time and class, keys and values of the text,
-    and which of these to see."""
+    """What layers read beside the image.
+
+    vector: of time and class. keys_values: of the text, for each reader. mask: True at words.
+    """
 
     vector: Float[Tensor, "b d"]
     keys_values: tuple[Float[Tensor, "b l k"], ...] = ()
@@ -58,7 +60,7 @@ class Context(NamedTuple):
 
 
 class ImageOnly(nn.Module):
-    """A layer that sees the image alone."""
+    """A layer that reads only the image."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -80,7 +82,7 @@ class Layers(nn.ModuleList):
 
 
 class Residual(nn.Module):
-    """norm, SiLU, resize, conv, vector, norm, SiLU, dropout, zero conv; plus x, resized.
+    """Norm, SiLU, resize, conv, vector, norm, SiLU, dropout, zero conv; plus x, resized.
 
     The vector is added before the second norm or, with `scale_shift`, scales and shifts after it:
     (1 + scale) h + shift.
@@ -122,7 +124,7 @@ class Residual(nn.Module):
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention, GEGLU of 4x width: each after a LayerNorm, added to x.
 
-    context: width of what cross-attention reads, 0 for no cross-attention.
+    context: width of the tokens that cross-attention reads, 0 for no cross-attention.
     """
 
     def __init__(self, width: int, heads: int, context: int):
@@ -160,7 +162,7 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """norm, 1x1 conv, transformer blocks over the pixels, zero 1x1 conv; plus x.
+    """Norm, 1x1 conv, transformer blocks over the pixels, zero 1x1 conv; plus x.
 
     slot: place of its keys and values in `Cond.context`, those of all blocks side by side.
     """
@@ -177,17 +179,17 @@ class SpatialTransformer(nn.Module):
         self.leave = zeroed(nn.Conv2d(width, width, 1))
 
     def keys_values(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l k"]:
-        """Of what is read, once for a whole trajectory."""
+        """Keys and values of the tokens, computed once for a whole trajectory."""
         return torch.cat([block.text(tokens) for block in self.blocks], dim=-1)
 
     @override
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
         n = len(self.blocks)
-        known: Sequence[Tensor | None] = [None] * n
+        parts: Sequence[Tensor | None] = [None] * n
         if self.slot is not None:
-            known = context.keys_values[self.slot].chunk(n, dim=-1)
+            parts = context.keys_values[self.slot].chunk(n, dim=-1)
         h = rearrange(self.enter(self.norm(x)), "b c h w -> b (h w) c")
-        for block, keys_values in zip(self.blocks, known, strict=True):
+        for block, keys_values in zip(self.blocks, parts, strict=True):
             h = block(h, keys_values, context.mask)
         return x + self.leave(rearrange(h, "b (h w) c -> b c h w", w=x.shape[-1]))
 
@@ -201,24 +203,26 @@ class LDMUNet(Backbone):
     transformers after each residual block, one number or one for each of `multiples`; the bottom
     always has one. depth: transformer blocks in each. heads: of attention, or as many as are
     `head_width` wide. dropout: in residual blocks. scalars: names of micro-conditions, or {name:
-    largest and default value}. vectors: {name: width}. clock: what log_snr is embedded as.
+    largest and default value}. vectors: {name: width}. clock: the number that log_snr is embedded
+    as.
 
-    context: width of what cross-attention reads, if it is not that of the text, which is projected
-    to it. class_token: the class is a token beside the text instead of a part of the time vector.
-    (A class token alone has weight 1 whatever the queries, which then learn nothing.) mask_text:
-    hide padding from cross-attention, which the published networks do not; a row without words
-    sees it. Nothing to read leaves cross-attention out.
+    context: width of the tokens of cross-attention, if the text is to be projected to another width
+    than its own. class_token: the class is a token beside the text instead of a part of the time
+    vector. (A class token alone has attention 1 for all queries, which then learn nothing.)
+    mask_text: hide padding from cross-attention, unlike the published networks; a row without words
+    sees it. Without text and class token there is no cross-attention.
 
     Switches of ADM: transformer: false for plain self-attention, which reads no text. scale_shift:
-    of residual blocks by the vector. resample_blocks: residual blocks halve and double the side.
-    learned_variance: as many channels more, a variance between the posterior's (-1) and that of
-    q(x_t | x_s) (1).
+    the vector scales and shifts residual blocks. resample_blocks: residual blocks halve and double
+    the side. learned_variance: adds as many channels for the variance, from the posterior's (-1) to
+    that of q(x_t | x_s) (1).
 
     channels, classes, text_width: of the data. low_channels: of the low-resolution image of an
-    upsampler, 0 for none; augmentation: embed its noise level.
+    upsampler, 0 for none; augmentation: embed its log-SNR.
 
-    Error: ValueError for widths that groups or heads do not divide, and for text without a
-    transformer.
+    Raises:
+        ValueError: for widths that groups or heads do not divide, a list of `attention` of another
+            length than `multiples`, and text without a transformer.
     """
 
     rank = 2
@@ -281,18 +285,18 @@ class LDMUNet(Backbone):
 
         def attend(w: int) -> nn.Module:
             if w % (head_width or heads):
-                wanted = f"heads of width {head_width}" if head_width else f"{heads} heads"
+                parts = f"heads of width {head_width}" if head_width else f"{heads} heads"
                 raise ValueError(
-                    f"{wanted} do not divide a width of {w}: choose `heads` or `head_width` that do"
+                    f"{parts} do not divide a width of {w}: choose `heads` or `head_width` that do"
                 )
             m = w // head_width if head_width else heads
             if not transformer:
                 return ImageOnly(AttentionBlock(w, m, groups, ffn=False))
-            made = SpatialTransformer(w, m, groups, depth, read)
+            reader = SpatialTransformer(w, m, groups, depth, read)
             if read:
-                made.slot = len(self._readers)
-                self._readers.append(made)
-            return made
+                reader.slot = len(self._readers)
+                self._readers.append(reader)
+            return reader
 
         def shrink(w: int) -> nn.Module:
             if resample_blocks:
@@ -345,15 +349,15 @@ class LDMUNet(Backbone):
 
     @override
     def prepare(self, cond: Cond) -> Cond:
-        """The class as a vector or token, and each transformer's keys and values."""
+        """The class as a vector or a token, and the keys and values of each transformer."""
         vector: Tensor | None = None
         tokens: list[Tensor] = []
         if self.label is not None:
-            known = self.label(labels_of(cond, self.classes) + 1)
+            label = self.label(labels_of(cond, self.classes) + 1)
             if self.class_token:
-                tokens.append(known[:, None])
+                tokens.append(label[:, None])
             else:
-                vector = known
+                vector = label
         if self.text is not None:
             states, _ = caption_of(cond)
             tokens.append(self.text(states))
@@ -371,8 +375,11 @@ class LDMUNet(Backbone):
         cond: Cond,
         added: Float[Tensor, "b n h w"] | None,
     ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b n h w"] | None]:
-        """b c h w to a prediction of twice the channels where the variance is learned; sides are
-        multiples of `reduction`, else ValueError."""
+        """As in `Backbone`; twice the channels where the variance is learned.
+
+        Raises:
+            ValueError: where the sides of x are not multiples of `reduction`.
+        """
         if x.shape[-2] % self.reduction or x.shape[-1] % self.reduction:
             raise ValueError(
                 f"sides {tuple(x.shape[-2:])} are not multiples of {self.reduction}, what this "

@@ -1,13 +1,13 @@
-"""What every network is to the rest: the `Denoiser` protocol, and the one-level class to subclass.
+"""The `Denoiser` protocol that every network follows, and the one-level classes to subclass.
 
-A denoiser whose constructor names `low_channels` can be an upsampler: `cond.low`, a low-resolution
-image at the network's own side, is seen beside the noisy image, and `cond.scalars["augmentation"]`,
-its log-SNR, is embedded like a noise level (missing: clean).
+A denoiser whose constructor names `low_channels` can be an upsampler: it reads `cond.low`, a
+low-resolution image resized to the network's own side, beside the noisy image, and embeds its
+log-SNR, `cond.scalars["augmentation"]` (clean if missing), like that of the noisy image.
 
 A nestable denoiser also takes `added` (enters after its first convolution or patch embedding) and
 gives `features` (leave before its head), both with `nest_width` channels at its own side. Nested
-networks are called, never reached into. All built-in networks are nestable; a one-level network
-that is not is held by `Joined`.
+networks are called, and their parts are never used. All built-in networks are nestable; a one-level
+network that is not is wrapped in `Joined`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ from hierdiff.levels import Levels
 from hierdiff.registry import Later, Node, Registry
 
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by number of sides
-LOG_SNR_LIMIT = 30.0  # of the noisy and of a low-resolution image, as a network sees it
+LOG_SNR_LIMIT = 30.0  # networks receive log-SNRs within +-30
 
 
 class Prediction(NamedTuple):
-    """One prediction for each level, same shapes as the state.
+    """One prediction for each level, in the shapes of the state.
 
-    carry: batch-first tensors handed to the next step of a sampler. variance: learned interpolation
-    in [-1, 1]. losses: {name: (b,)}, added to the objective. features: for an outer network.
+    carry: a tree of batch-first tensors for the next step of a sampler. variance: learned
+    interpolation in [-1, 1] for each level. losses: {name: (b,)}, added to the objective.
+    features: for an outer network, b nest_width *sides.
     """
 
     levels: Levels
@@ -46,15 +47,18 @@ class Prediction(NamedTuple):
 
 
 class PredictionError(ValueError):
-    """What a network gives is no prediction of the state that it was given."""
+    """A network's result is not a prediction of its input."""
 
 
 @dataclass(frozen=True)
 class Reads:
-    """The conditions that a network reads: labels of so many classes, tokens of this width, a
-    low-resolution image of so many channels, scalars by name, vectors by name with their width.
+    """The conditions that a network reads.
 
-    Error: ValueError where a scalar and a vector have one name.
+    classes: number of classes, text_width: width of tokens, low_channels: channels of the
+    low-resolution image, each 0 for none. scalars: names. vectors: {name: width}.
+
+    Raises:
+        ValueError: where a scalar and a vector have the same name.
     """
 
     classes: int = 0
@@ -72,14 +76,17 @@ class Reads:
 
     @property
     def names(self) -> frozenset[str]:
-        """Of the conditions, as `Cond.names` has them."""
+        """Names of the conditions, as in `Cond.names`."""
         sizes = {LABEL: self.classes, CAPTION: self.text_width, LOW: self.low_channels}
         own = {name for name, size in sizes.items() if size}
         return frozenset(own | self.scalars | set(self.vectors))
 
     def __or__(self, other: Reads) -> Reads:
-        """What two networks of one method read. Error: ValueError where they read a vector of one
-        name at two widths."""
+        """The conditions that two networks of one method read together.
+
+        Raises:
+            ValueError: where they read a vector of one name at two widths.
+        """
         for name in self.vectors.keys() & other.vectors.keys():
             if self.vectors[name] != other.vectors[name]:
                 raise ValueError(
@@ -95,8 +102,13 @@ class Reads:
         )
 
     def check(self, facts: Mapping[str, Any]) -> None:
-        """ValueError where the data of these facts (classes, text_width) and the method
-        (low_channels) do not give what is read."""
+        """Checks that data and method have the conditions that are read.
+
+        facts: classes and text_width of the data, low_channels of the method.
+
+        Raises:
+            ValueError: where one differs, or a low-resolution image is not read.
+        """
         for name in ("classes", "text_width", "low_channels"):
             own, fact = getattr(self, name), facts.get(name, 0)
             if own and own != fact:
@@ -112,23 +124,29 @@ class Reads:
 
 
 class Denoiser(nn.Module, ABC):
-    """`levels` resolutions, finest first. log_snr is limited to +-30 before it gets here."""
+    """A network over `levels` levels, finest first."""
 
     levels: int = 1
     nest_width: int | None = None  # channels of `added` and `features`; None: not nestable
     time_width: int | None = None  # of `Cond.embedding`, which the networks of a nest share
-    notes: tuple[str, ...] = ()  # what a reader of its row must know
-    carries: bool = False  # does `Prediction.carry` lead from call to call; None starts it at zero
-    learns_variance: bool = False  # does it give `Prediction.variance`
+    notes: tuple[str, ...] = ()  # what a reader of its row in a table must know
+    carries: bool = False  # whether a call reads the last `Prediction.carry`; None starts at zero
+    learns_variance: bool = False  # whether it returns `Prediction.variance`
     channels: int | None = None  # of the state; None: any
-    rank: int | None = None  # sides of its state: 2 for h w, 3 for f h w; None: any
-    multiple: int = 1  # by which a side must be divisible
-    reads: Reads | None = None  # None: it does not say, and is given what there is
-    clocks: tuple[Clock | None, ...] = ()  # of its levels, as far as they have one
+    rank: int | None = None  # number of sides of the state: 2 for h w, 3 for f h w; None: any
+    multiple: int = 1  # must divide every side
+    reads: Reads | None = None  # None: not declared, and it receives all conditions
+    clocks: tuple[Clock | None, ...] = ()  # of its levels; None for a level without one
 
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
-        """ValueError where states of these shapes (c and sides of each level) do not fit, before
-        compute; a nested network asks its inner one for the rest."""
+        """Checks, before compute, that states of these shapes fit.
+
+        shapes: channels and sides of each level, finest first; a nested network passes those of the
+        coarser levels on to its inner one.
+
+        Raises:
+            ValueError: where channels, number of sides or sides do not fit.
+        """
         channels, *sides = shapes[0]
         if self.channels is not None and self.channels != channels:
             raise ValueError(
@@ -155,29 +173,40 @@ class Denoiser(nn.Module, ABC):
         cond: Cond,
         carry: Any = None,
         added: Tensor | None = None,
-    ) -> Prediction: ...
+    ) -> Prediction:
+        """The prediction for noisy levels.
+
+        x_t: scaled noisy levels, finest first. log_snr: of each level, within +-30. cond: the
+        result of `prepare`. carry: that of the previous call, None at the first. added: features of
+        an outer network, b nest_width *sides.
+        """
 
     def prepare(self, cond: Cond) -> Cond:
-        """What need not be computed at every step; its result is what `forward` is given."""
+        """Conditions with all that is computed once for a trajectory; `forward` receives them."""
         return cond
 
     def tail(self, n: int) -> Denoiser:
-        """The network of the n coarsest levels: the same object, not a copy."""
+        """The network of the n coarsest levels: the same object, not a copy.
+
+        Raises:
+            ValueError: where it has none for n levels.
+        """
         if n != self.levels:
             raise ValueError(f"{type(self).__name__} has {self.levels} level(s), not {n}")
         return self
 
 
 class OneLevelDenoiser(Denoiser):
-    """What nearly every drop-in subclasses: write `denoise`, shapes in are shapes out.
+    """The class that nearly every drop-in network subclasses: write `denoise`.
 
-    sides: as many as the state has, h w or f h w; a network for one number of them sets `rank`.
+    A network for one number of sides, 2 for h w or 3 for f h w, sets `rank`.
     """
 
     @abstractmethod
     def denoise(
         self, x: Float[Tensor, "b c *sides"], log_snr: Float[Tensor, " b"], cond: Cond
-    ) -> Float[Tensor, "b c *sides"]: ...
+    ) -> Float[Tensor, "b c *sides"]:
+        """The prediction for a noisy image x, in its shape; log_snr is within +-30."""
 
     @override
     def forward(
@@ -194,10 +223,9 @@ class OneLevelDenoiser(Denoiser):
 class Backbone(Denoiser):
     """A one-level network that is nested by its width: write `outputs`.
 
-    `nest_width` channels of `added` and `features` stand at the image's own side. A network whose
-    tokens are patches splits the width of a token over the pixels of its patch (`split_width`), and
-    so holds as many numbers on both sides. Where `learns_variance` the variance is as many channels
-    more, behind the prediction.
+    `added` and `features` have `nest_width` channels at the image's own side. A network whose
+    tokens are patches splits the width of a token over the pixels of its patch (`split_width`),
+    without loss. If `learns_variance`, as many channels for the variance follow the prediction.
     """
 
     @abstractmethod
@@ -208,8 +236,11 @@ class Backbone(Denoiser):
         cond: Cond,
         added: Float[Tensor, "b n *sides"] | None,
     ) -> tuple[Float[Tensor, "b k *sides"], Float[Tensor, "b n *sides"] | None]:
-        """The prediction, and the last features before the head, which may be left out where
-        nothing was added."""
+        """The prediction, and the last features before the head.
+
+        x: noisy image, log_snr: within +-30, cond: prepared. added: features of an outer network,
+        to be added to the first ones; without it the features may be None.
+        """
 
     @override
     def forward(
@@ -228,7 +259,11 @@ class Backbone(Denoiser):
 
 
 def single_level(denoiser: Denoiser, x_t: Levels) -> Tensor:
-    """The level of a network of one. Error: ValueError where there are more."""
+    """The level of a state that has only one.
+
+    Raises:
+        ValueError: where it has more, naming the class of `denoiser`.
+    """
     if len(x_t) != 1:
         raise ValueError(
             f"{type(denoiser).__name__} denoises one level, got {len(x_t)}: "
@@ -238,8 +273,10 @@ def single_level(denoiser: Denoiser, x_t: Levels) -> Tensor:
 
 
 def split_width(width: int, patch: int) -> int | None:
-    """Channels for each pixel of a patch of patch x patch where those of its token are split over
-    them, as `F.pixel_shuffle` does; None where they cannot be."""
+    """Channels of a pixel if the `width` channels of a token are split over its patch^2 pixels.
+
+    As `F.pixel_shuffle` does; None where patch^2 does not divide the width.
+    """
     return None if width % patch**2 else width // patch**2
 
 
@@ -250,7 +287,9 @@ def predict(
     cond: Cond,
     carry: Any = None,
 ) -> Prediction:
-    """The call of a denoiser, checked: x_t and log_snr (in +-30) of each level, prepared `cond`.
+    """The checked prediction of a denoiser.
+
+    x_t: scaled noisy levels, log_snr: of each level, within +-30, cond: prepared.
 
     Raises:
         PredictionError: where it returns anything but a floating-point tensor of the shape of each
@@ -281,7 +320,7 @@ def predict(
 
 
 class Wrapper(Denoiser):
-    """A denoiser held by another, which asks it for all but the call itself."""
+    """A denoiser around another one, with its facts and checks; a subclass writes the call."""
 
     def __init__(self, denoiser: Denoiser):
         super().__init__()
@@ -300,11 +339,10 @@ class Wrapper(Denoiser):
 
 
 class Joined(Wrapper):
-    """A one-level denoiser without features made nestable, so that it can be innermost in a nested
-    network.
+    """A one-level denoiser without features as the innermost network of a nested one.
 
-    The outer network's zero-initialised adapters lead to and from image channels: what comes in is
-    added to the noisy image, what goes out is the prediction.
+    The outer network's zero-initialised adapters lead to and from image channels: `added` is added
+    to the noisy image, and the features are the prediction.
     """
 
     def __init__(self, denoiser: Denoiser, channels: int):
@@ -330,10 +368,10 @@ class Joined(Wrapper):
 
 
 class Hinted(Wrapper):
-    """A denoiser that knows no `low_channels` made an upsampler.
+    """A denoiser without `low_channels` as an upsampler.
 
-    A convolution (3 along each of `rank` sides) of the low-resolution image, with its log_snr as
-    one more plane, is added to the noisy image.
+    A convolution (3 along each of `rank` sides) of the low-resolution image, with its log_snr as a
+    further channel, is added to the noisy image.
     """
 
     def __init__(self, denoiser: Denoiser, channels: int, low_channels: int, rank: int = 2):
@@ -360,9 +398,12 @@ class Hinted(Wrapper):
 
 
 def with_low(x: Float[Tensor, "b c *sides"], cond: Cond, low_channels: int) -> Tensor:
-    """The noisy image and, behind it, the low-resolution one; x alone without `low_channels`.
+    """The noisy image and the low-resolution one, joined along channels.
 
-    Error: ValueError where `cond.low` is missing or does not fit; more rows than x has are cut.
+    x itself where `low_channels` is 0. If `cond.low` has more rows than x, its first are used.
+
+    Raises:
+        ValueError: where `cond.low` is missing or has other channels or sides.
     """
     if not low_channels:
         return x
@@ -377,7 +418,11 @@ def with_low(x: Float[Tensor, "b c *sides"], cond: Cond, low_channels: int) -> T
 
 
 def labels_of(cond: Cond, classes: int) -> Int[Tensor, " b"]:
-    """The class of each example, -1 for none. Error: ValueError without labels."""
+    """The class of each example, 0 to classes - 1 or -1 for none.
+
+    Raises:
+        ValueError: without labels.
+    """
     if cond.labels is None:
         raise ValueError(
             f"this denoiser knows {classes} classes and was given no labels: "
@@ -387,7 +432,11 @@ def labels_of(cond: Cond, classes: int) -> Int[Tensor, " b"]:
 
 
 def caption_of(cond: Cond) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
-    """Token states and their mask. Error: ValueError without them."""
+    """Token states and their mask, True at words.
+
+    Raises:
+        ValueError: where one is missing.
+    """
     if cond.tokens is None or cond.mask is None:
         raise ValueError(
             "this denoiser reads text and was given none: give tokens with their mask, "
@@ -397,8 +446,10 @@ def caption_of(cond: Cond) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]
 
 
 def augmentation_of(cond: Cond, like: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """log_snr of the low-resolution image in +-30 for the rows of `like`, 30 (clean) without a
-    scalar `augmentation`."""
+    """The log-SNR of the low-resolution image, within +-30, for the rows of `like`.
+
+    30 (clean) where there is no scalar `augmentation`.
+    """
     scalar = cond.scalars.get("augmentation")
     if scalar is None:
         return torch.full_like(like, LOG_SNR_LIMIT)
@@ -410,11 +461,14 @@ denoisers: Registry[Denoiser] = Registry("denoiser", Denoiser)
 
 
 def build_denoiser(node: Later[Denoiser], facts: Node) -> Denoiser:
-    """The denoiser of a node for data of these facts, an upsampler where `low_channels` is among
-    them. Facts of the state: channels, sides.
+    """The denoiser of a node, or the denoiser itself.
 
-    Error: ValueError for a node that does not fit, and for a network of several levels that takes
-    no low-resolution image.
+    facts: of the data and of the state (channels, sides). If they have `low_channels`, the result
+    is an upsampler, if need be by wrapping the network in `Hinted`.
+
+    Raises:
+        ValueError: for a node that does not fit, and for a network of several levels that reads no
+            low-resolution image.
     """
     low = facts.get("low_channels", 0)
     network = denoisers.build(node, offered=facts)

@@ -1,4 +1,4 @@
-"""The recurrent interface network: a few latents compute, many patch tokens only carry the image.
+"""The recurrent interface network: few latents compute, many patch tokens hold the image.
 
 Jabri et al., arXiv 2212.11972, and its released code. One block reads (latents attend the
 interface), thinks (self-attention among latents) and writes back (the interface attends latents).
@@ -48,7 +48,7 @@ EPS = 1e-6
 
 
 def dense(inputs: int, outputs: int, fans: int | None = None) -> nn.Linear:
-    """Linear, uniform within sqrt(6 / fans), fans = inputs + outputs if not given; bias zero."""
+    """A linear layer, uniform within sqrt(6 / fans), by default inputs + outputs; zero bias."""
     layer = nn.Linear(inputs, outputs)
     bound = math.sqrt(6 / (fans or inputs + outputs))
     nn.init.uniform_(layer.weight, -bound, bound)
@@ -57,18 +57,20 @@ def dense(inputs: int, outputs: int, fans: int | None = None) -> nn.Linear:
 
 
 def dropped(x: Float[Tensor, "b n d"], rate: float, training: bool) -> Float[Tensor, "b n d"]:
-    """Stochastic depth: whole examples to zero at `rate`, the others up by 1 / (1 - rate)."""
+    """Stochastic depth: whole examples set to 0 at `rate`, the others times 1 / (1 - rate)."""
     if not training or rate == 0:
         return x
     return x * F.dropout(torch.ones_like(x[:, :1, :1]), rate)
 
 
 class MultiHeadAttention(nn.Module):
-    """Tokens of `width` attend tokens of `source`, within `inner` features.
+    """Tokens of `width` attend to tokens of width `source`, with `inner` features in all heads.
 
-    The starting bounds are those of the released code, whose framework counts the fans of a
-    (width, heads, size) kernel as of a convolution. Error: ValueError where the heads do not divide
-    `inner`.
+    The initial bounds are those of the released code, whose framework counts the fans of a
+    (width, heads, size) kernel as of a convolution.
+
+    Raises:
+        ValueError: where the heads do not divide `inner`.
     """
 
     def __init__(self, width: int, source: int, inner: int, heads: int):
@@ -93,16 +95,17 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         q = rearrange(self.q(x), "b n (h s) -> b h n s", h=self.heads)
         k, v = rearrange(self.kv(source), "b m (two h s) -> two b h m s", two=2, h=self.heads)
-        seen = None if mask is None else mask[:, None, None]
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        words = None if mask is None else mask[:, None, None]
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=words)
         return self.out(rearrange(h, "b h n s -> b n (h s)"))
 
 
 class Layer(nn.Module):
     """x + attention(LN(x)), then x + MLP(LN(x)).
 
-    It attends `source` as it is, which has another width; without a width of its source, LN(x).
-    dropout: of the MLP's hidden units. drop_path: of each branch, whole examples.
+    source: width of the tokens that x attends to, which are not normalised; None for
+    self-attention, to LN(x). dropout: of the MLP's hidden units. drop_path: rate at which a branch
+    is dropped for a whole example.
     """
 
     def __init__(
@@ -155,9 +158,9 @@ class RINBlock(nn.Module):
 
 
 class Memory(nn.Module):
-    """Latent self-conditioning: LN(z + MLP(LN(z))), the outer gain and bias zero at the start.
+    """Latent self-conditioning: LN(z + MLP(LN(z))), with outer gain and bias starting at zero.
 
-    The inner norm is gain (normalised + bias), so that its gain is reached from z = 0 too.
+    The inner norm is gain (normalised + bias), so that its gain has a gradient at z = 0 too.
     """
 
     def __init__(self, width: int, expansion: int):
@@ -175,7 +178,7 @@ class Memory(nn.Module):
 
 
 class LogSNRLatent(nn.Module):
-    """A log-SNR as one latent: clock, sinusoid, normalised, linear, SiLU, linear."""
+    """A log-SNR as one latent: clock, sinusoid, norm, linear, SiLU, linear."""
 
     def __init__(self, width: int, clock: Clock):
         super().__init__()
@@ -194,22 +197,23 @@ class LogSNRLatent(nn.Module):
 class RIN(Denoiser):
     """One resolution; `Prediction.carry` is a tuple of one tensor, b x latents x latent_width.
 
-    width: of the interface, one token for each patch of `patch` x `patch` pixels. latents: all that
-    are carried: learned ones, and in place of the last learned ones the noise level, the
-    augmentation level of an upsampler, and the class with the vectors. latent_width: 2 * width if
-    not given. blocks: each reads, has `depth` self-attention layers on the latents, and writes.
-    heads: of latent self-attention; read_heads: of reading and writing, as many if not given.
-    expansion, latent_expansion: hidden width of the MLPs over their width. dropout, drop_path: of
-    the latent layers (hidden units; whole branches). resolution: side that the learned positions
-    are kept for; at other sides they are interpolated bilinearly. scalars: names of
-    micro-conditions, or {name: largest and default value}; they are added to the noise level.
-    vectors: {name: width}. clock: what log_snr is embedded as.
+    width: of the interface, one token for each patch of `patch` x `patch` pixels. latents: number
+    that is carried: learned latents, then one for the log-SNR, one for that of an upsampler's
+    low-resolution image, and one for class and vectors. latent_width: by default 2 * width. blocks:
+    each reads, has `depth` self-attention layers on the latents, and writes. heads: of latent
+    self-attention; read_heads: of reading and writing, by default `heads`. expansion,
+    latent_expansion: hidden width of the MLPs over their width. dropout, drop_path: of the latent
+    layers (hidden units; whole branches). resolution: side of the learned positions, which are
+    interpolated bilinearly at other sides. scalars: names of micro-conditions, or {name: largest
+    and default value}; they are added to the latent of the log-SNR. vectors: {name: width}. clock:
+    the number that log_snr is embedded as.
 
-    channels, classes, text_width, low_channels: of the data; 0 for none. Text: every word is one
-    more latent, not carried; padding is hidden from attention.
+    channels, classes, text_width, low_channels: of the data; 0 for none. Every word of a text is
+    one more latent, not carried; padding is hidden from attention.
 
-    Error: ValueError for a latent width that 8 does not divide, and where no latent is left to
-    learn.
+    Raises:
+        ValueError: for a latent width that is not a multiple of 8, a side that `patch` does not
+            divide, and too few latents to leave one to learn.
     """
 
     carries = True
@@ -274,7 +278,7 @@ class RIN(Denoiser):
         self.scalars = ScalarEmbeddings(scalars, latent_width)
         self.vectors = VectorProjections(vectors, latent_width)
         self.augmentation = LogSNRLatent(latent_width, clock) if low_channels else None
-        self.label = dense(classes, latent_width) if classes else None  # of one-hot; none: the bias
+        self.label = dense(classes, latent_width) if classes else None  # of one-hot; bias: no class
         self.word = dense(text_width, latent_width) if text_width else None
         self.memory = Memory(latent_width, latent_expansion)
 
@@ -295,12 +299,12 @@ class RIN(Denoiser):
 
     @override
     def prepare(self, cond: Cond) -> Cond:
-        """Class with vectors, and words, to latents, once for a whole trajectory."""
+        """The latent of class and vectors, and those of the words."""
         vector: Tensor | None = None
         context: tuple[Tensor, ...] = ()
         if self.label is not None:
-            known = F.one_hot(labels_of(cond, self.classes) + 1, self.classes + 1)[:, 1:]
-            vector = self.label(known.to(self.label.weight.dtype))
+            one_hot = F.one_hot(labels_of(cond, self.classes) + 1, self.classes + 1)[:, 1:]
+            vector = self.label(one_hot.to(self.label.weight.dtype))
         if self.word is not None:
             states, _ = caption_of(cond)
             context = (self.word(states),)
@@ -328,7 +332,7 @@ class RIN(Denoiser):
         if self.word is not None:
             words = cond.context[0]
             latents = torch.cat([latents, words.to(latents.dtype)], dim=1)
-            assert cond.mask is not None  # `prepare` has asked for it
+            assert cond.mask is not None  # `prepare` raises if it is missing
             mask = F.pad(cond.mask, (carried, 0), value=True)
         for block in self.blocks:
             latents, interface = block(latents, interface, mask)

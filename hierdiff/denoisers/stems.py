@@ -1,4 +1,4 @@
-"""Stems: what a network does to the image before its first convolution and after its last.
+"""Stems: transforms of the image before the first convolution of a network and after its last.
 
 A stem makes the side smaller by `factor`, so that the network inside costs less. It is a transform
 inside the network: state, noise and loss stay in pixels. Simple diffusion (arXiv 2301.11093)
@@ -21,10 +21,10 @@ from hierdiff.registry import Registry
 
 
 class Stem(nn.Module, ABC):
-    """b c h w to b `inputs` h/factor w/factor and, from `outputs` channels, back to an image.
+    """Image b c h w to b `inputs` h/factor w/factor and, from `outputs` channels, back.
 
-    channels, low_channels: of the image and of the low-resolution image beside it; `leave` gives
-    only the former. Sides are multiples of `factor`: the network that has the stem checks it.
+    channels, low_channels: of the image and of the low-resolution image beside it; `leave` returns
+    only the former. Sides are multiples of `factor`, which the network around the stem checks.
     """
 
     def __init__(self, factor: int, inputs: int, outputs: int):
@@ -32,10 +32,12 @@ class Stem(nn.Module, ABC):
         self.factor, self.inputs, self.outputs = factor, inputs, outputs
 
     @abstractmethod
-    def enter(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h2 w2"]: ...
+    def enter(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h2 w2"]:
+        """The input of the network inside: `inputs` channels, sides over `factor`."""
 
     @abstractmethod
-    def leave(self, h: Float[Tensor, "b k h w"]) -> Float[Tensor, "b c h2 w2"]: ...
+    def leave(self, h: Float[Tensor, "b k h w"]) -> Float[Tensor, "b c h2 w2"]:
+        """The image from `outputs` channels of the network inside: sides times `factor`."""
 
 
 stems: Registry[Stem] = Registry("stem", Stem)
@@ -43,7 +45,7 @@ stems: Registry[Stem] = Registry("stem", Stem)
 
 @stems.register("none")
 class Plain(Stem):
-    """Pixels as they are."""
+    """The image as it is."""
 
     def __init__(self, *, channels: int = 3, low_channels: int = 0):
         super().__init__(1, channels + low_channels, channels)
@@ -61,8 +63,11 @@ class Plain(Stem):
 class Patch(Stem):
     """A strided convolution over patches of factor x factor pixels, and a transposed one back.
 
-    As many channels inside as a patch has numbers. The way back has no bias: a prediction of zero
-    stays zero. Error: ValueError for a factor below 1.
+    There are as many channels inside as a patch has numbers. The way back has no bias, so that a
+    prediction of zero remains zero.
+
+    Raises:
+        ValueError: for a factor below 1.
     """
 
     def __init__(self, factor: Count = 2, *, channels: Count = 3, low_channels: Natural = 0):
@@ -88,12 +93,16 @@ class Wavelet(Stem):
 
     Along each side, with x and d mirrored about the first and last sample:
     d[n] = x[2n + 1] - (x[2n] + x[2n + 2]) / 2, a[n] = x[2n] + (d[n - 1] + d[n]) / 4.
-    So a constant is its own approximation a, and a line has details d of zero. The bands of one
-    transform are stacked as channels, (rows, columns) = aa, ad, da, dd, those of an image together;
-    the next of `levels` transforms every band again (a wavelet packet), since all share one side.
+    So a constant is its own approximation a, and a line has zero details d. The bands of one
+    transform are stacked as channels, (rows, columns) = aa, ad, da, dd, all channels of a band
+    together. levels: number of transforms; each is applied to all bands of the one before (a
+    wavelet packet), since all must have one side.
 
-    Not orthonormal: white noise of variance 1 gets variances (23/32)^2 in aa and (3/2)^2 in dd and
-    is correlated. That is no matter inside a network, but this is no change of state space.
+    Not orthonormal: white noise of variance 1 becomes correlated, with variances (23/32)^2 in aa
+    and (3/2)^2 in dd. Inside a network this does not matter; a state space needs another transform.
+
+    Raises:
+        ValueError: for less than one transform.
     """
 
     def __init__(self, levels: Count = 1, *, channels: Count = 3, low_channels: Natural = 0):

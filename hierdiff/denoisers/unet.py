@@ -2,9 +2,9 @@
 
 A nested network *is* a U-Net whose bottleneck is the next network: `inner`. The outer path runs
 down to the inner side; its features, through a zero-initialised convolution, are added to the
-inner's first features; the inner network runs whole; its last features, through another, are added
-to the outer bottleneck. Depth is how often that is repeated; without `inner` it is the flat
-network.
+inner's first features; the inner network runs as a whole; its last features, through another such
+convolution, are added to the outer bottleneck. This repeats for each further `inner`; without one
+the network is flat.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ N = TypeVar("N", bound=float)
 
 
 class TextAttentionBlock(AttentionBlock):
-    """An attention block that reads the text and not the image: its cost is linear in pixels."""
+    """An attention block that reads the text and not the image: its cost is linear in pixels.
+
+    Without self-attention it needs a text.
+    """
 
     def __init__(self, width: int, heads: int, groups: int, *, text: int, ffn: bool = True):
         super().__init__(width, heads, groups, text=text, ffn=ffn)
@@ -72,8 +75,8 @@ class TextAttentionBlock(AttentionBlock):
         assert context is not None
         q = rearrange(self.qkv(self.norm(x)), "b (m d) h w -> b m (h w) d", m=self.heads)
         k, v = rearrange(context, "b l (n m d) -> n b m l d", n=2, m=self.heads)
-        seen = None if mask is None else mask[:, None, None]
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        words = None if mask is None else mask[:, None, None]
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=words)
         x = x + self.out(rearrange(h, "b m (h w) d -> b (m d) h w", w=x.shape[-1]))
         return x if self.ffn is None else x + self.ffn(x)
 
@@ -98,7 +101,7 @@ class UNetBlock(nn.Module):
 @denoisers.register("nested_unet")
 @denoisers.register("unet")
 class UNet(Denoiser):
-    """One resolution, and all those of `inner`.
+    """One level, and all those of `inner`.
 
     width, multiples: channels are width * multiple at the side, its half, its quarter ...; with
     `inner` the last of these sides is the inner resolution. blocks: residual blocks of each on the
@@ -106,22 +109,23 @@ class UNet(Denoiser):
     middle: the two blocks at the bottom of a flat network, one with attention; `attention: 0` with
     `middle: false` is fully convolutional and takes every side that can be halved. dropout: one
     number, or one for each of `multiples` (simple diffusion: only at low resolutions). inner: a
-    denoiser or its node; a one-level denoiser without features is wrapped in `Joined`. channels,@@W
+    denoiser or its node; a one-level denoiser without features is wrapped in `Joined`. channels,
     classes, text_width: of the data; classes and text enter the innermost network, and what it
     makes of them is shared by all. text_hidden: width that text is projected to. scalars: names of
     micro-conditions, or {name: largest and default value}, for example {scale: 64}; each network of
     a nest reads its own. vectors: {name: width}, for example {image_embedding: 768}; those of the
-    innermost network are shared by all. clock: what log_snr is embedded as. mask_text: hide padding
-    from cross-attention. low_channels: of `cond.low`, seen by the outermost network only, after the
-    noisy image; 0 for no upsampler.
+    innermost network are shared by all. clock: the number that log_snr is embedded as. mask_text:
+    hide padding from cross-attention. low_channels: of `cond.low`, which only the outermost network
+    reads, joined to the noisy image; 0 for no upsampler.
 
-    Switches of the Efficient U-Net (`efficient_unet`): skip_scale multiplies what is carried across
-    from the way down. resample_first: every width begins with a halving, the first one too, so that
-    the full side has only the first and last convolutions, with a sum across. self_attention: false
-    leaves attention to the text alone, and none without text.
+    Switches of the Efficient U-Net (`efficient_unet`): skip_scale: multiplies the skips.
+    resample_first: every width begins with a halving, the first one too, so that only the first and
+    last convolutions work at the full side, joined by a sum. self_attention: false for attention to
+    the text alone, and none without text.
 
-    Error: ValueError for lists that do not have an entry for each of `multiples`, for widths that
-    groups or heads do not divide, and for an inner network that cannot be nested.
+    Raises:
+        ValueError: for lists that do not have an entry for each of `multiples`, for widths that
+            groups or heads do not divide, and for an inner network that cannot be nested.
     """
 
     rank = 2
@@ -202,11 +206,11 @@ class UNet(Denoiser):
 
         def attend(outputs: int) -> AttentionBlock:
             kind = AttentionBlock if self_attention else TextAttentionBlock
-            made = kind(outputs, heads, groups, text=text, ffn=ffn)
+            attention = kind(outputs, heads, groups, text=text, ffn=ffn)
             if text:
-                made.slot = len(self._readers)
-                self._readers.append(made)
-            return made
+                attention.slot = len(self._readers)
+                self._readers.append(attention)
+            return attention
 
         def block(inputs: int, outputs: int, layers: int, drop: float) -> UNetBlock:
             residual = ResidualBlock(inputs, outputs, self.time_width, groups, drop)
@@ -246,7 +250,7 @@ class UNet(Denoiser):
         self.into, self.back = nn.Identity(), nn.Identity()
         if self.inner is not None:
             nest = self.inner.nest_width
-            assert nest is not None  # `_nestable` saw to it
+            assert nest is not None  # `_nestable` guarantees it
             self.into = zeroed(nn.Conv2d(here, nest, 3, padding=1))
             self.back = zeroed(nn.Conv2d(nest, here, 3, padding=1))
         self.up: Modules[Modules[UNetBlock]] = Modules()
@@ -265,7 +269,7 @@ class UNet(Denoiser):
 
     @override
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
-        """As `Denoiser.check`, and ValueError where the side at the bottom is not the inner one."""
+        """As in `Denoiser`; the side at the bottom must also be that of the inner network."""
         super().check(shapes)
         if self.inner is not None:
             for side, inner in zip(shapes[0][1:], shapes[1][1:], strict=False):
@@ -273,7 +277,11 @@ class UNet(Denoiser):
             self.inner.check(shapes[1:])
 
     def _check_meeting(self, side: int, inner: int) -> None:
-        """ValueError where the side at the bottom is not the inner network's."""
+        """Checks that the side at the bottom is that of the inner network.
+
+        Raises:
+            ValueError: naming the `multiples` that fit, or that no number of halvings does.
+        """
         if side == inner * self.reduction:
             return
         halvings = (side // inner).bit_length() - 1
@@ -300,7 +308,7 @@ class UNet(Denoiser):
 
     @override
     def prepare(self, cond: Cond) -> Cond:
-        """Class, text and vectors to one vector for all levels, and the text's keys and values."""
+        """Class, text and vectors as one vector for all levels, and the text's keys and values."""
         if self.inner is not None:
             return self.inner.prepare(cond)
         vector: Tensor | None = None
@@ -311,8 +319,8 @@ class UNet(Denoiser):
             return replace(cond, embedding=vector)
         states, mask = caption_of(cond)
         tokens = self.text(states)
-        seen = mask[..., None].to(tokens.dtype)
-        pooled = self.pool((tokens * seen).sum(1) / seen.sum(1).clamp(min=1))
+        words = mask[..., None].to(tokens.dtype)
+        pooled = self.pool((tokens * words).sum(1) / words.sum(1).clamp(min=1))
         context = tuple(block.keys_values(tokens) for block in self._readers)
         vector = pooled if vector is None else vector + pooled
         return replace(cond, embedding=vector, context=context)
@@ -326,6 +334,11 @@ class UNet(Denoiser):
         carry: Any = None,
         added: Tensor | None = None,
     ) -> Prediction:
+        """As in `Denoiser`; a level may have only the first rows of the batch.
+
+        Raises:
+            ValueError: for another number of levels, and a side that does not halve often enough.
+        """
         x = x_t[0]
         rows, side = len(x), x.shape[-1]
         if side % self.reduction or len(x_t) != self.levels:
@@ -354,8 +367,8 @@ class UNet(Denoiser):
         losses: dict[str, Tensor] | None = None
         if self.inner is not None:
             more = len(x_t[1]) - rows  # examples without this level
-            joined = F.pad(self.into(h), (0, 0) * 3 + (0, more))
-            out = self.inner(x_t[1:], log_snr[:, 1:], cond, carry, joined)
+            features = F.pad(self.into(h), (0, 0) * 3 + (0, more))
+            out = self.inner(x_t[1:], log_snr[:, 1:], cond, carry, features)
             h = h + self.back(out.features[:rows])
             levels, carry, losses = out.levels, out.carry, out.losses
         for i, row in enumerate(self.up):
@@ -371,8 +384,8 @@ class UNet(Denoiser):
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond, side: int) -> Tensor:
         vector = self.scalars(self.time(self.clock(log_snr)), cond)
         if self.augmentation is not None:
-            level = augmentation_of(cond, log_snr)
-            vector = vector + self.augmentation(LogSNRClock()(level))
+            augmentation = augmentation_of(cond, log_snr)
+            vector = vector + self.augmentation(LogSNRClock()(augmentation))
         return vector if cond.embedding is None else vector + cond.embedding[: len(log_snr)]
 
     def _mask(self, cond: Cond) -> Tensor | None:

@@ -1,8 +1,8 @@
-"""The U-ViT of simple diffusion (arXiv 2301.11093): convolutional levels around a transformer.
+"""The U-ViT of simple diffusion (arXiv 2301.11093): a U-Net with a transformer at the bottom.
 
-Compute goes where the image is small: the lowest resolution is a transformer, a plain chain of
-blocks with no long skips inside it. Dropout acts only there. Each residual block of a convolutional
-level leaves one skip, read by its mirror image. A stem may make the image smaller before all that.
+Most of the compute is spent at the smallest side, in a transformer: a chain of blocks without long
+skips. Dropout acts only there. At larger sides, each residual block on the way down leaves one skip
+for its counterpart on the way up. A stem may make the image smaller before all that.
 Not the network of the same name in arXiv 2209.12152, whose transformer has long skips.
 """
 
@@ -51,10 +51,10 @@ from hierdiff.registry import Later
 
 
 class UViTBlock(nn.Module):
-    """Self-attention, text cross-attention, MLP of 4x width, each added to what it was given.
+    """Self-attention, cross-attention to a text, MLP of 4x width, each added to its input.
 
-    Norms come first; those of self-attention and MLP are scaled and shifted by the vector. Outputs
-    start at zero. text: width of the text states, 0 for none.
+    Norms come first; those of self-attention and MLP are scaled and shifted by the vector. Last
+    layers start at zero. vector: its width. text: width of the text states, 0 for none.
     """
 
     def __init__(self, width: int, heads: int, vector: int, dropout: float, text: int = 0):
@@ -76,7 +76,7 @@ class UViTBlock(nn.Module):
             self.read = nn.Sequential(nn.Dropout(dropout), zeroed(nn.Linear(width, width)))
 
     def keys_values(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l two_c"]:
-        """Of the text, once for a whole trajectory."""
+        """Keys and values of the text, computed once for a whole trajectory."""
         return self.text(tokens)
 
     @override
@@ -98,25 +98,29 @@ class UViTBlock(nn.Module):
 
     def _attended(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = (rearrange(part, "b l (m d) -> b m l d", m=self.heads) for part in (q, k, v))
-        seen = None if mask is None else mask[:, None, None]
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        words = None if mask is None else mask[:, None, None]
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=words)
         return rearrange(h, "b m l d -> b l (m d)")
 
 
 @denoisers.register("uvit")
 class UViT(Backbone):
-    """One resolution: convolutional levels, a transformer below them, and the way back.
+    """One resolution: residual blocks on the way down, a transformer, and the way back up.
 
     width, multiples: channels are width * multiple at the side inside the stem, its half, its
-    quarter ...; the last is the transformer's width. blocks: residual blocks of each convolutional
-    level on the way down, and as many on the way up. depth: transformer blocks. dropout: in these
-    only. stem: {name: none | patch | wavelet, ...}. scalars: names of micro-conditions, or {name:
-    largest and default value}. vectors: {name: width}. clock: what log_snr is embedded as.
-    channels, classes, text_width: of the data. low_channels: of the low-resolution image of an
-    upsampler, 0 for none.
+    quarter ...; the last is the transformer's width. blocks: residual blocks at each side but the
+    transformer's on the way down, and as many on the way up. depth: transformer blocks. dropout: in
+    these only. stem: {name: none | patch | wavelet, ...}. scalars: names of micro-conditions, or
+    {name: largest and default value}. vectors: {name: width}. clock: the number that log_snr is
+    embedded as. channels, classes, text_width: of the data. low_channels: of the low-resolution
+    image of an upsampler, 0 for none.
 
     Text enters as a pooled vector and by cross-attention in each transformer block, where padding
-    is hidden and one learned state is always seen, so that an empty caption has something to read.
+    is hidden and one learned state is always visible, for the sake of empty captions.
+
+    Raises:
+        ValueError: for widths that groups, heads or 4 do not divide, and for a list of `blocks`
+            without one number for each of `multiples` but the last.
     """
 
     rank = 2
@@ -195,7 +199,7 @@ class UViT(Backbone):
 
     @override
     def prepare(self, cond: Cond) -> Cond:
-        """Class, text and vectors to one vector, and the text's keys and values for each block."""
+        """Class, text and vectors as one vector, and the text's keys and values for each block."""
         vector: Tensor | None = None
         if self.label is not None:
             vector = self.label(labels_of(cond, self.classes) + 1)
@@ -222,8 +226,11 @@ class UViT(Backbone):
         cond: Cond,
         added: Float[Tensor, "b n h w"] | None,
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b n h w"] | None]:
-        """b c h w to a prediction of its shape; sides are multiples of `multiple`, else
-        ValueError."""
+        """As in `Backbone`.
+
+        Raises:
+            ValueError: where the sides of x are not multiples of `multiple`.
+        """
         if x.shape[-2] % self.multiple or x.shape[-1] % self.multiple:
             raise ValueError(
                 f"sides {tuple(x.shape[-2:])} are not multiples of {self.multiple} (stem "
@@ -260,8 +267,8 @@ class UViT(Backbone):
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
         vector = self.scalars(self.time(self.clock(log_snr)), cond)
         if self.augmentation is not None:
-            level = augmentation_of(cond, log_snr)
-            vector = vector + self.augmentation(LogSNRClock()(level))
+            augmentation = augmentation_of(cond, log_snr)
+            vector = vector + self.augmentation(LogSNRClock()(augmentation))
         return vector if cond.embedding is None else vector + cond.embedding
 
 
@@ -270,7 +277,7 @@ def _check_options(
 ) -> None:
     if len(counts) != len(widths) or any(count < 1 for count in counts):
         raise ValueError(
-            f"blocks {counts} for {len(widths)} convolutional level(s): give one number, 1 or "
+            f"blocks {counts} for {len(widths)} convolutional side(s): give one number, 1 or "
             f"more, for each of `multiples` but the last, which is the transformer's"
         )
     if any(w % groups for w in (*widths, deep)):
