@@ -44,7 +44,11 @@ class Named(str):
     resolution: Resolution
 
     def __new__(cls, word: str, resolution: int | Sequence[int]) -> Named:
-        """The name `word` with its resolution; raises as the class says."""
+        """The name `word` with its resolution.
+
+        Raises:
+            ValueError: for a word that is no name, as the class says.
+        """
         if not NAME_WORD.fullmatch(word):
             raise ValueError(
                 f"a level named {word!r}: start with a letter and use letters, digits, _ . and -"
