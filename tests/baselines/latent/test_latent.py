@@ -108,7 +108,7 @@ def test_missing_and_stale_statistics_are_errors(whole):
     method = built()
     with pytest.raises(ValueError, match="statistics were never measured: train"):
         method.sample(Request(1, noise=tiny.noise()))
-    method.stages[1].untrained()  # for timing
+    method.stages[1].start_untrained()  # for timing
     assert method.sample(Request(1, noise=tiny.noise()))[8].shape == (1, 3, 8, 8)
     method, _ = load_method(whole.weights)
     method.sample(Request(1, noise=tiny.noise()))
