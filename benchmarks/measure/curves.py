@@ -70,6 +70,9 @@ def learning_curves(
             log.warning("the learning curve leaves out %s: %s", path, one_line(str(error)))
             return []
         n = min(wanted.loss, len(data))
+        if n and stage.lacks_teacher:
+            log.warning("no validation loss of %s: its teacher is not kept with it", stage.name)
+            n = 0
         made = list(validation_loss(stage, data, n, precision)) if n else []
         n = wanted.samples
         if n and isinstance(stage, Generator) and stage.makes_images:

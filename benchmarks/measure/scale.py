@@ -57,8 +57,19 @@ def real_references(
 
 
 def files_of(wanted: Mapping[int | str, str | Path]) -> dict[Resolution, str | Path]:
-    """The option `measure.references`, whose keys are 32 or 8x32x32, by resolution."""
-    return {resolution_of(name_of(str(key))): path for key, path in wanted.items()}
+    """The option `measure.references`, whose keys are 32 or 8x32x32, by resolution.
+
+    Raises:
+        ValueError: for a key that is a word.
+    """
+    names = {name_of(str(key)): path for key, path in wanted.items()}
+    for name in names:
+        if isinstance(name, str):
+            raise ValueError(
+                f"measure.references.{name}: a reference file is of a resolution, in pixels: write "
+                f"it as 32, or as 8x32x32 for clips"
+            )
+    return {resolution_of(name): path for name, path in names.items()}
 
 
 def check_sides(given: Iterable[Resolution], resolutions: Sequence[Resolution]) -> None:

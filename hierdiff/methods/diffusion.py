@@ -199,6 +199,11 @@ class Diffusion(Generator):
             self.learn_from(cast(Stage, previous))
         return data
 
+    @property
+    @override
+    def lacks_teacher(self) -> bool:
+        return self.objective.needs_teacher and not self._teacher
+
     @override
     def learn_from(self, teacher: Stage) -> None:
         """As in `Stage`; starts from the teacher's weights (arXiv 2202.00512, algorithm 2)."""

@@ -94,6 +94,11 @@ class Stage(nn.Module, ABC):
         """
         return data
 
+    @property
+    def lacks_teacher(self) -> bool:
+        """Does its loss need a teacher that it has not been given, as after a run is reopened?"""
+        return False
+
     def learn_from(self, teacher: Stage) -> None:
         """Takes a stage of the same network as the teacher inside its loss.
 

@@ -99,6 +99,7 @@ REFUSALS: dict[str, tuple[list[str], str, Any]] = {
     "an absent reference": (["measure.references={16: FILE}"], "is no file", None),
     "a reference that does not fit": (["measure.references={16: FILE}"], "FILE", moments_of_ten),
     "a reference of no side": (["measure.references={5: FILE}"], "where nothing is measured", None),
+    "a reference of a word": (["measure.references={a: FILE}"], "measure.references.a: a", None),
     "costs": (["cost.batches=[]"], "cost.batches=[]", None),
     "budgets": (["match.flops=1", "match.images=1"], "contradict each other", None),
     "a budget that nobody spends": (["match.flops=1e30"], "pays for more than 1e+15 steps", None),

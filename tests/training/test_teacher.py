@@ -46,6 +46,8 @@ def test_a_student_starts_from_its_teacher_and_ends_elsewhere_with_its_weights_a
     again, _ = load_method(summary.weights)
     assert again.state_dict().keys() == wanted.keys()
     assert len(list(again.parameters())) == len(list(before.parameters()))
+    assert again.stages[-1].lacks_teacher and not method.stages[-1].lacks_teacher
+    assert not before.stages[-1].lacks_teacher
     assert again.stages[-1].notes == (f"distilled from the network of another run ({teacher})",)
 
 

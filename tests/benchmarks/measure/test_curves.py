@@ -72,6 +72,23 @@ def test_the_validation_loss_is_the_same_at_every_look():
     assert list(validation_loss(stage, images(), 10, "32-true")) == looks[0]
 
 
+def test_a_student_whose_teacher_is_not_there_has_no_validation_loss(tmp_path, caplog):
+    """Its snapshots are measured by their samples, and the log says why the loss is left out."""
+    folder = tmp_path / "run"
+    teacher = run(tmp_path / "teacher", steps=2).weights
+    objective = {"name": "progressive_distillation", "steps": 4, "teacher": str(teacher)}
+    node = {**NODE, "objective": objective}
+    run(folder, node, snapshots=1, steps=2)
+    data, extractor = images(), RandomConv(width=4)
+    rows = learning_curves(
+        folder, built(node), Plan({}, 2, 2, STAGES[1:], 0.0), data, extractor,
+        real_references(data, extractor, (8, 4), tmp_path),
+        wanted=WANTED, seed=0, precision="32-true", track=lambda items, what, total: items,
+    )  # fmt: skip
+    assert rows and all(row.metric != "validation loss" for row in rows)
+    assert "its teacher is not kept with it" in caplog.text
+
+
 def test_losses_of_other_processes_are_other_quantities():
     one, same = (loss_identity(built(NODE).stages[0], 10, 20) for _ in range(2))
     shifted = loss_identity(built({**NODE, "shift": 2.0}).stages[0], 10, 20)
