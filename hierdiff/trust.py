@@ -103,7 +103,8 @@ def origins(module: str) -> list[Path]:
     while spec is not None:
         if spec.has_location and spec.origin:
             files.append(Path(spec.origin).resolve())
-        folders = list(spec.submodule_search_locations or ())
+        # a module that replaced itself on import may give paths where strings are usual
+        folders = [os.fspath(folder) for folder in spec.submodule_search_locations or ()]
         spec = _spec(parts.pop(0), folders) if parts else None
     return files
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from hierdiff.trust import check_trust, imported_names
+from hierdiff.trust import check_trust, imported_names, origins
 
 
 def test_paths_are_found_however_deep_in_a_config():
@@ -71,3 +73,23 @@ def test_code_that_this_process_has_imported_is_trusted_by_name():
 def test_a_name_of_another_form_is_refused_whatever_is_trusted(name):
     with pytest.raises(PermissionError, match=r"no package.module:Class"):
         check_trust({"deep": ({"name": name},)}, ["os", "a", "", ".."])
+
+
+def test_origins_of_a_package_that_replaced_itself_and_gives_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As `transformers` does on import: its `__path__` then holds `Path`s."""
+    inner = tmp_path / "lazy_package" / "inner.py"
+    inner.parent.mkdir()
+    inner.touch()
+    init = inner.with_name("__init__.py")
+    init.write_text(
+        "import pathlib, sys, types\n"
+        "lazy = types.ModuleType(__name__)\n"
+        "lazy.__spec__ = __spec__\n"
+        "__spec__.submodule_search_locations = [pathlib.Path(__file__).parent]\n"
+        "sys.modules[__name__] = lazy\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "lazy_package", importlib.import_module("lazy_package"))
+    assert origins("lazy_package.inner") == [init, inner]
