@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.batch import Batch, Cond
 from hierdiff.denoisers import Denoiser
@@ -116,11 +117,13 @@ class Augmented(Bridge):
             raise ValueError(f"blur {list(self.blur)}: give [least, largest] standard deviation")
         self._check(self.log_snr)
 
+    @override
     def stop(self, log_snr: float) -> float:
         if not self.truncated:
             return 0.0
         return float(self._schedule.inverse(torch.tensor(log_snr, dtype=torch.float64)))
 
+    @override
     def draw(self, shapes: Sequence[Sequence[int]], noise: Noise) -> Crossing:
         shape = shapes[0]
         b = shape[0]
@@ -136,11 +139,13 @@ class Augmented(Bridge):
         log_snr = self._schedule(early + (late - early) * uniforms(b, noise, stratified=True))
         return Crossing(log_snr, noise(self._noise_shape(shape)), blur)
 
+    @override
     def draw_at(self, shapes: Sequence[Sequence[int]], noise: Noise, log_snr: float) -> Crossing:
         self._check(log_snr)
         eps = noise(self._noise_shape(shapes[0]))
         return Crossing(eps.new_full((len(eps),), log_snr), eps, eps.new_zeros(len(eps)))
 
+    @override
     def __call__(self, levels: Levels, here: float, crossing: Crossing, cond: Cond) -> Handover:
         x = blurred(levels[0], crossing.blur) if self.blur is not None else levels[0]
         if self.noise_at == "low":
@@ -227,11 +232,13 @@ class Upsampler(Bridged):
             self.denoiser.check(self.shapes_in_training())
             self.objective.check(self.process, shapes=self.shapes_in_training())
 
+    @override
     def shapes_in_training(self) -> Sequence[tuple[int, ...]]:
         if self.crop is None:
             return self.shapes()
         return [(self.shapes()[0][0], self.crop, self.crop)]
 
+    @override
     def draw(self, batch: Batch, noise: Noise) -> Any:
         draws = super().draw(batch, noise)
         if self.crop is None:
@@ -240,6 +247,7 @@ class Upsampler(Bridged):
         corners = torch.stack([uniforms(len(batch), noise) for _ in "yx"], 1) * places
         return UpsamplerDraws(draws, corners.long() * self.factor)
 
+    @override
     def inputs(self, batch: Batch, draws: Any) -> tuple[Levels, Cond, Draws]:
         if self.crop is None:
             return super().inputs(batch, draws)

@@ -43,7 +43,7 @@ from hierdiff.levels import Resolution, plain_of, resolution_of
 from hierdiff.methods import Generator, Method, methods
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL
-from hierdiff.metrics.neighbours import neighbours
+from hierdiff.metrics.neighbours import nearest_images
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.quality import CurvePoint
 from hierdiff.metrics.reference import Reference
@@ -226,7 +226,7 @@ def picture(bench: Bench, shown: Images) -> None:
     # moments alone know no neighbours, and features of frames none of clips
     if not alone and looked_at.ndim == 4:
         reference = bench.references[finest]
-        _, rows = neighbours(
+        _, rows = nearest_images(
             looked_at, bench.extractor, reference, k=int(min(3, reference.statistics.n))
         )
         picture = neighbour_sheet(looked_at, rows, bench.run.data.part("train"))

@@ -22,7 +22,7 @@ from hierdiff.methods import Generator, Method
 from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.perceptual import perceptuals
-from hierdiff.metrics.reference import foreign
+from hierdiff.metrics.reference import read_moments
 from hierdiff.metrics.table import CAPTIONED, check_metrics, check_reference
 from hierdiff.results.record import FILE, Record
 from hierdiff.train import Prepared, prepare
@@ -171,7 +171,7 @@ def check_foreign(
     files = files_of(measure.references)
     check_sides(files, sides)
     for side, path in files.items():
-        reference = foreign(path, extractor, side)
+        reference = read_moments(path, extractor, side)
         for name in metrics:
             check_reference(name, reference)
 

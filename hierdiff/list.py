@@ -36,7 +36,7 @@ def parts() -> dict[str, Mapping[str, Callable[..., Any]]]:
 
     load_plugins()
     known = {plural(role): {name: r.get(name) for name in r} for role, r in registries().items()}
-    return {**known, "metrics": {name: metric.made for name, metric in METRICS.items()}}
+    return {**known, "metrics": {name: metric.compute for name, metric in METRICS.items()}}
 
 
 def plural(role: str) -> str:

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.files.cache import kept_array
 from hierdiff.inputs import digest, source_of
@@ -96,14 +97,17 @@ class Vocabulary(TextEncoder):
         self._vectors: dict[str, Tensor] = {}
 
     @property
+    @override
     def identity(self) -> str:
         return f"vocabulary-2-{self.width}-{self.length}"
 
     @property
+    @override
     def node(self) -> dict[str, Any]:
         words = None if self.words is None else list(self.words)
         return {"name": "vocabulary", "words": words, "width": self.width, "length": self.length}
 
+    @override
     def encode(self, captions: Sequence[str]) -> tuple[Float[Tensor, "n l d"], Bool[Tensor, "n l"]]:
         tokens = torch.zeros(len(captions), self.length, self.width)
         mask = torch.zeros(len(captions), self.length, dtype=torch.bool)
@@ -164,6 +168,7 @@ class Pretrained(TextEncoder):
         self.width = int(self._load("AutoConfig", sub="text_config").hidden_size)
 
     @property
+    @override
     def identity(self) -> str:
         """From the content of the files, or from the name on the hub."""
         folder = Path(self.source)
@@ -172,10 +177,12 @@ class Pretrained(TextEncoder):
         return f"{self._node['name']}-{key}-{self.length}"
 
     @property
+    @override
     def node(self) -> dict[str, Any]:
         return dict(self._node)
 
     @torch.no_grad()
+    @override
     def encode(self, captions: Sequence[str]) -> tuple[Float[Tensor, "n l d"], Bool[Tensor, "n l"]]:
         if not captions:
             empty = torch.zeros(0, self.length, dtype=torch.bool)
@@ -240,13 +247,16 @@ class Together(TextEncoder):
         self.length = max(part.length for part in parts)
 
     @property
+    @override
     def identity(self) -> str:
         return "+".join(part.identity for part in self.parts)
 
     @property
+    @override
     def node(self) -> dict[str, Any]:
         return {"name": "together", "parts": [part.node for part in self.parts]}
 
+    @override
     def encode(self, captions: Sequence[str]) -> tuple[Float[Tensor, "n l d"], Bool[Tensor, "n l"]]:
         mask = torch.zeros(len(captions), self.length, dtype=torch.bool)
         states = []

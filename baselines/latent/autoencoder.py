@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from baselines.latent.regularisers import Regulariser, regularisers
 from hierdiff.denoisers.layers import Multiples, Rate, Upsample
@@ -48,6 +49,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
+    @override
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
@@ -62,6 +64,7 @@ class Attention(nn.Module):
         self.norm = norm(width, groups)
         self.q, self.k, self.v, self.out = (nn.Conv2d(width, width, 1) for _ in range(4))
 
+    @override
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         h = self.norm(x)
         q, k, v = (
@@ -78,6 +81,7 @@ class Shrink(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, stride=2)
 
+    @override
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
@@ -257,6 +261,7 @@ class Autoencoder(nn.Module):
         """Images of a state, not clipped; a VQ autoencoder quantises it first."""
         return self.last_layer(self.decoder(self.from_latents(self.regulariser.quantised(z))))
 
+    @override
     def forward(
         self,
         images: Float[Tensor, "b c h w"],

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.discriminator import PatchGAN
@@ -166,14 +167,17 @@ class AutoencoderCodec(Codec):
         z = self.network.regulariser.sample(moments, eps)
         return ((z - self.statistics.mean) / self.statistics.std,)
 
+    @override
     def encode(self, images: Float[Tensor, "b c h w"]) -> Levels:
         return self.normalised(self.moments(images), None)
 
+    @override
     def decode(self, levels: Levels) -> dict[Name, Float[Tensor, "b c _h _w"]]:
         z = levels[0] * self.statistics.std + self.statistics.mean
         with self.network.at_rest():
             return {self.resolutions[0]: clipped(self.network.decode(z))}
 
+    @override
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return (self._shape,)
 
@@ -181,6 +185,7 @@ class AutoencoderCodec(Codec):
         """ValueError where the statistics are missing or stale."""
         self.statistics.check(self.network)
 
+    @override
     def tail(self, n: int) -> Codec:
         if n != 1:
             raise ValueError(f"an autoencoder gives one level, not {n}")

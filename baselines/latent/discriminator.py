@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
+from typing_extensions import override
 
 from hierdiff.options import Count
 from hierdiff.registry import single
@@ -56,6 +57,7 @@ class PatchGAN(nn.Module):
                 f"{self.smallest}: give it fewer `layers`"
             )
 
+    @override
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 _h _w"]:
         self.check(min(images.shape[2:]))
         return self.main(images)

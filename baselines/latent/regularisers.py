@@ -18,6 +18,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.options import Count, NonNegative
 from hierdiff.registry import Registry, suggest
@@ -106,6 +107,7 @@ class KL(Regulariser):
         mean, logvar = self.posterior(moments)
         return (mean**2 + logvar.exp() - 1 - logvar) / 2
 
+    @override
     def forward(
         self,
         moments: Float[Tensor, "b m h w"],
@@ -116,12 +118,14 @@ class KL(Regulariser):
         logs = {"kl": kl.detach().mean()}
         return Regularised(self.sample(moments, eps), reduced(kl, reduction), logs)
 
+    @override
     def sample(
         self, moments: Float[Tensor, "b m h w"], eps: Float[Tensor, "b c h w"] | None = None
     ) -> Float[Tensor, "b c h w"]:
         mean, logvar = self.posterior(moments)
         return mean if eps is None else mean + (logvar / 2).exp() * eps.to(mean)
 
+    @override
     def quantised(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return z
 
@@ -165,6 +169,7 @@ class VQ(Regulariser):
         b, _, h, w = z.shape
         return torch.cat(found).view(b, h, w)
 
+    @override
     def forward(
         self,
         moments: Float[Tensor, "b m h w"],
@@ -178,11 +183,13 @@ class VQ(Regulariser):
         logs = self.use(index) | {"quantisation": (q - moments).detach().square().mean()}
         return Regularised(_straight_through(moments, q), loss, logs)
 
+    @override
     def sample(
         self, moments: Float[Tensor, "b m h w"], eps: Float[Tensor, "b c h w"] | None = None
     ) -> Float[Tensor, "b c h w"]:
         return moments
 
+    @override
     def quantised(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return _straight_through(z, self._vectors(self.nearest(z)))
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from baselines.latent import moments
 from baselines.latent.autoencoder import Autoencoder
@@ -125,6 +126,7 @@ class AutoencoderStage(Stage):
         self.share, self.weights, self.batch_size = share, weights, batch_size
 
     @property
+    @override
     def turns(self) -> tuple[Turn, ...]:
         made = Turn("autoencoder", nn.ModuleList([self.autoencoder, self.log_variance]), self.lr)
         if self.discriminator is None:
@@ -132,10 +134,12 @@ class AutoencoderStage(Stage):
         return (made, Turn("discriminator", self.discriminator, self.loss.discriminator_lr))
 
     @property
+    @override
     def changes(self) -> tuple[int, ...]:
         return () if self.discriminator is None else (math.ceil(self.start_step),)
 
     @property
+    @override
     def identity(self) -> str:
         layout = (f"{name} {value}" for name, value in self.autoencoder.layout.items())
         return f"autoencoder of {', '.join(layout)}"
@@ -169,19 +173,23 @@ class AutoencoderStage(Stage):
             self._perceptual = (made.to(next(self.parameters())),)
         return self._perceptual[0]
 
+    @override
     def check(self, previous: Stage | None = None) -> None:
         if self.loss.perceptual:
             perceptuals.build(self.perceptual_node)
 
+    @override
     def start(self, previous: Stage | None, data: Any) -> Any:
         if self.share and self.loss.perceptual:
             _ = self.perceptual  # a missing file is found before the first step
         return data
 
+    @override
     def draw(self, batch: Batch, noise: Noise) -> Float[Tensor, "b d h w"]:
         """Noise of the posterior."""
         return noise((len(batch), *self.autoencoder.latent_shape(self.side)))
 
+    @override
     def forward(
         self, batch: Batch, draws: Tensor, turn: str = "autoencoder", step: int = 0
     ) -> Loss:
@@ -229,6 +237,7 @@ class AutoencoderStage(Stage):
             z = self.autoencoder.regulariser.mode(self.autoencoder.encode(images))
             return clipped(self.autoencoder.decode(z))
 
+    @override
     def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:
         """Originals, each followed by its reconstruction."""
         pairs = torch.stack([batch.images, self.reconstructed(batch.images)], dim=1)
@@ -281,6 +290,7 @@ class LatentDiffusion(Diffusion):
         self.statistics = self.codec.statistics
 
     @torch.no_grad()
+    @override
     def start(self, previous: Stage | None, data: Any) -> LatentData:
         """Encodes every image once, where no run has, and measures the statistics."""
         codec = self.codec
@@ -309,21 +319,26 @@ class LatentDiffusion(Diffusion):
     def _placed(self, images: Tensor) -> Tensor:
         return images.to(self.device, self.statistics.mean.dtype)
 
+    @override
     def start_untrained(self) -> None:
         super().start_untrained()
         self.statistics.none(self.codec.network)
 
+    @override
     def prepare_batch(self, batch: Batch) -> Batch:
         return Batch(self.codec.moments(batch.images), batch.cond)
 
+    @override
     def draw(self, batch: Batch, noise: Noise) -> LatentDraws:
         draws = super().draw(batch, noise)
         return LatentDraws(draws, noise((len(batch), *self.codec.shapes()[0])))
 
+    @override
     def inputs(self, batch: Batch, draws: LatentDraws) -> tuple[Levels, Cond, Draws]:
         x0: Levels = self.codec.normalised(batch.images, draws.eps)
         return x0, batch.cond, draws.draws
 
+    @override
     def opening(self, request: Request) -> tuple[Handover, Images]:
         self.codec.check()
         return super().opening(request)

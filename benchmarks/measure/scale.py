@@ -22,7 +22,7 @@ from hierdiff.metrics.attributes import ATTRIBUTES
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL
 from hierdiff.metrics.quality import POOLED, Quality
-from hierdiff.metrics.reference import Reference, foreign, levels_of, references
+from hierdiff.metrics.reference import Reference, levels_of, read_moments, references
 from hierdiff.metrics.scale import PixelGaussian
 from hierdiff.noise import from_generator, generator_of
 from hierdiff.results.record import SCHEMA
@@ -44,7 +44,7 @@ def real_references(
     """
     train, given = data.part("train"), given or {}
     check_sides(given, resolutions)
-    foreigners = {side: foreign(path, extractor, side) for side, path in given.items()}
+    foreigners = {side: read_moments(path, extractor, side) for side, path in given.items()}
     own = references(
         image_batches(train),
         extractor,

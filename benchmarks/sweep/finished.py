@@ -112,7 +112,7 @@ def inputs_of(config: Mapping[str, Any], data: str) -> dict[str, str]:
     node, files = config["measure"]["extractor"], {}
     released = getattr(extractors.named(node), "released", None)
     if released is not None and node.get("weights") is None:
-        paths = (place for place in weights.places(released) if place.is_file())
+        paths = (place for place in weights.search_paths(released) if place.is_file())
         files = {f"{place.name} for measure.extractor": place for place in [*paths][:1]}
     return inputs({k: v for k, v in config.items() if k not in NAMES}, data=data, files=files)
 

@@ -13,10 +13,11 @@ GROUPS = 32  # of every group norm in every network that is read here
 
 
 def load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Weights under our names into a network that was built as the published one.
+    """Loads weights under our names into a network with the options of the published one.
 
-    Error: ValueError where names or shapes differ, and for a group norm of another number of
-    groups, which has the same shapes and computes something else.
+    Raises:
+        ValueError: where names or shapes differ, or the groups of a group norm, which no shape
+            shows.
     """
     check_groups(network)
     own = network.state_dict()
@@ -33,6 +34,11 @@ def load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def check_groups(network: nn.Module) -> None:
+    """Refuses a network whose group norms have other than 32 groups, as all published ones have.
+
+    Raises:
+        ValueError: with the name of the first such norm.
+    """
     for name, part in network.named_modules():
         if isinstance(part, nn.GroupNorm) and part.num_groups != GROUPS:
             raise ValueError(

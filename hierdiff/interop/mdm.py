@@ -34,8 +34,11 @@ _SCALAR = re.compile(r"(.*?)cond_layers\.(\w+)\.([01])\.(.*)")
 
 
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An official state dict under our names. Error: ValueError for a micro-condition but `scale`,
-    which nothing here gives."""
+    """An official state dict under our names.
+
+    Raises:
+        ValueError: for a micro-condition other than `scale`, which no data here has.
+    """
     other = {match[2] for key in state if (match := _SCALAR.fullmatch(key))} - {"scale"}
     if other:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""What is drawn, beside how: parts of generated images against the law that real ones are drawn by.
+"""Content instead of style: parts of generated images against the law that real ones are drawn by.
 
-A classifier (`hierdiff.metrics.classifier`) names the parts of every image. Three numbers come of
-it: how far the frequencies of parts are from the law, how often an image has parts that exclude
-each other, and how often a part is what the condition said. The classifier errs, more at low
-resolutions: a value is read beside that of real images, measured in the same way.
+A classifier (`hierdiff.metrics.classifier`) names the parts of every image. There are three
+metrics: how far the frequencies of parts are from the law, how often an image has parts that
+exclude each other, and how often a part is the one in the condition. The classifier errs, more
+often at low resolutions: read a value beside that of real images.
 
 Views are those of `quality`: `native` is a level of the method, `pooled` its finest image reduced.
 """
@@ -22,96 +22,102 @@ from torch import Tensor
 
 from hierdiff.data.law import Law
 from hierdiff.levels import Name, Resolution, finest_first, sides_of, size_of, text_of
-from hierdiff.metrics.classifier import SHA256, SIDES, classifier_of, unknown
+from hierdiff.metrics.classifier import SHA256, SIDES, classifier_of, no_classifier
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.frechet import summed
+from hierdiff.metrics.frechet import all_reduced_sum
 from hierdiff.metrics.identity import PROTOCOL
 from hierdiff.metrics.quality import HIGH, LOW, NATIVE, POOLED, Place, Quality, row_order
-from hierdiff.metrics.reference import extracted, pooled
+from hierdiff.metrics.reference import feature_batches, pooled
 
-ATTRIBUTES = "attributes"  # the name under which a benchmark asks for these metrics
+ATTRIBUTES = "attributes"  # name of these metrics in a benchmark's list
 
 Codes = Mapping[str, Int[Tensor, " b"]]
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Of images: sums, so that those of batches and of processes merge by addition.
+    """Counts over images; those of batches and of processes add up.
 
-    parts: images by predicted code, one attribute after another; impossible: images with a pair of
-    parts that exclude each other. By attribute, asked: images whose condition said its code, right:
-    those that have it; conditioned: images whose condition said anything.
+    parts: images by predicted code, one attribute after another. impossible: images with a pair of
+    parts that exclude each other. conditions: by attribute, images whose condition states its code;
+    right: those of them with that code. conditioned: images whose condition states any code.
     """
 
     law: Law
     parts: Int[Tensor, " codes"]
     impossible: Int[Tensor, ""]
-    asked: Int[Tensor, " attributes"]
+    conditions: Int[Tensor, " attributes"]
     right: Int[Tensor, " attributes"]
     conditioned: Int[Tensor, ""]
 
     @staticmethod
-    def of(law: Law, found: Codes, wanted: Codes | None = None) -> Counts:
-        """found: predicted codes; wanted: those that conditions said, -1 for none."""
-        b = len(next(iter(found.values())))
+    def of(law: Law, predictions: Codes, targets: Codes | None = None) -> Counts:
+        """Counts of one batch; targets: codes that the conditions state, -1 for none."""
+        b = len(next(iter(predictions.values())))
         silent = torch.full((b,), -1)
-        said = torch.stack([(wanted or {}).get(name, silent) for name in law.frequencies])
-        seen = torch.stack([found[name] for name in law.frequencies])
-        parts = [torch.bincount(found[name], minlength=k) for name, k in law.sizes.items()]
+        target = torch.stack([(targets or {}).get(name, silent) for name in law.frequencies])
+        prediction = torch.stack([predictions[name] for name in law.frequencies])
+        parts = [torch.bincount(predictions[name], minlength=k) for name, k in law.sizes.items()]
         excluded = torch.zeros(b, dtype=torch.bool)
         for (one, code), (other, its) in law.impossible:
-            excluded |= (found[one] == code) & (found[other] == its)
+            excluded |= (predictions[one] == code) & (predictions[other] == its)
         return Counts(
             law,
             torch.cat(parts),
             excluded.sum(),
-            (said >= 0).sum(1),
-            ((said >= 0) & (said == seen)).sum(1),
-            (said >= 0).any(0).sum(),
+            (target >= 0).sum(1),
+            ((target >= 0) & (target == prediction)).sum(1),
+            (target >= 0).any(0).sum(),
         )
 
     @property
     def n(self) -> int:
+        """Number of images."""
         return int(self.parts.sum()) // len(self.law.frequencies)
 
     def merge(self, other: Counts) -> Counts:
+        """Counts over both sets of images."""
         return self._of([a + b for a, b in zip(self._sums, other._sums, strict=True)])
 
     def all_reduce(self) -> Counts:
-        """Over all processes of the default group; itself where there is no group."""
-        return self._of([summed(x) for x in self._sums])
+        """Sums over all processes of the default group; itself where there is no group."""
+        return self._of([all_reduced_sum(x) for x in self._sums])
 
     @property
     def variations(self) -> dict[str, float]:
-        """Total variation of the frequencies from the law, half the sum of |difference|, by
-        attribute: 0 to 1."""
-        seen = self.parts.double().split(list(self.law.sizes.values()))
+        """Total variation of the frequencies from the law by attribute, half the sum of
+        |difference|: 0 to 1.
+        """
+        by_attribute = self.parts.double().split(list(self.law.sizes.values()))
         return {
             name: float((counts / self.n - torch.tensor(p, dtype=torch.float64)).abs().sum()) / 2
-            for (name, p), counts in zip(self.law.frequencies.items(), seen, strict=True)
+            for (name, p), counts in zip(self.law.frequencies.items(), by_attribute, strict=True)
         }
 
     @property
     def accuracies(self) -> dict[str, float]:
-        """Share of images with the part that their condition said, by attribute that was said."""
-        rows = zip(self.law.frequencies, self.right.tolist(), self.asked.tolist(), strict=True)
-        return {name: right / asked for name, right, asked in rows if asked}
+        """Share of images with the code of their condition, by attribute; those in no condition are
+        left out.
+        """
+        rows = zip(self.law.frequencies, self.right.tolist(), self.conditions.tolist(), strict=True)
+        return {name: right / count for name, right, count in rows if count}
 
     @property
     def _sums(self) -> list[Tensor]:
-        return [self.parts, self.impossible, self.asked, self.right, self.conditioned]
+        return [self.parts, self.impossible, self.conditions, self.right, self.conditioned]
 
     def _of(self, sums: Sequence[Tensor]) -> Counts:
         return Counts(self.law, *sums)
 
 
 def variation_floor(law: Law, n: int) -> float:
-    """Expected mean total variation of n draws of the law itself, classified without error.
+    """Expected mean total variation of n draws from the law itself, classified without error: 0 to
+    1.
 
-    Exact: a count is binomial, whose mean absolute deviation is De Moivre's
-    2 m C(n, m) p^m (1 - p)^(n - m + 1) with m = floor(n p) + 1. That parts of an image depend on
-    each other does not move an expectation. Where conditions fix a part, its frequencies are those
-    of the conditions and not of new draws.
+    Exact: a count is binomial, with De Moivre's mean absolute deviation 2 m C(n, m) p^m (1 - p)^(n
+    - m + 1), m = floor(n p) + 1. Dependence between the parts of an image does not change an
+    expectation. Where conditions fix a part, its frequencies are those of the conditions and not of
+    new draws.
     """
     return fmean(
         sum(_mean_deviation(n, probability) for probability in p) / (2 * n)
@@ -129,14 +135,14 @@ def _mean_deviation(n: int, p: float) -> float:
 
 
 def hindrance(law: Law | None, resolutions: Sequence[Resolution]) -> str | None:
-    """Why these metrics cannot be had of images at `resolutions`, None where they can."""
+    """Why these metrics cannot be computed at `resolutions`; None where they can."""
     if law is None:
         return (
             f"metric {ATTRIBUTES!r} compares parts of images with the law that they are drawn by, "
             f"and this data states none: leave the metric out, or take data=critters"
         )
     if law.name not in SHA256:
-        return f"metric {ATTRIBUTES!r}: {unknown(law)}"
+        return f"metric {ATTRIBUTES!r}: {no_classifier(law)}"
     if any(len(sides_of(one)) != 2 for one in resolutions):
         return f"metric {ATTRIBUTES!r}: its classifier knows images alone, leave the metric out"
     least = finest_first(resolutions)[-1]
@@ -149,7 +155,11 @@ def hindrance(law: Law | None, resolutions: Sequence[Resolution]) -> str | None:
 
 
 def check_attributes(law: Law | None, resolutions: Sequence[Resolution]) -> None:
-    """ValueError, in one sentence, where the metrics cannot be had or the classifier is damaged."""
+    """Refuses data or resolutions for which these metrics cannot be computed.
+
+    Raises:
+        ValueError: with the reason in one sentence, or where the classifier's file is damaged.
+    """
     reason = hindrance(law, resolutions)
     if law is None or reason is not None:
         raise ValueError(reason)
@@ -159,9 +169,9 @@ def check_attributes(law: Law | None, resolutions: Sequence[Resolution]) -> None
 class AttributeMeter:
     """Streams the images of one method into `Quality` rows of their parts, as `FidelityMeter` does.
 
-    law: of the data; resolutions: at which the finest images are also measured when reduced;
-    classifier: its outputs are logits of each attribute, without it the one that ships. rows: what
-    an identity says of the conditions (`table.View`). `counts` has what was seen, by place.
+    law: of the data. resolutions: to which the finest images are also reduced. classifier: its
+    outputs are logits of each attribute; None for the one in the package. rows: rule of the
+    conditions (`table.View`). `counts`: the counts so far, by place.
     """
 
     def __init__(
@@ -178,15 +188,19 @@ class AttributeMeter:
 
     @property
     def identity(self) -> str:
-        """classifier@weights : resize : quantisation : law."""
+        """As text: classifier@weights : resize : quantisation : law."""
         return f"{self.classifier.identity} : law-{self.law.hash}"
 
     def add(
-        self, levels: Mapping[Name, UInt8[Tensor, "b c _h _w"]], wanted: Codes | None = None
+        self, levels: Mapping[Name, UInt8[Tensor, "b c _h _w"]], targets: Codes | None = None
     ) -> None:
         """One batch of a method, {name of a level: images}, finest first.
 
-        wanted: by attribute the codes that the conditions of the images said, -1 for none.
+        targets: by attribute the codes that the conditions of the images state, -1 for none.
+
+        Raises:
+            ValueError: for a resolution not in `resolutions`, an unknown attribute, or a code out
+                of range.
         """
         places = {name: Place.of(name, images) for name, images in levels.items()}
         for place in places.values():
@@ -196,30 +210,31 @@ class AttributeMeter:
                     f"images at {text_of(place.resolution)} px where {list(self.resolutions)} are "
                     f"measured: give the resolutions {finest_first([*known, *self.resolutions])}"
                 )
-        self._check(wanted or {})
+        self._check(targets or {})
         finest, *_ = levels
         self._finest = places[finest]
         for name, images in levels.items():
-            self._count(images, places[name], wanted)
+            self._count(images, places[name], targets)
         for one in self.resolutions:
             if size_of(one) < size_of(places[finest].resolution):
-                self._count(pooled(levels[finest], one), Place(one, None, POOLED), wanted)
+                self._count(pooled(levels[finest], one), Place(one, None, POOLED), targets)
 
     def qualities(self) -> list[Quality]:
-        """Every view, finest level first; a collective call where processes share the work.
+        """A row for each view and metric, finest level first.
 
-        At a method's finest level both views are the same images. No accuracy where nothing
-        was conditioned, no impossible pairs where the law has none.
+        A collective call where processes share the work. At a method's finest level both views are
+        the same images. No accuracy where nothing was conditioned, no impossible pairs where the
+        law has none.
         """
         rows = []
         for place in sorted(self.counts, key=Place.order):
-            made = self._rows(place, self.counts[place].all_reduce())
+            values = self._rows(place, self.counts[place].all_reduce())
             views = (NATIVE, POOLED) if place == self._finest else (place.view,)
-            rows += [replace(row, view=view) for view in views for row in made]
+            rows += [replace(row, view=view) for view in views for row in values]
         return sorted(rows, key=row_order)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """All that the images so far have given, to go on from by `restore`."""
+        """State after the images so far; `restore` continues from it."""
         arrays = {
             f"{place.text()}/{i}": total.numpy()
             for place, counts in self.counts.items()
@@ -229,7 +244,7 @@ class AttributeMeter:
         return {**dict.fromkeys(finest, np.asarray(1)), **arrays}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """The state of another meter of the same law; KeyError, ValueError if it is none."""
+        """The state of another meter of the same law; KeyError or ValueError for any other."""
         finest = [key for key in arrays if key.startswith("finest/")]
         self._finest = next((Place.read(key.removeprefix("finest/")) for key in finest), None)
         state = {key: array for key, array in arrays.items() if key not in finest}
@@ -241,18 +256,18 @@ class AttributeMeter:
             for place in places
         }
 
-    def _rows(self, place: Place, seen: Counts) -> list[Quality]:
+    def _rows(self, place: Place, counts: Counts) -> list[Quality]:
         def row(
             metric: str,
             value: float,
             estimator: str,
             *,
             better: str = LOW,
-            n: int = seen.n,
+            n: int = counts.n,
             floor: float | None = None,
         ) -> Quality:
             identity = replace(
-                self.classifier.made,
+                self.classifier.base_identity,
                 n=n,
                 rows=self.rows or None,
                 reference=f"law-{self.law.hash}",
@@ -275,40 +290,40 @@ class AttributeMeter:
         rows = [
             row(
                 "TV parts",
-                fmean(seen.variations.values()),
+                fmean(counts.variations.values()),
                 f"total-variation-mean-of-{len(self.law.frequencies)}",
-                floor=variation_floor(self.law, seen.n),
+                floor=variation_floor(self.law, counts.n),
             )
         ]
         if self.law.impossible:
-            share = int(seen.impossible) / seen.n
+            share = int(counts.impossible) / counts.n
             rows.append(
                 row("impossible pairs", share, f"share-of-{len(self.law.impossible)}-pairs")
             )
-        if seen.accuracies:
-            share = int(seen.right.sum()) / int(seen.asked.sum())
-            told = f"accuracy-{'+'.join(seen.accuracies)}"
-            n = int(seen.conditioned)
-            rows.append(row("attribute accuracy", share, told, better=HIGH, n=n))
+        if counts.accuracies:
+            share = int(counts.right.sum()) / int(counts.conditions.sum())
+            estimator = f"accuracy-{'+'.join(counts.accuracies)}"
+            n = int(counts.conditioned)
+            rows.append(row("attribute accuracy", share, estimator, better=HIGH, n=n))
         return rows
 
-    def _count(self, images: Tensor, place: Place, wanted: Codes | None) -> None:
-        parts = list(extracted(self.classifier, images))
+    def _count(self, images: Tensor, place: Place, targets: Codes | None) -> None:
+        parts = list(feature_batches(self.classifier, images))
         if not all(bool(part[name].isfinite().all()) for part in parts for name in part):
             raise FloatingPointError(
                 f"the classifier of parts gives values that are not finite for images at "
                 f"{text_of(place.resolution)} px ({place.view}): its weights or the images hold NaN"
             )
-        found = {
+        predictions = {
             name: torch.cat([part[name].argmax(1) for part in parts]).cpu()
             for name in self.law.frequencies
         }
-        counts = Counts.of(self.law, found, wanted)
+        counts = Counts.of(self.law, predictions, targets)
         before = self.counts.get(place)
         self.counts[place] = counts if before is None else before.merge(counts)
 
-    def _check(self, wanted: Codes) -> None:
-        for name, codes in wanted.items():
+    def _check(self, targets: Codes) -> None:
+        for name, codes in targets.items():
             if name not in self.law.frequencies:
                 raise ValueError(
                     f"codes of {name!r}, which is no attribute of {self.law.name!r}: give those of "

@@ -18,6 +18,7 @@ from einops.layers.torch import Rearrange
 from jaxtyping import Float, UInt8
 from safetensors import safe_open
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.data.law import Law
 from hierdiff.metrics import weights as files
@@ -51,6 +52,7 @@ class PartNetwork(nn.Module):
         )
         self.heads = nn.Linear(24 * (SIDE // 8) ** 2, codes)
 
+    @override
     def forward(self, x: Float[Tensor, "b 3 64 64"]) -> Float[Tensor, "b k"]:
         return self.heads(self.trunk(x))
 
@@ -61,6 +63,7 @@ class _Residual(nn.Module):
         second = nn.Sequential(*_convolution(width, width))[:-1]
         self.inside = nn.Sequential(*_convolution(width, width), *second)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return (x + self.inside(x)).relu()
 
@@ -70,22 +73,22 @@ def _convolution(inputs: int, outputs: int, side: int = 3, stride: int = 1) -> l
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-def kept_of(network: PartNetwork) -> dict[str, Tensor]:
-    """The tensors that a file holds: all but the counters of batches."""
+def stored_tensors(network: PartNetwork) -> dict[str, Tensor]:
+    """The tensors that a weights file holds: all but the batch counters of the norms."""
     return {name: t for name, t in network.state_dict().items() if t.is_floating_point()}
 
 
-def seen(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 64 64"]:
-    """What the network sees of images: [-1, 1], brought to its side."""
+def network_input(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 64 64"]:
+    """Images in [-1, 1], resized to the network's side."""
     x = F.interpolate(images.float(), size=(SIDE, SIDE), mode="bilinear", antialias=True)
     return x / 127.5 - 1
 
 
 class PartClassifier(Extractor):
-    """Frozen; its outputs are the logits of each attribute.
+    """Frozen; its outputs are the logits of each attribute, `features` all logits.
 
-    sizes: codes by attribute; law: hash of the law whose parts it knows; accuracy: of the images
-    that it was measured with, by side (a string) and attribute. `features` are all logits.
+    sizes: number of codes by attribute. law: hash of the law whose parts it knows. accuracy: on
+    held-out images, by side (a string) and attribute.
     """
 
     resize = f"bilinear-antialias-{SIDE}"
@@ -108,23 +111,30 @@ class PartClassifier(Extractor):
         self._freeze()
 
     @property
+    @override
     def outputs(self) -> dict[str, int]:
         return self.sizes
 
+    @override
     def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        return self.network(seen(images))
+        return self.network(network_input(images))
 
+    @override
     def parts(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _d"]]:
         logits = self.features(images).split(list(self.sizes.values()), dim=1)
         return dict(zip(self.sizes, logits, strict=True))
 
     @staticmethod
     def read(path: Path, sha256: str) -> PartClassifier:
-        """Of a file of `make_classifier`. ValueError unless it has this hash."""
-        found = files.sha256(path)
-        if found != sha256:
+        """Reads a file of `make_classifier`.
+
+        Raises:
+            ValueError: unless its SHA-256 is `sha256`.
+        """
+        digest = files.sha256(path)
+        if digest != sha256:
             raise ValueError(
-                f"{path} has sha256 {found}, not {sha256}: install hierdiff again, or make it "
+                f"{path} has sha256 {digest}, not {sha256}: install hierdiff again, or make it "
                 f"with {MAKE}"
             )
         with safe_open(path, "pt") as file:
@@ -132,23 +142,24 @@ class PartClassifier(Extractor):
         sizes = about["sizes"]
         network = PartNetwork(sum(sizes.values()), about["width"])
         state = {name: tensor.float() for name, tensor in files.read(path).items()}
-        network.load_state_dict(files.taken(state, kept_of(network), path), strict=False)
+        network.load_state_dict(files.matching(state, stored_tensors(network), path), strict=False)
         return PartClassifier(
             network,
             sizes,
             name=f"{about['name']}-parts",
             law=about["law"],
-            weights=found[:8],
+            weights=digest[:8],
             accuracy=about["accuracy"],
         )
 
 
-def place(name: str) -> Path:
-    """Of the file that ships for the law of this name."""
+def weights_path(name: str) -> Path:
+    """Path of the classifier's weights in the package, for the law of this name."""
     return SHIPPED / f"classifier-{name}.safetensors"
 
 
-def unknown(law: Law) -> str:
+def no_classifier(law: Law) -> str:
+    """The error's text for a law without a classifier."""
     return (
         f"no classifier of the parts of {law.name!r} comes with the package, only of "
         f"{', '.join(SHA256)}: leave the metric out"
@@ -156,10 +167,15 @@ def unknown(law: Law) -> str:
 
 
 def classifier_of(law: Law) -> PartClassifier:
-    """What came with the package for a law. ValueError where nothing did, or it is another law."""
+    """The classifier in the package for a law.
+
+    Raises:
+        ValueError: where there is none, it is damaged, or it was trained for another version of the
+            law.
+    """
     if law.name not in SHA256:
-        raise ValueError(unknown(law))
-    classifier = PartClassifier.read(place(law.name), SHA256[law.name])
+        raise ValueError(no_classifier(law))
+    classifier = PartClassifier.read(weights_path(law.name), SHA256[law.name])
     if classifier.law != law.hash:
         raise ValueError(
             f"the classifier of {law.name!r} was trained for the law {classifier.law}, the data "

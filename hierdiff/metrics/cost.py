@@ -1,7 +1,7 @@
 """Cost: floating-point operations, parameters, time and memory.
 
 A multiply-add counts as 2 operations, attention as its two products without the softmax. Times are
-seconds, memory is MiB. What was not measured is None, never zero.
+seconds, memory is MiB. An unknown value is None, never zero.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ UNSTEADY = 0.2  # a spread over this share of the median marks a timing
 
 
 def flops(fn: Callable[[], Any]) -> int:
-    """Operations of one call of `fn`: matrix products, convolutions, attention.
+    """Floating-point operations of one call of `fn`: matrix products, convolutions, attention.
 
-    Works on the `meta` device, and counts a backward pass that `fn` runs. Norms, activations and
+    Works on the `meta` device, and counts a backward pass inside `fn`. Norms, activations and
     resizes count nothing. Causal attention is not halved. Count outside of a timed run.
     """
     with FlopCounterMode(display=False, custom_mapping=_attention_on_cpu()) as counter:
@@ -85,6 +85,7 @@ class Timing:
 
 
 def is_unsteady(median: float, iqr: float | None) -> bool:
+    """Whether the spread is unknown, or above a fifth of the median."""
     return iqr is None or iqr > UNSTEADY * median
 
 
@@ -95,7 +96,11 @@ def time_call(
     repeats: int = 10,
     device: torch.device | str = "cpu",
 ) -> Timing:
-    """Wall-clock time of `fn`, with the device synchronised before and after every call."""
+    """Wall-clock seconds of `fn`, with the device synchronised before and after every call.
+
+    Raises:
+        ValueError: for repeats below 1 or warmup below 0.
+    """
     if repeats < 1 or warmup < 0:
         raise ValueError(f"repeats {repeats} and warmup {warmup}: repeat once or more")
     load = load_average()
@@ -115,7 +120,7 @@ def seconds_of(fn: Callable[[], Any], device: torch.device | str = "cpu") -> flo
 
 
 def timing(times: list[float], *, warmup: int, load: float | None = None) -> Timing:
-    """Summary of seconds that were taken elsewhere."""
+    """Summary of the seconds of several calls."""
     iqr = None
     if len(times) > 1:
         low, _, high = statistics.quantiles(times, n=4, method="inclusive")
@@ -127,8 +132,8 @@ def timing(times: list[float], *, warmup: int, load: float | None = None) -> Tim
 class PeakMemory:
     """Peaks in MiB. allocated, reserved: of the CUDA allocator, None elsewhere.
 
-    host: the high-water mark of this process over its whole life, so each case is measured in a
-    fresh process; host_baseline: its resident size when the meter was made.
+    host: the high-water mark of this process over its whole life, so each case needs a
+    fresh process; host_baseline: its resident size when the meter was built.
     """
 
     allocated: float | None
@@ -138,7 +143,7 @@ class PeakMemory:
 
 
 class MemoryMeter:
-    """Made before the work, asked for the `peak()` after it."""
+    """Peak memory from its construction to `peak()`; on CUDA it resets the allocator's peaks."""
 
     def __init__(self, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
@@ -148,6 +153,7 @@ class MemoryMeter:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak(self) -> PeakMemory:
+        """Peaks so far, in MiB."""
         allocated = reserved = None
         if self.device.type == "cuda":
             _synchronize(self.device)
@@ -174,8 +180,8 @@ def energy_of(
 ) -> float | None:
     """Joules of one call, over as many as take `at_least` seconds; None where nothing counts them.
 
-    NVML's counter of a GPU's total energy: it is told every 20 to 100 ms, so a window must be
-    long, and it sees everything that runs on that GPU. Needs nvidia-ml-py (`hierdiff[energy]`).
+    NVML's counter of a GPU's total energy: it is updated every 20 to 100 ms, so the window must be
+    long, and it counts everything that runs on that GPU. Needs nvidia-ml-py (`hierdiff[energy]`).
     """
     if torch.device(device).type != "cuda":
         return None
@@ -217,7 +223,7 @@ def _rusage_peak() -> float | None:
 
 
 def load_average() -> float | None:
-    """Of the machine over the last minute."""
+    """Load of the machine over the last minute; None where the system has no such number."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 

@@ -1,6 +1,6 @@
 """Inception score of logits, PSNR and SSIM of uint8 images, as torchmetrics computes them.
 
-torchmetrics is imported when one of them is asked for.
+torchmetrics is imported at the first call.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ class InceptionScore:
 
 
 def inception_score(logits: Float[Tensor, "n k"], splits: int = 10) -> InceptionScore:
-    """logits: of each image, those of `features.Inception` for the published score.
+    """Mean and spread over splits of exp E KL(p(y|x) | p(y)), at least 1 (arXiv 1606.03498).
 
-    Images are shuffled before they are split, always in the same way.
+    logits: one row an image, those of the extractor `inception` for the published score. Images are
+    shuffled before the split, always in the same way.
+
+    Raises:
+        ValueError: where there are fewer images than splits.
     """
     if len(logits) < splits:
         raise ValueError(

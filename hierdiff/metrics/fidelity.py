@@ -1,8 +1,8 @@
 """Quality of generated images at every resolution, against real images reduced by one operator.
 
 Two views at a resolution: `native` is the level that a method itself gives there, `pooled` is its
-finest image reduced to that resolution. Metrics are rows of the table `METRICS`; all of them are
-made from one pass over the images.
+finest image reduced to that resolution. Metrics are rows of the table `METRICS`, all
+computed in one pass over the images.
 
 A value stands beside its noise floor and the identity under which it may be compared:
 extractor@weights : resize : quantisation : N : rows : reference : estimator. N counts the images
@@ -28,7 +28,7 @@ from hierdiff.levels import Name, Resolution, finest_first, size_of, text_of
 from hierdiff.metrics.extractors import CLIP, Extractor
 from hierdiff.metrics.frechet import Statistics
 from hierdiff.metrics.quality import NATIVE, POOLED, Place, Quality, row_order
-from hierdiff.metrics.reference import Reference, extracted, pooled
+from hierdiff.metrics.reference import Reference, feature_batches, pooled
 from hierdiff.metrics.table import METRICS, View, check_metrics, check_reference
 
 log = logging.getLogger(__name__)
@@ -73,10 +73,13 @@ class FidelityMeter:
         levels: Mapping[Name, UInt8[Tensor, "b c *_sides"]],
         captions: Sequence[str] | None = None,
     ) -> None:
-        """One batch of a method, {name of a level: images}, finest first; the first is also
-        measured when reduced.
+        """One batch of a method, {name of a level: images}, finest first.
 
-        captions: of the images, for the CLIP score alone.
+        The first is also reduced to each coarser reference. captions: one an image, for the CLIP
+        score.
+
+        Raises:
+            ValueError: for a resolution without a reference, or a CLIP score without captions.
         """
         places = {name: Place.of(name, images) for name, images in levels.items()}
         for place in places.values():
@@ -87,15 +90,15 @@ class FidelityMeter:
                     f"for {finest_first([*known, *self.references])}"
                 )
         finest, *_ = levels
-        said = self._said(captions, len(levels[finest]))
+        embeddings = self._embedded(captions, len(levels[finest]))
         self._finest = places[finest]
         for name, images in levels.items():
-            self._extract(images, places[name], said)
+            self._extract(images, places[name], embeddings)
         for resolution in self.references:
             if size_of(resolution) >= size_of(places[finest].resolution):
                 continue
             reduced = pooled(levels[finest], resolution)
-            self._extract(reduced, Place(resolution, None, POOLED), said)
+            self._extract(reduced, Place(resolution, None, POOLED), embeddings)
             for name, place in places.items() if "consistency" in self._keep else ():
                 if place.resolution == resolution:
                     error = reduced.float() - levels[name].float()
@@ -105,9 +108,10 @@ class FidelityMeter:
                     self._stream(place, "consistency", 1).add(rms[:, None])
 
     def qualities(self) -> list[Quality]:
-        """Every view, finest level first; a collective call where processes share the work.
+        """A row for each view and metric, finest level first.
 
-        At a method's finest level both views are the same images.
+        A collective call where processes share the work. At a method's finest level both views are
+        the same images.
         """
         rows = []
         for place in sorted(self.streams, key=Place.order):
@@ -115,19 +119,19 @@ class FidelityMeter:
             whole = {output: streams[output].all_reduce() for output in sorted(streams)}
             reference = self.references[place.resolution]
             view = View(place.name, place.view, self.extractor, whole, reference, self.rows)
-            made = [
+            values = [
                 row
                 for metric in self.metrics
                 if METRICS[metric].takes in whole
-                for row in METRICS[metric].made(view)
+                for row in METRICS[metric].compute(view)
             ]
             views = (NATIVE, POOLED) if place == self._finest else (place.view,)
-            rows += [replace(row, view=each) for each in views for row in made]
-        self._say_few()
+            rows += [replace(row, view=each) for each in views for row in values]
+        self._log_few()
         return sorted(rows, key=row_order)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """All that the images so far have given, to go on from by `restore`."""
+        """State after the images so far; `restore` continues from it."""
         arrays = {
             f"{place.text()}/{output}/{name}": array
             for place, streams in self.streams.items()
@@ -138,7 +142,7 @@ class FidelityMeter:
         return {**dict.fromkeys(finest, np.asarray(1)), **arrays}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """The state of another meter of the same metrics; KeyError, ValueError if it is none."""
+        """Takes the state of a meter with the same metrics; KeyError or ValueError otherwise."""
         parts: dict[str, dict[str, np.ndarray]] = {}
         self._finest, self.streams = None, {}
         for key, array in arrays.items():
@@ -152,23 +156,27 @@ class FidelityMeter:
             streams = self.streams.setdefault(Place.read(place), {})
             streams[output] = Statistics.from_arrays(state)
 
-    def _extract(self, images: Tensor, place: Place, said: Tensor | None) -> None:
+    def _extract(self, images: Tensor, place: Place, embeddings: Tensor | None) -> None:
         outputs = self.extractor.outputs
         if not {*outputs, "alignment"} & set(self._keep):
             return
         first = 0
-        for parts in extracted(self.extractor, images):
+        for parts in feature_batches(self.extractor, images):
             for output in outputs:
                 if output in self._keep:
                     self._stream(place, output, outputs[output]).add(parts[output])
-            if said is not None:
+            if embeddings is not None:
                 count = len(parts["features"])
-                cosine = (parts["features"] * said[first : first + count]).sum(1)
+                cosine = (parts["features"] * embeddings[first : first + count]).sum(1)
                 self._stream(place, "alignment", 1).add(100 * cosine.clamp_min(0)[:, None])
                 first += count
 
-    def _said(self, captions: Sequence[str] | None, n: int) -> Tensor | None:
-        """Embeddings of the captions, where the CLIP score is wanted."""
+    def _embedded(self, captions: Sequence[str] | None, n: int) -> Tensor | None:
+        """Embeddings of the captions, where the CLIP score is a metric.
+
+        Raises:
+            ValueError: where there are not as many captions as images.
+        """
         if "alignment" not in self._keep:
             return None
         if captions is None or len(captions) != n:
@@ -178,7 +186,7 @@ class FidelityMeter:
                 f"leave the metric out"
             )
         assert isinstance(self.extractor, CLIP)
-        return self.extractor.embedded(captions)
+        return self.extractor.embed(captions)
 
     def _stream(self, place: Place, output: str, width: int) -> Statistics:
         streams = self.streams.setdefault(place, {})
@@ -186,7 +194,7 @@ class FidelityMeter:
             streams[output] = Statistics(width, self._keep[output])
         return streams[output]
 
-    def _say_few(self) -> None:
+    def _log_few(self) -> None:
         fewest = min((s["features"].n for s in self.streams.values() if "features" in s), default=0)
         if 0 < fewest <= self.extractor.width:
             log.info(

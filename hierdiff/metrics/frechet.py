@@ -48,12 +48,17 @@ class Moments:
 
     @staticmethod
     def empty(width: int) -> Moments:
+        """Moments of no features of this width."""
         zeros = torch.zeros(width, width, dtype=torch.float64)
         return Moments(0, zeros[0].clone(), zeros)
 
     @staticmethod
     def of(features: Float[Tensor, "n d"]) -> Moments:
-        """Moments of one batch. ValueError if a feature is not finite."""
+        """Moments of one batch of features.
+
+        Raises:
+            ValueError: where a feature is NaN or infinite.
+        """
         x = features.detach().to("cpu", torch.float64)
         if not torch.isfinite(x).all():
             bad = int((~torch.isfinite(x).all(dim=1)).sum())
@@ -79,11 +84,16 @@ class Moments:
         return Moments(n, mean, self.scatter + other.scatter + between)
 
     def update(self, features: Float[Tensor, "n d"]) -> Moments:
+        """Moments with one more batch of features; errors as in `of`."""
         return self.merge(Moments.of(features))
 
     @property
     def covariance(self) -> Float64[Tensor, "d d"]:
-        """Divided by n - 1. ValueError below two images."""
+        """Scatter divided by n - 1.
+
+        Raises:
+            ValueError: below two images.
+        """
         if self.n < 2:
             raise ValueError(f"{self.n} images have no covariance: measure at least 2")
         return self.scatter if math.isinf(self.n) else self.scatter / (self.n - 1)
@@ -130,6 +140,7 @@ class Statistics:
 
     @staticmethod
     def of(features: Float[Tensor, "n d"], keep: int = 0) -> Statistics:
+        """Statistics of one batch of features."""
         statistics = Statistics(features.shape[1], keep)
         statistics.add(features)
         return statistics
@@ -138,7 +149,7 @@ class Statistics:
     def stated(
         mean: Float64[Tensor, " d"], covariance: Float64[Tensor, "d d"], n: float = math.inf
     ) -> Statistics:
-        """Of moments without images; n: of how many they are, infinite for a Gaussian as such."""
+        """Statistics from moments alone; n: images behind them, infinite for an exact Gaussian."""
         statistics = Statistics(len(mean))
         scatter = covariance if math.isinf(n) else covariance * (n - 1)
         statistics.moments = Moments(n, mean, scatter)
@@ -146,10 +157,11 @@ class Statistics:
 
     @property
     def n(self) -> float:
-        """An integer, or infinity."""
+        """Number of images: an integer, or infinity."""
         return self.moments.n
 
     def add(self, features: Float[Tensor, "n d"]) -> None:
+        """The next features of the stream; ValueError for another width or NaN."""
         _check_widths(self.width, features.shape[1])
         first = int(self.n)
         self.moments = self.moments.update(features)
@@ -160,14 +172,16 @@ class Statistics:
 
     @property
     def kept(self) -> Float[Tensor, "k d"]:
+        """The features that stay in memory, in the order of the stream."""
         return self._compact()[1]
 
     @property
     def rows(self) -> Int[Tensor, " k"]:
+        """Positions in the stream of the features that stay, ascending."""
         return self._compact()[0]
 
     def sample(self, m: int) -> Float[Tensor, "m d"]:
-        """m of the features that are kept, always the same ones."""
+        """Returns m of the features that stay (all where there are fewer), always the same ones."""
         rows, kept = self._compact()
         return kept if m >= len(kept) else kept[_lowest(rows, m)]
 
@@ -193,7 +207,11 @@ class Statistics:
         return self.kept if self.n <= self.width and len(self.kept) == self.n else None
 
     def factor(self) -> Float64[Tensor, "n d"] | None:
-        """A with AᵀA = covariance, or None where there are more images than dimensions."""
+        """A with AᵀA = covariance, or None where there are more images than dimensions.
+
+        Raises:
+            ValueError: below two images.
+        """
         features = self.features
         if features is None:
             return None
@@ -235,6 +253,7 @@ class Statistics:
         return [(part[:, 0].long(), part[:, 1:].to(kept.dtype)) for part in joined]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
+        """Everything as arrays, for a file; `from_arrays` reads them."""
         return {
             "n": np.asarray(self.n),
             "mean": self.moments.mean.numpy(),
@@ -246,7 +265,11 @@ class Statistics:
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, np.ndarray]) -> Statistics:
-        """The inverse of `to_arrays`; KeyError or ValueError if the arrays do not fit together."""
+        """The inverse of `to_arrays`.
+
+        Raises:
+            ValueError: where the arrays do not fit together; KeyError where one is absent.
+        """
         mean, scatter, rows, features = (
             torch.from_numpy(arrays[name]) for name in ("mean", "scatter", "rows", "features")
         )
@@ -265,17 +288,22 @@ class Statistics:
 
     @property
     def sha256(self) -> str:
-        """Of everything that is kept, bit by bit."""
+        """SHA-256 of all arrays, as hexadecimal digits."""
         return _digest(self.to_arrays())
 
     def save(self, path: Path, identity: str) -> None:
-        """An `.npz` without pickle, all of it or nothing."""
+        """Writes an `.npz` without pickle, as a whole or not at all."""
         about = {"identity": np.asarray(identity), "sha256": np.asarray(self.sha256)}
         write_npz(path, {**about, **self.to_arrays()})
 
     @staticmethod
     def load(path: Path, identity: str) -> Statistics:
-        """What `save` wrote. ValueError if the file is broken or holds other statistics."""
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: where there is no file.
+            ValueError: where the file is damaged or holds statistics of another identity.
+        """
         try:
             arrays = read_npz(path)
             stored, digest = str(arrays.pop("identity")), str(arrays.pop("sha256"))
@@ -300,7 +328,10 @@ class Distance:
 
 
 def distance(a: Statistics, b: Statistics) -> Distance:
-    """Squared Fréchet distance of two streams, by the most exact route that their data allow."""
+    """Squared Fréchet distance of two streams, by the most exact route that their data allow.
+
+    ValueError for different widths or below two images, FloatingPointError for an infinite result.
+    """
     _check_widths(a.width, b.width)
     a_factor, b_factor = a.factor(), b.factor()
     if a_factor is not None and b_factor is not None:
@@ -323,16 +354,19 @@ def frechet(a: Moments, b: Moments) -> float:
 
 
 def sizes_of(n: int) -> list[int]:
-    """Of the subsets for `at_infinity`: `POINTS` or fewer from n / 4 to n, evenly spaced."""
+    """Sizes of the subsets for `at_infinity`: up to `POINTS`, evenly spaced from n / 4 to n."""
     return sorted({round(size) for size in np.linspace(max(2, n / 4), n, POINTS).tolist()})
 
 
 def at_infinity(features: Float[Tensor, "n d"], reference: Statistics, seed: int = 0) -> float:
-    """FD extrapolated to endlessly many generated images (Chong and Forsyth, arXiv 1911.07023).
+    """FD extrapolated to infinitely many generated images (Chong and Forsyth, arXiv 1911.07023).
 
-    The bias of a distance is nearly proportional to 1 / N: the intercept of a least-squares line
-    through the distances of random subsets over 1 / N. The reference's own bias stays. May be
-    below zero. ValueError below 8 images.
+    The bias of a distance is nearly proportional to 1 / N: the result is the intercept of a
+    least-squares line through the distances of random subsets over 1 / N. The bias of the reference
+    stays. May be below zero.
+
+    Raises:
+        ValueError: below 8 images.
     """
     if len(features) < 8:
         raise ValueError(f"{len(features)} images cannot be extrapolated: measure at least 8")
@@ -348,12 +382,12 @@ def at_infinity(features: Float[Tensor, "n d"], reference: Statistics, seed: int
 def noise_floor(
     spectrum: Float64[Tensor, " k"] | Moments, n1: float, n2: float = math.inf
 ) -> float:
-    """Expected squared distance of two samples, of n1 and n2 images, of one and the same Gaussian.
+    """Expected squared distance of two samples, of n1 and n2 images, from the same Gaussian.
 
     spectrum: eigenvalues of its covariance. The Bures metric expanded to second order about equal
     covariances: (1/n1 + 1/n2) (sum_i l_i + 1/2 sum_ij l_i l_j (1 + [i = j]) / (l_i + l_j)).
-    It is a value to print beside a distance, not to subtract; where n is below the effective
-    dimension of the features the expansion reads low.
+    Print it beside a distance; do not subtract it. Where n is below the effective dimension of the
+    features the expansion is too low.
     """
     if isinstance(spectrum, Moments):
         return noise_floor(torch.linalg.eigvalsh(spectrum.covariance), n1, n2)
@@ -364,8 +398,11 @@ def noise_floor(
 
 
 def _assemble(a: Moments, b: Moments, root: Tensor) -> float:
-    """|m1 - m2|² + tr S1 + tr S2 - 2 root; rounding below zero is cut off. FloatingPointError where
-    it is not finite, of which a maximum with 0 would make 0."""
+    """|m1 - m2|² + tr S1 + tr S2 - 2 root, at least 0 (rounding may give less).
+
+    Raises:
+        FloatingPointError: where it is not finite; max(0, NaN) would hide it as 0.
+    """
     shift = (a.mean - b.mean).square().sum()
     value = float(shift + (a.trace + b.trace) - 2 * root)
     if not math.isfinite(value):
@@ -377,7 +414,7 @@ def _assemble(a: Moments, b: Moments, root: Tensor) -> float:
 
 
 def _sqrt_trace(symmetric: Float64[Tensor, "k k"]) -> Tensor:
-    """tr M^½ of a positive semi-definite M that is symmetric but for rounding."""
+    """Trace of M^½, for a positive semi-definite M that is symmetric up to rounding."""
     return torch.linalg.eigvalsh((symmetric + symmetric.T) / 2).clamp_min(0).sqrt().sum()
 
 
@@ -390,6 +427,7 @@ def _lowest(rows: Int[Tensor, " k"], m: int) -> Int[Tensor, " m"]:
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, types, shapes and contents."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -399,6 +437,11 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _check_widths(a: int, b: int) -> None:
+    """Refuses features of two widths.
+
+    Raises:
+        ValueError: where a and b differ.
+    """
     if a != b:
         raise ValueError(
             f"features of width {a} and {b} cannot be compared: use one extractor for both"
@@ -409,8 +452,8 @@ def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def summed(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """Over all processes of the default group; itself where there is no group."""
+def all_reduced_sum(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """Sum of x over all processes of the default group; x itself where there is no group."""
     if not _distributed():
         return x
     total = x.to(_group_device(), copy=True)

@@ -12,14 +12,13 @@ PROTOCOL = 3
 
 @dataclass(frozen=True)
 class Identity:
-    """Two values may be compared where all of this is equal.
+    """The conditions of a value: two values may be compared where all of this is equal.
 
-    maker: what makes numbers of images, a network with the hash of its weights (`name@hash`),
-    "pixels", or a library. resize, quantisation: how images come into it. n: images that the value
-    is made from. frames: of each clip. rows: the rule of the held-out rows under whose conditions
-    they were made. reference: hash of what they are compared with, or its name. protocol: the
-    `PROTOCOL` under which it was measured. estimator: how the value is made of the numbers. None
-    where a part plays no role or is unknown.
+    maker: what computes numbers from images: a network with the hash of its weights (`name@hash`),
+    "pixels", or a library. resize, quantisation: how images enter it. n: number of images. frames:
+    of each clip. rows: rule of the held-out rows under whose conditions the images were made.
+    reference: hash or name of what they are compared with. protocol: `PROTOCOL`
+    at the time. estimator: formula of the value. None where a part does not apply or is unknown.
     """
 
     maker: str
@@ -38,19 +37,18 @@ class Identity:
 
     @property
     def source(self) -> str:
-        """All but the estimator, as text."""
+        """Everything but the estimator, as text."""
         named = {
             **{"N": self.n, "frames": self.frames, "": self.rows},
             **{"ref": self.reference, "protocol": self.protocol},
         }
-        parts = [f"{k}={v}" if k else str(v) for k, v in named.items() if v is not None]
-        return " : ".join(filter(None, (self.maker, self.resize, self.quantisation, *parts)))
+        settings = [f"{k}={v}" if k else str(v) for k, v in named.items() if v is not None]
+        return " : ".join(filter(None, (self.maker, self.resize, self.quantisation, *settings)))
 
     def apart_from_count(self) -> Identity:
-        """Without number of images and estimator: what values of fewer images share with those of
-        more."""
+        """Without number of images and estimator, to compare values across numbers of images."""
         return replace(self, n=None, estimator=None)
 
     def plain(self) -> dict[str, str | int]:
-        """As a record has it: the parts that play a role."""
+        """As a record stores it: the parts that apply."""
         return {name: part for name, part in asdict(self).items() if part is not None}

@@ -26,25 +26,33 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
 def polynomial(x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"]) -> Float64[Tensor, "n m"]:
+    """Kernel (x.y / d + 1)³ of every pair: KID's (arXiv 1801.01401, section 4)."""
     return (x @ y.T / x.shape[1] + 1).pow_(3)
 
 
 def gaussian(x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"]) -> Float64[Tensor, "n m"]:
+    """Kernel exp(-|x - y|² / (2 sigma²)) of every pair, sigma = 10: CMMD's (arXiv 2401.09603)."""
     squares = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
     return (-squares / (2 * SIGMA**2)).exp_()
 
 
 def subset_size(n: int, m: int) -> int:
+    """Images in each subset of `kernel_distance`: 1000, or all of the smaller set."""
     return min(SIZE, n, m)
 
 
 def kernel_distance(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, subsets: int = SUBSETS, seed: int = 0
 ) -> float:
-    """Mean of the unbiased estimate over random subsets of `subset_size(n, m)` images of each.
+    """KID without its factor 1000: the mean unbiased estimate over random subsets (arXiv
+    1801.01401).
 
-    Every entry of the kernel matrices is computed once: with s the 0-1 vector of a subset, its sum
-    over the subset is s K s. ValueError below two images.
+    Subsets have `subset_size(n, m)` images of each set. Every entry of the kernel matrices is
+    computed once: with s the 0-1 vector of a subset, its sum over the subset is s K s. May be below
+    0.
+
+    Raises:
+        ValueError: below two images.
     """
     size = subset_size(len(x), len(y))
     if size < 2:
@@ -54,12 +62,12 @@ def kernel_distance(
     of_y = torch.stack([_chosen(len(y), size, seed, "y", i) for i in range(subsets)])
     within = [_sums(polynomial, z, z, s, s) - s @ _diagonal(z) for z, s in ((x, of_x), (y, of_y))]
     across = _sums(polynomial, x, y, of_x, of_y)
-    found = (within[0] + within[1]) / (size * (size - 1)) - 2 * across / size**2
-    return float(found.mean())
+    estimates = (within[0] + within[1]) / (size * (size - 1)) - 2 * across / size**2
+    return float(estimates.mean())
 
 
 def cmmd(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
-    """Biased: pairs of an image with itself count."""
+    """1000 times the biased squared MMD of unit CLIP embeddings, 0 or more (arXiv 2401.09603)."""
     x, y = _double(x), _double(y)
 
     def mean(a: Tensor, b: Tensor) -> Tensor:

@@ -32,8 +32,15 @@ from hierdiff.data.critters.law import LAW
 from hierdiff.data.critters.make import PINS, draw
 from hierdiff.files.arrays import read_npz, write_npz
 from hierdiff.files.atomic import write
-from hierdiff.metrics.classifier import SIDES, PartClassifier, PartNetwork, kept_of, place, seen
-from hierdiff.metrics.reference import extracted, pooled
+from hierdiff.metrics.classifier import (
+    SIDES,
+    PartClassifier,
+    PartNetwork,
+    network_input,
+    stored_tensors,
+    weights_path,
+)
+from hierdiff.metrics.reference import feature_batches, pooled
 from hierdiff.metrics.weights import sha256
 from hierdiff.noise import generator_of
 
@@ -43,10 +50,11 @@ CHUNK = 500  # images drawn at a time
 
 @dataclass(frozen=True)
 class Training:
-    """What made the weights, as their file says it.
+    """The training's settings, stored with the weights.
 
-    shares: of a batch at each of `SIDES`; noise: largest standard deviation, brightness: deviation
-    of a channel's shift, contrast: of its factor, all of 0..1.
+    shares: of a batch at each of `SIDES`. disturbed: share of disturbed images. noise: largest
+    standard deviation, brightness: deviation of a channel's shift, contrast: of its factor, all on
+    a scale of 0..1.
     """
 
     first_seed: int = 10_000
@@ -64,10 +72,10 @@ class Training:
     seed: int = 0
 
 
-def disturbed(
+def disturb(
     images: UInt8[Tensor, "b 3 s s"], how: Training, generator: torch.Generator
 ) -> UInt8[Tensor, "b 3 s s"]:
-    """Some of the images with noise, blur and a shift of brightness, rounded again."""
+    """A share of the images with noise, blur and a shift of brightness, rounded again."""
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
@@ -89,18 +97,18 @@ def disturbed(
 def batches(
     images: UInt8[Tensor, "n 3 64 64"], how: Training, generator: torch.Generator
 ) -> Iterator[tuple[Float[Tensor, "b 3 64 64"], Int[Tensor, " b"]]]:
-    """Inputs of the network, and the rows that they are of, in an order of their own each pass."""
+    """Network inputs and the rows that they show; every pass has its own order."""
     counts = [round(share * how.batch) for share in how.shares]
     for _ in range(how.passes):
         order = torch.randperm(len(images), generator=generator)
         for rows in order[: len(order) // how.batch * how.batch].split(how.batch):
             parts = zip(images[rows].split(counts), SIDES, strict=True)
-            reduced = [disturbed(pooled(part, side), how, generator) for part, side in parts]
-            yield torch.cat([seen(part) for part in reduced]), rows
+            reduced = [disturb(pooled(part, side), how, generator) for part, side in parts]
+            yield torch.cat([network_input(part) for part in reduced]), rows
 
 
-def trained(images: UInt8[Tensor, "n 3 64 64"], codes: Codes, how: Training) -> PartNetwork:
-    """One network; a cross entropy for each attribute, in bfloat16 where the processor has it."""
+def train(images: UInt8[Tensor, "n 3 64 64"], codes: Codes, how: Training) -> PartNetwork:
+    """Trains one network; a cross entropy for each attribute, bfloat16 under autocast."""
     sizes = list(LAW.sizes.values())
     torch.manual_seed(how.seed)
     network = PartNetwork(sum(sizes), how.width).to(memory_format=torch.channels_last)
@@ -111,12 +119,12 @@ def trained(images: UInt8[Tensor, "n 3 64 64"], codes: Codes, how: Training) -> 
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, how.learning_rate, total_steps=steps, pct_start=0.1
     )
-    wanted = torch.stack([codes[name] for name in LAW.sizes], dim=1)
+    targets = torch.stack([codes[name] for name in LAW.sizes], dim=1)
     drawn = batches(images, how, generator_of(how.seed, "classifier"))
     for x, rows in track(drawn, "training", steps):
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(x.to(memory_format=torch.channels_last))
-        heads = zip(logits.float().split(sizes, dim=1), wanted[rows].unbind(1), strict=True)
+        heads = zip(logits.float().split(sizes, dim=1), targets[rows].unbind(1), strict=True)
         loss = sum(F.cross_entropy(head, code) for head, code in heads)
         assert isinstance(loss, Tensor)
         optimizer.zero_grad()
@@ -132,18 +140,18 @@ def accuracies(
     codes: Codes,
     sides: Sequence[int] = SIDES,
 ) -> dict[str, dict[str, float]]:
-    """Share of images whose code is found, by side and attribute."""
-    found = {}
+    """Share of images with the right code, by side and attribute: 0 to 1."""
+    shares = {}
     for side in sides:
-        logits = list(extracted(classifier, pooled(images, side)))
+        logits = list(feature_batches(classifier, pooled(images, side)))
         right = {
             name: torch.cat([part[name].argmax(1) for part in logits]).cpu() == codes[name]
             for name in classifier.sizes
         }
-        found[str(side)] = {
+        shares[str(side)] = {
             name: round(float(hit.float().mean()), 6) for name, hit in right.items()
         }
-    return found
+    return shares
 
 
 def shipped_images() -> tuple[UInt8[Tensor, "n 3 64 64"], Codes]:
@@ -154,7 +162,7 @@ def shipped_images() -> tuple[UInt8[Tensor, "n 3 64 64"], Codes]:
 
 
 def fresh_images(how: Training, kept: Path | None) -> tuple[UInt8[Tensor, "n 3 64 64"], Codes]:
-    """Drawn, or read from the file that keeps the drawing."""
+    """Draws the training images, or reads them from the file of an earlier drawing."""
     if kept is not None and kept.exists():
         return _tensors(read_npz(kept, limit=2**40))
     seeds = range(how.first_seed, how.first_seed + how.images)
@@ -172,19 +180,27 @@ def _tensors(arrays: Mapping[str, np.ndarray]) -> tuple[Tensor, Codes]:
     return pixels, {name: torch.from_numpy(arrays[name].astype(np.int64)) for name in LAW.sizes}
 
 
-def written(network: PartNetwork, how: Training, path: Path) -> dict[str, dict[str, float]]:
-    """Weights in half precision, what made them, and the accuracies that they have then."""
-    state = {name: tensor.half().contiguous() for name, tensor in kept_of(network).items()}
+def write_classifier(
+    network: PartNetwork, how: Training, path: Path
+) -> dict[str, dict[str, float]]:
+    """Writes weights in half precision with settings and accuracies; returns the accuracies.
+
+    Raises:
+        ValueError: where weights overflow in half precision.
+    """
+    state = {name: tensor.half().contiguous() for name, tensor in stored_tensors(network).items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
         raise ValueError("weights are not finite in half precision: train with a lower rate")
     network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
-    made = PartClassifier(network, LAW.sizes, name=LAW.name, law=LAW.hash, weights="", accuracy={})
+    classifier = PartClassifier(
+        network, LAW.sizes, name=LAW.name, law=LAW.hash, weights="", accuracy={}
+    )
     about: dict[str, Any] = {
         "name": LAW.name,
         "law": LAW.hash,
         "sizes": LAW.sizes,
         "width": how.width,
-        "accuracy": accuracies(made, *shipped_images()),
+        "accuracy": accuracies(classifier, *shipped_images()),
         "training": {**asdict(how), "sides": SIDES, "drawn_with": PINS},
     }
     write(path, save(state, {name: json.dumps(value) for name, value in about.items()}))
@@ -192,13 +208,14 @@ def written(network: PartNetwork, how: Training, path: Path) -> dict[str, dict[s
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Draws, trains, writes and prints accuracies; arguments: the file of the drawing, if any."""
     how = Training()
     images, codes = fresh_images(how, Path(arguments[0]) if arguments else None)
-    path = place(LAW.name)
-    found = written(trained(images, codes, how), how, path)
-    print(f"{'':<15}" + "".join(f"{side:>6} px" for side in found))
+    path = weights_path(LAW.name)
+    shares = write_classifier(train(images, codes, how), how, path)
+    print(f"{'':<15}" + "".join(f"{side:>6} px" for side in shares))
     for name in LAW.sizes:
-        print(f"{name:<15}" + "".join(f"{100 * found[side][name]:8.2f}%" for side in found))
+        print(f"{name:<15}" + "".join(f"{100 * shares[side][name]:8.2f}%" for side in shares))
     print(f"{path} ({path.stat().st_size / 1e6:.2f} MB), sha256 {sha256(path)}")
 
 

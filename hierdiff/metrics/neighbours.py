@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float64, Int, UInt8
 from torch import Tensor
 
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.reference import Reference, extracted
+from hierdiff.metrics.reference import Reference, feature_batches
 
 BLOCK = 1024  # rows of a distance matrix at a time
 ROUNDING = 1e-12  # of the mean squared length of a centred feature
@@ -23,8 +23,10 @@ ROUNDING = 1e-12  # of the mean squared length of a centred feature
 def precision_recall(
     real: Float[Tensor, "m d"], fake: Float[Tensor, "n d"], k: int = 3
 ) -> tuple[float, float]:
-    """Share of fakes in the manifold of reals, and of reals in that of fakes (Kynkäänniemi et al.,
-    arXiv 1904.06991)."""
+    """Share of fakes in the manifold of reals, and of reals in that of fakes, in [0, 1].
+
+    Kynkäänniemi et al., arXiv 1904.06991. ValueError where a set has k images or fewer.
+    """
     x, y = _centred(real, fake)
     precision = torch.cat([inside.any(1) for inside in _inside(y, x, k)])
     recall = torch.cat([inside.any(1) for inside in _inside(x, y, k)])
@@ -34,8 +36,12 @@ def precision_recall(
 def density_coverage(
     real: Float[Tensor, "m d"], fake: Float[Tensor, "n d"], k: int = 5
 ) -> tuple[float, float]:
-    """Balls of reals around a fake over k, and share of reals with a fake in their ball (Naeem et
-    al., arXiv 2002.09797). Of one large set against another: 1, and 1 - 2^-k for equal sizes."""
+    """Balls of reals around a fake over k (0 or more), share of reals with a fake in their ball
+    ([0, 1]).
+
+    Naeem et al., arXiv 2002.09797. For two large samples of one distribution: 1, and 1 - 2^-k.
+    ValueError where a set has k images or fewer.
+    """
     x, y = _centred(real, fake)
     balls = torch.zeros((), dtype=torch.int64)
     covered = torch.zeros(len(x), dtype=torch.bool)
@@ -48,31 +54,43 @@ def density_coverage(
 def nearest(
     of: Float[Tensor, "n d"], among: Float[Tensor, "m d"], k: int = 1
 ) -> tuple[Float64[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """Distances to the k nearest points and which they are, nearest first."""
+    """Euclidean distances to the k nearest points of `among`, and their indices, nearest first.
+
+    Raises:
+        ValueError: where `among` has fewer than k points.
+    """
     if len(among) < k:
         raise ValueError(f"{len(among)} images have no {k} nearest: take k={len(among)} or less")
     x, y = _centred(of, among)
-    found = [squares.topk(k, dim=1, largest=False) for squares in _squares(x, y)]
+    blocks = [squares.topk(k, dim=1, largest=False) for squares in _squares(x, y)]
     return (
-        torch.cat([part.values for part in found]).sqrt(),
-        torch.cat([part.indices for part in found]),
+        torch.cat([part.values for part in blocks]).sqrt(),
+        torch.cat([part.indices for part in blocks]),
     )
 
 
-def neighbours(
+def nearest_images(
     images: UInt8[Tensor, "n c h w"], extractor: Extractor, reference: Reference, k: int = 1
 ) -> tuple[Float[Tensor, "n k"], Tensor]:
-    """Feature distances of images to their k nearest real ones, and the numbers of these in the
-    stream from which the reference was made (of the training part, one a row), nearest first."""
-    found = torch.cat([parts["features"] for parts in extracted(extractor, images)])
-    distances, places = nearest(found, reference.statistics.kept, k)
+    """Feature distances to the k nearest real images, and their positions in the reference, nearest
+    first.
+
+    Positions count the stream from which the reference was computed (of the training part, its
+    rows).
+    """
+    features = torch.cat([parts["features"] for parts in feature_batches(extractor, images)])
+    distances, places = nearest(features, reference.statistics.kept, k)
     return distances, reference.statistics.rows[places]
 
 
 def _inside(
     points: Float64[Tensor, "n d"], centres: Float64[Tensor, "m d"], k: int
 ) -> Iterator[Bool[Tensor, "_b m"]]:
-    """In which balls each point lies, block by block of points."""
+    """For each point the balls that contain it, in blocks of points.
+
+    Raises:
+        ValueError: where there are k centres or fewer.
+    """
     if len(centres) <= k:
         raise ValueError(f"{len(centres)} images have no {k}-th nearest other: measure more")
     # the image itself is the nearest of k + 1

@@ -2,7 +2,7 @@
 
 A network compares the features of both images, each of unit length at its position, by squared
 difference (Zhang et al., arXiv 1801.03924). A network trained on ImageNet flatters the distances
-that are later measured with another one, so each says by `uses_imagenet` whether it is one.
+of other ImageNet networks too, so each has an attribute `uses_imagenet`.
 
 The frozen network is not a submodule: it follows the module to a device, but it has no part in
 checkpoints, averages, parameter counts, or training mode.
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.metrics import weights
 from hierdiff.metrics.extractors import EfficientNetLite0
@@ -37,7 +38,11 @@ UNIT_EPSILON = 1e-10  # of a squared length: keeps the gradient finite where all
 
 
 class Perceptual(nn.Module, ABC):
-    """identity: name@weights, for the row of a table; uses_imagenet: were they trained on it?"""
+    """A frozen network that compares images.
+
+    identity: name@weights, for the row of a table. uses_imagenet: whether its weights were trained
+    on ImageNet.
+    """
 
     identity: str
     uses_imagenet: bool
@@ -50,13 +55,17 @@ class Perceptual(nn.Module, ABC):
     @abstractmethod
     def distance(
         self, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, " b"]: ...
+    ) -> Float[Tensor, " b"]:
+        """Distance of each pair, 0 or more; images in [-1, 1]."""
 
+    @override
     def forward(
         self, images: Float[Tensor, "b c h w"], others: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, " b"]:
-        """Not below 0, and 0 for equal images. Grey is repeated to three channels; ValueError for
-        other numbers of channels."""
+        """Distance of each pair of images in [-1, 1]: 0 or more, 0 for equal ones.
+
+        Grey images are repeated to three channels; ValueError for other numbers of channels.
+        """
         return self.distance(_colour(images), _colour(others))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -75,6 +84,7 @@ class NoPerceptual(Perceptual):
     identity = "none"
     uses_imagenet = False
 
+    @override
     def distance(
         self, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, " b"]:
@@ -83,9 +93,9 @@ class NoPerceptual(Perceptual):
 
 @perceptuals.register("efficientnet_lite0")
 class EfficientNetPyramid(Perceptual):
-    """Five levels of an ImageNet EfficientNet-lite0, whose weights come as a package.
+    """Five feature maps of an ImageNet EfficientNet-lite0, whose weights come as a package.
 
-    Mean over levels of the mean over positions of |u - v|^2, u and v the features of unit length:
+    Mean over maps of the mean over positions of |u - v|^2, u and v the features of unit length:
     0 to 4, with no learned weights. It is no LPIPS. side: to which smaller images are enlarged,
     bilinearly; larger ones stay as they are.
     """
@@ -107,11 +117,12 @@ class EfficientNetPyramid(Perceptual):
         network: Any = self._frozen[0]
         return network.forward_intermediates(x, intermediates_only=True)
 
+    @override
     def distance(
         self, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, " b"]:
-        levels = _squares(self.features(a), self.features(b))
-        return torch.stack([level.sum(1).mean((1, 2)) for level in levels]).mean(0)
+        maps = _squares(self.features(a), self.features(b))
+        return torch.stack([squares.sum(1).mean((1, 2)) for squares in maps]).mean(0)
 
 
 @perceptuals.register("lpips")
@@ -132,26 +143,27 @@ class LPIPS(Perceptual):
         heads = _read(linear or _torchmetrics_linear(), "linear", "vgg.pth of LPIPS 0.1")
         with torch.device("cpu"):
             network = _VGG16()
-            network.load_state_dict(weights.taken(convolutions, network.state_dict(), vgg or ""))
+            network.load_state_dict(weights.matching(convolutions, network.state_dict(), vgg or ""))
         lins = {f"lin{i}.model.1.weight": torch.empty(1, c, 1, 1) for i, c in enumerate(TAPPED)}
         super().__init__(network)
         for i, weight in enumerate(
-            weights.taken(heads, lins, linear or "of torchmetrics").values()
+            weights.matching(heads, lins, linear or "of torchmetrics").values()
         ):
             self.register_buffer(f"linear{i}", weight, persistent=False)
         self.register_buffer("shift", torch.tensor(SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(SCALE)[:, None, None], persistent=False)
         self.identity = f"lpips-vgg@{_hash(network.state_dict())}"
 
+    @override
     def distance(
         self, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, " b"]:
         network = self._frozen[0]
         maps = [network((x - self.shift) / self.scale) for x in (a, b)]
         total = a.new_zeros(len(a))
-        for i, level in enumerate(_squares(*maps)):
+        for i, squares in enumerate(_squares(*maps)):
             weight = self.get_buffer(f"linear{i}")
-            total = total + (level * weight).sum(1).mean((1, 2))
+            total = total + (squares * weight).sum(1).mean((1, 2))
         return total
 
 
@@ -170,6 +182,7 @@ class _VGG16(nn.Module):
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers[:-1])
 
+    @override
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
         for i, layer in enumerate(self.features):
@@ -189,7 +202,7 @@ def _colour(images: Tensor) -> Tensor:
 
 
 def _squares(a: Maps, b: Maps) -> list[Tensor]:
-    """(u - v)^2 of features of unit length, in float32 or above, level by level."""
+    """(u - v)^2 of features of unit length, in float32 or above, map by map."""
     return [(_unit(x) - _unit(y)).square() for x, y in zip(a, b, strict=True)]
 
 
@@ -199,7 +212,11 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _read(path: str | Path | None, option: str, what: str) -> dict[str, Tensor]:
-    """The tensors of a foreign file. FileNotFoundError names it and the offline way out."""
+    """The tensors of a file that the user has.
+
+    Raises:
+        FileNotFoundError: with the option to set, and the network that needs no file.
+    """
     place = None if path is None else Path(path).expanduser()
     if place is None or not place.is_file():
         raise FileNotFoundError(

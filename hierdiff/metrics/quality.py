@@ -32,18 +32,19 @@ R = TypeVar("R", bound="Quality")
 
 @dataclass(frozen=True)
 class Quality:
-    """One value: where it was measured, what it is, and what it may be compared with.
+    """One value: where it stands, what it is, and what it may be compared with.
 
-    level: name of the level; view: "native" (the method's own level) or "pooled" (its final image
-    pooled to it). value: None where there is none; of several sampling seeds their mean. n,
-    n_reference: images of both sides; n_reference is None where it plays no part or is endless.
-    floor: what a perfect model would get from as many images (see `noise_floor`). route: how it was
-    computed. better: "low" or "high", None where real images give the value to reach. values: one
-    for each seed; spread: their standard deviation, None for one. between, within, draws: sources
-    of the spread where training seeds are merged (`hierdiff.results.over_seeds`).
+    level: name of the level. view: "native" (the method's own level) or "pooled" (its finest image
+    reduced to it). value: None where there is none; of several sampling seeds their mean. n,
+    n_reference: numbers of images, None where they do not count or are infinite. floor: what a
+    perfect model would get with as many images (see `noise_floor`). route: algorithm of a distance.
+    better: "low" or "high", None where the value of real images is the aim. values: one for each
+    seed; spread: their standard deviation, None for one. between, within, draws: sources of the
+    spread where training seeds are merged (`hierdiff.results.over_seeds`).
 
-    Raises: FloatingPointError where value or floor is NaN or infinite; ValueError for another view,
-    or another `better`.
+    Raises:
+        FloatingPointError: where value or floor is NaN or infinite.
+        ValueError: for an unknown view or an unknown `better`.
     """
 
     level: Name
@@ -79,15 +80,14 @@ class Quality:
         return resolution_of(self.level)
 
     def plain(self) -> dict[str, Any]:
-        """As a record has it, the inverse of `read`."""
+        """As a record stores it; the inverse of `read`."""
         parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "level"}
         own = {"identity": self.identity.plain(), "values": list(self.values)}
         return {**place_of(self.level), **parts, **own}
 
     @classmethod
     def read(cls: type[R], row: Mapping[str, Any]) -> R:
-        """A row of a record, of the form that `hierdiff.results.form` demands. Keys that it does
-        not know are left out."""
+        """Reads a row in the form of `hierdiff.results.form`; unknown keys are ignored."""
         known = {f.name for f in fields(cls)} & set(row)
         own = {
             "level": level_of(row),
@@ -99,7 +99,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Spent:
-    """What had been spent when a snapshot was taken.
+    """The training behind a snapshot.
 
     stage: name of the one in training. step, images, flops, seconds: of training, in all.
     half_life: of the average of its weights, in images.
@@ -119,7 +119,11 @@ class CurvePoint(Spent, Quality):
 
 
 def finite(value: float, what: str) -> float:
-    """The value. FloatingPointError, with its name, where it is NaN or infinite."""
+    """Returns the value; what: its name in the error.
+
+    Raises:
+        FloatingPointError: where it is NaN or infinite.
+    """
     if not isfinite(value):
         raise FloatingPointError(
             f"{what} is {value}, which is no result: look at the images and at the features of "
@@ -129,8 +133,7 @@ def finite(value: float, what: str) -> float:
 
 
 class Place(NamedTuple):
-    """Where a stream of images is measured: resolution and name of a level (None where that is its
-    resolution), and view."""
+    """Where a stream of images stands: resolution, level name (None: its resolution), and view."""
 
     resolution: Resolution
     level: str | None
@@ -138,7 +141,7 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, name: Name, images: Tensor) -> Place:
-        """A method's own level of that name."""
+        """The level of this name in a method; images: b, c, then the sides."""
         level = str(name) if isinstance(name, str) else None
         return cls(resolution_of(images.shape[2:]), level, NATIVE)
 
@@ -148,6 +151,7 @@ class Place(NamedTuple):
         return self.resolution if self.level is None else Named(self.level, self.resolution)
 
     def text(self) -> str:
+        """As a key of arrays, RESOLUTION/LEVEL/VIEW; `read` is the inverse."""
         return f"{text_of(self.resolution)}/{self.level or ''}/{self.view}"
 
     @classmethod
@@ -157,11 +161,11 @@ class Place(NamedTuple):
         return cls(resolution_of(name_of(resolution)), level or None, view)
 
     def order(self) -> tuple[int, str, str]:
-        """Finest first."""
+        """Sort key: finest first."""
         return (-size_of(self.resolution), self.level or "", self.view)
 
 
 def row_order(row: Quality) -> tuple[int, str, str]:
-    """Finest level first, then by view."""
+    """Sort key: finest level first, then by view."""
     word = row.level if isinstance(row.level, str) else ""
     return (-size_of(row.resolution), word, row.view)

@@ -1,8 +1,8 @@
-"""Statistics of real images, with which generated ones are compared: made, kept, or foreign.
+"""Statistics of real images, with which generated ones are compared: computed, cached, published.
 
 References are real images reduced by the operator that makes the training levels: block means of
-[-1, 1] floats, then rounding to uint8. Those that are made here hold features of up to `CAP` images
-beside the moments. A foreign one (ADM, EDM, pytorch-fid, clean-fid) holds moments alone.
+[-1, 1] floats, then rounding to uint8. Those computed here hold features of up to `CAP` images
+beside the moments. A published one (ADM, EDM, pytorch-fid, clean-fid) holds moments alone.
 
 Features of the embedded data's training images come with the package, for its default extractor and
 resolutions: nobody has to compute them again, and everybody compares with the same numbers.
@@ -59,9 +59,11 @@ class Reference:
 
     @cached_property
     def spectrum(self) -> Tensor:
+        """Eigenvalues of the features' covariance, computed once."""
         return self.statistics.spectrum()
 
     def of(self, output: str) -> Statistics | None:
+        """Statistics of an output of the extractor; None where it has none."""
         return self.statistics if output == "features" else self.others.get(output)
 
 
@@ -92,11 +94,10 @@ def framewise(images: UInt8[Tensor, "b c *sides"]) -> UInt8[Tensor, "n c h w"]:
     return rearrange(images, "b c f h w -> (b f) c h w") if images.ndim == 5 else images
 
 
-def extracted(
+def feature_batches(
     extractor: Extractor, images: UInt8[Tensor, "b c *sides"]
 ) -> Iterator[dict[str, Tensor]]:
-    """All outputs of the extractor, in batches of the protocol's size; of a clip those of its
-    frames, one after another."""
+    """All outputs of the extractor, in batches of `BATCH`; of a clip those of its frames."""
     for chunk in framewise(images).split(BATCH):
         yield extractor.extract(chunk)
 
@@ -110,10 +111,14 @@ def references(
     split: str,
     folder: Path | None = None,
 ) -> dict[Resolution, Reference]:
-    """Reference statistics at each resolution, from `folder` where they are kept there.
+    """Reference statistics at each resolution, from the cache `folder` where they are there.
 
-    images: batches of real images, read only if something is missing and did not come with the
-    package; data: sha256 of the images' source. A broken file is rebuilt with a warning.
+    images: batches of real images, read only where neither the cache nor the package has the
+    statistics. data: SHA-256 of the images' source. A damaged file of the cache is computed again,
+    with a warning.
+
+    Raises:
+        ValueError: where there are fewer than two images.
     """
     outputs = [output for output in KEPT if output in extractor.outputs]
     names = {
@@ -121,16 +126,16 @@ def references(
         for side in resolutions
         for output in outputs
     }
-    found = {key: kept for key, name in names.items() if (kept := _kept(folder, name))}
+    cache = {key: cached for key, name in names.items() if (cached := _cached(folder, name))}
     missing = {
         (side, output): Statistics(extractor.outputs[output], KEPT[output])
         for side, output in names
-        if (side, output) not in found
+        if (side, output) not in cache
     }
     sides = {side for side, _ in missing}
     for batch in images if missing else ():
         for side in sides:
-            for parts in extracted(extractor, pooled(batch, side)):
+            for parts in feature_batches(extractor, pooled(batch, side)):
                 for output in outputs:
                     if (side, output) in missing:
                         missing[side, output].add(parts[output])
@@ -141,32 +146,36 @@ def references(
             )
         if folder is not None:
             statistics.save(_path(folder, names[key]), names[key])
-    have = found | missing
+    complete = cache | missing
     return {
         side: Reference(
             side,
-            have[side, "features"],
+            complete[side, "features"],
             _hash(data, split, side),
             extractor.identity,
-            {output: have[side, output] for output in outputs if output != "features"},
+            {output: complete[side, output] for output in outputs if output != "features"},
         )
         for side in resolutions
     }
 
 
-def foreign(path: str | Path, extractor: Extractor, resolution: Resolution) -> Reference:
-    """Moments that others computed: an `.npz` of ADM (mu, sigma, mu_s, sigma_s), of EDM,
-    pytorch-fid or clean-fid (mu, sigma), or one of `write_moments`.
+def read_moments(path: str | Path, extractor: Extractor, resolution: Resolution) -> Reference:
+    """Published moments: an `.npz` of ADM (mu, sigma, mu_s, sigma_s), of EDM, pytorch-fid or
+    clean-fid (mu, sigma), or of `write_moments`.
 
-    Its hash is the file's. Without `n` the moments count as exact, which is said. ValueError where
-    the file is none of these, does not fit the extractor's width, or names another extractor.
+    Its hash is the file's. Without `n` the moments count as exact, with a warning.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: where it is none of these, does not fit the extractor's width, or names another
+            extractor or resolution.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"reference {path} is no file: give an .npz with mu and sigma")
     try:
-        wanted = ("mu", "sigma", "mu_s", "sigma_s", "n", "extractor", "resolution")
-        arrays = read_npz(path, wanted)
+        names = ("mu", "sigma", "mu_s", "sigma_s", "n", "extractor", "resolution")
+        arrays = read_npz(path, names)
     except Damaged as error:
         raise ValueError(f"{path} is no .npz of moments ({error}): give mu and sigma") from error
     for name, own in (("extractor", extractor.identity), ("resolution", text_of(resolution))):
@@ -186,10 +195,13 @@ def foreign(path: str | Path, extractor: Extractor, resolution: Resolution) -> R
 
 
 def write_moments(path: Path, reference: Reference, about: Mapping[str, str]) -> None:
-    """Moments of a reference as pytorch-fid and EDM read them (mu, sigma), with n, the extractor,
-    and what else is to be known; without pickle, all of it or nothing."""
+    """Moments of a reference as pytorch-fid and EDM read them (mu, sigma), with n and the
+    extractor.
+
+    about: further texts to store. Without pickle, as a whole or not at all.
+    """
     moments = reference.statistics.moments
-    told = {
+    labels = {
         **about,
         "extractor": reference.extractor,
         "resolution": text_of(reference.resolution),
@@ -198,11 +210,15 @@ def write_moments(path: Path, reference: Reference, about: Mapping[str, str]) ->
     }
     arrays = {"mu": moments.mean.numpy(), "sigma": moments.covariance.numpy()}
     arrays["n"] = np.asarray(moments.n)
-    write_npz(path, arrays | {name: np.asarray(text) for name, text in told.items()})
+    write_npz(path, arrays | {name: np.asarray(text) for name, text in labels.items()})
 
 
 def ship(reference: Reference, *, data: str, split: str, extractor: Extractor) -> Path:
-    """All features of a reference as a file of the package. ValueError where some are not kept."""
+    """Writes all features of a reference as a file of the package; returns its path.
+
+    Raises:
+        ValueError: where only a part of the features is in memory.
+    """
     statistics = reference.statistics
     if len(statistics.kept) != statistics.n:
         raise ValueError(f"{len(statistics.kept)} of {statistics.n} features: a part is no file")
@@ -221,21 +237,23 @@ def ship(reference: Reference, *, data: str, split: str, extractor: Extractor) -
 
 
 def _shipped(identity: str) -> Statistics | None:
-    """What came with the package, put together as it was when the images were read."""
+    """The statistics in the package, added up in the same batches as the images were.
+
+    None where there are none, or (with a warning) where the file is damaged.
+    """
     path = _path(SHIPPED, identity)
     if not path.exists():
         return None
+    reason: object = "its content does not match its sha256"
     try:
         arrays = read_npz(path)
-        stored, digest, features = (
-            str(arrays["identity"]),
-            str(arrays["sha256"]),
-            arrays["features"],
-        )
-        if stored != identity or digest != hashlib.sha256(features.tobytes()).hexdigest():
-            raise ValueError("its content does not match its sha256")
+        features = arrays["features"]
+        sums = str(arrays["identity"]), str(arrays["sha256"])
+        intact = sums == (identity, hashlib.sha256(features.tobytes()).hexdigest())
     except (KeyError, ValueError) as error:
-        log.warning("%s is damaged and is not used (%s): install hierdiff again", path, error)
+        intact, reason = False, error
+    if not intact:
+        log.warning("%s is damaged and is not used (%s): install hierdiff again", path, reason)
         return None
     statistics = Statistics(features.shape[1], CAP)
     for chunk in torch.from_numpy(features).split(BATCH):
@@ -246,6 +264,11 @@ def _shipped(identity: str) -> Statistics | None:
 def _stated(
     path: Path, arrays: Mapping[str, np.ndarray], names: tuple[str, str], width: int, n: float
 ) -> Statistics:
+    """Statistics of published moments.
+
+    Raises:
+        ValueError: where an array is absent, of another width, not finite, or no covariance.
+    """
     if not set(names) <= set(arrays):
         raise ValueError(f"{path} lacks {' or '.join(names)}: give an .npz that holds both")
     mean, covariance = (torch.from_numpy(np.asarray(arrays[k], np.float64)) for k in names)
@@ -277,7 +300,7 @@ def _path(folder: Path, identity: str) -> Path:
     return folder / f"reference-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
 
 
-def _kept(folder: Path | None, identity: str) -> Statistics | None:
+def _cached(folder: Path | None, identity: str) -> Statistics | None:
     if folder is not None:
         try:
             return Statistics.load(_path(folder, identity), identity)

@@ -28,6 +28,11 @@ class PixelGaussian:
 
     @staticmethod
     def fit(images: UInt8[Tensor, "n c *sides"]) -> PixelGaussian:
+        """The Gaussian with mean and covariance of these images.
+
+        Raises:
+            ValueError: below two images.
+        """
         if len(images) < 2:
             raise ValueError(f"{len(images)} images have no covariance: fit at least 2")
         total = sum(to_float(chunk).double().sum(dim=0) for chunk in images.split(CHUNK))
@@ -35,7 +40,7 @@ class PixelGaussian:
         return PixelGaussian(images, (total / len(images)).float())
 
     def sample(self, k: int, noise: Noise) -> Float[Tensor, "k c *sides"]:
-        """k images on the scale [-1, 1], not clipped; `noise` is asked for (k, n) normals."""
+        """Draws k images on the scale [-1, 1], not clipped, from one `noise` of shape (k, n)."""
         z = noise((k, len(self.images)))
         x = torch.zeros(k, self.mean.numel(), dtype=z.dtype, device=z.device)
         mean = self.mean.to(z)

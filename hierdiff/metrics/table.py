@@ -35,9 +35,10 @@ SCALARS = ("consistency", "alignment")  # one number an image, not made by the e
 
 @dataclass(frozen=True)
 class View:
-    """What a metric is made of: the streams of one view, by name, and their reference.
+    """The input of a metric: the streams of one view, by output, and their reference.
 
-    level: its name. rows: what an identity says of the conditions of the images, "" for none.
+    level: its name. rows: the rule of the conditions under which images were made, for the
+    identity; "" for none.
     """
 
     level: Name
@@ -55,17 +56,23 @@ class View:
         n: float,
         estimator: str,
         n_reference: float | None = None,
-        made_by: Identity | None = None,
+        source: Identity | None = None,
         against: str | None = None,
         floor: float | None = None,
         route: str | None = None,
         better: str | None = LOW,
     ) -> Quality:
+        """A row of this view.
+
+        n, n_reference: images, of clips frames, behind the value. source: what computes numbers
+        from the images, the extractor where None. against: what the value compares with, the
+        reference where None.
+        """
         frames = frames_of(resolution_of(self.level))
         n = n / frames
-        made = made_by or self.extractor.made
+        source = source or self.extractor.base_identity
         identity = replace(
-            made,
+            source,
             n=round(n),
             frames=frames if frames > 1 else None,
             rows=self.rows or None,
@@ -98,7 +105,7 @@ class View:
         estimator: str,
         better: str | None = LOW,
     ) -> Quality:
-        """A value made from the features of `fake` and `real`."""
+        """A value computed from the features of `fake` and `real`."""
         return self.quality(
             metric,
             value,
@@ -109,11 +116,11 @@ class View:
         )
 
     def both(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
-        """Features that are kept, of generated and of real images."""
+        """Features in memory, of generated and of real images."""
         return self.streams["features"].kept, self.reference.statistics.kept
 
     def matched(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """As many of both, chosen at random from the larger set, always in the same way."""
+        """Equally many of both; the larger set is sampled at random, always in the same way."""
         fake, real = self.streams["features"], self.reference.statistics
         n = min(len(fake.kept), len(real.kept))
         return fake.sample(n), real.sample(n)
@@ -132,25 +139,25 @@ def spatial_distance(view: View) -> Iterator[Quality]:
 def _frechet(view: View, output: str, kind: str) -> Iterator[Quality]:
     stream, reference = view.streams[output], view.reference.of(output)
     assert reference is not None
-    found = distance(stream, reference)
+    result = distance(stream, reference)
     spectrum = view.reference.spectrum if output == "features" else reference.spectrum()
     yield view.quality(
-        view.extractor.labelled(kind),
-        found.value,
+        view.extractor.label_of(kind),
+        result.value,
         n=stream.n,
         n_reference=reference.n,
-        estimator=f"frechet-{found.route}",
+        estimator=f"frechet-{result.route}",
         floor=noise_floor(spectrum, stream.n, reference.n),
-        route=found.route,
+        route=result.route,
     )
 
 
 def extrapolated_distance(view: View) -> Iterator[Quality]:
-    """Fréchet distance extrapolated to endlessly many generated images (arXiv 1911.07023)."""
+    """Fréchet distance extrapolated to infinitely many generated images (arXiv 1911.07023)."""
     fake, real = view.streams["features"].kept, view.reference.statistics
     smallest = sizes_of(len(fake))[0]
     yield view.quality(
-        view.extractor.labelled("FDinf"),
+        view.extractor.label_of("FDinf"),
         at_infinity(fake, real),
         n=len(fake),
         n_reference=real.n,
@@ -163,7 +170,7 @@ def kernel(view: View) -> Iterator[Quality]:
     fake, real = view.both()
     estimator = f"kernel-poly3-unbiased-{SUBSETS}x{subset_size(len(fake), len(real))}"
     value = kernel_distance(real, fake)
-    yield view.compared(view.extractor.labelled("KD"), value, fake, real, estimator)
+    yield view.compared(view.extractor.label_of("KD"), value, fake, real, estimator)
 
 
 def clip_discrepancy(view: View) -> Iterator[Quality]:
@@ -194,13 +201,13 @@ def sliced(view: View) -> Iterator[Quality]:
     """MIND: the squared 2-Wasserstein distance of features, by projections (arXiv 2605.06797)."""
     fake, real = view.matched()
     estimator = f"sliced-w2-{DIRECTIONS}-x3d-{len(fake)}x{len(real)}"
-    yield view.compared(view.extractor.labelled("MIND"), mind(real, fake), fake, real, estimator)
+    yield view.compared(view.extractor.label_of("MIND"), mind(real, fake), fake, real, estimator)
 
 
 def nearest_distance(view: View) -> Iterator[Quality]:
-    """Median distance of generated images to the nearest real one among features.
+    """Median distance in features from a generated image to its nearest real one.
 
-    Well below that of held-out images it says that training images come back.
+    A value well below that of held-out images is a sign of copied training images.
     """
     fake, real = view.both()
     value = float(nearest(fake, real)[0].quantile(0.5))
@@ -208,9 +215,9 @@ def nearest_distance(view: View) -> Iterator[Quality]:
 
 
 def consistency(view: View) -> Iterator[Quality]:
-    """Mean RMS difference of the pooled finest image and the level, in grey levels of 255.
+    """RMS difference of the pooled finest image and the level's own, mean over images, in 0..255.
 
-    A level of its own; it needs neither features nor real images.
+    Needs neither features nor real images.
     """
     stream = view.streams["consistency"]
     yield view.quality(
@@ -218,7 +225,7 @@ def consistency(view: View) -> Iterator[Quality]:
         float(stream.moments.mean[0]),
         n=stream.n,
         estimator="rms-of-255",
-        made_by=Identity("pixels", "block-mean", "uint8-round"),
+        source=Identity("pixels", "block-mean", "uint8-round"),
         against="own finest level",
     )
 
@@ -251,16 +258,15 @@ def alignment(view: View) -> Iterator[Quality]:
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of the table: how it is made, and what it needs.
+    """A row of the table: how the metric is computed, and what it needs.
 
-    takes: output of the extractor, or one of `SCALARS`. keeps: of how many images at most the
-    output stays in memory, 0 where moments do. frames: may frames of a clip stand for independent
-    images. against: what it needs of real images, "moments",
-    "features" or nothing. least: images below which it has no value. only: the extractor that it is
-    defined for.
+    takes: output of the extractor, or one of `SCALARS`. keeps: outputs of how many images stay in
+    memory at most, 0 where moments do. against: what it needs of real images, "moments", "features"
+    or nothing. least: fewest images for a value. frames: whether frames of a clip may stand for
+    independent images. only: the only extractor that it is defined for.
     """
 
-    made: Callable[[View], Iterable[Quality]]
+    compute: Callable[[View], Iterable[Quality]]
     takes: str = "features"
     keeps: int = CAP
     against: str = "features"
@@ -294,11 +300,14 @@ def check_metrics(
     others: Sequence[str] = (),
     resolutions: Sequence[Resolution] = (),
 ) -> None:
-    """ValueError for an unknown metric, one given twice, one that the extractor cannot give, one
-    that n images are too few for (of generated and of real ones the smaller number), or one that
-    clips do not have.
+    """Refuses metrics that cannot be computed.
 
-    others: names that are known elsewhere. resolutions: at which it is to be had.
+    n: the smaller number of generated and real images. others: names of metrics known elsewhere.
+    resolutions: where the metrics are computed.
+
+    Raises:
+        ValueError: for an unknown metric, a repeated one, one that the extractor does not support,
+            one that needs more than n images, or one that is not defined for clips.
     """
     clips = max(map(frames_of, resolutions), default=1) > 1
     for name in names:
@@ -310,8 +319,8 @@ def check_metrics(
                 f"unknown metric {name!r}{suggest(name, known) or ','} known: {', '.join(known)}"
             )
         metric = METRICS[name]
-        given = metric.takes in (*extractor.outputs, *SCALARS)
-        if not given or not isinstance(extractor, metric.only or Extractor):
+        available = metric.takes in (*extractor.outputs, *SCALARS)
+        if not available or not isinstance(extractor, metric.only or Extractor):
             able = metric.only.__name__.lower() if metric.only else "inception"
             raise ValueError(
                 f"metric {name!r} is not for the extractor {extractor.name!r}: "
@@ -332,7 +341,11 @@ def check_metrics(
 
 
 def check_reference(name: str, reference: Reference) -> None:
-    """ValueError for a metric of `METRICS` that needs more than a reference holds."""
+    """Refuses a metric of `METRICS` that needs more of real images than a reference holds.
+
+    Raises:
+        ValueError: where it has no such statistics, or moments without features.
+    """
     metric = METRICS[name]
     statistics = reference.of(metric.takes) if metric.against else None
     if metric.against and statistics is None:

@@ -1,7 +1,7 @@
 """Files of pretrained weights: where they are looked for, what is checked, how they are read.
 
-Nothing is downloaded unless it is asked for, nothing absent is replaced by something else, and no
-pickle is run.
+A download needs an explicit option, an absent file is never replaced by another, and no pickle is
+executed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ from hierdiff.inputs import sha256
 WEIGHTS_FOLDER = "HIERDIFF_WEIGHTS"
 
 
-def given(path: str | Path | None, missing: str) -> Path:
-    """The file at `path`. FileNotFoundError where it is none: `missing` says what to do."""
+def existing_file(path: str | Path | None, missing: str) -> Path:
+    """The file at `path`; `missing`: what the user should do where there is none.
+
+    Raises:
+        FileNotFoundError: where `path` is None or no file.
+    """
     place = None if path is None else Path(path).expanduser()
     if place is None or not place.is_file():
         raise FileNotFoundError(f"weights={path} is no file: {missing}")
     return place
 
 
-def places(name: str) -> list[Path]:
+def search_paths(name: str) -> list[Path]:
     """Where a file of this name may lie: `$HIERDIFF_WEIGHTS`, then torch hub's checkpoints."""
     folder = os.environ.get(WEIGHTS_FOLDER)
     cache = Path(torch.hub.get_dir()) / "checkpoints"
@@ -39,25 +43,34 @@ def places(name: str) -> list[Path]:
 
 
 def checked_hash(path: Path, example: str) -> str:
-    """The 8 hex digits in the file name, once they are found to begin the file's sha256."""
+    """The 8 hex digits at the end of the file name, which must begin the file's sha256.
+
+    example: a name of the right form, for the error.
+
+    Raises:
+        ValueError: where the name has no hash, or the file another one.
+    """
     stated = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
     if stated is None:
         raise ValueError(
             f"weights file {path} does not say its hash: keep the name {example}, "
             f"or end the name of your own in -<first 8 hex digits of its sha256>.pth"
         )
-    found = sha256(path)[:8]
-    if found != stated[1]:
+    digest = sha256(path)[:8]
+    if digest != stated[1]:
         raise ValueError(
-            f"weights file {path} has sha256 {found}..., its name says {stated[1]}: "
+            f"weights file {path} has sha256 {digest}..., its name says {stated[1]}: "
             f"the file is damaged or another one, fetch it again"
         )
-    return found
+    return digest
 
 
 def content(path: Path) -> Any:
-    """What a file of safetensors holds, or one that `torch.load(weights_only=True)` reads, on the
-    CPU. ValueError says why it cannot be read so."""
+    """The object in a safetensors file, or in one of `torch.load(weights_only=True)`, on the CPU.
+
+    Raises:
+        ValueError: where it cannot be read this way, with the reason.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -69,26 +82,31 @@ def content(path: Path) -> Any:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, from safetensors or from what `torch.load(weights_only=True)` reads.
+    """Tensors by name, from safetensors or from a file of `torch.load(weights_only=True)`.
 
-    ValueError where it is neither, holds other things, or numbers that are not finite.
+    Raises:
+        ValueError: where it is neither, holds anything but tensors, or numbers that are not finite.
     """
     check_regular(path)
     try:
-        found = content(path)
+        tensors = content(path)
     except ValueError as error:
         raise ValueError(
             f"weights file {path} cannot be read as tensors alone ({error}): "
             f"the file is damaged or another one, fetch it again"
         ) from error
-    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
+    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise ValueError(f"weights file {path} is no table of tensors by name: fetch it again")
-    check_finite(found, path)
-    return dict(found)
+    check_finite(tensors, path)
+    return dict(tensors)
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """ValueError naming the first tensor that holds NaN or infinity."""
+    """Refuses tensors with NaN or infinity; path: their file, for the error.
+
+    Raises:
+        ValueError: with the name of the first such tensor.
+    """
     for name, tensor in tensors.items():
         wide = torch.promote_types(tensor.dtype, torch.float32)  # fp8 knows no isfinite
         if tensor.is_floating_point() and not bool(tensor.to(wide).isfinite().all()):
@@ -98,16 +116,23 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
+    """First line of an error's text, or the name of its type."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def taken(state: dict[str, Tensor], like: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
-    """The tensors named in `like`, which must be there with its shapes."""
-    for key, wanted in like.items():
-        if key not in state or state[key].shape != wanted.shape:
-            found = tuple(state[key].shape) if key in state else "nothing"
+def matching(
+    state: dict[str, Tensor], like: dict[str, Tensor], path: str | Path
+) -> dict[str, Tensor]:
+    """The tensors of `state` that `like` names; others are left out.
+
+    Raises:
+        ValueError: where one is absent or has another shape.
+    """
+    for key, tensor in like.items():
+        if key not in state or state[key].shape != tensor.shape:
+            shape = tuple(state[key].shape) if key in state else "nothing"
             raise ValueError(
-                f"weights file {path} has {found} under {key}, not {tuple(wanted.shape)}: "
+                f"weights file {path} has {shape} under {key}, not {tuple(tensor.shape)}: "
                 f"give the file that the option asks for"
             )
     return {key: state[key] for key in like}

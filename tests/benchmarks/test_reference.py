@@ -13,7 +13,7 @@ from benchmarks.reference import (
     write_references,
 )
 from hierdiff.metrics.extractors import RandomConv
-from hierdiff.metrics.reference import foreign
+from hierdiff.metrics.reference import read_moments
 from tests.training.runs import images
 
 
@@ -37,7 +37,7 @@ def test_every_resolution_gets_its_file_and_the_file_comes_back(extractor, tmp_p
     made = build_references(images(40), "all", extractor, [8, 4], tmp_path / "kept")
     paths = write_references(tmp_path / "out.npz", made, {"data": "critters"})
     assert [path.name for path in paths] == ["out-8.npz", "out-4.npz"]
-    assert foreign(paths[1], extractor, 4).statistics.n == 40
+    assert read_moments(paths[1], extractor, 4).statistics.n == 40
     (alone,) = write_references(tmp_path / "one.npz", {8: made[8]}, {})
     assert alone.name == "one.npz"
     with pytest.raises(ValueError, match="is no .npz"):

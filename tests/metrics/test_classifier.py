@@ -19,17 +19,17 @@ from hierdiff.metrics.classifier import (
     PartClassifier,
     PartNetwork,
     classifier_of,
-    place,
-    seen,
+    network_input,
+    weights_path,
 )
 from hierdiff.metrics.make_classifier import (
     Training,
     accuracies,
     batches,
-    disturbed,
+    disturb,
     shipped_images,
-    trained,
-    written,
+    train,
+    write_classifier,
 )
 from hierdiff.metrics.reference import levels_of, pooled
 from hierdiff.metrics.scale import PixelGaussian
@@ -62,8 +62,8 @@ def test_it_states_its_accuracy_for_every_attribute_at_every_side(classifier):
 
 
 def test_the_file_is_small_and_says_how_it_was_made():
-    assert place("critters").stat().st_size < 1.5e6
-    with safe_open(place("critters"), "pt") as file:
+    assert weights_path("critters").stat().st_size < 1.5e6
+    with safe_open(weights_path("critters"), "pt") as file:
         told = json.loads(file.metadata()["training"])
         assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}  # noqa: SIM118
     assert told["first_seed"] >= 2048 and told["images"] >= 20_000
@@ -88,7 +88,7 @@ def test_all_shipped_images_are_recognised_exactly_as_often_as_stated(classifier
 
 
 def test_a_file_that_was_changed_is_refused(tmp_path):
-    content = bytearray(place("critters").read_bytes())
+    content = bytearray(weights_path("critters").read_bytes())
     content[-1] ^= 1
     (tmp_path / "changed.safetensors").write_bytes(content)
     with pytest.raises(
@@ -99,10 +99,10 @@ def test_a_file_that_was_changed_is_refused(tmp_path):
 
 def test_images_are_seen_at_64_px_and_untouched_where_they_have_it():
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    torch.testing.assert_close(seen(images), images / 127.5 - 1, rtol=0, atol=1e-6)
+    torch.testing.assert_close(network_input(images), images / 127.5 - 1, rtol=0, atol=1e-6)
     for side in (8, 24, 128):
         flat = torch.full((1, 3, side, side), 200, dtype=torch.uint8)
-        torch.testing.assert_close(seen(flat), torch.full((1, 3, 64, 64), 200 / 127.5 - 1))
+        torch.testing.assert_close(network_input(flat), torch.full((1, 3, 64, 64), 200 / 127.5 - 1))
 
 
 def test_the_identity_states_name_weights_resize_and_quantisation(classifier):
@@ -144,12 +144,12 @@ def test_real_images_obey_the_law_and_gaussian_noise_does_not(classifier, tmp_pa
 def test_the_disturbance_leaves_a_half_as_it_is_and_moves_the_others_little():
     images = torch.randint(64, 192, (40, 3, 16, 16), dtype=torch.uint8)
     how = Training(noise=0.02)
-    moved = disturbed(images, how, generator_of(0))
+    moved = disturb(images, how, generator_of(0))
     same = (moved == images).flatten(1).all(1)
     assert 10 < int(same.sum()) < 30
     level = (moved.float() - images.float()).mean((1, 2, 3))
     assert 0 < float(level[~same].abs().mean()) < 6
-    assert torch.equal(disturbed(images, replace(how, disturbed=0.0), generator_of(0)), images)
+    assert torch.equal(disturb(images, replace(how, disturbed=0.0), generator_of(0)), images)
 
 
 def test_a_pass_shows_every_image_once_at_the_stated_sides():
@@ -161,7 +161,7 @@ def test_a_pass_shows_every_image_once_at_the_stated_sides():
     assert order[:24].tolist() != order[24:].tolist()
     x, rows = shown[0]
     for side, mine, of in zip(SIDES, x.split(2), rows.split(2), strict=True):
-        torch.testing.assert_close(mine, seen(pooled(images[of], side)))
+        torch.testing.assert_close(mine, network_input(pooled(images[of], side)))
 
 
 def test_what_is_written_reads_back_as_the_network_that_was_trained(tmp_path, monkeypatch, shipped):
@@ -169,22 +169,22 @@ def test_what_is_written_reads_back_as_the_network_that_was_trained(tmp_path, mo
     images, codes = some(shipped, 64)
     monkeypatch.setattr(make_classifier, "shipped_images", lambda: (images, codes))
     how = Training(passes=16, batch=32, width=8, disturbed=0.0, shares=(0.5, 0.5, 0, 0))
-    network = trained(images, codes, how)
+    network = train(images, codes, how)
     path = tmp_path / "classifier.safetensors"
-    found = written(network, how, path)
+    found = write_classifier(network, how, path)
     back = PartClassifier.read(path, sha256(path))
     assert back.accuracy == found and back.law == LAW.hash
     assert accuracies(back, images, codes) == found
     assert found["64"]["background"] > 3 / 12
     with torch.no_grad():
-        torch.testing.assert_close(back.features(images), network(seen(images)))
+        torch.testing.assert_close(back.features(images), network(network_input(images)))
 
 
 def test_the_network_of_another_width_does_not_fit(tmp_path, monkeypatch):
     network = PartNetwork(sum(LAW.sizes.values()), width=4)
     monkeypatch.setattr(make_classifier, "accuracies", lambda *_: {})
     path = tmp_path / "classifier.safetensors"
-    written(network, Training(width=8), path)
+    write_classifier(network, Training(width=8), path)
     with pytest.raises(ValueError, match="give the file that the option asks for"):
         PartClassifier.read(path, sha256(path))
 

@@ -133,10 +133,10 @@ def test_logits_and_spatial_features_of_inception_come_from_the_same_pass(tmp_pa
 def test_names_of_metrics_follow_the_extractor():
     inception = Inception.__new__(Inception)
     inception.__dict__["label"] = "FID"
-    assert [inception.labelled(k) for k in ("FD", "KD", "FDinf", "sFD")] == [
+    assert [inception.label_of(k) for k in ("FD", "KD", "FDinf", "sFD")] == [
         *("FID", "KID", "FIDinf", "sFID")
     ]
-    assert RandomConv().labelled("KD") == "KD-RandomConv"
+    assert RandomConv().label_of("KD") == "KD-RandomConv"
 
 
 @pytest.mark.parametrize(
@@ -224,6 +224,6 @@ def test_clip_embeddings_are_those_of_transformers(tmp_path):
     )
     with torch.no_grad():
         both = network(**words, pixel_values=pixels["pixel_values"])
-    torch.testing.assert_close(extractor.embedded(captions), both.text_embeds)
+    torch.testing.assert_close(extractor.embed(captions), both.text_embeds)
     # their processor resizes with torch, ours with Pillow: a grey level here and there
     torch.testing.assert_close(extractor(images), both.image_embeds, rtol=0, atol=5e-3)

@@ -15,7 +15,7 @@ from hierdiff.metrics.fidelity import FidelityMeter
 from hierdiff.metrics.frechet import Statistics, distance, noise_floor
 from hierdiff.metrics.identity import PROTOCOL, Identity
 from hierdiff.metrics.kernel import cmmd, kernel_distance
-from hierdiff.metrics.neighbours import density_coverage, nearest, neighbours, precision_recall
+from hierdiff.metrics.neighbours import density_coverage, nearest, nearest_images, precision_recall
 from hierdiff.metrics.quality import Quality
 from hierdiff.metrics.reference import framewise, levels_of, pooled, references
 from hierdiff.metrics.sliced import mind
@@ -294,7 +294,7 @@ def test_clip_score_and_cmmd_are_those_of_the_embeddings(tmp_path):
     found = rows(
         extractor, refs, ["cmmd", "clip_score"], {16: fake}, {16: fake.flip(0)}, captions=captions
     )
-    x, t = extractor(fake), extractor.embedded(captions)
+    x, t = extractor(fake), extractor.embed(captions)
     cosine = torch.cat([(x * t).sum(1), (x.flip(0) * t).sum(1)])
     score = found[16, "native", "CLIP score"]
     assert score.value == pytest.approx(float(100 * cosine.clamp_min(0).mean()), rel=1e-4)
@@ -309,11 +309,11 @@ def test_clip_score_and_cmmd_are_those_of_the_embeddings(tmp_path):
 def test_the_nearest_training_images_are_found_by_their_number(extractor):
     real = images(40)
     refs = kept(real.split(7), extractor)
-    distances, rows = neighbours(real[[31, 4, 17]], extractor, refs[16], k=2)
+    distances, rows = nearest_images(real[[31, 4, 17]], extractor, refs[16], k=2)
     assert rows[:, 0].tolist() == [31, 4, 17] and float(distances[:, 0].max()) < 1e-5
     assert (distances[:, 1] > distances[:, 0]).all()
     few = replace(refs[16], statistics=Statistics.of(extractor(real), keep=12))
-    assert set(neighbours(real, extractor, few)[1].flatten().tolist()) == set(
+    assert set(nearest_images(real, extractor, few)[1].flatten().tolist()) == set(
         few.statistics.rows.tolist()
     )
 

@@ -13,7 +13,7 @@ from hierdiff.metrics import reference as module
 from hierdiff.metrics.extractors import RandomConv, extractors
 from hierdiff.metrics.fidelity import FidelityMeter
 from hierdiff.metrics.frechet import Moments, frechet
-from hierdiff.metrics.reference import SHIPPED, foreign, references, ship, write_moments
+from hierdiff.metrics.reference import SHIPPED, read_moments, references, ship, write_moments
 from tests.files.test_reading import damaged
 from tests.metrics.sets import RESOLUTIONS, images, kept
 
@@ -69,12 +69,12 @@ def test_any_damage_of_kept_statistics_is_found_and_they_are_computed_again(extr
 def test_any_damage_of_a_foreign_reference_is_one_sentence_or_no_damage(extractor, tmp_path):
     path, chance = tmp_path / "moments.npz", random.Random(0)
     write_moments(path, kept([images()], extractor)[16], {})
-    content, wanted = path.read_bytes(), foreign(path, extractor, 16).statistics.moments
+    content, wanted = path.read_bytes(), read_moments(path, extractor, 16).statistics.moments
     refused = 0
     for _ in range(60):
         path.write_bytes(damaged(content, chance))
         try:
-            found = foreign(path, extractor, 16).statistics.moments
+            found = read_moments(path, extractor, 16).statistics.moments
             assert torch.equal(found.mean, wanted.mean)
             assert torch.equal(found.covariance, wanted.covariance)
         except ValueError as error:
@@ -100,7 +100,7 @@ def stated(folder, by, file="stats.npz", **changes):
 def test_foreign_moments_give_the_distance_to_them(extractor, tmp_path, caplog, more):
     """With and without the spatial moments of ADM's files."""
     path, moments = stated(tmp_path, extractor, **more)
-    found = foreign(path, extractor, 16)
+    found = read_moments(path, extractor, 16)
     assert "its moments count as exact" in caplog.text and math.isinf(found.statistics.n)
     meter = FidelityMeter(extractor, {16: found})
     meter.add({16: images(30, seed=1)})
@@ -113,7 +113,7 @@ def test_foreign_moments_give_the_distance_to_them(extractor, tmp_path, caplog, 
 
 
 def test_a_foreign_reference_has_no_features_to_compare_with(extractor, tmp_path):
-    found = foreign(stated(tmp_path, extractor)[0], extractor, 16)
+    found = read_moments(stated(tmp_path, extractor)[0], extractor, 16)
     FidelityMeter(extractor, {16: found}, ["fd", "fd_infinity", "consistency"])
     with pytest.raises(ValueError, match="metric 'pr' compares with features .* moments alone"):
         FidelityMeter(extractor, {16: found}, ["fd", "pr"])
@@ -124,9 +124,9 @@ def test_spatial_moments_are_read_where_the_extractor_has_such_features(tmp_path
 
     extractor = WithLogits()
     spatial = {"mu_s": np.arange(12.0), "sigma_s": np.eye(12)}
-    found = foreign(stated(tmp_path, extractor, **spatial)[0], extractor, 16)
+    found = read_moments(stated(tmp_path, extractor, **spatial)[0], extractor, 16)
     assert found.others["spatial"].moments.mean.tolist() == list(range(12))
-    plain = foreign(stated(tmp_path, extractor, "plain.npz")[0], extractor, 16)
+    plain = read_moments(stated(tmp_path, extractor, "plain.npz")[0], extractor, 16)
     with pytest.raises(ValueError, match="'sfid' needs spatial statistics"):
         FidelityMeter(extractor, {16: plain}, ["sfid"])
 
@@ -145,18 +145,18 @@ def test_spatial_moments_are_read_where_the_extractor_has_such_features(tmp_path
 )
 def test_a_foreign_file_that_does_not_fit_is_refused(extractor, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
-        foreign(stated(tmp_path, extractor, **change)[0], extractor, 16)
+        read_moments(stated(tmp_path, extractor, **change)[0], extractor, 16)
 
 
 def test_what_is_no_file_or_no_npz_is_refused(extractor, tmp_path):
     with pytest.raises(FileNotFoundError, match="is no file"):
-        foreign(tmp_path / "none.npz", extractor, 16)
+        read_moments(tmp_path / "none.npz", extractor, 16)
     (tmp_path / "bad.npz").write_bytes(b"PK not really")
     with pytest.raises(ValueError, match="no .npz of moments"):
-        foreign(tmp_path / "bad.npz", extractor, 16)
+        read_moments(tmp_path / "bad.npz", extractor, 16)
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(ValueError, match="no .npz of moments"):
-        foreign(tmp_path / "one.npy", extractor, 16)
+        read_moments(tmp_path / "one.npy", extractor, 16)
 
 
 def test_written_moments_come_back_with_their_count_and_nothing_to_warn_of(
@@ -164,13 +164,13 @@ def test_written_moments_come_back_with_their_count_and_nothing_to_warn_of(
 ):
     own = kept([images()], extractor)[16]
     write_moments(tmp_path / "mine.npz", own, {"data": "noise"})
-    found = foreign(tmp_path / "mine.npz", extractor, 16)
+    found = read_moments(tmp_path / "mine.npz", extractor, 16)
     assert not caplog.text and found.statistics.n == 40
     assert torch.equal(found.statistics.moments.mean, own.statistics.moments.mean)
     covariance = found.statistics.moments.covariance
     torch.testing.assert_close(covariance, own.statistics.moments.covariance, rtol=1e-14, atol=0)
     with pytest.raises(ValueError, match="is for extractor 'random_conv@"):
-        foreign(tmp_path / "mine.npz", RandomConv(width=12, seed=1), 16)
+        read_moments(tmp_path / "mine.npz", RandomConv(width=12, seed=1), 16)
 
 
 def test_shipped_features_give_the_statistics_that_reading_gives(

@@ -28,7 +28,7 @@ from baselines.latent import convert
 from benchmarks.cost import again, worker
 from hierdiff.metrics import weights
 from hierdiff.metrics.extractors import extractors
-from hierdiff.metrics.reference import foreign
+from hierdiff.metrics.reference import read_moments
 from hierdiff.results.record import FILE, Record
 from hierdiff.training.checkpoint import newest
 from hierdiff.training.format import KEY
@@ -202,7 +202,7 @@ def of_others(folder: Path, source: Path, draw: random.Random) -> Iterator[Case]
         path.write_bytes(bent(content, draw))
         if i % 5 == 0:
             np.savez(path, mu=np.array([Trap()], dtype=object), sigma=np.eye(d))
-        yield "reference", lambda path=path: foreign(path, extractor, 8)
+        yield "reference", lambda path=path: read_moments(path, extractor, 8)
     torch.save({"state_dict": {"encoder.conv_in.weight": torch.ones(3)}}, folder / "whole.pt")
     for i in range(25):
         path = folder / f"released_{i}.{'safetensors' if i % 4 == 0 else 'pt'}"

@@ -22,6 +22,7 @@ from einops import repeat
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.inputs import source_of
 from hierdiff.metrics.identity import Identity
@@ -51,41 +52,46 @@ class Extractor(nn.Module, ABC):
 
     @property
     def outputs(self) -> dict[str, int]:
-        """Widths of what one pass gives: the features, and what else the network has to say."""
+        """Width of each output of one pass: the features, and whatever else the network gives."""
         return {"features": self.width}
 
     def parts(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _d"]]:
         """One pass over colour images, an entry for each of `outputs`."""
         return {"features": self.features(images)}
 
-    def labelled(self, kind: str) -> str:
-        """What a metric of this kind on these features is called: "KD" gives KD-EffLite0, KID."""
+    def label_of(self, kind: str) -> str:
+        """Heading of a metric on these features: "KD" gives KD-EffLite0, or KID for Inception."""
         if self.label == "FID":
             return kind.replace("FD", "FID").replace("KD", "KID")
         return f"{kind}-{self.label.removeprefix('FD-')}"
 
     @property
     def identity(self) -> str:
-        """extractor@weights : resize : quantisation."""
-        return str(self.made)
+        """As text: extractor@weights : resize : quantisation."""
+        return str(self.base_identity)
 
     @property
-    def made(self) -> Identity:
-        """How numbers are made of images, which is a part of each identity."""
+    def base_identity(self) -> Identity:
+        """Network, resize and quantisation: the part of an identity that an extractor fixes."""
         return Identity(f"{self.name}@{self.weights}", self.resize, "uint8-round")
 
     @property
     def key(self) -> str:
-        """Under which what it gives may be kept: its identity, and the source of foreign code."""
+        """Key of a cache of its outputs: its identity, and the source if the class is not ours."""
         source = source_of(type(self).__module__)
         return self.identity if source is None else f"{self.identity} : {source[:12]}"
 
+    @override
     def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        """Features on the extractor's device. ValueError unless uint8 with 1 or 3 channels."""
+        """Features of uint8 images of 1 or 3 channels, on the extractor's device; see `extract`."""
         return self.extract(images)["features"]
 
     def extract(self, images: UInt8[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b _d"]]:
-        """All of `outputs`, float32, on the extractor's device; errors as in `forward`."""
+        """All of `outputs`, float32, on the extractor's device.
+
+        Raises:
+            ValueError: unless the images are uint8 with 1 or 3 channels.
+        """
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
                 f"an extractor takes uint8 images of shape (b, 1 or 3, h, w), got {images.dtype} "
@@ -98,6 +104,7 @@ class Extractor(nn.Module, ABC):
         with torch.no_grad(), torch.autocast(device.type, enabled=False), full_float32():
             return {name: part.float() for name, part in self.parts(images).items()}
 
+    @override
     def train(self, mode: bool = True) -> Extractor:
         """An extractor never leaves evaluation mode."""
         return super().train(False)
@@ -110,7 +117,7 @@ extractors: Registry[Extractor] = Registry("extractor", Extractor)  # type: igno
 
 
 def pil_bicubic(images: UInt8[Tensor, "b 3 h w"], side: int) -> UInt8[Tensor, "b 3 s s"]:
-    """Images resized one by one with Pillow, whose bicubic filter widens when it reduces."""
+    """Images resized one by one with Pillow's bicubic filter, which antialiases when it reduces."""
     resized = [
         np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
         for image in images.permute(0, 2, 3, 1).cpu().numpy()
@@ -121,10 +128,12 @@ def pil_bicubic(images: UInt8[Tensor, "b 3 h w"], side: int) -> UInt8[Tensor, "b
 def normalized(
     x: Float[Tensor, "b 3 h w"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Tensor, "b 3 h w"]:
+    """Images less `mean`, over `std`, by channel."""
     return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(std)[:, None, None]
 
 
 def sha256_of(data: bytes) -> str:
+    """SHA-256 of bytes, as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 

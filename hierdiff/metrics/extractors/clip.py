@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.metrics import weights as files
 from hierdiff.metrics.extractors.base import (
@@ -61,21 +62,22 @@ class CLIP(Extractor):
         self.resize = f"pil-bicubic-{self.side}"
         self._freeze()
 
+    @override
     def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         x = normalized(pil_bicubic(images, self.side).float() / 255, *self.MEAN_STD)
         pooled = self.network.vision_model(pixel_values=x).pooler_output
         return F.normalize(self.network.visual_projection(pooled), dim=1)
 
     @torch.no_grad()
-    def embedded(self, captions: Sequence[str]) -> Float[Tensor, "n d"]:
-        """Unit embeddings of captions; what is longer than the text half takes is cut off."""
+    def embed(self, captions: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Unit embeddings of captions; longer ones are cut to the length of the text encoder."""
         device = next(self.parameters()).device
         length = self.network.config.text_config.max_position_embeddings
-        given = self._tokenizer(
+        tokens = self._tokenizer(
             list(captions), padding=True, truncation=True, max_length=length, return_tensors="pt"
         ).to(device)
         pooled = self.network.text_model(
-            input_ids=given["input_ids"], attention_mask=given["attention_mask"]
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         ).pooler_output
         return F.normalize(self.network.text_projection(pooled), dim=1)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.metrics import weights as files
 from hierdiff.metrics.extractors.base import OFFLINE, Extractor, extractors, normalized, pil_bicubic
@@ -37,7 +38,7 @@ class DINOv2(Extractor):
                 f"choose from {', '.join(self.SIZES)}"
             )
         released = f"dinov2_vit{size[0]}14_pretrain.pth"
-        path = files.given(
+        path = files.existing_file(
             weights, f"dinov2 needs {released}, give its path as weights=FILE; {OFFLINE}"
         )
         self.name, self.width = f"dinov2-{size}", self.SIZES[size]
@@ -50,10 +51,11 @@ class DINOv2(Extractor):
         state = files.read(path)
         if "pos_embed" in state:
             state["pos_embed"] = released_positions(state["pos_embed"], side=16)
-        network.load_state_dict(files.taken(state, network.state_dict(), path))
+        network.load_state_dict(files.matching(state, network.state_dict(), path))
         self.network = network
         self._freeze()
 
+    @override
     def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         x = pil_bicubic(images, 224).float() / 255
         return self.network(normalized(x, *IMAGENET))

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.metrics.extractors.base import Extractor, extractors, sha256_of
 
@@ -50,6 +51,7 @@ class EfficientNetLite0(Extractor):
         self.network = network.to(memory_format=torch.channels_last)
         self._freeze()
 
+    @override
     def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         x = F.interpolate(images.float(), size=(224, 224), mode="bilinear", antialias=True)
         x = x / 127.5 - 1  # mean and standard deviation 0.5 of 0..1
@@ -57,9 +59,10 @@ class EfficientNetLite0(Extractor):
 
 
 def _in_order(state: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of `state` under the names of `like`, one after another.
+    """The tensors of `state` under the names of `like`, in order.
 
-    Shapes and the last part of each name (weight, bias, running_mean, ...) must agree.
+    Raises:
+        ValueError: unless shapes and last parts of names (weight, bias, ...) agree.
     """
 
     def kinds(tensors: dict[str, Tensor]) -> list[tuple[str, torch.Size]]:

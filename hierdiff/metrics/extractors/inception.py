@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.metrics import weights as files
 from hierdiff.metrics.extractors.base import Extractor, extractors
@@ -41,25 +42,32 @@ class Inception(Extractor):
         self._freeze()
 
     @property
+    @override
     def outputs(self) -> dict[str, int]:
         return {"features": self.width, "logits": 1008, "spatial": 7 * 17 * 17}
 
+    @override
     def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         return self.parts(images)["features"]
 
+    @override
     def parts(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _d"]]:
-        seen: list[Tensor] = []
+        maps: list[Tensor] = []
         conv: Any = self.network.Mixed_6d.branch1x1  # TensorFlow's mixed_6/conv
-        hook = conv.register_forward_hook(lambda module, given, out: seen.append(out[:, :7]))
+        hook = conv.register_forward_hook(lambda module, args, out: maps.append(out[:, :7]))
         try:
             pool, logits = self.network(images)
         finally:
             hook.remove()
-        return {"features": pool, "logits": logits, "spatial": seen[0].flatten(1)}
+        return {"features": pool, "logits": logits, "spatial": maps[0].flatten(1)}
 
 
 def _inception(path: Path) -> Any:
-    """torch-fidelity's network; it reads its file as a pickle, so it gets a copy that is safe."""
+    """torch-fidelity's network; it unpickles its file, so it gets a copy of the tensors alone.
+
+    Raises:
+        ImportError: without torch-fidelity.
+    """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
@@ -73,15 +81,21 @@ def _inception(path: Path) -> Any:
 
 
 def _inception_file(weights: str | Path | None, allow_download: bool) -> Path:
-    """The weights file, given or found. FileNotFoundError names it and the offline way out."""
-    looked = [Path(weights).expanduser()] if weights is not None else files.places(INCEPTION_FILE)
-    for place in looked:
+    """The path in `weights`, or the first of `search_paths` that exists, or a download if allowed.
+
+    Raises:
+        FileNotFoundError: with the places searched and what works offline.
+    """
+    candidates = (
+        [Path(weights).expanduser()] if weights is not None else files.search_paths(INCEPTION_FILE)
+    )
+    for place in candidates:
         if place.is_file():
             return place
     if allow_download and weights is None:
-        return _download(looked[-1])
+        return _download(candidates[-1])
     raise FileNotFoundError(
-        f"the Inception weights are not at {' or '.join(str(p) for p in looked)}: put "
+        f"the Inception weights are not at {' or '.join(str(p) for p in candidates)}: put "
         f"{INCEPTION_FILE} there (or allow_download=true), or measure offline with the extractor "
         f"efficientnet_lite0, whose distance is called FD-EffLite0"
     )

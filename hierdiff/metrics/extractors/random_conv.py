@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hierdiff.metrics.extractors.base import Extractor, extractors, sha256_of
 
@@ -29,6 +30,7 @@ class RandomConv(Extractor):
         self.weights = sha256_of(b"".join(p.data.numpy().tobytes() for p in self.parameters()))[:8]
         self._freeze()
 
+    @override
     def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         x = F.relu(self.first(images.float() / 127.5 - 1))
         return F.relu(self.second(x)).mean(dim=(2, 3))
