@@ -23,7 +23,7 @@ from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.reference import read_moments
-from hierdiff.metrics.table import CAPTIONED, check_metrics, check_reference
+from hierdiff.metrics.table import CAPTIONED, check_metrics, check_reference, join_extractors
 from hierdiff.results.record import FILE, Record
 from hierdiff.train import Prepared, prepare
 
@@ -132,6 +132,7 @@ def check_measure(measure: Measure, run: Prepared) -> Extractor:
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"measure.seeds={seeds}: name one or more, each once")
     extractor = extractors.build(measure.extractor)
+    join_extractors(extractor, [*measure.metrics, *measure.curve.metrics])
     test, train_part = run.data.part("test"), run.data.part("train")
     n = min(measure.samples, len(test), len(train_part))
     sides = resolutions_of(measure, run)

@@ -29,7 +29,7 @@ from hierdiff.metrics.extractors import CLIP, Extractor
 from hierdiff.metrics.frechet import Statistics
 from hierdiff.metrics.quality import NATIVE, POOLED, Place, Quality, row_order
 from hierdiff.metrics.reference import Reference, feature_batches, pooled
-from hierdiff.metrics.table import METRICS, View, check_metrics, check_reference
+from hierdiff.metrics.table import METRICS, View, check_metrics, check_reference, join_extractors
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class FidelityMeter:
         rows: str = "",
     ):
         check_metrics(metrics, extractor, resolutions=list(references))
+        join_extractors(extractor, metrics)
         for reference in references.values():
             if reference.extractor != extractor.identity:
                 raise ValueError(
@@ -157,14 +158,15 @@ class FidelityMeter:
             streams[output] = Statistics.from_arrays(state)
 
     def _extract(self, images: Tensor, place: Place, embeddings: Tensor | None) -> None:
-        outputs = self.extractor.outputs
-        if not {*outputs, "alignment"} & set(self._keep):
+        widths = self.extractor.widths
+        wanted = {*self._keep} | ({"features"} if embeddings is not None else set())
+        if wanted.isdisjoint(widths):
             return
         first = 0
-        for parts in feature_batches(self.extractor, images):
-            for output in outputs:
+        for parts in feature_batches(self.extractor, images, wanted):
+            for output in widths:
                 if output in self._keep:
-                    self._stream(place, output, outputs[output]).add(parts[output])
+                    self._stream(place, output, widths[output]).add(parts[output])
             if embeddings is not None:
                 count = len(parts["features"])
                 cosine = (parts["features"] * embeddings[first : first + count]).sum(1)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int, UInt8
+from scipy.special import betaln
 from torch import Tensor
 
 from hierdiff.metrics.extractors import Extractor
@@ -51,6 +53,54 @@ def density_coverage(
     return float(balls) / (k * len(y)), float(covered.double().mean())
 
 
+def clipped_density_coverage(
+    real: Float[Tensor, "m d"], fake: Float[Tensor, "n d"], k: int = 5
+) -> tuple[float, float]:
+    """Clipped density and clipped coverage, both in [0, 1]: about 1 for samples of the same
+    distribution, and the share of good samples in a mixture with bad ones.
+
+    Salvy, Talbot and Thirion, arXiv 2507.01761. Density: balls of reals that hold a fake, no larger
+    than the median ball, over k and at most 1; mean over fakes, over the same of the reals
+    themselves, at most 1. Coverage: fakes in the ball of a real, over k and at most 1; mean over
+    reals, turned into the share of n good fakes from which it is expected (`expected_coverage`,
+    linear between whole fakes), at most 1.
+
+    Raises:
+        ValueError: where there are k reals or fewer.
+    """
+    x, y = _centred(real, fake)
+    reach = _reach(x, k)
+    median = reach.sqrt().quantile(0.5).square()
+    small = reach.clamp_max(median)
+    good = torch.cat([inside.sum(1) for inside in _within(y, x, small)])
+    own = torch.cat([inside.sum(1) - 1 for inside in _within(x, x, small)])  # not by its own ball
+    density = good.double().clamp_max(k).mean() / own.double().clamp_max(k).mean()
+    covered = torch.zeros(len(x), dtype=torch.int64)
+    for inside in _within(y, x, reach):
+        covered += inside.sum(0)
+    coverage = float(covered.double().clamp_max(k).mean()) / k
+    expected = expected_coverage(len(x), len(y), k)
+    share = np.interp(coverage, expected, np.linspace(0, 1, len(expected)))
+    return min(1.0, float(density)), float(share)
+
+
+def expected_coverage(m: int, n: int, k: int) -> Float64[np.ndarray, " _"]:
+    """The mean over reals of min(fakes in the ball, k) / k, expected for 0 to n fakes of the
+    distribution of the m reals (arXiv 2507.01761).
+
+    The ball to the k-th nearest of m - 1 others holds a share of the distribution that is
+    Beta(k, m - k); the number J of fakes in it is beta-binomial, and
+    E min(J, k) = k - sum over j < k of (k - j) P(J = j).
+    """
+    fakes, j = np.arange(n + 1)[:, None], np.arange(k)
+    possible = j <= fakes
+    rest = np.where(possible, fakes - j, 0)
+    logs = betaln(k + j, m - k + rest) - betaln(k, m - k)
+    logs -= np.log(fakes + 1) + betaln(rest + 1, j + 1)  # the binomial coefficient
+    lost = np.where(possible, (k - j) * np.exp(logs), 0).sum(1)
+    return 1 - lost / k
+
+
 def nearest(
     of: Float[Tensor, "n d"], among: Float[Tensor, "m d"], k: int = 1
 ) -> tuple[Float64[Tensor, "n k"], Int[Tensor, "n k"]]:
@@ -86,7 +136,12 @@ def nearest_images(
 def _inside(
     points: Float64[Tensor, "n d"], centres: Float64[Tensor, "m d"], k: int
 ) -> Iterator[Bool[Tensor, "_b m"]]:
-    """For each point the balls that contain it, in blocks of points.
+    """For each point the balls that contain it, in blocks of points; errors as in `_reach`."""
+    return _within(points, centres, _reach(centres, k))
+
+
+def _reach(centres: Float64[Tensor, "m d"], k: int) -> Float64[Tensor, " m"]:
+    """Squared radius of each ball.
 
     Raises:
         ValueError: where there are k centres or fewer.
@@ -94,8 +149,14 @@ def _inside(
     if len(centres) <= k:
         raise ValueError(f"{len(centres)} images have no {k}-th nearest other: measure more")
     # the image itself is the nearest of k + 1
-    radii = torch.cat([s.kthvalue(k + 1, dim=1).values for s in _squares(centres, centres)])
-    reach = radii + ROUNDING * centres.square().sum(1).mean()
+    return torch.cat([s.kthvalue(k + 1, dim=1).values for s in _squares(centres, centres)])
+
+
+def _within(
+    points: Float64[Tensor, "n d"], centres: Float64[Tensor, "m d"], reach: Float64[Tensor, " m"]
+) -> Iterator[Bool[Tensor, "_b m"]]:
+    """For each point the balls of this squared radius that contain it, in blocks of points."""
+    reach = reach + ROUNDING * centres.square().sum(1).mean()
     for squares in _squares(points, centres):
         yield squares <= reach
 

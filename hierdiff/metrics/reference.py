@@ -14,7 +14,7 @@ import hashlib
 import io
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 OPERATOR = "block-mean"
 CAP = 10_000  # images whose features stay; 51 MB at 1280 dimensions
-KEPT = {"features": CAP, "spatial": 0}  # outputs of an extractor that references have
+KEPT = {"features": CAP, "spatial": 0}  # outputs of an extractor that references have; else CAP
 SHIPPED = Path(__file__).with_name("shipped")
 BATCH = 16  # float32 kernels round by batch size, so it belongs to the protocol
 
@@ -48,7 +48,7 @@ class Reference:
     """Statistics of real images at one resolution; `hash` stands for data, split and operator.
 
     statistics: of the features, of clips those of their frames; others: of further outputs of the
-    extractor, by name.
+    extractor, and of the features of those beside it, by name.
     """
 
     resolution: Resolution
@@ -95,11 +95,13 @@ def framewise(images: UInt8[Tensor, "b c *sides"]) -> UInt8[Tensor, "n c h w"]:
 
 
 def feature_batches(
-    extractor: Extractor, images: UInt8[Tensor, "b c *sides"]
+    extractor: Extractor,
+    images: UInt8[Tensor, "b c *sides"],
+    wanted: Collection[str] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """All outputs of the extractor, in batches of `BATCH`; of a clip those of its frames."""
+    """Outputs of `Extractor.extract` in batches of `BATCH`; of a clip those of its frames."""
     for chunk in framewise(images).split(BATCH):
-        yield extractor.extract(chunk)
+        yield extractor.extract(chunk, wanted)
 
 
 def references(
@@ -120,7 +122,7 @@ def references(
     Raises:
         ValueError: where there are fewer than two images.
     """
-    outputs = [output for output in KEPT if output in extractor.outputs]
+    outputs = [*(o for o in KEPT if o in extractor.outputs), *extractor.companions]
     names = {
         (side, output): _identity(data, split, side, extractor, output)
         for side in resolutions
@@ -128,14 +130,15 @@ def references(
     }
     cache = {key: cached for key, name in names.items() if (cached := _cached(folder, name))}
     missing = {
-        (side, output): Statistics(extractor.outputs[output], KEPT[output])
+        (side, output): Statistics(extractor.widths[output], KEPT.get(output, CAP))
         for side, output in names
         if (side, output) not in cache
     }
     sides = {side for side, _ in missing}
     for batch in images if missing else ():
         for side in sides:
-            for parts in feature_batches(extractor, pooled(batch, side)):
+            absent = {output for at, output in missing if at == side}
+            for parts in feature_batches(extractor, pooled(batch, side), absent):
                 for output in outputs:
                     if (side, output) in missing:
                         missing[side, output].add(parts[output])
@@ -287,6 +290,8 @@ def _stated(
 def _identity(
     data: str, split: str, resolution: Resolution, extractor: Extractor, output: str
 ) -> str:
+    if output in extractor.companions:  # whose statistics are the same as if it stood alone
+        extractor, output = extractor.companions[output], "features"
     kept = f"{output} kept {KEPT[output]}"
     return f"{data} : {split} : {text_of(resolution)} : {OPERATOR} : {extractor.key} : {kept}"
 

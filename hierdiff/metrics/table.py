@@ -9,9 +9,10 @@ from math import isinf
 from jaxtyping import Float
 from torch import Tensor
 
-from hierdiff.levels import Name, Resolution, resolution_of
+from hierdiff.levels import Name, Resolution, px, resolution_of, sides_of
 from hierdiff.metrics.extra import inception_score
 from hierdiff.metrics.extractors import CLIP, Extractor
+from hierdiff.metrics.extractors.haar import SCALES, bands
 from hierdiff.metrics.frechet import (
     POINTS,
     Statistics,
@@ -22,15 +23,22 @@ from hierdiff.metrics.frechet import (
 )
 from hierdiff.metrics.identity import PROTOCOL, Identity
 from hierdiff.metrics.kernel import SUBSETS, cmmd, kernel_distance, subset_size
-from hierdiff.metrics.neighbours import density_coverage, nearest, precision_recall
+from hierdiff.metrics.neighbours import (
+    clipped_density_coverage,
+    density_coverage,
+    nearest,
+    precision_recall,
+)
 from hierdiff.metrics.quality import HIGH, LOW, Quality
 from hierdiff.metrics.reference import CAP, Reference, frames_of
-from hierdiff.metrics.sliced import DIRECTIONS, mind
+from hierdiff.metrics.sliced import DIRECTIONS, mind, relative_distance
 from hierdiff.registry import suggest
 
 CAPTIONED = "clip_score"  # the metric that needs captions
 K_MANIFOLD, K_DENSITY, SPLITS = 3, 5, 10
 SCALARS = ("consistency", "alignment")  # one number an image, not made by the extractor
+BESIDE = ("squeezenet", "haar")  # extractors whose features some metrics take, whatever the first
+BAND_DIRECTIONS = 64
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,16 @@ class View:
             better=better,
         )
 
+    def beside(self, name: str) -> View:
+        """The same images, seen by the extractor of this name that stands beside the first."""
+        extractor, statistics = self.extractor.companions[name], self.reference.of(name)
+        assert statistics is not None
+        reference = replace(
+            self.reference, statistics=statistics, extractor=extractor.identity, others={}
+        )
+        streams = {"features": self.streams[name]}
+        return replace(self, extractor=extractor, streams=streams, reference=reference)
+
     def both(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
         """Features in memory, of generated and of real images."""
         return self.streams["features"].kept, self.reference.statistics.kept
@@ -197,6 +215,41 @@ def densities(view: View) -> Iterator[Quality]:
         yield view.compared(metric, value, fake, real, estimator, HIGH)
 
 
+def clipped(view: View) -> Iterator[Quality]:
+    """Clipped density and coverage in [0, 1], shares of good samples (arXiv 2507.01761)."""
+    fake, real = view.both()
+    estimator = f"clipped-k{K_DENSITY}-{len(fake)}x{len(real)}"
+    values = clipped_density_coverage(real, fake, K_DENSITY)
+    for metric, value in zip(("clipped density", "clipped coverage"), values, strict=True):
+        yield view.compared(metric, value, fake, real, estimator, HIGH)
+
+
+def squeezenet_distance(view: View) -> Iterator[Quality]:
+    """Fréchet distance of the features of SqueezeNet, a second network (arXiv 1602.07360)."""
+    return frechet_distance(view.beside("squeezenet"))
+
+
+def squeezenet_kernel(view: View) -> Iterator[Quality]:
+    """Kernel distance of the features of SqueezeNet, a second network (arXiv 1602.07360)."""
+    return kernel(view.beside("squeezenet"))
+
+
+def haar_distance(view: View) -> Iterator[Quality]:
+    """Distance of Haar coefficients in each band, over their deviation in real images.
+
+    One value for the details of blocks of 2, 4 and 8 pixels and one for what remains: the root of
+    the sliced squared 2-Wasserstein distance of local coefficients, as arXiv 1710.10196 compares
+    the patches of a Laplacian pyramid. 0 for equal images, 1 for a band that is constant.
+    """
+    view = view.beside("haar")
+    fake, real = view.matched()
+    parts = zip(bands(fake).items(), bands(real).values(), strict=True)
+    for (band, x), y in parts:
+        estimator = f"haar{band.lower()}-relative-{BAND_DIRECTIONS}-{len(fake)}x{len(real)}"
+        value = relative_distance(x, y, count=BAND_DIRECTIONS)
+        yield view.compared(f"SW-Haar{band}", value, fake, real, estimator)
+
+
 def sliced(view: View) -> Iterator[Quality]:
     """MIND: the squared 2-Wasserstein distance of features, by projections (arXiv 2605.06797)."""
     fake, real = view.matched()
@@ -263,7 +316,8 @@ class Metric:
     takes: output of the extractor, or one of `SCALARS`. keeps: outputs of how many images stay in
     memory at most, 0 where moments do. against: what it needs of real images, "moments", "features"
     or nothing. least: fewest images for a value. frames: whether frames of a clip may stand for
-    independent images. only: the only extractor that it is defined for.
+    independent images. only: the only extractor that it is defined for. multiple: of what the sides
+    of images must be multiples.
     """
 
     compute: Callable[[View], Iterable[Quality]]
@@ -273,6 +327,7 @@ class Metric:
     least: int = 1
     frames: bool = False
     only: type[Extractor] | None = None
+    multiple: int = 1
 
 
 METRICS = {
@@ -284,13 +339,28 @@ METRICS = {
     "kd": Metric(kernel, least=2),
     "pr": Metric(manifolds, least=K_MANIFOLD + 1),
     "dc": Metric(densities, least=K_DENSITY + 1),
+    "clipped_dc": Metric(clipped, least=K_DENSITY + 1),
     "mind": Metric(sliced, frames=True),
+    "fd_squeezenet": Metric(
+        squeezenet_distance, takes="squeezenet", keeps=0, against="moments", least=2, frames=True
+    ),
+    "kd_squeezenet": Metric(squeezenet_kernel, takes="squeezenet", least=2),
+    "haar": Metric(haar_distance, takes="haar", frames=True, multiple=SCALES[-1]),
     "nearest": Metric(nearest_distance),
     "consistency": Metric(consistency, takes="consistency", keeps=0, against="", frames=True),
     "is": Metric(scored, takes="logits", keeps=50_000, against="", least=SPLITS, frames=True),
     "cmmd": Metric(clip_discrepancy, frames=True, only=CLIP),
     CAPTIONED: Metric(alignment, takes="alignment", keeps=0, against="", only=CLIP),
 }
+
+
+def join_extractors(extractor: Extractor, names: Sequence[str]) -> None:
+    """Puts the extractors that metrics of these names take beside the first one.
+
+    Names that are no metric of `METRICS` are passed over. Absent files raise FileNotFoundError.
+    """
+    taken = {METRICS[name].takes for name in names if name in METRICS}
+    extractor.join(name for name in BESIDE if name in taken)
 
 
 def check_metrics(
@@ -319,7 +389,20 @@ def check_metrics(
                 f"unknown metric {name!r}{suggest(name, known) or ','} known: {', '.join(known)}"
             )
         metric = METRICS[name]
-        available = metric.takes in (*extractor.outputs, *SCALARS)
+        if metric.takes == extractor.name != name:
+            first = name.removesuffix(f"_{extractor.name}")
+            raise ValueError(
+                f"metric {name!r} is {first!r} of the extractor {extractor.name!r}: name {first!r}"
+            )
+        uneven = [
+            one for one in resolutions if any(n % metric.multiple for n in sides_of(one)[-2:])
+        ]
+        if uneven:
+            raise ValueError(
+                f"metric {name!r} at {px(uneven[0])}: it needs sides that are multiples of "
+                f"{metric.multiple}, leave it out or measure other resolutions"
+            )
+        available = metric.takes in (*extractor.widths, *SCALARS, *BESIDE)
         if not available or not isinstance(extractor, metric.only or Extractor):
             able = metric.only.__name__.lower() if metric.only else "inception"
             raise ValueError(

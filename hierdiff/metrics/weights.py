@@ -35,10 +35,11 @@ def existing_file(path: str | Path | None, missing: str) -> Path:
     return place
 
 
-def search_paths(name: str) -> list[Path]:
-    """Where a file of this name may lie: `$HIERDIFF_WEIGHTS`, then torch hub's checkpoints."""
+def search_paths(name: str, cache: Path | None = None) -> list[Path]:
+    """Where a file of this name may lie: `$HIERDIFF_WEIGHTS`, then `cache`, which is torch hub's
+    folder of checkpoints where it is None."""
     folder = os.environ.get(WEIGHTS_FOLDER)
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    cache = Path(torch.hub.get_dir()) / "checkpoints" if cache is None else cache
     return [Path(f).expanduser() / name for f in (folder, cache) if f]
 
 
@@ -50,11 +51,11 @@ def checked_hash(path: Path, example: str) -> str:
     Raises:
         ValueError: where the name has no hash, or the file another one.
     """
-    stated = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    stated = re.search(r"-([0-9a-f]{8})\.(?:pth|safetensors)$", path.name)
     if stated is None:
         raise ValueError(
             f"weights file {path} does not say its hash: keep the name {example}, "
-            f"or end the name of your own in -<first 8 hex digits of its sha256>.pth"
+            f"or end the name of your own in -<first 8 hex digits of its sha256>{path.suffix}"
         )
     digest = sha256(path)[:8]
     if digest != stated[1]:

@@ -26,6 +26,7 @@ def built(tmp_path_factory):
         "inception": write_random,
         "dinov2": foreign_weights.write_dinov2,
         "clip": foreign_weights.write_clip,
+        "squeezenet": foreign_weights.write_squeezenet,
     }
     small = {"dinov2": {"size": "small"}}
 

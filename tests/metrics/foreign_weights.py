@@ -1,9 +1,12 @@
-"""Random weights in the layout of DINOv2's release, and a small CLIP folder as transformers has."""
+"""Random weights in the layout of DINOv2's release, a small CLIP folder as transformers has,
+and SqueezeNet as torchvision has it."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -51,3 +54,15 @@ def write_clip(folder: Path) -> Path:
     tokenizer = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 16}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     return folder
+
+
+def write_squeezenet(folder: Path) -> Path:
+    """SqueezeNet 1.1 under torchvision's names, with its classifier, as the script makes it."""
+    from torchvision.models import squeezenet1_1
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        data = save(squeezenet1_1(weights=None).state_dict())
+    path = folder / f"squeezenet1_1-{hashlib.sha256(data).hexdigest()[:8]}.safetensors"
+    path.write_bytes(data)
+    return path

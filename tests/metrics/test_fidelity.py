@@ -10,17 +10,24 @@ from hierdiff.images import to_float, to_uint8
 from hierdiff.levels import Named, pyramid
 from hierdiff.metrics import fidelity, table
 from hierdiff.metrics.extra import inception_score
-from hierdiff.metrics.extractors import CLIP, Extractor, RandomConv
+from hierdiff.metrics.extractors import CLIP, Extractor, Haar, RandomConv, SqueezeNet, squeezenet
+from hierdiff.metrics.extractors.haar import bands
 from hierdiff.metrics.fidelity import FidelityMeter
 from hierdiff.metrics.frechet import Statistics, distance, noise_floor
 from hierdiff.metrics.identity import PROTOCOL, Identity
 from hierdiff.metrics.kernel import cmmd, kernel_distance
-from hierdiff.metrics.neighbours import density_coverage, nearest, nearest_images, precision_recall
+from hierdiff.metrics.neighbours import (
+    clipped_density_coverage,
+    density_coverage,
+    nearest,
+    nearest_images,
+    precision_recall,
+)
 from hierdiff.metrics.quality import Quality
 from hierdiff.metrics.reference import framewise, levels_of, pooled, references
 from hierdiff.metrics.sliced import mind
 from hierdiff.metrics.table import METRICS, check_metrics
-from tests.metrics.foreign_weights import write_clip
+from tests.metrics.foreign_weights import write_clip, write_squeezenet
 from tests.metrics.sets import RESOLUTIONS, images, kept
 from tests.reference import frechet_nuclear
 
@@ -377,3 +384,97 @@ def test_levels_of_the_same_sides_are_told_apart_by_name_and_go_on_where_they_st
         ("base", "native"),
     ]
     assert all(row.resolution == (8, 8, 8) for row in rows)
+
+
+BESIDE = ["fd", "clipped_dc", "fd_squeezenet", "kd_squeezenet", "haar"]
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """Random weights of SqueezeNet where they are looked for."""
+    path = write_squeezenet(tmp_path)
+    monkeypatch.setattr(squeezenet, "SQUEEZENET_FILE", path.name)
+    monkeypatch.setenv("HIERDIFF_WEIGHTS", str(tmp_path))
+
+
+def joined(metrics=BESIDE):
+    extractor = RandomConv(width=12)
+    table.join_extractors(extractor, metrics)
+    return extractor
+
+
+def test_metrics_of_other_extractors_are_those_of_the_extractor_alone(weights, tmp_path):
+    real, fake, extractor = images(), images(30, seed=1, high=220), joined()
+    refs = kept(real.split(16), extractor)
+    found = rows(extractor, refs, BESIDE, *[levels_of(b, RESOLUTIONS) for b in fake.split(7)])
+    other = SqueezeNet()
+    x, y = other(real), other(fake)
+    density, coverage = clipped_density_coverage(RandomConv(12)(real), RandomConv(12)(fake))
+    expected = {
+        "FD-SqueezeNet": distance(Statistics.of(y, 30), Statistics.of(x, 40)).value,
+        "KD-SqueezeNet": kernel_distance(x, y),
+        "clipped density": density,
+        "clipped coverage": coverage,
+    }
+    values = {metric: found[16, "native", metric].value for metric in expected}
+    assert values == pytest.approx(expected, rel=1e-4)
+    sets = [bands(Haar()(some)) for some in (fake, real[Statistics.of(x, 40).rows])]
+    assert found[16, "pooled", "SW-Haar2"].value > 0 and set(sets[0]) == {"2", "4", "8", "Low"}
+    own = {q.metric: q.identity for key, q in found.items() if key[:2] == (16, "native")}
+    assert own["FD-SqueezeNet"].maker == f"squeezenet@{other.weights}"
+    assert own["FD-SqueezeNet"].resize == "bilinear-antialias-227"
+    assert own["SW-Haar4"].maker == "haar@3levels0" and own["SW-Haar4"].resize == "native"
+    assert (
+        own["FD-RandomConv"].maker == own["clipped density"].maker == extractor.base_identity.maker
+    )
+    assert own["SW-HaarLow"].estimator == "haarlow-relative-64-30x30"
+    assert found[16, "native", "KD-SqueezeNet"].better == "low"
+
+
+def test_the_first_extractor_is_as_it_is_alone_where_others_stand_beside_it(weights):
+    real, fake = images(), images(30, seed=1)
+    key, alone = (16, "pooled", "FD-RandomConv"), RandomConv(width=12)
+    one = rows(alone, kept([real], alone), ["fd"], {16: fake})[key]
+    assert one == rows(joined(), kept([real], joined()), BESIDE, {16: fake})[key]
+
+
+def test_only_the_extractors_that_a_metric_takes_are_run(weights, monkeypatch):
+    extractor = joined()
+    refs = kept([images()], extractor)
+    monkeypatch.setattr(SqueezeNet, "features", None)
+    assert rows(extractor, refs, ["fd", "haar"], {16: images(30, 1)})
+
+
+def test_statistics_of_an_extractor_are_kept_once_wherever_it_stands(weights, tmp_path):
+    kept([images()], joined(["fd_squeezenet"]), tmp_path / "kept")
+    before = sorted((tmp_path / "kept").iterdir())
+    found = kept(iter(()), SqueezeNet(), tmp_path / "kept")
+    assert len(before) == 4 and sorted((tmp_path / "kept").iterdir()) == before
+    assert found[16].statistics.n == 40 and found[16].extractor == SqueezeNet().identity
+
+
+def test_references_without_the_other_extractor_are_refused():
+    refs = kept([images()], RandomConv(width=12))
+    with pytest.raises(ValueError, match="'haar' needs haar statistics of real images"):
+        FidelityMeter(RandomConv(width=12), refs, ["fd", "haar"])
+
+
+def test_a_metric_that_repeats_the_first_extractor_and_sides_without_bands_are_refused(weights):
+    with pytest.raises(ValueError, match="'fd_squeezenet' is 'fd' of the extractor 'squeezenet'"):
+        check_metrics(["fd_squeezenet"], SqueezeNet())
+    with pytest.raises(ValueError, match="'haar' at 20 px: it needs sides that are multiples of 8"):
+        check_metrics(["haar"], RandomConv(), resolutions=[40, 20])
+    check_metrics(["haar"], RandomConv(), resolutions=[40, (4, 8, 16)])
+
+
+def test_other_extractors_go_on_from_what_was_kept(weights):
+    extractor = joined()
+    refs = kept([images()], extractor)
+    first, second = images(30, seed=1).split(15)
+    meter = FidelityMeter(extractor, refs, BESIDE)
+    meter.add({16: first})
+    again = FidelityMeter(joined(), refs, BESIDE)
+    again.restore(meter.to_arrays())
+    for one in (meter, again):
+        one.add({16: second})
+    assert meter.qualities() == again.qualities()

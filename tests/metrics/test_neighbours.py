@@ -1,10 +1,18 @@
 """Manifolds and nearest neighbours: known answers, expectations, parity, and no swapped names."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import betabinom
 
 from hierdiff.metrics import neighbours
-from hierdiff.metrics.neighbours import density_coverage, nearest, precision_recall
+from hierdiff.metrics.neighbours import (
+    clipped_density_coverage,
+    density_coverage,
+    expected_coverage,
+    nearest,
+    precision_recall,
+)
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -89,3 +97,76 @@ def test_too_few_images_are_refused():
         precision_recall(normal(3, 2), normal(9, 2), 3)
     with pytest.raises(ValueError, match="take k=3"):
         nearest(normal(2, 2), normal(3, 2), k=4)
+
+
+def mixture(share, seed, n=512, d=16, far=30.0):
+    """Samples of the distribution of reals, a share of them far away."""
+    fake = normal(n, d, seed=seed)
+    fake[: round(share * n)] += far
+    return fake
+
+
+def test_clipped_values_of_a_set_against_itself_are_one_and_of_sets_apart_zero():
+    x = normal(60, 8) + 100
+    assert clipped_density_coverage(x, x.clone()) == (1, 1)
+    assert clipped_density_coverage(x, x + 100) == (0, 0)
+
+
+def test_clipped_values_are_the_share_of_good_samples():
+    shares = [0.0, 0.25, 0.5, 0.75, 1.0]
+    found = [
+        [clipped_density_coverage(normal(512, 16, seed=i), mixture(s, i + 50)) for i in range(4)]
+        for s in shares
+    ]
+    for column in zip(*(torch.tensor(one).mean(0).tolist() for one in found), strict=True):
+        assert column == pytest.approx([1 - share for share in shares], abs=0.06)
+        assert list(column) == sorted(column, reverse=True)
+
+
+def test_one_real_image_far_away_moves_density_and_not_its_clipped_form():
+    """Its ball is as large as its distance, and holds all of the bad samples on the way."""
+    real = normal(200, 4)
+    outlying = torch.cat([real, torch.full((1, 4), 100.0, dtype=torch.float64)])
+    fake = torch.cat([normal(100, 4, seed=1), normal(100, 4, seed=2) + 50])
+    plain = [density_coverage(x, fake)[0] for x in (real, outlying)]
+    clipped = [clipped_density_coverage(x, fake)[0] for x in (real, outlying)]
+    assert plain[1] - plain[0] > 0.05 and abs(clipped[1] - clipped[0]) < 0.01
+    assert clipped[1] == pytest.approx(0.5, abs=0.08)
+
+
+def test_many_samples_in_one_place_cover_no_more_than_that_place():
+    real = normal(400, 4)
+    crowd = real[real.norm(dim=1).argmin()] + 1e-3 * normal(400, 4, seed=1)
+    coverage = clipped_density_coverage(real, crowd)[1]
+    inside = (torch.cdist(real, crowd) <= torch.cdist(real, real).sort(1).values[:, 5:6]).sum(1)
+    assert coverage < 0.2 < float(inside.double().mean()) / 5
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 300), (120, 350)])
+def test_clipped_values_are_what_the_public_definition_counts(n, m):
+    """By full distance matrices; the public code rounds coverage up to a step of 1 / (n + 1), and
+    sums over all counts of fakes in a ball."""
+    k, real, fake = 5, normal(m, 6), 0.8 * normal(n, 6, seed=1) + 0.7
+    own = torch.cdist(real, real)
+    radius = own.sort(dim=1).values[:, k]
+    small = radius.clamp(max=float(np.median(radius)))
+    within = (torch.cdist(real, fake) <= small[:, None]).sum(0).clamp(max=k).double().mean() / k
+    ideal = ((own <= small[:, None]).sum(0) - 1).clamp(max=k).double().mean() / k
+    covered = (torch.cdist(real, fake) < radius[:, None]).sum(1).clamp(max=k).double().mean() / k
+    expected = [0.0]
+    for i in range(1, n + 1):
+        j = np.arange(i + 1)
+        law = betabinom(i, k, m - k).pmf(j)
+        expected.append(float((np.minimum(j, k) * law).sum() / k))
+    np.testing.assert_allclose(expected_coverage(m, n, k), expected, rtol=1e-9, atol=1e-12)
+    density, coverage = clipped_density_coverage(real, fake, k)
+    assert density == pytest.approx(min(1, float(within / ideal)), abs=1e-12)
+    steps = np.searchsorted(expected, float(covered)) / (n + 1)
+    assert 0 < coverage < 1 and abs(coverage - steps) <= 1 / n
+
+
+def test_blocks_do_not_change_clipped_values(monkeypatch):
+    real, fake = normal(70, 5), normal(50, 5, seed=1)
+    whole = clipped_density_coverage(real, fake)
+    monkeypatch.setattr(neighbours, "BLOCK", 16)
+    assert clipped_density_coverage(real, fake) == whole

@@ -4,8 +4,10 @@ from hierdiff.metrics.extractors.base import Extractor, extractors
 from hierdiff.metrics.extractors.clip import CLIP
 from hierdiff.metrics.extractors.dinov2 import DINOv2
 from hierdiff.metrics.extractors.efficientnet_lite0 import EfficientNetLite0
+from hierdiff.metrics.extractors.haar import Haar
 from hierdiff.metrics.extractors.inception import INCEPTION_FILE, Inception
 from hierdiff.metrics.extractors.random_conv import RandomConv
+from hierdiff.metrics.extractors.squeezenet import SqueezeNet
 
 __all__ = [
     "CLIP",
@@ -13,7 +15,9 @@ __all__ = [
     "DINOv2",
     "EfficientNetLite0",
     "Extractor",
+    "Haar",
     "Inception",
     "RandomConv",
+    "SqueezeNet",
     "extractors",
 ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,7 @@ class Extractor(nn.Module, ABC):
     width: length of a feature vector; label: what a distance on these features is called;
     weights: first 8 hex digits of the weights' sha256; resize: how images reach the input size;
     released: name of the file that is looked for where no weights are given, None for none.
+    beside: further extractors by name, whose features `extract` gives as well (see `join`).
     """
 
     name: str
@@ -45,6 +46,17 @@ class Extractor(nn.Module, ABC):
     weights: str
     resize: str
     released: str | None = None
+    beside: nn.ModuleDict
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beside = nn.ModuleDict()
+
+    def join(self, names: Iterable[str]) -> None:
+        """Builds the registered extractors of these names to stand beside this one."""
+        for name in names:
+            if name not in self.beside:
+                self.beside[name] = extractors.build({"name": name})
 
     @abstractmethod
     def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
@@ -64,6 +76,16 @@ class Extractor(nn.Module, ABC):
         if self.label == "FID":
             return kind.replace("FD", "FID").replace("KD", "KID")
         return f"{kind}-{self.label.removeprefix('FD-')}"
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of each of `outputs`, and of the features of each extractor beside this one."""
+        return {**self.outputs, **{name: one.width for name, one in self.companions.items()}}
+
+    @property
+    def companions(self) -> dict[str, Extractor]:
+        """The extractors beside this one, by name."""
+        return {name: one for name, one in self.beside.items() if isinstance(one, Extractor)}
 
     @property
     def identity(self) -> str:
@@ -86,8 +108,11 @@ class Extractor(nn.Module, ABC):
         """Features of uint8 images of 1 or 3 channels, on the extractor's device; see `extract`."""
         return self.extract(images)["features"]
 
-    def extract(self, images: UInt8[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b _d"]]:
-        """All of `outputs`, float32, on the extractor's device.
+    def extract(
+        self, images: UInt8[Tensor, "b c h w"], wanted: Collection[str] | None = None
+    ) -> dict[str, Float[Tensor, "b _d"]]:
+        """All of `widths`, float32, on the extractor's device; with `wanted`, those of them and
+        what the same network gives beside.
 
         Raises:
             ValueError: unless the images are uint8 with 1 or 3 channels.
@@ -102,7 +127,12 @@ class Extractor(nn.Module, ABC):
         if images.shape[1] == 1:
             images = repeat(images, "b 1 h w -> b 3 h w")
         with torch.no_grad(), torch.autocast(device.type, enabled=False), full_float32():
-            return {name: part.float() for name, part in self.parts(images).items()}
+            own = wanted is None or not set(self.outputs).isdisjoint(wanted)
+            parts = dict(self.parts(images)) if own else {}
+            for name, other in self.companions.items():
+                if wanted is None or name in wanted:
+                    parts[name] = other.features(images)
+            return {name: part.float() for name, part in parts.items()}
 
     @override
     def train(self, mode: bool = True) -> Extractor:
