@@ -50,6 +50,7 @@ TREE: Rule = ("a mapping", lambda value: isinstance(value, Mapping))
 
 
 def or_none(rule: Rule) -> Rule:
+    """The rule that also allows null."""
     return f"{rule[0]} or null", lambda value: value is None or rule[1](value)
 
 
@@ -70,7 +71,8 @@ QUALITY: dict[str, Any] = {
     "identity": IDENTITY,
     **dict.fromkeys(("n?", "n_reference?", "draws?"), WHOLE),
     **dict.fromkeys(("floor?", "spread?", "between?", "within?"), AMOUNT),
-    **dict.fromkeys(("route?", "better?"), WORD),
+    "route?": WORD,
+    "better": WORD,  # no default is right for every metric
     "values?": [NUMBER],
     "*": ANY,
 }

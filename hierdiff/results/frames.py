@@ -49,11 +49,11 @@ def dataframe(*folders: str | Path, options: Sequence[str] = ()) -> pd.DataFrame
 
     lines = []
     for record in records(*folders):
-        told = _told(record, options)
-        found = [{**told, **line} for line in _lines(record)]
+        run = _run_columns(record, options)
+        rows = [{**run, **line} for line in _lines(record)]
         if record.failure is not None:
-            found.append({**told, "kind": "failure"})
-        lines += found
+            rows.append({**run, "kind": "failure"})
+        lines += rows
     frame = pd.DataFrame(lines, columns=pd.Index([*COLUMNS, *SPENT, *options]))
     numbers = {name: "float64" for name in ("value", "spread", *SPENT)}
     texts = any(isinstance(line.get("resolution"), str) for line in lines)
@@ -61,7 +61,7 @@ def dataframe(*folders: str | Path, options: Sequence[str] = ()) -> pd.DataFrame
     return frame.astype({**numbers, **whole, "edited": "bool"})
 
 
-def _told(record: Record, wanted: Sequence[str]) -> dict[str, Any]:
+def _run_columns(record: Record, options: Sequence[str]) -> dict[str, Any]:
     chosen = flat(record.config)
     folder = record.path.parent.name if record.path else record.name
     return {
@@ -74,7 +74,7 @@ def _told(record: Record, wanted: Sequence[str]) -> dict[str, Any]:
         "path": str(record.path) if record.path else None,
         "edited": record.edited,
         "failure": record.failure,
-        **{option: chosen.get(option) for option in wanted},
+        **{option: chosen.get(option) for option in options},
     }
 
 
@@ -110,7 +110,8 @@ def _level(level: Name) -> int | str:
 def wide(frame: pd.DataFrame, kind: str = "quality") -> pd.DataFrame:
     """One line for each run, one column for each resolution, view and metric of one `kind`.
 
-    Raises ValueError where a column would mix identities, data sets or points of a curve.
+    Raises:
+        ValueError: where a column would mix identities, data sets or points of a curve.
     """
     if kind == "curve":
         raise ValueError("a curve has many numbers for a metric: plot the long form over 'images'")
@@ -120,9 +121,9 @@ def wide(frame: pd.DataFrame, kind: str = "quality") -> pd.DataFrame:
         mixed = chosen.groupby(place, dropna=False)[what].nunique()
         if (mixed > 1).any():
             where = mixed[mixed > 1].index[0]
-            told = ", ".join(str(part) for part in where if part == part)
+            column = ", ".join(str(part) for part in where if part == part)
             raise ValueError(
-                f"{told} has more than one {what}: choose one, frame[frame.{what} == ...]"
+                f"{column} has more than one {what}: choose one, frame[frame.{what} == ...]"
             )
     runs = ["run", "name", "seed"]
     chosen = chosen.assign(view=chosen["view"].fillna(""))
@@ -131,6 +132,6 @@ def wide(frame: pd.DataFrame, kind: str = "quality") -> pd.DataFrame:
         raise ValueError(
             f"run {chosen[twice]['run'].iloc[0]!r} is there twice: choose one by frame.path"
         )
-    found = chosen.pivot(index=runs, columns=place, values="value")
-    order = sorted(found.columns, key=lambda c: (order_of(name_of(str(c[0]))), *c[1:]))
-    return found[order].sort_index()
+    table = chosen.pivot(index=runs, columns=place, values="value")
+    order = sorted(table.columns, key=lambda c: (order_of(name_of(str(c[0]))), *c[1:]))
+    return table[order].sort_index()

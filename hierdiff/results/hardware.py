@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hierdiff.results.record import Record
 from hierdiff.results.rows import Row
-
-if TYPE_CHECKING:
-    pass
 
 
 def machine(record: Record, device: str) -> str:

@@ -12,7 +12,14 @@ from typing import Any
 
 
 def plain(value: Any, where: str, free: bool = False) -> Any:
-    """`value` in JSON's types, exactly; `free` writes other things, also inf and nan, as text."""
+    """`value` in JSON's types, exactly; where: its place in the record, for errors.
+
+    free: write what JSON has no type for, also inf and nan, as text.
+
+    Raises:
+        ValueError: for inf or nan.
+        TypeError: for what JSON has no type for.
+    """
     if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, Mapping):

@@ -122,7 +122,11 @@ class Record:
 
     @classmethod
     def read(cls, path: str | Path) -> Record:
-        """The record of a file, or of `record.json` in a folder."""
+        """The record of a file, or of `record.json` in a folder.
+
+        Raises:
+            ValueError: for what is no JSON, no record, or one of an unknown schema.
+        """
         path = Path(path)
         path = path / FILE if path.is_dir() else path
         try:
@@ -135,7 +139,7 @@ class Record:
                 f"{path} has record schema {schema!r}, this version reads {SCHEMA}: "
                 f"read it with the hierdiff that wrote it, or remove it and run again"
             )
-        said, found = content.pop("hash", None), content_hash(content)
+        stated, actual = content.pop("hash", None), content_hash(content)
         content = {**READ[schema], **content, "schema": SCHEMA}
         known = {f.name for f in fields(cls)} - {"path", "edited"}
         unknown, missing = sorted(set(content) - known), sorted(known - set(content))
@@ -158,15 +162,19 @@ class Record:
             content["scale"] = {kind: tuple(map(Quality.read, rows)) for kind, rows in scale}
             if schema < 4:
                 content["cost"] = older_costs(content["cost"])
-            record = cls(**content, path=path, edited=said != found)
+            record = cls(**content, path=path, edited=stated != actual)
         except (ValueError, FloatingPointError) as error:
             raise ValueError(f"{path} is no record that can be read: {error}") from error
-        vars(record)["hash"] = found  # the cached property
+        vars(record)["hash"] = actual  # the cached property
         return record
 
 
 def _read_json(path: Path) -> Any:
-    """The content of a file, which may be anything: ValueError for what is no JSON of this size."""
+    """The content of a file, which may be anything.
+
+    Raises:
+        ValueError: for what is no JSON of this size.
+    """
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for
         raise ValueError("it is no file")

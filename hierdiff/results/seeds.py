@@ -7,18 +7,15 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hierdiff.levels import Name, level_of, text_of
 from hierdiff.metrics.quality import Quality
+from hierdiff.results.flat import NAMED
+from hierdiff.results.hardware import hardware
 from hierdiff.results.plain import content_hash, plain
 from hierdiff.results.record import Record
 from hierdiff.results.rows import Row
-
-if TYPE_CHECKING:
-    pass
-from hierdiff.results.flat import NAMED
-from hierdiff.results.hardware import hardware
 
 TIMES = ("train_images_per_s", "sample_images_per_s", "latency_s")
 CLOCKED = {"seconds": "trainer", "latency": "sampler"}  # budget: whose steps it decides
@@ -30,7 +27,7 @@ def training_seed(record: Record) -> Any:
     return record.config.get("seed", seeds.get("training"))
 
 
-def over_seeds(found: Iterable[Record]) -> list[Record]:
+def over_seeds(runs: Iterable[Record]) -> list[Record]:
     """The records, those that differ in the training seed alone merged into one.
 
     A merged record has means for values, the list of seeds as `config["seed"]`, and the scale and
@@ -54,7 +51,7 @@ def over_seeds(found: Iterable[Record]) -> list[Record]:
     stay as they are.
     """
     groups: dict[str, list[Record]] = {}
-    for i, record in enumerate(found):
+    for i, record in enumerate(runs):
         groups.setdefault(str(i) if record.failure is not None else _but_seed(record), []).append(
             record
         )
@@ -71,14 +68,14 @@ def _but_seed(record: Record) -> str:
     measured = {
         (text_of(q.level), q.metric): (str(q.identity), q.n, q.n_reference) for q in record.quality
     }
-    told = {
+    same = {
         "row": (record.name, record.method, record.data, record.budget, record.resolutions),
         "options": options,
         "measured": sorted(measured.items()),
         "inputs": record.provenance.get("inputs"),
         "hardware": sorted({hardware(record, c) for c in record.cost}),
     }
-    return content_hash(plain(told, "record", free=True))
+    return content_hash(plain(same, "record", free=True))
 
 
 def _merged(group: Sequence[Record]) -> Sequence[Record]:

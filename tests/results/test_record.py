@@ -24,7 +24,7 @@ from hierdiff.results.provenance import git_state, now, provenance
 from hierdiff.results.record import SCHEMA, Record
 from hierdiff.sample import own_files
 from hierdiff.training import log
-from tests.benchmarks.rows import cost, five, identity, of_schema, quality, record
+from tests.benchmarks.rows import cost, five, identity, of_schema, point, quality, record
 
 
 @pytest.mark.parametrize("written", five(), ids=lambda r: r.name)
@@ -227,6 +227,19 @@ def test_a_row_that_does_not_say_which_side_is_better_is_told_by_its_metric(
     tmp_path, metric, better
 ):
     assert older(tmp_path, "x", metric=metric).quality[0].better == better
+
+
+@pytest.mark.parametrize("rows", ["quality", "curves", "scale"])
+def test_a_row_of_the_present_schema_without_its_better_side_is_refused(tmp_path: Path, rows):
+    row = point(64, "native", 0.9, metric="recall", better="high")
+    own = {rows: {"real": (row,)} if rows == "scale" else (row,)}
+    path = record("a", **own).write(tmp_path)
+    content = json.loads(path.read_text())
+    stored = content[rows]["real"] if rows == "scale" else content[rows]
+    del stored[0]["better"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{rows}.*\[0\] lacks 'better'"):
+        Record.read(path)
 
 
 @pytest.mark.parametrize(
