@@ -27,6 +27,7 @@ from benchmarks.measure.quality import Meter, Rows, quality_of_seeds
 from benchmarks.measure.reconstruction import reconstructions
 from benchmarks.measure.samples import Images, real_images, samples
 from benchmarks.measure.scale import files_of, real_references, scale_rows
+from benchmarks.measure.selection import Choice, candidate_rows, choices, select, with_choice
 from benchmarks.plan.plan import Plan
 from benchmarks.progress import track
 from benchmarks.ready import Ready, resolutions_of
@@ -45,7 +46,7 @@ from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL
 from hierdiff.metrics.neighbours import nearest_images
 from hierdiff.metrics.perceptual import perceptuals
-from hierdiff.metrics.quality import CurvePoint
+from hierdiff.metrics.quality import Candidate, CurvePoint
 from hierdiff.metrics.reference import Reference
 from hierdiff.results.provenance import now, provenance
 from hierdiff.results.record import SCHEMA, Record
@@ -138,6 +139,7 @@ def measure(bench: Bench) -> Record:
         log.info("%d samples under the conditions of %d test images, in turn", n, on_hand)
     scale = measure_scale(bench)
     kept = resumed_measuring(bench)
+    bench, selection = select_options(bench, kept)
     quality = measure_samples(bench, kept)
     picture(bench, kept.shown)
     quality += measure_codecs(bench)
@@ -152,6 +154,7 @@ def measure(bench: Bench) -> Record:
         cost=tuple(measure_cost(bench)),
         scale=scale,
         curves=tuple(curves),
+        selection=tuple(selection),
         training=training_of(bench),
         config=bench.settings.to_config(),
         provenance=provenance_of(bench, digests),
@@ -177,7 +180,8 @@ def measure_scale(bench: Bench) -> dict[str, Rows]:
 
 def resumed_measuring(bench: Bench) -> Kept:
     """What the same measuring had done before it was killed; empty if it was not."""
-    options = bench.settings.to_config()["measure"]
+    config = bench.settings.to_config()
+    options = config["measure"], config["select"]
     hashes = [reference.hash for reference in bench.references.values()]
     device, sha256 = device_of(bench.run).type, bench.run.data.sha256
     key = measuring_key(
@@ -185,6 +189,35 @@ def resumed_measuring(bench: Bench) -> Kept:
         *(bench.extractor.key, hashes, weights_hash(bench.method)),
     )
     return Kept(bench.folder / MEASURING, key)
+
+
+def select_options(bench: Bench, kept: Kept) -> tuple[Bench, list[Candidate]]:
+    """The bench with the options that were selected, and all candidates, [] for none."""
+    selection = bench.settings.select
+    if not selection.options:
+        return bench, []
+    train_part = bench.run.data.part("train")
+
+    def draw(choice: Choice) -> Rows:
+        return candidate_rows(
+            choose(bench, choice).method,
+            train_part,
+            Meter(bench.extractor, bench.references, [selection.metric], train_part),
+            selection,
+            bench.precision,
+            bench.settings.measure.batch,
+        )
+
+    choice, candidates = select(draw, choices(selection), kept, track)
+    log.info("selected %s by %s", choice, candidates[0].metric)
+    return choose(bench, choice), candidates
+
+
+def choose(bench: Bench, choice: Choice) -> Bench:
+    """The bench with the options of a choice."""
+    run = with_choice(bench.run, choice, bench.folder)
+    run = replace(run, method=run.method.to(device_of(run), SAMPLING))
+    return replace(bench, run=run, settings=bench.settings.settle(sampler=choice.sampling()))
 
 
 def draw_samples(bench: Bench, kept: Kept, seed: int, start: int) -> Iterator[Images]:
@@ -294,14 +327,19 @@ def training_of(bench: Bench) -> dict[str, Any]:
 
 def provenance_of(bench: Bench, digests: Mapping[str, str]) -> dict[str, Any]:
     """What is needed to reproduce the row; digests: see `inputs_of`."""
-    seeds = {"training": bench.run.seed, "samples": list(bench.settings.measure.seeds)}
+    seeds: dict[str, Any] = {
+        "training": bench.run.seed,
+        "samples": list(bench.settings.measure.seeds),
+    }
+    if bench.settings.select.options:
+        seeds["selection"] = bench.settings.select.seed
     return {
         "protocol": PROTOCOL,
         "rows": {"rule": RULE, "n": len(bench.test)},
         "inputs": dict(digests),
         **provenance(
             started=bench.started,
-            seeds=seeds,  # type: ignore[arg-type]
+            seeds=seeds,
             config=bench.settings.to_config(),
         ),
     }
@@ -309,6 +347,9 @@ def provenance_of(bench: Bench, digests: Mapping[str, str]) -> dict[str, Any]:
 
 def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
     """The record with an analysis; writes it again, and a picture."""
+    best = next((one for one in record.selection if one.chosen), None)
+    if best is not None:
+        bench = choose(bench, Choice(best.guidance, best.steps, best.half_life))
     folder, method = statistics_folder(bench.settings), bench.method
     resolutions = [resolution_of(name) for name in method.resolutions]
     rows = exposure.exposure_bias(

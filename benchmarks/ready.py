@@ -12,9 +12,10 @@ from benchmarks.cost.cases import cases_of, trajectories
 from benchmarks.measure import exposure
 from benchmarks.measure.quality import settle_metrics
 from benchmarks.measure.scale import check_sides, files_of
-from benchmarks.plan.budget import make_plan, with_plan
+from benchmarks.measure.selection import check_selection
+from benchmarks.plan.budget import SAMPLING, make_plan, with_plan
 from benchmarks.plan.plan import Plan
-from benchmarks.settings import Analysis, Measure, Settings
+from benchmarks.settings import Analysis, Measure, Selection, Settings
 from benchmarks.sweep.finished import check_same
 from hierdiff import training
 from hierdiff.levels import Resolution, check_resolutions, finest_first, resolution_of
@@ -27,6 +28,7 @@ from hierdiff.metrics.table import CAPTIONED, check_metrics, check_reference, jo
 from hierdiff.results.record import FILE, Record
 from hierdiff.train import Prepared, prepare
 
+DECISIVE = ("fd", "kd", "fd_infinity", "is", "sfid", "cmmd", "clip_score", "mind")
 TIME = "time"  # of `dry_run`: some steps are timed
 
 
@@ -64,6 +66,8 @@ def ready(settings: Settings) -> Ready:
     measure, sides = settings.measure, resolutions_of(settings.measure, run)
     settings = settings.settle(metrics=settle_metrics(measure.metrics, run.data, sides))
     extractor = check_measure(settings.measure, run)
+    if settings.select.options:
+        check_select(settings.select, settings, run, extractor)
     cases_of(run.config, trajectories(run.method), settings.cost, "cpu")
     plan = make_plan(
         run,
@@ -74,8 +78,8 @@ def ready(settings: Settings) -> Ready:
     )
     run = with_plan(run, plan)
     training.check(run.method, settings.place, run.recipe, run.config)
-    steps = plan.sampler_steps if plan.match else None
-    settings = settings.settle(trainer=run.config["trainer"], sampler_steps=steps)
+    steps = {"steps": plan.sampler_steps} if plan.match and plan.sampler_steps else None
+    settings = settings.settle(trainer=run.config["trainer"], sampler=steps)
     return Ready(settings, run, plan, extractor, record)
 
 
@@ -162,6 +166,33 @@ def check_measure(measure: Measure, run: Prepared) -> Extractor:
     if any(isinstance(stage, Generator) and stage.lossy for stage in run.method.stages):
         perceptuals.build(measure.perceptual)
     return extractor
+
+
+def check_select(
+    selection: Selection, settings: Settings, run: Prepared, extractor: Extractor
+) -> None:
+    """Refuses a selection that the run cannot make.
+
+    Raises:
+        ValueError: as in `check_selection`, for a metric that cannot decide, and for a budget of
+            sampling, which would have decided already.
+    """
+    check_selection(selection, settings.measure, run)
+    n = min(selection.samples, len(run.data.part("train")))
+    if selection.metric not in DECISIVE:
+        raise ValueError(
+            f"select.metric={selection.metric}: take a metric of one value of which an end is "
+            f"better, {', '.join(DECISIVE)}"
+        )
+    check_metrics(
+        [selection.metric], extractor, n=n, resolutions=resolutions_of(settings.measure, run)
+    )
+    budgets = [name for name in SAMPLING if getattr(settings.match, name) is not None]
+    if budgets and (selection.guidance or selection.steps):
+        raise ValueError(
+            f"match.{budgets[0]} decides the cost of sampling, and select would change it: leave "
+            f"out select.guidance and select.steps, or the budget"
+        )
 
 
 def check_foreign(

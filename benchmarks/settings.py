@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
+from hierdiff.guidance import Scale
 from hierdiff.levels import Sides
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.perceptual import Perceptual
@@ -75,6 +76,28 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """What is chosen after training by the quality of a few samples; [] leaves an option as it is.
+
+    guidance, steps: of the sampler. ema: half-lives out of `trainer.ema`. metric: that decides;
+    samples, seed: of each candidate, under the conditions of training images.
+    """
+
+    guidance: Sequence[Scale]
+    steps: Sequence[Count]
+    ema: Sequence[float]
+    metric: str
+    samples: Annotated[int, Several]
+    seed: int
+
+    @property
+    def options(self) -> dict[str, Sequence[Any]]:
+        """The values of each option that is selected, by name."""
+        lists = {"guidance": self.guidance, "steps": self.steps, "ema": self.ema}
+        return {name: values for name, values in lists.items() if values}
+
+
+@dataclass(frozen=True)
 class TimingOptions:
     """Options of the costs. batches: sizes to try; memory_cap: MiB; repeats: 0 for no costs; alone:
     also the network of each coarse joint level without the rest."""
@@ -105,6 +128,7 @@ class Settings:
 
     measure: Measure
     match: Match
+    select: Selection
     cost: TimingOptions
     dry_run: bool | str
     data: Node
@@ -138,16 +162,19 @@ class Settings:
         *,
         metrics: Sequence[str] | None = None,
         trainer: Mapping[str, Any] | None = None,
-        sampler_steps: int | None = None,
+        sampler: Mapping[str, Any] | None = None,
     ) -> Settings:
-        """New settings with options that a run has settled; None leaves an option as it is."""
+        """New settings with options that a run has settled; None leaves an option as it is.
+
+        sampler: some options of it.
+        """
         new = self
         if metrics is not None:
             new = replace(new, measure=replace(new.measure, metrics=tuple(metrics)))
         if trainer is not None:
             new = replace(new, trainer=freeze(trainer))
-        if sampler_steps is not None:
-            new = replace(new, sampler=freeze({**(new.sampler or {}), "steps": sampler_steps}))
+        if sampler:
+            new = replace(new, sampler=freeze({**(new.sampler or {}), **sampler}))
         return new
 
 
@@ -155,6 +182,7 @@ GROUPS: dict[str, type] = {
     "measure": Measure,
     "match": Match,
     "cost": TimingOptions,
+    "select": Selection,
     "analysis": Analysis,
 }
 NAMES = ("name", "label", "folder", "dry_run")  # by which a job is known before anything else

@@ -11,7 +11,7 @@ from benchmarks.report import facts
 from benchmarks.report.numbers import UNFIT, comparable, comparisons, merge_runs, reason, row_key
 from benchmarks.report.parts import Charts, Gallery, Group, LabelledRecord, PlainTable
 from benchmarks.report.pictures import ReportFiles, galleries, scaling
-from benchmarks.report.plots import curve_charts, trade_charts
+from benchmarks.report.plots import curve_charts, selection_charts, trade_charts
 from benchmarks.tables.labels import labels
 from benchmarks.tables.published import Published
 from hierdiff.results.record import Record
@@ -143,7 +143,7 @@ def section(
         data=data,
         entries=entries,
         groups=groups,
-        curves=list(curve_charts(entries)),
+        curves=[*selection_charts(entries), *curve_charts(entries)],
         galleries=list(galleries(data, entries, files)),
         budgets=facts.budget_table(entries),
         differences=differences,

@@ -11,7 +11,7 @@ from benchmarks.report.parts import Charts, LabelledRecord, finite_number
 from benchmarks.tables.scale import SCALE
 from hierdiff.levels import Name, finest_first, level_of, order_of, px, resolution_of
 from hierdiff.metrics.identity import Identity
-from hierdiff.metrics.quality import CurvePoint, Quality
+from hierdiff.metrics.quality import Candidate, CurvePoint, Quality
 
 COSTS = (  # key of a cost row, axis, factor to its unit
     ("sample_images_per_s", Axis("sampled images/s", "high"), 1.0),
@@ -23,6 +23,7 @@ SPENT = (  # key of a curve's row, its name, label of the axis
     ("flops", "FLOPs", "training FLOPs"),
     ("seconds", "time", "training time"),
 )
+OPTIONS = (("guidance", "guidance"), ("steps", "sampler steps"), ("half_life", "half-life, images"))
 UNITS = (("h", 3600), ("min", 60), ("s", 1))
 MetricView = tuple[Name, str, str]  # level, view, metric
 CurveKey = tuple[Name, str, str, Identity]
@@ -138,7 +139,46 @@ def curve_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
             yield Charts(_name(side, view, metric, finest) + more, images, note)
 
 
-def _counts_text(rows: Sequence[CurvePoint]) -> str:
+def selection_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
+    """The candidates of a selection along the first option that has several values, a line for
+    every combination of the others, for each metric and identity."""
+    found = [(entry, entry.record.selection) for entry in entries if entry.record.selection]
+    keys = dict.fromkeys(_curve_key(row) for _, rows in found for row in rows)
+    for side, view, metric, identity in keys:
+        own = [(e, [r for r in rows if _curve_key(r) == (side, view, metric, identity)])
+               for e, rows in found]  # fmt: skip
+        points = [row for _, rows in own for row in rows]
+        images = []
+        for option, label in OPTIONS:
+            curves = list(_selection_lines(own, option))
+            if curves:
+                axis = Axis(f"{metric} at {px(side)}", points[0].better)
+                images.append((label, lines(curves, Axis(label), axis)))
+        if images:
+            chosen = "; ".join(
+                f"{e.label} {r.options()}" for e, rows in own for r in rows if r.chosen
+            )
+            note = f"{_counts_text(points)} They are not those of the tables. Chosen: {chosen}."
+            yield Charts(f"Selection by {_name(side, view, metric, side)}", images, note)
+
+
+def _selection_lines(
+    candidates: Iterable[tuple[LabelledRecord, Sequence[Candidate]]], option: str
+) -> Iterator[Line]:
+    """Lines along an option, none where it has a single value."""
+    for entry, rows in candidates:
+        rest: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            x = getattr(row, option)
+            if isinstance(x, (int, float)) and row.value is not None:
+                other = row.options(without=option)
+                rest.setdefault(other, []).append((float(x), row.value))
+        for dash, (other, points) in enumerate(rest.items()):
+            if len(points) > 1:
+                yield Line(entry.label, sorted(points), entry.look, dash % len(DASHES), other)
+
+
+def _counts_text(rows: Sequence[Quality]) -> str:
     """The number of images behind each point, which may be fewer than in the tables."""
     counts = []
     for n, against, floor in dict.fromkeys((row.n, row.n_reference, row.floor) for row in rows):
@@ -157,7 +197,7 @@ def _patterns(halves: Sequence[float]) -> str:
     return f"Half-life of the averaged weights, in images: {', '.join(patterns)}."
 
 
-def _curve_key(row: CurvePoint) -> CurveKey:
+def _curve_key(row: Quality) -> CurveKey:
     return row.level, row.view, row.metric, row.identity
 
 

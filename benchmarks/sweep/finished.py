@@ -22,6 +22,7 @@ from hierdiff.results.record import FILE, Record
 
 log = logging.getLogger(__name__)
 # options that name or display a run, and those inside them
+OPTIONS = ("guidance", "steps", "ema")  # that a selection may have
 NAMES = ("folder", "name", "label", "analysis", "dry_run")
 APPEARANCE = (  # options that do not change its numbers
     *("data.cache", "method.codec.cache", "trainer.progress", "trainer.tensorboard"),
@@ -84,8 +85,8 @@ def check_same(
 def check_same_options(record: Record, config: Mapping[str, Any], folder: Path) -> None:
     """Refuses a record with another value of an option.
 
-    Options that the run has settled (`auto`, steps that a budget decides) and those that name or
-    display a run may differ.
+    Options that the run has settled (`auto`, what a budget or a selection decides) and those that
+    name or display a run may differ.
 
     Raises:
         Unlike: for the first other value.
@@ -94,6 +95,10 @@ def check_same_options(record: Record, config: Mapping[str, Any], folder: Path) 
     budgets = {name for name, amount in config["match"].items() if amount is not None}
     by_budget = {"trainer.steps": TRAINING, "sampler.steps": SAMPLING}
     ignored = {key for key, kind in by_budget.items() if budgets & set(kind)}
+    selected = {name for name in OPTIONS if now.get(f"select.{name}")}
+    ignored |= {f"sampler.{name}" for name in selected}
+    if not selected and not any(was.get(f"select.{name}") for name in OPTIONS):
+        ignored |= {key for key in {*was, *now} if key.startswith("select.")}
     if record.provenance.get("inputs") is not None:
         ignored |= {"data.root", "data.test_root"}  # the digest of the data stands for it
     for key in sorted({*was, *now} - ignored):

@@ -37,6 +37,7 @@ def notes(
         }
         if len(machines) > 1:
             yield f"seconds of training are of different machines: {', '.join(sorted(machines))}"
+    yield from selections(rows)
     if wanted.costs:
         yield from _of_costs(rows, alone=wanted.metrics == "none")
     for row, record in rows.items():
@@ -44,6 +45,19 @@ def notes(
     edited = [row for row, record in rows.items() if record.edited]
     if edited:
         yield f"changed by hand since they were measured: {', '.join(edited)}"
+
+
+def selections(rows: Mapping[str, Record]) -> Iterator[str]:
+    """What was selected for a row, out of how many candidates, and by what."""
+    for row, record in rows.items():
+        best = next((one for one in record.selection if one.chosen), None)
+        if best is not None:
+            seed = (record.provenance.get("seeds") or {}).get("selection")
+            count = len(record.selection)
+            yield (
+                f"{row}: {best.options()} chosen out of {count} by {best.metric} of {best.n} other "
+                f"images (seed {seed}, conditions of training images)"
+            )
 
 
 def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:

@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.levels import (
     Name,
@@ -116,6 +117,42 @@ class Spent:
 @dataclass(frozen=True)
 class CurvePoint(Spent, Quality):
     """One value of a snapshot."""
+
+
+@dataclass(frozen=True)
+class Candidate(Quality):
+    """One value of a selection, with the options behind it; None: as the run has it.
+
+    guidance: a scale, or one for each level. steps: of the sampler. half_life: of the average of
+    the weights, in images. chosen: whether the reported row has these options.
+    """
+
+    guidance: float | tuple[float, ...] | None = None
+    steps: int | None = None
+    half_life: float | None = None
+    chosen: bool = False
+
+    @classmethod
+    @override
+    def read(cls: type[R], row: Mapping[str, Any]) -> R:
+        guidance = row.get("guidance")
+        scales = tuple(guidance) if isinstance(guidance, (list, tuple)) else guidance
+        # a class method's `super()` cannot be seen through the type variable
+        return super().read({**row, "guidance": scales})  # type: ignore[misc]
+
+    def options(self, without: str = "") -> str:
+        """Its options in words; without: the field of one to leave out."""
+        words = (
+            f"{name.replace('half_life', 'half-life')} {_words(value)}"
+            for name in ("guidance", "steps", "half_life")
+            if name != without and (value := getattr(self, name)) is not None
+        )
+        return ", ".join(words)
+
+
+def _words(value: float | tuple[float, ...]) -> str:
+    scales = value if isinstance(value, tuple) else (value,)
+    return ":".join(f"{scale:g}" for scale in scales)
 
 
 def finite(value: float, what: str) -> float:

@@ -102,6 +102,17 @@ CURVE = {
     "step?": WHOLE,
     **dict.fromkeys(("images?", "flops?", "seconds?", "half_life?"), AMOUNT),
 }
+GUIDANCE: Rule = (
+    "a number, a list of them, or null",
+    lambda value: all(map(_is_number, value)) if isinstance(value, list) else AMOUNT[1](value),
+)
+CANDIDATE = {
+    **QUALITY,
+    "guidance?": GUIDANCE,
+    "steps?": WHOLE,
+    "half_life?": AMOUNT,
+    "chosen?": ("true or false", lambda value: isinstance(value, bool)),
+}
 SPENT: dict[str, Any] = {**dict.fromkeys(("images?", "flops?", "seconds?"), AMOUNT), "*": ANY}
 MACHINE: dict[str, Any] = {"cpu?": WORD, "gpu?": ({"names?": ([TEXT],), "*": ANY},), "*": ANY}
 FORM: dict[str, Any] = {
@@ -111,6 +122,7 @@ FORM: dict[str, Any] = {
     "cost": [COST],
     "scale": {"*": [QUALITY]},
     "curves": [CURVE],
+    "selection": [CANDIDATE],
     "training": {
         **SPENT,
         "plan?": ({"*": NUMBER},),

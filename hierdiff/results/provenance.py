@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def now() -> str:
 
 
 def provenance(
-    *, started: str, seeds: Mapping[str, int], config: Mapping[str, Any]
+    *, started: str, seeds: Mapping[str, int | Sequence[int]], config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What one must know to make a row again: code, versions, machine, command, seeds.
 

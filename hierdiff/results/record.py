@@ -1,6 +1,6 @@
 """A record: one measured row with its provenance, one file a run, written last and at once.
 
-The file is JSON of schema 5. `None` stands where nothing was measured, never zero; no number is
+The file is JSON of schema 6. `None` stands where nothing was measured, never zero; no number is
 infinite or NaN. `hash` is SHA-256 over everything else: a record edited by hand is found out.
 Rates are images/s, latency s, memory MiB (2^20 bytes), FLOPs count a multiply-add as 2.
 """
@@ -19,20 +19,20 @@ from typing import Any
 from hierdiff.files.atomic import write
 from hierdiff.files.reading import from_json
 from hierdiff.levels import Name, level_of, resolution_of
-from hierdiff.metrics.quality import CurvePoint, Quality
+from hierdiff.metrics.quality import Candidate, CurvePoint, Quality
 from hierdiff.results.flat import flat
 from hierdiff.results.form import broken, too_deep
 from hierdiff.results.older import older_costs, with_identities
 from hierdiff.results.plain import content_hash, plain
 from hierdiff.results.rows import Row
 
-# 2: analysis; 3: curves; 4: costs of the trajectory that makes the images; 5: identities as parts
-SCHEMA = 5
+# 2: analysis; 3: curves; 4: costs of the trajectory that makes the images; 5: identities as parts;
+# 6: selection
+SCHEMA = 6
 READ: dict[Any, dict[str, Any]] = {  # what an older one lacks
-    1: {"analysis": {}, "curves": ()},
-    2: {"curves": ()},
-    3: {},
-    4: {},
+    1: {"analysis": {}, "curves": (), "selection": ()},
+    2: {"curves": (), "selection": ()},
+    **dict.fromkeys((3, 4, 5), {"selection": ()}),
     SCHEMA: {},
 }
 FILE = "record.json"
@@ -52,6 +52,8 @@ class Record:
         its own for a network without the rest of its trajectory, which made no measured image.
     scale: quality rows of real images ("real") and of a Gaussian fitted to them ("gaussian").
     curves: learning curves, one row for each snapshot, half-life of its average and metric.
+    selection: candidates for guidance, steps and average, compared on samples of their own, the one
+        whose options the row has marked; () where nothing was selected.
     training: images, FLOPs and seconds that were planned and spent, in all and by stage; notes.
     analysis: by name, what was looked at beside the row (`benchmarks.exposure`).
     failure: why the run ended without its numbers, in one sentence.
@@ -68,6 +70,7 @@ class Record:
     scale: Mapping[str, Sequence[Quality]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     curves: tuple[CurvePoint, ...] = ()
+    selection: tuple[Candidate, ...] = ()
     analysis: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -83,6 +86,7 @@ class Record:
             "quality": [row.plain() for row in self.quality],
             "scale": {kind: [row.plain() for row in rows] for kind, rows in self.scale.items()},
             "curves": [row.plain() for row in self.curves],
+            "selection": [row.plain() for row in self.selection],
         }
         return {
             name: plain(value, name, free=name in ("config", "provenance"))
@@ -158,6 +162,7 @@ class Record:
         try:
             content["quality"] = tuple(map(Quality.read, content["quality"]))
             content["curves"] = tuple(map(CurvePoint.read, content["curves"]))
+            content["selection"] = tuple(map(Candidate.read, content["selection"]))
             scale = content["scale"].items()
             content["scale"] = {kind: tuple(map(Quality.read, rows)) for kind, rows in scale}
             if schema < 4:

@@ -33,7 +33,7 @@ from benchmarks.tables.layout import Table
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.table import tabulate
 from hierdiff.results.folders import records
-from hierdiff.results.record import Record
+from hierdiff.results.record import SCHEMA, Record
 from tests.benchmarks.rows import (
     TEN,
     cells,
@@ -572,7 +572,7 @@ def test_an_older_record_does_not_show_a_level_alone_as_what_made_its_images(tmp
         cells(tabulate([joint], "cost")).loc["mdm", ("network alone 32 px", "sample img/s ↑")]
         == 33.5
     )
-    assert not joint.edited and joint.schema == 5
+    assert not joint.edited and joint.schema == SCHEMA
     note = "training timed by an earlier version, not with the step of the run: mdm (plain AdamW)"
     assert any(one.startswith(note) for one in tabulate([joint]).notes)
 
