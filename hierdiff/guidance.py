@@ -57,13 +57,15 @@ def guided(
     *,
     channels: slice = slice(None),
     interval: Sequence[float] = (0.0, 1.0),
+    shared_carry: bool = False,
 ) -> Denoise:
     """The denoise function of x0 = weak + scale (strong - weak); `strong` itself at scale 1.
 
     If `weak` has no conditions, this is classifier-free guidance (arXiv 2207.12598); if it is a
     worse network, autoguidance (arXiv 2406.02507). Linear in x0, so the same in eps and v. scale:
     for all levels, or one for each. interval: times at which it acts (arXiv 2404.07724), channels:
-    those on which; the rest comes from `strong`. The carry is a pair.
+    those on which; the rest comes from `strong`. The carry is a pair, one for each. shared_carry:
+    `weak` reads the carry of `strong` and its own is dropped, as in the released code of RIN.
     """
     if is_off(scale):
         return strong
@@ -73,7 +75,7 @@ def guided(
         good = strong(x, t, carries[0])
         if not interval[0] <= t.time <= interval[1]:
             return good._replace(carry=(good.carry, carries[1]))
-        bad = weak(x, t, carries[1])
+        bad = weak(x, t, carries[0] if shared_carry else carries[1])
         scales = scale if isinstance(scale, Sequence) else [scale] * len(x)
         x0 = []
         for g, b, s in zip(good.x0, bad.x0, scales, strict=True):

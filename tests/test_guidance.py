@@ -98,6 +98,13 @@ def test_the_carry_is_a_pair_one_for_each_function():
     assert denoise(state(), T, first.carry).carry == ("ss", "ww")
 
 
+def test_a_shared_carry_is_that_of_the_strong_function():
+    denoise = guided(Answer(1.0, "s"), Answer(0.0, "w"), 2.0, shared_carry=True)
+    first = denoise(state(), T, None)
+    assert first.carry == ("s", "w")
+    assert denoise(state(), T, first.carry).carry == ("ss", "sw")
+
+
 def test_variance_and_other_channels_come_from_the_strong_function():
     x = state()
     out = guided(Answer(1.0), Answer(0.0), 3.0, channels=slice(0, 3))(x, T, None)

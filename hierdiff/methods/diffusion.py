@@ -281,6 +281,7 @@ class Diffusion(Generator):
                 *(denoise, weak, plan.guidance),
                 channels=slice(plan.channels),
                 interval=plan.interval,
+                shared_carry=plan.shared_carry,
             )
         return thresholded(denoise, plan.thresholding())
 

@@ -23,7 +23,9 @@ class Sampling:
     rule: a sampler. steps: of the grid, the last one to t = 0. guidance: scale of classifier-free
     guidance, 1 for none, one number or one for each level. interval: times at which it acts.
     channels: how many of the first channels it acts on (DiT: 3 of its 4 latent channels), None for
-    all. threshold: {name: none | static | dynamic, ...}, applied to each level's x0.
+    all. shared_carry: the pass without conditions reads the carry of the pass with them, as in the
+    released code of RIN, and not its own. threshold: {name: none | static | dynamic, ...}, applied
+    to each level's x0.
 
     Raises:
         ValueError: for options out of range, and an unknown threshold or option of one.
@@ -35,6 +37,7 @@ class Sampling:
     guidance: Scale = 1.0
     interval: Annotated[Sequence[Share], Length(2)] = (0.0, 1.0)
     channels: Annotated[Count | None, Own()] = None
+    shared_carry: bool = False
     threshold: Node = field(default_factory=lambda: {"name": "static"})
 
     def __post_init__(self) -> None:
