@@ -8,8 +8,17 @@ convolutions of a side (`resample_first`). With all three off it is `unet`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from hierdiff.denoisers.layers import Clock, LogSNRClock, Multiples, Rate, Scalars, Vectors
+from hierdiff.denoisers.layers import (
+    Clock,
+    LogSNRClock,
+    Multiples,
+    Pooling,
+    Rate,
+    Scalars,
+    Vectors,
+)
 from hierdiff.denoisers.protocol import denoisers
 from hierdiff.denoisers.unet import UNet
 from hierdiff.options import Count, Natural
@@ -20,8 +29,8 @@ class EfficientUNet(UNet):
     """`UNet` without `inner`; see there for the options.
 
     The published 1024 px model reads text but has no self-attention: `self_attention: false`. It is
-    trained on crops of 256 px and applied to whole images. Attention follows every residual block
-    of a side, where the published network has one for each side.
+    trained on crops of 256 px and applied to whole images. In the published networks
+    `attention_after` and `skips` are "level", `pooling` is "attention" and `joint_text` true.
     """
 
     def __init__(
@@ -39,6 +48,10 @@ class EfficientUNet(UNet):
         skip_scale: float = 2**-0.5,
         resample_first: bool = True,
         self_attention: bool = True,
+        attention_after: Literal["block", "level"] = "block",
+        skips: Literal["block", "level"] = "block",
+        joint_text: bool = False,
+        pooling: Pooling = "mean",
         time_width: Count | None = None,
         text_hidden: Count | None = None,
         mask_text: bool = False,
@@ -63,6 +76,10 @@ class EfficientUNet(UNet):
             skip_scale=skip_scale,
             resample_first=resample_first,
             self_attention=self_attention,
+            attention_after=attention_after,
+            skips=skips,
+            joint_text=joint_text,
+            pooling=pooling,
             time_width=time_width,
             text_hidden=text_hidden,
             mask_text=mask_text,

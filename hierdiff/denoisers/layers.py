@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -287,8 +287,9 @@ class ResidualBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention and, with the same queries, text cross-attention; their outputs are summed.
 
-    text: width of the text states, 0 for none. ffn: a convolutional MLP of 4x width follows. slot:
-    place of this block's keys and values in `Cond.context`.
+    text: width of the text states, 0 for none. joint: pixels and words share one softmax, as in
+    Imagen (arXiv 2205.11487, D.3.1), instead of the sum. ffn: a convolutional MLP of 4x width
+    follows. slot: place of this block's keys and values in `Cond.context`.
 
     Raises:
         ValueError: where the heads do not divide the width.
@@ -296,13 +297,22 @@ class AttentionBlock(nn.Module):
 
     slot: int | None = None
 
-    def __init__(self, width: int, heads: int, groups: int, *, text: int = 0, ffn: bool = True):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        groups: int,
+        *,
+        text: int = 0,
+        joint: bool = False,
+        ffn: bool = True,
+    ):
         super().__init__()
         if width % heads:
             raise ValueError(
                 f"{heads} heads do not divide a width of {width}: choose a number that does"
             )
-        self.heads = heads
+        self.heads, self.joint = heads, joint
         self.norm = nn.GroupNorm(groups, width)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.text = nn.Sequential(nn.LayerNorm(text), nn.Linear(text, 2 * width)) if text else None
@@ -334,13 +344,70 @@ class AttentionBlock(nn.Module):
         q, k, v = rearrange(
             self.qkv(self.norm(x)), "b (n m d) h w -> n b m (h w) d", n=3, m=self.heads
         )
-        h = F.scaled_dot_product_attention(q, k, v)
-        if context is not None:
-            k, v = rearrange(context, "b l (n m d) -> n b m l d", n=2, m=self.heads)
+        if context is None:
+            h = F.scaled_dot_product_attention(q, k, v)
+        else:
+            text_k, text_v = rearrange(context, "b l (n m d) -> n b m l d", n=2, m=self.heads)
             words = None if mask is None else mask[:, None, None]
-            h = h + F.scaled_dot_product_attention(q, k, v, attn_mask=words)
+            if self.joint:
+                k, v = torch.cat([k, text_k], dim=2), torch.cat([v, text_v], dim=2)
+                seen = None if words is None else F.pad(words, (q.shape[2], 0), value=True)
+                h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+            else:
+                h = F.scaled_dot_product_attention(q, k, v)
+                h = h + F.scaled_dot_product_attention(q, text_k, text_v, attn_mask=words)
         x = x + self.out(rearrange(h, "b m (h w) d -> b (m d) h w", w=side))
         return x if self.ffn is None else x + self.ffn(x)
+
+
+class MeanPool(nn.Linear):
+    """A linear map, without bias, of the mean of the words; zeros without words."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, bias=False)
+
+    @override
+    def forward(  # type: ignore[override]
+        self, tokens: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]
+    ) -> Tensor:
+        """(b, outputs): the text as one vector. mask: True at words."""
+        return super().forward(mean_word(tokens, mask))
+
+
+class AttentionPool(nn.Module):
+    """The mean word attends to itself and to the words, each after a LayerNorm; a linear map.
+
+    Heads are 64 wide where that divides the width of the text, else there is one.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.heads = 1 if inputs % 64 else inputs // 64
+        self.norm = nn.LayerNorm(inputs)
+        self.query = nn.Linear(inputs, inputs)
+        self.text = nn.Linear(inputs, 2 * inputs)
+        self.out = nn.Linear(inputs, outputs)
+
+    @override
+    def forward(self, tokens: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]) -> Tensor:
+        """(b, outputs): the text as one vector. mask: True at words."""
+        tokens = self.norm(tokens)
+        mean = mean_word(tokens, mask)[:, None]
+        tokens, mask = torch.cat([mean, tokens], dim=1), F.pad(mask, (1, 0), value=True)
+        q = rearrange(self.query(mean), "b l (m d) -> b m l d", m=self.heads)
+        k, v = rearrange(self.text(tokens), "b l (n m d) -> n b m l d", n=2, m=self.heads)
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
+        return self.out(rearrange(h, "b m 1 d -> b (m d)"))
+
+
+Pooling = Literal["mean", "attention"]  # of a text to a vector
+POOLS: dict[str, Callable[[int, int], nn.Module]] = {"mean": MeanPool, "attention": AttentionPool}
+
+
+def mean_word(tokens: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b d"]:
+    """The mean over the words, where `mask` is True; zeros without any."""
+    words = mask[..., None].to(tokens.dtype)
+    return (tokens * words).sum(1) / words.sum(1).clamp(min=1)
 
 
 class Upsample(nn.Module):

@@ -22,12 +22,14 @@ from typing_extensions import override
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.layers import (
+    POOLS,
     AttentionBlock,
     Clock,
     Embedding,
     LogSNRClock,
     Modules,
     Multiples,
+    Pooling,
     Rate,
     ScalarEmbeddings,
     Scalars,
@@ -194,6 +196,16 @@ class SpatialTransformer(nn.Module):
         return x + self.leave(rearrange(h, "b (h w) c -> b c h w", w=x.shape[-1]))
 
 
+class JointAttention(AttentionBlock):
+    """Plain self-attention in which pixels and words share one softmax."""
+
+    @override
+    def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:  # type: ignore[override]
+        assert self.slot is not None
+        mask = None if context.mask is None else context.mask[:, 0, 0]
+        return super().forward(x, context.keys_values[self.slot], mask)
+
+
 @denoisers.register("ldm_unet")
 class LDMUNet(Backbone):
     """One resolution; the default is the published LDM-4 without its class token.
@@ -201,10 +213,10 @@ class LDMUNet(Backbone):
     width, multiples: channels are width * multiple at the side, its half, its quarter ... blocks:
     residual blocks of each on the way down (one more on the way up). attention: spatial
     transformers after each residual block, one number or one for each of `multiples`; the bottom
-    always has one. depth: transformer blocks in each. heads: of attention, or as many as are
-    `head_width` wide. dropout: in residual blocks. scalars: names of micro-conditions, or {name:
-    largest and default value}. vectors: {name: width}. clock: the number that log_snr is embedded
-    as.
+    always has one, unless `middle_attention` is false. depth: transformer blocks in each. heads: of
+    attention, or as many as are `head_width` wide. dropout: in residual blocks. scalars: names of
+    micro-conditions, or {name: largest and default value}. vectors: {name: width}. clock: the
+    number that log_snr is embedded as.
 
     context: width of the tokens of cross-attention, if the text is to be projected to another width
     than its own. class_token: the class is a token beside the text instead of a part of the time
@@ -212,17 +224,18 @@ class LDMUNet(Backbone):
     mask_text: hide padding from cross-attention, unlike the published networks; a row without words
     sees it. Without text and class token there is no cross-attention.
 
-    Switches of ADM: transformer: false for plain self-attention, which reads no text. scale_shift:
-    the vector scales and shifts residual blocks. resample_blocks: residual blocks halve and double
-    the side. learned_variance: adds as many channels for the variance, from the posterior's (-1) to
-    that of q(x_t | x_s) (1).
+    Switches of ADM: transformer: false for plain self-attention, in which pixels and words of a
+    text share one softmax (Imagen, arXiv 2205.11487, D.3.1). scale_shift: the vector scales and
+    shifts residual blocks. resample_blocks: residual blocks halve and double the side.
+    learned_variance: adds as many channels for the variance, from the posterior's (-1) to that of
+    q(x_t | x_s) (1). pooling: of the text to a vector that is added to the time's, null for none.
 
     channels, classes, text_width: of the data. low_channels: of the low-resolution image of an
     upsampler, 0 for none; augmentation: embed its log-SNR.
 
     Raises:
         ValueError: for widths that groups or heads do not divide, a list of `attention` of another
-            length than `multiples`, and text without a transformer.
+            length than `multiples`, and a class token without a transformer.
     """
 
     rank = 2
@@ -247,6 +260,8 @@ class LDMUNet(Backbone):
         class_token: bool = False,
         mask_text: bool = False,
         transformer: bool = True,
+        middle_attention: bool = True,
+        pooling: Pooling | None = None,
         scale_shift: bool = False,
         resample_blocks: bool = False,
         learned_variance: bool = False,
@@ -260,10 +275,10 @@ class LDMUNet(Backbone):
         widths = [int(width * multiple) for multiple in multiples]
         counts = [attention] * len(widths) if isinstance(attention, int) else list(attention)
         _check_widths(widths, counts, groups)
-        if not transformer and (text_width or class_token):
+        if not transformer and class_token:
             raise ValueError(
-                "plain self-attention reads no text and no class token: set transformer to true, "
-                "or text_width to 0 and class_token to false"
+                "plain self-attention reads no class token: set transformer to true, or "
+                "class_token to false"
             )
         self.time_width, self.nest_width = 4 * width, widths[0]
         self.reduction = 2 ** (len(widths) - 1)  # side over the side at the bottom
@@ -278,7 +293,7 @@ class LDMUNet(Backbone):
         read = 0  # width of what cross-attention reads
         if text_width or self.class_token:
             read = context or text_width or self.time_width
-        self._readers: list[SpatialTransformer] = []  # in order of their slots
+        self._readers: list[SpatialTransformer | JointAttention] = []  # in order of their slots
 
         def residual(inputs: int, outputs: int, resize: nn.Module | None = None) -> Residual:
             return Residual(inputs, outputs, self.time_width, groups, dropout, scale_shift, resize)
@@ -290,9 +305,13 @@ class LDMUNet(Backbone):
                     f"{parts} do not divide a width of {w}: choose `heads` or `head_width` that do"
                 )
             m = w // head_width if head_width else heads
-            if not transformer:
+            if not transformer and not read:
                 return ImageOnly(AttentionBlock(w, m, groups, ffn=False))
-            reader = SpatialTransformer(w, m, groups, depth, read)
+            reader = (
+                SpatialTransformer(w, m, groups, depth, read)
+                if transformer
+                else JointAttention(w, m, groups, text=read, joint=True, ffn=False)
+            )
             if read:
                 reader.slot = len(self._readers)
                 self._readers.append(reader)
@@ -316,6 +335,7 @@ class LDMUNet(Backbone):
         self.text: nn.Module | None = None
         if text_width:
             self.text = nn.Identity() if text_width == read else nn.Linear(text_width, read)
+        self.pool = POOLS[pooling](read, self.time_width) if text_width and pooling else None
         self.augmentation = (
             Embedding(self.time_width, zero=True) if low_channels and augmentation else None
         )
@@ -333,7 +353,8 @@ class LDMUNet(Backbone):
             if i + 1 < len(widths):
                 self.down.append(Layers([shrink(w)]))
                 skips.append(w)
-        self.middle = Layers([residual(here, here), attend(here), residual(here, here)])
+        inside = [attend(here)] if middle_attention else []
+        self.middle = Layers([residual(here, here), *inside, residual(here, here)])
         self.up = nn.ModuleList()
         for i, w in reversed(list(enumerate(widths))):
             for j in range(blocks + 1):
@@ -359,8 +380,11 @@ class LDMUNet(Backbone):
             else:
                 vector = label
         if self.text is not None:
-            states, _ = caption_of(cond)
+            states, words = caption_of(cond)
             tokens.append(self.text(states))
+            if self.pool is not None:
+                pooled = self.pool(tokens[-1], words)
+                vector = pooled if vector is None else vector + pooled
         context: tuple[Tensor, ...] = ()
         if tokens:
             read = torch.cat(tokens, dim=1)

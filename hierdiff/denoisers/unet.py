@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +22,14 @@ from typing_extensions import override
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.layers import (
+    POOLS,
     AttentionBlock,
     Clock,
     Embedding,
     LogSNRClock,
     Modules,
     Multiples,
+    Pooling,
     Rate,
     ResidualBlock,
     ScalarEmbeddings,
@@ -121,7 +123,11 @@ class UNet(Denoiser):
     Switches of the Efficient U-Net (`efficient_unet`): skip_scale: multiplies the skips.
     resample_first: every width begins with a halving, the first one too, so that only the first and
     last convolutions work at the full side, joined by a sum. self_attention: false for attention to
-    the text alone, and none without text.
+    the text alone, and none without text. attention_after: "block", each residual block, or
+    "level", the last one of each side, down and up. skips: "block", one from each residual block
+    and halving, or "level", one from the end of each side, so that the way up has as many blocks as
+    the way down. joint_text: pixels and words share one softmax. pooling: of the text to the vector
+    that is added to the time's.
 
     Raises:
         ValueError: for lists that do not have an entry for each of `multiples`, for widths that
@@ -146,6 +152,10 @@ class UNet(Denoiser):
         skip_scale: float = 1.0,
         resample_first: bool = False,
         self_attention: bool = True,
+        attention_after: Literal["block", "level"] = "block",
+        skips: Literal["block", "level"] = "block",
+        joint_text: bool = False,
+        pooling: Pooling = "mean",
         time_width: Count | None = None,
         text_hidden: Count | None = None,
         mask_text: bool = False,
@@ -163,6 +173,11 @@ class UNet(Denoiser):
         blocks = _each(blocks, len(widths), "blocks")
         attention = _each(attention, len(widths), "attention")
         dropout = _each(dropout, len(widths), "dropout")
+        if skips == "level" and not all(blocks):
+            raise ValueError(
+                f"blocks {blocks} with skips of a level: a side without blocks reads no skip, give "
+                f"each one or more"
+            )
         for w in widths:
             if w % groups or not w:
                 raise ValueError(
@@ -205,8 +220,11 @@ class UNet(Denoiser):
         self._readers: list[AttentionBlock] = []  # blocks that read text, in order of their slots
 
         def attend(outputs: int) -> AttentionBlock:
-            kind = AttentionBlock if self_attention else TextAttentionBlock
-            attention = kind(outputs, heads, groups, text=text, ffn=ffn)
+            attention = (
+                AttentionBlock(outputs, heads, groups, text=text, joint=joint_text, ffn=ffn)
+                if self_attention
+                else TextAttentionBlock(outputs, heads, groups, text=text, ffn=ffn)
+            )
             if text:
                 attention.slot = len(self._readers)
                 self._readers.append(attention)
@@ -218,31 +236,36 @@ class UNet(Denoiser):
                 layers = 0
             return UNetBlock(residual, [attend(outputs) for _ in range(layers)])
 
+        def layers_of(i: int, last: bool) -> int:
+            return attention[i] if last or attention_after == "block" else 0
+
         self.time = Embedding(self.time_width)
         self.scalars = ScalarEmbeddings(scalars, self.time_width)
         self.vectors = VectorProjections(vectors, self.time_width)
         self.classes = classes
         self.label = nn.Embedding(classes + 1, self.time_width) if classes else None  # row 0: none
         self.text = nn.Linear(text_width, text) if text else None
-        self.pool = nn.Linear(text, self.time_width, bias=False) if text else None
+        self.pool = POOLS[pooling](text, self.time_width) if text else None
 
         self.low_channels = low_channels
         self.augmentation = Embedding(self.time_width, zero=True) if low_channels else None
 
         self.first = nn.Conv2d(channels + low_channels, widths[0], 3, padding=1)
-        skips = [widths[0]]
+        self.each_block = skips == "block"  # whose features cross to the way up
+        crossing = [widths[0]] if self.each_block or resample_first else []
         self.down: Modules[Modules[UNetBlock]] = Modules()
         self.shrink = nn.ModuleList()
         here = widths[0]
         for i, w in enumerate(widths):
             if i >= self.start:
                 self.shrink.append(nn.Conv2d(here, here, 3, stride=2, padding=1))
-                skips.append(here)
+                crossing += [here] if self.each_block else []
             row: Modules[UNetBlock] = Modules()
-            for _ in range(blocks[i]):
-                row.append(block(here, w, attention[i], dropout[i]))
+            for j in range(blocks[i]):
+                row.append(block(here, w, layers_of(i, j + 1 == blocks[i]), dropout[i]))
                 here = w
-                skips.append(w)
+                crossing += [w] if self.each_block else []
+            crossing += [] if self.each_block else [here]
             self.down.append(row)
         self.middle: Modules[UNetBlock] = Modules()
         if middle and self.inner is None:
@@ -257,8 +280,10 @@ class UNet(Denoiser):
         self.grow = nn.ModuleList()
         for i, w in reversed(list(enumerate(widths))):
             row = Modules()
-            for _ in range(blocks[i] + 1):
-                row.append(block(here + skips.pop(), w, attention[i], dropout[i]))
+            n = blocks[i] + 1 if self.each_block else blocks[i]
+            for j in range(n):
+                across = crossing.pop() if self.each_block or not j else 0
+                row.append(block(here + across, w, layers_of(i, j + 1 == n), dropout[i]))
                 here = w
             self.up.append(row)
             if i >= self.start:
@@ -319,8 +344,7 @@ class UNet(Denoiser):
             return replace(cond, embedding=vector)
         states, mask = caption_of(cond)
         tokens = self.text(states)
-        words = mask[..., None].to(tokens.dtype)
-        pooled = self.pool((tokens * words).sum(1) / words.sum(1).clamp(min=1))
+        pooled = self.pool(tokens, mask)
         context = tuple(block.keys_values(tokens) for block in self._readers)
         vector = pooled if vector is None else vector + pooled
         return replace(cond, embedding=vector, context=context)
@@ -353,14 +377,15 @@ class UNet(Denoiser):
         h = self.first(with_low(x, cond, self.low_channels))
         if added is not None:
             h = h + added
-        skips = [h]
+        skips = [h] if self.each_block or not self.start else []
         for i, row in enumerate(self.down):
             if i >= self.start:
                 h = self.shrink[i - self.start](h)
-                skips.append(h)
+                skips += [h] if self.each_block else []
             for block in row:
                 h = block(h, vector, cond, mask)
-                skips.append(h)
+                skips += [h] if self.each_block else []
+            skips += [] if self.each_block else [h]
         for block in self.middle:
             h = block(h, vector, cond, mask)
         levels: Levels = ()
@@ -372,9 +397,10 @@ class UNet(Denoiser):
             h = h + self.back(out.features[:rows])
             levels, carry, losses = out.levels, out.carry, out.losses
         for i, row in enumerate(self.up):
-            for block in row:
-                across = self.skip_scale * skips.pop()
-                h = block(torch.cat([h, across], dim=1), vector, cond, mask)
+            for j, block in enumerate(row):
+                if self.each_block or not j:
+                    h = torch.cat([h, self.skip_scale * skips.pop()], dim=1)
+                h = block(h, vector, cond, mask)
             if i < len(self.grow):
                 h = self.grow[i](h)
         if skips:  # the first convolution's, when even the first width was at half the side

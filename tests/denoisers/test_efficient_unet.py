@@ -6,7 +6,7 @@ from torch import nn
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers import denoisers
-from hierdiff.denoisers.layers import AttentionBlock
+from hierdiff.denoisers.layers import AttentionBlock, AttentionPool
 from hierdiff.denoisers.unet import TextAttentionBlock
 from tests import tiny
 
@@ -142,3 +142,69 @@ def test_a_side_that_cannot_be_halved_for_every_width_is_refused():
     network = denoisers.build(NODE)
     with pytest.raises(ValueError, match="side of 6 do not fit.*halves 2 times"):
         network((torch.randn(1, 3, 6, 6),), torch.zeros(1, 1), Cond())
+
+
+# -- the layout of the published networks --------------------------------------------------------
+
+
+def test_pixels_and_words_in_one_softmax_weigh_as_their_sums_of_exponentials():
+    block = tiny.randomised(AttentionBlock(8, 2, 4, text=6, joint=True, ffn=False)).double()
+    x = torch.randn(2, 8, 4, 4, dtype=torch.float64)
+    context = block.keys_values(torch.randn(2, 3, 6, dtype=torch.float64))
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
+    q, k, v = (
+        block.qkv(block.norm(x)).flatten(2).reshape(2, 3, 2, 4, 16).transpose(-1, -2).unbind(1)
+    )
+    text_k, text_v = context.reshape(2, 3, 2, 2, 4).permute(2, 0, 3, 1, 4)
+    pixels, words = (q @ keys.transpose(-1, -2) / 2 for keys in (k, text_k))
+    words = words.masked_fill(~mask[:, None, None], -torch.inf)
+    share = torch.sigmoid(words.logsumexp(-1) - pixels.logsumexp(-1))[..., None]
+    h = (1 - share) * pixels.softmax(-1) @ v + share * words.softmax(-1) @ text_v
+    wanted = x + block.out(h.transpose(-1, -2).reshape(2, 8, 4, 4))
+    torch.testing.assert_close(block(x, context, mask), wanted)
+
+
+def test_attention_over_one_word_is_that_word():
+    pool = tiny.randomised(AttentionPool(6, 5))
+    tokens = torch.randn(2, 3, 6)
+    mask = torch.tensor([[True, False, False]] * 2)
+    value = pool.text(pool.norm(tokens[:, 0]))[:, 6:]
+    torch.testing.assert_close(pool(tokens, mask), pool.out(value))
+
+
+def test_attention_pooling_takes_words_in_any_order_and_none_at_all():
+    pool = tiny.randomised(AttentionPool(128, 5))
+    assert pool.heads == 2
+    tokens, mask = torch.randn(2, 4, 128), torch.ones(2, 4, dtype=torch.bool)
+    torch.testing.assert_close(pool(tokens.flip(1), mask), pool(tokens, mask))
+    none = pool(tokens, ~mask)
+    assert torch.isfinite(none).all() and torch.equal(none[0], none[1])
+
+
+LEVEL = {"attention_after": "level", "skips": "level", "middle": False}
+
+
+def test_attention_follows_the_last_block_of_a_side_alone():
+    network = built(**LEVEL, blocks=[2, 3], attention=[1, 2])
+    rows = [*network.down, *network.up]
+    counts = [[len(block.attention) for block in row] for row in rows]
+    assert counts == [[0, 1], [0, 0, 2], [0, 0, 2], [0, 1]]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_skip_crosses_at_the_end_of_each_side(first):
+    network = built(**LEVEL, blocks=[2, 3], resample_first=first, skip_scale=0.5)
+    ends = {f"down{i}": row[-1] for i, row in enumerate(network.down)}
+    starts = {f"up{i}": row[0] for i, row in enumerate(reversed(network.up))}
+    calls = recorded({**ends, **starts})
+    x_t, log_snr = tiny.state(1, 2)
+    run(network, x_t, log_snr)
+    for i in range(2):
+        skip, joined = calls[f"down{i}"][0][1], calls[f"up{i}"][0][0]
+        assert torch.equal(joined[:, -skip.shape[1] :], 0.5 * skip)
+    assert [len(row) for row in network.up] == [3, 2]
+
+
+def test_skips_of_a_side_without_blocks_are_refused():
+    with pytest.raises(ValueError, match=r"blocks \[0, 1\] with skips of a level"):
+        built(skips="level", blocks=[0, 1])

@@ -9,6 +9,7 @@ import yaml
 from hierdiff.batch import Cond
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import denoisers
+from hierdiff.denoisers.layers import AttentionBlock
 from hierdiff.denoisers.ldm_unet import Context, LDMUNet, Residual, SpatialTransformer
 from tests import tiny
 
@@ -217,8 +218,7 @@ def test_an_upsampler_need_not_be_told_the_noise_level_of_what_it_sees():
         ({"groups": 5}, "5 groups do not divide"),
         ({"heads": 3}, "3 heads do not divide a width of 32"),
         ({"head_width": 64}, "heads of width 64 do not divide a width of 32"),
-        ({"transformer": False, "text_width": 6}, "plain self-attention reads no text"),
-        ({"transformer": False, "class_token": True}, "plain self-attention reads no text"),
+        ({"transformer": False, "class_token": True}, "plain self-attention reads no class token"),
     ],
 )
 def test_options_that_do_not_fit_are_named(options, message):
@@ -233,3 +233,37 @@ def test_conditions_and_sides_that_do_not_fit_are_named():
         run(ldm("text"))
     with pytest.raises(ValueError, match=r"\(8, 7\) are not multiples of 2"):
         run(ldm(), x=torch.zeros(1, 3, 8, 7))
+
+
+# -- text in plain attention (Imagen's base) -----------------------------------------------------
+
+IMAGEN = {"transformer": False, "scale_shift": True, "resample_blocks": True}
+
+
+@pytest.mark.parametrize("pooling", [None, "mean", "attention"])
+def test_plain_attention_reads_the_words_and_not_the_padding(pooling):
+    network = ldm("text", pooling=pooling, mask_text=True, **IMAGEN)
+    assert not transformers(network)
+    cond = tiny.cond("text", 3)
+    words, padding = cond.tokens.clone(), cond.tokens.clone()
+    words[:, 0] *= -1  # a LayerNorm hides a constant
+    padding[~cond.mask] += 1
+    usual = run(network, cond)
+    assert (run(network, Cond(tokens=words, mask=cond.mask)) - usual).abs().max() > 1e-4
+    torch.testing.assert_close(run(network, Cond(tokens=padding, mask=cond.mask)), usual)
+
+
+def test_a_pooled_text_is_added_to_the_class():
+    network = ldm("class and text", pooling="attention", **IMAGEN)
+    cond = tiny.cond("class and text", 3)
+    both = network.prepare(cond).embedding
+    none = Cond(labels=torch.full((3,), -1), tokens=cond.tokens, mask=cond.mask)
+    table = network.label.weight
+    wanted = network.prepare(none).embedding + table[cond.labels + 1] - table[0]
+    torch.testing.assert_close(both, wanted)
+
+
+def test_without_attention_in_the_middle_there_is_none():
+    network = ldm(attention=0, middle_attention=False, transformer=False)
+    assert not any(isinstance(module, AttentionBlock) for module in network.modules())
+    assert len(network.middle) == 2
