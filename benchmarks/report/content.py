@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.report import facts
-from benchmarks.report.numbers import UNFIT, comparable, comparisons, merge_runs, reason, row_key
+from benchmarks.report.numbers import (
+    UNFIT,
+    agreement_tables,
+    comparable,
+    comparisons,
+    merge_runs,
+    reason,
+    row_key,
+)
 from benchmarks.report.parts import Charts, Gallery, Group, LabelledRecord, PlainTable
 from benchmarks.report.pictures import ReportFiles, galleries, scaling
 from benchmarks.report.plots import curve_charts, selection_charts, trade_charts
@@ -166,6 +174,7 @@ def tables(
         try:
             rows = merge_runs(part)
             comparison_tables = list(comparisons(name, rows, files.contents, published))
-            yield Group(names, comparison_tables, list(trade_charts(rows)))
+            agreement = list(agreement_tables(rows))
+            yield Group(names, comparison_tables, agreement, list(trade_charts(rows)))
         except UNFIT as error:
             yield Group(names, problem=reason(error))

@@ -10,9 +10,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from benchmarks.report.parts import Cell, Comparison, LabelledRecord, TableRow, finite_number
+from benchmarks.report.parts import (
+    Cell,
+    Comparison,
+    LabelledRecord,
+    PlainTable,
+    TableRow,
+    finite_number,
+)
+from benchmarks.tables.agreement import rankings, tau
 from benchmarks.tables.formats import FORMATS
-from benchmarks.tables.formats.cells import cell_texts
+from benchmarks.tables.formats.cells import MISSING, cell_texts
 from benchmarks.tables.labels import labels
 from benchmarks.tables.layout import Table
 from benchmarks.tables.mixing import Company
@@ -92,6 +100,26 @@ def comparisons(
             files[href] = formatted(table).encode("utf-8", "replace")
             downloads.append((NAMES.get(kind, kind), href))
         yield comparison(COLUMNS.get(preset, preset), table, looks, downloads)
+
+
+def agreement_tables(rows: Sequence[LabelledRecord]) -> Iterator[PlainTable]:
+    """Kendall's tau of each pair of metrics over the rows (`merge_runs`): a table for each level
+    and view where there are methods enough."""
+    for place, ranked in rankings({row.label: row.record for row in rows}).items():
+        pairs = [[tau(one, other) for other in ranked] for one in ranked]
+        if any(value is not None for row in pairs for value in row):
+            body = [
+                TableRow(
+                    one.metric,
+                    [
+                        Cell(MISSING if value is None else f"{value:.2f}", value, number=True)
+                        for value in row
+                    ],
+                )
+                for one, row in zip(ranked, pairs, strict=True)
+            ]
+            head = ("metric", *(one.metric for one in ranked))
+            yield PlainTable(f"Rank agreement (Kendall's tau) at {place}", head, body)
 
 
 def comparison(

@@ -111,10 +111,14 @@ class Charts:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows whose numbers may share columns; problem: why there is no table."""
+    """Rows whose numbers may share columns; problem: why there is no table.
+
+    agreement: rank agreement of the metrics, a table for each level and view.
+    """
 
     labels: Sequence[str]
     tables: Sequence[Comparison] = ()
+    agreement: Sequence[PlainTable] = ()
     trade: Sequence[Charts] = ()
     problem: str | None = None
 

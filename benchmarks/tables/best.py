@@ -6,7 +6,8 @@ two means, t sqrt(v1 + v2), with v the variance of a mean and Student's t of the
 of Welch and Satterthwaite, (sum v)^2 / sum (v^2 / freedom). A spread that is not known is not zero:
 in a column where that of one method is unknown (one repeat, repeats that agree in every digit, a
 timing marked noisy, seeds of another kind than the rest) nobody is marked, and nobody is where all
-share the first place. Memory is known to a share of itself (`Column.alike`). Numbers that others
+share the first place. Distances of a level that disagree on the best are not marked
+(agreement.py). Memory is known to a share of itself (`Column.alike`). Numbers that others
 published, and the rows of the scale, take no part.
 """
 

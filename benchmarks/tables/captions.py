@@ -55,6 +55,7 @@ def table_caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Pr
                 "Cost at a resolution is that of the trajectory that makes the native images "
                 "there, and of training its last stage; pooled images cost what the finest do."
             )
+    distances = {q.metric for r in records for q in r.quality if q.whole}
     if len(records) > 1 and (found or (costs and wanted.costs)):
         parts.append(
             "Bold: the best, or not apart from it at 95 %; nothing is marked in a column where "
@@ -65,6 +66,11 @@ def table_caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Pr
                 else "."
             )
         )
+        if found and len(distances) > 1:
+            parts.append(
+                "Distances between whole distributions are marked at a level only where they have "
+                "a best method in common, be it within their spread."
+            )
     return " ".join(parts)
 
 

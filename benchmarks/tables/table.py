@@ -5,8 +5,9 @@ them. Records that differ in the training seed alone are one row, with their mea
 training and sampling seeds; that of a row of one training seed is over sampling seeds. One column
 group for each resolution, finest first. Unlike numbers never share a column: another data set,
 metric identity, number of images, device or dtype is refused (mixing.py). What a preset shows is
-decided in presets.py, what is best, and when a gap counts, in best.py. Numbers that others
-published (published.py) have columns and rows of their own.
+decided in presets.py, what is best, and when a gap counts, in best.py, and in agreement.py where
+metrics disagree about it. Numbers that others published (published.py) have columns and rows of
+their own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from benchmarks.tables import captions, notes
 from benchmarks.tables import published as papers
+from benchmarks.tables.agreement import agreement_notes, rankings, unmarked
 from benchmarks.tables.best import places
 from benchmarks.tables.columns import columns_of, failures_of, metrics_of
 from benchmarks.tables.differences import differences, options_of, rank
@@ -81,6 +83,7 @@ def tabulate(
     others = {label: row.dataset for row, label in papers.row_labels(published).items()}
     quoted = papers.columns(published, quality=spec.metrics != "none", cost=spec.parts)
     own = {column: values for column, values in cells.items() if values or column in words}
+    ranked = rankings(rows) if metrics else {}
     table = Table(
         data=data,
         preset=preset,
@@ -95,11 +98,13 @@ def tabulate(
         notes=[
             *notes.notes(rows, metrics, spec, list(differing)[OPTIONS:]),
             *notes.fewer_real(rows.values(), metrics),
+            *agreement_notes(ranked),
             *papers.source_notes(published),
             *(f"left out ({i} of {len(left_out)}): {why}" for i, why in enumerate(left_out, 1)),
         ],
     )
-    return replace(table, places=places(table))
+    withheld = unmarked(ranked)
+    return replace(table, places={c: p for c, p in places(table).items() if c not in withheld})
 
 
 def numbers(values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -28,6 +28,7 @@ NATIVE, POOLED = "native", "pooled"
 VIEWS = (NATIVE, POOLED)
 LOW, HIGH = "low", "high"
 BETTER = (LOW, HIGH, None)
+WHOLE = ("frechet", "kernel", "sliced")  # how estimators that compare whole distributions begin
 R = TypeVar("R", bound="Quality")
 
 
@@ -79,6 +80,11 @@ class Quality:
     def resolution(self) -> Resolution:
         """Of its level."""
         return resolution_of(self.level)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it compares whole distributions (FD, KD, MIND), and not one aspect of them."""
+        return (self.identity.estimator or "").startswith(WHOLE)
 
     def plain(self) -> dict[str, Any]:
         """As a record stores it; the inverse of `read`."""

@@ -505,6 +505,17 @@ def test_metrics_are_told_with_their_identity_in_full(runs: Path):
     assert told["precision at 64 px"][1] == "higher"
 
 
+def test_the_rank_agreement_of_metrics_is_a_table_for_each_level(tmp_path: Path):
+    for i, name in enumerate("abc"):
+        aspect = {"better": "high", "metric": "precision", "identity": Identity("k=3")}
+        put(tmp_path / "runs" / name, record(name, quality=(
+            quality(64, "native", 10.0 + i),
+            quality(64, "native", (0.9, 0.1, 0.5)[i], **aspect),
+        )), ())  # fmt: skip
+    found = table(parsed(made(tmp_path / "runs")), "Rank agreement (Kendall's tau) at 64 px")
+    assert found == {"FD-EffLite0": ["1.00", "0.33"], "precision": ["0.33", "1.00"]}
+
+
 def test_budgets_tell_plan_and_spending_by_stage(runs: Path):
     root = parsed(made(runs))
     (found,) = (t for t in root.all("table") if "Plan and spending" in t.text)
