@@ -48,6 +48,7 @@ from hierdiff.metrics.neighbours import nearest_images
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.quality import Candidate, CurvePoint
 from hierdiff.metrics.reference import Reference
+from hierdiff.results.cost import Cost
 from hierdiff.results.provenance import now, provenance
 from hierdiff.results.record import SCHEMA, Record
 from hierdiff.train import Prepared, with_weights
@@ -306,7 +307,7 @@ def measure_curves(bench: Bench, kept: Kept) -> list[CurvePoint]:
     )
 
 
-def measure_cost(bench: Bench) -> list[dict[str, Any]]:
+def measure_cost(bench: Bench) -> list[Cost]:
     """Rows of the costs, untrained, each case in a fresh process."""
     log.info("cost, each case in a fresh process")
     cases = cases_of(

@@ -47,6 +47,7 @@ from hierdiff.levels import Resolutions, place_of
 from hierdiff.methods import on_shapes
 from hierdiff.options import check
 from hierdiff.registry import build
+from hierdiff.results.cost import Cost
 from hierdiff.results.hardware import hardware_of
 from hierdiff.results.plain import content_hash
 from hierdiff.results.provenance import machine, now
@@ -176,21 +177,22 @@ def case_key(case: Case, where: str) -> str:
     return content_hash([asdict(case), where, *([digests] if digests else [])])
 
 
-def scaling_row(name: str, case: Case, cost: Mapping[str, Any]) -> Row:
+def scaling_row(name: str, case: Case, cost: Cost) -> Row:
     """The row of a case in plain units; on a CPU, memory is that above the start of the process."""
-    row = {"method": name, **place_of(case.finest), "batch": cost.get("batch")}
-    if "sample_failure" in cost:
-        return {**row, "failure": cost["sample_failure"]}
-    memory, base = cost["sample_memory_mib"], cost["sample_memory_baseline_mib"]
+    row = {"method": name, **place_of(case.finest), "batch": cost.batch}
+    if cost.sample_failure is not None:
+        return {**row, "failure": cost.sample_failure}
+    memory, base = cost.sample_memory_mib, cost.sample_memory_baseline_mib
+    assert cost.sample_images_per_s is not None and memory is not None  # it has not failed
     return {
         **row,
-        "seconds": 1 / cost["sample_images_per_s"],
-        "memory_mib": memory - base if case.device == "cpu" else memory,
-        "flops": cost["flops_per_image"],
-        "parameters": cost["parameters"],
-        "evaluations": cost["evaluations"],
-        "iqr_s": cost["sample_iqr_s"],
-        "noisy": cost["sample_noisy"],
+        "seconds": 1 / cost.sample_images_per_s,
+        "memory_mib": memory - (base or 0.0) if case.device == "cpu" else memory,
+        "flops": cost.flops_per_image,
+        "parameters": cost.parameters,
+        "evaluations": cost.evaluations,
+        "iqr_s": cost.sample_iqr_s,
+        "noisy": cost.sample_noisy,
     }
 
 

@@ -17,7 +17,8 @@ from benchmarks.settings import TimingOptions, group_of
 from hierdiff.config import from_yaml
 from hierdiff.files.lock import worked_in
 from hierdiff.inputs import changed, inputs
-from hierdiff.levels import Name, level_of, name_of, text_of
+from hierdiff.levels import Name, name_of, text_of
+from hierdiff.results.cost import Cost
 from hierdiff.results.folders import paths
 from hierdiff.results.provenance import machine, now
 from hierdiff.results.record import Record
@@ -108,7 +109,7 @@ def unchanged(
 
 
 def write_costs(
-    records: Mapping[Path, Record], rows: Mapping[Path, Sequence[Any]], about: Mapping[str, Any]
+    records: Mapping[Path, Record], rows: Mapping[Path, Sequence[Cost]], about: Mapping[str, Any]
 ) -> None:
     """Writes the records with their new costs.
 
@@ -126,17 +127,17 @@ def write_costs(
         raise ValueError(f"no case could be timed, so the costs there stay as they were: {reasons}")
 
 
-def _all_failed(rows: Sequence[Mapping[str, Any]]) -> str | None:
+def _all_failed(rows: Sequence[Cost]) -> str | None:
     """The reason of the first case where none has numbers."""
-    reasons = [[v for k, v in row.items() if k.endswith("_failure")] for row in rows]
-    return str(reasons[0][0]) if reasons and all(reasons) else None
+    reasons = [row.train_failure or row.sample_failure for row in rows]
+    return reasons[0] if reasons and all(reasons) else None
 
 
 def time_together(
     records: Mapping[Path, Record],
     configs: Mapping[Path, Mapping[str, Any]],
     overrides: Mapping[str, Any],
-) -> dict[Path, list[Any]]:
+) -> dict[Path, list[Cost]]:
     """Rows of the cases of each record; all its processes live at once.
 
     Raises:
@@ -157,7 +158,7 @@ def time_together(
                 f"make it again"
             ) from error
         owned += [(path, case) for case in cases]
-    rows: dict[Path, list[Any]] = {path: [] for path in records}
+    rows: dict[Path, list[Cost]] = {path: [] for path in records}
     for what in ("train", "sample"):
         chosen = [(path, case) for path, case in owned if case.what == what]
         for (path, _), row in zip(chosen, costs([case for _, case in chosen], track), strict=True):
@@ -167,9 +168,9 @@ def time_together(
 
 def trajectories_of(record: Record) -> list[tuple[Name, ...]]:
     """Names of the levels of each trajectory, by the costs of the record; else each level alone."""
-    rows = [c for c in record.cost if c.get("part") is None]
-    levels = {text_of(name): name for name in map(level_of, rows)}
-    known = list(dict.fromkeys(tuple(map(text_of, c.get("trajectory") or ())) for c in rows))
+    rows = [c for c in record.cost if c.part is None]
+    levels = {text_of(c.level): c.level for c in rows}
+    known = list(dict.fromkeys(tuple(map(text_of, c.trajectory)) for c in rows))
     own = [text_of(name) for name in record.resolutions]
     if sorted(name for trajectory in known for name in trajectory) != sorted(own):
         known = [(name,) for name in own]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hierdiff.levels import Name, place_of, resolution_of, text_of
+from hierdiff.levels import Name, resolution_of, text_of
 from hierdiff.methods import Method
-from hierdiff.results.rows import ALONE
+from hierdiff.results.cost import ALONE, Cost
 from hierdiff.training.recipe import Precision, Recipe
 
 if TYPE_CHECKING:  # a process that is timed needs none of what it imports
@@ -71,18 +71,18 @@ class Case:
         return batch * self.trainer.accumulate if self.what == "train" else batch
 
     @property
-    def conditions(self) -> dict[str, Any]:
-        """The conditions in a cost row, also in one of a case that failed."""
-        return {
-            **place_of(self.finest),
-            "trajectory": list(self.trajectory),
-            "part": ALONE if self.alone else None,
-            "device": self.device,
-            "dtype": self.precision,
-            "threads": self.threads if self.device == "cpu" else None,
-            "repeats": self.repeats,
-            "channels_last": self.channels_last,
-        }
+    def conditions(self) -> Cost:
+        """A cost row without numbers."""
+        return Cost(
+            level=self.finest,
+            trajectory=tuple(self.trajectory),
+            part=ALONE if self.alone else None,
+            device=self.device,
+            dtype=self.precision,
+            threads=self.threads if self.device == "cpu" else None,
+            repeats=self.repeats,
+            channels_last=self.channels_last,
+        )
 
 
 def trajectories(method: Method) -> list[tuple[Name, ...]]:
@@ -144,12 +144,13 @@ def cases_of(
     ]
 
 
-def by_resolution(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def by_resolution(rows: Iterable[Cost]) -> list[Cost]:
     """The cost rows of a record: training and sampling of a level in one row; parts alone have rows
     of their own."""
-    merged: dict[tuple[str, str | None], dict[str, Any]] = {}
+    merged: dict[tuple[str, str | None], Cost] = {}
     for row in rows:
-        for name in row["trajectory"]:
-            place = merged.setdefault((text_of(name), row["part"]), {})
-            place.update({**row, **place_of(name)})
+        numbers = {k: v for k, v in vars(row).items() if v not in (None, ()) and k != "level"}
+        for name in row.trajectory:
+            place = (text_of(name), row.part)
+            merged[place] = replace(merged.get(place, Cost(name)), **numbers)
     return list(merged.values())

@@ -10,13 +10,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from benchmarks.cost.cases import OUT_OF_MEMORY, Case
 from benchmarks.cost.steps import WARMUP
 from benchmarks.progress import Track
 from hierdiff.metrics.cost import load_average, timing
+from hierdiff.results.cost import BatchTrial, Cost, CostPart
 
 
 class CaseFailure(Exception):
@@ -75,7 +76,7 @@ class Worker:
         return {f"{self.case.what}_memory{which}_mib": value for which, value in peaks.items()}
 
     def row(self) -> dict[str, Any]:
-        """The numbers of the case, for a cost row."""
+        """The numbers of the case, by the fields of a cost row."""
         what, memory = self.case.what, self.memory()
         whole = timing(self.times["seconds"], warmup=WARMUP, load=self.load)
         row = {
@@ -89,6 +90,8 @@ class Worker:
         if "latency" in self.times:
             alone = timing(self.times["latency"], warmup=WARMUP)
             row |= {"latency_s": alone.median, "latency_iqr_s": alone.iqr}
+        if "breakdown" in row:
+            row["breakdown"] = tuple(CostPart(**part) for part in row["breakdown"])
         return row
 
     def _ask(self, line: str) -> dict[str, Any]:
@@ -124,13 +127,13 @@ class Worker:
                     stream.close()
 
 
-def best_batch(case: Case) -> tuple[Worker | None, list[dict[str, Any]]]:
-    """The worker with the best throughput, None where no batch size fits, and a row of each size.
+def best_batch(case: Case) -> tuple[Worker | None, list[BatchTrial]]:
+    """The worker with the best throughput, None where no batch size fits, and all that were tried.
 
-    The search ends at the first size that does not fit, whose row has the failure.
+    The search ends at the first size that does not fit, which has the failure.
     """
     best: Worker | None = None
-    sizes: list[dict[str, Any]] = []
+    sizes: list[BatchTrial] = []
     for batch in case.batches:
         worker = None
         try:
@@ -138,12 +141,12 @@ def best_batch(case: Case) -> tuple[Worker | None, list[dict[str, Any]]]:
             worker.repeat()
             used = worker.memory()[f"{case.what}_memory_mib"]
         except CaseFailure as failed:
-            sizes.append({"name": f"batch {batch}", "failure": str(failed)})
+            sizes.append(BatchTrial(f"batch {batch}", failure=str(failed)))
             if worker is not None:
                 worker.close()
             break
         rate = worker.images_per_s
-        sizes.append({"name": f"batch {batch}", "images_per_s": rate, "memory_mib": used})
+        sizes.append(BatchTrial(f"batch {batch}", images_per_s=rate, memory_mib=used))
         if best is None or rate > best.images_per_s:
             best, worker = worker, best
         if worker is not None:
@@ -151,23 +154,21 @@ def best_batch(case: Case) -> tuple[Worker | None, list[dict[str, Any]]]:
     return best, sizes
 
 
-def costs(
-    cases: Sequence[Case], track: Track = lambda items, what, total: items
-) -> list[dict[str, Any]]:
+def costs(cases: Sequence[Case], track: Track = lambda items, what, total: items) -> list[Cost]:
     """A row of each case: its conditions, and its numbers or the reason of its failure.
 
     Repeats are interleaved over all cases, forwards and backwards in turn.
     """
-    rows = [case.conditions for case in cases]
+    rows: list[dict[str, Any]] = [{} for _ in cases]  # numbers by the fields of a cost row
     workers: dict[int, Worker] = {}
     try:
         for place in track(range(len(cases)), "cost: batch sizes", len(cases)):
             what = cases[place].what
             worker, sizes = best_batch(cases[place])
             if len(sizes) > 1:
-                rows[place][f"{what}_sweep"] = sizes
+                rows[place][f"{what}_sweep"] = tuple(sizes)
             if worker is None:
-                rows[place][f"{what}_failure"] = sizes[-1]["failure"]
+                rows[place][f"{what}_failure"] = sizes[-1].failure
             else:
                 workers[place] = worker
         rounds = max((case.repeats for case in cases), default=1) - 1  # one was part of the search
@@ -180,7 +181,7 @@ def costs(
     finally:
         for worker in workers.values():
             worker.close()
-    return rows
+    return [replace(case.conditions, **row) for case, row in zip(cases, rows, strict=True)]
 
 
 def _attempt(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from benchmarks.report.charts import DASHES, Axis, Line, Point, compact, lines, scatter
 from benchmarks.report.parts import Charts, LabelledRecord, finite_number
 from benchmarks.tables.scale import SCALE
-from hierdiff.levels import Name, finest_first, level_of, order_of, px, resolution_of
+from hierdiff.levels import Name, finest_first, order_of, px, resolution_of
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import Candidate, CurvePoint, Quality
 
@@ -85,8 +85,8 @@ def _finest(entry: LabelledRecord) -> Name:
 
 def _cost(entry: LabelledRecord, side: Name, key: str) -> float | None:
     """A cost of the trajectory that makes the images of a level."""
-    rows = [c for c in entry.record.cost if (level_of(c), c.get("part")) == (side, None)]
-    values = (finite_number(c.get(key)) for c in rows)
+    rows = [c for c in entry.record.cost if (c.level, c.part) == (side, None)]
+    values = (finite_number(getattr(c, key)) for c in rows)
     return next((value for value in values if value is not None), None)
 
 

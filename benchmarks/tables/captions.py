@@ -8,11 +8,11 @@ from benchmarks.tables.costs import ALIKE, COSTS
 from benchmarks.tables.digits import number
 from benchmarks.tables.formats.cells import MISSING
 from benchmarks.tables.presets import UNITS, Preset
-from hierdiff.levels import Name, level_of, order_of, px
+from hierdiff.levels import Name, order_of, px
 from hierdiff.metrics.quality import Quality
+from hierdiff.results.cost import Cost
 from hierdiff.results.hardware import hardware
 from hierdiff.results.record import Record
-from hierdiff.results.rows import Row
 
 PRETRAINED = "‡"
 CASES = ("train", "sample")  # of which a cost is made
@@ -45,12 +45,12 @@ def table_caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Pr
             f"{hardware(record, c)}, {batch_of(c)}"
             for record in records
             for c in record.cost
-            if any(c.get(cost.key) is not None for cost in COSTS if cost.hardware)
+            if any(cost.value(c) is not None for cost in COSTS if cost.hardware)
         }
     )
     if costs and wanted.costs:
         parts.append(f"Cost on {'; '.join(costs)}.")
-        if not wanted.finest and len({level_of(c) for r in records for c in r.cost}) > 1:
+        if not wanted.finest and len({c.level for r in records for c in r.cost}) > 1:
             parts.append(
                 "Cost at a resolution is that of the trajectory that makes the native images "
                 "there, and of training its last stage; pooled images cost what the finest do."
@@ -74,9 +74,9 @@ def table_caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Pr
     return " ".join(parts)
 
 
-def batch_of(cost: Row) -> str:
+def batch_of(cost: Cost) -> str:
     """The batch size of a cost row, for the caption."""
-    size = cost.get("batch") or cost.get("train_batch")
+    size = cost.batch or cost.train_batch
     return f"batch {size}" if size else "each at its best batch"
 
 

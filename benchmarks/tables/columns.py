@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 from benchmarks.tables.captions import budget
-from benchmarks.tables.costs import PARTS, Cost
+from benchmarks.tables.costs import PARTS, CostColumn
 from benchmarks.tables.layout import Column, Spread, Spreads
 from benchmarks.tables.mixing import same_hardware, same_identity
 from benchmarks.tables.presets import UNITS, Preset
 from benchmarks.tables.scale import SCALE, scale_rows
-from hierdiff.levels import Name, finest_first, level_of, px
+from hierdiff.levels import Name, finest_first, px
 from hierdiff.metrics.quality import Quality
-from hierdiff.results.flat import flat
+from hierdiff.results.cost import ALONE, Cost
 from hierdiff.results.record import Record
-from hierdiff.results.rows import ALONE, Row
 
 OUT_OF_MEMORY, OOM = "out of memory", "OOM"  # how such a reason begins, what a cell says
 Cells = dict[Column, dict[str, Any]]  # by column and row
@@ -43,7 +41,11 @@ def columns_of(
             taken = cost_column(rows, level, part, cost)
             if cost.hardware:
                 same_hardware(column.heading, rows, taken)
-            columns[column] = {row: c[cost.key] * cost.factor for row, c in taken.items()}
+            columns[column] = {
+                row: number * cost.factor
+                for row, c in taken.items()
+                if (number := cost.value(c)) is not None
+            }
             noise[column] = {
                 row: known for row, c in taken.items() if (known := cost.spread(c)) is not None
             }
@@ -70,15 +72,15 @@ def groups_of(records: Iterable[Record], wanted: Preset) -> Iterator[tuple[str, 
             yield f"network {ALONE} {px(level)}", level, ALONE
 
 
-def costs_of(records: Iterable[Record], level: Name, wanted: Preset) -> tuple[Cost, ...]:
+def costs_of(records: Iterable[Record], level: Name, wanted: Preset) -> tuple[CostColumn, ...]:
     """The cost columns of a level under a preset."""
     finest = level == levels_of(records)[0]
     return wanted.costs if finest or not wanted.finest else ()
 
 
-def costs_at(record: Record, level: Name, part: str | None) -> list[Row]:
+def costs_at(record: Record, level: Name, part: str | None) -> list[Cost]:
     """Cost rows of what makes the images of a level (part None), or of a part alone."""
-    return [c for c in record.cost if (level_of(c), c.get("part")) == (level, part)]
+    return [c for c in record.cost if (c.level, c.part) == (level, part)]
 
 
 def spread_of(q: Quality) -> Spread | None:
@@ -102,8 +104,8 @@ def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Column, dict
         for cost in costs_of(rows.values(), level, wanted):
             for row, record in rows.items():
                 for c in costs_at(record, level, part):
-                    reason = c.get(f"{cost.case}_failure")
-                    if reason is not None and c.get(cost.key) is None and cost.measured:
+                    reason = cost.failure(c)
+                    if reason is not None and cost.value(c) is None and cost.measured:
                         word = OOM if reason.startswith(OUT_OF_MEMORY) else "failed"
                         words.setdefault(cost.column(group), {})[row] = word
     return words
@@ -112,7 +114,9 @@ def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Column, dict
 def levels_of(records: Iterable[Record]) -> list[Name]:
     """Every level that was measured, finest first."""
     return finest_first(
-        level for r in records for level in (*(q.level for q in r.quality), *map(level_of, r.cost))
+        level
+        for r in records
+        for level in (*(q.level for q in r.quality), *(c.level for c in r.cost))
     )
 
 
@@ -167,44 +171,32 @@ def direction(metric: str, records: Iterable[Record]) -> str | None:
 
 
 def cost_column(
-    rows: Mapping[str, Record], level: Name, part: str | None, cost: Cost
-) -> dict[str, Row]:
+    rows: Mapping[str, Record], level: Name, part: str | None, cost: CostColumn
+) -> dict[str, Cost]:
     """The cost row of each table row that has this cost at a level."""
     return {
         row: c
         for row, record in rows.items()
         for c in costs_at(record, level, part)
-        if c.get(cost.key) is not None
+        if cost.value(c) is not None
     }
 
 
 def parts(
     rows: Mapping[str, Record], level: Name, part: str | None = None
 ) -> dict[str, dict[str, float]]:
-    """The numbers of a breakdown: of any entry of a cost row that has entries itself."""
+    """The numbers of the parts of a sample and of the batch sizes that were tried."""
     columns: dict[str, dict[str, float]] = {}
-    sources: dict[str, Row] = {}
+    sources: dict[str, Cost] = {}
     for row, record in rows.items():
         for c in costs_at(record, level, part):
-            named = {key: _by_name(node) for key, node in c.items()}
-            nested = {key: node for key, node in named.items() if isinstance(node, Mapping)}
-            for key, value in flat(nested).items():
-                if isinstance(value, Real) and not isinstance(value, bool):
-                    place, _, last = key.rpartition(".")
-                    unit, factor = PARTS.get(last, (last, 1.0))
-                    name = re.sub(r"[._]", " ", f"{place}.{unit}")
-                    columns.setdefault(name, {})[row] = float(value) * factor
-                    sources[row] = c
+            for kind, entries in c.lists.items():
+                for entry in entries:
+                    for key, (unit, factor) in PARTS.items():
+                        value = getattr(entry, key, None)
+                        if value is not None:
+                            name = re.sub(r"[._]", " ", f"{kind}.{entry.name}.{unit}")
+                            columns.setdefault(name, {})[row] = float(value) * factor
+                            sources[row] = c
     same_hardware(f"{px(level)} {next(iter(columns), '')}", rows, sources)
     return columns
-
-
-def _by_name(node: Any) -> Any:
-    """A list of things that have names as a tree."""
-    if isinstance(node, Mapping):
-        return {key: _by_name(child) for key, child in node.items()}
-    if isinstance(node, (list, tuple)) and all(
-        isinstance(n, Mapping) and "name" in n for n in node
-    ):
-        return {n["name"]: {k: v for k, v in n.items() if k != "name"} for n in node}
-    return node

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 from benchmarks.tables.layout import Column, Spread
 from hierdiff.metrics.cost import is_unsteady
-from hierdiff.results.rows import Row
+from hierdiff.results.cost import Cost
 
 ALIKE = (
     0.02  # relative difference below which memory counts as equal: it varies so much between runs
@@ -31,8 +31,8 @@ def expected_iqr(n: int) -> float:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """A cost column. key: in a cost row; factor: from the stored unit to that of the label.
+class CostColumn:
+    """A cost column. key: field of a cost row; factor: from the stored unit to that of the label.
 
     better: which end is better, "low", "high" or None. hardware: whether the number depends
     on device and dtype.
@@ -48,6 +48,15 @@ class Cost:
         """The column under a group heading."""
         return Column(group, self.label, self.better, ALIKE if "_memory_" in self.key else None)
 
+    def value(self, cost: Cost) -> float | None:
+        """The number in a cost row, in the unit that is stored; None where it has none."""
+        number: float | None = getattr(cost, self.key)
+        return number
+
+    def failure(self, cost: Cost) -> str | None:
+        """Why a cost row lacks the numbers of the case, None where it does not."""
+        return cost.train_failure if self.case == "train" else cost.sample_failure
+
     @property
     def measured(self) -> bool:
         """Whether a finished case always has it."""
@@ -58,7 +67,7 @@ class Cost:
         """The case that it is timed in, "train" or "sample"."""
         return "train" if self.key.startswith(("train", "compile")) else "sample"
 
-    def spread(self, cost: Row) -> Spread | None:
+    def spread(self, cost: Cost) -> Spread | None:
         """The spread of a time or rate in the unit of the label; None where it is unknown: one
         repeat, or repeats that are marked noisy.
 
@@ -68,46 +77,53 @@ class Cost:
         part of it that is due to the repeats is not subtracted, which errs to the wide side.
         """
         if self.key == "latency_s":
-            seconds, iqr = cost.get(self.key), cost.get("latency_iqr_s")
-        elif self.key.endswith("_images_per_s"):
-            batch = cost.get("train_batch" if self.case == "train" else "batch")
-            seconds, iqr = batch and batch / cost[self.key], cost.get(f"{self.case}_iqr_s")
+            seconds, iqr = cost.latency_s, cost.latency_iqr_s
+        elif self.key == "train_images_per_s":
+            seconds, iqr = _seconds(cost.train_batch, cost.train_images_per_s), cost.train_iqr_s
+        elif self.key == "sample_images_per_s":
+            seconds, iqr = _seconds(cost.batch, cost.sample_images_per_s), cost.sample_iqr_s
         else:
             return None
-        n = cost.get("repeats") or 0
-        noisy = cost.get(f"{self.case}_noisy") or not seconds or is_unsteady(seconds, iqr)
-        if noisy or n < 2 or iqr is None:
+        n, value = int(cost.repeats or 0), self.value(cost)
+        noisy = cost.train_noisy if self.case == "train" else cost.sample_noisy
+        if noisy or not seconds or is_unsteady(seconds, iqr) or n < 2:
             return None
-        shown = cost[self.key] * self.factor
-        sd = iqr / expected_iqr(n) / seconds * shown
+        if iqr is None or value is None:
+            return None
+        sd = iqr / expected_iqr(n) / seconds * value * self.factor
         parts = {"repeats": (math.pi / 2 * sd**2 / n, n - 1)}
-        between = cost.get(f"{self.key}_between")
-        if between is not None:
-            runs, between = cost["runs"], between * self.factor
-            parts["training seeds"] = (between**2 / runs, runs - 1)
+        between: float | None = getattr(cost, f"{self.key}_between")
+        if between is not None and cost.runs is not None:
+            between *= self.factor
+            parts["training seeds"] = (between**2 / cost.runs, cost.runs - 1)
             sd = math.hypot(sd, between)
         return Spread(sd, n, parts)
 
 
+def _seconds(batch: float | None, rate: float | None) -> float | None:
+    """Of a batch at this many images/s; None where either is unknown or zero."""
+    return batch / rate if batch and rate else None
+
+
 COSTS = (
-    Cost("train_images_per_s", "train img/s", "high"),
-    Cost("sample_images_per_s", "sample img/s", "high"),
-    Cost("latency_s", "latency ms", "low", 1e3),
-    Cost("train_iqr_s", "train batch IQR ms", factor=1e3),
-    Cost("sample_iqr_s", "sample batch IQR ms", factor=1e3),
-    Cost("latency_iqr_s", "latency IQR ms", factor=1e3),
-    Cost("train_memory_mib", "train MiB", "low"),
-    Cost("train_memory_reserved_mib", "train reserved MiB", "low"),
-    Cost("sample_memory_mib", "sample MiB", "low"),
-    Cost("sample_memory_reserved_mib", "sample reserved MiB", "low"),
-    Cost("energy_j", "J/image", "low"),
-    Cost("compile_s", "compile s", "low"),
-    Cost("train_batch", "train batch", hardware=False),
-    Cost("batch", "batch", hardware=False),
-    Cost("parameters", "params M", factor=1e-6, hardware=False),
-    Cost("flops_per_call", "GFLOPs/call", factor=1e-9, hardware=False),
-    Cost("flops_per_image", "GFLOPs/image", factor=1e-9, hardware=False),
-    Cost("evaluations", "calls", hardware=False),
+    CostColumn("train_images_per_s", "train img/s", "high"),
+    CostColumn("sample_images_per_s", "sample img/s", "high"),
+    CostColumn("latency_s", "latency ms", "low", 1e3),
+    CostColumn("train_iqr_s", "train batch IQR ms", factor=1e3),
+    CostColumn("sample_iqr_s", "sample batch IQR ms", factor=1e3),
+    CostColumn("latency_iqr_s", "latency IQR ms", factor=1e3),
+    CostColumn("train_memory_mib", "train MiB", "low"),
+    CostColumn("train_memory_reserved_mib", "train reserved MiB", "low"),
+    CostColumn("sample_memory_mib", "sample MiB", "low"),
+    CostColumn("sample_memory_reserved_mib", "sample reserved MiB", "low"),
+    CostColumn("energy_j", "J/image", "low"),
+    CostColumn("compile_s", "compile s", "low"),
+    CostColumn("train_batch", "train batch", hardware=False),
+    CostColumn("batch", "batch", hardware=False),
+    CostColumn("parameters", "params M", factor=1e-6, hardware=False),
+    CostColumn("flops_per_call", "GFLOPs/call", factor=1e-9, hardware=False),
+    CostColumn("flops_per_image", "GFLOPs/image", factor=1e-9, hardware=False),
+    CostColumn("evaluations", "calls", hardware=False),
 )
 PARTS = {  # numbers of a breakdown or of a search over batch sizes
     "seconds": ("ms/image", 1e3),

@@ -7,12 +7,12 @@ from typing import Any
 
 from benchmarks.tables.costs import COSTS
 from benchmarks.tables.scale import SCALE
-from hierdiff.levels import level_of, px
+from hierdiff.levels import px
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import Quality
+from hierdiff.results.cost import Cost
 from hierdiff.results.hardware import hardware
 from hierdiff.results.record import Record
-from hierdiff.results.rows import Row
 
 Place = tuple[str, str]  # group and heading of a column, whatever the view
 Condition = tuple[Identity, int | None, int | None]  # and numbers of images and of references
@@ -66,7 +66,7 @@ def _identity(condition: Condition) -> str:
     return f"{str(identity)!r} of {n} against {n_reference} images"
 
 
-def same_hardware(column: str, rows: Mapping[str, Record], found: Mapping[str, Row]) -> None:
+def same_hardware(column: str, rows: Mapping[str, Record], found: Mapping[str, Cost]) -> None:
     """Refuses a column of costs from several devices or precisions.
 
     Raises:
@@ -131,12 +131,12 @@ def conditions(record: Record) -> Iterator[tuple[Place, Condition | str]]:
         if q.value is not None:
             yield (px(q.level), q.metric), _condition(q)
     for c in record.cost:
-        if c.get("part") is None:
-            where, group = hardware(record, c), px(level_of(c))
+        if c.part is None:
+            where, group = hardware(record, c), px(c.level)
             for cost in COSTS:
-                if cost.hardware and c.get(cost.key) is not None:
+                if cost.hardware and cost.value(c) is not None:
                     yield (group, cost.label), where
-            if any(isinstance(node, (Mapping, list, tuple)) for node in c.values()):
+            if any(c.lists.values()):
                 yield (group, "breakdown"), where
 
 

@@ -10,10 +10,10 @@ from benchmarks.tables.digits import number
 from benchmarks.tables.formats.cells import MISSING
 from benchmarks.tables.presets import UNITS, Preset
 from benchmarks.tables.scale import scale_rows
-from hierdiff.levels import Name, joint_text, level_of, order_of, px
+from hierdiff.levels import Name, joint_text, order_of, px
+from hierdiff.results.cost import ALONE, Cost
 from hierdiff.results.hardware import machine
 from hierdiff.results.record import Record
-from hierdiff.results.rows import ALONE, Row
 
 
 def notes(
@@ -64,10 +64,7 @@ def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:
     """Which timings are noisy, what CPU processes held before the method, why costs are missing,
     and which were taken otherwise by an earlier version. alone: also of parts alone."""
     found = [
-        (row, c)
-        for row, record in rows.items()
-        for c in record.cost
-        if alone or c.get("part") is None
+        (row, c) for row, record in rows.items() for c in record.cost if alone or c.part is None
     ]
     spread = [f"{row} at {_where(c)}{which}" for row, c in found if (which := noisy(c)) is not None]
     if spread:
@@ -75,8 +72,8 @@ def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:
     bases = sorted(
         base
         for _, c in found
-        for case in CASES
-        if c.get("device") == "cpu" and (base := c.get(f"{case}_memory_baseline_mib")) is not None
+        for base in (c.train_memory_baseline_mib, c.sample_memory_baseline_mib)
+        if c.device == "cpu" and base is not None
     )
     if bases:
         had = MISSING.join(dict.fromkeys((number(round(bases[0])), number(round(bases[-1])))))
@@ -84,10 +81,10 @@ def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:
     failed = [
         f"{row} at {_where(c)}, {'; '.join(reasons)}"
         for row, c in found
-        if (reasons := [f"{k}: {c[f'{k}_failure']}" for k in CASES if c.get(f"{k}_failure")])
+        if (reasons := [f"{k}: {why}" for k, why in zip(CASES, _failures(c), strict=True) if why])
     ]
     yield from dict.fromkeys(failed)
-    older = dict.fromkeys(f"{row} ({c['train_step']})" for row, c in found if c.get("train_step"))
+    older = dict.fromkeys(f"{row} ({c.train_step})" for row, c in found if c.train_step)
     if older:
         yield (
             f"training timed by an earlier version, not with the step of the run: "
@@ -95,17 +92,22 @@ def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:
         )
 
 
-def _where(cost: Row) -> str:
+def _failures(cost: Cost) -> tuple[str | None, str | None]:
+    """Of training and of sampling."""
+    return cost.train_failure, cost.sample_failure
+
+
+def _where(cost: Cost) -> str:
     """`64x32 px` of a joint trajectory."""
-    levels = joint_text(cost.get("trajectory") or [level_of(cost)])
-    return f"{levels} px{f' ({ALONE})' if cost.get('part') else ''}"
+    levels = joint_text(cost.trajectory or [cost.level])
+    return f"{levels} px{f' ({ALONE})' if cost.part else ''}"
 
 
-def noisy(cost: Row) -> str | None:
+def noisy(cost: Cost) -> str | None:
     """Which times of a cost row spread widely, ` (train, sample)`; None for none of them."""
-    found = [key for key, value in cost.items() if key.endswith("noisy") and value]
-    named = [key.removesuffix("_noisy") for key in found if key != "noisy"]
-    return (f" ({', '.join(named)})" if named else "") if found else None
+    wide = zip(CASES, (cost.train_noisy, cost.sample_noisy), strict=True)
+    named = ", ".join(case for case, is_noisy in wide if is_noisy)
+    return f" ({named})" if named else None
 
 
 def identities(rows: Mapping[str, Record], metrics: Sequence[str]) -> Iterator[str]:

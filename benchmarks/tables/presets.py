@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.tables.costs import COSTS, Cost
+from benchmarks.tables.costs import COSTS, CostColumn
 
 UNITS = {"images": ("images", 1.0), "flops": ("PFLOPs", 1e15), "seconds": ("s", 1.0)}
 
@@ -25,14 +25,14 @@ class Preset:
     """
 
     metrics: str
-    costs: tuple[Cost, ...] = ()
+    costs: tuple[CostColumn, ...] = ()
     budgets: tuple[tuple[str, str], ...] = ()
     parts: bool = False
     options: bool = False
     finest: bool = False
 
 
-def _costs(*keys: str) -> tuple[Cost, ...]:
+def _costs(*keys: str) -> tuple[CostColumn, ...]:
     return tuple(cost for cost in COSTS if cost.key in keys)
 
 

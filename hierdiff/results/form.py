@@ -46,6 +46,7 @@ NAME: Rule = (
     lambda value: LEVEL[1](value) or RESOLUTION[1](value),
 )
 ANY: Rule = ("anything", lambda value: True)
+UNKNOWN: Rule = ("nothing", lambda value: False)  # a field of no name that this version knows
 TREE: Rule = ("a mapping", lambda value: isinstance(value, Mapping))
 
 
@@ -55,12 +56,13 @@ def or_none(rule: Rule) -> Rule:
 
 
 AMOUNT, WORD = or_none(NUMBER), or_none(TEXT)
+TRUTH = or_none(("true or false", lambda value: isinstance(value, bool)))
 WHOLE = or_none(("a whole number", lambda value: _is_number(value) and isinstance(value, int)))
 IDENTITY: dict[str, Any] = {
     "maker": TEXT,
     **dict.fromkeys(("resize?", "quantisation?", "rows?", "reference?", "estimator?"), TEXT),
     **dict.fromkeys(("n?", "frames?", "protocol?"), WHOLE),
-    "*": ("a part of an identity", lambda value: False),
+    "*": UNKNOWN,
 }
 QUALITY: dict[str, Any] = {
     "resolution": RESOLUTION,
@@ -76,25 +78,34 @@ QUALITY: dict[str, Any] = {
     "values?": [NUMBER],
     "*": ANY,
 }
-COST = {
+PART: dict[str, Any] = {"name": TEXT, "seconds?": AMOUNT, "flops?": AMOUNT, "*": UNKNOWN}
+TRIAL: dict[str, Any] = {
+    "name": TEXT,
+    **{"images_per_s?": AMOUNT, "memory_mib?": AMOUNT, "failure?": WORD, "*": UNKNOWN},
+}
+COST: dict[str, Any] = {
     "resolution": RESOLUTION,
     "level?": LEVEL,
-    **dict.fromkeys(("device?", "dtype?"), WORD),
+    "trajectory?": ([NAME],),
+    **dict.fromkeys(("part?", "device?", "dtype?", "train_step?"), WORD),
     **dict.fromkeys(("train_failure?", "sample_failure?"), WORD),
+    **dict.fromkeys(("channels_last?", "train_noisy?", "sample_noisy?"), TRUTH),
     **{
-        f"{name}{end}?": AMOUNT
-        for name in ("train", "sample", "latency")
-        for end in ("_images_per_s", "_s", "_iqr_s", "_batch", "_memory_mib")
+        f"{case}_{name}?": AMOUNT
+        for case in ("train", "sample")
+        for name in (
+            *("images_per_s", "images_per_s_between", "iqr_s", "load", "memory_mib"),
+            *("memory_reserved_mib", "memory_baseline_mib"),
+        )
     },
-    **{
-        f"{name}_memory_{kind}_mib?": AMOUNT
-        for name in ("train", "sample")
-        for kind in ("reserved", "baseline")
-    },
-    **dict.fromkeys(("energy_j?", "compile_s?", "batch?", "threads?"), AMOUNT),
-    **dict.fromkeys(("parameters?", "flops_per_call?", "flops_per_image?"), AMOUNT),
-    "evaluations?": AMOUNT,
-    "*": ANY,
+    **dict.fromkeys(("latency_s?", "latency_s_between?", "latency_iqr_s?"), AMOUNT),
+    **dict.fromkeys(("batch?", "train_batch?", "threads?", "repeats?"), AMOUNT),
+    **dict.fromkeys(("energy_j?", "compile_s?", "parameters?", "evaluations?"), AMOUNT),
+    **dict.fromkeys(("flops_per_call?", "flops_per_image?"), AMOUNT),
+    "runs?": WHOLE,
+    "breakdown?": ([PART],),
+    **dict.fromkeys(("train_sweep?", "sample_sweep?"), ([TRIAL],)),
+    "*": UNKNOWN,
 }
 CURVE = {
     **QUALITY,
@@ -155,6 +166,8 @@ def broken(value: Any, form: Any = FORM, where: str = "") -> str | None:
     """
     if isinstance(form, tuple) and len(form) == 1:
         return None if value is None else broken(value, form[0], where)
+    if form is UNKNOWN:
+        return f"{where} is no field that this version knows, a later one may read it"
     if isinstance(form, tuple):
         what, holds = form
         return None if holds(value) else f"{where} is {_short(value)}, where {what} is needed"

@@ -15,7 +15,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hierdiff.levels import Name, level_of, name_of, order_of, text_of
+from hierdiff.levels import Name, name_of, order_of, text_of
 from hierdiff.metrics.quality import Quality
 from hierdiff.results.record import Record
 
@@ -82,13 +82,13 @@ def _lines(record: Record) -> Iterator[dict[str, Any]]:
     for q in record.quality:
         yield {"kind": "quality", **_number(q)}
     for c in record.cost:
-        kind = "cost" if c.get("part") is None else f"cost {c['part']}"
-        for key, value in flat(c).items():
-            if isinstance(value, Real) and not isinstance(value, bool) and key != "resolution":
-                batch = c.get("train_batch" if key.startswith("train_") else "batch")
+        kind = "cost" if c.part is None else f"cost {c.part}"
+        for key, value in vars(c).items():
+            if isinstance(value, Real) and not isinstance(value, bool) and key != "level":
+                batch = c.train_batch if key.startswith("train_") else c.batch
                 timed = f"{hardware(record, c)}, batch {batch}"
                 identity = None if key in ANYWHERE else timed
-                place = {"resolution": _level(level_of(c)), "metric": key, "identity": identity}
+                place = {"resolution": _level(c.level), "metric": key, "identity": identity}
                 yield {"kind": kind, **place, "value": value}
     for row in record.curves:
         yield {"kind": "curve", **_number(row), **{key: getattr(row, key) for key in SPENT}}

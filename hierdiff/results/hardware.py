@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hierdiff.results.cost import Cost
 from hierdiff.results.record import Record
-from hierdiff.results.rows import Row
 
 
 def machine(record: Record, device: str) -> str:
@@ -21,13 +21,12 @@ def hardware_of(device: str, known: Mapping[str, Any]) -> str:
     return f"{device} ({model})" if model else device
 
 
-def hardware(record: Record, cost: Row) -> str:
+def hardware(record: Record, cost: Cost) -> str:
     """What a time or a memory depends on: `cuda (NVIDIA H100), bf16-mixed`, of a CPU also the
     threads."""
     timed = record.provenance.get("cost") or {}  # timed again, maybe elsewhere
     known = timed.get("machine") or record.provenance.get("machine") or {}
-    parts = [hardware_of(str(cost.get("device")), known), str(cost.get("dtype"))]
-    threads = cost.get("threads")
-    if threads is not None:
-        parts.append(f"{threads} thread{'s' * (threads != 1)}")
+    parts = [hardware_of(str(cost.device), known), str(cost.dtype)]
+    if cost.threads is not None:
+        parts.append(f"{cost.threads} thread{'s' * (cost.threads != 1)}")
     return ", ".join(parts)

@@ -8,10 +8,23 @@ from typing import Any
 
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import HIGH, LOW
-from hierdiff.results.rows import ALONE, Row
+from hierdiff.results.cost import ALONE
+from hierdiff.results.form import COST
 
 # before schema 3, which side of a metric is better was told by its name
 HIGHER_IS_BETTER = ("IS", "precision", "recall", "density", "coverage", "PSNR", "SSIM")
+
+Row = Mapping[str, Any]  # a cost row as a file has it
+
+
+def known_costs(rows: Any) -> Any:
+    """Cost rows before schema 5, whose fields were free, with those fields that are known now."""
+    known = {key.rstrip("?") for key in COST}
+
+    def row(one: Any) -> Any:
+        return {k: v for k, v in one.items() if k in known} if isinstance(one, Mapping) else one
+
+    return [row(one) for one in rows] if isinstance(rows, (list, tuple)) else rows
 
 
 def older_costs(rows: Sequence[Row]) -> tuple[Row, ...]:

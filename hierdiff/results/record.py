@@ -18,13 +18,13 @@ from typing import Any
 
 from hierdiff.files.atomic import write
 from hierdiff.files.reading import from_json
-from hierdiff.levels import Name, level_of, resolution_of
+from hierdiff.levels import Name, resolution_of
 from hierdiff.metrics.quality import Candidate, CurvePoint, Quality
+from hierdiff.results.cost import Cost
 from hierdiff.results.flat import flat
 from hierdiff.results.form import broken, too_deep
-from hierdiff.results.older import older_costs, with_identities
+from hierdiff.results.older import known_costs, older_costs, with_identities
 from hierdiff.results.plain import content_hash, plain
-from hierdiff.results.rows import Row
 
 # 2: analysis; 3: curves; 4: costs of the trajectory that makes the images; 5: identities as parts;
 # 6: selection
@@ -46,10 +46,7 @@ class Record:
     name: label of the row. resolutions: names of the levels that the method produces, finest first:
         a side in pixels, a list of sides, or a word.
     quality: one row for each resolution, view and metric.
-    cost: one row for each resolution: device, dtype, batch, rates, latency, memory, parameters,
-        FLOPs, evaluations; what was not measured is None. trajectory: resolutions of the images
-        that one trajectory makes, of which a row has the cost. part: None, or "alone" in a row of
-        its own for a network without the rest of its trajectory, which made no measured image.
+    cost: one row for each resolution, and rows of their own for networks alone.
     scale: quality rows of real images ("real") and of a Gaussian fitted to them ("gaussian").
     curves: learning curves, one row for each snapshot, half-life of its average and metric.
     selection: candidates for guidance, steps and average, compared on samples of their own, the one
@@ -66,7 +63,7 @@ class Record:
     budget: str
     resolutions: tuple[Any, ...]  # plain names
     quality: tuple[Quality, ...] = ()
-    cost: tuple[Row, ...] = ()
+    cost: tuple[Cost, ...] = ()
     scale: Mapping[str, Sequence[Quality]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     curves: tuple[CurvePoint, ...] = ()
@@ -84,6 +81,7 @@ class Record:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         own = {
             "quality": [row.plain() for row in self.quality],
+            "cost": [row.plain() for row in self.cost],
             "scale": {kind: [row.plain() for row in rows] for kind, rows in self.scale.items()},
             "curves": [row.plain() for row in self.curves],
             "selection": [row.plain() for row in self.selection],
@@ -97,8 +95,8 @@ class Record:
     @property
     def levels(self) -> tuple[Name, ...]:
         """Names of the levels that the method produces, words with the resolution of their rows."""
-        rows = (*self.quality, *self.curves)
-        found = [*(row.level for row in rows), *map(level_of, self.cost)]
+        rows: tuple[Quality | Cost, ...] = (*self.quality, *self.curves, *self.cost)
+        found = [row.level for row in rows]
         words = {str(level): level for level in found if isinstance(level, str)}
         return tuple(
             words.get(name, name) if isinstance(name, str) else resolution_of(name)
@@ -153,20 +151,19 @@ class Record:
                 f"remove it and run again"
             )
         if schema < 5:
-            content = with_identities(content)
+            content = {**with_identities(content), "cost": known_costs(content["cost"])}
         fault = broken(content)
         if fault is not None:
             raise ValueError(f"{path} is no record that can be read ({fault}): run again")
-        for name in ("resolutions", "cost"):
-            content[name] = tuple(content[name])
+        content["resolutions"] = tuple(content["resolutions"])
         try:
             content["quality"] = tuple(map(Quality.read, content["quality"]))
             content["curves"] = tuple(map(CurvePoint.read, content["curves"]))
             content["selection"] = tuple(map(Candidate.read, content["selection"]))
             scale = content["scale"].items()
             content["scale"] = {kind: tuple(map(Quality.read, rows)) for kind, rows in scale}
-            if schema < 4:
-                content["cost"] = older_costs(content["cost"])
+            costs = older_costs(content["cost"]) if schema < 4 else content["cost"]
+            content["cost"] = tuple(map(Cost.read, costs))
             record = cls(**content, path=path, edited=stated != actual)
         except (ValueError, FloatingPointError) as error:
             raise ValueError(f"{path} is no record that can be read: {error}") from error

@@ -9,13 +9,13 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any
 
-from hierdiff.levels import Name, level_of, text_of
+from hierdiff.levels import Name, text_of
 from hierdiff.metrics.quality import Quality
+from hierdiff.results.cost import Cost
 from hierdiff.results.flat import NAMED
 from hierdiff.results.hardware import hardware
 from hierdiff.results.plain import content_hash, plain
 from hierdiff.results.record import Record
-from hierdiff.results.rows import Row
 
 TIMES = ("train_images_per_s", "sample_images_per_s", "latency_s")
 CLOCKED = {"seconds": "trainer", "latency": "sampler"}  # budget: whose steps it decides
@@ -133,20 +133,21 @@ def _with_spread(mean: Quality, runs: Sequence[Quality]) -> Quality:
     )
 
 
-def _place(cost: Row) -> tuple[Name, str | None]:
-    return level_of(cost), cost.get("part")
+def _place(cost: Cost) -> tuple[Name, str | None]:
+    return cost.level, cost.part
 
 
-def _mean_cost(rows: Sequence[Row]) -> Row:
+def _mean_cost(costs: Sequence[Cost]) -> Cost:
     """A batch size that was best under one seed and not under another is no number."""
+    rows = [cost.plain() for cost in costs]
     merged = _mean(rows)
-    unlike = [k for k in ("batch", "train_batch") if len({row.get(k) for row in rows}) > 1]
+    unlike = [k for k in ("batch", "train_batch") if len({row[k] for row in rows}) > 1]
     between = {
         f"{key}_between": statistics.stdev(values)
         for key in TIMES
-        if len(values := [row[key] for row in rows if row.get(key) is not None]) == len(rows) > 1
+        if len(values := [row[key] for row in rows if row[key] is not None]) == len(rows) > 1
     }
-    return {**merged, **dict.fromkeys(unlike, None), **between, "runs": len(rows)}
+    return Cost.read({**merged, **dict.fromkeys(unlike), **between, "runs": len(rows)})
 
 
 def _mean(nodes: Sequence[Any]) -> Any:

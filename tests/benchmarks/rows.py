@@ -10,6 +10,7 @@ import pandas as pd
 from benchmarks.tables.layout import Table
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import CurvePoint, Quality, Spent
+from hierdiff.results.cost import Cost
 from hierdiff.results.plain import content_hash
 from hierdiff.results.record import Record
 
@@ -38,9 +39,8 @@ def point(side: int, view: str, value: float | None, **changed: Any) -> CurvePoi
     return CurvePoint(**vars(row), **{k: changed[k] for k in spent})
 
 
-def cost(side: int, train: float | None, sample: float | None, **changed: Any) -> dict[str, Any]:
-    return {
-        "resolution": side,
+def cost(side: int, train: float | None, sample: float | None, **changed: Any) -> Cost:
+    numbers: dict[str, Any] = {
         "device": "cpu",
         "dtype": "float32",
         "batch": 32,
@@ -57,6 +57,7 @@ def cost(side: int, train: float | None, sample: float | None, **changed: Any) -
         "evaluations": 50,
         **changed,
     }
+    return Cost(side, **numbers)
 
 
 def of_schema(content: dict[str, Any], schema: int) -> dict[str, Any]:

@@ -46,11 +46,11 @@ def test_reconstructions_have_rows_and_a_picture(first):
 
 def test_the_decoder_is_a_part_of_the_cost(first):
     (row,) = Record.read(first[0]).cost
-    parts = {part["name"]: part for part in row["breakdown"]}
+    parts = {part.name: part for part in row.breakdown}
     assert parts.keys() == {"stage latent", "decoder", "rest"}
-    assert parts["decoder"]["seconds"] > 0 and parts["decoder"]["flops"] > 0
-    flops = sum(part.get("flops", 0) for part in parts.values())
-    assert row["flops_per_image"] == flops
+    assert parts["decoder"].seconds > 0 and parts["decoder"].flops > 0
+    flops = sum(part.flops or 0 for part in parts.values())
+    assert row.flops_per_image == flops
 
 
 def test_steps_and_operations_of_both_stages_are_told(first):

@@ -312,8 +312,8 @@ def test_the_best_is_bold_and_numbers_stand_at_the_right(runs: Path):
 def test_quality_stands_over_the_cost_of_the_trajectory_that_made_the_images():
     """A coarse level of joint ones costs all of them, and an image that is pooled what its own
     method's finest does; a network alone is in no chart."""
-    whole = {"trajectory": [64, 32], "part": None}
-    alone = cost(32, 100.0, 33.5, trajectory=[32], part="alone")
+    whole = {"trajectory": (64, 32), "part": None}
+    alone = cost(32, 100.0, 33.5, trajectory=(32,), part="alone")
     joint = replace(
         three()["joint"], cost=(alone, *(cost(s, 1.0, 20.8, **whole) for s in (64, 32)))
     )

@@ -17,6 +17,7 @@ from benchmarks.scaling import (
     facts_of,
     scaling_settings,
 )
+from hierdiff.results.cost import Cost
 
 
 def row(name, side, value, **more):
@@ -131,12 +132,14 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
 
     def costs(cases, track):
         calls.append([(case.method["name"], case.finest) for case in cases])
-        fails = {"sample_failure": "out of memory at batch 1"}
         return [
-            fails if case.finest == 64 and case.method["name"] == "mdm" else
-            {"sample_images_per_s": 2.0, "sample_memory_mib": 900.0, "batch": 1,
-             "sample_memory_baseline_mib": 800.0, "flops_per_image": 1e9 * case.finest**2,
-             "parameters": 5, "evaluations": 20, "sample_iqr_s": 0.1, "sample_noisy": False}
+            Cost(case.finest, sample_failure="out of memory at batch 1")
+            if case.finest == 64 and case.method["name"] == "mdm"
+            else Cost(
+                case.finest, sample_images_per_s=2.0, sample_memory_mib=900.0, batch=1,
+                sample_memory_baseline_mib=800.0, flops_per_image=1e9 * case.finest**2,
+                parameters=5, evaluations=20, sample_iqr_s=0.1, sample_noisy=False,
+            )
             for case in cases
         ]  # fmt: skip
 

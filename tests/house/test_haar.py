@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.tables.table import tabulate
-from hierdiff.levels import down, level_of
+from hierdiff.levels import down
 from hierdiff.results import dataframe, wide
 from tests.house.bands import Haar
 from tests.house.runs import bench
@@ -34,7 +34,7 @@ def test_bands_of_the_same_sides_are_trained_sampled_and_measured_by_their_names
     assert {row.level for row in record.quality if row.view == "native"} == {32, "low"}
     low = next(row for row in record.quality if row.level == "low")
     assert low.resolution == 16
-    assert [level_of(row) for row in record.cost] == [32, "low"]
+    assert [row.level for row in record.cost] == [32, "low"]
     curves = {(row.metric, row.level) for row in record.curves}
     assert curves == {("validation detail", 32), ("validation loss", "low")}
     groups = {(column.group, column.what) for column in tabulate([record]).cells}

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from benchmarks.tables.table import tabulate
-from hierdiff.levels import level_of
 from hierdiff.results import dataframe
 from tests.house.runs import bench, environment
 
@@ -55,7 +54,7 @@ def test_a_cascade_from_four_to_eight_frames_at_one_side(tmp_path):
     assert stages == ["4x16x16", "4x16x16to8x16x16"]
     consistency = next(row for row in record.quality if row.metric == "consistency")
     assert consistency.level == (4, 16, 16)
-    assert [(level_of(c), c["evaluations"]) for c in record.cost] == [
+    assert [(c.level, c.evaluations) for c in record.cost] == [
         ((8, 16, 16), 6),
         ((4, 16, 16), 3),
     ]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 from benchmarks.tables.table import tabulate
 from hierdiff.data.folder import read_captions
-from hierdiff.levels import Named, place_of, plain_of, resolution_of
+from hierdiff.levels import Named, plain_of, resolution_of
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import CurvePoint, Quality
 from hierdiff.results import dataframe
-from hierdiff.results.form import CURVE, IDENTITY, QUALITY
+from hierdiff.results.cost import BatchTrial, Cost, CostPart
+from hierdiff.results.form import COST, CURVE, IDENTITY, PART, QUALITY, TRIAL
 from hierdiff.results.plain import content_hash, plain
 from hierdiff.results.provenance import git_state, now, provenance
 from hierdiff.results.record import SCHEMA, Record
@@ -39,8 +41,8 @@ def test_a_record_reads_back_as_it_was_written(tmp_path: Path, written: Record):
 def test_every_digit_and_every_none_survives(tmp_path: Path):
     rows = (cost(64, 0.1 + 0.2, None),)
     read = Record.read(record("mdm", cost=rows).write(tmp_path))
-    assert read.cost[0]["train_images_per_s"] == 0.1 + 0.2
-    assert read.cost[0]["sample_images_per_s"] is None
+    assert read.cost[0].train_images_per_s == 0.1 + 0.2
+    assert read.cost[0].sample_images_per_s is None
 
 
 def test_a_value_changed_by_hand_is_noticed(tmp_path: Path):
@@ -178,10 +180,47 @@ def test_a_row_comes_back_from_its_plain_form(kind):
     assert again == row and again.resolution == (8, 16, 16)
 
 
-@pytest.mark.parametrize(("kind", "form"), [(Quality, QUALITY), (CurvePoint, CURVE)])
+def test_a_cost_comes_back_from_its_plain_form():
+    """Every field has a value of its own, so that none is lost or taken for another."""
+    numbers = {f.name: i + 0.5 for i, f in enumerate(fields(Cost)) if f.type == "float | None"}
+    texts = {f.name: f.name for f in fields(Cost) if f.type == "str | None"}
+    row = Cost(
+        Named("base", (8, 16, 16)), (Named("base", (8, 16, 16)), (4, 16, 16), 8), runs=3,
+        channels_last=True, train_noisy=False, sample_noisy=True,
+        breakdown=(CostPart("decoder", 0.5, 3.0), CostPart("rest", 0.25)),
+        train_sweep=(BatchTrial("batch 4", 2.0, 8.0),),
+        sample_sweep=(BatchTrial("batch 8", failure="out of memory"),), **numbers, **texts,
+    )  # fmt: skip
+    assert None not in vars(row).values()
+    again = Cost.read(json.loads(json.dumps(row.plain())))
+    assert again == row and again.resolution == (8, 16, 16)
+
+
+@pytest.mark.parametrize("place", ["cost", "breakdown"])
+@pytest.mark.parametrize("schema", [4, SCHEMA])
+def test_an_unknown_field_of_a_cost_is_refused_in_a_sentence_and_of_old_ones_left_out(
+    tmp_path: Path, place, schema
+):
+    row = cost(64, 1.0, 2.0, breakdown=(CostPart("decoder", 0.5),))
+    path = record("a", cost=(row,)).write(tmp_path)
+    content = json.loads(path.read_text())
+    (stored,) = content["cost"]
+    (stored if place == "cost" else stored["breakdown"][0])["carbon_g"] = 3.0
+    path.write_text(json.dumps(of_schema(content, schema) if schema < SCHEMA else content))
+    if schema < SCHEMA and place == "cost":
+        assert Record.read(path).cost == (row,)
+        return
+    where = "cost[0]" if place == "cost" else "cost[0].breakdown[0]"
+    with pytest.raises(ValueError, match=f"{re.escape(where)}.carbon_g is no field that this"):
+        Record.read(path)
+
+
+@pytest.mark.parametrize(("kind", "form"), [(Quality, QUALITY), (CurvePoint, CURVE), (Cost, COST)])
 def test_the_form_of_a_row_has_a_rule_for_all_that_it_is_made_of(kind, form):
     rules = {key.rstrip("?") for key in form}
     assert rules == {f.name for f in fields(kind)} | {"resolution", "*"}
+    for entry, own in ((CostPart, PART), (BatchTrial, TRIAL)):
+        assert {key.rstrip("?") for key in own} == {f.name for f in fields(entry)} | {"*"}
     assert {key.rstrip("?") for key in IDENTITY} == {f.name for f in fields(Identity)} | {"*"}
 
 
@@ -330,7 +369,7 @@ def test_levels_of_any_sides_and_of_the_same_sides_are_written_and_read_by_name(
         budget="smoke",
         resolutions=tuple(map(plain_of, names)),
         quality=tuple(map(row, names)),
-        cost=tuple({**place_of(name), "trajectory": names[:2]} for name in names),
+        cost=tuple(Cost(name, trajectory=tuple(names[:2])) for name in names),
     )
     record.write(tmp_path / "video")
     again = Record.read(tmp_path / "video")

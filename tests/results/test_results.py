@@ -22,6 +22,7 @@ from benchmarks.tables.columns import spread_of
 from benchmarks.tables.formats import FORMATS
 from benchmarks.tables.table import tabulate
 from hierdiff.metrics.identity import Identity
+from hierdiff.results.cost import CostPart
 from hierdiff.results.folders import paths, readable, records
 from hierdiff.results.frames import COLUMNS, SPENT, dataframe, wide
 from hierdiff.results.record import Record
@@ -240,7 +241,7 @@ def seeds(*values: float, **changed: object) -> list[Record]:
         record(
             "a",
             quality=(quality(64, "native", v, values=(v,), spread=None),),
-            cost=(cost(64, 10.0 * v, 1.0, sample_noisy=v > 2, parts={"decode": {"s": v}}),),
+            cost=(cost(64, 10.0 * v, 1.0, sample_noisy=v > 2, breakdown=(CostPart("decode", v),)),),
             training=training(int(100 * v), 1e15, notes=[f"note {v > 1}"]),
             config={"seed": i, "folder": f"runs/{i}", "denoiser": {"width": 64}},
             **changed,
@@ -256,9 +257,9 @@ def test_records_that_differ_in_the_seed_alone_become_their_mean(tmp_path: Path)
     assert row.spread == pytest.approx(math.sqrt(7.0))
     assert one.config["seed"] == [0, 1, 2]
     (spent,) = one.cost
-    assert spent["train_images_per_s"] == pytest.approx(30.0)
-    assert spent["parts"] == {"decode": {"s": pytest.approx(3.0)}}
-    assert (spent["parameters"], spent["sample_noisy"]) == (2_345_678, True)
+    assert spent.train_images_per_s == pytest.approx(30.0)
+    assert [(p.name, p.seconds) for p in spent.breakdown] == [("decode", pytest.approx(3.0))]
+    assert (spent.parameters, spent.sample_noisy) == (2_345_678, True)
     assert one.training["spent"]["images"] == pytest.approx(300.0)
     assert one.training["plan"] == {"flops": 1.5e15}
     assert one.training["notes"] == ["note False", "note True"]
@@ -315,8 +316,8 @@ def test_a_best_batch_that_seeds_disagree_on_is_no_number():
         for seed, batch in enumerate((16, 64))
     ]
     (merged,) = over_seeds(found)
-    assert merged.cost[0]["batch"] is None and merged.cost[0]["train_batch"] == 8
-    assert merged.cost[0]["sample_images_per_s"] == 5.0
+    assert merged.cost[0].batch is None and merged.cost[0].train_batch == 8
+    assert merged.cost[0].sample_images_per_s == 5.0
 
 
 def test_one_edited_run_marks_the_mean_as_edited():
@@ -393,19 +394,19 @@ def test_merged_timings_know_how_they_vary_between_runs():
         for seed, rate in enumerate((38.0, 40.0, 42.0))
     ]
     (merged,) = over_seeds(rows)
-    assert merged.cost[0]["train_images_per_s_between"] == 2.0
-    assert merged.cost[0]["latency_s_between"] == 0.0
-    assert merged.cost[0]["runs"] == 3
+    assert merged.cost[0].train_images_per_s_between == 2.0
+    assert merged.cost[0].latency_s_between == 0.0
+    assert merged.cost[0].runs == 3
 
 
 def test_a_part_alone_is_another_kind_of_cost_and_not_merged_with_the_trajectory(tmp_path):
     def rows(seed: int) -> tuple[dict, ...]:
-        whole = cost(32, 40.0, 20.8, trajectory=[64, 32], part=None)
-        return whole, cost(32, 70.0, 33.5 + seed, trajectory=[32], part="alone")
+        whole = cost(32, 40.0, 20.8, trajectory=(64, 32), part=None)
+        return whole, cost(32, 70.0, 33.5 + seed, trajectory=(32,), part="alone")
 
     found = [record("a", config={"seed": seed}, cost=rows(seed)) for seed in (0, 1)]
     (merged,) = over_seeds(found)
-    assert [c["sample_images_per_s"] for c in merged.cost] == [20.8, 34.0]
+    assert [c.sample_images_per_s for c in merged.cost] == [20.8, 34.0]
     found[0].write(tmp_path)
     table = dataframe(tmp_path)
     rates = table[table.metric == "sample_images_per_s"].set_index("kind").value

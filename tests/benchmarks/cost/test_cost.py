@@ -28,6 +28,7 @@ from hierdiff.files.atomic import write
 from hierdiff.files.lock import Busy, worked_in
 from hierdiff.inputs import inputs
 from hierdiff.methods import Request, methods
+from hierdiff.results.cost import BatchTrial, Cost
 from hierdiff.results.record import Record
 from hierdiff.training import Recipe, train
 from hierdiff.training.step import TrainingStep
@@ -97,8 +98,8 @@ def test_the_batch_size_with_the_best_throughput_is_kept(asked):
     asked.seconds = {1: 1.0, 2: 1.0, 4: 1.2, 8: 4.0}
     worker, tried = best_batch(replace(CASE, batches=[1, 2, 4, 8]))
     assert worker is not None and worker.batch == 4
-    assert [row["images_per_s"] for row in tried] == pytest.approx([1, 2, 4 / 1.2, 2])
-    assert [row["memory_mib"] for row in tried] == [10, 20, 40, 80]
+    assert [row.images_per_s for row in tried] == pytest.approx([1, 2, 4 / 1.2, 2])
+    assert [row.memory_mib for row in tried] == [10, 20, 40, 80]
     closed = [what for *_, what in asked.log].count("close")
     assert closed == 3  # all but the one that is kept
 
@@ -108,14 +109,14 @@ def test_memory_that_runs_out_ends_the_search_and_is_told(asked, when):
     asked.fails = {(4, when): "out of memory at batch 4"}
     worker, tried = best_batch(replace(CASE, batches=[1, 2, 4, 8]))
     assert worker is not None and worker.batch == 2
-    assert tried[-1] == {"name": "batch 4", "failure": "out of memory at batch 4"}
+    assert tried[-1] == BatchTrial("batch 4", failure="out of memory at batch 4")
 
 
 def test_a_case_that_never_fits_is_a_row_with_its_reason(asked):
     asked.fails = {(4, "start"): "out of memory at batch 4"}
     (row,) = costs([CASE])
-    assert row == {**CASE.conditions, "sample_failure": "out of memory at batch 4"}
-    assert row["device"] == "cpu" and row["dtype"] == "32-true" and row["threads"] == 1
+    assert row == replace(CASE.conditions, sample_failure="out of memory at batch 4")
+    assert row.device == "cpu" and row.dtype == "32-true" and row.threads == 1
 
 
 def test_a_row_whose_samples_did_not_fit_shares_a_table_with_others(asked):
@@ -133,8 +134,8 @@ def test_a_case_that_fails_late_does_not_take_the_others_along(asked):
     asked.fails = {(4, "row"): "error: no luck"}
     other = replace(CASE, what="train", batches=[2])
     failed, made = costs([CASE, other])
-    assert failed["sample_failure"] == "error: no luck"
-    assert made["train_images_per_s"] == 2
+    assert failed.sample_failure == "error: no luck"
+    assert made.train_images_per_s == 2
     assert [what for *_, what in asked.log].count("close") == 2
 
 
@@ -146,14 +147,11 @@ def test_repeats_are_interleaved_backwards_and_forwards(asked):
 
 
 def test_the_cost_of_a_trajectory_is_a_row_at_each_resolution_that_it_makes():
-    joint = {"resolution": 16, "trajectory": [16, 8], "part": None}
-    alone = {"resolution": 8, "trajectory": [8], "part": "alone"}
-    rows = [{**joint, "a": 1}, {**alone, "a": 2}, {**joint, "b": 3}]
-    assert by_resolution(rows) == [
-        {**joint, "a": 1, "b": 3},
-        {**joint, "resolution": 8, "a": 1, "b": 3},
-        {**alone, "a": 2},
-    ]
+    joint = Cost(16, (16, 8))
+    alone = Cost(8, (8,), "alone", latency_s=2.0)
+    rows = [replace(joint, compile_s=0.0), alone, replace(joint, latency_s=3.0)]
+    both = replace(joint, compile_s=0.0, latency_s=3.0)
+    assert by_resolution(rows) == [both, replace(both, level=8), alone]
 
 
 @pytest.mark.parametrize(
@@ -231,29 +229,29 @@ def test_finished_runs_are_timed_together_and_their_records_say_so(finished, ask
     time_again([str(finished)], {"repeats": 2, "batches": None, "memory_cap": None})
     for name in ("a", "b"):
         found = Record.read(finished / name)
-        assert [row["resolution"] for row in found.cost] == [16, 8] and not found.edited
+        assert [row.resolution for row in found.cost] == [16, 8] and not found.edited
         timed = {"train_images_per_s": 4.0, "sample_images_per_s": 4.0}
         about = replace(CASE, trajectory=[16], threads=get_num_threads()).conditions
-        assert found.cost[0] == {**about, **timed}
+        assert found.cost[0] == replace(about, **timed)
         assert found.provenance["cost"]["together"] == ["a", "b"]
         assert found.provenance["machine"] == {"cpu": "Abacus 1"}  # of its training
     order = [(what, side) for side, what, call in asked.log if call == "repeat"]
     one = [("train", 16), ("train", 8)] * 2
     assert order[:8] == one + one[::-1]  # both runs, forwards and backwards
     time_again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
-    assert found.cost[1]["trajectory"] == [8]  # an older record does not say what goes together
+    assert found.cost[1].trajectory == (8,)  # an older record does not say what goes together
 
 
 def test_what_one_trajectory_makes_is_timed_once_again(finished, asked):
     for name in ("a", "b"):
         found = Record.read(finished / name)
-        rows = by_resolution([{**CASE.conditions}])
+        rows = by_resolution([CASE.conditions])
         replace(found, cost=tuple(rows)).write(finished / name)
     time_again([str(finished)], {"repeats": 1, "batches": None, "memory_cap": None})
     assert [(what, side) for side, what, call in asked.log if call == "row"] == [
         ("train", 16), ("train", 16), ("sample", 16), ("sample", 16),
     ]  # fmt: skip
-    assert [row["resolution"] for row in Record.read(finished / "a").cost] == [16, 8]
+    assert [row.resolution for row in Record.read(finished / "a").cost] == [16, 8]
     assert Record.read(finished / "c").failure == "no luck"
 
 
@@ -518,19 +516,19 @@ def test_a_text_encoder_is_part_of_a_sample():
 def test_real_processes_give_rows_and_a_cap_is_kept():
     cases = [replace(CASE, what=what) for what in ("train", "sample")]
     row, coarse = by_resolution(costs(cases))
-    assert {**coarse, "resolution": 16} == row
-    assert row["train_images_per_s"] > 0 and row["latency_s"] > 0 and row["sample_iqr_s"] >= 0
-    assert row["sample_memory_mib"] >= row["sample_memory_baseline_mib"] > 0
+    assert replace(coarse, level=16) == row
+    assert row.train_images_per_s > 0 and row.latency_s > 0 and row.sample_iqr_s >= 0
+    assert row.sample_memory_mib >= row.sample_memory_baseline_mib > 0
     capped = replace(CASE, memory_cap=10.0)
     (failed,) = costs([capped])
-    assert failed["sample_failure"].startswith("out of memory at batch 4: ")
-    assert failed["sample_failure"].endswith("MiB, the cap is 10")
+    assert failed.sample_failure.startswith("out of memory at batch 4: ")
+    assert failed.sample_failure.endswith("MiB, the cap is 10")
 
 
 @pytest.mark.slow
 def test_a_process_that_dies_says_why():
     (row,) = costs([replace(CASE, trajectory=[32])])
-    assert row["sample_failure"] == (
+    assert row.sample_failure == (
         "ValueError: the method makes no images at 32: choose one of [16, 8], "
         "and pool the finest to others"
     )
@@ -540,4 +538,4 @@ def test_a_process_that_dies_says_why():
 def test_the_time_to_compile_stands_apart():
     case = replace(CASE, what="train", compile=True)
     row = costs([case])[0]
-    assert row["compile_s"] > 10 * 4 / row["train_images_per_s"]
+    assert row.compile_s > 10 * 4 / row.train_images_per_s

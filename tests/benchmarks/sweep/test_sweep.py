@@ -394,7 +394,7 @@ def test_a_sweep_at_equal_operations_is_timed_together_and_ends_in_table_and_pag
     for record in records(place):
         assert record.training["spent"] == {**record.training["planned"], "seconds": ANY}
         assert record.provenance["cost"]["together"] == ["cascaded", "end_to_end"]
-        assert all(row["train_images_per_s"] > 0 for row in record.cost)
+        assert all(row.train_images_per_s > 0 for row in record.cost)
         spent.append(record.training["spent"]["flops"])
     assert len(spent) == 2 and max(spent) <= 1.02 * min(spent), spent
     table = called("tables")

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from benchmarks.tables.formats.terminal import rich_table
 from benchmarks.tables.layout import Table
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.table import tabulate
+from hierdiff.results.cost import BatchTrial, Cost, CostPart
 from hierdiff.results.folders import records
 from hierdiff.results.record import SCHEMA, Record
 from tests.benchmarks.rows import (
@@ -184,9 +185,9 @@ def test_two_models_of_processor_do_not_share_a_cost_column():
 
 
 def test_parameters_and_flops_may_come_from_any_device():
-    timed = dict.fromkeys(key for key in cost(64, 1, 1) if "_s" in key or "memory" in key)
+    timed = {f.name: None for f in fields(Cost) if f.name.endswith(("_s", "_mib"))}
     rows = [
-        record(device, cost=(cost(64, None, None, device=device) | timed,))
+        record(device, cost=(cost(64, None, None, **{"device": device, **timed}),))
         for device in ("cpu", "cuda")
     ]
     table = tabulate(rows, "cost")
@@ -474,11 +475,11 @@ def test_memory_that_ran_out_is_a_cell_and_its_reason_a_note():
     assert math.isnan(cells(table).loc["b", ("64 px", "train img/s ↑")])
 
 
-def timed(rate: float, iqr: float, **changed: Any) -> dict[str, Any]:
+def timed(rate: float, iqr: float, **changed: Any) -> Cost:
     return cost(64, rate, 5.0, train_batch=32, train_iqr_s=iqr, repeats=5, **changed)
 
 
-def bold(*rows: dict[str, Any], column: str = "train img/s ↑") -> list[bool]:
+def bold(*rows: Cost, column: str = "train img/s ↑") -> list[bool]:
     records = [record(name, cost=(row,)) for name, row in zip("abcde", rows, strict=False)]
     return (marks(tabulate(records, "cost"))["64 px", column] == 1).tolist()[: len(rows)]
 
@@ -513,13 +514,13 @@ def test_the_interquartile_range_of_few_repeats_is_that_of_few_normals():
     ],
 )
 def test_a_timing_that_is_noisy_or_of_one_repeat_wins_nothing(unknown):
-    fast = timed(90.0, 0.001) | unknown
+    fast = replace(timed(90.0, 0.001), **unknown)
     assert bold(timed(40.0, 0.001), fast) == [False, False]
     assert bold(timed(40.0, 0.001), timed(90.0, 0.001)) == [False, True]
 
 
 def test_memory_is_known_to_two_percent():
-    def held(mib: float) -> dict[str, Any]:
+    def held(mib: float) -> Cost:
         return cost(64, 40.0, 5.0, train_memory_mib=mib)
 
     assert bold(held(1051.0), held(1047.0), column="train MiB ↓") == [False, False]
@@ -536,9 +537,9 @@ def test_an_energy_that_was_taken_once_wins_nothing():
 
 def test_a_coarse_level_has_the_cost_of_its_trajectory_and_a_part_alone_a_group_of_its_own():
     def joint(side: int, **more: Any) -> dict[str, Any]:
-        return cost(side, 40.0, 20.8, trajectory=[64, 32], part=None, **more)
+        return cost(side, 40.0, 20.8, trajectory=(64, 32), part=None, **more)
 
-    alone = cost(32, 70.0, 33.5, trajectory=[32], part="alone", sample_noisy=True)
+    alone = cost(32, 70.0, 33.5, trajectory=(32,), part="alone", sample_noisy=True)
     one = record("mdm", quality=(quality(32, "native", 24.4),), cost=(joint(64), joint(32), alone))
     for preset in ("main", "all"):
         table = tabulate([one], preset)
@@ -556,7 +557,7 @@ def test_an_older_record_does_not_show_a_level_alone_as_what_made_its_images(tmp
 
     def older(name: str, *stages: list[str]) -> Record:
         rows = tuple(
-            cost(side, 40.0, rate, breakdown=[{"name": f"stage {s}", "flops": 1} for s in own])
+            cost(side, 40.0, rate, breakdown=tuple(CostPart(f"stage {s}", flops=1) for s in own))
             for side, rate, own in zip((64, 32), (20.8, 33.5), stages, strict=True)
         )
         path = record(name, cost=rows).write(tmp_path / name)
@@ -613,7 +614,7 @@ def test_a_cost_that_nobody_could_measure_still_has_its_column():
 
 
 def test_the_parts_of_a_cost_have_units():
-    parts = [{"name": "decoder", "seconds": 0.0025, "flops": 3e9}]
+    parts = (CostPart("decoder", seconds=0.0025, flops=3e9),)
     table = tabulate([record("a", cost=(cost(64, 1.0, 1.0, breakdown=parts),))], "cost")
     assert cells(table).loc["a", ("64 px", "breakdown decoder ms/image")] == 2.5
     assert cells(table).loc["a", ("64 px", "breakdown decoder GFLOPs/image")] == 3.0
@@ -680,14 +681,13 @@ def test_an_ablation_of_many_options_names_those_that_have_no_column():
     assert "these options differ as well: o6, o7, o8" in table.notes
 
 
-def test_parts_of_a_cost_are_columns_whatever_they_are_called():
-    row = cost(64, 1.0, 1.0, energy_j=2.5, compile_s=8.0, breakdown={"decode": {"s": 0.25}})
-    named = cost(64, 1.0, 1.0, stages=[{"name": "base", "latency_s": 0.5}])
-    table = tabulate([record("a", cost=(row,)), record("b", cost=(named,))], "cost")
+def test_energy_compilation_and_the_batch_sizes_that_were_tried_are_columns():
+    row = cost(64, 1.0, 1.0, energy_j=2.5, compile_s=8.0)
+    tried = cost(64, 1.0, 1.0, train_sweep=(BatchTrial("batch 4", images_per_s=0.5),))
+    table = tabulate([record("a", cost=(row,)), record("b", cost=(tried,))], "cost")
     assert cells(table).loc["a", ("64 px", "J/image ↓")] == 2.5
     assert cells(table).loc["a", ("64 px", "compile s ↓")] == 8.0
-    assert cells(table).loc["a", ("64 px", "breakdown decode s")] == 0.25
-    assert cells(table).loc["b", ("64 px", "stages base latency s")] == 0.5
+    assert cells(table).loc["b", ("64 px", "train sweep batch 4 img/s")] == 0.5
     assert cells(table).loc["b", ("64 px", "batch")] == 32
 
 
