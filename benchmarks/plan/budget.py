@@ -84,7 +84,7 @@ def make_plan(run: Prepared, match: Match, folder: Path, *, dry: bool, timed: bo
         image = None
     seconds = clock.by_stage(steps) if clock else [None] * len(work)
     stages = [
-        StagePlan(stage.name, batch, start, parts, expected, pretrained=stage.weights is not None)
+        StagePlan(stage.name, batch, start, parts, expected, pretrained=stage.pretrained)
         for stage, batch, (start, parts), expected in zip(
             run.method.stages, operations.batches, work, seconds, strict=True
         )

@@ -130,6 +130,7 @@ class Denoiser(nn.Module, ABC):
     nest_width: int | None = None  # channels of `added` and `features`; None: not nestable
     time_width: int | None = None  # of `Cond.embedding`, which the networks of a nest share
     notes: tuple[str, ...] = ()  # what a reader of its row in a table must know
+    weights: str | None = None  # file that it starts from; the trainer reads it
     carries: bool = False  # whether a call reads the last `Prediction.carry`; None starts at zero
     learns_variance: bool = False  # whether it returns `Prediction.variance`
     channels: int | None = None  # of the state; None: any

@@ -118,7 +118,10 @@ class UNet(Denoiser):
     a nest reads its own. vectors: {name: width}, for example {image_embedding: 768}; those of the
     innermost network are shared by all. clock: the number that log_snr is embedded as. mask_text:
     hide padding from cross-attention. low_channels: of `cond.low`, which only the outermost network
-    reads, joined to the noisy image; 0 for no upsampler.
+    reads, joined to the noisy image; 0 for no upsampler. weights: a file that training starts from,
+    the weights.safetensors of a run whose network (or inner network) this one is, or converted
+    published ones (`hierdiff.training.initial`); of the whole network, with all that is inside.
+    freeze: these weights stay as they are.
 
     Switches of the Efficient U-Net (`efficient_unet`): skip_scale: multiplies the skips.
     resample_first: every width begins with a halving, the first one too, so that only the first and
@@ -131,7 +134,8 @@ class UNet(Denoiser):
 
     Raises:
         ValueError: for lists that do not have an entry for each of `multiples`, for widths that
-            groups or heads do not divide, and for an inner network that cannot be nested.
+            groups or heads do not divide, for an inner network that cannot be nested, and for one
+            that is frozen without weights.
     """
 
     rank = 2
@@ -167,8 +171,12 @@ class UNet(Denoiser):
         classes: Natural = 0,
         text_width: Natural = 0,
         low_channels: Natural = 0,
+        weights: str | None = None,
+        freeze: bool = False,
     ):
         super().__init__()
+        if freeze and weights is None:
+            raise ValueError("freeze: true of a network without weights: give it `weights`, a file")
         widths = [int(width * multiple) for multiple in multiples]
         blocks = _each(blocks, len(widths), "blocks")
         attention = _each(attention, len(widths), "attention")
@@ -291,6 +299,12 @@ class UNet(Denoiser):
         self.head = nn.Sequential(
             nn.GroupNorm(groups, here), nn.SiLU(), zeroed(nn.Conv2d(here, channels, 3, padding=1))
         )
+        self.weights = weights
+        if weights is not None:
+            state = "frozen" if freeze else "trained on"
+            self.notes = (*self.notes, f"weights of another training ({weights}), {state}")
+        if freeze:
+            self.requires_grad_(False)
 
     @override
     def check(self, shapes: Sequence[Sequence[int]]) -> None:

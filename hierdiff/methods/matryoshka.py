@@ -7,6 +7,7 @@ network; with growth the coarse levels are trained first and their weights stay 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hierdiff.denoisers import Denoiser
 from hierdiff.levels import Resolutions, Sides, check_resolutions
@@ -14,9 +15,26 @@ from hierdiff.methods.diffusion import diffusion
 from hierdiff.methods.method import Method, methods
 from hierdiff.methods.sampling import Sampling
 from hierdiff.objective import Objective, ScoreMatching
-from hierdiff.options import Count, Natural, Share
-from hierdiff.registry import Later
+from hierdiff.options import Count, Natural, Positive, Share, check_fields
+from hierdiff.registry import Later, single
 from hierdiff.schedules import Cosine, Schedule, Shifted
+
+
+@single("growth stage")
+@dataclass(frozen=True)
+class Growth:
+    """A stage of the coarse levels alone.
+
+    share: of the training budget. batch_size: images in a step, None for that of the method or the
+    trainer. lr: over the trainer's learning rate.
+    """
+
+    share: Share
+    batch_size: Count | None = None
+    lr: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "growth")
 
 
 @methods.register("mdm")
@@ -24,10 +42,13 @@ class Matryoshka(Method):
     """Joint levels at `resolutions`, finest first.
 
     shift: exponent p, log_snr of a level lower by p ln(resolution / reference) (1 at 256 and 2 at
-    1024 in the official configurations). reference: the unshifted resolution, by default the
-    coarsest. fractions: see `Diffusion`. growth: shares of the budget spent on the 1, 2, ...
-    coarsest levels alone before all are trained together. channels, classes, text_width,
-    text_length: of the data.
+    1024 in the official configurations); None or 0: all levels on `schedule` itself. reference: the
+    unshifted resolution, by default the coarsest. fractions: see `Diffusion`. growth: shares of the
+    budget spent on the 1, 2, ... coarsest levels alone before all are trained together, each a
+    number or the options of a `Growth`. keep_moments: the stages after the first go on with the
+    optimizer's moments of the weights that they share with the one before (the learning rate warms
+    up again in every stage); by default each stage has a new optimizer. channels, classes,
+    text_width, text_length: of the data.
 
     Raises:
         ValueError: for resolutions that are no pyramid, shares of growth that are not positive or
@@ -40,13 +61,14 @@ class Matryoshka(Method):
         resolutions: Resolutions,
         denoiser: Later[Denoiser],
         schedule: Schedule = Cosine(),
-        shift: float = 1.0,
+        shift: float | None = 1.0,
         reference: Count | Sides | None = None,
         process: str = "variance_preserving",
         objective: Objective = ScoreMatching(),
         sampling: Sampling = Sampling(),
         fractions: Sequence[Share] | None = None,
-        growth: Sequence[Share] = (),
+        growth: Sequence[Share | Growth] = (),
+        keep_moments: bool = False,
         batch_size: Count | None = None,
         channels: Count = 3,
         classes: Natural = 0,
@@ -57,7 +79,9 @@ class Matryoshka(Method):
         low = reference or sides[-1]
         whole = diffusion(
             resolutions=sides,
-            schedules=[Shifted(schedule, side, low, shift) for side in sides],
+            schedules=[
+                Shifted(schedule, side, low, shift) if shift else schedule for side in sides
+            ],
             denoiser=denoiser,
             process=process,
             objective=objective,
@@ -71,11 +95,19 @@ class Matryoshka(Method):
                 "text_length": text_length,
             },
         )
-        if len(growth) >= len(sides) or sum(growth) >= 1 or any(s <= 0 for s in growth):
+        early = [one if isinstance(one, Growth) else Growth(float(one)) for one in growth]
+        shares = [one.share for one in early]
+        if len(early) >= len(sides) or sum(shares) >= 1 or any(s <= 0 for s in shares):
             raise ValueError(
-                f"growth {list(growth)} for {len(sides)} levels: give a positive share "
+                f"growth {shares} for {len(sides)} levels: give a positive share "
                 f"for each number of levels below all, together less than 1"
             )
-        grown = [whole.tail(n, share=share) for n, share in enumerate(growth, start=1)]
-        whole.share = 1 - sum(growth)
+        grown = []
+        for n, one in enumerate(early, start=1):
+            stage = whole.tail(n, share=one.share)
+            stage.batch_size, stage.lr = one.batch_size or stage.batch_size, one.lr
+            grown.append(stage)
+        for stage in [*grown, whole][1:]:
+            stage.keeps_moments = keep_moments
+        whole.share = 1 - sum(shares)
         super().__init__(sides, [*grown, whole])

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hierdiff.batch import Batch, Cond
+from hierdiff.denoisers import Denoiser
 from hierdiff.levels import Name
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss
@@ -40,6 +41,8 @@ class Stage(nn.Module, ABC):
     name: str
     share: float = 1.0
     batch_size: int | None = None  # None: the trainer's
+    lr: float = 1.0  # of its turns, over the trainer's learning rate
+    keeps_moments: bool = False  # go its optimizers on from the states of the stage before?
     steps: int = 0  # of its training; the trainer sets it before the first
     weights: str | None = None  # file of another run; starts from its stage of the same name
     teacher: str | None = None  # file of another run; learns from its stage of the same name
@@ -62,6 +65,17 @@ class Stage(nn.Module, ABC):
         return self.share > 0 or self.weights is not None
 
     @property
+    def networks_from_files(self) -> tuple[Denoiser, ...]:
+        """Its networks that start from weights of another run, or from published ones."""
+        networks = (part for part in self.modules() if isinstance(part, Denoiser))
+        return tuple(network for network in networks if network.weights is not None)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether weights of it come from another run, whose budget is not this one's."""
+        return self.weights is not None or bool(self.networks_from_files)
+
+    @property
     def identity(self) -> str:
         """What its weights mean, apart from their shapes.
 
@@ -77,7 +91,7 @@ class Stage(nn.Module, ABC):
     @property
     def turns(self) -> tuple[Turn, ...]:
         """The turns of one training step, in order; by default one, for all parameters."""
-        return (Turn("denoiser", self),)
+        return (Turn("denoiser", self, self.lr),)
 
     @property
     def changes(self) -> tuple[int, ...]:

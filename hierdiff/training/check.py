@@ -14,6 +14,7 @@ from hierdiff.training.checkpoint import all_in, check_config
 from hierdiff.training.fabric import processes
 from hierdiff.training.feed import batches_of
 from hierdiff.training.format import as_json, header
+from hierdiff.training.initial import check_networks
 from hierdiff.training.load import check_stage
 from hierdiff.training.optimizer import optimizer_of
 from hierdiff.training.recipe import Recipe
@@ -47,6 +48,8 @@ def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any
             continue  # `train` skips it too, with a warning
         check_config(path, old, config)
         break
+    else:
+        check_networks(method, config)
     for place, (stage, count) in enumerate(zip(method.stages, counts, strict=True)):
         for file in (stage.weights, stage.teacher):
             if file is not None and place >= reached:
@@ -57,5 +60,5 @@ def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any
                 if not parameters_of(turn):
                     raise ValueError(
                         f"stage {stage.name} has no weights to train in {turn.name!r}: give a "
-                        f"network with parameters"
+                        f"network with parameters that are not frozen"
                     )

@@ -60,7 +60,7 @@ def stage_in(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> Stage
     """The stage of the same name in another run, on the CPU, in eval; errors as in
     `check_stage`."""
     check_stage(path, stage, config)
-    other, _ = load_method(path, _packages(config))
+    other, _ = load_method(path, packages_of(config))
     return next(one for one in other.stages if one.name == stage.name)
 
 
@@ -77,7 +77,7 @@ def check_stage(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> No
     path = Path(path)
     shapes, facts = header(path)
     their = config_in(facts, path)
-    check_trust(their, _packages(config), path)
+    check_trust(their, packages_of(config), path)
     other = built(their, path, _of_method(shapes, facts), real=False)
     stages = {one.name: one for one in other.stages}
     twin = stages.get(stage.name)
@@ -105,7 +105,7 @@ def check_stage(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> No
             check_values(name, file.get_tensor(keys[name]), tensor, path)
 
 
-def _packages(config: Mapping[str, Any]) -> set[str]:
+def packages_of(config: Mapping[str, Any]) -> set[str]:
     """Those whose classes a config names by path."""
     return {name.partition(":")[0].partition(".")[0] for name in imported_names(config)}
 

@@ -17,6 +17,7 @@ from hierdiff.options import shown, suggest
 from hierdiff.registry import check_node
 
 OPTIONS = "trainer.optimizer_options"
+Moments = dict[Tensor, dict[str, Any]]  # states of an optimizer, by parameter
 
 
 def optimizer_of(
@@ -159,3 +160,16 @@ def load_state(
             value = value.clone()
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
+
+
+def moments_of(optimizers: Sequence[torch.optim.Optimizer]) -> Moments:
+    """The state of every parameter of the optimizers."""
+    return {p: state for optimizer in optimizers for p, state in optimizer.state.items()}
+
+
+def hand_on(moments: Moments, optimizer: torch.optim.Optimizer) -> None:
+    """Gives an optimizer the moments of those of its parameters that have some."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter in moments:
+                optimizer.state[parameter] = moments[parameter]

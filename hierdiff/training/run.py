@@ -29,15 +29,23 @@ from hierdiff.training.ema import EMA
 from hierdiff.training.fabric import fabric_of
 from hierdiff.training.feed import Feed, batches_of
 from hierdiff.training.format import as_json, save_weights
+from hierdiff.training.initial import start_networks
 from hierdiff.training.interrupt import Interrupted, StopRequest
 from hierdiff.training.layout import with_channels_last
 from hierdiff.training.load import load_tensors, stage_in, stage_tensors
 from hierdiff.training.log import Log, read
-from hierdiff.training.optimizer import load_state, lr_factor, state_of
+from hierdiff.training.optimizer import (
+    Moments,
+    hand_on,
+    load_state,
+    lr_factor,
+    moments_of,
+    state_of,
+)
 from hierdiff.training.pictures import sample_sheet, write_curves
 from hierdiff.training.progress import Progress
 from hierdiff.training.recipe import Recipe
-from hierdiff.training.step import Player, TrainingStep
+from hierdiff.training.step import Player, TrainingStep, optimizer_for
 from hierdiff.training.whole import Whole
 
 if TYPE_CHECKING:
@@ -161,6 +169,7 @@ class Run:
     place: Place = field(default_factory=Place)
     stage_weights: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of other runs
     teachers: dict[int, Stage] = field(default_factory=dict)  # stages of other runs
+    moments: Moments = field(default_factory=dict)  # of the stage before, if the next keeps them
     images_here: int = 0
     last_saved: Path | None = None
 
@@ -180,6 +189,8 @@ class Run:
         if self.recipe.channels_last:
             with_channels_last(self.method)
         resumable = newest(self.checkpoints, self._check)
+        if resumable is None:
+            start_networks(self.method, self.config)
         reached = resumable[1].stage if resumable is not None else 0
         for place, stage in enumerate(self.method.stages):
             if stage.weights is not None and place >= reached:
@@ -235,6 +246,9 @@ class Run:
             place=(self.seed, index),
         )
         players, ema = work.players, work.ema
+        for player in players:
+            hand_on(self.moments, player.optimizer)
+        self.moments = {}
         if resumed is not None:
             ema.load(resumed.part("ema"))
             for player in players:
@@ -260,7 +274,7 @@ class Run:
                     self._between(stage, players, ema)
         finally:
             feed.close()
-        self._end_stage(stage, index, ema)
+        self._end_stage(stage, index, players, ema)
 
     def _step(self, stage: Stage, index: int, work: TrainingStep, feed: Feed) -> None:
         began = time.perf_counter()
@@ -322,7 +336,8 @@ class Run:
         return bool(every) and self.place.total_step % every == 0
 
     def _save(self, players: list[Player], ema: EMA | None) -> None:
-        """The state of the run; `ema` None at the border of two stages."""
+        """The state of the run; at the border of two stages `ema` is None, and the players are
+        those of the stage before whose moments the next one keeps."""
         path = self.checkpoints / f"step_{self.place.total_step:07d}.safetensors"
         if self.main:
             tensors = {f"model/{k}": t for k, t in tensors_of(self.method).items()}
@@ -384,9 +399,20 @@ class Run:
         )
         self.last_saved = path
         self._load_model(checkpoint)
+        if not checkpoint.started and checkpoint.optimizers:
+            self.moments = self._moments_in(checkpoint)
         if self.main:
             log.info("going on from %s", path)
         return checkpoint
+
+    def _moments_in(self, checkpoint: Checkpoint) -> Moments:
+        """Those of the stage before the one that a checkpoint at its border comes to."""
+        optimizers = []
+        for turn in self.method.stages[checkpoint.stage - 1].turns:
+            optimizer, rest = optimizer_for(turn, self.recipe), checkpoint.optimizers[turn.name]
+            load_state(optimizer, checkpoint.part(f"optimizer/{turn.name}"), rest)
+            optimizers.append(optimizer)
+        return moments_of(optimizers)
 
     def _load_model(self, checkpoint: Checkpoint) -> None:
         assert self.last_saved is not None
@@ -422,9 +448,10 @@ class Run:
 
     # -- ends --------------------------------------------------------------------------------------
 
-    def _end_stage(self, stage: Stage, index: int, ema: EMA) -> None:
+    def _end_stage(self, stage: Stage, index: int, players: list[Player], ema: EMA) -> None:
         """The averaged weights become the weights; what comes next grows from those. Buffers become
-        those of the first process: batch norms have seen the rows of their own process only."""
+        those of the first process: batch norms have seen the rows of their own process only. The
+        optimizers end with the stage, unless the next one keeps their moments."""
         if self.fabric.world_size > 1:
             for buffer in stage.buffers():
                 buffer.copy_(self.fabric.broadcast(buffer))
@@ -438,7 +465,10 @@ class Run:
         if index != last_trained(self.counts):
             self._pictures(stage)
         self.place.stage, self.place.step = index + 1, 0
-        self._save([], None)
+        after = self.method.stages[index + 1 : index + 2]
+        kept = players if after and after[0].keeps_moments else []
+        self.moments = moments_of([player.optimizer for player in kept])
+        self._save(kept, None)
 
     def _end(self, resumed_at: int | None) -> Summary:
         self.method.eval()

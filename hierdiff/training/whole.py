@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierdiff.methods import Method
+from hierdiff.methods import Method, Turn
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.checkpoint import Broken, Checkpoint
 from hierdiff.training.load import check_values
@@ -96,8 +96,17 @@ class Whole:
             for name, weight in weights.items()
         }
 
+    def _turns(self, checkpoint: Checkpoint) -> Sequence[Turn]:
+        """Those whose optimizers a checkpoint holds: of its stage, or, before the first step of a
+        stage that keeps their moments, of the one before."""
+        place, stages = checkpoint.stage, self.method.stages
+        if checkpoint.started:
+            return stages[place].turns
+        keeps = 0 < place < len(stages) and stages[place].keeps_moments
+        return stages[place - 1].turns if keeps else ()
+
     def _optimizers(self, checkpoint: Checkpoint) -> None:
-        turns = self.method.stages[checkpoint.stage].turns if checkpoint.started else ()
+        turns = self._turns(checkpoint)
         names = sorted(turn.name for turn in turns)
         _demand(
             sorted(checkpoint.optimizers) == names,

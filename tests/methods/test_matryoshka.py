@@ -179,3 +179,11 @@ def test_a_row_says_that_its_innermost_network_gives_no_features():
     assert whole.notes == (
         "the innermost network, DiT, gives no features: it is nested through its 3 image channels",
     )
+
+
+@pytest.mark.parametrize("shift", [None, 0, 0.0])
+def test_without_a_shift_all_levels_are_on_the_schedule_itself(shift):
+    schedules = build(shift=shift).stages[-1].process.schedules
+    assert all(schedule is schedules[0] for schedule in schedules)
+    fine, middle, coarse = log_snr(build(shift=shift)).tolist()
+    assert fine == middle == coarse
