@@ -28,7 +28,10 @@ from hierdiff.metrics.table import CAPTIONED, check_metrics, check_reference, jo
 from hierdiff.results.record import FILE, Record
 from hierdiff.train import Prepared, prepare
 
-DECISIVE = ("fd", "kd", "fd_infinity", "is", "sfid", "cmmd", "clip_score", "mind")
+DECISIVE = (
+    *("fd", "kd", "fd_squeezenet", "kd_squeezenet", "fd_infinity", "is", "sfid", "cmmd"),
+    *("clip_score", "mind"),
+)
 TIME = "time"  # of `dry_run`: some steps are timed
 
 
@@ -136,7 +139,7 @@ def check_measure(measure: Measure, run: Prepared) -> Extractor:
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"measure.seeds={seeds}: name one or more, each once")
     extractor = extractors.build(measure.extractor)
-    join_extractors(extractor, [*measure.metrics, *measure.curve.metrics])
+    join_extractors(extractor, measure.metrics)
     test, train_part = run.data.part("test"), run.data.part("train")
     n = min(measure.samples, len(test), len(train_part))
     sides = resolutions_of(measure, run)
@@ -152,6 +155,7 @@ def check_measure(measure: Measure, run: Prepared) -> Extractor:
             f"{len(train_part)} for training and {len(test)} for the test"
         ) from error
     if measure.curve.samples:
+        join_extractors(extractor, measure.curve.metrics)
         few = min(measure.curve.samples, len(train_part))
         check_metrics(measure.curve.metrics, extractor, n=few, **known)
         metrics |= {*measure.curve.metrics}
@@ -184,6 +188,7 @@ def check_select(
             f"select.metric={selection.metric}: take a metric of one value of which an end is "
             f"better, {', '.join(DECISIVE)}"
         )
+    join_extractors(extractor, [selection.metric])
     check_metrics(
         [selection.metric], extractor, n=n, resolutions=resolutions_of(settings.measure, run)
     )

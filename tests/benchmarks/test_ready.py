@@ -25,10 +25,12 @@ from hierdiff.command import plain, with_sentences
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import OneLevelDenoiser
 from hierdiff.files.atomic import write
+from hierdiff.metrics.extractors import squeezenet
 from hierdiff.train import prepare
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.format import as_json, packed, save_weights
 from tests.benchmarks import rows
+from tests.metrics.foreign_weights import write_squeezenet
 
 SMALL = (
     *("name=any", "label=any", "budget_name=smoke", "budget=smoke", "data.resolution=16"),
@@ -191,6 +193,25 @@ def test_a_dry_run_refuses_a_record_and_a_checkpoint_of_other_options(tmp_path):
     rows.record("a", config=config_of(tmp_path)).write(tmp_path)
     with pytest.raises(ValueError, match="was made with seed=0, now it is 1"):
         ready(options_of(tmp_path, "dry_run=true", "seed=1"))
+
+
+def test_networks_beside_the_first_are_built_for_whoever_needs_them_or_refused(
+    tmp_path, monkeypatch
+):
+    def beside(*words: str) -> list[str]:
+        return [*ready(options_of(tmp_path / "run", *words)).extractor.companions]
+
+    path = write_squeezenet(tmp_path)
+    monkeypatch.setattr(squeezenet, "SQUEEZENET_FILE", path.name)
+    monkeypatch.setenv("HIERDIFF_WEIGHTS", str(tmp_path))
+    assert beside("measure.metrics=[fd]") == []
+    assert beside("measure.metrics=[fd,haar,fd_squeezenet]") == ["squeezenet", "haar"]
+    assert beside("measure.metrics=[fd]", "measure.curve.metrics=[kd_squeezenet]") == ["squeezenet"]
+    chosen = ("select.guidance=[1,2]", "select.metric=fd_squeezenet")
+    assert beside("measure.metrics=[fd]", *chosen) == ["squeezenet"]
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="by python -m hierdiff.metrics.make_squeezenet"):
+        beside("measure.metrics=[fd,fd_squeezenet]")
 
 
 def test_a_test_part_that_is_too_small_for_a_metric_is_said(tmp_path):
