@@ -274,9 +274,10 @@ class Cascaded(Method):
     from those given here for all: denoiser, schedule, reference, process, objective, sampling,
     bridge, crop (not of the first), share (of the budget's steps; each stage may have all of
     them), batch_size, weights (a file of another run of the same chain; with share 0 the stage is
-    used as it is). Mappings are merged, a part with a `name` replaces the other, and a denoiser of
-    null is the one for all. reference: resolution at which the schedule stands unshifted, None: no
-    shift. channels, classes, text_width, text_length: of the data.
+    used as it is), trainer (options of `trainer` that differ, such as lr). Mappings are merged, a
+    part with a `name` replaces the other, and a denoiser of null is the one for all. reference:
+    resolution at which the schedule stands unshifted, None: no shift. channels, classes,
+    text_width, text_length: of the data.
     """
 
     def __init__(
@@ -393,6 +394,7 @@ class StageOptions:
     batch_size: Count | None = None
     share: NonNegative = 1.0
     weights: str | None = None
+    trainer: Mapping[str, Any] | None = None
     crop: Count | None = None
 
 

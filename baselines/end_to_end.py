@@ -5,6 +5,9 @@ Simple diffusion, Hoogeboom et al., arXiv 2301.11093.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from hierdiff.denoisers import Denoiser
 from hierdiff.levels import Resolutions, Sides, check_resolutions
 from hierdiff.methods import Method, Sampling, methods
@@ -20,8 +23,9 @@ class EndToEnd(Method):
     """One level.
 
     reference: resolution at which the schedule stands unshifted; log_snr is lower by
-    2 ln(resolution / reference). None: no shift. share: of the budget's steps. channels, classes,
-    text_width, text_length: of the data.
+    2 ln(resolution / reference). None: no shift. share: of the budget's steps. trainer: options
+    of `trainer` that it has otherwise, such as lr. channels, classes, text_width, text_length: of
+    the data.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class EndToEnd(Method):
         sampling: Sampling = Sampling(),
         batch_size: Count | None = None,
         share: NonNegative = 1.0,
+        trainer: Mapping[str, Any] | None = None,
         channels: Count = 3,
         classes: Natural = 0,
         text_width: Natural = 0,
@@ -56,6 +61,7 @@ class EndToEnd(Method):
             sampling=sampling,
             batch_size=batch_size,
             share=share,
+            trainer=trainer,
             facts={
                 "channels": channels,
                 "classes": classes,

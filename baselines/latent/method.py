@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from baselines.latent.codec import AutoencoderCodec
 from baselines.latent.stage import LatentDiffusion
 from hierdiff.codec import Codec, codecs
@@ -20,8 +23,9 @@ class Latent(Method):
     """One resolution, reached through a codec.
 
     codec: a codec or its node; `identity` diffuses pixels and is `end_to_end`. reference: sides
-    of the latents at which the schedule stands unshifted, None: no shift. channels, classes,
-    text_width, text_length: of the data.
+    of the latents at which the schedule stands unshifted, None: no shift. trainer: options of
+    `trainer` that the diffusion stage has otherwise, such as lr. channels, classes, text_width,
+    text_length: of the data.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Latent(Method):
         sampling: Sampling = Sampling(),
         batch_size: Count | None = None,
         share: NonNegative = 1.0,
+        trainer: Mapping[str, Any] | None = None,
         channels: Count = 3,
         classes: Natural = 0,
         text_width: Natural = 0,
@@ -68,6 +73,7 @@ class Latent(Method):
             stage=LatentDiffusion if isinstance(built, AutoencoderCodec) else Diffusion,
             batch_size=batch_size,
             share=share,
+            trainer=trainer,
         )
         before = [] if built.stage is None else [built.stage]
         super().__init__([side], [*before, stage])

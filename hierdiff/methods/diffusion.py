@@ -49,7 +49,7 @@ class Diffusion(Generator):
     (mixed-resolution batches; a level's loss is the mean over its own rows, so it stays unbiased).
     codec: if no stage trains its network, the network is frozen here and saved with the weights.
     facts: of the data (classes, text_width, text_length), to complete the conditions that a caller
-    leaves out.
+    leaves out. trainer: options of `trainer` that this stage has otherwise.
 
     Raises:
         ValueError: where denoiser, codec, process, objective and sampling do not fit each other.
@@ -71,6 +71,7 @@ class Diffusion(Generator):
         share: float = 1.0,
         batch_size: int | None = None,
         weights: str | None = None,
+        trainer: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         levels = len(codec.shapes())
@@ -112,6 +113,7 @@ class Diffusion(Generator):
         self.facts, self.notes = dict(facts), denoiser.notes
         self.fractions = _check_fractions(fractions, levels)
         self.share, self.batch_size, self.weights = share, batch_size, weights
+        self.trainer = dict(trainer or {})
         self.teacher = objective.teacher_file
         if self.teacher is not None:
             distilled = f"distilled from the network of another run ({self.teacher})"
@@ -168,6 +170,7 @@ class Diffusion(Generator):
             fractions=self.fractions[-n:],
             share=share,
             batch_size=self.batch_size,
+            trainer=self.trainer,
         )
 
     @override

@@ -25,11 +25,13 @@ class Turn(NamedTuple):
     """One optimizer's part of a step.
 
     module: its parameters are trained in this turn. lr: a factor on the trainer's learning rate.
+    trainer: options of `trainer` that it has otherwise: its optimizer, betas, weight decay, clip.
     """
 
     name: str
     module: nn.Module
     lr: float = 1.0
+    trainer: Mapping[str, Any] = MappingProxyType({})
 
 
 class Stage(nn.Module, ABC):
@@ -43,6 +45,7 @@ class Stage(nn.Module, ABC):
     batch_size: int | None = None  # None: the trainer's
     lr: float = 1.0  # of its turns, over the trainer's learning rate
     keeps_moments: bool = False  # go its optimizers on from the states of the stage before?
+    trainer: Mapping[str, Any] = MappingProxyType({})  # options of `trainer` that it has otherwise
     steps: int = 0  # of its training; the trainer sets it before the first
     weights: str | None = None  # file of another run; starts from its stage of the same name
     teacher: str | None = None  # file of another run; learns from its stage of the same name

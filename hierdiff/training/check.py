@@ -36,6 +36,7 @@ def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any
     optimizer_of(
         [nn.Parameter(torch.zeros(1, 1))],
         name=recipe.optimizer,
+        betas=recipe.betas,
         options=dict(recipe.optimizer_options),
     )
     config = as_json(config)
@@ -56,7 +57,9 @@ def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any
                 check_stage(file, stage, config)
         if count:
             stage.check(method.stages[place - 1] if place else None)
+            own = recipe.of(stage)
             for turn in stage.turns:
+                own.of(turn)
                 if not parameters_of(turn):
                     raise ValueError(
                         f"stage {stage.name} has no weights to train in {turn.name!r}: give a "

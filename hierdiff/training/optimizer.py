@@ -1,7 +1,7 @@
 """Optimizers by name and the learning rate of each step.
 
 `adamw` is torch's; every other name goes to timm. Weight decay acts on matrices and kernels only,
-not on biases and norms.
+not on biases and norms; LAMB (arXiv 1904.00962) adapts the learning rate of those alone as well.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def optimizer_of(
 ) -> torch.optim.Optimizer:
     """The optimizer of one turn.
 
-    lr: top learning rate; betas: of adamw alone; options: further ones of its own constructor.
+    lr: top learning rate; betas: two, for optimizers that take two; options: further ones of its
+    own constructor.
 
     Raises:
         ValueError: for an unknown optimizer, or options that it does not take.
@@ -69,7 +70,19 @@ def _optimizer(
             f"unknown optimizer {name!r}{suggest(name, known)} known: adamw and the {len(known)} "
             f"that timm.optim.list_optimizers() names, such as lion, lamb and sgd"
         )
+    if takes_betas(name):
+        options = {"betas": (betas[0], betas[1]), **options}
     return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **options)
+
+
+def takes_betas(name: str) -> bool:
+    """Whether a known optimizer takes two betas."""
+    if name == "adamw":
+        return True
+    from timm.optim import get_optimizer_info
+
+    info = get_optimizer_info(name)
+    return info.has_betas and info.num_betas == 2
 
 
 def check_optimizer(
@@ -77,24 +90,26 @@ def check_optimizer(
 ) -> None:
     """Checks name and options of an optimizer on a parameter of four numbers.
 
-    default: the betas of a recipe that sets none; other optimizers than adamw are not given them.
+    default: the betas of a recipe that sets none; an optimizer without betas is not given them.
 
     Raises:
         ValueError: for an unknown optimizer, or options that it does not take.
         TypeError: as ValueError.
         AssertionError: as ValueError.
     """
-    if name != "adamw" and list(betas) != list(default):
-        raise ValueError(
-            f"trainer.betas={list(betas)} are of adamw, and {name} is not given them: set "
-            f"trainer.optimizer_options={{betas: ...}} if it takes some"
-        )
-    for option in ("lr", "weight_decay", *(["betas"] if name == "adamw" else [])):
+    for option in ("lr", "weight_decay"):
         if option in options:
             raise ValueError(f"{OPTIONS}.{option} has an option of its own: set trainer.{option}")
     parameter = nn.Parameter(torch.zeros(2, 2, device="cpu"))
     try:
         optimizer_of([parameter], name=name, betas=betas, options=dict(options))
+        if not takes_betas(name) and list(betas) != list(default):
+            raise ValueError(
+                f"{OPTIONS}: trainer.betas={list(betas)} are two, which {name} does not take: "
+                f"leave them out, and set {OPTIONS}.betas if it takes more"
+            )
+        if takes_betas(name) and "betas" in options:
+            raise ValueError(f"{OPTIONS}.betas has an option of its own: set trainer.betas")
     except (TypeError, ValueError, AssertionError) as error:
         if str(error).startswith(("unknown optimizer", OPTIONS)):
             raise
@@ -104,14 +119,26 @@ def check_optimizer(
         ) from error
 
 
-def lr_factor(step: int, steps: int, *, warmup: int, decay: str = "linear") -> float:
-    """Part of the top learning rate, 0 to 1, at step 0 .. steps - 1: linear warm-up times a decay
-    to 0.
+def lr_factor(
+    step: int,
+    steps: int,
+    *,
+    warmup: int,
+    decay: str = "linear",
+    span: float = 1.0,
+    after_warmup: bool = False,
+) -> float:
+    """Part of the top learning rate, 0 to 1, at step 0 .. steps - 1: linear warm-up times a decay.
+
+    span: the part of the decay's curve that the steps go through; at 1 it ends at 0. after_warmup:
+    the decay begins where the warm-up ends, at the full rate, and not with the first step.
+    pix2seq's `cosine@0.7` is decay="cosine", span=0.7, after_warmup=True.
 
     Raises:
         ValueError: for an unknown decay.
     """
-    done = step / steps
+    first = min(warmup, steps - 1) if after_warmup else 0
+    done = span * max(0, step - first) / (steps - first)
     falling = {
         "constant": 1.0,
         "linear": 1 - done,

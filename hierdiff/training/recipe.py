@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
 
-from hierdiff.options import Between, Count, Length, Natural, NonNegative, Positive, check_fields
-from hierdiff.registry import single
+from hierdiff.methods import Stage, Turn
+from hierdiff.options import (
+    Between,
+    Count,
+    Length,
+    Natural,
+    NonNegative,
+    Positive,
+    Share,
+    check_fields,
+)
+from hierdiff.registry import single, suggest
 from hierdiff.training.ema import RAMP
 from hierdiff.training.log import check_tensorboard
-from hierdiff.training.optimizer import check_optimizer
+from hierdiff.training.optimizer import check_optimizer, lr_factor
 
 Precision = Literal["32-true", "bf16-mixed", "64-true"]
 Decay = Literal["constant", "linear", "cosine"]
 Betas = Annotated[Sequence[Annotated[float, Between(0, 1, below=True)]], Length(2)]
+# options that a turn, and a stage, may have otherwise
+OF_TURN = ("optimizer", "optimizer_options", "betas", "weight_decay", "clip")
+OF_STAGE = (
+    *OF_TURN,
+    *("lr", "warmup", "lr_schedule", "lr_span", "decay_after_warmup", "ema_ramp"),
+)
 
 
 @single("recipe")
@@ -26,9 +42,10 @@ class Recipe:
 
     steps: of the optimizer, in all stages together; batch_size: images in one step, over all
     devices and micro batches (a stage may state its own); accumulate: micro batches on each device.
-    optimizer: adamw or a name of timm; lr: its top, reached after `warmup` steps of each stage and
-    followed by `lr_schedule` (constant, linear or cosine, to zero at the stage's end); clip: of the
-    global gradient norm, 0 for none.
+    optimizer: adamw or a name of timm; betas: of optimizers that take two; lr: its top, reached
+    after `warmup` steps of each stage; lr_schedule: constant, linear or cosine, over the steps of a
+    stage or, decay_after_warmup, over those after the warm-up; lr_span: the part of that curve
+    which is gone through, 1 to end at zero; clip: of the global gradient norm, 0 for none.
     ema: half-lives in images, the first one is used for sheets, weights and to end a stage (0: raw
     weights); ema_ramp: a half-life is at most this part of the images seen in the stage.
     precision: 32-true, bf16-mixed or 64-true. compile: the loss, as one graph.
@@ -47,6 +64,8 @@ class Recipe:
     weight_decay: NonNegative = 0.0
     warmup: Natural = 50
     lr_schedule: Decay = "linear"
+    lr_span: Share = 1.0
+    decay_after_warmup: bool = False
     clip: NonNegative = 1.0
     ema: Annotated[Sequence[NonNegative], Length(1, more=True)] = (2000,)
     ema_ramp: Positive | None = RAMP
@@ -70,6 +89,37 @@ class Recipe:
         check_optimizer(self.optimizer, self.betas, self.optimizer_options, type(self).betas)
         if self.tensorboard:
             check_tensorboard()
+
+    def of(self, part: Stage | Turn) -> Recipe:
+        """This recipe with what a stage, or a turn of it, has otherwise.
+
+        Raises:
+            ValueError: for options that are not of a stage or turn, or out of range.
+        """
+        if not part.trainer:
+            return self
+        known = OF_TURN if isinstance(part, Turn) else OF_STAGE
+        for name in part.trainer:
+            if name not in known:
+                raise ValueError(
+                    f"trainer.{name} of {part.name!r}{suggest(name, known)} is for the whole run: "
+                    f"of its own it may have {', '.join(known)}"
+                )
+        try:
+            return replace(self, **part.trainer)
+        except ValueError as error:
+            raise ValueError(f"of {part.name!r}: {error}") from error
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """The learning rate at a step, 0 to steps - 1, of a stage."""
+        return self.lr * lr_factor(
+            step,
+            steps,
+            warmup=self.warmup,
+            decay=self.lr_schedule,
+            span=self.lr_span,
+            after_warmup=self.decay_after_warmup,
+        )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -38,7 +38,6 @@ from hierdiff.training.optimizer import (
     Moments,
     hand_on,
     load_state,
-    lr_factor,
     moments_of,
     state_of,
 )
@@ -279,9 +278,7 @@ class Run:
     def _step(self, stage: Stage, index: int, work: TrainingStep, feed: Feed) -> None:
         began = time.perf_counter()
         batch, step = self.batches[index], self.place.step
-        lr = self.recipe.lr * lr_factor(
-            step, self.counts[index], warmup=self.recipe.warmup, decay=self.recipe.lr_schedule
-        )
+        lr = work.recipe.lr_at(step, self.counts[index])
         chunks = feed.chunks(step)
         try:
             values = work(step, chunks, lr)

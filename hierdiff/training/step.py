@@ -32,12 +32,16 @@ TOTALS = ("loss", "grad_norm")  # keys that get the turn's name when a stage has
 
 @dataclass
 class Player:
-    """A turn with its optimizer, its wrapped stage and the parameters that it trains."""
+    """A turn with its optimizer, its wrapped stage and the parameters that it trains.
+
+    clip: of the norm of its gradients, 0 for none.
+    """
 
     turn: Turn
     module: Any
     optimizer: torch.optim.Optimizer
     parameters: list[nn.Parameter]
+    clip: float
 
 
 def parameters_of(turn: Turn) -> list[nn.Parameter]:
@@ -52,7 +56,9 @@ def trained_by(stage: Stage, named: Mapping[str, nn.Parameter]) -> dict[str, nn.
 
 
 def optimizer_for(turn: Turn, recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimizer of a turn with the options of a recipe; errors as in `optimizer_of`."""
+    """The optimizer of a turn with the options of a stage's recipe and its own; errors as in
+    `optimizer_of` and `Recipe.of`."""
+    recipe = recipe.of(turn)
     return optimizer_of(
         parameters_of(turn),
         name=recipe.optimizer,
@@ -66,9 +72,10 @@ def optimizer_for(turn: Turn, recipe: Recipe) -> torch.optim.Optimizer:
 class TrainingStep:
     """The step of one stage, with its optimizers and averages.
 
-    named: parameters by name, of which those that a turn trains are averaged. images: of one step,
-    in all its micro batches on all devices. place: what the randomness is a function of, beside
-    turn, step and micro batch: the seed of the run and the number of the stage.
+    recipe: of the run, of which the stage may have options otherwise. named: parameters by name, of
+    which those that a turn trains are averaged. images: of one step, in all its micro batches on
+    all devices. place: what the randomness is a function of, beside turn, step and micro batch: the
+    seed of the run and the number of the stage.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class TrainingStep:
         images: int,
         place: tuple[int, int],
     ):
+        recipe = recipe.of(stage)
         self.fabric, self.stage, self.recipe = fabric, stage, recipe
         self.images, self.place = images, place
         self.device = stage.device
@@ -93,7 +101,7 @@ class TrainingStep:
         with only(self.stage, parameters):
             wrapped = Wrapped(self.stage, recipe.compile and self.stage.compiles)
             module = self.fabric.setup_module(wrapped, move_to_device=self.device.type != "meta")
-        return Player(turn, module, optimizer, parameters)
+        return Player(turn, module, optimizer, parameters, recipe.of(turn).clip)
 
     def __call__(
         self, step: int, chunks: Sequence[tuple[int, Batch]], lr: float
@@ -152,8 +160,8 @@ class TrainingStep:
         column = torch.cat([sums, norm[None].to(sums.dtype)])
         if self.fabric.world_size > 1:
             column = self.fabric.all_reduce(column, reduce_op="mean")  # type: ignore[assignment]
-        if self.recipe.clip:
-            nn.utils.clip_grads_with_norm_(player.parameters, self.recipe.clip, norm)
+        if player.clip:
+            nn.utils.clip_grads_with_norm_(player.parameters, player.clip, norm)
         if column.is_meta:
             return {}
         values = dict(zip(names, column.tolist(), strict=True))

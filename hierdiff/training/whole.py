@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierdiff.methods import Method, Turn
+from hierdiff.methods import Method, Stage
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.checkpoint import Broken, Checkpoint
 from hierdiff.training.load import check_values
@@ -96,17 +96,19 @@ class Whole:
             for name, weight in weights.items()
         }
 
-    def _turns(self, checkpoint: Checkpoint) -> Sequence[Turn]:
-        """Those whose optimizers a checkpoint holds: of its stage, or, before the first step of a
-        stage that keeps their moments, of the one before."""
+    def _stage(self, checkpoint: Checkpoint) -> Stage | None:
+        """The stage whose optimizers a checkpoint holds: its own, or, before the first step of a
+        stage that keeps their moments, the one before."""
         place, stages = checkpoint.stage, self.method.stages
         if checkpoint.started:
-            return stages[place].turns
+            return stages[place]
         keeps = 0 < place < len(stages) and stages[place].keeps_moments
-        return stages[place - 1].turns if keeps else ()
+        return stages[place - 1] if keeps else None
 
     def _optimizers(self, checkpoint: Checkpoint) -> None:
-        turns = self._turns(checkpoint)
+        stage = self._stage(checkpoint)
+        turns = stage.turns if stage is not None else ()
+        recipe = self.recipe.of(stage) if stage is not None else self.recipe
         names = sorted(turn.name for turn in turns)
         _demand(
             sorted(checkpoint.optimizers) == names,
@@ -115,7 +117,7 @@ class Whole:
         tensors = checkpoint.part("optimizer")
         for turn in turns:
             rest = checkpoint.optimizers[turn.name]
-            fresh = optimizer_for(turn, self.recipe)
+            fresh = optimizer_for(turn, recipe)
             _groups(rest["groups"], fresh)
             start = f"{turn.name}/"
             state = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}

@@ -108,6 +108,27 @@ def test_the_gradient_norm_is_clipped(tmp_path: Path):
     assert 0 < moved <= 1.001e-3
 
 
+def vector(stage: torch.nn.Module) -> torch.Tensor:
+    return torch.nn.utils.parameters_to_vector(stage.parameters()).detach().clone()
+
+
+def test_a_stage_is_trained_with_the_options_that_are_its_own(tmp_path: Path):
+    """A stage of its own rate and clip, and one of the run's: neither knows of the other."""
+    options = recipe(steps=2, optimizer="momentum", lr=1.0, warmup=0, clip=1e-3, ema=[0])
+    lengths = []
+    for own in ({}, {"lr": 0.5}, {"lr": 0.5, "clip": 1e-4}):
+        method = Lines([Line(share=0.5), Line(share=0.5)])
+        method.stages[0].trainer = own
+        before = [vector(stage) for stage in method.stages]
+        train(method, images(), tmp_path / str(len(own)), options)
+        after = [vector(stage) for stage in method.stages]
+        moved = [float((new - old).norm()) for new, old in zip(after, before, strict=True)]
+        lengths.append(moved)
+    first, second = zip(*lengths, strict=True)
+    assert first == pytest.approx([1e-3, 5e-4, 5e-5], rel=1e-2)
+    assert second == pytest.approx([1e-3] * 3, rel=1e-2)
+
+
 def test_growth_starts_from_the_averaged_weights_of_the_stage_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
