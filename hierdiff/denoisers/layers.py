@@ -66,7 +66,7 @@ def positions(rows: int, columns: int, width: int, device: torch.device) -> Tens
 
 
 class Clock(ABC):
-    """A map of log_snr to the number that is embedded, about 0 (clean) to 1000 (noise)."""
+    """A map of log_snr to the number that is embedded, such as 0 (clean) to 1000 (noise)."""
 
     @abstractmethod
     def __call__(self, log_snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -103,6 +103,22 @@ class GammaClock(Clock):
     @override
     def __call__(self, log_snr: Tensor) -> Tensor:
         return self.scale * torch.sigmoid(log_snr)
+
+
+@clocks.register("flow")
+@dataclass(frozen=True)
+class FlowClock(Clock):
+    """scale * sigmoid(log_snr / 2): the alpha of the straight path, which is SiT's time.
+
+    Its direction is reversed: 0 is noise, 1 the image, not scaled further (SiT, arXiv 2401.08740,
+    code).
+    """
+
+    scale: Positive = 1.0
+
+    @override
+    def __call__(self, log_snr: Tensor) -> Tensor:
+        return self.scale * torch.sigmoid(log_snr / 2)
 
 
 @clocks.register("steps")

@@ -409,10 +409,12 @@ class Diffusion(Generator):
         return replace(own, steps=steps, guidance=scale)
 
     def _first(self, request: Request, opening: Handover) -> Levels:
-        self._plan(request)  # raises before noise is drawn
+        plan = self._plan(request)  # raises before noise is drawn
         if opening.start is not None:
             return opening.start
         _, sigma = self.process.alpha_sigma(torch.ones(1, dtype=torch.float64))
+        if plan.prior == "unit":
+            sigma = torch.ones_like(sigma)
         return tuple(
             float(std) * request.noise((request.n, *shape))
             for std, shape in zip(sigma[0], self.shapes(), strict=True)
@@ -451,7 +453,7 @@ class Diffusion(Generator):
         """Network calls from the opening to `stop`, and those that guidance adds."""
         plan, each = self.sampling, self.sampling.rule.calls_per_step
         times = window(plan.grid(plan.steps, self.process), opening, stop).tolist()
-        calls = [t for step in pairwise(times) for t in step[:each]]
+        calls = [when for t, s in pairwise(times) for when in (t, *[s] * (each - 1))]
         if calls and times[-1] == 0:  # the last step is of first order
             calls = calls[: len(calls) - each + 1]
         low, high = plan.interval

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from hierdiff.guidance import THRESHOLDS, Scale
 from hierdiff.levels import Levels
@@ -25,7 +25,9 @@ class Sampling:
     channels: how many of the first channels it acts on (DiT: 3 of its 4 latent channels), None for
     all. shared_carry: the pass without conditions reads the carry of the pass with them, as in the
     released code of RIN, and not its own. threshold: {name: none | static | dynamic, ...}, applied
-    to each level's x0.
+    to each level's x0. prior: the standard deviation of the noise that a trajectory starts from,
+    "sigma" for the process's at t = 1, "unit" for 1, as the released codes of discrete steps have
+    it.
 
     Raises:
         ValueError: for options out of range, and an unknown threshold or option of one.
@@ -39,6 +41,7 @@ class Sampling:
     channels: Annotated[Count | None, Own()] = None
     shared_carry: bool = False
     threshold: Node = field(default_factory=lambda: {"name": "static"})
+    prior: Literal["sigma", "unit"] = "sigma"
 
     def __post_init__(self) -> None:
         check_fields(self, "sampling")

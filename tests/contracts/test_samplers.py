@@ -1,5 +1,7 @@
 """What holds for every registered sampler and time grid."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -57,12 +59,20 @@ def test_shape_dtype_and_finiteness_are_kept(name, dtype):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_network_is_never_called_at_zero_and_as_often_as_stated(name):
-    denoise = Watched()
-    run(name, denoise)
-    calls = samplers.build({"name": name}).calls_per_step
-    assert min(denoise.times) > 0
-    assert 6 <= len(denoise.times) <= 6 * calls
+@pytest.mark.parametrize("end", [0.0, 0.1])
+@pytest.mark.parametrize("steps", [1, 6])
+def test_a_network_is_called_as_often_as_stated_and_never_at_zero(name, end, steps):
+    """`calls_per_step` times a step, once in that to t = 0, at times within the step."""
+    denoise, rule = Watched(), samplers.build({"name": name})
+    times = torch.linspace(1, end, steps + 1, dtype=torch.float64)
+    integrate(rule, denoise, PROCESS, start(), times, noise())
+    saved = 0 if end else rule.calls_per_step - 1
+    assert len(denoise.times) == steps * rule.calls_per_step - saved
+    assert min(denoise.times) > 0 and denoise.times[0] == 1
+    calls = iter(denoise.times)
+    for t, s in pairwise(times.tolist()):
+        now = [next(calls) for _ in range(rule.calls_per_step if s else 1)]
+        assert now[0] == t and all(s <= time <= t for time in now)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,7 +24,7 @@ ROWS = [
     (f"dit_{size}_{patch}", count)
     for size, counts in COUNTS.items()
     for patch, count in zip((2, 4, 8), counts, strict=True)
-]
+] + [(f"sit_{size}_2", counts[0]) for size, counts in COUNTS.items()]
 
 
 def dit(kind="unconditional", seed=0, **options) -> DiT:

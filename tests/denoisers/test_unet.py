@@ -10,9 +10,10 @@ from torch import nn
 from hierdiff.batch import Cond
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import Joined, OneLevelDenoiser, denoisers
-from hierdiff.denoisers.layers import AttentionBlock, LogSNRClock, StepClock, sinusoid
+from hierdiff.denoisers.layers import AttentionBlock, FlowClock, LogSNRClock, StepClock, sinusoid
 from hierdiff.denoisers.unet import UNet
-from hierdiff.schedules import Shifted, SquaredCosine
+from hierdiff.process import Flow
+from hierdiff.schedules import LinearFlow, Shifted, SquaredCosine
 from tests import tiny
 
 NONE = Cond()
@@ -403,3 +404,13 @@ def test_the_unclip_upsampler_is_fully_convolutional_and_told_nothing_else():
         x, low = torch.randn(2, 1, 3, *sides)
         out = run(network, (x,), torch.zeros(1, 1), Cond(low=low)).levels[0]
         assert out.shape == x.shape and torch.isfinite(out).all()
+
+
+def test_the_flow_clock_is_the_alpha_of_the_straight_path():
+    """SiT's time: 0 noise, 1 image."""
+    t = torch.tensor([0.001, 0.25, 0.5, 0.96])
+    alpha, _ = Flow([LinearFlow()]).alpha_sigma(t)
+    found = FlowClock()(LinearFlow()(t))
+    torch.testing.assert_close(found, 1 - t)
+    torch.testing.assert_close(found, alpha[:, 0])
+    assert FlowClock(scale=1000.0)(torch.zeros(1)).tolist() == [500]

@@ -1,12 +1,19 @@
 """img2img, inpainting and windows are calls of a generator: they start, stop and guide as the whole
 trajectory does."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from hierdiff.batch import Cond
 from hierdiff.guidance import inpainted
 from hierdiff.methods import Request
+from hierdiff.process import VariancePreserving
+from hierdiff.samplers import Sampler, grids, samplers
+from hierdiff.samplers.integrate import State
+from hierdiff.schedules import LinearBeta
 from tests import tiny
 
 LABELS = Cond(labels=torch.tensor([0, 1]))
@@ -48,6 +55,61 @@ def test_heun_in_a_window_has_both_calls_of_its_last_step():
     one.run(Request(2, LABELS, noise=tiny.noise()), stop=0.5)
     assert len(calls) == 4 == one.parts(stop=0.5)[0].calls
     assert one.evaluations == 7
+
+
+@pytest.mark.parametrize("rule", samplers.names())
+def test_evaluations_of_every_rule_on_every_grid_are_counted_calls(rule):
+    """Guided within an interval, through to the end of the grid and to a stop on the way."""
+    one, calls = stage(rule={"name": rule}, interval=[0.2, 0.8]), []
+    one.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    for name in grids.names():
+        one.sampling = replace(one.sampling, grid=grids.build({"name": name}))
+        for stop in (0.0, 0.5):
+            calls.clear()
+            one.run(Request(2, LABELS, noise=tiny.noise()), stop=stop)
+            assert len(calls) == sum(part.calls for part in one.parts(stop)), (name, stop)
+
+
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [({"name": "uniform", "end": 0.1}, 8), ({"name": "leading", "end": 0.001}, 8)],
+)
+def test_heun_calls_twice_in_the_last_step_of_a_grid_that_ends_above_zero(grid, expected):
+    one, calls = stage(rule={"name": "heun"}, grid=grid, guidance=1.0), []
+    one.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    one.run(Request(2, LABELS, noise=tiny.noise()))
+    assert len(calls) == one.evaluations == expected
+
+
+class Thrice(Sampler):
+    """A rule of one's own with three calls a step, and one in the step to t = 0."""
+
+    calls_per_step = 3
+
+    def __call__(self, denoise, x, step, state, noise):
+        out = denoise(x, step.t, state.carry)
+        for _ in range(0 if step.last else 2):
+            out = denoise(x, step.s, out.carry)
+        return out.x0, State(out.carry)
+
+
+def test_a_rule_of_three_calls_counts_three():
+    rule = {"name": "tests.methods.test_trajectories:Thrice"}
+    one, calls = stage(rule=rule, guidance=2.0, interval=[0.2, 0.8]), []
+    one.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    one.run(Request(2, LABELS, noise=tiny.noise()))
+    assert len(calls) == one.evaluations == 10 + 9  # guided at all times but 1
+
+
+@pytest.mark.parametrize(("prior", "std"), [("sigma", math.sqrt(1 - 4.0358298e-5)), ("unit", 1.0)])
+def test_a_trajectory_starts_from_noise_of_the_prior_that_is_chosen(prior, std):
+    """alpha^2 at the end of ADM's table is 4.04e-5, and its code starts from unit noise."""
+    one = stage(prior=prior, threshold={"name": "none"})
+    one.process = VariancePreserving([LinearBeta(), LinearBeta()])
+    seen = []
+    wrap = lambda denoise: lambda x, t, carry: seen.append(x[0]) or denoise(x, t, carry)  # noqa: E731
+    one.run(Request(2, LABELS, noise=lambda shape: torch.ones(shape)), wrap=wrap)
+    torch.testing.assert_close(seen[0], torch.full_like(seen[0], std), rtol=1e-7, atol=0)
 
 
 def test_inpainting_is_a_call_that_keeps_what_is_known():

@@ -54,6 +54,28 @@ def test_an_unknown_variance_is_refused():
         samplers.build({"name": "ancestral", "variance": "tiny"})
 
 
+def test_the_coefficient_that_is_infinite_at_pure_noise_is_refused_there():
+    rule = samplers.build({"name": "euler_maruyama", "coefficient": "sbdm"})
+    times = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
+    with pytest.raises(ValueError, match="sbdm is infinite at t = 1: start the grid below"):
+        integrate(rule, lambda x, t, carry: Denoised(x), PROCESS, ones(), times, from_tensors([]))
+
+
+def test_the_last_step_of_an_sde_subtracts_its_churn_where_it_is_to_mean():
+    """From sigma_t, "euler" ends in x0 and "mean" in x0 - w eps, w = sigma_t."""
+    last = Step(S, PROCESS.moment(torch.zeros(1, dtype=torch.float64), 0.0), last=True)
+    x0, x = ones(0.2), ones(0.5)
+    ends = {}
+    for name in ("euler", "mean"):
+        rule = samplers.build({"name": "euler_maruyama", "last": name})
+        ends[name], _ = rule(lambda x, t, carry: Denoised(x0), x, last, State(), from_tensors([]))
+    for i, (plain, mean) in enumerate(zip(ends["euler"], ends["mean"], strict=True)):
+        torch.testing.assert_close(plain, x0[i], rtol=0, atol=1e-3)
+        fall = S.sigma[0, i] - last.s.sigma[0, i]
+        eps = (x[i] - S.alpha[0, i] * x0[i]) / S.sigma[0, i]
+        torch.testing.assert_close(plain - mean, fall * eps)
+
+
 def test_euler_is_ddim_with_eta_zero():
     assert samplers.build({"name": "euler"}) == samplers.build({"name": "ddim", "eta": 0.0})
 
@@ -73,7 +95,7 @@ def test_a_trajectory_in_two_windows_is_the_trajectory():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("name", ["ddim", "ancestral", "heun", "dpmpp_2m"])
+@pytest.mark.parametrize("name", ["ddim", "ancestral", "heun", "dpmpp_2m", "euler_maruyama"])
 def test_a_state_that_is_not_finite_is_an_error_with_step_and_level(name, value):
     """At the third of eight steps, in one pixel of the coarser level."""
     calls = samplers.build({"name": name}).calls_per_step

@@ -1,5 +1,7 @@
 """Stochastic samplers by the moments of many samples, against the law they ought to have."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from hierdiff.exact import Joint
 from hierdiff.noise import from_generator
 from hierdiff.process import Flow, VariancePreserving
 from hierdiff.samplers import integrate, samplers
+from hierdiff.samplers.integrate import State, Step
 from hierdiff.schedules import Cosine, LinearFlow, Shifted
 
 N = 4_000
@@ -73,6 +76,40 @@ def test_that_law_is_the_marginal_as_steps_shrink(joint, rule):
 
     coarse, fine = distance(30), distance(120)
     assert fine < coarse / 3 and fine < 0.02 * float(wanted.norm())
+
+
+@pytest.mark.parametrize("joint", [JOINT, FLOW], ids=["vp", "flow"])
+@pytest.mark.parametrize(
+    ("coefficient", "norm"),
+    [("sigma", 1), ("sigma", 0.3), ("sbdm", 1), ("constant", 0.5), ("decreasing", 0.5),
+     ("increasing_decreasing", 1)],
+)  # fmt: skip
+def test_every_diffusion_coefficient_keeps_the_marginals(joint, coefficient, norm):
+    """The law at 0.2 from that at 0.8, whatever the coefficient, to the first order in the step."""
+    node = {"name": "euler_maruyama", "coefficient": coefficient, "norm": norm}
+    rule, expected = samplers.build(node), joint.marginal(0.2)
+
+    def distance(steps):
+        times = torch.linspace(0.8, 0.2, steps + 1, dtype=torch.float64)
+        moments = joint.process.trajectory(times.tolist(), joint.split(torch.zeros(1, 5).double()))
+        covariance = joint.marginal(0.8)
+        for t, s in pairwise(moments):
+            step = Step(t, s, last=False)
+            matrix = moved(rule, joint, torch.eye(5).double(), step, 0.0)
+            added = moved(rule, joint, torch.zeros(1, 5).double(), step, 1.0)[0]
+            covariance = matrix.T @ covariance @ matrix + torch.diag(added**2)
+        return float((covariance - expected).norm())
+
+    coarse, fine = distance(40), distance(160)
+    assert fine < coarse / 3 and fine < 0.03 * float(expected.norm())
+
+
+def moved(rule, joint, z, step, noise):
+    """The rule's step of states in rows, each with noise of the same value everywhere."""
+    x = joint.split(z)
+    rows = Step(*[joint.process.trajectory([m.time], x)[0] for m in step[:2]], step.last)
+    end, _ = rule(joint, x, rows, State(), lambda shape: torch.full(shape, noise).double())
+    return joint.stacked(end)
 
 
 @pytest.mark.parametrize("joint", [JOINT, FLOW], ids=["vp", "flow"])
