@@ -47,6 +47,7 @@ OPTIONS = {  # what each may be, and an example
     "guidance": (Scale | None, 2.0),
     "labels": (Annotated[Sequence[int | str], Length(1, more=True)] | None, [0, 1]),
     "captions": (Annotated[Sequence[str], Length(1, more=True)] | None, ["a red owl"]),
+    "negative": (str | None, "low quality"),
     "seed": (int, 0),
     "checkpoint": (str | Path, None),
     "out": (str | Path, None),
@@ -100,6 +101,23 @@ def requested(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, C
     return n, cond
 
 
+def negative_of(cfg: Mapping[str, Any], config: Mapping[str, Any], n: int) -> Cond | None:
+    """The conditions of guidance's weak pass for n images, None without the option `negative`.
+
+    Raises:
+        ValueError: where the model was not trained on text.
+    """
+    if cfg["negative"] is None:
+        return None
+    node = config.get("text")
+    if node is None:
+        raise ValueError(
+            f"negative={cfg['negative']!r} needs a model that was trained on text: leave it out"
+        )
+    tokens, mask = encoders.build(node).encode([cfg["negative"]])
+    return Cond(tokens=tokens.expand(n, -1, -1), mask=mask.expand(n, -1))
+
+
 def repeated(values: Sequence[T], n: int) -> list[T]:
     """The values in turn, n of them."""
     return [values[i % len(values)] for i in range(n)]
@@ -115,6 +133,7 @@ def described(
         "seed": cfg["seed"],
         "guidance": sampling_option(method, cfg, "guidance"),
         "steps": sampling_option(method, cfg, "steps"),
+        "negative": cfg["negative"],
         "checkpoint": str(cfg["checkpoint"]),
         "sha256": digest,
     }
@@ -209,6 +228,11 @@ def start(out: Path, images: Sequence[Mapping[str, Any]], names: Sequence[Name])
     write(out / LIST, f"{content}\n".encode())
 
 
+def sliced(cond: Cond, rows: range) -> Cond:
+    """The conditions of some rows."""
+    return cond.map(lambda values: values[rows.start : rows.stop])
+
+
 def sample(
     method: Method,
     images: Sequence[Mapping[str, Any]],
@@ -216,11 +240,12 @@ def sample(
     out: Path,
     cfg: Mapping[str, Any],
     device: torch.device,
+    negative: Cond | None = None,
 ) -> Path:
     """Writes one sample for each of `images` (see `described`) into `out`; the path of the sheet.
 
-    cond: of all images. cfg: the options of the command, of which `batch_size` images are made at
-    once.
+    cond, negative: of all images. cfg: the options of the command, of which `batch_size` images are
+    made at once.
 
     Raises:
         FloatingPointError: where a sample is not finite.
@@ -229,9 +254,10 @@ def sample(
     sheet_images: dict[Name, list[torch.Tensor]] = {}
     for first in range(0, n, cfg["batch_size"]):
         rows = range(first, min(n, first + cfg["batch_size"]))
-        part = cond.map(lambda values, rows=rows: values[rows.start : rows.stop])  # type: ignore[misc]
+        part = sliced(cond, rows)
+        weak = None if negative is None else sliced(negative, rows)
         noise = per_example([seed_of(cfg["seed"], "sample", i) for i in rows], device)
-        options = {"steps": cfg["steps"], "guidance": cfg["guidance"]}
+        options = {"steps": cfg["steps"], "guidance": cfg["guidance"], "negative": weak}
         samples = method.sample(Request(len(rows), part, noise=noise, **options))
         levels = {name: to_uint8(batch).cpu() for name, batch in samples.items()}
         if not first:
@@ -253,6 +279,7 @@ ABOUT = """Makes images with a trained model, one file each, and a sheet of them
     n=64                          how many images
     labels=[owl,3]                classes by name or number, repeated up to n
     captions=["a red owl"]        for a model that was trained on text
+    negative="low quality"        what guidance leads away from; "" for the empty caption
     steps=50 guidance=2.0         of the sampler; without them as the model was configured
     seed=1                        image i depends on seed and i alone
     out=samples                   the folder; what an earlier call wrote there is replaced
@@ -273,6 +300,7 @@ def main(cfg: Any) -> None:
     own_files(out)  # refuses a folder of other files before the checkpoint is read
     method, config = load_method(options["checkpoint"], options["trust"])
     n, cond = requested(options, config)
+    negative = negative_of(options, config, n)
     names = config.get("class_names") or ()
     device = options["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -284,7 +312,7 @@ def main(cfg: Any) -> None:
     if names:
         log.info("drawn: %s", class_counts(images))
     with worked_in(out):
-        path = sample(method, images, cond, out, options, place)
+        path = sample(method, images, cond, out, options, place, negative)
     log.info("sheet %s, single images in %s/RESOLUTION, listed in %s", path, out, out / LIST)
 
 

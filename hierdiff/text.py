@@ -154,15 +154,24 @@ class Pretrained(TextEncoder):
     """Last hidden states of a transformer read from a local folder (transformers' layout).
 
     The network is loaded with the first caption that no cache holds; longer captions are cut at
-    `length` tokens, with a warning. Weights must be safetensors: a pickle is never read.
+    `length` tokens, with a warning. encode_empty: the empty caption has the states that the network
+    gives it (of its end token), and is not "no text". Weights must be safetensors: a pickle is
+    never read.
     """
 
     def __init__(
-        self, source: str, architecture: str, length: int, node: dict[str, Any], local: bool
+        self,
+        source: str,
+        architecture: str,
+        length: int,
+        node: dict[str, Any],
+        local: bool,
+        encode_empty: bool = False,
     ):
         self.source = source
         self.architecture = architecture
         self.length = length
+        self.encode_empty = encode_empty
         self._node = node
         self._local = local
         self.width = int(self._load("AutoConfig", sub="text_config").hidden_size)
@@ -174,7 +183,7 @@ class Pretrained(TextEncoder):
         folder = Path(self.source)
         held = digest(folder) if folder.is_dir() else self.source
         key = hashlib.sha256(repr(held).encode()).hexdigest()[:12]
-        return f"{self._node['name']}-{key}-{self.length}"
+        return f"{self._node['name']}-{key}-{self.length}{'-empty' if self.encode_empty else ''}"
 
     @property
     @override
@@ -200,7 +209,7 @@ class Pretrained(TextEncoder):
             max_length=self.length,
             return_tensors="pt",
         )
-        written = torch.tensor([bool(caption.strip()) for caption in captions])
+        written = torch.tensor([self.encode_empty or bool(caption.strip()) for caption in captions])
         mask = given["attention_mask"].bool() & written[:, None]
         states = self._network(
             input_ids=given["input_ids"], attention_mask=given["attention_mask"]
@@ -305,12 +314,18 @@ def minilm(*, length: Count = 32) -> TextEncoder:
 def t5(
     *,
     weights: str | None = None,
-    length: Count = 64,
+    length: Count = 128,
+    encode_empty: bool = False,
     allow_download: bool = False,
     hub: str = "google/flan-t5-xl",
 ) -> TextEncoder:
-    """Encoder half of T5 from the folder `weights`, or from the hub when that is allowed."""
-    return from_weights("t5", "T5EncoderModel", weights, length, allow_download, hub)
+    """Encoder half of T5 from the folder `weights`, or from the hub when that is allowed.
+
+    encode_empty: see `Pretrained`; with it a null condition is the empty prompt, as in the official
+    code of Matryoshka diffusion. length: 128 there.
+    """
+    architecture = "T5EncoderModel"
+    return from_weights("t5", architecture, weights, length, allow_download, hub, encode_empty)
 
 
 @encoders.register("clip")
@@ -326,7 +341,13 @@ def clip(
 
 
 def from_weights(
-    name: str, architecture: str, weights: str | None, length: int, allow_download: bool, hub: str
+    name: str,
+    architecture: str,
+    weights: str | None,
+    length: int,
+    allow_download: bool,
+    hub: str,
+    encode_empty: bool = False,
 ) -> TextEncoder:
     """The encoder `name` from the folder `weights` or, where that is allowed, from the hub.
 
@@ -345,7 +366,9 @@ def from_weights(
     node = {"name": name, "weights": weights, "length": length}
     if weights is None:
         node |= {"allow_download": True, "hub": hub}
-    return Pretrained(weights or hub, architecture, length, node, local)
+    if encode_empty:
+        node |= {"encode_empty": True}
+    return Pretrained(weights or hub, architecture, length, node, local, encode_empty)
 
 
 def require(package: str, name: str) -> None:

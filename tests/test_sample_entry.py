@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from hierdiff.batch import Cond
 from hierdiff.files.atomic import part_of
 from hierdiff.files.lock import worked_in
-from hierdiff.sample import check_options, described, requested, sample, start
+from hierdiff.sample import check_options, described, negative_of, requested, sample, start
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.format import save_weights
 from hierdiff.training.load import load_method
@@ -26,7 +26,7 @@ TEXT = {"class_names": [], "text": {"name": "vocabulary", "words": ["a", "red", 
 
 def options(**given: Any) -> dict[str, Any]:
     nothing = {"n": None, "labels": None, "captions": None, "guidance": None, "steps": 2}
-    return {**nothing, "seed": 0, "batch_size": 64, **given}
+    return {**nothing, "negative": None, "seed": 0, "batch_size": 64, **given}
 
 
 @pytest.fixture
@@ -137,6 +137,7 @@ def test_the_command_writes_a_sheet_single_images_and_what_they_are(tmp_path: Pa
         "class_index": 3,
         "caption": None,
         "seed": 0,
+        "negative": None,
         "guidance": 2,
         "steps": 1,
         "checkpoint": str(weights),
@@ -261,3 +262,13 @@ def test_weights_whose_classes_have_no_names_are_refused_in_a_sentence(tmp_path:
     save_weights(path, tensors_of(built()), {**node, "class_names": names})
     with pytest.raises(ValueError, match="does not name its 1 classes by a text each"):
         load_method(path)
+
+
+def test_a_negative_caption_is_encoded_for_every_image_and_needs_a_model_of_text():
+    config = {"text": {"name": "vocabulary", "words": ["red", "owl"], "width": 4, "length": 3}}
+    cond = negative_of({"negative": "red"}, config, 2)
+    assert cond.tokens.shape == (2, 3, 4) and cond.mask.tolist() == [[True, False, False]] * 2
+    assert not negative_of({"negative": ""}, config, 2).mask.any()
+    assert negative_of({"negative": None}, {}, 2) is None
+    with pytest.raises(ValueError, match="negative='red' needs a model that was trained on text"):
+        negative_of({"negative": "red"}, {"text": None}, 2)

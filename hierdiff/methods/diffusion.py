@@ -272,14 +272,21 @@ class Diffusion(Generator):
     def denoise_for(self, request: Request, cond: Cond) -> Denoise:
         """`denoise` under `cond`, with the request's guidance and the stage's threshold around it.
 
-        cond: complete, a row for each of the request's n images. Guidance outside of its interval
-        and scale 1 cost nothing.
+        cond: complete, a row for each of the request's n images. The weak pass of guidance has no
+        label and caption, or those of `request.negative`. Guidance outside of its interval and
+        scale 1 cost nothing.
         """
         plan = self._plan(request)
         denoise = self.denoise(cond)
         if not is_off(plan.guidance):
             everything = torch.ones(request.n, dtype=torch.bool, device=self.device)
-            weak = self.denoise(cond.dropped(everything))
+            without = cond.dropped(everything)
+            if request.negative is not None:
+                other = self.complete(request.negative, request.n)
+                without = replace(
+                    without, labels=other.labels, tokens=other.tokens, mask=other.mask
+                )
+            weak = self.denoise(without)
             denoise = guided(
                 *(denoise, weak, plan.guidance),
                 channels=slice(plan.channels),

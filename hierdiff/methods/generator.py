@@ -26,7 +26,8 @@ class Request:
     """What to sample.
 
     n: number of images. cond: their conditions, a row for each; a missing condition means "none".
-    noise: source of standard normals, called with a shape. steps, guidance: for every stage, None
+    negative: label and caption of guidance's weak pass, None for "none". noise: source of standard
+    normals, called with a shape. steps, guidance: for every stage, None
     for each stage's own. watch: called after every sampler step of every stage. resolutions: names
     of the levels whose images are returned, None for all; network calls that only serve others are
     left out.
@@ -35,6 +36,7 @@ class Request:
     n: int
     cond: Cond = UNCONDITIONAL
     _: KW_ONLY
+    negative: Cond | None = None
     noise: Noise
     steps: int | None = None
     guidance: Scale | None = None

@@ -38,7 +38,9 @@ class Method(nn.Module):
                 names no resolution or an unknown one.
         """
         self.check_ready()
-        check_cond(request.cond, self.reads)
+        for cond in (request.cond, request.negative):
+            if cond is not None:
+                check_cond(cond, self.reads)
         names = self.resolutions if request.resolutions is None else request.resolutions
         for name in names:
             self.at(name)

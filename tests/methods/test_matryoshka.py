@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from hierdiff.batch import Cond
 from hierdiff.methods import Request, methods
 from hierdiff.objective import Draws
 from tests import tiny
@@ -187,3 +188,23 @@ def test_without_a_shift_all_levels_are_on_the_schedule_itself(shift):
     assert all(schedule is schedules[0] for schedule in schedules)
     fine, middle, coarse = log_snr(build(shift=shift)).tolist()
     assert fine == middle == coarse
+
+
+def guided_samples(method, **request):
+    cond = tiny.cond("class and text", 2)
+    return method.sample(Request(2, cond, noise=tiny.noise(), steps=2, **request))
+
+
+def test_guidance_leads_away_from_the_negative_conditions():
+    method = tiny.randomised(build((16, 8), kind="class and text"))
+    plain, dropped = guided_samples(method, guidance=1.0), guided_samples(method, guidance=3.0)
+    same = guided_samples(method, guidance=3.0, negative=tiny.cond("class and text", 2))
+    none = guided_samples(method, guidance=3.0, negative=Cond())
+    other = tiny.cond("class and text", 2, seed=5)
+    away = guided_samples(method, guidance=3.0, negative=other)
+    for name in method.resolutions:
+        torch.testing.assert_close(same[name], plain[name], rtol=1e-4, atol=1e-4)
+        assert torch.equal(none[name], dropped[name])
+        assert not torch.allclose(away[name], dropped[name], atol=1e-3)
+    with pytest.raises(ValueError, match="captions for 2 images"):
+        guided_samples(method, guidance=3.0, negative=tiny.cond("text", 3))
