@@ -6,6 +6,7 @@ a 2x2 system, and one solve converts any prediction into any other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ PREDICTIONS: dict[str, Callable[[Tensor, Tensor, float], TensorPair]] = {
     "u": lambda alpha, sigma, _: (-torch.ones_like(alpha), torch.ones_like(alpha)),  # eps - x0
     "edm": _edm,  # F of arXiv 2206.00364, equation 7
 }
-INPUT_SCALES = ("none", "data", "sample")
+INPUT_SCALES = ("none", "data", "sample", "population")
 
 
 def target(
@@ -97,9 +98,11 @@ class Parameterization:
     """What the network predicts and how its input is scaled.
 
     prediction: a row of `PREDICTIONS`. input_scale: one for all levels or one for each: "none";
-    "data", x_t / sqrt(alpha^2 sigma_data^2 + sigma^2) (EDM's c_in); or "sample", x_t over its own
-    standard deviation (Chen, arXiv 2301.10972; MDM's middle level at 1024). sigma_data: standard
-    deviation of the data, in units of the [-1, 1] range.
+    "data", x_t / sqrt(alpha^2 sigma_data^2 + sigma^2) (EDM's c_in); "population", x_t over its own
+    standard deviation over its n values (Chen, arXiv 2301.10972, code); or "sample", over that with
+    n - 1 (MDM's middle level at 1024). sigma_data: standard deviation of the data, in units of the
+    [-1, 1] range. image_scale: Chen's b, by which images are multiplied before noise is added
+    (`input_scaled`): the network receives the log-SNR of the schedule without it, and so gamma.
 
     Raises:
         ValueError: for an unknown prediction or input scale.
@@ -108,6 +111,7 @@ class Parameterization:
     prediction: str = "v"
     input_scale: str | Sequence[str] = "none"
     sigma_data: Positive = 0.5
+    image_scale: Positive = 1.0
 
     def __post_init__(self) -> None:
         check_kind(self.prediction)
@@ -130,9 +134,14 @@ class Parameterization:
     def _scaled(self, choice: str, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         if choice == "data":
             return x / (alpha**2 * self.sigma_data**2 + sigma**2).sqrt()
-        if choice == "sample":
-            return x / x.std(dim=tuple(range(1, x.ndim)), keepdim=True)
+        if choice in ("sample", "population"):
+            lost = int(choice == "sample")  # degrees of freedom
+            return x / x.std(dim=tuple(range(1, x.ndim)), correction=lost, keepdim=True)
         return x
+
+    def network_log_snr(self, log_snr: Float[Tensor, "b levels"]) -> Float[Tensor, "b levels"]:
+        """What the network receives for a log-SNR of the process."""
+        return log_snr - 2 * math.log(self.image_scale)
 
     def x0_eps(
         self,

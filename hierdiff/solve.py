@@ -30,11 +30,11 @@ def solve(
     """One call of the network on the state x_t at the moment t, solved for x0 and eps.
 
     x_t: levels of b_i c and any sides, finest first. cond: as `Denoiser.prepare` gives it. The
-    network sees x_t by the input scale of the parameterization, and log-SNRs within
+    network sees x_t by the input scale of the parameterization, and its `network_log_snr` within
     +-`LOG_SNR_LIMIT`. Errors: as in `predicted`.
     """
     scaled_input = parameterization.scaled(x_t, t.alpha, t.sigma)
-    limited = t.log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+    limited = parameterization.network_log_snr(t.log_snr).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
     prediction = predict(denoiser, scaled_input, limited, cond, carry)
     x0, eps = parameterization.x0_eps(prediction.levels, x_t, t.alpha, t.sigma)
     return Solution(x0, eps, prediction)

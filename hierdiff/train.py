@@ -41,7 +41,27 @@ def half(resolution: Any) -> int | list[int]:
     return int(resolution) // 2
 
 
+CHEN_SCALES = {32: 1.0, 64: 1.0}  # b of the released configs of Chen, arXiv 2301.10972, by side
+
+
+def chen_scale(resolution: Any) -> float:
+    """Chen's b at a resolution.
+
+    Raises:
+        ValueError: where no released config has one.
+    """
+    scale = CHEN_SCALES.get(resolution) if isinstance(resolution, int) else None
+    if scale is None:
+        raise ValueError(
+            f"data.resolution={shown(resolution)}: the released configs of Chen have an input "
+            f"scale b for {', '.join(map(str, CHEN_SCALES))} px alone: set method.schedule.scale, "
+            f"the smaller the larger the images (1 for none)"
+        )
+    return scale
+
+
 OmegaConf.register_new_resolver("half", half, replace=True)
+OmegaConf.register_new_resolver("chen_scale", chen_scale, replace=True)
 
 
 @dataclass(frozen=True)

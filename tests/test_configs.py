@@ -153,3 +153,61 @@ def test_a_group_that_is_no_mapping_is_refused(group, value):
 def test_every_option_of_a_benchmark_s_groups_is_known(name):
     config = whole(f"budget={name}", "analysis=exposure_bias")
     assert settings_of(config).to_config() == config
+
+
+@pytest.mark.parametrize(("side", "scale"), [(32, 1.0), (64, 1.0), (16, 0.5)])
+def test_the_input_scale_of_chen_is_one_number_in_schedule_network_and_sampler(side, scale):
+    given = [] if side >= 32 else [f"method.schedule.scale={scale}"]
+    cfg = composed("method=chen", f"data.resolution={side}", *given)
+    assert cfg["method"]["schedule"]["scale"] == scale
+    assert cfg["method"]["objective"]["parameterization"]["image_scale"] == scale
+    assert cfg["method"]["objective"]["parameterization"]["input_scale"] == "population"
+    assert cfg["sampler"]["grid"]["schedule"]["scale"] == scale
+    rule = {"name": "ancestral", "variance": "large", "image_scale": scale}
+    assert cfg["sampler"]["rule"] == rule
+
+
+@pytest.mark.parametrize("side", ["128", "[16,32]", "wide"])
+def test_the_input_scale_of_chen_is_asked_for_where_no_released_config_has_one(side):
+    with pytest.raises(Exception, match=r"for 32, 64 px alone: set method.schedule.scale"):
+        composed("method=chen", f"data.resolution={side}")
+
+
+@pytest.mark.parametrize(
+    ("name", "distance", "end", "statistics", "start"),
+    [
+        ("ldm_imagenet", "square", 1.42303975e-4, "none", 250001),
+        ("ldm_churches", "absolute", 6.68665174e-4, "first_batch", 50001),
+    ],
+)
+def test_experiments_of_ldm_are_as_released(name, distance, end, statistics, start):
+    """The last entry of alpha^2, the loss, the statistics and the autoencoder's own recipe."""
+    cfg = composed(f"experiment={name}")
+    with torch.device("meta"):
+        first, second = methods.build(method_node(cfg), offered=FACTS).stages
+    alpha, _ = second.process.alpha_sigma(torch.tensor([1.0], dtype=torch.float64))
+    assert float(alpha) ** 2 == pytest.approx(end, rel=1e-8)
+    objective = second.objective
+    assert (objective.distance, objective.parameterization.prediction) == (distance, "eps")
+    assert (objective.time.steps, second.statistics.by) == (1000, statistics)
+    assert second.codec.shapes() == ((4, 32, 32),)
+    assert (first.loss.start, first.loss.learnt_variance) == (start, False)
+    assert list(first.trainer["betas"]) == [0.5, 0.9]
+    assert first.turns[0].lr == first.turns[1].lr
+    first.loss.check(first.autoencoder.regulariser)
+
+
+@pytest.mark.parametrize("layout", [name for name in group("autoencoder") if "vq" in name])
+def test_a_layout_with_a_codebook_takes_the_codec_of_one(layout):
+    option = f"autoencoder@method.codec.autoencoder={layout}"
+    for codec, right in (("vq", True), ("autoencoder", False)):
+        cfg = composed("method=latent", f"codec@method.codec={codec}", option)
+        with torch.device("meta"):
+            stage = methods.build({**method_node(cfg), "resolutions": [256]}, offered=FACTS).stages[
+                0
+            ]
+        if right:
+            stage.loss.check(stage.autoencoder.regulariser)
+        else:
+            with pytest.raises(ValueError, match="codec@method.codec=vq"):
+                stage.check()

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hierdiff.denoisers.layers import GammaClock
 from hierdiff.parameterization import (
     PREDICTIONS,
     Parameterization,
@@ -15,6 +16,7 @@ from hierdiff.parameterization import (
     to_x0_eps,
 )
 from hierdiff.process import processes
+from hierdiff.schedules import GammaLinear, InputScaled
 
 KINDS = sorted(PREDICTIONS)
 PROCESSES = processes.names()
@@ -141,6 +143,25 @@ def test_sample_scale_takes_each_example_by_itself():
     torch.testing.assert_close(both[:1], alone)
     (louder,) = scaled((x * torch.tensor([1.0, 7.0]).reshape(2, 1, 1, 1),), ones, ones)
     torch.testing.assert_close(louder, both)
+
+
+def test_population_scale_divides_by_the_root_of_the_mean_square_about_the_mean():
+    """n, not n - 1, as in the released code of Chen: 1 3 5 7 have the deviation sqrt(5)."""
+    x = torch.tensor([1.0, 3.0, 5.0, 7.0], dtype=torch.float64).reshape(1, 1, 2, 2)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    (found,) = Parameterization("eps", "population").scaled((x,), one, one)
+    torch.testing.assert_close(found, x / math.sqrt(5))
+    (other,) = Parameterization("eps", "sample").scaled((x,), one, one)
+    torch.testing.assert_close(other, x / math.sqrt(20 / 3))
+
+
+@pytest.mark.parametrize("b", [1.0, 0.5, 0.1])
+def test_a_network_on_scaled_images_receives_gamma(b):
+    """gamma(t) = 1 - t whatever b, though the process is at b^2 gamma / (1 - gamma)."""
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    log_snr = InputScaled(GammaLinear(), b)(t)
+    found = Parameterization("eps", image_scale=b).network_log_snr(log_snr[:, None])
+    torch.testing.assert_close(GammaClock()(found[:, 0]), 1000 * (1 - t))
 
 
 @pytest.mark.parametrize(

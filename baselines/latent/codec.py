@@ -6,8 +6,8 @@ A missing or stale statistic is an error: published pipelines divide by a consta
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,31 +21,63 @@ from baselines.latent.stage import AutoencoderStage, Losses
 from hierdiff.codec import Codec, codecs
 from hierdiff.levels import Levels, Name, clipped
 from hierdiff.metrics.perceptual import Perceptual
-from hierdiff.options import Count, NonNegative, Positive
+from hierdiff.options import Count, NonNegative, Positive, fits
 from hierdiff.registry import Later, build
 
 
-class Statistics(nn.Module):
-    """Mean and standard deviation of latents by channel, or of all together (`by="tensor"`).
+@runtime_checkable
+class Moments(Protocol):
+    """The moments of a training set, as `LatentData` has them."""
 
-    They are those of the state z that diffuses, over posterior noise too: the variance of z is that
-    of the posterior means plus the mean posterior variance. `mark` is the fingerprint of the
-    autoencoder whose latents were measured, 0 before that.
+    def chunks(self) -> Iterable[Tensor]:
+        """All of them, in batches."""
+
+    def first(self) -> Tensor:
+        """One batch, drawn once for all."""
+
+
+By = Literal["channel", "tensor", "first_batch", "none"] | Positive
+
+
+class Statistics(nn.Module):
+    """The mean and standard deviation that a state z is brought to 0 and 1 by.
+
+    by: "channel" (each channel's own) or "tensor" (one for all), both of all training images;
+    "first_batch", no mean and one deviation, of 64 images (LDM, arXiv 2112.10752, code: the first
+    batch); a number, no mean and that scale, by which z is multiplied (0.18215 for the f8
+    autoencoder of Stable Diffusion); "none", z as it is (LDM with VQ autoencoders).
+
+    Measured ones are over posterior noise too: the variance of z is that of the posterior means
+    plus the mean posterior variance. `mark` is the fingerprint of the autoencoder that they belong
+    to, 0 before training.
     """
 
     mean: Tensor
     std: Tensor
     mark: Tensor
 
-    def __init__(self, channels: int, by: str = "channel"):
+    def __init__(self, channels: int, by: By = "channel"):
         super().__init__()
-        if by not in ("channel", "tensor"):
-            raise ValueError(f"statistics by {by!r}: choose channel or tensor")
+        if not fits(by, By):
+            raise ValueError(
+                f"statistics by {by!r}: choose channel, tensor, first_batch, none or a scale above "
+                f"0, by which latents are multiplied"
+            )
         self.by = by
         for name, value in (("mean", 0.0), ("std", 1.0)):
             self.register_buffer(name, torch.full((channels, 1, 1), value))
         self.register_buffer("mark", torch.zeros(32, dtype=torch.uint8))
         self._found: list[tuple[int, int]] | None = None  # where a check found no fault
+
+    def find(self, data: Moments, autoencoder: Autoencoder) -> None:
+        """Those of the latents of a training set, by `by`."""
+        if self.by in ("channel", "tensor"):
+            self.measure(data.chunks(), autoencoder)
+        elif self.by == "first_batch":
+            mean, variance = of_state(autoencoder, data.first().double())
+            self.set(float((mean.var(correction=0) + variance.mean()).sqrt()), autoencoder)
+        else:
+            self.set(1.0 if isinstance(self.by, str) else 1 / self.by, autoencoder)
 
     def measure(self, moments: Iterable[Tensor], autoencoder: Autoencoder) -> None:
         """From the moments of all training images, in batches."""
@@ -63,10 +95,10 @@ class Statistics(nn.Module):
         self.std.copy_((square - mean**2).sqrt()[:, None, None])
         self._marked(autoencoder)
 
-    def none(self, autoencoder: Autoencoder) -> None:
-        """Mean 0 and deviation 1, for weights that are timed and not looked at."""
+    def set(self, std: float, autoencoder: Autoencoder) -> None:
+        """No mean, and one deviation; 1 for weights that are timed and not looked at."""
         self.mean.zero_()
-        self.std.fill_(1)
+        self.std.fill_(std)
         self._marked(autoencoder)
 
     def _marked(self, autoencoder: Autoencoder) -> None:
@@ -111,7 +143,7 @@ def of_state(autoencoder: Autoencoder, moments: Tensor) -> tuple[Tensor, Tensor]
 class AutoencoderCodec(Codec):
     """Images of one resolution to unit latents, and back through the decoder.
 
-    autoencoder: options of `Autoencoder`. statistics: by channel or tensor. checkpoint: weights of
+    autoencoder: options of `Autoencoder`. statistics: `by` of `Statistics`. checkpoint: weights of
     another run (or of `baselines.latent.convert`), whose autoencoder is used as it is and not
     trained, so that no discriminator is made. cache: folder in which the moments of all training
     images are kept, None: `cache_folder()`. Everything else is how the autoencoder is trained
@@ -127,12 +159,13 @@ class AutoencoderCodec(Codec):
         *,
         resolution: Count,
         autoencoder: Later[Autoencoder],
-        statistics: Literal["channel", "tensor"] = "channel",
+        statistics: By = "channel",
         checkpoint: str | None = None,
         loss: Losses = Losses(),
         perceptual: Later[Perceptual] | None = None,
         discriminator: Later[PatchGAN] | None = None,
         lr: Positive = 1.0,
+        trainer: Mapping[str, Any] | None = None,
         share: NonNegative = 1.0,
         batch_size: Count | None = None,
         cache: str | None = None,
@@ -152,6 +185,7 @@ class AutoencoderCodec(Codec):
             perceptual=perceptual or {"name": "efficientnet_lite0"},
             discriminator=discriminator if checkpoint is None else None,
             lr=lr,
+            trainer=trainer,
             share=0.0 if checkpoint is not None else share,
             weights=checkpoint,
             batch_size=batch_size,

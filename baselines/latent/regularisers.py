@@ -51,10 +51,12 @@ class Regularised(NamedTuple):
 
 
 class Regulariser(nn.Module, ABC):
-    """expansion: channels of moments for each of z; published: weight of its loss, as released."""
+    """expansion: channels of moments for each of z; published: weight of its loss, as released;
+    sums: whether its loss may be a sum over an example beside a learnt variance."""
 
     expansion: int
     published: float
+    sums: bool = True
 
     @abstractmethod
     def forward(
@@ -147,6 +149,7 @@ class VQ(Regulariser):
 
     expansion = 1
     published = 1.0
+    sums = False
 
     def __init__(
         self,

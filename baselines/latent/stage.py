@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ from typing_extensions import override
 from baselines.latent import moments
 from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.discriminator import PatchGAN, adaptive_weight, generator_loss, hinge
-from baselines.latent.regularisers import reduced
+from baselines.latent.regularisers import Regulariser, reduced
 from hierdiff.batch import Batch, Cond
 from hierdiff.levels import Levels, clipped
 from hierdiff.methods import Diffusion, Handover, Images, Request, Stage, Turn
@@ -50,7 +50,8 @@ class Losses:
     of the one that there is (1e-6 of KL, 1 of VQ). adversarial: on top of the adaptive weight.
     start: of the discriminator, a share of the stage's steps (below 1; at 1 it never starts) or,
     above 1, a step. discriminator_lr: over the trainer's learning rate. learnt_variance: one
-    log-variance for all elements is learnt.
+    log-variance s for all elements is learnt (the released KL training keeps it at 0: its optimizer
+    is not given that parameter).
     """
 
     reduction: Literal["sum", "mean"] = "sum"
@@ -63,6 +64,22 @@ class Losses:
 
     def __post_init__(self) -> None:
         check_fields(self, "loss")
+
+    def check(self, regulariser: Regulariser) -> None:
+        """Checks that the loss suits a regulariser.
+
+        Raises:
+            ValueError: for a codebook with a sum over elements or a learnt variance, which are the
+                recipe of KL: of a sum the codebook's share falls with the elements of an image over
+                those of its latents, times e^s.
+        """
+        if not regulariser.sums and (self.reduction == "sum" or self.learnt_variance):
+            raise ValueError(
+                f"a {type(regulariser).__name__} autoencoder with loss.reduction="
+                f"{self.reduction} and loss.learnt_variance={str(self.learnt_variance).lower()}, "
+                f"the recipe of KL, under which its codebook hardly counts: choose mean and false, "
+                f"or codec@method.codec=vq, which has both"
+            )
 
 
 class LogVariance(nn.Module):
@@ -79,6 +96,8 @@ class AutoencoderStage(Stage):
     Loss of the first: sum of (|x - x'| + perceptual) / exp(s) + s, plus the regulariser, plus, from
     `start` on, the generator's loss times the ratio of gradients at the last layer. discriminator:
     options of `PatchGAN`, None for none. lr: of the autoencoder, over the trainer's learning rate.
+    trainer: options of `trainer` that both turns have otherwise, such as betas (0.5 and 0.9 in the
+    released code).
     `imagenet`: was the autoencoder trained on a perceptual network from ImageNet; it goes with the
     weights, so that a run which uses them again knows.
     """
@@ -98,6 +117,7 @@ class AutoencoderStage(Stage):
         perceptual: Later[Perceptual],
         discriminator: Later[PatchGAN] | None,
         lr: Positive = 1.0,
+        trainer: Mapping[str, Any] | None = None,
         share: NonNegative = 1.0,
         weights: str | None = None,
         batch_size: Count | None = None,
@@ -106,7 +126,7 @@ class AutoencoderStage(Stage):
         super().__init__()
         if lr <= 0:
             raise ValueError(f"lr={lr} of the autoencoder over the trainer's: take more than 0")
-        self.autoencoder, self.lr = autoencoder, lr
+        self.autoencoder, self.lr, self.trainer = autoencoder, lr, dict(trainer or {})
         self.loss = loss
         self.log_variance = LogVariance(self.loss.learnt_variance)
         network: Any = perceptual
@@ -128,7 +148,8 @@ class AutoencoderStage(Stage):
     @property
     @override
     def turns(self) -> tuple[Turn, ...]:
-        made = Turn("autoencoder", nn.ModuleList([self.autoencoder, self.log_variance]), self.lr)
+        trained = nn.ModuleList([self.autoencoder, self.log_variance])
+        made = Turn("autoencoder", trained, self.lr)
         if self.discriminator is None:
             return (made,)
         return (made, Turn("discriminator", self.discriminator, self.loss.discriminator_lr))
@@ -175,11 +196,14 @@ class AutoencoderStage(Stage):
 
     @override
     def check(self, previous: Stage | None = None) -> None:
+        self.loss.check(self.autoencoder.regulariser)
         if self.loss.perceptual:
             perceptuals.build(self.perceptual_node)
 
     @override
     def start(self, previous: Stage | None, data: Any) -> Any:
+        if self.share:
+            self.loss.check(self.autoencoder.regulariser)
         if self.share and self.loss.perceptual:
             _ = self.perceptual  # a missing file is found before the first step
         return data
@@ -272,6 +296,12 @@ class LatentData:
         rows = self.moments[view.numpy(), index.numpy()]
         return Batch(torch.from_numpy(rows), self.data.batch(index).cond)
 
+    def first(self) -> Tensor:
+        """A batch of images drawn once for all, as they are."""
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randperm(len(self), generator=generator)[:ENCODED]
+        return torch.from_numpy(self.moments[0][rows.numpy()])
+
     def chunks(self) -> Iterator[Tensor]:
         """All of them, in batches."""
         for view in self.moments:
@@ -301,7 +331,7 @@ class LatentDiffusion(Diffusion):
         path = moments.place(codec.cache, data.name, data.sha256, codec.network, shape, dtype)
         kept = moments.kept(path, shape, dtype, self._encoded(data, views))
         found = LatentData(replace(data, images=data.images[:, :0]), kept)
-        self.statistics.measure(found.chunks(), codec.network)
+        self.statistics.find(found, codec.network)
         return found
 
     def _encoded(self, data: Any, views: Sequence[bool]) -> Iterator[np.ndarray]:
@@ -322,7 +352,7 @@ class LatentDiffusion(Diffusion):
     @override
     def start_untrained(self) -> None:
         super().start_untrained()
-        self.statistics.none(self.codec.network)
+        self.statistics.set(1.0, self.codec.network)
 
     @override
     def prepare_batch(self, batch: Batch) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
@@ -27,6 +27,14 @@ class Draws:
     eps: Levels
     drop: Drop
     again: Bool[Tensor, " b"] | None = None
+
+
+# A distance of a prediction from its target, by element: (weight of the square, error) -> loss.
+# The weight stays that of a square: an absolute error has its root, and is plain where it is 1.
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "square": lambda weight, error: weight * error**2,
+    "absolute": lambda weight, error: weight.sqrt() * error.abs(),
+}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool
@@ -25,7 +25,7 @@ from hierdiff.levels import Levels, down, level_names, resolution_of, spread, te
 from hierdiff.noise import Noise
 from hierdiff.objective.base import Objective, Teacher, objectives
 from hierdiff.objective.bound import variational_bound
-from hierdiff.objective.loss import Draws, Loss
+from hierdiff.objective.loss import DISTANCES, Draws, Loss
 from hierdiff.objective.times import TimeDensity, Uniform, uniforms
 from hierdiff.options import Between, Count, NonNegative, Share
 from hierdiff.parameterization import check_kind, error_ratio, target
@@ -40,7 +40,9 @@ log = logging.getLogger(__name__)
 class ScoreMatching(Objective):
     """Denoising score matching over joint levels (MDM, arXiv 2310.15111).
 
-    loss_space: a row of `PREDICTIONS`. time: density of the training times.
+    loss_space: a row of `PREDICTIONS`. distance: "square", or "absolute" (LDM, arXiv 2112.10752,
+    code: `loss_type: l1`, in which its LSUN churches were trained). time: density of the training
+    times.
 
     multiscale: sides s, the level's own among them, for one level only: the mean square is replaced
     by the sum over s of 1 / s times the mean square of the error pooled to s (simple diffusion,
@@ -58,6 +60,7 @@ class ScoreMatching(Objective):
     """
 
     loss_space: str = "eps"
+    distance: Literal["square", "absolute"] = "square"
     time: TimeDensity = Uniform()
     multiscale: Sequence[Count] = ()
     self_conditioning: Share = 0.0
@@ -157,17 +160,17 @@ class ScoreMatching(Objective):
         total = x0[-1].new_zeros(())
         shares = self.level_weights or [1.0] * len(x0)
         columns = zip(*(spread(v, x0) for v in (t.alpha, t.sigma, t.log_snr)), strict=True)
-        sigma_data = parameterization.sigma_data
+        sigma_data, distance = parameterization.sigma_data, DISTANCES[self.distance]
         for i, (a, s, log_snr) in enumerate(columns):
             goal = target(self.loss_space, x0[i], draws.eps[i], a, s, sigma_data)
             guess = target(self.loss_space, clean[i], eps[i], a, s, sigma_data)
             ratio = error_ratio(self.loss_space, a, s, sigma_data)
             weight = self.weight(log_snr, ratio) / ratio
             error = guess - goal
-            loss = (weight * error**2).mean()
+            loss = distance(weight, error).mean()
             logs[f"loss/{names[i]}"] = loss
             if self.multiscale:
-                pooled = {s: (weight * down(error, s) ** 2).mean() for s in self.multiscale}
+                pooled = {s: distance(weight, down(error, s)).mean() for s in self.multiscale}
                 logs |= {f"multiscale/{s}": value for s, value in pooled.items()}
                 loss = sum((value / s for s, value in pooled.items()), start=torch.zeros_like(loss))
             total = total + shares[i] * loss

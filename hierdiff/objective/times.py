@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from hierdiff.noise import Noise
-from hierdiff.options import Positive, Share, check_fields
+from hierdiff.options import Count, Positive, Share, check_fields
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Registry
 
@@ -98,6 +99,31 @@ class EDMLogNormal(TimeDensity):
         time = torch.tensor([t], dtype=torch.float64, device="cpu")
         log_sigma = -process.schedules[-1](time) / 2
         return float(torch.special.ndtr((log_sigma - self.mean) / self.std))
+
+
+@densities.register("steps")
+@dataclass(frozen=True)
+class Steps(TimeDensity):
+    """`density` at `steps` times alone, i / steps for i = 1 .. steps: each rounded up to the next.
+
+    DDPM (arXiv 2006.11239) and LDM (arXiv 2112.10752) train on the entries of a table of 1000.
+    """
+
+    density: TimeDensity = Uniform()
+    steps: Count = 1000
+
+    def __post_init__(self) -> None:
+        check_fields(self, "steps")
+
+    @override
+    def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
+        step = (self.density(u, process).double() * self.steps).ceil()
+        return (step.clamp(1, self.steps) / self.steps).to(u.dtype)
+
+    @override
+    def cdf(self, t: float, process: GaussianProcess) -> float:
+        before = math.ceil(round(t * self.steps, 6)) - 1  # the last step whose time is less than t
+        return self.density.cdf(max(before, 0) / self.steps, process)
 
 
 @densities.register("window")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +13,8 @@ from typing_extensions import override
 from hierdiff.guidance import Denoise
 from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
-from hierdiff.options import check_fields
-from hierdiff.process import GaussianProcess
+from hierdiff.options import Positive, check_fields
+from hierdiff.process import GaussianProcess, Moment, PerLevel
 from hierdiff.samplers.integrate import Sampler, State, Step, samplers
 
 Variance = Literal["small", "large", "learned"]
@@ -27,9 +28,13 @@ class Ancestral(Sampler):
     variance: "small" is the posterior's, exact for point masses; "large" is that of q(x_t | x_s),
     exact for unit-variance data; "learned" is the denoiser's interpolation between the two (iDDPM,
     arXiv 2102.09672, equation 15). The step to t = 0 adds no noise.
+
+    image_scale: Chen's b (arXiv 2301.10972, code): the large variance is that of images multiplied
+    by it, 1 - gamma_t / gamma_s, brought to the units of x_s. With 1 nothing changes.
     """
 
     variance: Variance = "small"
+    image_scale: Positive = 1.0
 
     def __post_init__(self) -> None:
         check_fields(self, "ancestral")
@@ -48,7 +53,7 @@ class Ancestral(Sampler):
         mean, _ = GaussianProcess.posterior(out.x0, x, t, s)
         if last:
             return mean, State(out.carry)
-        large, small = GaussianProcess.step_variance(t, s)
+        large, small = self._variances(t, s)
         columns = zip(mean, spread(small, x), spread(large, x), strict=True)
         moved = []
         for i, (level, low, high) in enumerate(columns):
@@ -58,6 +63,19 @@ class Ancestral(Sampler):
             std = (share * logs[1] + (1 - share) * logs[0]).mul(0.5).exp()
             moved.append(level + std * noise(level.shape))
         return tuple(moved), State(out.carry)
+
+    def _variances(self, t: Moment, s: Moment) -> tuple[PerLevel, PerLevel]:
+        """Large and small variance of each level.
+
+        With u = 1 - gamma, the variance of scaled images, the large one is
+        (1 - SNR_t / SNR_s) u_t in their units, and sigma_s^2 / u_s times that in those of x_s.
+        """
+        large, small = GaussianProcess.step_variance(t, s)
+        if self.image_scale == 1:
+            return large, small
+        offset = 2 * math.log(self.image_scale)
+        u_t, u_s = (torch.sigmoid(offset - moment.log_snr) for moment in (t, s))
+        return small * u_t / u_s, small
 
     def _share(self, variance: Tensor | None) -> Tensor | float:
         """Weight in [0, 1] of the logarithm of the large variance.

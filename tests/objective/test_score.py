@@ -14,10 +14,11 @@ from hierdiff.objective import (
     ScoreMatching,
     objectives,
 )
-from hierdiff.objective.weights import TruncatedSNR
+from hierdiff.objective.weights import Constant, TruncatedSNR
 from hierdiff.parameterization import Parameterization
 from hierdiff.process import Flow, VariancePreserving
 from hierdiff.schedules import Cosine, LinearFlow, Shifted
+from hierdiff.solve import solve
 from tests.objective.problems import NONE, ONE, PROCESS, B, Guess, loss, noise, problem
 
 
@@ -28,6 +29,49 @@ def test_level_weights_multiply_their_level_in_the_total_only():
     heavy = loss(ScoreMatching(level_weights=[16, 0.5]))
     assert heavy.logs == plain.logs
     torch.testing.assert_close(heavy.total, 16 * plain.logs["loss/4"] + 0.5 * plain.logs["loss/2"])
+
+
+def test_an_absolute_distance_is_the_mean_absolute_error_in_the_loss_space():
+    x0, draws = problem()
+    for space in ("eps", "v"):
+        logs = loss(ScoreMatching(loss_space=space, distance="absolute")).logs
+        square = loss(ScoreMatching(loss_space=space)).logs
+        t = PROCESS.moment(draws.t)
+        x_t = PROCESS.corrupt(x0, draws.eps, draws.t)
+        parameterization = ScoreMatching().parameterization
+        with torch.no_grad():
+            clean, eps, _ = solve(Guess(), parameterization, x_t, t, NONE)
+        for i, name in enumerate(("loss/4", "loss/2")):
+            a, s = (c[:, i].reshape(-1, 1, 1, 1) for c in (t.alpha, t.sigma))
+            error = (
+                eps[i] - draws.eps[i]
+                if space == "eps"
+                else (a * (eps[i] - draws.eps[i]) - s * (clean[i] - x0[i]))
+            )
+            torch.testing.assert_close(logs[name], error.abs().mean())
+            torch.testing.assert_close(square[name], (error**2).mean())
+
+
+def test_the_weight_of_an_absolute_distance_is_the_root_of_that_of_the_square():
+    one = torch.tensor([0.4], dtype=torch.float64)
+    x0, eps = (noise(seed)((1, 3, 2, 2)) for seed in (1, 2))
+    draws = Draws(one, (eps,), torch.tensor([False]))
+    plain, heavy = (
+        loss(
+            ScoreMatching(weight=weight, distance="absolute", loss_space="x0"),
+            ONE,
+            x0=(x0,),
+            draws=draws,
+            denoiser=OneGuess(),
+        ).total
+        for weight in (Constant(), TruncatedSNR())
+    )
+    snr = float(ONE.log_snr(one).exp())
+    assert float((heavy / plain).detach()) == pytest.approx(math.sqrt(max(snr, 1)))
+
+
+class OneGuess(Guess):
+    levels = 1
 
 
 def test_a_level_counts_the_same_whatever_its_number_of_pixels():

@@ -12,9 +12,9 @@ from hierdiff.objective import (
     objectives,
     uniforms,
 )
-from hierdiff.objective.times import LogitNormal, TimeDensity, Uniform, Window
+from hierdiff.objective.times import LogitNormal, Steps, TimeDensity, Uniform, Window
 from hierdiff.process import VariancePreserving
-from hierdiff.schedules import Power, Shifted
+from hierdiff.schedules import Power, ScaledLinearBeta, Shifted
 from tests.objective.problems import PROCESS, noise
 
 
@@ -124,3 +124,36 @@ def test_an_objective_draws_in_its_window_and_refuses_an_empty_one_before_comput
     narrow = {"name": "logit_normal", "mean": 5.0, "std": 0.1}
     with pytest.raises(ValueError, match=r"a share of .* lies between 0 and 0.2.*wider window"):
         objectives.build({"time": {**window, "density": narrow}}).check(PROCESS)
+
+
+def test_steps_are_the_entries_of_a_table_each_as_likely():
+    found = densities.build({"name": "steps", "steps": 4})(GRID, PROCESS)
+    times, counts = found.unique(return_counts=True)
+    assert times.tolist() == [0.25, 0.5, 0.75, 1.0] and counts.tolist() == [25_000] * 4
+
+
+def test_steps_of_a_density_that_is_not_uniform_have_its_shares():
+    """u^2 is less than i / 10 with probability sqrt(i / 10)."""
+    found = Steps(Squared(), 10)(GRID, PROCESS)
+    for i in range(1, 11):
+        share = float((found < (i + 0.5) / 10).double().mean())
+        assert share == pytest.approx(math.sqrt(i / 10), abs=1e-5)
+
+
+def test_the_cdf_of_steps_leaves_the_time_itself_out_and_windows_hold_whole_steps():
+    steps = Steps(steps=1000)
+    assert [steps.cdf(t, PROCESS) for t in (0.0, 0.001, 0.2, 0.2005, 1.0)] == pytest.approx(
+        [0, 0, 0.199, 0.2, 0.999]
+    )
+    times = Window(Steps(steps=10), 0.2, 0.5)(GRID, PROCESS).unique()
+    torch.testing.assert_close(times, torch.tensor([0.2, 0.3, 0.4], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_at_a_step_a_table_has_its_entry(dtype):
+    """Of LDM's linear table on ImageNet, entries 0, 250, 500, 750 and 999."""
+    wanted = [0.9985, 0.50842433, 0.114922001, 0.00833413595, 1.42303975e-4]
+    u = torch.tensor([0.0005, 0.2505, 0.5005, 0.7505, 0.9995], dtype=dtype)
+    process = VariancePreserving([ScaledLinearBeta(start=0.0015, end=0.0195)])
+    alpha, _ = process.alpha_sigma(Steps()(u, process).double())
+    assert (alpha[:, 0] ** 2).tolist() == pytest.approx(wanted, rel=1e-5)

@@ -1,5 +1,6 @@
 """The two stages of latent diffusion: their losses, what they keep, and what is refused."""
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,16 @@ from hierdiff.batch import Batch
 from hierdiff.codec import Codec, Pyramid
 from hierdiff.methods import Request, methods
 from hierdiff.training import load_method, train
+from hierdiff.training.step import optimizer_for
 from tests import tiny
 from tests.training.runs import config, images, recipe
 
 NET = {"name": "unet", "width": 8, "multiples": [1], "blocks": 1, "attention": 0, "groups": 4}
 AUTOENCODER = {"width": 8, "multiples": [1, 2], "blocks": 1, "groups": 4, "latent_channels": 2}
 LATENT_FACTS = {"channels": 3, "classes": 4}
+
+
+CODEBOOK = {"reduction": "mean", "learnt_variance": False}  # of a loss, as released
 
 
 def node(regulariser="kl", **codec):
@@ -29,6 +34,8 @@ def node(regulariser="kl", **codec):
         "discriminator": {"width": 4, "layers": 1},
         "loss": {"start": 0.5},
     }
+    if regulariser == "vq":
+        options["loss"] = {**options["loss"], **CODEBOOK}
     return {
         "name": "latent",
         "resolutions": [8],
@@ -104,6 +111,53 @@ def test_latents_of_the_training_set_have_unit_spread(whole):
     torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(2), atol=0.05, rtol=0)
 
 
+class Latents:
+    """Moments of two images of two channels: means 1 3 3 -1, log-variances 0 and ln 4."""
+
+    def __init__(self):
+        mean = torch.tensor([[1.0, 3.0], [3.0, -1.0]])[:, :, None, None].expand(2, 2, 4, 4)
+        logvar = torch.log(torch.tensor([1.0, 4.0]))[None, :, None, None].expand(2, 2, 4, 4)
+        self.moments = torch.cat([mean, logvar], 1)
+
+    def chunks(self):
+        return self.moments.split(1)
+
+    def first(self):
+        return self.moments
+
+
+@pytest.mark.parametrize(
+    ("by", "std"),
+    [
+        ("first_batch", math.sqrt(2.75 + 2.5)),  # Var mu about their mean 1.5, and E sigma^2
+        ("none", 1.0),
+        (0.18215, 5.489980785),  # published scale of the f8 autoencoder: 1 / 5.49
+    ],
+)
+def test_published_statistics_are_a_scale_and_no_mean(by, std):
+    network = built().stages[0].autoencoder
+    statistics = Statistics(2, by)
+    statistics.find(Latents(), network)
+    assert statistics.mean.flatten().tolist() == [0, 0]
+    assert statistics.std.flatten().tolist() == pytest.approx([std, std])
+    statistics.check(network)
+
+
+def test_a_run_with_published_statistics_keeps_them_in_its_weights(tmp_path: Path):
+    summary = trained(tmp_path, node(statistics=0.5), steps=2)
+    method, _ = load_method(summary.weights)
+    codec = method.stages[1].codec
+    moments = codec.moments(images().batch(torch.arange(2)).images)
+    (z,) = codec.normalised(moments, None)
+    torch.testing.assert_close(z, 0.5 * codec.network.regulariser.mode(moments))
+
+
+@pytest.mark.parametrize("by", [0, -1.0, True])
+def test_unknown_statistics_are_refused(by):
+    with pytest.raises(ValueError, match="choose channel, tensor, first_batch, none or a scale"):
+        Statistics(2, by)
+
+
 def test_missing_and_stale_statistics_are_errors(whole):
     method = built()
     with pytest.raises(ValueError, match="statistics were never measured: train"):
@@ -148,7 +202,8 @@ def loss_of(stage, turn, step, x=None, eps=None):
 
 @pytest.mark.parametrize(("name", "weight"), [("kl", 1e-6), ("vq", 1.0)])
 def test_a_regulariser_has_its_published_weight(name, weight):
-    own, given = built(regulariser=name), built(regulariser=name, loss={"regulariser": weight})
+    own = built(regulariser=name)
+    given = built(regulariser=name, loss={**node(name)["codec"]["loss"], "regulariser": weight})
     losses = [loss_of(method.stages[0], "autoencoder", 0).total for method in (own, given)]
     assert torch.equal(*losses)
 
@@ -212,6 +267,49 @@ def test_each_turn_moves_its_own_parameters(turn):
     torch.optim.AdamW(player.module.parameters()).step()
     moved = {name for name, p in stage.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name in before if (turn == "discriminator") == ("discr" in name)}
+
+
+@pytest.mark.parametrize(
+    "loss", [{}, {"reduction": "mean"}, {"learnt_variance": False}, {"reduction": "sum"}]
+)
+def test_a_codebook_is_not_trained_by_the_recipe_of_kl(loss):
+    stage = built(regulariser="vq", loss=loss).stages[0]
+    for begin in (stage.check, lambda: stage.start(None, None)):
+        with pytest.raises(ValueError, match=r"hardly counts: choose mean and false, or codec@"):
+            begin()
+    built(regulariser="vq", loss=CODEBOOK).stages[0].check()
+    built(loss=loss).stages[0].check()
+
+
+def test_a_codebook_of_another_run_may_have_any_loss(tmp_path: Path):
+    """It is not trained: a method of converted weights says nothing of a loss."""
+    stage = built(regulariser="vq", loss={}, checkpoint="weights").stages[0]
+    assert stage.start(None, "data") == "data"
+
+
+def test_the_loss_of_a_codebook_is_that_of_vqgan():
+    """Mean |x - x'| + weight (beta mean |sg[z] - q|^2 + mean |z - sg[q]|^2)."""
+    options = {"name": "vq", "codes": 64, "commitment": 1, "codebook": 0.25}
+    loss = {**CODEBOOK, "regulariser": 0.7, "start": 1}
+    stage = built(autoencoder={**AUTOENCODER, "regulariser": options}, loss=loss).stages[0]
+    stage.steps = 10
+    x = tiny.batch("", side=8).images
+    z = stage.autoencoder.encode(x)
+    q = stage.autoencoder.regulariser.quantised(z)
+    pixel = (x - stage.autoencoder.decode(z)).abs().mean()
+    wanted = pixel + 0.7 * 1.25 * ((z - q) ** 2).mean()
+    torch.testing.assert_close(loss_of(stage, "autoencoder", 0, x).total, wanted)
+    assert not [p for p in stage.log_variance.parameters() if p.requires_grad]
+
+
+def test_betas_of_an_autoencoder_are_those_of_its_two_turns_alone():
+    given, own = recipe(betas=[0.8, 0.95]), [0.5, 0.9]
+    autoencoder, diffusion = built(trainer={"betas": own}).stages
+    assert len(autoencoder.turns) == 2
+    for stage, wanted in ((autoencoder, own), (diffusion, [0.8, 0.95])):
+        for turn in stage.turns:
+            groups = optimizer_for(turn, given.of(stage)).param_groups
+            assert all(list(group["betas"]) == wanted for group in groups)
 
 
 def test_a_sheet_shows_originals_beside_their_reconstructions():
