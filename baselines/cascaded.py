@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
+from baselines.degradation import Degradation
 from hierdiff.batch import Batch, Cond
 from hierdiff.denoisers import Denoiser
 from hierdiff.levels import (
@@ -26,6 +27,8 @@ from hierdiff.levels import (
     Resolutions,
     Sides,
     check_resolutions,
+    down,
+    resolution_of,
     sides_of,
     text_of,
 )
@@ -50,6 +53,7 @@ from hierdiff.registry import Later, Node, build, check_node, suggest
 from hierdiff.schedules import Schedule, Shifted, schedules
 
 log = logging.getLogger(__name__)
+Split = Annotated[Sequence[NonNegative], Length(1, more=True)]
 RESIZES = ("bilinear", "bicubic", "nearest")
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by number of sides
 
@@ -75,7 +79,8 @@ class Augmented(Bridge):
     alone) or nearest. truncated: the low sampler
     stops where its own noise is `log_snr` and that state is handed over; else its clean image is
     noised again. blur: range of the 3x3 Gaussian's standard deviation in low-resolution pixels,
-    for `blur_share` of the training examples and for none in sampling. process: of the low model.
+    for `blur_share` of the training examples and for none in sampling. degradation: of the image
+    in training, instead of the mean of its pixels, and none in sampling. process: of the low model.
     """
 
     low: Count | Sides
@@ -88,6 +93,7 @@ class Augmented(Bridge):
     truncated: bool = field(default=False, repr=False)
     blur: Pair | None = None
     blur_share: Share = 0.5
+    degradation: Degradation | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_fields(self, "bridge")
@@ -98,6 +104,10 @@ class Augmented(Bridge):
                     f"unknown {name} {value!r}{suggest(str(value), known) or ','} "
                     f"choose from {', '.join(known)}"
                 )
+        if self.degradation is not None and len(sides_of(self.high)) != 2:
+            raise ValueError(
+                f"a degradation of {text_of(self.high)}: it is for images alone, leave it out"
+            )
         if self.resize == "bicubic" and len(sides_of(self.high)) != 2:
             raise ValueError(
                 f"resize=bicubic to {text_of(self.high)}: it is for images alone, take bilinear"
@@ -144,6 +154,14 @@ class Augmented(Bridge):
         self._check(log_snr)
         eps = noise(self._noise_shape(shapes[0]))
         return Crossing(eps.new_full((len(eps),), log_snr), eps, eps.new_zeros(len(eps)))
+
+    @torch.no_grad()
+    @override
+    def degraded(self, images: Float[Tensor, "b c h w"], noise: Noise) -> Levels | None:
+        if self.degradation is None:
+            return None
+        high = down(images, resolution_of(self.high))
+        return (self.degradation(high, sides_of(self.low), noise),)
 
     @override
     def __call__(self, levels: Levels, here: float, crossing: Crossing, cond: Cond) -> Handover:
@@ -270,12 +288,14 @@ def cropped(
 class Cascaded(Method):
     """One stage for each resolution, coarsest first, each given the image of the one before.
 
-    resolutions: finest first. stages: one mapping for each, coarsest first, of options that differ
-    from those given here for all: denoiser, schedule, reference, process, objective, sampling,
-    bridge, crop (not of the first), share (of the budget's steps; each stage may have all of
-    them), batch_size, weights (a file of another run of the same chain; with share 0 the stage is
-    used as it is), trainer (options of `trainer` that differ, such as lr). Mappings are merged, a
-    part with a `name` replaces the other, and a denoiser of null is the one for all. reference:
+    resolutions: finest first. denoisers: {resolution: network}, which replaces the one for all.
+    split: the share of the budget's steps of each stage, coarsest first, instead of those that the
+    stages state; a table names it. stages: one mapping for each, coarsest first, of options that
+    differ from those given here for all: denoiser, schedule, reference, process, objective,
+    sampling, bridge, crop (not of the first), share (of the budget's steps; each stage may have all
+    of them), batch_size, weights (a file of another run of the same chain; with share 0 the stage
+    is used as it is), trainer (options of `trainer` that differ, such as lr). Mappings are merged,
+    a part with a `name` replaces the other, and a denoiser of null is the one for all. reference:
     resolution at which the schedule stands unshifted, None: no shift. channels, classes,
     text_width, text_length: of the data.
     """
@@ -285,7 +305,9 @@ class Cascaded(Method):
         *,
         resolutions: Resolutions,
         denoiser: Later[Denoiser] | None = None,
+        denoisers: Mapping[str | int, Later[Denoiser]] | None = None,
         stages: Sequence[Mapping[str, Any]] | None = None,
+        split: Split | None = None,
         bridge: Later[Bridge] | None = None,
         schedule: Later[Schedule] | None = None,
         reference: Count | Sides | None = None,
@@ -303,6 +325,18 @@ class Cascaded(Method):
             raise ValueError(
                 f"{len(stages)} stages for the resolutions {list(sides)}: give one for each, "
                 f"coarsest first"
+            )
+        networks = {str(name): node for name, node in (denoisers or {}).items()}
+        for name in networks:
+            if name not in map(text_of, sides):
+                raise ValueError(
+                    f"a denoiser of {name} px in a cascade of {', '.join(map(text_of, sides))}: "
+                    f"leave it out"
+                )
+        if split is not None and len(split) != len(sides):
+            raise ValueError(
+                f"split {list(split)} for {len(sides)} stages: give a share for each, coarsest "
+                f"first"
             )
         common: dict[str, Any] = {
             "denoiser": denoiser,
@@ -326,9 +360,16 @@ class Cascaded(Method):
             own = {
                 name: value for name, value in own.items() if (name, value) != ("denoiser", None)
             }
-            built.append(
-                build_stage(side, merged(common, own), facts, built[-1] if built else None)
+            network = networks.get(text_of(side), denoiser)
+            options = merged({**common, "denoiser": network}, own)
+            if split is not None:
+                options["share"] = split[len(built)]
+            built.append(build_stage(side, options, facts, built[-1] if built else None))
+        if split is not None:
+            shares = ", ".join(
+                f"{stage.name} {share:g}" for stage, share in zip(built, split, strict=True)
             )
+            built[0].notes = (*built[0].notes, f"split of the budget's steps: {shares}")
         super().__init__(sides[::-1], built)
         say_whose(denoiser, stages or [], [stage.name for stage in built])
 

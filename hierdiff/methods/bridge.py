@@ -13,6 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from jaxtyping import Float
+from torch import Tensor
+
 from hierdiff.batch import Cond
 from hierdiff.levels import Levels
 from hierdiff.noise import Noise
@@ -66,6 +69,13 @@ class Bridge(ABC):
         """
         if log_snr != CLEAN:
             raise ValueError(f"log_snr {log_snr:g} for {type(self).__name__}, which adds no noise")
+        return None
+
+    def degraded(self, images: Float[Tensor, "b c *sides"], noise: Noise) -> Levels | None:
+        """The previous stage's state in training, from real images, drawn eagerly.
+
+        None, the default, is the state that the previous stage's codec makes of them.
+        """
         return None
 
     @abstractmethod

@@ -19,10 +19,15 @@ from hierdiff.objective import Draws
 
 
 class BridgedDraws(NamedTuple):
-    """Random numbers of one loss. draws: of the stage itself; crossing: of its bridge."""
+    """Random numbers of one loss.
+
+    draws: of the stage itself. crossing: of its bridge. degraded: the previous stage's state, where
+    the bridge makes it.
+    """
 
     draws: Any
     crossing: Any
+    degraded: Levels | None = None
 
 
 class Bridged(Diffusion):
@@ -60,12 +65,15 @@ class Bridged(Diffusion):
     @override
     def draw(self, batch: Batch, noise: Noise) -> Any:
         draws = super().draw(batch, noise)
-        return BridgedDraws(draws, self.bridge.draw(self._crossed(len(batch)), noise))
+        crossing = self.bridge.draw(self._crossed(len(batch)), noise)
+        return BridgedDraws(draws, crossing, self.bridge.degraded(batch.images, noise))
 
     @override
     def inputs(self, batch: Batch, draws: Any) -> tuple[Levels, Cond, Draws]:
         x0, cond, own = super().inputs(batch, draws.draws)
-        x = self.previous.encode(batch.images)
+        x = draws.degraded
+        if x is None:
+            x = self.previous.encode(batch.images)
         return x0, self.bridge(x, CLEAN, draws.crossing, cond).cond, own
 
     @override

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from baselines import degradation
 from baselines.cascaded import Augmented, Upsampler, blurred, cropped, merged
 from hierdiff.batch import Batch, Cond
 from hierdiff.codec import Pyramid
@@ -491,3 +492,80 @@ def test_a_denoiser_of_null_is_the_one_for_all():
     node = tiny.denoiser_node("dit")
     stages = cascade(denoiser=node, stages=[{"denoiser": None, "share": 0.5}, {}]).stages
     assert [type(stage.denoiser).__name__ for stage in stages] == ["DiT", "DiT"]
+
+
+# -- degradation, split, networks by resolution --------------------------------------------------
+
+PLAIN = {"name": "augmented", "log_snr_range": None}
+BSR = {**PLAIN, "degradation": {"name": "bsr"}}
+
+
+def batch(b=4, side=16):
+    return Batch(images=images(b, side).clamp(-1, 1), cond=Cond(labels=torch.zeros(b).long()))
+
+
+def test_a_degradation_makes_the_low_image_in_training_alone():
+    usual, worse = (cascade(bridge=options) for options in (PLAIN, BSR))
+    worse.load_state_dict(usual.state_dict())
+    lows = [
+        stage.inputs(batch(), stage.draw(batch(), tiny.noise(0)))[1].low
+        for stage in (usual.stages[1], worse.stages[1])
+    ]
+    assert lows[0].shape == lows[1].shape and (lows[0] - lows[1]).abs().max() > 0.02
+    request = Request(2, noise=tiny.noise(3))
+    a, b = (one.sample(replace(request, noise=tiny.noise(3)))[16] for one in (usual, worse))
+    assert torch.equal(a, b)
+
+
+def test_a_degradation_draws_behind_all_other_numbers():
+    """So that it changes neither times nor noise of a run."""
+    usual, worse = (cascade(bridge=options) for options in (PLAIN, BSR))
+    drawn, other = (one.stages[1].draw(batch(), tiny.noise(0)) for one in (usual, worse))
+    assert drawn.degraded is None and other.degraded[0].shape == (4, 3, 8, 8)
+    assert torch.equal(drawn.draws.t, other.draws.t)
+    assert torch.equal(drawn.draws.eps[0], other.draws.eps[0])
+
+
+def test_a_degraded_image_is_cropped_with_its_target():
+    made = cascade(stages=[{}, {"crop": 8}], bridge=BSR).stages[1]
+    draws = made.draw(batch(), tiny.noise(0))
+    x0, cond, _ = made.inputs(batch(), draws)
+    assert x0[0].shape[-1] == cond.low.shape[-1] == 8
+
+
+def test_a_degradation_of_clips_is_refused():
+    with pytest.raises(ValueError, match="a degradation of 2x8x8: it is for images alone"):
+        bridge(low=(2, 4, 4), high=(2, 8, 8), degradation=degradation.BSR())
+
+
+def test_a_split_replaces_the_shares_and_is_a_note_of_the_row():
+    stages = [{"share": 1}, {"share": 0.75}]
+    usual, split = cascade(stages=stages), cascade(stages=stages, split=[0.3, 0.7])
+    assert [stage.share for stage in usual.stages] == [1, 0.75]
+    assert [stage.share for stage in split.stages] == [0.3, 0.7]
+    assert not any(stage.notes for stage in usual.stages)
+    assert split.stages[0].notes == ("split of the budget's steps: 8 0.3, 8to16 0.7",)
+
+
+def test_a_split_of_another_length_is_refused():
+    with pytest.raises(ValueError, match=r"split \[1\] for 2 stages: give a share for each"):
+        cascade(split=[1])
+
+
+def test_a_network_of_a_resolution_replaces_that_for_all():
+    small = {"name": "unet", "width": 4, **INNER}
+    made = cascade(denoisers={8: small}, stages=[{"denoiser": {"groups": 2}}, {}])
+    base, upsampler = (stage.denoiser for stage in made.stages)
+    assert (base.nest_width, upsampler.nest_width) == (4, 8)
+    assert base.head[0].num_groups == 2  # what a stage says itself is merged over it
+    with pytest.raises(ValueError, match="a denoiser of 32 px in a cascade of 8, 16"):
+        cascade(denoisers={"32": small})
+
+
+def test_the_whole_process_is_drawn_evenly_in_its_time():
+    """CDM's steps are uniform over the whole process of the low model."""
+    one = bridge(log_snr_range=(-math.inf, math.inf))
+    log_snr = one.draw([(64, 3, 4, 4)], tiny.noise(0)).log_snr
+    t = VP.schedules[0].inverse(log_snr.double()).sort().values
+    cells = torch.arange(64, dtype=torch.float64) / 64
+    assert ((t > cells - 1e-4) & (t < cells + 1 / 64 + 1e-4)).all()
