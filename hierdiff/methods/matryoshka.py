@@ -41,9 +41,11 @@ class Growth:
 class Matryoshka(Method):
     """Joint levels at `resolutions`, finest first.
 
-    shift: exponent p, log_snr of a level lower by p ln(resolution / reference) (1 at 256 and 2 at
-    1024 in the official configurations); None or 0: all levels on `schedule` itself. reference: the
-    unshifted resolution, by default the coarsest. fractions: see `Diffusion`. growth: shares of the
+    shift: exponent p, log_snr of a level lower by p ln(ratio of sides) than that of a coarser one
+    (1 at 256 and 2 at 1024 in the official configurations); None or 0: all levels on one schedule.
+    reference: None, and the coarsest level has `schedule` itself, as in the official code; or, as
+    in `end_to_end`, the resolution at which the finest level has it: log_snr of the finest is lower
+    by 2 ln(finest / reference). fractions: see `Diffusion`. growth: shares of the
     budget spent on the 1, 2, ... coarsest levels alone before all are trained together, each a
     number or the options of a `Growth`. keep_moments: the stages after the first go on with the
     optimizer's moments of the weights that they share with the one before (the learning rate warms
@@ -76,12 +78,12 @@ class Matryoshka(Method):
         text_length: Natural = 0,
     ):
         sides = check_resolutions(resolutions)
-        low = reference or sides[-1]
+        level, base = sides[-1], schedule  # the level that has the schedule `base`
+        if reference is not None:
+            level, base = sides[0], Shifted(schedule, sides[0], reference)
         whole = diffusion(
             resolutions=sides,
-            schedules=[
-                Shifted(schedule, side, low, shift) if shift else schedule for side in sides
-            ],
+            schedules=[Shifted(base, side, level, shift) if shift else base for side in sides],
             denoiser=denoiser,
             process=process,
             objective=objective,

@@ -7,10 +7,11 @@ pure function of its arguments. A node without a name is score matching
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -36,7 +37,9 @@ class Objective(ABC):
 
     parameterization: what the network predicts and how its input is scaled, in sampling too.
     weight: of the squared error of x0, by log-SNR. level_weights: one for each level, finest first;
-    None is 1 each (each level is a mean over its own pixels, so that its size does not matter).
+    None is 1 each (each level is a mean over its own pixels, so that its size does not matter);
+    "pixels" or "sides": the number of pixels, or the side, over that of the coarsest level;
+    "finest": 1 for the finest level and 0 for the others.
     stratified: the times of a batch are spread evenly. drop: rate at which a training example loses
     its label, caption and vectors together, for classifier-free guidance; or {condition: rate},
     such as {label: 0.1, image_embedding: 0.5}, each drawn by itself (scalars and the low-resolution
@@ -45,7 +48,7 @@ class Objective(ABC):
 
     parameterization: Parameterization = Parameterization()
     weight: Weight = Constant()
-    level_weights: Sequence[NonNegative] | None = None
+    level_weights: Literal["pixels", "sides", "finest"] | Sequence[NonNegative] | None = None
     stratified: bool = True
     drop: Share | Mapping[str, Share] = 0.0
 
@@ -74,10 +77,10 @@ class Objective(ABC):
                 where the SNR is 0.
         """
         levels = len(process.schedules)
-        if self.level_weights is not None and len(self.level_weights) != levels:
+        weights = self.level_weights
+        if weights is not None and not isinstance(weights, str) and len(weights) != levels:
             raise ValueError(
-                f"{len(self.level_weights)} level weights for {levels} levels: "
-                f"give one for each, finest first"
+                f"{len(weights)} level weights for {levels} levels: give one for each, finest first"
             )
         scales = self.parameterization.input_scale
         if not isinstance(scales, str) and len(scales) != levels:
@@ -103,11 +106,24 @@ class Objective(ABC):
 
     def tail(self, n: int) -> Objective:
         """The objective of the n coarsest levels: the last n entries of options by level."""
-        weights = None if self.level_weights is None else self.level_weights[-n:]
+        weights = self.level_weights
+        weights = weights if weights is None or isinstance(weights, str) else weights[-n:]
         scale = self.parameterization.input_scale
         scale = scale if isinstance(scale, str) else scale[-n:]
         parameterization = replace(self.parameterization, input_scale=scale)
         return replace(self, level_weights=weights, parameterization=parameterization)
+
+    def shares(self, x0: Levels) -> list[float]:
+        """The factor of each level's loss in the sum, finest first."""
+        if self.level_weights is None:
+            return [1.0] * len(x0)
+        if not isinstance(self.level_weights, str):
+            return list(self.level_weights)
+        if self.level_weights == "finest":
+            return [1.0, *(0.0 for _ in x0[1:])]
+        pixels = [math.prod(level.shape[2:]) for level in x0]
+        power = 1.0 if self.level_weights == "pixels" else 1.0 / (x0[-1].ndim - 2)
+        return [(count / pixels[-1]) ** power for count in pixels]
 
     @abstractmethod
     def draw(

@@ -26,11 +26,11 @@ def test_each_level_is_shifted_by_its_side_ratio_to_the_coarsest(shift):
     assert coarse - fine == pytest.approx(shift * math.log(4))
 
 
-def test_the_reference_may_be_another_resolution():
-    method = build(shift=2.0, reference=32)
-    base = method.stages[-1].process.schedules[0].base
-    unshifted = base(torch.tensor([0.4], dtype=torch.float64))
-    wanted = [float(unshifted) + 2 * math.log(32 / side) for side in (16, 8, 4)]
+@pytest.mark.parametrize("shift", [None, 1.0, 2.0])
+def test_with_a_reference_the_finest_level_has_the_schedule_of_end_to_end(shift):
+    method = build(shift=shift, reference=32)
+    twin = tiny.method("end_to_end", resolutions=(16,), reference=32)
+    wanted = [float(log_snr(twin)) + (shift or 0) * math.log(16 / side) for side in (16, 8, 4)]
     assert log_snr(method).tolist() == pytest.approx(wanted)
 
 

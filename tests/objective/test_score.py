@@ -22,6 +22,20 @@ from hierdiff.solve import solve
 from tests.objective.problems import NONE, ONE, PROCESS, B, Guess, loss, noise, problem
 
 
+@pytest.mark.parametrize(
+    ("weights", "shares"),
+    [("pixels", [16, 4, 1]), ("sides", [4, 2, 1]), (None, [1, 1, 1]), ("finest", [1, 0, 0])],
+)
+def test_level_weights_by_size_are_those_of_the_levels(weights, shares):
+    x0 = tuple(torch.zeros(2, 3, side, side) for side in (16, 8, 4))
+    objective = ScoreMatching(level_weights=weights)
+    assert objective.shares(x0) == pytest.approx(shares)
+    if weights != "finest":
+        assert objective.tail(2).shares(x0[1:]) == pytest.approx(shares[1:])
+    clips = tuple(torch.zeros(2, 3, 2, side, side) for side in (16, 8))
+    assert ScoreMatching(level_weights="pixels").shares(clips) == [4, 1]
+
+
 def test_level_weights_multiply_their_level_in_the_total_only():
     plain = loss(ScoreMatching())
     assert list(plain.logs) == ["loss/4", "loss/2"]
