@@ -37,13 +37,20 @@ class Blob(Shape):
         self.anything = anything
 
 
+@pytest.fixture(autouse=True)
+def roles() -> Iterator[None]:
+    """Roles of the classes of this file are forgotten after each test."""
+    yield
+    for base in [base for base in ROLES if base.__module__ == __name__]:
+        del ROLES[base]
+
+
 @pytest.fixture
 def shapes() -> Iterator[Registry[Shape]]:
     registry = Registry("shape", Shape)
     registry.register("square")(Square)
     registry.register("circle")(Circle)
     yield registry
-    del ROLES[Shape]
 
 
 @pytest.fixture
