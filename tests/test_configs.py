@@ -14,6 +14,7 @@ from hierdiff.denoisers import denoisers
 from hierdiff.methods import Sampling, methods
 from hierdiff.metrics.extractors import extractors
 from hierdiff.registry import build
+from hierdiff.samplers.ddim import DDIM
 from hierdiff.train import definite, method_node, plain, prepare
 from hierdiff.training import Recipe
 
@@ -174,13 +175,13 @@ def test_the_input_scale_of_chen_is_asked_for_where_no_released_config_has_one(s
 
 
 @pytest.mark.parametrize(
-    ("name", "distance", "end", "statistics", "start"),
+    ("name", "distance", "end", "statistics", "start", "eta", "steps"),
     [
-        ("ldm_imagenet", "square", 1.42303975e-4, "none", 250001),
-        ("ldm_churches", "absolute", 6.68665174e-4, "first_batch", 50001),
+        ("ldm_imagenet", "square", 1.42303975e-4, "none", 250001, 1, 200),
+        ("ldm_churches", "absolute", 6.68665174e-4, "first_batch", 50001, 0, 400),
     ],
 )
-def test_experiments_of_ldm_are_as_released(name, distance, end, statistics, start):
+def test_experiments_of_ldm_are_as_released(name, distance, end, statistics, start, eta, steps):
     """The last entry of alpha^2, the loss, the statistics and the autoencoder's own recipe."""
     cfg = composed(f"experiment={name}")
     with torch.device("meta"):
@@ -195,6 +196,9 @@ def test_experiments_of_ldm_are_as_released(name, distance, end, statistics, sta
     assert list(first.trainer["betas"]) == [0.5, 0.9]
     assert first.turns[0].lr == first.turns[1].lr
     first.loss.check(first.autoencoder.regulariser)
+    sampling = build(Sampling, cfg["sampler"])
+    assert (sampling.rule, sampling.steps) == (DDIM(eta), steps)
+    assert type(sampling.grid).__name__ == "LeadingGrid"
 
 
 @pytest.mark.parametrize("layout", [name for name in group("autoencoder") if "vq" in name])
