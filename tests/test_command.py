@@ -68,7 +68,7 @@ def test_an_option_is_set_whether_the_files_name_it_or_not(sign, words, key, val
         (
             ["method=chen", "method={schedule: {base: {name: cosine}}}"],
             "method.schedule",
-            {"name": "input_scaled", "scale": 0.6, "base": {"name": "cosine"}},
+            {"name": "input_scaled", "scale": 1.0, "base": {"name": "cosine"}},
         ),
         (
             ["method.schedule={name: a, b: 1}", "method.schedule.c=2"],
