@@ -5,6 +5,8 @@
 #   make compare                    all methods at a small matched budget: table and report
 #   make table                      the runs in runs/ side by side; format=latex or csv, out=FILE
 #   make report                     the same as a page to look at, report/index.html
+#   make study                      the runs of docs/study.md, over as many hours as it takes; resumes
+#   make study-table                its tables and report from the records in results/
 #   make test  test-slow  lint    make speed times the hot paths
 #   make docs                       the pages of docs/ and the reference as a site, site/index.html
 #   make trials                     every command of README.md and docs/, in about half an hour
@@ -28,7 +30,7 @@ finished = $(or $(patsubst %/record.json,%,$(wildcard $(runs)/*/record.json)),$(
 # options of benchmarks.run that are passed on when they are set
 given = $(foreach option,data budget,$(if $($(option)),$(option)=$($(option))))
 
-.PHONY: install bench compare table report test test-slow trials speed lint docs
+.PHONY: install bench compare table report study study-table test test-slow trials speed lint docs
 .DELETE_ON_ERROR:
 
 install: $(installed)
@@ -55,6 +57,27 @@ table: $(installed)
 
 report: $(installed)
 	$(bin)/python -m benchmarks.report $(finished) -o $(or $(out),report) $(args)
+
+# data:side:FLOPs:seeds of each part of the study; FLOPs grow with the pixels
+parts ?= critters:32:4e13:0,1,2 elpv:32:4e13:0,1,2 critters:32:4e14:0 critters:64:16e13:0,1,2 \
+	elpv:64:16e13:0,1,2 critters:64:16e14:0
+studied ?= mdm,mdm_3,mdm_control,end_to_end,simple_diffusion,cascaded,latent
+
+study: $(installed)
+	$(bin)/python -m hierdiff.metrics.make_squeezenet
+	mkdir -p results
+	for part in $(parts); do \
+		set -- $$(echo $$part | tr : ' '); place=study/$$1-$$2px-$$3; \
+		$(bin)/python -m benchmarks.run -m experiment=study method=$(studied) data=$$1 data.resolution=$$2 \
+			match.flops=$$3 seed=$$4 hydra.sweep.dir=runs/$$place \
+			"folder=runs/$$place/\$${label}-s\$${seed}" $(args) || [ $$? -eq 1 ] || exit; \
+		(cd runs && find $$place -name record.json -exec cp --parents {} ../results ';'); \
+	done
+
+study-table: $(installed)
+	for place in results/study/*; do echo; echo "$${place##*/}"; echo; \
+		$(bin)/python -m benchmarks.tables $$place --format $(format) $(args) || exit; done
+	$(bin)/python -m benchmarks.report results/study -o report/study
 
 # two processes of one thread each
 test test-slow: export OMP_NUM_THREADS ?= 1

@@ -113,7 +113,7 @@ class Objective(ABC):
         parameterization = replace(self.parameterization, input_scale=scale)
         return replace(self, level_weights=weights, parameterization=parameterization)
 
-    def shares(self, x0: Levels) -> list[float]:
+    def level_factors(self, x0: Levels) -> list[float]:
         """The factor of each level's loss in the sum, finest first."""
         if self.level_weights is None:
             return [1.0] * len(x0)

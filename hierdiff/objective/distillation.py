@@ -92,7 +92,7 @@ class ProgressiveDistillation(Objective):
         weights = (self.weight(column, torch.ones_like(column)) for column in spread(t.log_snr, x0))
         errors = (a - b for a, b in zip(clean, targets, strict=True))
         losses = [(w * e**2).mean() for w, e in zip(weights, errors, strict=True)]
-        shares = self.shares(x0)
+        shares = self.level_factors(x0)
         parts = (share * loss for share, loss in zip(shares, losses, strict=True))
         total = sum(parts, start=torch.zeros_like(losses[0]))
         names = names or level_names([resolution_of(level.shape[2:]) for level in x0])

@@ -158,7 +158,7 @@ class ScoreMatching(Objective):
         logs: dict[str, Tensor] = {}
         names = names or level_names([resolution_of(level.shape[2:]) for level in x0])
         total = x0[-1].new_zeros(())
-        shares = self.shares(x0)
+        shares = self.level_factors(x0)
         columns = zip(*(spread(v, x0) for v in (t.alpha, t.sigma, t.log_snr)), strict=True)
         sigma_data, distance = parameterization.sigma_data, DISTANCES[self.distance]
         for i, (a, s, log_snr) in enumerate(columns):

@@ -29,11 +29,11 @@ from tests.objective.problems import NONE, ONE, PROCESS, B, Guess, loss, noise, 
 def test_level_weights_by_size_are_those_of_the_levels(weights, shares):
     x0 = tuple(torch.zeros(2, 3, side, side) for side in (16, 8, 4))
     objective = ScoreMatching(level_weights=weights)
-    assert objective.shares(x0) == pytest.approx(shares)
+    assert objective.level_factors(x0) == pytest.approx(shares)
     if weights != "finest":
-        assert objective.tail(2).shares(x0[1:]) == pytest.approx(shares[1:])
+        assert objective.tail(2).level_factors(x0[1:]) == pytest.approx(shares[1:])
     clips = tuple(torch.zeros(2, 3, 2, side, side) for side in (16, 8))
-    assert ScoreMatching(level_weights="pixels").shares(clips) == [4, 1]
+    assert ScoreMatching(level_weights="pixels").level_factors(clips) == [4, 1]
 
 
 def test_level_weights_multiply_their_level_in_the_total_only():
