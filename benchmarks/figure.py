@@ -64,8 +64,9 @@ def _row(record: Record, name: str, n: int) -> list[Image.Image]:
         return first_images(picture.convert("RGB"), finest, n)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the figure; returns the exit code."""
+@reported
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes the figure and prints where it is."""
     parser = argparse.ArgumentParser("benchmarks.figure", description="Samples of finished runs.")
     parser.add_argument("folders", nargs="+", metavar="RUN", help="in the order of the rows")
     parser.add_argument("-n", "--images", type=int, default=COLUMNS, choices=range(1, COLUMNS + 1))
@@ -82,10 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_runs(records, chosen.folders)
     write_png(chosen.output, figure(records, chosen.images))
     print(printable(str(chosen.output)))
-    return 0
 
-
-command = reported(main)
 
 if __name__ == "__main__":
-    sys.exit(command())
+    main()

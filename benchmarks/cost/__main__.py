@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 
 from benchmarks.cost.again import time_again
-from hierdiff.config import one_line, reported
+from hierdiff.config import reported
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Times the runs and prints their records; returns the exit code, 1 for an error.
-
-    Raises:
-        BrokenPipeError: where nobody reads the output; `reported` ends the command.
-    """
+@reported
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Times the runs and prints the paths of their records."""
     parser = argparse.ArgumentParser(
         "benchmarks.cost",
         description="Times finished runs again, all of them interleaved, and writes the new costs "
@@ -37,25 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="packages, or paths of code, whose classes the runs may name (my_nets ./nets.py)",
     )
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     overrides = {
         "repeats": chosen.repeats,
         "batches": chosen.batches,
         "memory_cap": chosen.memory_cap,
         "alone": chosen.alone or None,
     }
-    try:
-        for path in time_again(chosen.folders, overrides, anew=chosen.anew, trust=chosen.trust):
-            print(path)
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
-    return 0
+    for path in time_again(chosen.folders, overrides, anew=chosen.anew, trust=chosen.trust):
+        print(path)
 
-
-command = reported(main)
 
 if __name__ == "__main__":
-    sys.exit(command())
+    main()

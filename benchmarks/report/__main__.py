@@ -127,38 +127,26 @@ def _linked(index: Path) -> set[str]:
     return {link for link in links if OWN.fullmatch(link)}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the report; returns the exit code, 1 for an error.
-
-    Raises:
-        BrokenPipeError: where nobody reads the output; `reported` ends the command.
-    """
+@reported
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes the report and prints where it is."""
     parser = argparse.ArgumentParser("benchmarks.report", description="A page of finished runs.")
     add_choices(parser)
     parser.add_argument("-o", "--output", type=Path, default=Path("report"), metavar="FOLDER")
     chosen = parser.parse_args(arguments)
     files = ReportFiles()
-    try:
-        records, unread = readable(*chosen.folders)
-        records = select(records, chosen.where)
-        require_runs([*records, *unread], chosen.folders)
-        others = papers.chosen_rows(chosen.published)
-        folders = [Path(folder) for folder in chosen.folders]
-        content = page(records, files, folders=folders, unread=unread, published=others)
-        files.contents[INDEX] = render(content)
-        write_report(chosen.output, files.contents)
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
+    records, unread = readable(*chosen.folders)
+    records = select(records, chosen.where)
+    require_runs([*records, *unread], chosen.folders)
+    others = papers.chosen_rows(chosen.published)
+    folders = [Path(folder) for folder in chosen.folders]
+    content = page(records, files, folders=folders, unread=unread, published=others)
+    files.contents[INDEX] = render(content)
+    write_report(chosen.output, files.contents)
     for line in content.unread:
         print(f"left out: {one_line(line)}", file=sys.stderr)
     print(printable(f"{content.title}: {chosen.output / INDEX}"))
-    return 0
 
-
-command = reported(main)
 
 if __name__ == "__main__":
-    sys.exit(command())
+    main()

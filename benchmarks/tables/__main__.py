@@ -21,40 +21,28 @@ from hierdiff.files.atomic import clean_beside, write
 from hierdiff.results.folders import readable
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints or writes the table; returns the exit code, 1 for an error.
-
-    Raises:
-        BrokenPipeError: where nobody reads the output; `reported` ends the command.
-    """
+@reported
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints or writes the table."""
     parser = argparse.ArgumentParser("benchmarks.tables", description="Tables of finished runs.")
     add_choices(parser)
     parser.add_argument("--format", choices=list(FORMATS), default="markdown")
     parser.add_argument("--preset", choices=list(PRESETS), default="main")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE")
     chosen = parser.parse_args(arguments)
-    try:
-        records, left_out = readable(*chosen.folders)
-        for line in left_out:
-            print(f"left out: {one_line(line)}", file=sys.stderr)
-        records = select(records, chosen.where)
-        require_runs(records, chosen.folders)
-        others = papers.chosen_rows(chosen.published)
-        printed = FORMATS[chosen.format](tabulate(records, chosen.preset, others, left_out))
-        if chosen.output is None:
-            sys.stdout.write(printed)
-        else:
-            write(chosen.output, printed.encode())
-            clean_beside(chosen.output)
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
-    return 0
+    records, left_out = readable(*chosen.folders)
+    for line in left_out:
+        print(f"left out: {one_line(line)}", file=sys.stderr)
+    records = select(records, chosen.where)
+    require_runs(records, chosen.folders)
+    others = papers.chosen_rows(chosen.published)
+    printed = FORMATS[chosen.format](tabulate(records, chosen.preset, others, left_out))
+    if chosen.output is None:
+        sys.stdout.write(printed)
+    else:
+        write(chosen.output, printed.encode())
+        clean_beside(chosen.output)
 
-
-command = reported(main)
 
 if __name__ == "__main__":
-    sys.exit(command())
+    main()

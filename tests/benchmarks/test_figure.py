@@ -41,7 +41,7 @@ def test_rows_are_labelled_and_real_images_come_last(tmp_path, capsys):
         for file, seed in (("samples.png", place), ("real.png", 9)):
             write_png(folder / file, sheet([images(8, 32, 32, seed=seed)]))
     runs, out = [str(tmp_path / name) for name in ("mdm", "end_to_end")], tmp_path / "figure.png"
-    assert figure.main([*runs, "-n", "4", "-o", str(out)]) == 0
+    figure.main([*runs, "-n", "4", "-o", str(out)])
     assert str(out) in capsys.readouterr().out
     with figure.Image.open(out) as picture:
         assert picture.height == figure.GAP + 3 * (96 + figure.GAP)
@@ -53,6 +53,7 @@ def test_rows_are_labelled_and_real_images_come_last(tmp_path, capsys):
         assert row[:, : -4 * (96 + figure.GAP)].min() < 128  # letters
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no finished run"):
+def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
         figure.main([str(tmp_path)])
+    assert end.value.code == 1 and "no finished run" in capsys.readouterr().err

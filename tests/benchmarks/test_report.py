@@ -125,7 +125,7 @@ def runs(tmp_path: Path) -> Path:
 
 def made(runs: Path, *options: str) -> Path:
     out = runs.parent / "report"
-    assert main([str(runs), "-o", str(out), *options]) == 0
+    main([str(runs), "-o", str(out), *options])
     problems = re.findall(r'class="problem">([^<]*)', (out / INDEX).read_text(encoding="utf-8"))
     assert problems == []
     return out
@@ -793,12 +793,19 @@ def test_a_second_report_leaves_no_file_of_the_first(runs: Path):
     assert {p.relative_to(out).as_posix() for p in left} == linked
 
 
+def refused(*words: str) -> None:
+    """The command ends with exit code 1."""
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 1
+
+
 def test_a_folder_of_other_files_is_not_written_to(runs: Path, capsys: pytest.CaptureFixture[str]):
-    assert main([str(runs), "-o", str(runs)]) == 1
+    refused(str(runs), "-o", str(runs))
     assert "holds other files: name a new folder by -o" in capsys.readouterr().err
     assert not (runs / INDEX).exists()
     (runs / INDEX).write_text("a page of someone else")
-    assert main([str(runs), "-o", str(runs)]) == 1
+    refused(str(runs), "-o", str(runs))
 
 
 def test_the_page_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -903,7 +910,7 @@ def test_no_run_is_an_error_that_says_how_to_make_one(tmp_path: Path, there: boo
     folder = tmp_path / "runs"
     if there:
         folder.mkdir()
-    assert main([str(folder), "-o", str(tmp_path / "r")]) == 1
+    refused(str(folder), "-o", str(tmp_path / "r"))
     said = capsys.readouterr().err
     assert ("benchmarks.run method=mdm" if there else "does not exist: name a folder") in said
     assert not (tmp_path / "r").exists()

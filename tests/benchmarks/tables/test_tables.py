@@ -791,25 +791,32 @@ def test_the_terminal_keeps_each_number_of_ten_metrics_on_one_line(count: int, w
     assert all(line.count("│") == count + 2 for line in body)
 
 
+def refused(*words: str) -> None:
+    """The command ends with exit code 1."""
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 1
+
+
 def test_the_command_prints_writes_filters_and_refuses(tmp_path: Path, capsys):
     for i, one in enumerate(five()):
         one.write(tmp_path / "runs" / str(i))
     replace(five()[0], data="elpv").write(tmp_path / "runs" / "other")
     runs = str(tmp_path / "runs")
-    assert main([runs]) == 1
+    refused(runs)
     assert capsys.readouterr().err.startswith("error: data sets critters, elpv cannot share")
-    assert main([runs, runs, "--where", "data=critters"]) == 0
+    main([runs, runs, "--where", "data=critters"])
     assert capsys.readouterr().out == (FOLDER / "five.md").read_text()
-    assert main([runs, "--where", "data=critters", "--format", "latex", "-o", f"{runs}/t.tex"]) == 0
+    main([runs, "--where", "data=critters", "--format", "latex", "-o", f"{runs}/t.tex"])
     assert Path(runs, "t.tex").read_bytes() == (FOLDER / "five.tex").read_bytes()
-    assert main([runs, "--where", "data=elpv", "--published", "method=CDM", "metric=IS"]) == 0
+    main([runs, "--where", "data=elpv", "--published", "method=CDM", "metric=IS"])
     assert "*158.71*" in capsys.readouterr().out
     for wrong in (
         [str(tmp_path / "none")], [runs, "--where", "name=x"], [runs, "--where", "x=y"],
         [runs, "--where", "data=elpv", "--published", "method=CDN"],
         [runs, "--where", "data=elpv", "--published", "tool=ADM"],
     ):  # fmt: skip
-        assert main(wrong) == 1
+        refused(*wrong)
         assert re.fullmatch(r"error: .*: .*\n", capsys.readouterr().err)
 
 
