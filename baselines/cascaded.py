@@ -380,7 +380,11 @@ def build_stage(
     facts: Mapping[str, int],
     previous: Diffusion | None,
 ) -> Diffusion:
-    """The base (`previous` None), or the upsampler that stands on `previous`."""
+    """The base (`previous` None), or the upsampler that stands on `previous`.
+
+    Raises:
+        ValueError: where the options give the stage no denoiser.
+    """
     options = dict(options)
     if options["denoiser"] is None:
         raise ValueError(f"stage {side} of the cascade has no denoiser: give one, or one for all")
@@ -440,6 +444,12 @@ class StageOptions:
 
 
 def check_stage(options: Mapping[str, Any], place: int) -> None:
+    """Checks what stage `place` of a cascade, counted from 0, says of itself.
+
+    Raises:
+        TypeError: for an unknown option, or a value of another type.
+        ValueError: for a value out of range, and for an option that the first stage cannot have.
+    """
     check_node(StageOptions, options, "a stage of the cascade", f"method.stages.{place}")
     for name in ("bridge", "crop"):
         if not place and options.get(name) is not None:

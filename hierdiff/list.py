@@ -28,10 +28,8 @@ SYNONYMS = {"data": "datasets"}
 def parts() -> dict[str, Mapping[str, Callable[..., Any]]]:
     """Constructors by name, by the plural of their role: `{"denoisers": {"unet": UNet, ...}}`."""
     # roles whose modules no plugin needs
-    import hierdiff.data
-    import hierdiff.metrics.extractors
-    import hierdiff.metrics.perceptual
-    import hierdiff.text  # noqa: F401
+    from hierdiff import data, text  # noqa: F401
+    from hierdiff.metrics import extractors, perceptual  # noqa: F401
     from hierdiff.metrics.table import METRICS
 
     load_plugins()

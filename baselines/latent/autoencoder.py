@@ -29,6 +29,7 @@ EPSILON = 1e-6  # of the released group norms
 
 
 def norm(width: int, groups: int) -> nn.GroupNorm:
+    """The group norm of all layers, with the epsilon of the released code (`EPSILON`)."""
     return nn.GroupNorm(groups, width, eps=EPSILON)
 
 
@@ -243,7 +244,11 @@ class Autoencoder(nn.Module):
             self.train(training)
 
     def latent_shape(self, side: int) -> tuple[int, int, int]:
-        """Of the latents of square images, without the batch. ValueError where none fit."""
+        """Shape (channels, side, side) of the latents of square images, without the batch.
+
+        Raises:
+            ValueError: where `side` is not a multiple of `factor`.
+        """
         if side % self.factor:
             raise ValueError(
                 f"image side {side} is not a multiple of {self.factor}, by which this autoencoder "

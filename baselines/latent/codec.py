@@ -112,8 +112,13 @@ class Statistics(nn.Module):
         return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
 
     def check(self, autoencoder: Autoencoder) -> None:
-        """ValueError where they are missing or of another autoencoder; at once, where nothing was
-        moved or written to since the last time."""
+        """Checks that the statistics are of this autoencoder.
+
+        Takes no time where nothing was moved or written to since the last time.
+
+        Raises:
+            ValueError: where they were never measured, or of another autoencoder.
+        """
         places = self._places(autoencoder)
         if places == self._found:
             return
@@ -193,6 +198,7 @@ class AutoencoderCodec(Codec):
         )
 
     def moments(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b m _h _w"]:
+        """What the encoder gives for images in [-1, 1], without gradient."""
         with self.network.at_rest():
             return self.network.encode(images)
 
@@ -216,7 +222,7 @@ class AutoencoderCodec(Codec):
         return (self._shape,)
 
     def check(self) -> None:
-        """ValueError where the statistics are missing or stale."""
+        """Checks the statistics of the latents; see `Statistics.check`."""
         self.statistics.check(self.network)
 
     @override

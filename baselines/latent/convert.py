@@ -32,7 +32,12 @@ DENOISER = {"name": "unet", "width": 8, "multiples": [1], "blocks": 1, "attentio
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The state dict in a released file, alone or beside other things of its training."""
+    """The state dict in a released file, alone or beside other things of its training.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: where it holds more than tensors, or one that is not finite.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: give the one that was released")
     try:
@@ -50,7 +55,12 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def layout_of(name: str) -> dict[str, Any]:
-    """A file of `hierdiff/configs/autoencoder/` by its name, or a YAML file of one's own."""
+    """A file of `hierdiff/configs/autoencoder/` by its name, or a YAML file of one's own.
+
+    Raises:
+        ValueError: for an unknown name, or a file that is no config.
+        PermissionError: where it names code to import.
+    """
     path = Path(name) if name.endswith(".yaml") else LAYOUTS / f"{name}.yaml"
     if not path.is_file():
         known = sorted(one.stem for one in LAYOUTS.glob("*.yaml"))
@@ -67,7 +77,11 @@ def layout_of(name: str) -> dict[str, Any]:
 def converted(
     state: Mapping[str, Tensor], layout: Mapping[str, Any], source: Path
 ) -> tuple[Method, dict[str, Any]]:
-    """A method with the released weights, and its config. ValueError where they do not fit."""
+    """A method with the released weights, and its config.
+
+    Raises:
+        ValueError: where names or shapes are not those of the layout.
+    """
     facts = {"channels": layout.get("channels", 3)}
     node = {
         "name": "latent",
@@ -98,6 +112,7 @@ def converted(
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes the weights of a released file as a run's."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("file", type=Path, help="safetensors, .ckpt or .pt")
     parser.add_argument("-o", "--out", type=Path, required=True, help="weights.safetensors")

@@ -50,7 +50,11 @@ class PatchGAN(nn.Module):
                 nn.init.normal_(part.weight, 1.0, 0.02)
 
     def check(self, side: int) -> None:
-        """ValueError where no logit is left."""
+        """Checks that images of this side leave a logit.
+
+        Raises:
+            ValueError: where none is left.
+        """
         if side < self.smallest:
             raise ValueError(
                 f"image side {side} is too small for this discriminator, which needs "
@@ -73,6 +77,7 @@ def hinge(real: Float[Tensor, "b 1 h w"], fake: Float[Tensor, "b 1 h w"]) -> Flo
 
 
 def generator_loss(fake: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
+    """Of the autoencoder: minus the mean of the discriminator's logits for its images."""
     return -fake.mean()
 
 

@@ -33,7 +33,11 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def reduced(values: Float[Tensor, "b ..."], reduction: str) -> Float[Tensor, ""]:
-    """One number of a loss by element. ValueError for an unknown reduction."""
+    """One number of a loss by element, by a name in `REDUCTIONS`.
+
+    Raises:
+        ValueError: for an unknown reduction.
+    """
     if reduction not in REDUCTIONS:
         raise ValueError(
             f"unknown reduction {reduction!r}{suggest(reduction, REDUCTIONS) or ','} "
@@ -74,6 +78,7 @@ class Regulariser(nn.Module, ABC):
         """The state that diffuses; without eps the mode."""
 
     def mode(self, moments: Float[Tensor, "b m h w"]) -> Float[Tensor, "b c h w"]:
+        """The state without noise."""
         return self.sample(moments)
 
     @abstractmethod
@@ -209,5 +214,5 @@ class VQ(Regulariser):
 
 
 def _straight_through(z: Tensor, q: Tensor) -> Tensor:
-    """q in value, z to the gradient."""
+    """The value is q, and the gradient goes to z (VQ-VAE, arXiv 1711.00937)."""
     return q.detach() + (z - z.detach())

@@ -174,12 +174,13 @@ class AutoencoderStage(Stage):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        told = []
+        """What a row of a table says of the autoencoder."""
+        lines = []
         if self.weights is not None:
-            told.append(f"autoencoder of another run ({self.weights})")
+            lines.append(f"autoencoder of another run ({self.weights})")
         if self.imagenet:
-            told.append("perceptual loss on an ImageNet network, which flatters Frechet distances")
-        return tuple(told)
+            lines.append("perceptual loss on an ImageNet network, which flatters Frechet distances")
+        return tuple(lines)
 
     @property
     def start_step(self) -> float:
@@ -286,12 +287,14 @@ class LatentData:
 
     @property
     def flip(self) -> bool:
+        """Whether there are moments of mirrored images."""
         return len(self.moments) > 1
 
     def __len__(self) -> int:
         return len(self.data)
 
     def batch(self, index: Tensor, flip: Tensor | None = None) -> Batch:
+        """Moments and conditions of the examples `index` (b,); flip: which of them are mirrored."""
         view = torch.zeros_like(index) if flip is None else flip.long()
         rows = self.moments[view.numpy(), index.numpy()]
         return Batch(torch.from_numpy(rows), self.data.batch(index).cond)

@@ -147,7 +147,7 @@ def escape_html(words: str) -> str:
 
 
 def _value_text(point: Point) -> str:
-    """y with its spread as in the tables, or alone where the spread is unknown."""
+    """The y of a point with its spread as in the tables, or alone where the spread is unknown."""
     known = is_spread(point.y, point.spread)
     return printed(point.y, point.spread) if known else compact(point.y)
 

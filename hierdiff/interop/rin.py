@@ -101,7 +101,11 @@ def rename(
 
 
 def _place(place: str) -> tuple[str, str]:
-    """Our layer for the path of a variable without its kind: what stands before it, and itself."""
+    """Our layer for the path of a variable without its kind: what stands before it, and itself.
+
+    Raises:
+        ValueError: where no published RIN network has that path.
+    """
     if place in _PLACES:
         return "", _PLACES[place]
     if match := _LAYER.fullmatch(place):
@@ -136,7 +140,11 @@ def _grid(value: Tensor) -> Tensor:
 
 
 def _quotient(bias: Tensor, gain: Tensor) -> Tensor:
-    """bias / gain, 0 where both are 0."""
+    """The quotient bias / gain, 0 where both are 0.
+
+    Raises:
+        ValueError: where the gain alone is 0.
+    """
     quotient = torch.where(gain == 0, bias, bias / gain)
     if not quotient.is_meta and bool(((gain == 0) & (bias != 0)).any()):
         raise ValueError(f"{_MEMORY} has a gamma of 0 beside another beta, which RIN cannot hold")

@@ -59,7 +59,11 @@ def relative_distance(
 def _sliced(
     x: Tensor, y: Tensor, count: int, seed: int
 ) -> tuple[Float64[Tensor, " count"], Float64[Tensor, " count"]]:
-    """For each direction the mean squared difference of sorted projections, and y's variance."""
+    """For each direction the mean squared difference of sorted projections, and y's variance.
+
+    Raises:
+        ValueError: unless both sets have the same size and hold something.
+    """
     if len(x) != len(y) or not len(x):
         raise ValueError(f"images are paired in order, got {len(x)} and {len(y)}: take as many")
     x, y = (z.detach().to("cpu", torch.float64) for z in (x, y))

@@ -68,7 +68,7 @@ class EulerMaruyama(Sampler):
         return moved, State(out.carry)
 
     def _churn(self, step: Step) -> PerLevel:
-        """w h: half the variance of the noise that the step adds."""
+        """Half the variance of the noise that the step adds, w h."""
         t, s, _ = step
         sigma, h = t.sigma, t.sigma - s.sigma
         match self.coefficient:

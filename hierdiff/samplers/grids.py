@@ -169,7 +169,11 @@ class RespacedGrid(Grid):
         return ",".join(map(str, self.respacing))
 
     def _strided(self, count: int) -> list[int]:
-        """`count` entries, counted from 0, one whole stride apart."""
+        """`count` entries, counted from 0, one whole stride apart.
+
+        Raises:
+            ValueError: where no whole stride visits so many.
+        """
         for stride in range(1, self.table):
             index = range(0, self.table, stride)
             if len(index) == count:
@@ -183,6 +187,9 @@ class RespacedGrid(Grid):
         """So many entries, counted from 0, of each part; the first parts are one longer if need be.
 
         Strides are added up one by one, as in the released code: a product rounds otherwise.
+
+        Raises:
+            ValueError: where a part has fewer entries than its steps.
         """
         size, longer = divmod(self.table, len(counts))
         index: list[int] = []

@@ -66,7 +66,13 @@ def start_networks(method: Method, config: Mapping[str, Any]) -> None:
 def _tensors(
     network: Denoiser, path: Path, stage: Stage, config: Mapping[str, Any]
 ) -> Mapping[str, Tensor]:
-    """Checked, by the names in the network."""
+    """The tensors of the file, checked, by their names in the network.
+
+    Raises:
+        ValueError: as `start_networks`.
+        FileNotFoundError: as `start_networks`.
+        PermissionError: as `start_networks`.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no file {path} for a network to start from: give a weights.safetensors of "
@@ -101,27 +107,33 @@ def _alone(path: Path, network: Denoiser) -> Mapping[str, Tensor]:
 def _of_run(
     network: Denoiser, path: Path, stage: Stage, config: Mapping[str, Any]
 ) -> Mapping[str, Tensor]:
-    """Tensors of the network with as many levels in the last stage of a run that has one."""
+    """Tensors of the network with as many levels in the last stage of a run that has one.
+
+    Raises:
+        ValueError: where the run has no such network.
+    """
     other, _ = load_method(path, packages_of(config))
     there = [
         (one, _unwrapped(one.denoiser.tail(network.levels)))
         for one in reversed(list(other.stages))
         if isinstance(one, Diffusion) and one.ready and one.denoiser.levels >= network.levels
     ]
-    ours = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    for one, twin in there:
-        tensors = twin.state_dict()
-        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} == ours:
-            _check_meaning(network, stage, twin, one, path)
-            return tensors
     if not there:
         raise ValueError(
             f"{path} has no trained network of {network.levels} level(s) for "
             f"{type(network).__name__} to start from: give weights of a run whose network is the "
             f"inner one here"
         )
-    check_fit(network, there[0][1].state_dict(), path)
-    raise AssertionError("unreachable: the shapes differ")
+    ours = _shapes(network)
+    other_stage, twin = next((pair for pair in there if _shapes(pair[1]) == ours), there[0])
+    tensors = twin.state_dict()
+    check_fit(network, tensors, path)
+    _check_meaning(network, stage, twin, other_stage, path)
+    return tensors
+
+
+def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def _unwrapped(network: Denoiser) -> Denoiser:
