@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from baselines.degradation import Degradation
 from hierdiff.batch import Batch, Cond
+from hierdiff.codec import Pyramid
 from hierdiff.denoisers import Denoiser
 from hierdiff.levels import (
     Levels,
@@ -400,7 +401,7 @@ def build_stage(
         facts = {**facts, "low_channels": facts["channels"]}
         options |= {"bridge": bridges.build(bridge, offered=ends), "previous": previous}
     return diffusion(
-        resolutions=[side],
+        codec=Pyramid([side], facts["channels"]),
         schedules=[Shifted(base, side, reference or side)],
         facts=facts,
         stage=Diffusion if previous is None else Upsampler,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hierdiff.codec import Pyramid
 from hierdiff.denoisers import Denoiser
 from hierdiff.levels import Resolutions, Sides, check_resolutions
 from hierdiff.methods import Method, Sampling, methods
@@ -53,7 +54,7 @@ class EndToEnd(Method):
                 f"give the finest, coarser images are pooled from it"
             )
         stage = diffusion(
-            resolutions=[side],
+            codec=Pyramid([side], channels),
             schedules=[Shifted(schedule, side, reference or side)],
             denoiser=denoiser,
             process=process,

@@ -21,7 +21,14 @@ from hierdiff.data.cache import cache_folder
 from hierdiff.files.atomic import clean_beside
 from hierdiff.levels import Resolution, Resolutions, check_resolutions, finest_first, text_of
 from hierdiff.metrics.extractors import Extractor, extractors
-from hierdiff.metrics.reference import OPERATOR, Reference, references, ship, write_moments
+from hierdiff.metrics.reference import (
+    OPERATOR,
+    Reference,
+    frames_of,
+    references,
+    ship,
+    write_moments,
+)
 from hierdiff.options import check, hints
 
 log = logging.getLogger(__name__)
@@ -42,9 +49,12 @@ def build_references(
 
 def reference_line(name: str, split: str, extractor: Extractor, reference: Reference) -> str:
     """One line about a reference, with the hash of its statistics."""
-    statistics = reference.statistics
+    statistics, frames = reference.statistics, frames_of(reference.resolution)
+    count = f"{statistics.n} images"
+    if frames > 1:
+        count = f"{statistics.n // frames} clips of {frames} frames"
     return (
-        f"{name} {split} {text_of(reference.resolution)} px {OPERATOR}: {statistics.n} images, "
+        f"{name} {split} {text_of(reference.resolution)} px {OPERATOR}: {count}, "
         f"ref={reference.hash}, {extractor.identity}, trace {statistics.moments.trace:.4f}, "
         f"sha256 {statistics.sha256}"
     )

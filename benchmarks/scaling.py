@@ -113,6 +113,12 @@ def method_names() -> list[str]:
 def _sides(word: str) -> list[int]:
     value = with_sentences(OverridesParser.create().parse_overrides)([word])[0].value()
     check(value, Resolutions, "resolutions", [32, 64])
+    for one in value:
+        if not isinstance(one, int):
+            raise ValueError(
+                f"{word}: exponents are those of the side of a square, and {one} is none: give "
+                f"sides as in [32,64]; what clips cost stands in the record of benchmarks.run"
+            )
     return sorted(set(value))
 
 

@@ -32,12 +32,14 @@ from hierdiff.registry import Registry
 class Codec(ABC):
     """Images b c *sides in [-1, 1] to levels, finest first, and levels to {name: images}.
 
-    resolutions: names of the images that `decode` returns, finest first, a word being a `Named`;
-    empty where the state is an embedding. lossy: whether `decode` after `encode` changes an image.
+    resolutions: names of the images that it encodes, finest first, a word being a `Named`.
+    makes_images: whether `decode` returns images of these names; False where the state is an
+    embedding, of which it returns none. lossy: whether `decode` after `encode` changes an image.
     stage: the stage that trains the codec before the diffusion, None if there is nothing to train.
     """
 
     resolutions: Sequence[Name]
+    makes_images: bool = True
     lossy: bool = False
     stage: Any = None
     network: nn.Module | None = None  # whose parameters are counted
@@ -48,7 +50,7 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, levels: Levels) -> dict[Name, Float[Tensor, "b c *_sides"]]:
-        """{name: images} of clean levels, for every name in `resolutions`."""
+        """{name: images} of clean levels, for every name in `resolutions`; {} for an embedding."""
 
     @abstractmethod
     def shapes(self) -> tuple[tuple[int, ...], ...]:

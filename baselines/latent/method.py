@@ -57,7 +57,7 @@ class Latent(Method):
         built = codecs.build(codec or {"name": "identity"}, offered=offered)
         latents = resolution_of(built.shapes()[0][1:])
         stage = diffusion(
-            resolutions=[side],
+            codec=built,
             schedules=[Shifted(schedule, latents, reference or latents)],
             denoiser=denoiser,
             process=process,
@@ -69,7 +69,6 @@ class Latent(Method):
                 "text_width": text_width,
                 "text_length": text_length,
             },
-            codec=built,
             stage=LatentDiffusion if isinstance(built, AutoencoderCodec) else Diffusion,
             batch_size=batch_size,
             share=share,

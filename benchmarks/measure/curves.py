@@ -124,7 +124,8 @@ def validation_loss(stage: Stage, data: ImageData, n: int, precision: str) -> It
     and loss are the same.
     """
     images = {text_of(name): name for name in stage.resolutions}
-    if len(stage.level_names) == len(images) == 1:  # one level stands for its image, as latents do
+    makes_images = isinstance(stage, Generator) and stage.makes_images
+    if makes_images and len(stage.level_names) == len(images) == 1:  # as latents do for their image
         images = {stage.level_names[0]: stage.resolutions[0]}
     for name, value in mean_losses(stage, data, n, precision).items():
         yield Quality(

@@ -36,7 +36,7 @@ def film(stage: Generator, data: ImageData, *, seed: int, precision: str) -> Ima
     draw_rows(stage, data, rows, seed=seed, precision=precision, watch=watch)
     strips_by_level: dict[Name, list[Tensor]] = {}
     for shapes, states in states_by_shapes.items():
-        maker = next(part for part in stage.chain if tuple(part.shapes()) == shapes)
+        maker = maker_of(stage, shapes)
         with torch.no_grad(), autocast(stage.device, precision):
             decoded = [maker.decode(x) for x in evenly_spaced(states)]
         for images in decoded:
@@ -54,6 +54,12 @@ def film(stage: Generator, data: ImageData, *, seed: int, precision: str) -> Ima
             enlarged = torch.nn.functional.interpolate(level[row].float(), size=widest)
             frames.append(enlarged.to(torch.uint8))
     return sheet([torch.cat(frames)], columns=len(frames[0]))
+
+
+def maker_of(stage: Generator, shapes: Sequence[tuple[int, ...]]) -> Generator:
+    """The stage in the chain whose states have these shapes, with or without levels beside them."""
+    fitting = [part for part in stage.chain if tuple(part.shapes()) == shapes[: len(part.shapes())]]
+    return max(fitting, key=lambda part: len(part.shapes()))
 
 
 def evenly_spaced(states: Sequence[Levels]) -> list[Levels]:

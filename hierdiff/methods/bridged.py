@@ -40,7 +40,10 @@ class Bridged(Diffusion):
         super().__init__(**parts)
         self._bridge = bridge
         self._previous = (previous,)  # in a tuple, so that its parameters stay its own
-        self.name = "to".join(text_of(stage.resolutions[0]) for stage in (previous, self))
+        self.name = "to".join(
+            text_of((stage.resolutions if stage.makes_images else stage.level_names)[0])
+            for stage in (previous, self)
+        )
 
     @property
     @override

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from hierdiff.batch import UNCONDITIONAL, Batch, Cond
-from hierdiff.codec import Codec, Pyramid
+from hierdiff.codec import Codec
 from hierdiff.denoisers import Denoiser, protocol
 from hierdiff.denoisers.protocol import Reads
 from hierdiff.guidance import (
@@ -26,7 +26,7 @@ from hierdiff.guidance import (
     is_off,
     thresholded,
 )
-from hierdiff.levels import Levels, Name, joint_text, resolution_of
+from hierdiff.levels import Levels, joint_text
 from hierdiff.methods.bridge import Handover
 from hierdiff.methods.generator import Generator, Part, Request
 from hierdiff.methods.method import check_cond
@@ -37,7 +37,7 @@ from hierdiff.objective import Draws, Loss, Objective, ScoreMatching
 from hierdiff.process import GaussianProcess, Moment, processes
 from hierdiff.registry import Later
 from hierdiff.samplers import integrate
-from hierdiff.samplers.integrate import check_times
+from hierdiff.samplers.integrate import Watch, check_times
 from hierdiff.schedules import Schedule
 from hierdiff.solve import solve
 
@@ -65,7 +65,6 @@ class Diffusion(Generator):
         objective: Objective,
         denoiser: Denoiser,
         sampling: Sampling,
-        resolutions: Sequence[Name],
         facts: Mapping[str, int],
         fractions: Sequence[float] | None = None,
         share: float = 1.0,
@@ -78,7 +77,7 @@ class Diffusion(Generator):
         if denoiser.levels != levels:
             raise ValueError(
                 f"a denoiser of {denoiser.levels} level(s) for {levels} resolutions "
-                f"{list(resolutions)}: nest one network for each"
+                f"{list(codec.resolutions)}: nest one network for each"
             )
         denoiser.check(codec.shapes())
         if denoiser.reads is not None:
@@ -101,15 +100,16 @@ class Diffusion(Generator):
                 f"name {fewest} or fewer, null for all"
             )
         self.codec, self.process, self.objective = codec, process, objective
-        self.makes_images, self.lossy = bool(codec.resolutions), codec.lossy
+        self.makes_images, self.lossy = codec.makes_images, codec.lossy
         self.denoiser = denoiser
         self.frozen: nn.Module | None = None  # the codec's network, if no stage trains it
         if codec.stage is None and codec.network is not None:
             self.frozen = codec.network.eval().requires_grad_(False)
         self.sampling = sampling
-        self.resolutions = tuple(resolutions)
+        self.resolutions = tuple(codec.resolutions)
         self.level_names = codec.names()
-        self.name = joint_text(resolutions)
+        names = self.resolutions if self.makes_images else self.level_names
+        self.name = joint_text(names)
         self.facts, self.notes = dict(facts), denoiser.notes
         self.fractions = _check_fractions(fractions, levels)
         self.share, self.batch_size, self.weights = share, batch_size, weights
@@ -165,7 +165,6 @@ class Diffusion(Generator):
             objective=self.objective.tail(n),
             denoiser=self.denoiser.tail(n),
             sampling=replace(self.sampling, guidance=scale),
-            resolutions=self.resolutions[-n:],
             facts=self.facts,
             fractions=self.fractions[-n:],
             share=share,
@@ -377,7 +376,7 @@ class Diffusion(Generator):
 
         def watch(i: int, s: float, x: Levels) -> None:
             nonlocal state
-            state = x if s >= stop else state
+            state = x[: len(self.shapes())] if s >= stop else state
             if request.watch is not None:
                 request.watch(i, s, x)
 
@@ -438,8 +437,14 @@ class Diffusion(Generator):
         wrap: Callable[[Denoise], Denoise] = lambda denoise: denoise,
     ) -> Levels:
         """The state x taken from the opening's time to `stop`; a step ends exactly at `through`."""
-        plan = self._plan(request)
+        plan, watch = self._plan(request), request.watch
         times = window(plan.grid(plan.steps, self.process), opening, stop, through)
+        if watch is not None and opening.beside:
+
+            def watch_all(i: int, s: float, x: Levels, watch: Watch = watch) -> None:
+                watch(i, s, (*x, *opening.beside))
+
+            watch = watch_all
         training = self.training
         self.eval()
         try:
@@ -450,7 +455,7 @@ class Diffusion(Generator):
                 x,
                 times,
                 request.noise,
-                watch=request.watch,
+                watch=watch,
                 what=f"stage {self.name}",
             )
         finally:
@@ -485,25 +490,22 @@ def window(
 
 def diffusion(
     *,
-    resolutions: Sequence[Name] = (),
+    codec: Codec,
     schedules: Sequence[Schedule],
     denoiser: Later[Denoiser],
     process: str,
     objective: Objective = ScoreMatching(),
     sampling: Sampling = Sampling(),
     facts: Mapping[str, Any],
-    codec: Codec | None = None,
     stage: Callable[..., Diffusion] = Diffusion,
     **more: Any,
 ) -> Diffusion:
-    """A stage over joint levels, in pixels without a codec.
+    """A stage over joint levels, those of the codec, which also names its images.
 
-    resolutions: names of its images, by default those of the codec. schedules: one for each
-    level, finest first. process: name in `processes`. facts: of the data. stage: the class to
-    build. more: its further options. Where the parts do not fit each other, their checks raise
-    ValueError.
+    schedules: one for each level, finest first. process: name in `processes`. facts: of the data.
+    stage: the class to build. more: its further options. Where the parts do not fit each other,
+    their checks raise ValueError.
     """
-    codec = codec or Pyramid([resolution_of(name) for name in resolutions], facts["channels"])
     channels, *sides = codec.shapes()[0]
     return stage(
         codec=codec,
@@ -513,7 +515,6 @@ def diffusion(
             denoiser, {**facts, "channels": channels, "sides": tuple(sides)}
         ),
         sampling=sampling,
-        resolutions=resolutions or codec.resolutions,
         facts=facts,
         **more,
     )

@@ -27,10 +27,10 @@ class Request:
 
     n: number of images. cond: their conditions, a row for each; a missing condition means "none".
     negative: label and caption of guidance's weak pass, None for "none". noise: source of standard
-    normals, called with a shape. steps, guidance: for every stage, None
-    for each stage's own. watch: called after every sampler step of every stage. resolutions: names
-    of the levels whose images are returned, None for all; network calls that only serve others are
-    left out.
+    normals, called with a shape. steps, guidance: for every stage, None for each stage's own.
+    watch: called after every sampler step of every stage, with its state and the levels beside it,
+    which `decode` takes. resolutions: names of the levels whose images are returned, None for all;
+    network calls that only serve others are left out.
     """
 
     n: int
@@ -139,7 +139,10 @@ class Generator(Stage):
         return pyramid(images, [resolution_of(name) for name in self.resolutions])
 
     def decode(self, x: Levels) -> Images:
-        """{name: images in [-1, 1]} of a clean state; empty for a stage that makes no images."""
+        """{name: images in [-1, 1]} of a clean state and of the levels that stand beside it.
+
+        Empty for a stage that makes no images.
+        """
         return dict(zip(self.resolutions, x, strict=True))
 
     @property

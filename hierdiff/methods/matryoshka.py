@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hierdiff.codec import Pyramid
 from hierdiff.denoisers import Denoiser
 from hierdiff.levels import Resolutions, Sides, check_resolutions
 from hierdiff.methods.diffusion import diffusion
@@ -82,7 +83,7 @@ class Matryoshka(Method):
         if reference is not None:
             level, base = sides[0], Shifted(schedule, sides[0], reference)
         whole = diffusion(
-            resolutions=sides,
+            codec=Pyramid(sides, channels),
             schedules=[Shifted(base, side, level, shift) if shift else base for side in sides],
             denoiser=denoiser,
             process=process,

@@ -166,25 +166,31 @@ def read_moments(path: str | Path, extractor: Extractor, resolution: Resolution)
     """Published moments: an `.npz` of ADM (mu, sigma, mu_s, sigma_s), of EDM, pytorch-fid or
     clean-fid (mu, sigma), or of `write_moments`.
 
-    Its hash is the file's. Without `n` the moments count as exact, with a warning.
+    Its hash is the file's. `n` counts images, those of clips being their frames, of which a clip
+    has `frames`. Without `n` the moments count as exact, with a warning.
 
     Raises:
         FileNotFoundError: where there is no file.
-        ValueError: where it is none of these, does not fit the extractor's width, or names another
-            extractor or resolution.
+        ValueError: where it is none of these, does not fit the extractor's width, names another
+            extractor or resolution, or has an `n` that is no number of frames of whole clips.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"reference {path} is no file: give an .npz with mu and sigma")
     try:
-        names = ("mu", "sigma", "mu_s", "sigma_s", "n", "extractor", "resolution")
+        names = ("mu", "sigma", "mu_s", "sigma_s", "n", "frames", "extractor", "resolution")
         arrays = read_npz(path, names)
     except Damaged as error:
         raise ValueError(f"{path} is no .npz of moments ({error}): give mu and sigma") from error
     for name, own in (("extractor", extractor.identity), ("resolution", text_of(resolution))):
         if name in arrays and str(arrays[name]) != own:
             raise ValueError(f"{path} is for {name} {str(arrays[name])!r}, not {own!r}")
-    n = float(arrays["n"]) if "n" in arrays else math.inf
+    n, frames = float(arrays.get("n", math.inf)), frames_of(resolution)
+    if math.isfinite(n) and (int(arrays.get("frames", 1)), n % frames) != (frames, 0):
+        raise ValueError(
+            f"{path} is of n={n:g} images with frames={int(arrays.get('frames', 1))}, for clips of "
+            f"{frames} frames: write `n`, the number of all frames, and `frames`, those of a clip"
+        )
     if math.isinf(n):
         log.warning("%s does not say of how many images it is: its moments count as exact", path)
     statistics = _stated(path, arrays, ("mu", "sigma"), extractor.width, n)
@@ -198,10 +204,10 @@ def read_moments(path: str | Path, extractor: Extractor, resolution: Resolution)
 
 
 def write_moments(path: Path, reference: Reference, about: Mapping[str, str]) -> None:
-    """Moments of a reference as pytorch-fid and EDM read them (mu, sigma), with n and the
-    extractor.
+    """Moments of a reference as pytorch-fid and EDM read them (mu, sigma), with the extractor.
 
-    about: further texts to store. Without pickle, as a whole or not at all.
+    `n` counts images, those of clips being their frames; `frames` says how many a clip has. about:
+    further texts to store. Without pickle, as a whole or not at all.
     """
     moments = reference.statistics.moments
     labels = {
@@ -212,7 +218,7 @@ def write_moments(path: Path, reference: Reference, about: Mapping[str, str]) ->
         "hash": reference.hash,
     }
     arrays = {"mu": moments.mean.numpy(), "sigma": moments.covariance.numpy()}
-    arrays["n"] = np.asarray(moments.n)
+    arrays |= {"n": np.asarray(moments.n), "frames": np.asarray(frames_of(reference.resolution))}
     write_npz(path, arrays | {name: np.asarray(text) for name, text in labels.items()})
 
 

@@ -225,9 +225,8 @@ def test_the_spread_of_a_gaussian_cascade_has_its_closed_form(level, std):
     }
     stage = Upsampler(
         codec=Pyramid([2], 1),
-        resolutions=[2],
         bridge=Augmented(low=1, high=2, process=VP, resize="nearest"),
-        previous=Diffusion(codec=Pyramid([1], 1), resolutions=[1], **parts),
+        previous=Diffusion(codec=Pyramid([1], 1), **parts),
         **parts,
     )
     unit = torch.eye(

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from benchmarks.reference import (
     build_references,
@@ -12,8 +14,9 @@ from benchmarks.reference import (
     reference_settings,
     write_references,
 )
+from hierdiff.files.arrays import read_npz, write_npz
 from hierdiff.metrics.extractors import RandomConv
-from hierdiff.metrics.reference import read_moments
+from hierdiff.metrics.reference import read_moments, references
 from tests.training.runs import images
 
 
@@ -42,6 +45,23 @@ def test_every_resolution_gets_its_file_and_the_file_comes_back(extractor, tmp_p
     assert alone.name == "one.npz"
     with pytest.raises(ValueError, match="is no .npz"):
         write_references(tmp_path / "out.json", made, {})
+
+
+def test_the_moments_of_clips_say_how_many_frames_they_are_of_and_how_many_a_clip_has(
+    extractor, tmp_path
+):
+    """Read as clips of another length, or as a number of clips, they would count wrongly."""
+    clips = torch.randint(0, 256, (5, 3, 8, 16, 16), dtype=torch.uint8)
+    (made,) = references([clips], extractor, [(8, 16, 16)], data="0", split="all").values()
+    assert ": 5 clips of 8 frames, " in reference_line("squares", "all", extractor, made)
+    (path,) = write_references(tmp_path / "clips.npz", {(8, 16, 16): made}, {})
+    arrays = read_npz(path)
+    assert (int(arrays["n"]), int(arrays["frames"])) == (40, 8)
+    assert read_moments(path, extractor, (8, 16, 16)).statistics.n == 40
+    for change in ({"n": np.asarray(5)}, {"frames": np.asarray(4)}, {"frames": np.asarray(1)}):
+        write_npz(tmp_path / "other.npz", {**arrays, **change})
+        with pytest.raises(ValueError, match="clips of 8 frames: write `n`, the number of all fr"):
+            read_moments(tmp_path / "other.npz", extractor, (8, 16, 16))
 
 
 def test_a_resolution_that_does_not_divide_the_data_is_refused(extractor, tmp_path):

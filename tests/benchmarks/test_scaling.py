@@ -81,6 +81,7 @@ def test_the_command_line_names_methods_resolutions_and_options():
         (["resolutions=[]"], "resolutions takes a list"),
         (["resolutions=[true]"], "resolutions takes a list"),
         (["resolutions=[-16]"], "resolutions takes a list"),
+        (["resolutions=[16,[8,16,16]]"], r"of a square, and \[8, 16, 16\] is none: give sides"),
         (["trainer=[]"], "choose it by trainer=NAME"),
         (["--help"], "'--help' is no option"),
     ],

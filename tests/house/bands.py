@@ -1,4 +1,4 @@
-"""A wavelet codec of joint bands, with a network and a method for it: a package of one's own."""
+"""Wavelet codecs of joint bands and of either alone, with a network and a method of one's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hierdiff.codec import Codec, Pyramid
+from hierdiff.codec import Codec
 from hierdiff.denoisers import Denoiser
 from hierdiff.denoisers.protocol import Prediction
 from hierdiff.levels import Named, Resolutions, sides_of
@@ -53,7 +53,61 @@ class Haar(Codec):
         return "detail", "low"
 
     def tail(self, n):
-        return self if n == 2 else Pyramid([self.side // 2], self.channels)
+        return self if n == 2 else Low(self.side, self.channels)
+
+
+@dataclass(frozen=True)
+class Low(Codec):
+    """The low band alone."""
+
+    side: int
+    channels: int = 3
+
+    @property
+    def resolutions(self):
+        return Haar(self.side).resolutions[1:]
+
+    def encode(self, images):
+        return Haar(self.side).encode(images)[1:]
+
+    def decode(self, levels):
+        return {"low": levels[0]}
+
+    def shapes(self):
+        return Haar(self.side, self.channels).shapes()[1:]
+
+    def names(self):
+        return ("low",)
+
+    def tail(self, n):
+        return self
+
+
+@dataclass(frozen=True)
+class Details(Codec):
+    """The detail bands alone, decoded with the low band beside them."""
+
+    side: int
+    channels: int = 3
+
+    @property
+    def resolutions(self):
+        return (self.side,)
+
+    def encode(self, images):
+        return Haar(self.side).encode(images)[:1]
+
+    def decode(self, levels):
+        return {self.side: Haar(self.side).decode(levels)[self.side]}
+
+    def shapes(self):
+        return Haar(self.side, self.channels).shapes()[:1]
+
+    def names(self):
+        return ("detail",)
+
+    def tail(self, n):
+        return self
 
 
 class Bands(Denoiser):

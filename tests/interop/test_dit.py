@@ -60,7 +60,6 @@ def stage() -> Diffusion:
         objective=ScoreMatching(Parameterization("eps")),
         denoiser=denoiser,
         sampling=Sampling(),
-        resolutions=[side],
         facts=facts,
     )
     return found.eval()

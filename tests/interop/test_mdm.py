@@ -115,7 +115,6 @@ def read(name: str) -> Reference:
         ),
         denoiser=network,
         sampling=Sampling(),
-        resolutions=sides,
         facts=facts,
     )
     return Reference(tensors, stage.eval(), int(metadata["params"]))

@@ -42,7 +42,6 @@ def stage(network, side: int, plan: Sampling, prediction="eps", process=None) ->
         objective=ScoreMatching(Parameterization(prediction), vlb=float(network.learns_variance)),
         denoiser=network,
         sampling=plan,
-        resolutions=[side],
         facts=facts_of(network),
     ).eval()
 

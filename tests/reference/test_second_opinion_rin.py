@@ -40,7 +40,6 @@ def stage(shared_carry: bool) -> Diffusion:
             guidance=SCALE,
             shared_carry=shared_carry,
         ),
-        resolutions=[SIDE],
         facts=tiny.facts("class"),
     ).eval()
 
