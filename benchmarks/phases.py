@@ -26,7 +26,12 @@ from benchmarks.measure.pictures import film, neighbour_sheet
 from benchmarks.measure.quality import Meter, Rows, quality_of_seeds
 from benchmarks.measure.reconstruction import reconstructions
 from benchmarks.measure.samples import Images, real_images, samples
-from benchmarks.measure.scale import files_of, real_references, scale_rows
+from benchmarks.measure.scale import (
+    files_of,
+    real_references,
+    scale_rows,
+    statistics_folder,
+)
 from benchmarks.measure.selection import Choice, candidate_rows, choices, select, with_choice
 from benchmarks.plan.plan import Plan
 from benchmarks.progress import track
@@ -35,10 +40,8 @@ from benchmarks.settings import Analysis, Settings
 from benchmarks.sweep.finished import inputs_of
 from hierdiff import training
 from hierdiff.data import ImageData
-from hierdiff.data.cache import cache_folder
 from hierdiff.data.order import RULE
 from hierdiff.files.atomic import write_png
-from hierdiff.files.lock import clean
 from hierdiff.images import sheet
 from hierdiff.levels import Resolution, plain_of, resolution_of
 from hierdiff.methods import Generator, Method, methods
@@ -117,19 +120,11 @@ def train_method(job: Ready) -> Bench:
         run.data,
         extractor,
         resolutions_of(settings.measure, run),
-        statistics_folder(settings),
+        statistics_folder(settings.data),
         given=files_of(settings.measure.references),
     )
     test = run.data.part("test")
     return Bench(settings, started, run, job.plan, summary, extractor, test, references)
-
-
-def statistics_folder(settings: Settings) -> Path:
-    """The folder of statistics of the data, which all runs share."""
-    folder = cache_folder(settings.data.get("cache")) / "statistics"
-    folder.mkdir(parents=True, exist_ok=True)
-    clean(folder)
-    return folder
 
 
 def measure(bench: Bench) -> Record:
@@ -173,7 +168,7 @@ def measure_scale(bench: Bench) -> dict[str, Rows]:
         bench.references,
         bench.settings.measure.samples,
         seed=bench.seed,
-        folder=statistics_folder(bench.settings),
+        folder=statistics_folder(bench.settings.data),
         track=track,
         metrics=bench.settings.measure.metrics,
     )
@@ -351,7 +346,7 @@ def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
     best = next((one for one in record.selection if one.chosen), None)
     if best is not None:
         bench = choose(bench, Choice(best.guidance, best.steps, best.half_life))
-    folder, method = statistics_folder(bench.settings), bench.method
+    folder, method = statistics_folder(bench.settings.data), bench.method
     resolutions = [resolution_of(name) for name in method.resolutions]
     rows = exposure.exposure_bias(
         method,

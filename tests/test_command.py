@@ -191,6 +191,7 @@ COMMANDS = {
     "hierdiff.sample": ["checkpont=x"],
     "benchmarks.run": ["-m", "seed=0,1", "measure.sampels=3"],
     "benchmarks.reference": ["splt=test"],
+    "benchmarks.evaluate": ["splt=all"],
     "benchmarks.scaling": ["resolutions=[16", "method=mdm"],
 }
 

@@ -14,7 +14,9 @@ from benchmarks.measure.quality import Rows, _part_meter, quality
 from benchmarks.measure.samples import BATCH, image_batches, real_images
 from benchmarks.progress import Track
 from hierdiff.data import ImageData
+from hierdiff.data.cache import cache_folder
 from hierdiff.files.digest import read_json, write_json
+from hierdiff.files.lock import clean
 from hierdiff.files.reading import Damaged
 from hierdiff.images import to_uint8
 from hierdiff.levels import Resolution, finest_first, name_of, plain_of, resolution_of
@@ -37,23 +39,32 @@ def real_references(
     folder: Path,
     *,
     given: Mapping[Resolution, str | Path] | None = None,
+    split: str = "train",
 ) -> dict[Resolution, Reference]:
-    """The references of the training images by resolution, stored in `folder`.
+    """The references of a part of the images by resolution, stored in `folder`.
 
     given: files of moments that take their place at some resolutions.
     """
-    train, given = data.part("train"), given or {}
+    part, given = data.part(split), given or {}
     check_sides(given, resolutions)
     foreigners = {side: read_moments(path, extractor, side) for side, path in given.items()}
     own = references(
-        image_batches(train),
+        image_batches(part),
         extractor,
         [side for side in resolutions if side not in foreigners],
-        data=train.sha256,
-        split="train",
+        data=part.sha256,
+        split=split,
         folder=folder,
     )
     return {side: (own | foreigners)[side] for side in resolutions}
+
+
+def statistics_folder(data: Mapping[str, Any]) -> Path:
+    """The folder of statistics of the data of a node, which all runs share."""
+    folder = cache_folder(data.get("cache")) / "statistics"
+    folder.mkdir(parents=True, exist_ok=True)
+    clean(folder)
+    return folder
 
 
 def files_of(wanted: Mapping[int | str, str | Path]) -> dict[Resolution, str | Path]:

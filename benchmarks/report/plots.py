@@ -96,7 +96,8 @@ def _real(
     """The name and the value of real images under the same metric."""
     for entry in entries:
         for q in entry.record.scale.get("real", ()):
-            if (q.level, q.metric, q.identity) == (resolution_of(side), metric, identity):
+            here = (q.level, q.metric) == (resolution_of(side), metric)
+            if here and q.identity.fits(identity):
                 return (SCALE["real"], q.value) if q.value is not None else None
     return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +65,34 @@ def check_same(
         Unlike: for the first difference.
     """
     check_same_options(record, config, folder)
-    digests_then = record.provenance.get("inputs")
-    if digests_then is None:
+    check_same_inputs(
+        record, config, folder, lambda: inputs_of(config, data_digest(config["data"], digests))
+    )
+
+
+def check_same_inputs(
+    record: Record,
+    config: Mapping[str, Any],
+    folder: Path,
+    inputs_now: Callable[[], Mapping[str, str]],
+) -> None:
+    """Refuses a record that was made from other files, data or code.
+
+    inputs_now: makes the digests of what there is now; not called for a record that has none.
+
+    Raises:
+        Unlike: for the first difference.
+    """
+    inputs_then = record.provenance.get("inputs")
+    if inputs_then is None:
         log.warning(
             "%s does not say from what it was made: its options alone were compared", folder / FILE
         )
         return
-    other = changed(digests_then, inputs_of(config, data_digest(config["data"], digests)))
+    other = changed(inputs_then, inputs_now())
     if other is not None:
         now = flat(record_plain(config, "config", free=True))
-        place = {"data": config["data"].get("root")}.get(other, now.get(other))
+        place = {"data": now.get("data.root")}.get(other, now.get(other))
         raise Unlike(
             f"{folder / FILE} was made from another content of {other}"
             f"{'' if place is None else f' ({place})'} than there is now: "
@@ -92,7 +110,7 @@ def check_same_options(record: Record, config: Mapping[str, Any], folder: Path) 
         Unlike: for the first other value.
     """
     was, now = (flat(record_plain(node, "config", free=True)) for node in (record.config, config))
-    budgets = {name for name, amount in config["match"].items() if amount is not None}
+    budgets = {name for name, amount in config.get("match", {}).items() if amount is not None}
     by_budget = {"trainer.steps": TRAINING, "sampler.steps": SAMPLING}
     ignored = {key for key, kind in by_budget.items() if budgets & set(kind)}
     selected = {name for name in OPTIONS if now.get(f"select.{name}")}
@@ -100,7 +118,7 @@ def check_same_options(record: Record, config: Mapping[str, Any], folder: Path) 
     if not selected and not any(was.get(f"select.{name}") for name in OPTIONS):
         ignored |= {key for key in {*was, *now} if key.startswith("select.")}
     if record.provenance.get("inputs") is not None:
-        ignored |= {"data.root", "data.test_root"}  # the digest of the data stands for it
+        ignored |= {"data.root", "data.test_root", "images"}  # digests of contents stand for them
     for key in sorted({*was, *now} - ignored):
         before, after = was.get(key), now.get(key)
         open_then = after == AUTO or (isinstance(after, list) and before in _meanings(after))
@@ -112,7 +130,7 @@ def check_same_options(record: Record, config: Mapping[str, Any], folder: Path) 
             )
 
 
-def inputs_of(config: Mapping[str, Any], data: str) -> dict[str, str]:
+def inputs_of(config: Mapping[str, Any], data: str | None) -> dict[str, str]:
     """Digests of what a record depends on beside its options; data: digest of its data."""
     node, files = config["measure"]["extractor"], {}
     released = getattr(extractors.named(node), "released", None)

@@ -115,7 +115,7 @@ def _seeds(records: Sequence[Record], found: Sequence[Quality]) -> Iterator[str]
     merged = [r.config["seed"] for r in records if isinstance(r.config.get("seed"), list)]
     if merged:
         yield "Rows with a number of seeds: over training seeds, others are of one."
-    else:
+    elif not all(record.external for record in records):
         yield "One training seed a row."
     measured = set(found)
     single = [q for r in records if not isinstance(r.config.get("seed"), list) for q in r.quality]

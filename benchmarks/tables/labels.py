@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from benchmarks.tables.captions import PRETRAINED, pretrained
 from benchmarks.tables.differences import differing, options_of
 from benchmarks.tables.scale import SCALE
-from hierdiff.results.record import Record
+from hierdiff.results.record import EXTERNAL, Record
 
 
 def labels(records: Sequence[Record], distinct: bool = True) -> list[str]:
@@ -29,6 +29,7 @@ def labels(records: Sequence[Record], distinct: bool = True) -> list[str]:
     for record in records:
         seeds = record.config.get("seed")
         facts = [
+            *([EXTERNAL] if record.external else []),
             *([apart[id(record)]] if id(record) in apart else []),
             *([f"{len(seeds)} seeds"] if isinstance(seeds, list) else []),
             *(["edited"] if record.edited else []),

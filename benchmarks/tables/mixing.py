@@ -42,11 +42,13 @@ def same_identity(column: str, found: Mapping[str, Quality]) -> None:
         ValueError: with both identities, and a row of each.
     """
     seen: dict[Condition, str] = {}
-    for row, q in found.items():
+    # those that know their rows first, beside whom one that does not may stand
+    for row, q in sorted(found.items(), key=lambda one: one[1].identity.rows is None):
         about = q.identity.apart_from_count()
         if row == SCALE["real"] and any(_fewer(q, o, about) for o in found.values()):
             continue
-        seen.setdefault(_condition(q), row)
+        if not any(_alike(_condition(q), known) for known in seen):
+            seen[_condition(q)] = row
     if len(seen) > 1:
         (first, row), (second, other) = list(seen.items())[:2]
         raise ValueError(
@@ -58,7 +60,14 @@ def same_identity(column: str, found: Mapping[str, Quality]) -> None:
 def _fewer(real: Quality, other: Quality, about: Identity) -> bool:
     """Is a row of real images one of less images than the other, and else like it?"""
     fewer = (real.n or 0) < (other.n or 0)
-    return fewer and other.identity.apart_from_count() == about
+    return fewer and other.identity.apart_from_count().fits(about)
+
+
+def _alike(one: Condition | str, other: Condition | str) -> bool:
+    """Are two conditions the same, but for rows that one does not know?"""
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    return one[0].fits(other[0]) and one[1:] == other[1:]
 
 
 def _identity(condition: Condition) -> str:
@@ -100,7 +109,9 @@ class Company:
     def add(self, record: Record) -> None:
         """Takes a record in, whatever it says."""
         for place, condition in conditions(record):
-            self.conditions.setdefault(place, (condition, record.name))
+            known = self.conditions.setdefault(place, (condition, record.name))[0]
+            if not isinstance(known, str) and known[0].rows is None:
+                self.conditions[place] = condition, record.name  # which may know them
         for place, kind, row in _scale(record):
             self.scale.setdefault(place, {}).setdefault((kind, _condition(row)), (kind, row))
 
@@ -112,7 +123,7 @@ class Company:
         """
         for place, condition in conditions(record):
             known, name = self.conditions.get(place, (condition, ""))
-            if known != condition:
+            if not _alike(known, condition):
                 raise ValueError(_mixed(place, known, name, condition, record.name))
             for kind, row in self.scale.get(place, {}).values():
                 if not _beside(kind, row, condition):
@@ -156,10 +167,10 @@ def _beside(kind: str, row: Quality, condition: Condition | str) -> bool:
     if isinstance(condition, str):  # hardware, of no metric
         return False
     identity, n, _ = condition
-    return _condition(row) == condition or (
+    return _alike(_condition(row), condition) or (
         kind == "real"
         and (row.n or 0) < (n or 0)
-        and row.identity.apart_from_count() == identity.apart_from_count()
+        and row.identity.apart_from_count().fits(identity.apart_from_count())
     )
 
 

@@ -13,7 +13,7 @@ from benchmarks.tables.scale import scale_rows
 from hierdiff.levels import Name, joint_text, order_of, px
 from hierdiff.results.cost import ALONE, Cost
 from hierdiff.results.hardware import machine
-from hierdiff.results.record import Record
+from hierdiff.results.record import UNKNOWN, Record
 
 
 def notes(
@@ -38,6 +38,7 @@ def notes(
         if len(machines) > 1:
             yield f"seconds of training are of different machines: {', '.join(sorted(machines))}"
     yield from selections(rows)
+    yield from externals(rows)
     if wanted.costs:
         yield from _of_costs(rows, alone=wanted.metrics == "none")
     for row, record in rows.items():
@@ -58,6 +59,25 @@ def selections(rows: Mapping[str, Record]) -> Iterator[str]:
                 f"{row}: {best.options()} chosen out of {count} by {best.metric} of {best.n} other "
                 f"images (seed {seed}, conditions of training images)"
             )
+
+
+def externals(rows: Mapping[str, Record]) -> Iterator[str]:
+    """What the maker of external images says of them, how many there are, and what is unknown."""
+    for row, record in rows.items():
+        if record.external:
+            stated = record.stated
+            said = [f"{name} {value}" for name, value in stated.items() if value != UNKNOWN]
+            unsaid = [name for name, value in stated.items() if value == UNKNOWN]
+            told = "; ".join(
+                filter(
+                    None, (", ".join(said), ", ".join(unsaid) and f"unknown: {', '.join(unsaid)}")
+                )
+            )
+            sets = max((len(q.values) for q in record.quality), default=1)
+            parts = f"{sets} disjoint sets of images" if sets > 1 else "one set, so no spread"
+            rows_known = any(q.identity.rows for q in record.quality)
+            conditions = "" if rows_known else ", under conditions that are not known"
+            yield f"{row}: {parts}{conditions}; its maker states: {told or 'nothing'}"
 
 
 def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:

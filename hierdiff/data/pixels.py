@@ -8,6 +8,7 @@ applied; CMYK is converted by its plain formula.
 from __future__ import annotations
 
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from hierdiff.files.reading import check_regular
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 )
+
+GREY = ("1", "L", "I", "F")  # how the modes of Pillow that know no colour begin
 
 
 def read_square(
@@ -35,6 +38,14 @@ def read_square(
         pixels = as_uint8(ImageOps.exif_transpose(image), channels)
     side = min(pixels.shape[1:])
     return area(centre(pixels), resolution), side
+
+
+def read_whole(file: Path | BytesIO) -> UInt8[np.ndarray, "c h w"]:
+    """The image of a file as large as it is: upright, on white, of 3 channels or, where it is
+    stored as grey, of 1. Errors: as in `as_uint8`, and Pillow's own."""
+    with Image.open(file, formats=_formats()) as image:
+        channels = 1 if image.mode.startswith(GREY) else 3
+        return as_uint8(ImageOps.exif_transpose(image), channels)
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import weakref
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -75,6 +76,54 @@ def read_npz(
                 content.seek(0)
                 arrays[name] = np.lib.format.read_array(content, allow_pickle=False)
     return arrays
+
+
+class Rows:
+    """An array of an `.npz` file, of which some rows are read at a time.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: `Damaged`, whatever else is wrong with the file or the array.
+    """
+
+    def __init__(self, path: Path, name: str):
+        self.path = path
+        with damage(path):
+            check_regular(path)
+            archive = zipfile.ZipFile(path)
+            member = archive.getinfo(f"{name}.npy")
+            self._file = archive.open(member)
+            weakref.finalize(self, self._file.close)
+            self.shape, fortran, self.dtype = _header(self._file, member.file_size)
+            if fortran and len(self.shape) > 1:
+                raise ValueError("its order is Fortran's: save np.ascontiguousarray of it")
+        self._begin = self._file.tell()
+
+    def __len__(self) -> int:
+        return self.shape[0] if self.shape else 0
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` - 1; `Damaged` is raised where the file does not hold them."""
+        shape = (stop - start, *self.shape[1:])
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with damage(self.path):
+            if self._file.tell() != self._begin + start * row:
+                self._file.seek(self._begin + start * row)
+            content = self._file.read(math.prod(shape) * self.dtype.itemsize)
+            return np.frombuffer(content, self.dtype).reshape(shape)
+
+
+def names_in(path: Path) -> list[str]:
+    """Names of the arrays of an `.npz` file.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: `Damaged`, whatever else is wrong with it.
+    """
+    with damage(path):
+        check_regular(path)
+        with zipfile.ZipFile(path) as archive:
+            return [one.removesuffix(".npy") for one in archive.namelist()]
 
 
 def _header(file: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:

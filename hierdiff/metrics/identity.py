@@ -49,6 +49,12 @@ class Identity:
         """Without number of images and estimator, to compare values across numbers of images."""
         return replace(self, n=None, estimator=None)
 
+    def fits(self, other: Identity) -> bool:
+        """Whether all that both know is equal, where one may not know the rows: of images that came
+        from elsewhere it is not known under which conditions they were made."""
+        rows = self.rows or other.rows, other.rows or self.rows
+        return replace(self, rows=rows[0]) == replace(other, rows=rows[1])
+
     def plain(self) -> dict[str, str | int]:
         """As a record stores it: the parts that apply."""
         return {name: part for name, part in asdict(self).items() if part is not None}

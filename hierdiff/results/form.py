@@ -144,7 +144,7 @@ FORM: dict[str, Any] = {
     },
     "analysis": {"*": TREE},
     "config": {
-        **dict.fromkeys(("match?", "trainer?", "sampler?", "cost?"), or_none(TREE)),
+        **dict.fromkeys(("match?", "trainer?", "sampler?", "cost?", "stated?"), or_none(TREE)),
         "*": ANY,
     },
     "provenance": {

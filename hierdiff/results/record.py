@@ -36,6 +36,8 @@ READ: dict[Any, dict[str, Any]] = {  # what an older one lacks
     SCHEMA: {},
 }
 FILE = "record.json"
+UNKNOWN = "unknown"  # what the maker of external images has not said
+EXTERNAL = "external"  # method of a row whose images came from elsewhere
 LARGEST = 2**26  # bytes that are read
 
 
@@ -43,7 +45,9 @@ LARGEST = 2**26  # bytes that are read
 class Record:
     """One row: a method on a data set under a budget.
 
-    name: label of the row. resolutions: names of the levels that the method produces, finest first:
+    name: label of the row. method: its registered name, "external" for images that came from
+        elsewhere (`benchmarks.evaluate`), of which `config["stated"]` is what their maker says.
+    resolutions: names of the levels that the method produces, finest first:
         a side in pixels, a list of sides, or a word.
     quality: one row for each resolution, view and metric.
     cost: one row for each resolution, and rows of their own for networks alone.
@@ -102,6 +106,16 @@ class Record:
             words.get(name, name) if isinstance(name, str) else resolution_of(name)
             for name in self.resolutions
         )
+
+    @property
+    def external(self) -> bool:
+        """Whether its images came from elsewhere."""
+        return self.method == EXTERNAL
+
+    @property
+    def stated(self) -> Mapping[str, Any]:
+        """What the maker of external images says of them."""
+        return self.config.get("stated") or {}
 
     @cached_property
     def hash(self) -> str:

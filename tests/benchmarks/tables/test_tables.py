@@ -30,6 +30,7 @@ from benchmarks.tables.formats.latex import WIDE, latex
 from benchmarks.tables.formats.markdown import markdown
 from benchmarks.tables.formats.terminal import rich_table
 from benchmarks.tables.layout import Table
+from benchmarks.tables.mixing import Company
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.table import tabulate
 from hierdiff.results.cost import BatchTrial, Cost, CostPart
@@ -163,6 +164,21 @@ def test_real_images_that_are_fewer_stand_beside_the_samples_and_a_note_says_so(
     with pytest.raises(ValueError, match="Gaussian"):
         scale["gaussian"] = [quality(64, "pooled", 90.0, n=100)]
         tabulate([record("a", quality=(quality(64, "native", 1.0),), scale=scale)])
+
+
+def test_images_of_unknown_conditions_stand_beside_any_and_let_no_others_mix():
+    def of(name: str, rows: str | None) -> Record:
+        row = quality(64, "native", 1.0, identity=identity(64, rows=rows))
+        return record(name, quality=(row,), scale={})
+
+    external, one, other = of("a", None), of("b", "rows=permuted(119)"), of("c", "rows=permuted(9)")
+    for run in (one, other):
+        assert len(tabulate([external, run]).rows) == 2
+        Company([run]).check(external)
+    with pytest.raises(ValueError, match="would mix .*permuted.119.* with .*permuted.9."):
+        tabulate([external, one, other])
+    with pytest.raises(ValueError, match="would mix"):
+        Company([external, one]).check(other)
 
 
 def test_data_sets_do_not_share_a_table():

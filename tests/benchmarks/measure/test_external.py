@@ -1,0 +1,140 @@
+"""Images that came from elsewhere: one order and one hash whatever holds them, and refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.measure.external import external_images
+
+
+def pixels(n: int = 12, side: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+def put(folder: Path, images: np.ndarray, names: list[str] | None = None) -> Path:
+    """A PNG of each image, `0.png` to `11.png`, which text alone would order otherwise."""
+    for i, image in enumerate(images):
+        path = folder / (f"{i}.png" if names is None else names[i])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.squeeze()).save(path)
+    return folder
+
+
+def zipped(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    return path
+
+
+def test_a_folder_a_zip_and_an_npz_of_the_same_images_are_the_same(tmp_path):
+    images = pixels()
+    folder = put(tmp_path / "png", images)
+    np.savez(tmp_path / "plain.npz", arr_0=images)
+    np.savez_compressed(tmp_path / "small.npz", images)
+    places = ["png", "plain.npz", "small.npz", zipped(folder, tmp_path / "a.zip").name]
+    for place in places:
+        read = external_images(tmp_path / place)
+        assert len(read) == 12 and read.resolution == 8 and read.classes is None
+        assert read.sha256() == hashlib.sha256(images.tobytes()).hexdigest()
+        batches = list(read.batches(3, 12, 4))
+        assert [len(batch) for batch in batches] == [4, 4, 1]
+        assert np.array_equal(batches[1].numpy(), images[7:11].transpose(0, 3, 1, 2))
+        assert np.array_equal(read.read(0, 2), images[:2])  # and back again
+
+
+def test_classes_are_folders_in_natural_order_or_labels(tmp_path):
+    images = pixels(4)
+    put(tmp_path / "png", images, ["2/10.png", "2/11.png", "11/0.png", "11/1.png"])
+    np.savez(tmp_path / "a.npz", arr_0=images, arr_1=np.array([0, 0, 1, 1]))
+    read = [external_images(tmp_path / place) for place in ("png", "a.npz")]
+    assert [one.classes for one in read] == [2, 2]
+    assert read[0].sha256() == read[1].sha256()
+
+
+def test_other_files_are_skipped_and_said(tmp_path, caplog):
+    put(tmp_path / "png", pixels(3))
+    (tmp_path / "png" / "about.txt").write_text("made by hand")
+    (tmp_path / "png" / ".hidden").write_text("")
+    with caplog.at_level(logging.WARNING):
+        read = external_images(tmp_path / "png")
+    assert len(read) == 3 and read.skipped == ("about.txt",)
+    assert "1 files skipped, no images: about.txt" in caplog.text
+    assert external_images(zipped(tmp_path / "png", tmp_path / "a.zip")).skipped == ("about.txt",)
+
+
+def test_grey_images_have_one_channel(tmp_path):
+    grey = pixels(3)[..., :1]
+    put(tmp_path / "png", grey)
+    np.savez(tmp_path / "a.npz", arr_0=grey)
+    for place in ("png", "a.npz"):
+        read = external_images(tmp_path / place)
+        assert read.shape == (8, 8, 1)
+        assert next(read.batches(0, 3)).shape == (3, 1, 8, 8)
+        assert read.sha256() == hashlib.sha256(grey.tobytes()).hexdigest()
+
+
+def test_images_of_another_size_or_without_colour_are_named(tmp_path):
+    put(tmp_path / "size", pixels(3))
+    put(tmp_path / "size", pixels(1, side=6), ["7.png"])
+    with pytest.raises(ValueError, match="7.png is 6 x 6 px in colour, 0.png is 8 x 8 px in col"):
+        external_images(tmp_path / "size").sha256()
+    put(tmp_path / "grey", pixels(3))
+    put(tmp_path / "grey", pixels(1)[..., :1], ["7.png"])
+    with pytest.raises(ValueError, match="7.png is 8 x 8 px in grey"):
+        external_images(tmp_path / "grey").sha256()
+
+
+def cut(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def test_what_is_damaged_is_said_in_a_sentence(tmp_path):
+    put(tmp_path / "png", pixels(3, side=32))
+    archive = cut(zipped(tmp_path / "png", tmp_path / "a.zip"))
+    with pytest.raises(ValueError, match="a.zip cannot be read .*zip file"):
+        external_images(archive)
+    np.savez(tmp_path / "a.npz", arr_0=pixels())
+    with pytest.raises(ValueError, match="a.npz cannot be read"):
+        external_images(cut(tmp_path / "a.npz"))
+    cut(tmp_path / "png" / "2.png")
+    with pytest.raises(ValueError, match="2.png cannot be read .*: replace it, or remove it"):
+        external_images(tmp_path / "png").sha256()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"arr_0": pixels() / 255}, "arr_0 is float64 .*, where uint8 images"),
+        ({"arr_0": pixels().transpose(0, 3, 1, 2)}, r"uint8 \(12, 3, 8, 8\), where .*n, h, w, 3"),
+        ({"arr_0": pixels()[:0]}, "where uint8 images"),
+        ({"images": pixels()}, "holds images and no arr_0"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "measure.references=.SIDE: FILE. is for moments"),
+        ({"arr_0": pixels(), "arr_1": np.zeros(3, int)}, "arr_1 holds 3 labels of 12 images"),
+        ({"arr_0": pixels(), "arr_1": np.array([None] * 12)}, "cannot be read"),
+        ({"arr_0": np.asfortranarray(pixels())}, "order is Fortran's"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(arrays, message, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        external_images(tmp_path / "a.npz")
+
+
+def test_places_without_images_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty holds no image: give one that does"):
+        external_images(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="does not exist: give a folder"):
+        external_images(tmp_path / "nowhere")
+    (tmp_path / "a.tar").write_bytes(b"")
+    with pytest.raises(ValueError, match="is no folder, .npz or .zip"):
+        external_images(tmp_path / "a.tar")
