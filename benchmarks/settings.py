@@ -123,7 +123,8 @@ class Settings:
     """One run of the benchmark.
 
     label: of its row. folder: where it works. dry_run: true for the plan alone, "time" to time some
-    steps for it. analysis: None for none. The options of `hierdiff.train` are as there.
+    steps for it. analysis, recipe_name: None for none. The options of `hierdiff.train` are as
+    there.
     """
 
     measure: Measure
@@ -143,6 +144,7 @@ class Settings:
     denoiser: Node | None = None
     sampler: Node | None = None
     analysis: Analysis | None = None
+    recipe_name: Text | None = None
 
     @property
     def place(self) -> Path:
@@ -152,7 +154,7 @@ class Settings:
     def to_config(self) -> dict[str, Any]:
         """The config of these settings, as new dicts, lists and plain values."""
         config = thaw(self)
-        for group in ("denoiser", "sampler", "analysis"):
+        for group in ("denoiser", "sampler", "analysis", "recipe_name"):
             if config[group] is None:  # as hydra leaves out a group of which nothing is chosen
                 del config[group]
         return config

@@ -60,8 +60,14 @@ def chen_scale(resolution: Any) -> float:
     return scale
 
 
+def clipping(codec: str | None) -> str:
+    """The threshold of a state: images (no codec, or the identity) are clipped, latents are not."""
+    return "static" if codec in (None, "identity") else "none"
+
+
 OmegaConf.register_new_resolver("half", half, replace=True)
 OmegaConf.register_new_resolver("chen_scale", chen_scale, replace=True)
+OmegaConf.register_new_resolver("clipping", clipping, replace=True)
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,7 @@ The same command again goes on from the newest checkpoint there.
     data=folder data.root=DIR what is trained on: critters, or your own images
     denoiser=uvit_small       the network; denoiser.width=96 sets an option of it
     budget=smoke              steps and batch size: smoke, default, compare, gpu
+    recipe=shared             optimizer, loss and sampler: shared, or a paper's: chen, rin, ...
     trainer.steps=20000       one of them by itself; also trainer.batch_size, trainer.lr
     seed=1                    of weights, noise and order
     folder=runs/mine          the run folder

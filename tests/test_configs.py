@@ -91,7 +91,7 @@ def whole(*overrides: str) -> dict:
     """The config of a run."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        names = ("label=x", "budget_name=smoke", "name=x", "folder=x")
+        names = ("label=x", "budget_name=smoke", "recipe_name=x", "name=x", "folder=x")
         return plain(compose("benchmark", overrides=[*names, *overrides]))
 
 

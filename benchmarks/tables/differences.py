@@ -46,7 +46,7 @@ def differences(records: Sequence[Record]) -> dict[str, str]:
     keys: dict[tuple[str, ...], str] = {}
     for key in differing(facts):
         last = key.rpartition(".")[2]
-        if key not in ("seed", "label", "budget_name"):
+        if key not in ("seed", "label", "budget_name", "recipe_name"):
             keys.setdefault((last, *(str(fact.get(key)) for fact in facts)), key)
     ends = Counter(_end(key) for key in keys.values())
     return {_end(key) if ends[_end(key)] == 1 else key: key for key in keys.values()}

@@ -7,18 +7,20 @@ from collections.abc import Sequence
 
 from benchmarks.tables.captions import PRETRAINED, pretrained
 from benchmarks.tables.differences import differing, options_of
+from benchmarks.tables.recipes import recipe_of
 from benchmarks.tables.scale import SCALE
 from hierdiff.results.record import EXTERNAL, Record
 
 
 def labels(records: Sequence[Record], distinct: bool = True) -> list[str]:
-    """A label for each record, all different: its name and, among equal names, what differs.
+    """A label for each record, all different: its name, its recipe and, among rows that share both,
+    what differs.
 
     distinct: whether a label says what differs; else equal labels are counted, `mdm #2`.
     """
-    rivals: dict[str, list[Record]] = {}
+    rivals: dict[tuple[str, str | None], list[Record]] = {}
     for record in records:
-        rivals.setdefault(record.name, []).append(record)
+        rivals.setdefault((record.name, recipe_of(record)), []).append(record)
     apart = {
         id(record): difference
         for own in rivals.values()
@@ -28,8 +30,10 @@ def labels(records: Sequence[Record], distinct: bool = True) -> list[str]:
     shown = []
     for record in records:
         seeds = record.config.get("seed")
+        recipe = recipe_of(record)
         facts = [
             *([EXTERNAL] if record.external else []),
+            *([f"{recipe} recipe"] if recipe is not None else []),
             *([apart[id(record)]] if id(record) in apart else []),
             *([f"{len(seeds)} seeds"] if isinstance(seeds, list) else []),
             *(["edited"] if record.edited else []),

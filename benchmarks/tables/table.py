@@ -28,6 +28,7 @@ from benchmarks.tables.layout import Column, Table
 from benchmarks.tables.mixing import one_dataset
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.published import Published
+from benchmarks.tables.recipes import recipe_notes
 from benchmarks.tables.scale import SCALE
 from hierdiff.results.record import Record
 from hierdiff.results.seeds import over_seeds
@@ -99,6 +100,7 @@ def tabulate(
             *notes.notes(rows, metrics, spec, list(differing)[OPTIONS:]),
             *notes.fewer_real(rows.values(), metrics),
             *agreement_notes(ranked),
+            *(recipe_notes(rows) if metrics else ()),
             *papers.source_notes(published),
             *(f"left out ({i} of {len(left_out)}): {why}" for i, why in enumerate(left_out, 1)),
         ],

@@ -33,7 +33,14 @@ from tests.benchmarks import rows
 from tests.metrics.foreign_weights import write_squeezenet
 
 SMALL = (
-    *("name=any", "label=any", "budget_name=smoke", "budget=smoke", "data.resolution=16"),
+    *(
+        "name=any",
+        "label=any",
+        "budget_name=smoke",
+        "recipe_name=null",
+        "budget=smoke",
+        "data.resolution=16",
+    ),
     "measure.extractor={name: random_conv}",
 )
 

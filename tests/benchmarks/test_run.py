@@ -472,7 +472,14 @@ def test_a_record_is_json_that_anybody_reads(runs):
 def composed(folder, *more: str) -> dict[str, Any]:
     """Options of a quick run in this process."""
     GlobalHydra.instance().clear()
-    told = ("label=mdm", "budget_name=smoke", "name=mdm", f"folder={folder}", "cost.batches=[1]")
+    told = (
+        "label=mdm",
+        "budget_name=smoke",
+        "recipe_name=null",
+        "name=mdm",
+        f"folder={folder}",
+        "cost.batches=[1]",
+    )
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         return plain(compose("benchmark", overrides=[*QUICK, *told, *more]))
 

@@ -30,7 +30,14 @@ QUICK = (
 def composed(folder, cls, *more: str) -> Settings:
     GlobalHydra.instance().clear()
     name = f"{cls.__module__}:{cls.__name__}"
-    own = (f"method.name={name}", "label=mine", "budget_name=smoke", "name=x", f"folder={folder}")
+    own = (
+        f"method.name={name}",
+        "label=mine",
+        "budget_name=smoke",
+        "recipe_name=null",
+        "name=x",
+        f"folder={folder}",
+    )
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         return settings_of(plain(compose("benchmark", overrides=[*QUICK, *own, *more])))
 

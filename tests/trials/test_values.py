@@ -17,7 +17,15 @@ from hierdiff.train import plain, prepare
 from tests.test_configs import CONFIGS
 
 ODD = [None, "x", 1.5, -1, 0, [], {}, True, math.nan, [None], ["x"]]
-USUAL = ("label=x", "budget_name=smoke", "name=x", "folder=x", "budget=smoke", "data.resolution=16")
+USUAL = (
+    "label=x",
+    "budget_name=smoke",
+    "recipe_name=null",
+    "name=x",
+    "folder=x",
+    "budget=smoke",
+    "data.resolution=16",
+)
 
 
 def options(method: str, cache: Path) -> dict[str, Any]:
