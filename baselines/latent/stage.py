@@ -23,7 +23,7 @@ from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.discriminator import PatchGAN, adaptive_weight, generator_loss, hinge
 from baselines.latent.regularisers import Regulariser, reduced
 from hierdiff.batch import Batch, Cond
-from hierdiff.levels import Levels, clipped
+from hierdiff.levels import Levels, clipped, sides_of
 from hierdiff.methods import Diffusion, Handover, Images, Request, Stage, Turn
 from hierdiff.metrics.perceptual import Perceptual, perceptuals
 from hierdiff.noise import Noise
@@ -360,6 +360,16 @@ class LatentDiffusion(Diffusion):
     @override
     def prepare_batch(self, batch: Batch) -> Batch:
         return Batch(self.codec.moments(batch.images), batch.cond)
+
+    @torch.no_grad()
+    @override
+    def state(self, batch: Batch) -> Levels:
+        """As in `Generator`; the shape of a batch says whether it holds moments, and theirs is the
+        mode of the posterior.
+        """
+        if batch.images.shape[1:] == (self.codec.channels, *sides_of(self.resolutions[0])):
+            return self.encode(batch.images)
+        return self.codec.normalised(batch.images, None)
 
     @override
     def draw(self, batch: Batch, noise: Noise) -> LatentDraws:

@@ -76,7 +76,7 @@ class Bridged(Diffusion):
         x0, cond, own = super().inputs(batch, draws.draws)
         x = draws.degraded
         if x is None:
-            x = self.previous.encode(batch.images)
+            x = self.previous.state(batch)
         return x0, self.bridge(x, CLEAN, draws.crossing, cond).cond, own
 
     @override
@@ -115,7 +115,7 @@ class Bridged(Diffusion):
         """As in `Generator`, but from real images where the stages before are not trained."""
         if self.previous.ready:
             return super().preview(cond, batch, noise)
-        x = self.previous.encode(batch.images)
+        x = self.previous.state(batch)
         images = self.follow(Request(len(batch), batch.cond, noise=noise), x)
         return {**images, **self.previous.decode(x)}
 

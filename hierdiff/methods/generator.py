@@ -138,6 +138,10 @@ class Generator(Stage):
         """The clean state of real images in [-1, 1]."""
         return pyramid(images, [resolution_of(name) for name in self.resolutions])
 
+    def state(self, batch: Batch) -> Levels:
+        """The clean state of a batch of images, or of one as the data of its training hold it."""
+        return self.encode(batch.images)
+
     def decode(self, x: Levels) -> Images:
         """{name: images in [-1, 1]} of a clean state and of the levels that stand beside it.
 

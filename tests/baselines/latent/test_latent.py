@@ -9,13 +9,18 @@ import pytest
 import torch
 
 from baselines.latent.codec import Statistics
-from baselines.latent.stage import Losses
+from baselines.latent.stage import LatentDiffusion, Losses
 from hierdiff.batch import Batch
-from hierdiff.codec import Codec, Pyramid
-from hierdiff.methods import Request, methods
+from hierdiff.codec import Codec, Pyramid, codecs
+from hierdiff.methods import Bridged, Method, Request, Sampling, methods
+from hierdiff.methods.diffusion import diffusion
+from hierdiff.objective import ScoreMatching
+from hierdiff.objective.times import Window
+from hierdiff.schedules import Cosine
 from hierdiff.training import load_method, train
 from hierdiff.training.step import optimizer_for
 from tests import tiny
+from tests.house.test_refiner import START, Takeover
 from tests.training.runs import config, images, recipe
 
 NET = {"name": "unet", "width": 8, "multiples": [1], "blocks": 1, "attention": 0, "groups": 4}
@@ -328,6 +333,30 @@ def test_both_stages_train_and_the_latents_are_sampled(tmp_path: Path, regularis
     summary = trained(tmp_path, node(regulariser))
     assert summary.steps == 12
     method, _ = load_method(summary.weights)
+    assert method.sample(Request(2, noise=tiny.noise()))[8].abs().max() <= 1
+
+
+class Refiner(Bridged, LatentDiffusion):
+    """Continues in the latents of the stage before."""
+
+
+def test_a_refiner_takes_over_in_the_latents(tmp_path: Path):
+    codec = codecs.build(node()["codec"], offered={"resolution": 8, "channels": 3})
+    shared = {"codec": codec, "schedules": [Cosine()], "denoiser": NET, "facts": LATENT_FACTS}
+    shared |= {"process": "variance_preserving", "sampling": Sampling(steps=4)}
+    early, late = ScoreMatching(time=Window(low=START)), ScoreMatching(time=Window(high=START))
+    base = diffusion(stage=LatentDiffusion, objective=early, **shared)
+    after = {"stage": Refiner, "bridge": Takeover(), "previous": base}
+    refiner = diffusion(objective=late, **after, **shared)
+    batch = Batch(tiny.batch("", side=8).images)
+    torch.testing.assert_close(base.state(refiner.prepare_batch(batch)), base.encode(batch.images))
+    assert torch.equal(base.state(batch)[0], base.encode(batch.images)[0])
+    method, data = Method([8], [codec.stage, base, refiner]), images()
+    before = [parameter.clone() for parameter in refiner.denoiser.parameters()]
+    train(method, data, tmp_path, recipe(steps=6), config=config(node(), data_sha256=data.sha256))
+    changed = zip(before, refiner.denoiser.parameters(), strict=True)
+    assert not all(torch.equal(old, new) for old, new in changed)
+    assert refiner.evaluations == 3 + 2  # above t = 0.3, and from it on
     assert method.sample(Request(2, noise=tiny.noise()))[8].abs().max() <= 1
 
 
