@@ -33,6 +33,7 @@ from benchmarks.measure.scale import (
     statistics_folder,
 )
 from benchmarks.measure.selection import Choice, candidate_rows, choices, select, with_choice
+from benchmarks.measure.stored import Stored
 from benchmarks.plan.plan import Plan
 from benchmarks.progress import track
 from benchmarks.ready import Ready, resolutions_of
@@ -183,6 +184,7 @@ def resumed_measuring(bench: Bench) -> Kept:
     key = measuring_key(
         *(PROTOCOL, SCHEMA, bench.run.config["method"], options, bench.precision, device, sha256),
         *(bench.extractor.key, hashes, weights_hash(bench.method)),
+        *([bench.settings.samples] if bench.settings.samples else []),  # which go on from it too
     )
     return Kept(bench.folder / MEASURING, key)
 
@@ -217,7 +219,8 @@ def choose(bench: Bench, choice: Choice) -> Bench:
 
 
 def draw_samples(bench: Bench, kept: Kept, seed: int, start: int) -> Iterator[Images]:
-    """Batches of images of a seed from number `start` on; the first `SHOWN` go to `kept.shown`."""
+    """Batches of images of a seed from number `start` on; the first `SHOWN` go to `kept.shown`, and
+    all of them to the folder if that is wanted."""
     n, batch = bench.settings.measure.samples, bench.settings.measure.batch
     drawn = samples(
         bench.method,
@@ -228,10 +231,17 @@ def draw_samples(bench: Bench, kept: Kept, seed: int, start: int) -> Iterator[Im
         batch=batch,
         start=start,
     )
+    kind, place = bench.settings.samples, bench.folder / "samples"
+    stored = None if kind is None else Stored(place, kind, seed, n, bench.test)
     for images in track(drawn, f"samples of seed {seed}", -(-(n - start) // batch)):
         if not kept.shown:
             kept.shown = {name: x[:SHOWN].clone() for name, x in images.items()}
+        if stored is not None:
+            stored.add(start, images)
+            start += len(next(iter(images.values())))
         yield images
+    if stored is not None:
+        stored.close()
 
 
 def measure_samples(bench: Bench, kept: Kept) -> Rows:

@@ -18,7 +18,7 @@ from benchmarks.plan.plan import Plan
 from benchmarks.settings import Analysis, Measure, Selection, Settings
 from benchmarks.sweep.finished import check_same
 from hierdiff import training
-from hierdiff.levels import Resolution, check_resolutions, finest_first, resolution_of
+from hierdiff.levels import Resolution, check_resolutions, finest_first, resolution_of, sides_of
 from hierdiff.methods import Generator, Method
 from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
 from hierdiff.metrics.extractors import Extractor, extractors
@@ -67,6 +67,8 @@ def ready(settings: Settings) -> Ready:
     run = prepare(settings.to_config(), shapes_alone=True)
     check_method(run.method, settings.analysis)
     measure, sides = settings.measure, resolutions_of(settings.measure, run)
+    if settings.samples is not None and len(sides_of(sides[0])) != 2:
+        raise ValueError(f"samples={settings.samples}: clips are not stored, leave it out")
     settings = settings.settle(metrics=settle_metrics(measure.metrics, run.data, sides))
     extractor = check_measure(settings.measure, run)
     if settings.select.options:

@@ -50,6 +50,7 @@ the runs in the same folder. The same command again goes on where it stopped.
     budget=smoke              a small run: smoke, default, compare, gpu
     match.flops=1e15          steps of training that cost as much; also images, seconds
     measure.metrics=[fd,pr]   what is measured; measure.samples=5000 images
+    samples=npz               all measured samples stay in the folder; also png
     cost.repeats=0            of each timing; 0: nothing is timed
     analysis=exposure_bias    of a cascade
     trainer.steps=20000       any option of hierdiff.train: data, denoiser, sampler, seed, ...

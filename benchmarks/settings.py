@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from hierdiff.guidance import Scale
 from hierdiff.levels import Sides
@@ -123,7 +123,8 @@ class Settings:
     """One run of the benchmark.
 
     label: of its row. folder: where it works. dry_run: true for the plan alone, "time" to time some
-    steps for it. analysis, recipe_name: None for none. The options of `hierdiff.train` are as
+    steps for it. analysis, recipe_name: None for none. samples: whether all measured samples stay
+    in the folder, and as what (`benchmarks.measure.stored`). The options of `hierdiff.train` are as
     there.
     """
 
@@ -145,6 +146,7 @@ class Settings:
     sampler: Node | None = None
     analysis: Analysis | None = None
     recipe_name: Text | None = None
+    samples: Literal["npz", "png"] | None = None
 
     @property
     def place(self) -> Path:

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from benchmarks import phases, ready, run
+from benchmarks import evaluate, phases, ready, run
 from benchmarks.measure import kept, quality
 from benchmarks.naming import folder_name
 from benchmarks.ready import check_measure, check_method
@@ -545,3 +545,23 @@ def test_more_samples_than_test_images_are_drawn_and_say_so(tmp_path, monkeypatc
     assert f"rows=permuted({len(part)})" in str(record.quality[0].identity)
     assert record.provenance["rows"]["n"] == len(part)
     run.show(record, tmp_path)
+
+
+@pytest.mark.slow
+def test_samples_that_stay_are_measured_again_with_the_same_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(phases, "costs", lambda *given: [])
+    words = ("samples=npz", "measure.seeds=[0]", "measure.metrics=[fd,kd]")
+    record = run.make(settings_of(composed(tmp_path / "run", *words)))
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(folder_of_configs(), version_base="1.3"):
+        words = (
+            *(f"images={tmp_path / 'run' / 'samples' / 'seed0-32.npz'}", "label=again"),
+            *(f"folder={tmp_path / 'again'}", "data=critters", "conditions=test"),
+            *("measure.extractor={name: random_conv}", "measure.metrics=[fd,kd]"),
+            "measure.batch=8",
+        )
+        again = evaluate.evaluate(
+            evaluate.external_settings(plain(compose("evaluate", overrides=list(words))))
+        )
+    assert len(again.quality) == 2 * 2 * 2 - 2  # the finest in both views, the other pooled
+    assert set(again.quality) <= set(record.quality)
