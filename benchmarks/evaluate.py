@@ -432,7 +432,8 @@ show beside those of runs. The same command again prints it.
 
     python -m benchmarks.evaluate images=samples.npz label=VAR data=folder data.root=photos
 
-    images=FOLDER | FILE.zip | FILE.npz   an .npz holds arr_0: uint8, n h w c, as of ADM and EDM
+    images=FOLDER | FILE.zip | FILE.npz   an .npz holds arr_0: uint8, n h w c, as of ADM and EDM;
+                                          also a .tar, or a folder of them, as of webdataset
     measure.references={256: FILE.npz}    instead of data: statistics of ADM, EDM, pytorch-fid
     measure.metrics=[fd,kd]               what is measured, as in benchmarks.run
     measure.samples=512                   disjoint sets of 512 images: their mean and spread

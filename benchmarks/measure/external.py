@@ -1,7 +1,9 @@
-"""Images that came from elsewhere: a folder, a zip or an `.npz`, in one order and with one hash.
+"""Images that came from elsewhere: a folder, a zip, shards or an `.npz`, in one order and with one
+hash.
 
-Files are in natural order of their paths (2.png before 10.png), so that a folder, a zip of it and
-an `.npz` of the same images (`arr_0`: uint8, n h w c, as ADM and EDM write it) are the same images.
+Files are in natural order of their paths (2.png before 10.png), so that a folder, a zip of it,
+`.tar` shards of neighbouring files and an `.npz` of the same images (`arr_0`: uint8, n h w c, as
+ADM and EDM write it) are the same images.
 `sha256` is of the decoded pixels: that of `np.load(FILE)["arr_0"].tobytes()`.
 """
 
@@ -10,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import tarfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -36,6 +39,7 @@ log = logging.getLogger(__name__)
 ARRAY, LABELS = "arr_0", "arr_1"
 THREADS = 8  # that decode files
 LARGEST = 2**28  # bytes of a file in a zip
+END = 512  # bytes of zeros at the end of a `.tar`, at least
 NAMED = 5  # skipped files that a warning names
 
 
@@ -181,7 +185,7 @@ class Stack(External):
 
 
 def external_images(place: str | Path) -> External:
-    """The images of a folder, a `.zip` or an `.npz`.
+    """The images of a folder, which may be one of `.tar` shards, a `.zip`, a `.tar` or an `.npz`.
 
     Raises:
         FileNotFoundError: where there is nothing, or no image in it.
@@ -189,14 +193,17 @@ def external_images(place: str | Path) -> External:
     """
     path = Path(place).expanduser()
     if path.is_dir():
-        return _folder(path)
+        shards = in_natural_order(one.name for one in path.glob("*.tar"))
+        return _shards(path, [path / name for name in shards]) if shards else _folder(path)
     if not path.exists():
-        raise FileNotFoundError(f"images={path} does not exist: give a folder, an .npz or a .zip")
+        raise FileNotFoundError(f"images={path} does not exist: give a folder, .npz, .zip or .tar")
     if path.suffix == ".npz":
         return Stack(path)
     if path.suffix == ".zip":
         return _zip(path)
-    raise ValueError(f"images={path} is no folder, .npz or .zip: give one of these")
+    if path.suffix == ".tar":
+        return _shards(path, [path])
+    raise ValueError(f"images={path} is no folder, .npz, .zip or .tar: give one of these")
 
 
 def _folder(top: Path) -> Files:
@@ -244,6 +251,39 @@ def _zip(path: Path) -> Files:
 
     others = tuple(sorted({*members} - {*images}))
     return Files(path, {name: opened(member) for name, member in images.items()}, others)
+
+
+def _shards(place: Path, shards: Sequence[Path]) -> Files:
+    """Images in webdataset's shards; the files beside an image (`.cls`, `.json`) are passed over.
+
+    Raises:
+        ValueError: `Damaged`, for a shard that is cut short.
+    """
+
+    def opened(shard: Path, start: int, size: int) -> Callable[[], io.BytesIO]:
+        def content() -> io.BytesIO:
+            with shard.open("rb") as file:
+                file.seek(start)
+                return io.BytesIO(file.read(size))
+
+        return content
+
+    images: dict[str, Callable[[], io.BytesIO]] = {}
+    for shard in shards:
+        with damage(shard):
+            check_regular(shard)
+            with tarfile.open(shard, "r:") as archive, shard.open("rb") as file:
+                for one in archive:
+                    suffix = PurePosixPath(one.name).suffix.lower()
+                    if one.isreg() and suffix in SUFFIXES and not _hidden(one.name):
+                        read = opened(shard, one.offset_data, min(one.size, LARGEST))
+                        images[f"{shard.name}/{one.name}"] = read
+                file.seek(archive.offset)
+                if set(file.read(END)) != {0}:
+                    raise ValueError("it has no end, and was cut short")
+    files = Files(place, images)
+    files.classes = None  # shards are none
+    return files
 
 
 def _hidden(name: str) -> bool:

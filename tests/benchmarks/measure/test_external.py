@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -48,6 +50,44 @@ def test_a_folder_a_zip_and_an_npz_of_the_same_images_are_the_same(tmp_path):
         assert [len(batch) for batch in batches] == [4, 4, 1]
         assert np.array_equal(batches[1].numpy(), images[7:11].transpose(0, 3, 1, 2))
         assert np.array_equal(read.read(0, 2), images[:2])  # and back again
+
+
+def sharded(images: np.ndarray, folder: Path, each: int) -> Path:
+    """Webdataset's shards `0.tar` and so on, with a class beside each image."""
+    folder.mkdir()
+    for first in range(0, len(images), each):
+        with tarfile.open(folder / f"{first // each}.tar", "w") as archive:
+            for number in range(first, min(first + each, len(images))):
+                content = io.BytesIO()
+                Image.fromarray(images[number]).save(content, "png")
+                for name, data in ((f"{number}.png", content.getvalue()), (f"{number}.cls", b"1")):
+                    about = tarfile.TarInfo(name)
+                    about.size = len(data)
+                    archive.addfile(about, io.BytesIO(data))
+    return folder
+
+
+def test_shards_are_the_same_images(tmp_path):
+    images = pixels()
+    read = external_images(sharded(images, tmp_path / "shards", each=1))  # 10.tar after 9.tar
+    assert len(read) == 12 and read.classes is None and not read.skipped
+    assert read.sha256() == hashlib.sha256(images.tobytes()).hexdigest()
+    alone = external_images(sharded(images, tmp_path / "one", each=12) / "0.tar")
+    assert alone.sha256() == read.sha256()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.45])
+def test_a_shard_that_was_cut_short_is_refused(share, tmp_path):
+    shard = sharded(pixels(4), tmp_path / "shards", each=4) / "0.tar"
+    with tarfile.open(shard) as archive:
+        ends = [one.offset for one in archive][1:]  # at the border of a file nothing else shows
+    whole = shard.read_bytes()
+    for length in (int(share * len(whole)), *ends):
+        shard.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="0.tar cannot be read"):
+            external_images(shard)
+    shard.write_bytes(whole)
+    assert len(external_images(shard)) == 4
 
 
 def test_classes_are_folders_in_natural_order_or_labels(tmp_path):
@@ -135,6 +175,6 @@ def test_places_without_images_are_refused(tmp_path):
         external_images(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="does not exist: give a folder"):
         external_images(tmp_path / "nowhere")
-    (tmp_path / "a.tar").write_bytes(b"")
-    with pytest.raises(ValueError, match="is no folder, .npz or .zip"):
-        external_images(tmp_path / "a.tar")
+    (tmp_path / "a.rar").write_bytes(b"")
+    with pytest.raises(ValueError, match="is no folder, .npz, .zip or .tar"):
+        external_images(tmp_path / "a.rar")
