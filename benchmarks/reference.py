@@ -2,8 +2,8 @@
 
 `python -m benchmarks.reference data=critters data.resolution=32 'resolutions=[32,16]'`. The same
 `measure` as in a run decides the extractor. `output=FILE.npz` writes moments in float64 (`mu`,
-`sigma`) that pytorch-fid and EDM read as well, and that `hierdiff.metrics.reference.foreign` reads
-back. `ship=true` writes the features themselves into the package.
+`sigma`) that pytorch-fid and EDM read as well, and that `hierdiff.metrics.reference.read_moments`
+reads back. `ship=true` writes the features themselves into the package.
 """
 
 from __future__ import annotations
