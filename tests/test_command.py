@@ -114,7 +114,7 @@ def plain_of(*words: str) -> dict[str, Any]:
         (["methd=mdm"], "there is no option 'methd', did you mean 'method'?"),
         (["+methd=mdm"], "there is no option 'methd', did you mean 'method'?"),
         (["sede=3"], "there is no option 'sede', did you mean 'seed'?"),
-        (["steps=3"], "no option 'steps', did you mean sampler.steps or trainer.steps?"),
+        (["steps=3"], "did you mean select.steps or sampler.steps or trainer.steps?"),
         (["hydra.run.dri=x"], "hydra.run has no option 'dri', did you mean 'dir'?"),
         (["method=cascaded", "method.stages.2.share=1"], "method.stages has 2 entries, of which"),
         (["measure=3"], "set one of them, measure.extractor=..."),
