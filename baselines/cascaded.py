@@ -120,13 +120,16 @@ class Augmented(Bridge):
             )
         if self.truncated and self.log_snr_range is None:
             raise ValueError("truncated without noise: give log_snr_range, or take truncated=false")
-        if self.log_snr_range is None:
-            object.__setattr__(self, "log_snr", CLEAN)
-        elif not self.log_snr_range[0] < self.log_snr_range[1]:
+        if self.log_snr_range and not self.log_snr_range[0] < self.log_snr_range[1]:
             raise ValueError(f"log_snr_range {list(self.log_snr_range)}: give [lowest, highest]")
         if self.blur is not None and not 0 < self.blur[0] <= self.blur[1]:
             raise ValueError(f"blur {list(self.blur)}: give [least, largest] standard deviation")
-        self._check(self.log_snr)
+        self._check(self.output_log_snr)
+
+    @property
+    @override
+    def output_log_snr(self) -> float:
+        return CLEAN if self.log_snr_range is None else self.log_snr
 
     @override
     def stop(self, log_snr: float) -> float:

@@ -369,7 +369,7 @@ def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
         precision=bench.precision,
         track=track,
     )
-    own = {one.stage.name: one.bridge.log_snr for one in exposure.upsamplers(method)}
+    own = {one.stage.name: one.bridge.output_log_snr for one in exposure.upsamplers(method)}
     exposure.write_picture(bench.folder / f"{analysis.name}.png", rows, own)
     result = {"rows": rows, "gap": exposure.gaps(rows, method), "level": own}
     record = replace(record, analysis={**record.analysis, analysis.name: result})

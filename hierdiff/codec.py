@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
@@ -68,15 +67,17 @@ class Codec(ABC):
 codecs: Registry[Codec] = Registry("codec", Codec)
 
 
-@dataclass(frozen=True)
 class Pyramid(Codec):
-    """Block means at each resolution (MDM, arXiv 2310.15111, section 3.1)."""
+    """Block means at each resolution (MDM, arXiv 2310.15111, section 3.1).
 
-    resolutions: Sequence[Resolution]
-    channels: Count = 3
+    resolutions: finest first. channels: of the images.
+    """
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "resolutions", check_resolutions(self.resolutions))
+    resolutions: tuple[Resolution, ...]
+
+    def __init__(self, resolutions: Sequence[int | Sequence[int]], channels: int = 3):
+        self.resolutions = check_resolutions(resolutions)
+        self.channels = channels
 
     @override
     def encode(self, images: Float[Tensor, "b c *sides"]) -> Levels:

@@ -166,7 +166,8 @@ def plain(cfg: Any) -> dict[str, Any]:
         if why.startswith(RESOLVER):
             raise ValueError(why.removeprefix(RESOLVER)) from error
         raise ValueError(f"{error.full_key}: {why}: write ${{KEY}} for another option") from error
-    return {str(key): value for key, value in node.items()}  # type: ignore[union-attr]
+    assert isinstance(node, dict)
+    return {str(key): value for key, value in node.items()}
 
 
 # -- how a word sets an option ---------------------------------------------------------------------

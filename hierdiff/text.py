@@ -60,7 +60,7 @@ class TextEncoder(ABC):
         """States and mask, without gradient."""
 
 
-encoders: Registry[TextEncoder] = Registry("text encoder", TextEncoder)  # type: ignore[type-abstract]
+encoders: Registry[TextEncoder] = Registry("text encoder", TextEncoder)
 
 
 def words_of(caption: str) -> list[str]:

@@ -38,7 +38,7 @@ def test_decoding_names_each_level_by_its_resolution():
 def test_the_tail_encodes_to_the_coarsest_levels():
     images = torch.rand(1, 1, 8, 8)
     whole = Pyramid([8, 4, 2], channels=1)
-    assert whole.tail(2) == Pyramid([4, 2], channels=1)
+    assert whole.tail(2).shapes() == Pyramid([4, 2], channels=1).shapes()
     torch.testing.assert_close(whole.tail(2).encode(images), whole.encode(images)[1:])
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baselines.latent.stage import AutoencoderStage
 from hierdiff.config import folder_of_configs, from_yaml, reported
 from hierdiff.interop import autoencoder, check_groups
 from hierdiff.methods import Method
@@ -96,8 +97,10 @@ def converted(
     }
     config = {"method": node, "facts": facts}
     method = built(config, source)
-    check_groups(method.stages[0].autoencoder)  # type: ignore[arg-type]
-    own = method.stages[0].autoencoder.state_dict()  # type: ignore[union-attr]
+    stage = method.stages[0]
+    assert isinstance(stage, AutoencoderStage)
+    check_groups(stage.autoencoder)
+    own = stage.autoencoder.state_dict()
     given = autoencoder.rename(state)
     for name in sorted(own.keys() | given.keys()):
         theirs, ours = (tuple(part[name].shape) if name in part else None for part in (given, own))

@@ -94,7 +94,7 @@ def exposure_bias(
             "real": list(real_inputs(previous, data, n)),
             "generated": list(track(generated, "input", -(-n // BATCH))),
         }
-        for log_snr in sorted({*log_snrs, bridge.log_snr}, reverse=True):
+        for log_snr in sorted({*log_snrs, bridge.output_log_snr}, reverse=True):
             for source in SOURCES:
                 meter = FidelityMeter(
                     extractor, {side: references[side]}, rows=evaluation_rule(len(data))
@@ -155,7 +155,7 @@ def outputs(
 def gaps(rows: Sequence[Mapping[str, Any]], method: Method) -> dict[str, float]:
     """By stage, the distance on generated input minus that on real input, at the log-SNR of the
     bridge."""
-    own = {one.stage.name: one.bridge.log_snr for one in upsamplers(method)}
+    own = {one.stage.name: one.bridge.output_log_snr for one in upsamplers(method)}
     values = {
         (row["stage"], row["source"]): row["value"]
         for row in rows

@@ -60,7 +60,7 @@ class Stored:
         for path in self._levels.values():
             part = part_of(path.with_suffix(".npz"))
             with part.open("wb") as file:
-                np.savez(file, arr_0=np.load(path, mmap_mode="r"), **arrays)  # type: ignore[arg-type]
+                np.savez(file, arr_0=np.load(path, mmap_mode="r"), **arrays)
             os.replace(part, path.with_suffix(".npz"))
             path.unlink()
 

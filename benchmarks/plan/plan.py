@@ -95,4 +95,5 @@ class Plan:
 def sum_or_none(amounts: Iterable[float | None]) -> float | None:
     """The sum; None where one amount is unknown."""
     terms = list(amounts)
-    return None if None in terms else sum(terms)  # type: ignore[arg-type]
+    known = [amount for amount in terms if amount is not None]
+    return sum(known) if len(known) == len(terms) else None

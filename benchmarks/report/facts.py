@@ -196,7 +196,7 @@ def origin_table(entries: Sequence[LabelledRecord]) -> PlainTable:
 def _commit(git: Mapping[str, Any]) -> str | None:
     if not git.get("commit"):
         return None
-    state = {True: " with changes", False: " clean"}.get(git.get("dirty"), "")  # type: ignore[arg-type]
+    state = "" if git.get("dirty") is None else " with changes" if git["dirty"] else " clean"
     return str(git["commit"])[:10] + state
 
 

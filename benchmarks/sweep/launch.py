@@ -92,7 +92,8 @@ class SweepProgress(Callback):
     @override
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         words = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-        jobs = jobs_of(words)  # type: ignore[arg-type]
+        assert isinstance(words, list)
+        jobs = jobs_of(words)
         try:
             lines = check_shared(config, jobs)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -55,9 +56,9 @@ def run_process(
     """
     last = b""
     with spawning(command) as process, stopping_with_sweep(process, ledger, interrupts):
-        assert process.stderr is not None
+        assert isinstance(process.stderr, io.BufferedReader)
         try:
-            while chunk := process.stderr.read1():  # type: ignore[attr-defined]
+            while chunk := process.stderr.read1():
                 sys.stderr.buffer.write(chunk)
                 sys.stderr.flush()
                 last = (last + chunk)[-4000:]

@@ -112,4 +112,4 @@ def _of_its_own(self: Any, master_config: Any, sweep_overrides: list[str]) -> An
     return _composed(self, master_config, own_overrides(master_config, sweep_overrides))
 
 
-ConfigLoaderImpl.load_sweep_config = _of_its_own  # type: ignore[assignment]
+ConfigLoaderImpl.load_sweep_config = _of_its_own  # type: ignore[method-assign]

@@ -41,12 +41,16 @@ class Handover(NamedTuple):
 class Bridge(ABC):
     """Turns the state of one stage into the conditions, and perhaps the start, of the next.
 
-    log_snr: of its output in sampling, `CLEAN` where it adds no noise. gives: names of the vectors
-    and scalars that it adds to the conditions, which the data need not have.
+    gives: names of the vectors and scalars that it adds to the conditions, which the data need not
+    have.
     """
 
-    log_snr: float = CLEAN
     gives: frozenset[str] = frozenset()
+
+    @property
+    def output_log_snr(self) -> float:
+        """The log_snr of its output in sampling; `CLEAN`, the default, where it adds no noise."""
+        return CLEAN
 
     def stop(self, log_snr: float) -> float:
         """Time at which the previous trajectory ends: 0 unless a noisy state is handed over."""

@@ -81,7 +81,7 @@ class Bridged(Diffusion):
 
     @override
     def opening(self, request: Request) -> tuple[Handover, Images]:
-        log_snr = self.bridge.log_snr
+        log_snr = self.bridge.output_log_snr
         crossing = self.bridge.draw_at(self._crossed(request.n), request.noise, log_snr)
         names = dict.fromkeys(name for stage in self.previous.chain for name in stage.resolutions)
         below = [name for name in names if name not in self.resolutions and request.wants(name)]
@@ -92,14 +92,14 @@ class Bridged(Diffusion):
 
     @override
     def example(self, n: int, noise: Noise) -> Handover:
-        shapes, log_snr = self._crossed(n), self.bridge.log_snr
+        shapes, log_snr = self._crossed(n), self.bridge.output_log_snr
         x, crossing = tuple(map(noise, shapes)), self.bridge.draw_at(shapes, noise, log_snr)
         return self.bridge(x, CLEAN, crossing, super().example(n, noise).cond)
 
     @torch.no_grad()
     @override
     def follow(self, request: Request, x: Levels, log_snr: float | None = None) -> Images:
-        log_snr = self.bridge.log_snr if log_snr is None else log_snr
+        log_snr = self.bridge.output_log_snr if log_snr is None else log_snr
         crossing = self.bridge.draw_at(self._crossed(request.n), request.noise, log_snr)
         x = tuple(level.to(self.device) for level in x)
         cond = self.complete(request.cond, request.n)
@@ -107,7 +107,7 @@ class Bridged(Diffusion):
 
     @override
     def parts(self, stop: float = 0.0) -> tuple[Part, ...]:
-        before = self.previous.parts(self.bridge.stop(self.bridge.log_snr))
+        before = self.previous.parts(self.bridge.stop(self.bridge.output_log_snr))
         return (*(part for part in before if part.is_evaluation), *super().parts(stop))
 
     @override

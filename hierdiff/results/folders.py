@@ -59,8 +59,9 @@ def readable(*folders: str | Path, depth: int | None = None) -> tuple[list[Recor
 
 
 def _with_path(error: ValueError | OSError, path: Path) -> str:
-    system = isinstance(error, OSError) and error.strerror
-    return f"{path} cannot be read ({error.strerror})" if system else str(error)  # type: ignore[union-attr]
+    if isinstance(error, OSError) and error.strerror:
+        return f"{path} cannot be read ({error.strerror})"
+    return str(error)
 
 
 def records(*folders: str | Path) -> list[Record]:

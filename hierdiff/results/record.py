@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hierdiff.files.atomic import write
 from hierdiff.files.reading import from_json
@@ -203,10 +203,10 @@ def _read_json(path: Path) -> Any:
     return content
 
 
-def _no_number(word: str) -> None:
+def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number")
 
 
 def _finite(word: str) -> float:
     value = float(word)
-    return value if math.isfinite(value) else _no_number(word)  # type: ignore[func-returns-value, return-value]
+    return value if math.isfinite(value) else _no_number(word)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
+
+from torch import Tensor
 
 from hierdiff.training.recipe import Recipe
 
@@ -34,12 +36,17 @@ def fabric_of(recipe: Recipe, *, alone: bool = False) -> Fabric:
             devices=devices,
             num_nodes=nodes,
             strategy=strategy,
-            precision=recipe.precision,  # type: ignore[arg-type]
+            precision=recipe.precision,
         )
     except (RuntimeError, ValueError, TypeError, LookupError, ImportError) as error:
         raise ValueError(
             f"trainer.accelerator={recipe.accelerator}, devices={recipe.devices}: {error}"
         ) from error
+
+
+def all_reduce(fabric: Fabric, x: Tensor, op: Literal["mean", "sum"]) -> Tensor:
+    """The mean or the sum of a tensor over all processes."""
+    return cast("Tensor", fabric.all_reduce(x, reduce_op=op))
 
 
 def processes(recipe: Recipe) -> int:

@@ -26,7 +26,7 @@ from hierdiff.noise import seed_of
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.checkpoint import Broken, Checkpoint, check_config, newest, save_checkpoint
 from hierdiff.training.ema import EMA
-from hierdiff.training.fabric import fabric_of
+from hierdiff.training.fabric import all_reduce, fabric_of
 from hierdiff.training.feed import Feed, batches_of
 from hierdiff.training.format import as_json, save_weights
 from hierdiff.training.initial import start_networks
@@ -315,7 +315,7 @@ class Run:
         stop = bool(self.stop_request)
         if self.fabric.world_size > 1:
             flag = torch.tensor(float(stop), device=self.device)
-            stop = bool(self.fabric.all_reduce(flag, reduce_op="sum") > 0)  # type: ignore[operator]
+            stop = bool(all_reduce(self.fabric, flag, "sum") > 0)
         step, recipe = self.place.total_step, self.recipe
         if stop or (recipe.checkpoint_every and step % recipe.checkpoint_every == 0):
             self._save(players, ema)

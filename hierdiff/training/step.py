@@ -21,6 +21,7 @@ from hierdiff.methods import Stage, Turn
 from hierdiff.noise import Noise, from_generator, generator_of, seed_of
 from hierdiff.objective import Loss
 from hierdiff.training.ema import EMA
+from hierdiff.training.fabric import all_reduce
 from hierdiff.training.optimizer import optimizer_of, set_lr
 from hierdiff.training.recipe import Recipe
 
@@ -159,7 +160,7 @@ class TrainingStep:
         norm = nn.utils.get_total_norm([p.grad for p in player.parameters if p.grad is not None])
         column = torch.cat([sums, norm[None].to(sums.dtype)])
         if self.fabric.world_size > 1:
-            column = self.fabric.all_reduce(column, reduce_op="mean")  # type: ignore[assignment]
+            column = all_reduce(self.fabric, column, "mean")
         if player.clip:
             nn.utils.clip_grads_with_norm_(player.parameters, player.clip, norm)
         if column.is_meta:

@@ -143,7 +143,7 @@ class Extractor(nn.Module, ABC):
         self.eval().requires_grad_(False)
 
 
-extractors: Registry[Extractor] = Registry("extractor", Extractor)  # type: ignore[type-abstract]
+extractors: Registry[Extractor] = Registry("extractor", Extractor)
 
 
 def pil_bicubic(images: UInt8[Tensor, "b 3 h w"], side: int) -> UInt8[Tensor, "b 3 s s"]:
