@@ -54,7 +54,7 @@ from hierdiff.registry import Later, Node, build, check_node, suggest
 from hierdiff.schedules import Schedule, Shifted, schedules
 
 log = logging.getLogger(__name__)
-Split = Annotated[Sequence[NonNegative], Length(1, more=True)]
+Shares = Annotated[Sequence[NonNegative], Length(1, more=True)]
 RESIZES = ("bilinear", "bicubic", "nearest")
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by number of sides
 
@@ -311,7 +311,7 @@ class Cascaded(Method):
         denoiser: Later[Denoiser] | None = None,
         denoisers: Mapping[str | int, Later[Denoiser]] | None = None,
         stages: Sequence[Mapping[str, Any]] | None = None,
-        split: Split | None = None,
+        split: Shares | None = None,
         bridge: Later[Bridge] | None = None,
         schedule: Later[Schedule] | None = None,
         reference: Count | Sides | None = None,
@@ -360,7 +360,7 @@ class Cascaded(Method):
         }
         built: list[Diffusion] = []
         for side, own in zip(sides, stages or [{}] * len(sides), strict=True):
-            check_stage(own, len(built))
+            check_options(own, len(built))
             own = {
                 name: value for name, value in own.items() if (name, value) != ("denoiser", None)
             }
@@ -447,7 +447,7 @@ class StageOptions:
     crop: Count | None = None
 
 
-def check_stage(options: Mapping[str, Any], place: int) -> None:
+def check_options(options: Mapping[str, Any], place: int) -> None:
     """Checks what stage `place` of a cascade, counted from 0, says of itself.
 
     Raises:

@@ -106,7 +106,7 @@ class BSR(Degradation):
                 by = 1 + (2 * factor - 1) * next(u)
                 return resized(x, [max(1, int(side / by)) for side in x.shape[-2:]], next(u))
             variance = (0.1 + (0.6 * factor - 0.1) * next(u)) ** 2
-            x = blurred(x, (variance, variance), shift=(factor - 1) / 2)
+            x = gaussian_blur(x, (variance, variance), shift=(factor - 1) / 2)
             return x[..., ::factor, ::factor]
 
         steps: list[Callable[[Tensor], Tensor]] = [
@@ -126,9 +126,9 @@ class BSR(Degradation):
     def _blurred(self, x: Tensor, factor: int, u: Iterator[float]) -> Tensor:
         if next(u) < 0.5:
             most = self.blur * (4 + factor)  # of a variance
-            return blurred(x, (most * next(u), most * next(u)), math.pi * next(u))
+            return gaussian_blur(x, (most * next(u), most * next(u)), math.pi * next(u))
         variance = (self.blur * (2 + 0.2 * factor) * next(u)) ** 2
-        return blurred(x, (variance, variance))
+        return gaussian_blur(x, (variance, variance))
 
     def _noisy(self, x: Tensor, u: Iterator[float], mix: Tensor, eps: Tensor) -> Tensor:
         low, high = self.noise
@@ -156,7 +156,7 @@ def resized(
     return F.interpolate(x, size=tuple(sides), mode=mode, align_corners=corners)
 
 
-def blurred(
+def gaussian_blur(
     x: Float[Tensor, "b c h w"], variances: tuple[float, float], angle: float = 0, shift: float = 0
 ) -> Float[Tensor, "b c h w"]:
     """A Gaussian blur with reflected edges.

@@ -18,7 +18,7 @@ from benchmarks.measure.external import External, external_images
 from benchmarks.measure.kept import FILE as MEASURING
 from benchmarks.measure.kept import Kept, measuring_key
 from benchmarks.measure.quality import AUTO, Meter, Rows, quality_of_seeds, settle_metrics
-from benchmarks.measure.samples import Images, image_batches, real_images
+from benchmarks.measure.samples import PixelImages, image_batches, real_images
 from benchmarks.measure.scale import (
     check_sides,
     files_of,
@@ -32,7 +32,7 @@ from benchmarks.ready import check_folder
 from benchmarks.run import show
 from benchmarks.settings import Several, freeze, group_of, thaw
 from benchmarks.sweep.finished import check_same_inputs, check_same_options, inputs_of
-from hierdiff.command import command, plain
+from hierdiff.command import command, plain_config
 from hierdiff.data import ImageData, datasets
 from hierdiff.files.atomic import write_png
 from hierdiff.files.lock import worked_in
@@ -373,7 +373,7 @@ def measure_images(
     )
     kept = Kept(job.settings.place / MEASURING, key)
 
-    def draw(number: int, start: int) -> Iterator[Images]:
+    def draw(number: int, start: int) -> Iterator[PixelImages]:
         batches = job.images.batches(number * n + start, (number + 1) * n, batch)
         total = -(-(n - start) // batch)
         for images in track(batches, f"set {number + 1} of images", total):
@@ -446,7 +446,7 @@ show beside those of runs. The same command again prints it.
 @command("evaluate", ABOUT)
 def main(cfg: Any) -> None:
     """The command."""
-    settings = external_settings(plain(cfg))
+    settings = external_settings(plain_config(cfg))
     check_folder(settings.place)
     with worked_in(settings.place):
         record = evaluate(settings)

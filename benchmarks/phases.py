@@ -25,14 +25,14 @@ from benchmarks.measure.kept import Kept, measuring_key, weights_hash
 from benchmarks.measure.pictures import film, neighbour_sheet
 from benchmarks.measure.quality import Meter, Rows, quality_of_seeds
 from benchmarks.measure.reconstruction import reconstructions
-from benchmarks.measure.samples import Images, real_images, samples
+from benchmarks.measure.samples import PixelImages, real_images, samples
 from benchmarks.measure.scale import (
     files_of,
     real_references,
     scale_rows,
     statistics_folder,
 )
-from benchmarks.measure.selection import Choice, candidate_rows, choices, select, with_choice
+from benchmarks.measure.selection import Choice, candidate_rows, choices, select_choice, with_choice
 from benchmarks.measure.stored import Stored
 from benchmarks.plan.plan import Plan
 from benchmarks.progress import track
@@ -206,7 +206,7 @@ def select_options(bench: Bench, kept: Kept) -> tuple[Bench, list[Candidate]]:
             bench.settings.measure.batch,
         )
 
-    choice, candidates = select(draw, choices(selection), kept, track)
+    choice, candidates = select_choice(draw, choices(selection), kept, track)
     log.info("selected %s by %s", choice, candidates[0].metric)
     return choose(bench, choice), candidates
 
@@ -218,7 +218,7 @@ def choose(bench: Bench, choice: Choice) -> Bench:
     return replace(bench, run=run, settings=bench.settings.settle(sampler=choice.sampling()))
 
 
-def draw_samples(bench: Bench, kept: Kept, seed: int, start: int) -> Iterator[Images]:
+def draw_samples(bench: Bench, kept: Kept, seed: int, start: int) -> Iterator[PixelImages]:
     """Batches of images of a seed from number `start` on; the first `SHOWN` go to `kept.shown`, and
     all of them to the folder if that is wanted."""
     n, batch = bench.settings.measure.samples, bench.settings.measure.batch
@@ -255,7 +255,7 @@ def measure_samples(bench: Bench, kept: Kept) -> Rows:
     )
 
 
-def picture(bench: Bench, shown: Images) -> None:
+def picture(bench: Bench, shown: PixelImages) -> None:
     """Writes sheets of samples, real images, nearest neighbours and trajectories."""
     folder, looked_at = bench.folder, next(iter(shown.values()))[:NEAREST]
     finest = resolution_of(looked_at.shape[2:])

@@ -82,7 +82,7 @@ def ready(settings: Settings) -> Ready:
         timed=settings.dry_run == TIME,
     )
     run = with_plan(run, plan)
-    training.check(run.method, settings.place, run.recipe, run.config)
+    training.check_run(run.method, settings.place, run.recipe, run.config)
     steps = {"steps": plan.sampler_steps} if plan.match and plan.sampler_steps else None
     settings = settings.settle(trainer=run.config["trainer"], sampler=steps)
     return Ready(settings, run, plan, extractor, record)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure.samples import image_batches
-from hierdiff.command import command, plain
+from hierdiff.command import command, plain_config
 from hierdiff.data import ImageData, datasets
 from hierdiff.data.cache import cache_folder
 from hierdiff.files.atomic import clean_beside
@@ -120,8 +120,8 @@ ABOUT = """Statistics of real images: computed, stored where runs find them, pri
 @command("reference", ABOUT)
 def main(cfg: Any) -> None:
     """The command."""
-    settings, node = reference_settings(cfg), plain(cfg["data"])
-    extractor = extractors.build(plain(cfg["measure"])["extractor"], at="measure.extractor")
+    settings, node = reference_settings(cfg), plain_config(cfg["data"])
+    extractor = extractors.build(plain_config(cfg["measure"])["extractor"], at="measure.extractor")
     data = datasets.build(node, at="data")
     folder = cache_folder(node.get("cache")) / "statistics"
     made = build_references(data, settings.split, extractor, list(settings.resolutions), folder)

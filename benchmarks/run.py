@@ -29,7 +29,7 @@ from benchmarks.sweep.process import BUSY, follow_sweep
 from benchmarks.tables.beside import beside
 from benchmarks.tables.formats.terminal import rich_table, terminal_text
 from benchmarks.tables.table import tabulate
-from hierdiff.command import command, plain
+from hierdiff.command import command, plain_config
 from hierdiff.config import one_line
 from hierdiff.files.lock import Busy, worked_in
 from hierdiff.results.record import FILE, Record
@@ -61,7 +61,7 @@ the runs in the same folder. The same command again goes on where it stopped.
 @command("benchmark", ABOUT)
 def main(cfg: Any) -> None:
     """One run, or one job of a sweep."""
-    config = plain(cfg)
+    config = plain_config(cfg)
     check_run_names(config)
     label, folder = str(config["label"]), Path(config["folder"])
     if config["dry_run"]:

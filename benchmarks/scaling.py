@@ -35,7 +35,7 @@ from benchmarks.progress import track
 from benchmarks.settings import TimingOptions, group_of
 from benchmarks.tables.digits import is_spread, printed
 from benchmarks.tables.formats.terminal import terminal_text
-from hierdiff.command import HELP, in_order, plain, with_sentences
+from hierdiff.command import HELP, in_order, plain_config, with_sentences
 from hierdiff.config import folder_of_configs, one_line, reported
 from hierdiff.data import datasets
 from hierdiff.files.atomic import write
@@ -53,7 +53,7 @@ from hierdiff.results.plain import content_hash
 from hierdiff.results.provenance import machine, now
 from hierdiff.train import GROUPS, definite, method_node
 from hierdiff.training import Recipe
-from hierdiff.training.fabric import processes
+from hierdiff.training.fabric import process_count
 
 log = logging.getLogger(__name__)
 
@@ -134,13 +134,14 @@ def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any])
         overrides = [f"method={name}", f"data.resolution={side}", f"cost.batches=[{BATCH}]", *rest]
         cfg = with_sentences(compose)("benchmark", overrides=overrides)
         options = {
-            key: plain(cfg[key]) for key in ("method", "denoiser", "sampler", "trainer", "cost")
+            key: plain_config(cfg[key])
+            for key in ("method", "denoiser", "sampler", "trainer", "cost")
         }
     node = method_node(options)
     timing = replace(group_of(TimingOptions, options["cost"], "cost"), alone=False)
     if not timing.repeats:
         raise ValueError("cost.repeats=0: nothing would be timed, give 1 or more")
-    processes(build(Recipe, definite(options["trainer"]), at="trainer"))
+    process_count(build(Recipe, definite(options["trainer"]), at="trainer"))
     if node["resolutions"][0] != side:
         raise ValueError(
             f"{name} would be measured at {node['resolutions'][0]} px instead of {side}: choose "
@@ -174,7 +175,7 @@ def facts_of(rest: Sequence[str]) -> dict[str, Any]:
     """Facts of the data at its own resolution; larger images are never made."""
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         cfg = with_sentences(compose)("benchmark", overrides=list(rest))
-        return datasets.build(plain(cfg["data"])).facts
+        return datasets.build(plain_config(cfg["data"])).facts
 
 
 def case_key(case: Case, where: str) -> str:

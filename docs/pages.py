@@ -71,7 +71,7 @@ def parts() -> str:
         lines += [f"## {role}", "", "| name | what it is | options | source |", "|---|---|---|---|"]
         for name, entry in sorted(entries.items()):
             options = ", ".join(f"`{k}={v}`" for k, v in listing.options(entry).items())
-            cells = (f"`{name}`", listing.description(entry), options, listing.source(entry))
+            cells = (f"`{name}`", listing.description(entry), options, listing.paper_of(entry))
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
         lines.append("")
     return "\n".join(lines)

@@ -29,7 +29,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hierdiff.config import folder_of_configs, reported
-from hierdiff.options import shown, suggest
+from hierdiff.options import literal, suggest
 
 PARTS = ("data", "denoiser", "sampler", "method", "trainer")  # groups that constructors check
 Key = tuple[str, ...]  # `a.b` in its parts
@@ -150,7 +150,7 @@ def is_group(word: str) -> bool:
     return (Path(folder_of_configs()) / group).is_dir()
 
 
-def plain(cfg: Any) -> dict[str, Any]:
+def plain_config(cfg: Any) -> dict[str, Any]:
     """An OmegaConf config as plain dicts, lists and numbers, every reference resolved.
 
     Raises:
@@ -207,7 +207,7 @@ def put(cfg: Any, path: Key, value: Any) -> None:
     if isinstance(old, DictConfig) and not is_open(cfg, path) and not isinstance(value, dict):
         example = ".".join([*path, next(iter(names_in(old)), "OPTION")])
         raise ValueError(
-            f"{'.'.join(path)}={shown(value)}: it is a mapping of options, set one of them, "
+            f"{'.'.join(path)}={literal(value)}: it is a mapping of options, set one of them, "
             f"{example}=..."
         )
     if isinstance(old, DictConfig) and isinstance(value, dict) and "name" not in value:

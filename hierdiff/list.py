@@ -49,7 +49,7 @@ def description(entry: Callable[..., Any]) -> str:
     return re.split(r"(?<=[.])\s", " ".join(text.split()), maxsplit=1)[0].rstrip(".")
 
 
-def source(entry: Callable[..., Any]) -> str:
+def paper_of(entry: Callable[..., Any]) -> str:
     """The first paper that the docstring names, else that of its module, else nothing."""
     module = inspect.getmodule(entry)
     for text in (_documentation(entry), inspect.getdoc(module) or ""):
@@ -94,7 +94,7 @@ def table(role: str, entries: Mapping[str, Callable[..., Any]]) -> Table:
         lines.add_column(heading, overflow="fold")
     for name, entry in sorted(entries.items()):
         takes = ", ".join(f"{key}={value}" for key, value in options(entry).items())
-        lines.add_row(name, *map(escape, (description(entry), takes, source(entry))))
+        lines.add_row(name, *map(escape, (description(entry), takes, paper_of(entry))))
     return lines
 
 

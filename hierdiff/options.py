@@ -270,13 +270,13 @@ def check(
     if fits(value, annotation, nodes):
         return
     name = place.rpartition(".")[2].rpartition(" ")[2]
-    example = f", such as {shown(default)}" if _tells(default, annotation) else ""
+    example = f", such as {literal(default)}" if _tells(default, annotation) else ""
     if get_origin(annotation) is Literal:
         example = (
             "" if value is None else suggest(str(value), [str(one) for one in get_args(annotation)])
         )
     raise ValueError(
-        f"{place}={shown(value)}: {name} takes {words(annotation, nodes=nodes)}{example}"
+        f"{place}={literal(value)}: {name} takes {words(annotation, nodes=nodes)}{example}"
     )
 
 
@@ -305,16 +305,16 @@ def check_fields(part: Any, at: str) -> None:
             check(value, kind, f"{at}.{one.name}", one.default)
 
 
-def shown(value: Any) -> str:
+def literal(value: Any) -> str:
     """A value as a config has it, in one short line."""
     if value is None:
         text = "null"
     elif isinstance(value, bool):
         text = str(value).lower()
     elif isinstance(value, Mapping):
-        text = f"{{{', '.join(f'{key}: {shown(one)}' for key, one in value.items())}}}"
+        text = f"{{{', '.join(f'{key}: {literal(one)}' for key, one in value.items())}}}"
     elif isinstance(value, (list, tuple)):
-        text = f"[{', '.join(map(shown, value))}]"
+        text = f"[{', '.join(map(literal, value))}]"
     else:
         text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

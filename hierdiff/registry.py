@@ -129,14 +129,14 @@ class Registry(Generic[T]):
         """
         if self.default is not None and not isinstance(node, Mapping):
             raise ValueError(
-                f"{at or self.role}={options.shown(node)}: {self.role} takes a mapping of its "
+                f"{at or self.role}={options.literal(node)}: {self.role} takes a mapping of its "
                 f"options"
             )
         name = self.name_in(node) if isinstance(node, Mapping) else None
         if not isinstance(name, str):
             raise ValueError(
                 f"{_path(at)}{options.words(self.base)} is given as {{name: ..., options}}, got "
-                f"{options.shown(node)}: add a name, one of {', '.join(self.names())}"
+                f"{options.literal(node)}: add a name, one of {', '.join(self.names())}"
             )
         return self.get(name, at)
 

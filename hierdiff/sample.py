@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeVar
 import torch
 
 from hierdiff.batch import Cond
-from hierdiff.command import command, plain
+from hierdiff.command import command, plain_config
 from hierdiff.data import conditions
 from hierdiff.files.atomic import PART, write, write_png
 from hierdiff.files.lock import LOCK, worked_in
@@ -123,7 +123,7 @@ def repeated(values: Sequence[T], n: int) -> list[T]:
     return [values[i % len(values)] for i in range(n)]
 
 
-def described(
+def origins(
     method: Method, n: int, cond: Cond, cfg: Mapping[str, Any], names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """What each image is made from, as `samples.json` has it; names: of the classes."""
@@ -228,7 +228,7 @@ def start(out: Path, images: Sequence[Mapping[str, Any]], names: Sequence[Name])
     write(out / LIST, f"{content}\n".encode())
 
 
-def sliced(cond: Cond, rows: range) -> Cond:
+def rows_of(cond: Cond, rows: range) -> Cond:
     """The conditions of some rows."""
     return cond.map(lambda values: values[rows.start : rows.stop])
 
@@ -242,7 +242,7 @@ def sample(
     device: torch.device,
     negative: Cond | None = None,
 ) -> Path:
-    """Writes one sample for each of `images` (see `described`) into `out`; the path of the sheet.
+    """Writes one sample for each of `images` (see `origins`) into `out`; the path of the sheet.
 
     cond, negative: of all images. cfg: the options of the command, of which `batch_size` images are
     made at once.
@@ -254,8 +254,8 @@ def sample(
     sheet_images: dict[Name, list[torch.Tensor]] = {}
     for first in range(0, n, cfg["batch_size"]):
         rows = range(first, min(n, first + cfg["batch_size"]))
-        part = sliced(cond, rows)
-        weak = None if negative is None else sliced(negative, rows)
+        part = rows_of(cond, rows)
+        weak = None if negative is None else rows_of(negative, rows)
         noise = per_example([seed_of(cfg["seed"], "sample", i) for i in rows], device)
         options = {"steps": cfg["steps"], "guidance": cfg["guidance"], "negative": weak}
         samples = method.sample(Request(len(rows), part, noise=noise, **options))
@@ -294,7 +294,7 @@ def main(cfg: Any) -> None:
     Raises:
         ValueError: for options that do not fit, before compute.
     """
-    options = plain(cfg)
+    options = plain_config(cfg)
     check_options(options)
     out = Path(options["out"])
     own_files(out)  # refuses a folder of other files before the checkpoint is read
@@ -308,7 +308,7 @@ def main(cfg: Any) -> None:
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={device}: {str(error).splitlines()[0]}") from error
-    images = described(method, n, cond, options, names)
+    images = origins(method, n, cond, options, names)
     if names:
         log.info("drawn: %s", class_counts(images))
     with worked_in(out):

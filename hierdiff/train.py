@@ -15,17 +15,16 @@ from typing import Annotated, Any, Literal
 import torch
 from omegaconf import OmegaConf
 
-from hierdiff.command import command, plain
+from hierdiff.command import command, plain_config
 from hierdiff.data import ImageData, datasets
 from hierdiff.files.lock import worked_in
 from hierdiff.inputs import inputs
 from hierdiff.levels import divides, plain_of, resolution_of
 from hierdiff.methods import Method, methods, on_shapes
 from hierdiff.noise import seed_of
-from hierdiff.options import Count, Length, check, shown
+from hierdiff.options import Count, Length, check, literal
 from hierdiff.registry import build
-from hierdiff.training import Recipe, train
-from hierdiff.training import check as check_training
+from hierdiff.training import Recipe, check_run, train
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def chen_scale(resolution: Any) -> float:
     scale = CHEN_SCALES.get(resolution) if isinstance(resolution, int) else None
     if scale is None:
         raise ValueError(
-            f"data.resolution={shown(resolution)}: the released configs of Chen have an input "
+            f"data.resolution={literal(resolution)}: the released configs of Chen have an input "
             f"scale b for {', '.join(map(str, CHEN_SCALES))} px alone: set method.schedule.scale, "
             f"the smaller the larger the images (1 for none)"
         )
@@ -121,7 +120,7 @@ def check_chosen(cfg: Mapping[str, Any]) -> None:
     for group in ("data", "method", "trainer"):
         if not isinstance(cfg.get(group), Mapping):
             raise ValueError(
-                f"{group}={shown(cfg.get(group))}: choose one by its name, {group}=NAME"
+                f"{group}={literal(cfg.get(group))}: choose one by its name, {group}=NAME"
             )
 
 
@@ -194,11 +193,11 @@ The same command again goes on from the newest checkpoint there.
 @command("train", ABOUT)
 def main(cfg: Any) -> None:
     """The command: trains, or resumes, a run."""
-    options = plain(cfg)
+    options = plain_config(cfg)
     check(options["folder"], str | Path, "folder")
     folder = Path(options["folder"])
     shapes = prepare(options, shapes_alone=True)
-    check_training(shapes.method, folder, shapes.recipe, shapes.config)
+    check_run(shapes.method, folder, shapes.recipe, shapes.config)
     run = with_weights(shapes)
     with worked_in(folder):
         summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks import run  # noqa: F401  (registers what configs refer to)
-from hierdiff.command import in_order, plain, with_sentences
+from hierdiff.command import in_order, plain_config, with_sentences
 from hierdiff.config import folder_of_configs
 
 
@@ -99,7 +99,7 @@ def test_words_change_nothing_else():
 
 def plain_of(*words: str) -> dict[str, Any]:
     cfg = composed(*words)
-    return {key: plain(cfg[key]) for key in ("method", "measure", "trainer", "data")}
+    return {key: plain_config(cfg[key]) for key in ("method", "measure", "trainer", "data")}
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,9 @@ def test_what_cannot_be_set_is_one_sentence_with_the_nearest_name(words, message
 
 def test_what_must_be_given_is_named_by_its_path():
     with pytest.raises(ValueError, match=r"^denoiser.inner.name is missing: give denoiser.inner."):
-        plain(composed("denoiser=nested_custom").denoiser)
+        plain_config(composed("denoiser=nested_custom").denoiser)
     with pytest.raises(ValueError, match="^checkpoint is missing: give checkpoint=VALUE"):
-        plain(composed(name="sample"))
+        plain_config(composed(name="sample"))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_what_every_run_has_cannot_be_left_out(word):
 def test_an_option_that_others_follow_is_named_itself(value):
     cfg = composed("method=mdm", f"data.resolution={value}")
     with pytest.raises(ValueError, match="^data.resolution=.*: resolution takes a whole number"):
-        plain(cfg["method"])
+        plain_config(cfg["method"])
 
 
 def test_an_unknown_flag_is_one_sentence():

@@ -7,7 +7,7 @@ import pytest
 from hierdiff import __doc__ as about
 from hierdiff import __version__
 from hierdiff.denoisers import denoisers
-from hierdiff.list import description, main, options, parts, plural, source
+from hierdiff.list import description, main, options, paper_of, parts, plural
 from hierdiff.options import ROLES
 from hierdiff.registry import Registry, roles
 
@@ -47,7 +47,7 @@ def test_every_metric_says_what_it_is_itself() -> None:
 
 
 def test_the_source_is_the_paper_that_the_docstring_names() -> None:
-    assert source(denoisers.get("rin")) == "arXiv 2212.11972"
+    assert paper_of(denoisers.get("rin")) == "arXiv 2212.11972"
 
 
 def test_a_registry_is_iterated_asked_and_printed() -> None:

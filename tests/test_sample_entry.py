@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from hierdiff.batch import Cond
 from hierdiff.files.atomic import part_of
 from hierdiff.files.lock import worked_in
-from hierdiff.sample import check_options, described, negative_of, requested, sample, start
+from hierdiff.sample import check_options, negative_of, origins, requested, sample, start
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.format import save_weights
 from hierdiff.training.load import load_method
@@ -147,7 +147,7 @@ def test_the_command_writes_a_sheet_single_images_and_what_they_are(tmp_path: Pa
 
 
 def test_what_the_model_was_configured_with_is_listed(tmp_path: Path, weights: Path):
-    (one,) = described(built(), 1, Cond(), {**options(steps=None), "checkpoint": weights}, ())
+    (one,) = origins(built(), 1, Cond(), {**options(steps=None), "checkpoint": weights}, ())
     assert (one["steps"], one["guidance"], one["class"]) == (2, 1.0, None)
 
 

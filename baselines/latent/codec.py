@@ -26,7 +26,7 @@ from hierdiff.registry import Later, build
 
 
 @runtime_checkable
-class Moments(Protocol):
+class MomentSource(Protocol):
     """The moments of a training set, as `LatentData` has them."""
 
     def chunks(self) -> Iterable[Tensor]:
@@ -39,7 +39,7 @@ class Moments(Protocol):
 By = Literal["channel", "tensor", "first_batch", "none"] | Positive
 
 
-class Statistics(nn.Module):
+class LatentStatistics(nn.Module):
     """The mean and standard deviation that a state z is brought to 0 and 1 by.
 
     by: "channel" (each channel's own) or "tensor" (one for all), both of all training images;
@@ -69,7 +69,7 @@ class Statistics(nn.Module):
         self.register_buffer("mark", torch.zeros(32, dtype=torch.uint8))
         self._found: list[tuple[int, int]] | None = None  # where a check found no fault
 
-    def find(self, data: Moments, autoencoder: Autoencoder) -> None:
+    def find(self, data: MomentSource, autoencoder: Autoencoder) -> None:
         """Those of the latents of a training set, by `by`."""
         if self.by in ("channel", "tensor"):
             self.measure(data.chunks(), autoencoder)
@@ -148,11 +148,11 @@ def of_state(autoencoder: Autoencoder, moments: Tensor) -> tuple[Tensor, Tensor]
 class AutoencoderCodec(Codec):
     """Images of one resolution to unit latents, and back through the decoder.
 
-    autoencoder: options of `Autoencoder`. statistics: `by` of `Statistics`. checkpoint: weights of
-    another run (or of `baselines.latent.convert`), whose autoencoder is used as it is and not
-    trained, so that no discriminator is made. cache: folder in which the moments of all training
-    images are kept, None: `cache_folder()`. Everything else is how the autoencoder is trained
-    (`AutoencoderStage`). resolution, channels: of the images.
+    autoencoder: options of `Autoencoder`. statistics: `by` of `LatentStatistics`. checkpoint:
+    weights of another run (or of `baselines.latent.convert`), whose autoencoder is used as it is
+    and not trained, so that no discriminator is made. cache: folder in which the moments of all
+    training images are kept, None: `cache_folder()`. Everything else is how the autoencoder is
+    trained (`AutoencoderStage`). resolution, channels: of the images.
     """
 
     lossy = True
@@ -181,7 +181,7 @@ class AutoencoderCodec(Codec):
         self.resolutions = (resolution,)
         self.channels, self.cache = channels, cache
         self.network = autoencoder
-        self.statistics = Statistics(autoencoder.latent_channels, statistics)
+        self.statistics = LatentStatistics(autoencoder.latent_channels, statistics)
         self._shape = autoencoder.latent_shape(resolution)
         self.stage = AutoencoderStage(
             autoencoder=autoencoder,

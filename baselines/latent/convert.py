@@ -32,7 +32,7 @@ LAYOUTS = Path(folder_of_configs()) / "autoencoder"
 DENOISER = {"name": "unet", "width": 8, "multiples": [1], "blocks": 1, "attention": 0, "groups": 4}
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict in a released file, alone or beside other things of its training.
 
     Raises:
@@ -75,7 +75,7 @@ def layout_of(name: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def converted(
+def convert(
     state: Mapping[str, Tensor], layout: Mapping[str, Any], source: Path
 ) -> tuple[Method, dict[str, Any]]:
     """A method with the released weights, and its config.
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="weights.safetensors")
     parser.add_argument("--layout", required=True, help="kl_f8, vq_f4, ... or a YAML file")
     given = parser.parse_args(arguments)
-    method, config = converted(read(given.file), layout_of(given.layout), given.file)
+    method, config = convert(read_state(given.file), layout_of(given.layout), given.file)
     save_weights(given.out, tensors_of(method), config)
     log.info("method.codec.checkpoint=%s with the layout %s", given.out, given.layout)
 

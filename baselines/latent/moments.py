@@ -31,6 +31,6 @@ def place(
     dtype: np.dtype,
 ) -> Path:
     """The file for images of this name and SHA-256 in the latents of `network`."""
-    told = repr((pixels, network.fingerprint(), shape, dtype.str))
-    key = hashlib.sha256(told.encode()).hexdigest()[:16]
-    return cache_folder(cache) / FOLDER / f"{name}-{shape[-2]}x{shape[-1]}-{key}.npy"
+    key = repr((pixels, network.fingerprint(), shape, dtype.str))
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return cache_folder(cache) / FOLDER / f"{name}-{shape[-2]}x{shape[-1]}-{digest}.npy"

@@ -340,13 +340,13 @@ class LatentDiffusion(Diffusion):
     def _encoded(self, data: Any, views: Sequence[bool]) -> Iterator[np.ndarray]:
         """Moments of all images of each view, in batches."""
         codec = self.codec
-        said = time.monotonic()
+        last = time.monotonic()
         for mirrored in views:
             for rows in torch.arange(len(data)).split(ENCODED):
                 images = data.batch(rows, torch.full((len(rows),), mirrored)).images
                 yield codec.moments(self._placed(images)).cpu().numpy()
-                if time.monotonic() - said > INTERVAL:
-                    said = time.monotonic()
+                if time.monotonic() - last > INTERVAL:
+                    last = time.monotonic()
                     log.info("stage latent  encoded %d/%d images", int(rows[-1]) + 1, len(data))
 
     def _placed(self, images: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def noise_on(device: torch.device) -> Noise:
     return from_generator(generator_of(0, "cost"), device)
 
 
-class Steps:
+class TimedSteps:
     """The trainer's own steps (`TrainingStep`) of a stage, on images of noise.
 
     facts: of the data. images: of one step, in the recipe's micro batches. A call takes the number
@@ -75,7 +75,7 @@ class Steps:
             self.stage.prepare_batch(raw)
 
 
-class Shapes:
+class ShapeFabric:
     """What `TrainingStep` needs of Fabric, for the meta device, where nothing is computed."""
 
     world_size = 1
@@ -101,7 +101,7 @@ class TrainingTimer:
         self.case, self.batch = case, batch
         self.device = torch.device(case.device)
         images = case.images(batch)
-        self.steps = Steps(fabric, stage, case.trainer, facts=case.facts, images=images)
+        self.steps = TimedSteps(fabric, stage, case.trainer, facts=case.facts, images=images)
 
     def warm(self) -> None:
         """The first step, with its compilation, and those before the first timing."""

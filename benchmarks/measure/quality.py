@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.conditions import evaluation_captions, target_parts
 from benchmarks.measure.kept import Kept
-from benchmarks.measure.samples import Images
+from benchmarks.measure.samples import PixelImages
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rule
 from hierdiff.levels import Name, Resolution, text_of
@@ -117,7 +117,7 @@ def quality(
 
 
 def quality_of_seeds(
-    draw: Callable[[int, int], Iterable[Images]],
+    draw: Callable[[int, int], Iterable[PixelImages]],
     seeds: Sequence[int],
     meter: Callable[[], Meter],
     kept: Kept,
@@ -148,7 +148,7 @@ def quality_of_seeds(
 
 def merge_seeds(seeds: Sequence[Rows]) -> Rows:
     """The rows of several sampling seeds as one."""
-    return [over_seeds(same) for same in zip(*seeds, strict=True)]
+    return [average_seeds(same) for same in zip(*seeds, strict=True)]
 
 
 def _part_meter(
@@ -180,7 +180,7 @@ def settle_metrics(
     return [one for name in names for one in (able if name == AUTO else [name])]
 
 
-def over_seeds(rows: Sequence[Quality]) -> Quality:
+def average_seeds(rows: Sequence[Quality]) -> Quality:
     """One row of the same measurement under several seeds: mean, all values, their deviation.
 
     Raises:

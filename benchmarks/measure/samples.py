@@ -17,7 +17,7 @@ from hierdiff.methods import Generator, Method, Request
 from hierdiff.noise import per_example, seed_of
 from hierdiff.samplers.integrate import Watch
 
-Images = dict[Name, UInt8[Tensor, "n c *_sides"]]  # by name of a level
+PixelImages = dict[Name, UInt8[Tensor, "n c *_sides"]]  # by name of a level
 BATCH = 64
 
 
@@ -30,7 +30,7 @@ def samples(
     precision: str,
     batch: int = BATCH,
     start: int = 0,
-) -> Iterator[Images]:
+) -> Iterator[PixelImages]:
     """Images number `start` to n - 1 in batches, uint8 on the CPU.
 
     Image i has noise of its own, so that it does not depend on the batch.

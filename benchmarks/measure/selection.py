@@ -53,7 +53,7 @@ def choices(selection: Selection) -> list[Choice]:
     return [Choice(*one) for one in product(*((*values,) or (None,) for values in lists))]
 
 
-def select(
+def select_choice(
     draw: Callable[[Choice], Sequence[Quality]],
     options: Sequence[Choice],
     kept: Kept,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from einops import rearrange
 
-from benchmarks.measure.samples import Images
+from benchmarks.measure.samples import PixelImages
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows
 from hierdiff.files.atomic import part_of, write_png
@@ -35,7 +35,7 @@ class Stored:
         self.folder, self.kind, self.seed, self.n, self.data = folder, kind, seed, n, data
         self._levels: dict[Name, Path] = {}
 
-    def add(self, start: int, images: Images) -> None:
+    def add(self, start: int, images: PixelImages) -> None:
         """Images number `start` and following, of each level; number 0 removes older ones."""
         pictures = self.folder / f"seed{self.seed}"
         if start == 0:

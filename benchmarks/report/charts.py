@@ -77,7 +77,7 @@ def front(points: Sequence[Point], x: Axis, y: Axis) -> list[Point]:
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """Maps numbers in [low, high] to chart units in [start, end]; log: by their logarithm."""
 
     low: float
@@ -95,7 +95,7 @@ class Scale:
         pad: float = 0.08,
         *,
         linear: bool = False,
-    ) -> Scale:
+    ) -> AxisScale:
         """A scale over the values and a margin of `pad` of their range at each end; logarithmic
         where they are positive and span a factor of four, unless `linear`."""
         low, high = min(values), max(values)
@@ -170,8 +170,8 @@ def scatter(
     theirs under the pointer. real: name and y of a horizontal line, drawn if y is within the axis.
     """
     ends = [p.y + side * (p.spread or 0) for p in points for side in (-1, 1)]
-    across = Scale.over([p.x for p in points], LEFT + 8, WIDTH - RIGHT - 8)
-    up = Scale.over(ends, HEIGHT - BOTTOM - 14, TOP + 8, linear=_bounded(y))
+    across = AxisScale.over([p.x for p in points], LEFT + 8, WIDTH - RIGHT - 8)
+    up = AxisScale.over(ends, HEIGHT - BOTTOM - 14, TOP + 8, linear=_bounded(y))
     best = front(points, x, y)
     leading = set(best)
     body = [*_frame(across, up, x, y), *_reference_line(real, up)]
@@ -214,9 +214,11 @@ def lines(curves: Sequence[Line], x: Axis, y: Axis, real: tuple[str, float] | No
     names = [_shortened(label, 17) for label in labels]
     right = WIDTH - RIGHT - 10 - max(map(width, names))
     height = max(HEIGHT + 30, TOP + BOTTOM + LINE * len(labels))
-    across = Scale.over([px for line in curves for px, _ in line.points], LEFT, right - 12, 0.02)
+    across = AxisScale.over(
+        [px for line in curves for px, _ in line.points], LEFT, right - 12, 0.02
+    )
     heights = [py for line in curves for _, py in line.points]
-    up = Scale.over(heights, height - BOTTOM, TOP, linear=_bounded(y))
+    up = AxisScale.over(heights, height - BOTTOM, TOP, linear=_bounded(y))
     body = [*_frame(across, up, x, y, right - 8), *_reference_line(real, up, right - 8)]
     ends: dict[str, list[float]] = {label: [] for label in labels}
     for line in curves:
@@ -296,7 +298,7 @@ def _axis_text(axis: Axis) -> str:
 
 
 def _frame(
-    across: Scale, up: Scale, x: Axis, y: Axis, right: float = WIDTH - RIGHT
+    across: AxisScale, up: AxisScale, x: Axis, y: Axis, right: float = WIDTH - RIGHT
 ) -> Iterator[str]:
     """Grid lines, tick labels and axis titles, with an arrow to the better side."""
     floor = max(up.start, HEIGHT - BOTTOM)
@@ -321,7 +323,7 @@ def _frame(
 
 
 def _reference_line(
-    real: tuple[str, float] | None, up: Scale, right: float = WIDTH - RIGHT
+    real: tuple[str, float] | None, up: AxisScale, right: float = WIDTH - RIGHT
 ) -> Iterator[str]:
     if real is not None and _in_range(real, up):
         at = up(real[1])
@@ -329,7 +331,7 @@ def _reference_line(
         yield _text(LEFT + 4, at - 4, real[0], "tick")
 
 
-def _in_range(real: tuple[str, float], up: Scale) -> bool:
+def _in_range(real: tuple[str, float], up: AxisScale) -> bool:
     return up.low <= real[1] <= up.high
 
 
@@ -339,11 +341,11 @@ def _bounded(y: Axis) -> bool:
     return y.better == "high"
 
 
-Place = tuple[float, float]
+XY = tuple[float, float]
 Box = tuple[float, float, float, float]
 
 
-def _edge(best: Sequence[Point], across: Scale, up: Scale, x: Axis) -> list[Place]:
+def _edge(best: Sequence[Point], across: AxisScale, up: AxisScale, x: Axis) -> list[XY]:
     """Corners of the staircase through the front; no row lies beyond it."""
     places = [(across(p.x), up(p.y)) for p in best]
     corners = places[:1]
@@ -352,19 +354,19 @@ def _edge(best: Sequence[Point], across: Scale, up: Scale, x: Axis) -> list[Plac
     return corners
 
 
-def _step_path(edge: Sequence[Place]) -> str:
+def _step_path(edge: Sequence[XY]) -> str:
     turns = (f"V{b[1]:.1f}" if a[0] == b[0] else f"H{b[0]:.1f}" for a, b in pairwise(edge))
     return f"M{edge[0][0]:.1f} {edge[0][1]:.1f}{''.join(turns)}"
 
 
-def _around(a: Place, b: Place) -> Box:
+def _around(a: XY, b: XY) -> Box:
     """The box around a vertical or horizontal line."""
     (left, right), (top, foot) = sorted((a[0], b[0])), sorted((a[1], b[1]))
     return left - 1, top - 1, right + 1, foot + 1
 
 
 def _placed(
-    names: Sequence[tuple[str, float, float]], marks: Sequence[Place], taken: Sequence[Box]
+    names: Sequence[tuple[str, float, float]], marks: Sequence[XY], taken: Sequence[Box]
 ) -> list[tuple[Box, str]]:
     """A box and its text anchor for each name of a point (x, y).
 

@@ -18,7 +18,7 @@ from benchmarks.report.parts import (
 )
 from benchmarks.tables.formats.cells import MISSING
 from hierdiff.levels import order_of, px
-from hierdiff.results.hardware import hardware, machine
+from hierdiff.results.hardware import device_name, hardware
 
 OWN = ("folder", "label", "name")  # options that only say what a run is called
 SPENT = ("steps", "batch", "images", "flops", "seconds", "share", "pretrained")
@@ -176,7 +176,7 @@ def origin_table(entries: Sequence[LabelledRecord]) -> PlainTable:
         cells = (
             "edited by hand" if record.edited else "as measured",
             _commit(git),
-            machine(record, "cuda" if known.get("gpu") else "cpu") if known else None,
+            device_name(record, "cuda" if known.get("gpu") else "cpu") if known else None,
             "; ".join(sorted({hardware(record, cost) for cost in record.cost})) or None,
             mapping(p.get("packages")).get("torch"),
             ", ".join(f"{k} {as_text(v)}" for k, v in mapping(p.get("seeds")).items()) or None,

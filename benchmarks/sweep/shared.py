@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import open_dict
 
-from hierdiff.command import absent_group, new_part, parts_of, plain, sentence
+from hierdiff.command import absent_group, new_part, parts_of, plain_config, sentence
 from hierdiff.registry import UnknownOption
 from hierdiff.train import prepare
 
@@ -24,7 +24,7 @@ def job_options(config: Any, overrides: Sequence[str]) -> dict[str, Any]:
         HydraConfig.instance().set_config(cfg)
         with open_dict(cfg):
             del cfg["hydra"]
-        return plain(cfg)
+        return plain_config(cfg)
     finally:
         HydraConfig.instance().cfg = before
 

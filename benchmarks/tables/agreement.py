@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import isnan
 
 from benchmarks.tables.best import Numbers
-from benchmarks.tables.columns import levels_of, metrics_of, quality_columns, spread_of
+from benchmarks.tables.columns import levels_in, metrics_of, quality_columns, spread_of
 from benchmarks.tables.layout import Column, Table
 from benchmarks.tables.mixing import same_identity
 from hierdiff.levels import px
@@ -47,7 +47,7 @@ def rankings(rows: Mapping[str, Record]) -> dict[str, list[Ranking]]:
     """
     metrics = metrics_of(rows.values(), "all")
     found: dict[str, list[Ranking]] = {}
-    for level in levels_of(rows.values()):
+    for level in levels_in(rows.values()):
         for column, cells in quality_columns(px(level), rows, level, metrics).items():
             methods = {row: q for row, q in cells.items() if row in rows}
             if column.better is not None and len(methods) > 1 and _alike(column, methods):
@@ -100,8 +100,8 @@ def agreement_notes(places: Mapping[str, Sequence[Ranking]]) -> Iterator[str]:
             by: dict[frozenset[str], list[str]] = {}
             for ranking in _voters(own):
                 by.setdefault(ranking.best, []).append(ranking.metric)
-            told = (f"{' or '.join(sorted(best))} by {', '.join(m)}" for best, m in by.items())
-            yield f"{place}: distances that disagree on the best are not marked: {'; '.join(told)}"
+            votes = (f"{' or '.join(sorted(best))} by {', '.join(m)}" for best, m in by.items())
+            yield f"{place}: distances that disagree on the best are not marked: {'; '.join(votes)}"
 
 
 def _voters(own: Sequence[Ranking]) -> list[Ranking]:

@@ -37,8 +37,8 @@ def table_caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Pr
             makers = sorted({q.identity.maker for q in own})
             counts = sorted({_counts(q) for q in own})
             alike.setdefault(f"({', '.join(makers)}) of {', '.join(counts)}", []).append(metric)
-    parts += [f"{', '.join(same)} {told}." for told, same in alike.items()]
-    parts += [f"Noise floor of {metric}: {told}." for metric, told in floors(found).items()]
+    parts += [f"{', '.join(same)} {maker}." for maker, same in alike.items()]
+    parts += [f"Noise floor of {metric}: {floor}." for metric, floor in floors(found).items()]
     parts += _seeds(records, found)
     costs = sorted(
         {
@@ -87,17 +87,17 @@ def _counts(q: Quality) -> str:
 
 def floors(found: Sequence[Quality]) -> dict[str, str]:
     """What a perfect model would get at this count: for each metric that has it, by resolution."""
-    told: dict[str, dict[Name, list[float]]] = {}
+    by_metric: dict[str, dict[Name, list[float]]] = {}
     for q in sorted(found, key=lambda q: order_of(q.level)):
         if q.floor is not None:
-            sides = told.setdefault(q.metric, {})
+            sides = by_metric.setdefault(q.metric, {})
             sides.setdefault(q.level, []).append(q.floor)
     return {
         metric: ", ".join(
             f"{px(level)} {MISSING.join(dict.fromkeys((number(min(own)), number(max(own)))))}"
             for level, own in sides.items()
         )
-        for metric, sides in told.items()
+        for metric, sides in by_metric.items()
     }
 
 
@@ -117,9 +117,9 @@ def _seeds(records: Sequence[Record], found: Sequence[Quality]) -> Iterator[str]
         yield "Rows with a number of seeds: over training seeds, others are of one."
     elif not all(record.external for record in records):
         yield "One training seed a row."
-    measured = set(found)
+    rows = set(found)
     single = [q for r in records if not isinstance(r.config.get("seed"), list) for q in r.quality]
-    draws = sorted({len(q.values) for q in single if q in measured and q.spread is not None})
+    draws = sorted({len(q.values) for q in single if q in rows and q.spread is not None})
     if draws:
         yield f"{MISSING.join(map(str, dict.fromkeys((draws[0], draws[-1]))))} sampling seeds."
     sources = {frozenset(_sources(q)) for q in found if q.spread is not None}

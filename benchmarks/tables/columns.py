@@ -11,7 +11,7 @@ from benchmarks.tables.costs import PARTS, CostColumn
 from benchmarks.tables.layout import Column, Spread, Spreads
 from benchmarks.tables.mixing import same_hardware, same_identity
 from benchmarks.tables.presets import UNITS, Preset
-from benchmarks.tables.scale import SCALE, scale_rows
+from benchmarks.tables.scale import SCALE, newest_rows
 from hierdiff.levels import Name, finest_first, px
 from hierdiff.metrics.quality import Quality
 from hierdiff.results.cost import ALONE, Cost
@@ -50,7 +50,7 @@ def columns_of(
                 row: known for row, c in taken.items() if (known := cost.spread(c)) is not None
             }
         if wanted.parts:
-            columns |= {Column(group, k): own for k, own in parts(rows, level, part).items()}
+            columns |= {Column(group, k): own for k, own in part_columns(rows, level, part).items()}
     for when, what in wanted.budgets:
         unit, factor = UNITS[what]
         columns[Column(when, unit)] = {
@@ -65,16 +65,16 @@ def groups_of(records: Iterable[Record], wanted: Preset) -> Iterator[tuple[str, 
     """Name, level and part of each column group: the levels, and in a table without quality the
     parts of a trajectory that were measured alone."""
     records = list(records)
-    for level in levels_of(records):
+    for level in levels_in(records):
         yield px(level), level, None
-    for level in levels_of(records) if wanted.metrics == "none" else ():
+    for level in levels_in(records) if wanted.metrics == "none" else ():
         if any(costs_at(record, level, ALONE) for record in records):
             yield f"network {ALONE} {px(level)}", level, ALONE
 
 
 def costs_of(records: Iterable[Record], level: Name, wanted: Preset) -> tuple[CostColumn, ...]:
     """The cost columns of a level under a preset."""
-    finest = level == levels_of(records)[0]
+    finest = level == levels_in(records)[0]
     return wanted.costs if finest or not wanted.finest else ()
 
 
@@ -105,13 +105,13 @@ def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Column, dict
             for row, record in rows.items():
                 for c in costs_at(record, level, part):
                     reason = cost.failure(c)
-                    if reason is not None and cost.value(c) is None and cost.measured:
+                    if reason is not None and cost.value(c) is None and cost.always:
                         word = OOM if reason.startswith(OUT_OF_MEMORY) else "failed"
                         words.setdefault(cost.column(group), {})[row] = word
     return words
 
 
-def levels_of(records: Iterable[Record]) -> list[Name]:
+def levels_in(records: Iterable[Record]) -> list[Name]:
     """Every level that was measured, finest first."""
     return finest_first(
         level
@@ -136,7 +136,7 @@ def quality_columns(
     At the finest level both views are the same image, and one column says it. Both views have
     the same references, so that a row of the scale stands in either.
     """
-    finest = level == levels_of(rows.values())[0]
+    finest = level == levels_in(rows.values())[0]
     views = (
         {"": ("native", "pooled")} if finest else {" native": ("native",), " pooled": ("pooled",)}
     )
@@ -144,7 +144,7 @@ def quality_columns(
         row: [q for q in record.quality if q.level == level and q.value is not None]
         for row, record in rows.items()
     }
-    scale = {label: list(scale_rows(rows.values(), kind, level)) for kind, label in SCALE.items()}
+    scale = {label: list(newest_rows(rows.values(), kind, level)) for kind, label in SCALE.items()}
     columns: dict[Column, dict[str, Quality]] = {}
     for metric in metrics:
         side_of = direction(metric, rows.values())
@@ -182,7 +182,7 @@ def cost_column(
     }
 
 
-def parts(
+def part_columns(
     rows: Mapping[str, Record], level: Name, part: str | None = None
 ) -> dict[str, dict[str, float]]:
     """The numbers of the parts of a sample and of the batch sizes that were tried."""

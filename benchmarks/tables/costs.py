@@ -58,7 +58,7 @@ class CostColumn:
         return cost.train_failure if self.case == "train" else cost.sample_failure
 
     @property
-    def measured(self) -> bool:
+    def always(self) -> bool:
         """Whether a finished case always has it."""
         return self.key.endswith(("_images_per_s", "latency_s", "_memory_mib"))
 

@@ -14,7 +14,7 @@ from hierdiff.results.cost import Cost
 from hierdiff.results.hardware import hardware
 from hierdiff.results.record import Record
 
-Place = tuple[str, str]  # group and heading of a column, whatever the view
+Heading = tuple[str, str]  # group and heading of a column, whatever the view
 Condition = tuple[Identity, int | None, int | None]  # and numbers of images and of references
 
 
@@ -101,14 +101,16 @@ class Company:
     """
 
     def __init__(self, records: Iterable[Record] = ()):
-        self.conditions: dict[Place, tuple[Condition | str, str]] = {}  # and the name of who has it
-        self.scale: dict[Place, dict[Any, tuple[str, Quality]]] = {}  # kind and row, by condition
+        self.conditions: dict[
+            Heading, tuple[Condition | str, str]
+        ] = {}  # and the name of who has it
+        self.scale: dict[Heading, dict[Any, tuple[str, Quality]]] = {}  # kind and row, by condition
         for record in records:
             self.add(record)
 
     def add(self, record: Record) -> None:
         """Takes a record in, whatever it says."""
-        for place, condition in conditions(record):
+        for place, condition in column_conditions(record):
             known = self.conditions.setdefault(place, (condition, record.name))[0]
             if not isinstance(known, str) and known[0].rows is None:
                 self.conditions[place] = condition, record.name  # which may know them
@@ -121,7 +123,7 @@ class Company:
         Raises:
             ValueError: with the column and both conditions.
         """
-        for place, condition in conditions(record):
+        for place, condition in column_conditions(record):
             known, name = self.conditions.get(place, (condition, ""))
             if not _alike(known, condition):
                 raise ValueError(_mixed(place, known, name, condition, record.name))
@@ -136,7 +138,7 @@ class Company:
                 raise ValueError(_mixed(place, known, name, _condition(row), SCALE[kind]))
 
 
-def conditions(record: Record) -> Iterator[tuple[Place, Condition | str]]:
+def column_conditions(record: Record) -> Iterator[tuple[Heading, Condition | str]]:
     """Under which conditions the numbers of a record may share a column, by where they stand."""
     for q in record.quality:
         if q.value is not None:
@@ -155,7 +157,7 @@ def _condition(q: Quality) -> Condition:
     return q.identity, q.n, q.n_reference
 
 
-def _scale(record: Record) -> Iterator[tuple[Place, str, Quality]]:
+def _scale(record: Record) -> Iterator[tuple[Heading, str, Quality]]:
     for kind in SCALE:
         for q in record.scale.get(kind, ()):
             if q.value is not None:
@@ -175,8 +177,8 @@ def _beside(kind: str, row: Quality, condition: Condition | str) -> bool:
 
 
 def _mixed(
-    place: Place, known: Condition | str, name: str, condition: Condition | str, other: str
+    place: Heading, known: Condition | str, name: str, condition: Condition | str, other: str
 ) -> str:
-    said = [one if isinstance(one, str) else _identity(one) for one in (known, condition)]
+    sides = [one if isinstance(one, str) else _identity(one) for one in (known, condition)]
     column = " ".join(filter(None, place))
-    return f"column {column!r} would mix {said[0]} ({name}) with {said[1]} ({other})"
+    return f"column {column!r} would mix {sides[0]} ({name}) with {sides[1]} ({other})"

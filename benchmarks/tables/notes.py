@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from benchmarks.tables.captions import CASES, PRETRAINED, budget, pretrained
-from benchmarks.tables.columns import levels_of
+from benchmarks.tables.columns import levels_in
 from benchmarks.tables.digits import number
 from benchmarks.tables.formats.cells import MISSING
 from benchmarks.tables.presets import UNITS, Preset
-from benchmarks.tables.scale import scale_rows
+from benchmarks.tables.scale import newest_rows
 from hierdiff.levels import Name, joint_text, order_of, px
 from hierdiff.results.cost import ALONE, Cost
-from hierdiff.results.hardware import machine
+from hierdiff.results.hardware import device_name
 from hierdiff.results.record import UNKNOWN, Record
 
 
@@ -31,7 +31,7 @@ def notes(
         yield from shares(rows)
     if ("spent", "seconds") in wanted.budgets:
         machines = {
-            machine(r, "cuda" if (r.provenance.get("machine") or {}).get("gpu") else "cpu")
+            device_name(r, "cuda" if (r.provenance.get("machine") or {}).get("gpu") else "cpu")
             for r in rows.values()
             if budget(r, "spent", "seconds") is not None
         }
@@ -143,8 +143,8 @@ def identities(rows: Mapping[str, Record], metrics: Sequence[str]) -> Iterator[s
         found, key=lambda f: (order_of(f[0]), metrics.index(f[3]), f[1:])
     ):
         lines.setdefault((level, made), []).append(f"{metric} ({how})" if how else metric)
-    for (level, made), told in lines.items():
-        yield f"{px(level)}, {made}: {', '.join(told)}"
+    for (level, maker), names in lines.items():
+        yield f"{px(level)}, {maker}: {', '.join(names)}"
 
 
 def shares(rows: Mapping[str, Record]) -> Iterator[str]:
@@ -168,8 +168,8 @@ def fewer_real(rows: Iterable[Record], metrics: Sequence[str]) -> Iterator[str]:
     records = list(rows)
     counts = {
         (q.n, max(ns))
-        for level in levels_of(records)
-        for q in scale_rows(records, "real", level)
+        for level in levels_in(records)
+        for q in newest_rows(records, "real", level)
         if q.metric in metrics and q.n
         if (ns := _counts_of(records, level, q.metric)) and q.n < max(ns)
     }

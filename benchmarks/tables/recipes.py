@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from benchmarks.tables.agreement import Ranking, rankings
-from benchmarks.tables.columns import levels_of
+from benchmarks.tables.columns import levels_in
 from benchmarks.tables.digits import printed
 from hierdiff.levels import Name, px
 from hierdiff.results.record import Record
@@ -39,7 +39,7 @@ def _row(record: Record) -> tuple[str, str, str]:
 
 def _worse(row: str, record: Record, other: str, own: Record) -> Iterator[str]:
     pair = {row: record, other: own}
-    level = next(iter(levels_of(pair.values())), None)
+    level = next(iter(levels_in(pair.values())), None)
     if level is None:
         return
     found = rankings(pair).get(px(level), ())

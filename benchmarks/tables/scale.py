@@ -11,7 +11,7 @@ from hierdiff.results.record import Record
 SCALE = {"real": "real images", "gaussian": "Gaussian"}  # key in a record, label of the row
 
 
-def scale_rows(records: Iterable[Record], kind: str, level: Name) -> Iterator[Quality]:
+def newest_rows(records: Iterable[Record], kind: str, level: Name) -> Iterator[Quality]:
     """The rows of the scale at the resolution of a level; of several records the newest speaks, by
     metric."""
     resolution = resolution_of(level)

@@ -120,7 +120,7 @@ def source(root: str | Path | None, cache: Path) -> Path:
         )
     spec = find_spec("elpv_dataset")
     installed = Path(spec.origin).parent / "data" if spec is not None and spec.origin else None
-    for candidate in (installed, fetched(cache)):
+    for candidate in (installed, package_folder(cache)):
         if candidate is not None and (candidate / "labels.csv").is_file():
             return candidate
     raise FileNotFoundError(
@@ -129,6 +129,6 @@ def source(root: str | Path | None, cache: Path) -> Path:
     )
 
 
-def fetched(cache: Path) -> Path:
+def package_folder(cache: Path) -> Path:
     """The place of the fetched package in the cache."""
     return cache / "sources" / PACKAGE / "elpv_dataset" / "data"

@@ -61,8 +61,8 @@ def fetch_elpv(folder: Path) -> None:
 
 
 SOURCES = {
-    "fluent_emoji": (fetch_fluent_emoji, fluent_emoji.fetched, " and ".join(NPM)),
-    "elpv": (fetch_elpv, lambda cache: elpv.fetched(cache).parents[1], elpv.PACKAGE),
+    "fluent_emoji": (fetch_fluent_emoji, fluent_emoji.package_folder, " and ".join(NPM)),
+    "elpv": (fetch_elpv, lambda cache: elpv.package_folder(cache).parents[1], elpv.PACKAGE),
 }
 
 

@@ -128,7 +128,7 @@ def source(root: str | Path | None, cache: Path) -> Path:
     Raises:
         FileNotFoundError: where they are not there.
     """
-    folder = Path(os.path.expanduser(root)) if root is not None else fetched(cache)
+    folder = Path(os.path.expanduser(root)) if root is not None else package_folder(cache)
     folders = (folder / "fluent-emoji-3d" / "assets", folder / "emojibase-data" / "en")
     if all(path.is_dir() for path in folders):
         return folder
@@ -143,6 +143,6 @@ def source(root: str | Path | None, cache: Path) -> Path:
     )
 
 
-def fetched(cache: Path) -> Path:
+def package_folder(cache: Path) -> Path:
     """The place of the fetched packages in the cache."""
     return cache / "sources" / "fluent_emoji-1.1.0-17.0.0"

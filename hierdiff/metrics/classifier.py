@@ -141,7 +141,7 @@ class PartClassifier(Extractor):
             about: dict[str, Any] = {k: json.loads(v) for k, v in file.metadata().items()}
         sizes = about["sizes"]
         network = PartNetwork(sum(sizes.values()), about["width"])
-        state = {name: tensor.float() for name, tensor in files.read(path).items()}
+        state = {name: tensor.float() for name, tensor in files.read_weights(path).items()}
         network.load_state_dict(files.matching(state, stored_tensors(network), path), strict=False)
         return PartClassifier(
             network,

@@ -107,7 +107,9 @@ def batches(
             yield torch.cat([network_input(part) for part in reduced]), rows
 
 
-def train(images: UInt8[Tensor, "n 3 64 64"], codes: Codes, how: Training) -> PartNetwork:
+def train_classifier(
+    images: UInt8[Tensor, "n 3 64 64"], codes: Codes, how: Training
+) -> PartNetwork:
     """Trains one network; a cross entropy for each attribute, bfloat16 under autocast."""
     sizes = list(LAW.sizes.values())
     torch.manual_seed(how.seed)
@@ -212,7 +214,7 @@ def main(arguments: Sequence[str]) -> None:
     how = Training()
     images, codes = fresh_images(how, Path(arguments[0]) if arguments else None)
     path = weights_path(LAW.name)
-    shares = write_classifier(train(images, codes, how), how, path)
+    shares = write_classifier(train_classifier(images, codes, how), how, path)
     print(f"{'':<15}" + "".join(f"{side:>6} px" for side in shares))
     for name in LAW.sizes:
         print(f"{name:<15}" + "".join(f"{100 * shares[side][name]:8.2f}%" for side in shares))

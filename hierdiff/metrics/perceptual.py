@@ -223,7 +223,7 @@ def _read(path: str | Path | None, option: str, what: str) -> dict[str, Tensor]:
             f"lpips needs weights, {option} = {path} is no file: give `{option}` the path of {what}"
             f", or use efficientnet_lite0, whose weights come as a package"
         )
-    return weights.read(place)
+    return weights.read_weights(place)
 
 
 def _torchmetrics_linear() -> Path | None:

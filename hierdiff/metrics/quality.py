@@ -143,8 +143,7 @@ class Candidate(Quality):
     def read(cls: type[R], row: Mapping[str, Any]) -> R:
         guidance = row.get("guidance")
         scales = tuple(guidance) if isinstance(guidance, (list, tuple)) else guidance
-        # a class method's `super()` cannot be seen through the type variable
-        return super().read({**row, "guidance": scales})  # type: ignore[misc]
+        return super().read({**row, "guidance": scales})
 
     def options(self, without: str = "") -> str:
         """Its options in words; without: the field of one to leave out."""

@@ -206,7 +206,7 @@ def manifolds(view: View) -> Iterator[Quality]:
         yield view.compared(metric, value, fake, real, estimator, HIGH)
 
 
-def densities(view: View) -> Iterator[Quality]:
+def density(view: View) -> Iterator[Quality]:
     """Density, 0 or more, and coverage in [0, 1], by 5 nearest neighbours (arXiv 2002.09797)."""
     fake, real = view.matched()
     estimator = f"density-k{K_DENSITY}-{len(fake)}x{len(real)}"
@@ -215,7 +215,7 @@ def densities(view: View) -> Iterator[Quality]:
         yield view.compared(metric, value, fake, real, estimator, HIGH)
 
 
-def clipped(view: View) -> Iterator[Quality]:
+def clipped_density(view: View) -> Iterator[Quality]:
     """Clipped density and coverage in [0, 1], shares of good samples (arXiv 2507.01761)."""
     fake, real = view.both()
     estimator = f"clipped-k{K_DENSITY}-{len(fake)}x{len(real)}"
@@ -338,8 +338,8 @@ METRICS = {
     ),
     "kd": Metric(kernel, least=2),
     "pr": Metric(manifolds, least=K_MANIFOLD + 1),
-    "dc": Metric(densities, least=K_DENSITY + 1),
-    "clipped_dc": Metric(clipped, least=K_DENSITY + 1),
+    "dc": Metric(density, least=K_DENSITY + 1),
+    "clipped_dc": Metric(clipped_density, least=K_DENSITY + 1),
     "mind": Metric(sliced, frames=True),
     "fd_squeezenet": Metric(
         squeezenet_distance, takes="squeezenet", keeps=0, against="moments", least=2, frames=True

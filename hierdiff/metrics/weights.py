@@ -82,7 +82,7 @@ def content(path: Path) -> Any:
         raise ValueError(first_line(error)) from error
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors by name, from safetensors or from a file of `torch.load(weights_only=True)`.
 
     Raises:

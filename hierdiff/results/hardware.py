@@ -9,7 +9,7 @@ from hierdiff.results.cost import Cost
 from hierdiff.results.record import Record
 
 
-def machine(record: Record, device: str) -> str:
+def device_name(record: Record, device: str) -> str:
     """A device with its model, where the record knows it: `cuda (NVIDIA H100)`."""
     return hardware_of(device, record.provenance.get("machine") or {})
 

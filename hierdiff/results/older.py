@@ -14,7 +14,7 @@ from hierdiff.results.form import COST
 # before schema 3, which side of a metric is better was told by its name
 HIGHER_IS_BETTER = ("IS", "precision", "recall", "density", "coverage", "PSNR", "SSIM")
 
-Row = Mapping[str, Any]  # a cost row as a file has it
+CostRow = Mapping[str, Any]  # a cost row as a file has it
 
 
 def known_costs(rows: Any) -> Any:
@@ -27,19 +27,19 @@ def known_costs(rows: Any) -> Any:
     return [row(one) for one in rows] if isinstance(rows, (list, tuple)) else rows
 
 
-def older_costs(rows: Sequence[Row]) -> tuple[Row, ...]:
+def older_costs(rows: Sequence[CostRow]) -> tuple[CostRow, ...]:
     """Costs before schema 4. They were of the network that makes a resolution: a stage on the way
     of the finest trajectory, which its breakdown lists too, or of joint levels one alone, which
     never makes the images that were measured. Training was timed with another optimizer's step."""
 
-    def stages(row: Row) -> set[str]:
+    def stages(row: CostRow) -> set[str]:
         parts = [one for one in row.get("breakdown") or () if isinstance(one, Mapping)]
         return {str(one.get("name")) for one in parts} - {"rest"}
 
     finest = max((row["resolution"] for row in rows), default=0)
     way = set().union(*(stages(row) for row in rows if row["resolution"] == finest))
 
-    def part(row: Row) -> str | None:
+    def part(row: CostRow) -> str | None:
         on_the_way = bool(stages(row)) and stages(row) <= way
         return None if on_the_way or row["resolution"] == finest else ALONE
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from hierdiff.methods import Method
 from hierdiff.training.checkpoint import all_in, check_config
-from hierdiff.training.fabric import processes
+from hierdiff.training.fabric import process_count
 from hierdiff.training.feed import batches_of
 from hierdiff.training.format import as_json, header
 from hierdiff.training.initial import check_networks
@@ -22,7 +22,7 @@ from hierdiff.training.run import stage_steps
 from hierdiff.training.step import parameters_of
 
 
-def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any]) -> None:
+def check_run(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any]) -> None:
     """Refuses a training run that `train` would refuse; the method may be on the meta device.
 
     config: of the run, as `train` takes it.
@@ -32,7 +32,7 @@ def check(method: Method, folder: Path, recipe: Recipe, config: Mapping[str, Any
         FileNotFoundError: where weights of another run are absent.
     """
     counts = stage_steps(method, recipe.steps)
-    batches_of(method, recipe, processes(recipe))
+    batches_of(method, recipe, process_count(recipe))
     optimizer_of(
         [nn.Parameter(torch.zeros(1, 1))],
         name=recipe.optimizer,

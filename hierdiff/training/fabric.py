@@ -49,7 +49,7 @@ def all_reduce(fabric: Fabric, x: Tensor, op: Literal["mean", "sum"]) -> Tensor:
     return cast("Tensor", fabric.all_reduce(x, reduce_op=op))
 
 
-def processes(recipe: Recipe) -> int:
+def process_count(recipe: Recipe) -> int:
     """Number of processes that share a batch; errors as in `fabric_of`."""
     known = recipe.accelerator in ("auto", "cpu") and recipe.strategy == "auto"
     if known and recipe.devices == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:

@@ -38,11 +38,11 @@ def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
     """The bytes of a file of tensors and facts, with schema, version and the SHA-256 of the
     tensors."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    own = {"schema": SCHEMA, "version": hierdiff_version(), DIGEST: sha256_of(flat)}
+    own = {"schema": SCHEMA, "version": hierdiff_version(), DIGEST: sha256_of_tensors(flat)}
     return save(flat, {KEY: json.dumps({**own, **facts})})
 
 
-def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of the values with their names, shapes and dtypes, whatever their order."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
@@ -60,7 +60,7 @@ def unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with opened(path) as (file, facts):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     digest = facts.pop(DIGEST, None)  # older files have none
-    if digest is not None and digest != sha256_of(tensors):
+    if digest is not None and digest != sha256_of_tensors(tensors):
         raise ValueError(
             f"{path} is damaged (its tensors do not match their sha256): copy it again, or use "
             f"another checkpoint of the run"

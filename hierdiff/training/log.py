@@ -85,7 +85,7 @@ def counts_in(state: Mapping[str, Any]) -> dict[str, Any]:
     return dict(state.get("counts") or dict.fromkeys(state["sums"], state.get("count")))
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log; a half line at its end is left out.
 
     Raises:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hierdiff.options import shown, suggest
+from hierdiff.options import literal, suggest
 from hierdiff.registry import check_node
 
 OPTIONS = "trainer.optimizer_options"
-Moments = dict[Tensor, dict[str, Any]]  # states of an optimizer, by parameter
+States = dict[Tensor, dict[str, Any]]  # states of an optimizer, by parameter
 
 
 def optimizer_of(
@@ -114,7 +114,7 @@ def check_optimizer(
         if str(error).startswith(("unknown optimizer", OPTIONS)):
             raise
         raise ValueError(
-            f"{OPTIONS}={shown(options)} are none that {name} takes: "
+            f"{OPTIONS}={literal(options)} are none that {name} takes: "
             f"{str(error).splitlines()[0] if str(error) else 'leave them out'}"
         ) from error
 
@@ -163,11 +163,11 @@ def state_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[
     for index, entries in whole["state"].items():
         for key, value in entries.items():
             (tensors if isinstance(value, Tensor) else numbers)[f"{index}/{key}"] = value
-    rest = {"numbers": numbers, "groups": whole["param_groups"], "state": described(tensors)}
+    rest = {"numbers": numbers, "groups": whole["param_groups"], "state": signature(tensors)}
     return tensors, rest
 
 
-def described(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+def signature(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
     """Dtype and sides of each tensor, as JSON has them."""
     return {name: [str(t.dtype), list(t.shape)] for name, t in sorted(tensors.items())}
 
@@ -189,12 +189,12 @@ def load_state(
     optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
 
 
-def moments_of(optimizers: Sequence[torch.optim.Optimizer]) -> Moments:
+def moments_of(optimizers: Sequence[torch.optim.Optimizer]) -> States:
     """The state of every parameter of the optimizers."""
     return {p: state for optimizer in optimizers for p, state in optimizer.state.items()}
 
 
-def hand_on(moments: Moments, optimizer: torch.optim.Optimizer) -> None:
+def hand_on(moments: States, optimizer: torch.optim.Optimizer) -> None:
     """Gives an optimizer the moments of those of its parameters that have some."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:

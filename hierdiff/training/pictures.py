@@ -18,7 +18,7 @@ from hierdiff.files.atomic import write
 from hierdiff.images import sheet, to_uint8
 from hierdiff.methods import Stage
 from hierdiff.noise import per_example, seed_of
-from hierdiff.training.log import read
+from hierdiff.training.log import read_log
 
 
 def sheet_cond(data: Any, real: Cond) -> Cond:
@@ -52,7 +52,7 @@ def write_curves(path: Path, log: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
-    FigureCanvasAgg(curves(read(log))).print_png(buffer)
+    FigureCanvasAgg(curves(read_log(log))).print_png(buffer)
     write(path, buffer.getvalue())
 
 
@@ -74,7 +74,7 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> Any:
         axes.set(xlabel="images", ylabel="loss", yscale="log" if names is positive else "linear")
         axes.set_xlim(0, 1.02 * lines[-1]["images"])
         for name in names:
-            draw(axes, name, series[name], log=names is positive)
+            draw_curve(axes, name, series[name], log=names is positive)
         for end in ends:
             axes.axvline(end, color="0.5", linewidth=0.8, linestyle=":")
         axes.legend(frameon=False)
@@ -99,7 +99,7 @@ def losses(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[np.ndarray]]:
     return series
 
 
-def draw(axes: Any, name: str, pieces: Sequence[np.ndarray], *, log: bool) -> None:
+def draw_curve(axes: Any, name: str, pieces: Sequence[np.ndarray], *, log: bool) -> None:
     """Draws the pieces of a loss, each (points, 2) of images and value, raw and smoothed.
 
     log: smooth the logarithm of the values.

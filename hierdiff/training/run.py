@@ -33,9 +33,9 @@ from hierdiff.training.initial import start_networks
 from hierdiff.training.interrupt import Interrupted, StopRequest
 from hierdiff.training.layout import with_channels_last
 from hierdiff.training.load import load_tensors, stage_in, stage_tensors
-from hierdiff.training.log import Log, read
+from hierdiff.training.log import Log, read_log
 from hierdiff.training.optimizer import (
-    Moments,
+    States,
     hand_on,
     load_state,
     moments_of,
@@ -144,7 +144,7 @@ def stage_steps(method: Method, steps: int) -> list[int]:
 
 
 @dataclass
-class Place:
+class Position:
     """Where a run stands: `step` inside `stage` comes next. seconds: spent in each stage."""
 
     stage: int = 0
@@ -165,10 +165,10 @@ class Run:
     recipe: Recipe
     seed: int
     config: dict[str, Any]
-    place: Place = field(default_factory=Place)
+    place: Position = field(default_factory=Position)
     stage_weights: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of other runs
     teachers: dict[int, Stage] = field(default_factory=dict)  # stages of other runs
-    moments: Moments = field(default_factory=dict)  # of the stage before, if the next keeps them
+    moments: States = field(default_factory=dict)  # of the stage before, if the next keeps them
     images_here: int = 0
     last_saved: Path | None = None
 
@@ -387,7 +387,7 @@ class Run:
         Whole(self.method, self.recipe, self.counts).check(path, checkpoint)
 
     def _resume(self, path: Path, checkpoint: Checkpoint) -> Checkpoint:
-        self.place = Place(
+        self.place = Position(
             checkpoint.stage,
             checkpoint.step,
             checkpoint.total_step,
@@ -402,7 +402,7 @@ class Run:
             log.info("going on from %s", path)
         return checkpoint
 
-    def _moments_in(self, checkpoint: Checkpoint) -> Moments:
+    def _moments_in(self, checkpoint: Checkpoint) -> States:
         """Those of the stage before the one that a checkpoint at its border comes to."""
         optimizers = []
         for turn in self.method.stages[checkpoint.stage - 1].turns:
@@ -474,7 +474,7 @@ class Run:
             save_weights(weights, tensors_of(self.method), self.config)
         last = self.method.stages[last_trained(self.counts)]
         self._pictures(last, again=self.images_here > 0)
-        lines = read(self.log.path)
+        lines = read_log(self.log.path)
         return Summary(
             folder=self.folder,
             weights=weights,

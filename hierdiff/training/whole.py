@@ -21,7 +21,7 @@ from hierdiff.training.bounds import tensors_of
 from hierdiff.training.checkpoint import Broken, Checkpoint
 from hierdiff.training.load import check_values
 from hierdiff.training.log import counts_in
-from hierdiff.training.optimizer import described
+from hierdiff.training.optimizer import signature
 from hierdiff.training.recipe import Recipe
 from hierdiff.training.step import optimizer_for, trained_by
 
@@ -123,7 +123,7 @@ class Whole:
             state = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
             descriptions = rest.get("state")  # older checkpoints do not list it
             _demand(
-                described(state) == descriptions if descriptions is not None else bool(state),
+                signature(state) == descriptions if descriptions is not None else bool(state),
                 f"lacks states of the optimizer of {turn.name}",
             )
             parameters = [p for group in fresh.param_groups for p in group["params"]]

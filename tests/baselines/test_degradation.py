@@ -15,8 +15,8 @@ from baselines.degradation import (
     BSR,
     COLOUR,
     Degradation,
-    blurred,
     degradations,
+    gaussian_blur,
     jpeg,
     resized,
 )
@@ -69,7 +69,7 @@ def test_jpeg_of_the_best_quality_changes_little_and_of_the_worst_much():
 def test_a_blur_spreads_a_point_with_its_variances_along_its_axes():
     x = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
     x[..., 20, 20] = 1
-    out = blurred(x, (4.0, 1.0), math.pi / 6)[0, 0]
+    out = gaussian_blur(x, (4.0, 1.0), math.pi / 6)[0, 0]
     y, z = torch.meshgrid(*[torch.arange(41.0, dtype=torch.float64) - 20] * 2, indexing="ij")
     moments = [(out * u * v).sum().item() for u, v in ((z, z), (y, y), (y, z))]
     c, s = math.cos(math.pi / 6), math.sin(math.pi / 6)
@@ -80,16 +80,16 @@ def test_a_blur_spreads_a_point_with_its_variances_along_its_axes():
 
 def test_a_shifted_blur_moves_the_centre_of_a_block_to_its_first_pixel():
     ramp = torch.arange(32.0, dtype=torch.float64).expand(1, 1, 32, 32)
-    out = blurred(ramp, (1.0, 1.0), shift=1.5)[..., ::4, ::4]
+    out = gaussian_blur(ramp, (1.0, 1.0), shift=1.5)[..., ::4, ::4]
     inside = out[0, 0, 4, 2:6]
     torch.testing.assert_close(inside, torch.arange(8.0, 24.0, 4, dtype=torch.float64) + 1.5)
 
 
 def test_a_blur_of_no_width_and_a_constant_image_change_nothing():
     x = smooth(1, 16)
-    torch.testing.assert_close(blurred(x, (0.0, 0.0)), x, atol=1e-6, rtol=0)
+    torch.testing.assert_close(gaussian_blur(x, (0.0, 0.0)), x, atol=1e-6, rtol=0)
     flat = torch.full((1, 3, 5, 7), 0.25)
-    torch.testing.assert_close(blurred(flat, (3.0, 8.0), 1.0), flat)
+    torch.testing.assert_close(gaussian_blur(flat, (3.0, 8.0), 1.0), flat)
 
 
 @pytest.mark.parametrize("mode", range(3))

@@ -19,7 +19,7 @@ from benchmarks.report.pictures import ReportFiles
 from benchmarks.sweep.finished import Unlike
 from benchmarks.tables.beside import beside
 from benchmarks.tables.table import tabulate
-from hierdiff.command import plain
+from hierdiff.command import plain_config
 from hierdiff.config import folder_of_configs
 from hierdiff.data import ImageData, datasets
 from hierdiff.metrics.extractors import RandomConv
@@ -54,7 +54,7 @@ def measured(place: Path, *words: str, images: str = "a.npz", out: str = "out") 
     GlobalHydra.instance().clear()
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         chosen = [word for word in (*own, *words) if word != "data=none"]
-        config = plain(compose("evaluate", overrides=chosen))
+        config = plain_config(compose("evaluate", overrides=chosen))
     return evaluate(external_settings(config))
 
 

@@ -21,7 +21,7 @@ from benchmarks.plan.budget import make_plan
 from benchmarks.ready import ready
 from benchmarks.settings import Settings, settings_of
 from hierdiff import training
-from hierdiff.command import plain, with_sentences
+from hierdiff.command import plain_config, with_sentences
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import OneLevelDenoiser
 from hierdiff.files.atomic import write
@@ -49,7 +49,7 @@ def config_of(folder: Path, *words: str) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         words = (*SMALL, f"folder={folder}", *words)
-        return plain(with_sentences(compose)("benchmark", overrides=list(words)))
+        return plain_config(with_sentences(compose)("benchmark", overrides=list(words)))
 
 
 def options_of(folder: Path, *words: str) -> Settings:

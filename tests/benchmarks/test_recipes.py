@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks.ready import ready
 from benchmarks.settings import settings_of
-from hierdiff.command import plain
+from hierdiff.command import plain_config
 from hierdiff.config import folder_of_configs
 from hierdiff.methods import methods
 from hierdiff.registry import build
@@ -49,7 +49,7 @@ def config_of(recipe: str | None, *words: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         own = [] if recipe is None else [f"recipe={recipe}"]
         own += [f"recipe_name={recipe or 'null'}", *USUAL, *words]
-        return plain(compose("benchmark", overrides=own))
+        return plain_config(compose("benchmark", overrides=own))
 
 
 def test_every_recipe_and_every_method_is_tried():

@@ -18,9 +18,9 @@ from benchmarks.report.charts import (
     COLOURS,
     LINE,
     Axis,
+    AxisScale,
     Line,
     Point,
-    Scale,
     compact,
     front,
     lines,
@@ -99,7 +99,7 @@ def test_the_edge_of_the_front_turns_where_nothing_better_is_known(x: str, corne
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
 def test_a_scale_keeps_values_within_and_in_order(values):
-    scale = Scale.over(values, 10, 90)
+    scale = AxisScale.over(values, 10, 90)
     placed = [scale(value) for value in sorted(values)]
     assert placed == sorted(placed)
     assert 10 <= placed[0] <= placed[-1] <= 90
@@ -107,7 +107,7 @@ def test_a_scale_keeps_values_within_and_in_order(values):
 
 @given(st.lists(st.floats(1e-3, 1e15), min_size=1, max_size=9))
 def test_ticks_are_few_ordered_and_within(values):
-    scale = Scale.over(values, 0, 1)
+    scale = AxisScale.over(values, 0, 1)
     ticks = scale.ticks()
     assert 2 <= len(ticks) <= 8
     assert ticks == sorted(set(ticks))
@@ -115,11 +115,11 @@ def test_ticks_are_few_ordered_and_within(values):
 
 
 def test_a_wide_range_has_a_logarithmic_scale_and_a_narrow_one_has_not():
-    assert Scale.over([1, 100], 0, 1)(10) == pytest.approx(0.5)
-    narrow = Scale.over([10, 20], 0, 1)
+    assert AxisScale.over([1, 100], 0, 1)(10) == pytest.approx(0.5)
+    narrow = AxisScale.over([10, 20], 0, 1)
     assert narrow(15) == pytest.approx(0.5)
     assert not narrow.log
-    assert not Scale.over([-1, 100], 0, 1).log
+    assert not AxisScale.over([-1, 100], 0, 1).log
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from hierdiff.metrics.make_classifier import (
     batches,
     disturb,
     shipped_images,
-    train,
+    train_classifier,
     write_classifier,
 )
 from hierdiff.metrics.reference import levels_of, pooled
@@ -169,7 +169,7 @@ def test_what_is_written_reads_back_as_the_network_that_was_trained(tmp_path, mo
     images, codes = some(shipped, 64)
     monkeypatch.setattr(make_classifier, "shipped_images", lambda: (images, codes))
     how = Training(passes=16, batch=32, width=8, disturbed=0.0, shares=(0.5, 0.5, 0, 0))
-    network = train(images, codes, how)
+    network = train_classifier(images, codes, how)
     path = tmp_path / "classifier.safetensors"
     found = write_classifier(network, how, path)
     back = PartClassifier.read(path, sha256(path))

@@ -101,7 +101,7 @@ def layers():
 def test_arrays_of_the_archive_become_the_tensors_of_torchvision():
     arrays, state = layers()
     read = make_squeezenet.arrays_of(pickle.dumps(arrays, protocol=3).replace(*RENAMED))
-    found = make_squeezenet.converted(read)
+    found = make_squeezenet.tensors_of_layers(read)
     assert list(found) == list(state)
     assert all(torch.equal(found[name], state[name]) for name in state)
 
@@ -137,7 +137,7 @@ def test_a_layer_that_is_missing_is_named():
     arrays, _ = layers()
     del arrays["fire5/expand3x3"]
     with pytest.raises(ValueError, match="no layer fire5/expand3x3"):
-        make_squeezenet.converted(arrays)
+        make_squeezenet.tensors_of_layers(arrays)
 
 
 def test_another_archive_is_refused_before_it_is_opened(tmp_path, capsys):

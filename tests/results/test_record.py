@@ -123,7 +123,7 @@ def test_json_that_nests_too_deeply_is_an_error_of_its_file(tmp_path: Path, name
     readers = {
         "record.json": lambda: Record.read(path),
         "samples.json": lambda: own_files(tmp_path),
-        "log.jsonl": lambda: log.read(path),
+        "log.jsonl": lambda: log.read_log(path),
         "captions.jsonl": lambda: read_captions(path, {"a": "a"}),
     }
     with pytest.raises(ValueError, match=name):

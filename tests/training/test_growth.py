@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from hierdiff.inputs import inputs
 from hierdiff.methods import Method
-from hierdiff.training import check, load_method, train
+from hierdiff.training import check_run, load_method, train
 from hierdiff.training.format import save_weights, unpacked
 from hierdiff.training.initial import start_networks
 from hierdiff.training.optimizer import hand_on, moments_of
@@ -96,7 +96,7 @@ def test_a_frozen_inner_network_stays_and_the_rest_moves(low: Path, tmp_path: Pa
 def test_a_frozen_network_cannot_be_grown_alone(low: Path, tmp_path: Path):
     node = {**grown(low, freeze=True), "growth": [0.5]}
     with pytest.raises(ValueError, match="no weights to train in 'denoiser'"):
-        check(built(node), tmp_path, recipe(), config(node))
+        check_run(built(node), tmp_path, recipe(), config(node))
     with pytest.raises(ValueError, match="without weights"):
         built({**NODE, "denoiser": {**NESTED, "inner": {**INNER, "freeze": True}}})
 
@@ -124,7 +124,7 @@ def test_converted_weights_are_tensors_alone_with_groups_of_32(tmp_path: Path):
 def test_another_network_in_the_file_is_one_clear_error(low, tmp_path, options, message):
     node = grown(low, {**INNER, **options})
     with pytest.raises(ValueError, match=message):
-        check(built(node), tmp_path, recipe(), config(node))
+        check_run(built(node), tmp_path, recipe(), config(node))
 
 
 def test_files_that_hold_no_such_network_are_refused(low: Path, tmp_path: Path):

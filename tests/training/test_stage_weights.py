@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hierdiff.methods import Request, on_shapes
-from hierdiff.training import check, load_method, train
+from hierdiff.training import check_run, load_method, train
 from hierdiff.training.format import save_weights, unpacked
 from tests.training.runs import built, config, images, recipe
 
@@ -88,4 +88,4 @@ def test_weights_of_a_stage_that_are_not_finite_are_refused_on_shapes_alone(tmp_
     cascade = node({"share": 0, "weights": str(tmp_path / "bad.safetensors")}, {})
     method = on_shapes(cascade, offered={"channels": 3, "classes": 4})
     with pytest.raises(ValueError, match=f"{name}' is not finite"):
-        check(method, tmp_path / "run", recipe(), config(cascade, data_sha256=images().sha256))
+        check_run(method, tmp_path / "run", recipe(), config(cascade, data_sha256=images().sha256))

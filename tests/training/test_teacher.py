@@ -9,7 +9,7 @@ from hierdiff.inputs import inputs
 from hierdiff.methods import Method, Request, methods, on_shapes
 from hierdiff.metrics.cost import flops
 from hierdiff.objective import objectives
-from hierdiff.training import check, load_method, train
+from hierdiff.training import check_run, load_method, train
 from tests.training.runs import NODE, built, config, images, recipe, run
 
 DISTILLED = {"name": "progressive_distillation", "steps": 4}
@@ -84,7 +84,7 @@ def test_a_teacher_that_has_changed_is_found_out(tmp_path: Path):
 
 
 def refused(node: dict, folder: Path):
-    check(on_shapes(node, offered=FACTS), folder, recipe(), config(node))
+    check_run(on_shapes(node, offered=FACTS), folder, recipe(), config(node))
 
 
 def test_what_cannot_teach_is_refused_before_compute(tmp_path: Path, teacher: Path):
@@ -110,7 +110,7 @@ class Halved(Method):
 def test_the_stage_before_teaches_where_no_file_is_named(tmp_path: Path):
     torch.manual_seed(0)
     method = Halved()
-    check(method, tmp_path, recipe(), {})
+    check_run(method, tmp_path, recipe(), {})
     train(method, images(), tmp_path / "half", recipe(), config={})
     first, second = method.stages
     kept = {name: part.clone() for name, part in first.state_dict().items()}

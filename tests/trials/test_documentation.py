@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks import run  # noqa: F401  (registers what configs refer to)
 from hierdiff.codec import Pyramid
-from hierdiff.command import plain
+from hierdiff.command import plain_config
 from hierdiff.methods import on_shapes
 from hierdiff.metrics.extractors import extractors
 from hierdiff.registry import build, check_node
@@ -208,8 +208,8 @@ def tried(words: list[str], method: str) -> None:
     chosen = [] if any(word.startswith("method=") for word in words) else [f"method={method}"]
     first = [re.sub("^(method=[a-z_]+),.*", r"\1", word) for word in words]  # of a sweep
     cfg = composed(*chosen, *first)
-    options = {k: plain(cfg[k]) for k in ("method", "denoiser", "sampler", "measure")}
-    build(Recipe, definite(plain(cfg["trainer"])), at="trainer")
+    options = {k: plain_config(cfg[k]) for k in ("method", "denoiser", "sampler", "measure")}
+    build(Recipe, definite(plain_config(cfg["trainer"])), at="trainer")
     on_shapes(method_node(options), offered=FACTS)
     node = options["measure"]["extractor"]
     check_node(extractors.get(node["name"]), node, "extractor")

@@ -209,7 +209,7 @@ def of_others(folder: Path, source: Path, draw: random.Random) -> Iterator[Case]
         path.write_bytes(bent((folder / "whole.pt").read_bytes(), draw))
         if i % 5 == 0:
             path.write_bytes(pickle.dumps({"state_dict": Trap()}))
-        read = weights.read if i % 2 else convert.read
+        read = weights.read_weights if i % 2 else convert.read_state
         yield "released", lambda path=path, read=read: read(path)
 
 

@@ -48,7 +48,7 @@ class DINOv2(Extractor):
         network: Any = timm.create_model(
             f"vit_{size}_patch14_dinov2", pretrained=False, img_size=224, num_classes=0
         )
-        state = files.read(path)
+        state = files.read_weights(path)
         if "pos_embed" in state:
             state["pos_embed"] = released_positions(state["pos_embed"], side=16)
         network.load_state_dict(files.matching(state, network.state_dict(), path))

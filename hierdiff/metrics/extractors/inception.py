@@ -75,7 +75,7 @@ def _inception(path: Path) -> Any:
             f"extractor 'inception' needs {error.name}: pip install torch-fidelity"
         ) from error
     safe = io.BytesIO()
-    torch.save(files.read(path), safe)
+    torch.save(files.read_weights(path), safe)
     safe.seek(0)
     return FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], safe)
 

@@ -45,7 +45,7 @@ class SqueezeNet(Extractor):
         self.weights = files.checked_hash(path, SQUEEZENET_FILE)
         self.network = SqueezeNetMaps()
         self.network.load_state_dict(
-            files.matching(files.read(path), self.network.state_dict(), path)
+            files.matching(files.read_weights(path), self.network.state_dict(), path)
         )
         self._freeze()
 

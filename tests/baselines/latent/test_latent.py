@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from baselines.latent.codec import Statistics
+from baselines.latent.codec import LatentStatistics
 from baselines.latent.stage import LatentDiffusion, Losses
 from hierdiff.batch import Batch
 from hierdiff.codec import Codec, Pyramid, codecs
@@ -93,7 +93,7 @@ def test_statistics_are_those_of_samples_of_the_posterior():
     network = built().stages[0].autoencoder
     mean = torch.tensor([[1.0, 3.0], [3.0, -1.0]])[:, :, None, None].expand(2, 2, 4, 4)
     logvar = torch.log(torch.tensor([1.0, 4.0]))[None, :, None, None].expand(2, 2, 4, 4)
-    by_channel, by_tensor = Statistics(2), Statistics(2, "tensor")
+    by_channel, by_tensor = LatentStatistics(2), LatentStatistics(2, "tensor")
     for statistics in (by_channel, by_tensor):
         statistics.measure(torch.cat([mean, logvar], 1).split(1), network)
     assert by_channel.mean.flatten().tolist() == [2, 1]
@@ -141,7 +141,7 @@ class Latents:
 )
 def test_published_statistics_are_a_scale_and_no_mean(by, std):
     network = built().stages[0].autoencoder
-    statistics = Statistics(2, by)
+    statistics = LatentStatistics(2, by)
     statistics.find(Latents(), network)
     assert statistics.mean.flatten().tolist() == [0, 0]
     assert statistics.std.flatten().tolist() == pytest.approx([std, std])
@@ -160,7 +160,7 @@ def test_a_run_with_published_statistics_keeps_them_in_its_weights(tmp_path: Pat
 @pytest.mark.parametrize("by", [0, -1.0, True])
 def test_unknown_statistics_are_refused(by):
     with pytest.raises(ValueError, match="choose channel, tensor, first_batch, none or a scale"):
-        Statistics(2, by)
+        LatentStatistics(2, by)
 
 
 def test_missing_and_stale_statistics_are_errors(whole):

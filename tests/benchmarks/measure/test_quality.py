@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks.conditions import example_caption, target_parts
 from benchmarks.measure import scale as scales
-from benchmarks.measure.quality import over_seeds, quality, settle_metrics
+from benchmarks.measure.quality import average_seeds, quality, settle_metrics
 from benchmarks.measure.samples import real_images, samples
 from benchmarks.measure.scale import real_references, scale_rows
 from hierdiff.data.critters.law import LAW
@@ -252,7 +252,7 @@ def test_a_foreign_file_stands_in_for_the_training_images(data, extractor, tmp_p
 def test_of_no_seed_there_is_no_row():
     assert quality([], RandomConv(width=12), {}) == []
     one = Quality(8, "native", "FD", 2.0, Identity("i"))
-    assert over_seeds([one]) == replace(one, values=(2.0,))
+    assert average_seeds([one]) == replace(one, values=(2.0,))
 
 
 PARTS = {"TV parts", "impossible pairs", "attribute accuracy"}

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import run as benchmark
 from benchmarks.measure import selection
 from benchmarks.measure.kept import Kept, weights_hash
-from benchmarks.measure.selection import Choice, choices, select, with_choice
+from benchmarks.measure.selection import Choice, choices, select_choice, with_choice
 from benchmarks.ready import ready
 from benchmarks.report.parts import LabelledRecord
 from benchmarks.report.plots import selection_charts
@@ -45,7 +45,7 @@ def chosen_from(values, better=LOW, kept=None):
         drawn.append(choice)
         return [replace(QUALITY, value=values[int(choice.guidance)], better=better)]
 
-    choice, rows = select(draw, options, kept or Kept(), plain_track)
+    choice, rows = select_choice(draw, options, kept or Kept(), plain_track)
     assert [row.chosen for row in rows] == [one == choice for one in options]
     return choice.guidance, len(drawn)
 
