@@ -40,8 +40,8 @@ def inputs(
 ) -> dict[str, str]:
     """SHA-256 of each input by name.
 
-    The names are `data`, the whole path of an option that names a file or folder, and `source of
-    PACKAGE` for code that is named as `package.module:Class` or announced as a plugin.
+    The names are `data`, the whole path of an option that names a file or folder, and those of
+    `sources`.
 
     options: a resolved config. data: digest of the data. files: further ones, by name.
 
@@ -59,6 +59,13 @@ def inputs(
                     raise ValueError(f"{key}={value}: {error}") from error
     for name, path in (files or {}).items():
         digests[name] = digest(path)
+    return digests | sources(options)
+
+
+def sources(options: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of code by `source of PACKAGE`: what a resolved config names as
+    `package.module:Class`, and what is announced as a plugin."""
+    digests = {}
     modules = [name.partition(":")[0] for name in imported_names(options)]
     for module in [*modules, *_announced()]:
         source = source_of(module)

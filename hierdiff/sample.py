@@ -28,6 +28,7 @@ from hierdiff.files.lock import LOCK, worked_in
 from hierdiff.files.reading import from_json
 from hierdiff.guidance import Scale, is_off
 from hierdiff.images import sheet, strip, to_pil, to_uint8
+from hierdiff.inputs import changed, sources
 from hierdiff.levels import Name, text_of
 from hierdiff.methods import Generator, Method, Request
 from hierdiff.noise import per_example, seed_of
@@ -99,6 +100,21 @@ def requested(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, C
         text=None if captions is None or node is None else encoders.build(node),
     )
     return n, cond
+
+
+def warn_of_changed_code(config: Mapping[str, Any]) -> None:
+    """Warns where code beside hierdiff is not that which the model was trained with.
+
+    config: of the model, whose `inputs` are the hashes of its training.
+    """
+    hashes = config.get("inputs")
+    other = changed(hashes, sources(config)) if isinstance(hashes, Mapping) else None
+    if other is not None:
+        log.warning(
+            "the %s has changed since the model was trained, whose samples may now be others: put "
+            "the old code back, or train again",
+            other,
+        )
 
 
 def negative_of(cfg: Mapping[str, Any], config: Mapping[str, Any], n: int) -> Cond | None:
@@ -299,6 +315,7 @@ def main(cfg: Any) -> None:
     out = Path(options["out"])
     own_files(out)  # refuses a folder of other files before the checkpoint is read
     method, config = load_method(options["checkpoint"], options["trust"])
+    warn_of_changed_code(config)
     n, cond = requested(options, config)
     negative = negative_of(options, config, n)
     names = config.get("class_names") or ()

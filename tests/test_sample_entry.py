@@ -14,7 +14,16 @@ from safetensors.torch import save_file
 from hierdiff.batch import Cond
 from hierdiff.files.atomic import part_of
 from hierdiff.files.lock import worked_in
-from hierdiff.sample import check_options, negative_of, origins, requested, sample, start
+from hierdiff.inputs import inputs
+from hierdiff.sample import (
+    check_options,
+    negative_of,
+    origins,
+    requested,
+    sample,
+    start,
+    warn_of_changed_code,
+)
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.format import save_weights
 from hierdiff.training.load import load_method
@@ -144,6 +153,23 @@ def test_the_command_writes_a_sheet_single_images_and_what_they_are(tmp_path: Pa
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
     assert images[2]["class"] is None and images[2]["class_index"] is None
+
+
+def test_code_that_changed_since_training_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "nets_of_this_test.py"
+    module.write_text("WIDTH = 1")
+    model = {"method": {"denoiser": {"name": "nets_of_this_test:Net"}}}
+    model["inputs"] = inputs(model)
+    warn_of_changed_code(model)
+    warn_of_changed_code({**model, "inputs": None})
+    assert not caplog.messages
+    module.write_text("WIDTH = 20")
+    warn_of_changed_code(model)
+    (message,) = caplog.messages
+    assert message.startswith("the source of nets_of_this_test has changed since the model was")
 
 
 def test_what_the_model_was_configured_with_is_listed(tmp_path: Path, weights: Path):
