@@ -9,13 +9,14 @@ from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks import run  # noqa: F401  (registers what configs refer to)
 from benchmarks.settings import settings_of
+from hierdiff.command import plain_config
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import denoisers
 from hierdiff.methods import Sampling, methods
 from hierdiff.metrics.extractors import extractors
 from hierdiff.registry import build
 from hierdiff.samplers.ddim import DDIM
-from hierdiff.train import definite, method_node, plain, prepare
+from hierdiff.train import definite, method_node, prepare
 from hierdiff.training import Recipe
 
 CONFIGS = Path(folder_of_configs())
@@ -34,7 +35,7 @@ def composed(*overrides: str, name: str = "benchmark") -> dict:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose(name, overrides=list(overrides))
-        return {key: plain(cfg[key]) for key in PARTS if key in cfg}
+        return {key: plain_config(cfg[key]) for key in PARTS if key in cfg}
 
 
 @pytest.mark.parametrize("name", group("denoiser"))
@@ -92,7 +93,7 @@ def whole(*overrides: str) -> dict:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         names = ("label=x", "budget_name=smoke", "recipe_name=x", "name=x", "folder=x")
-        return plain(compose("benchmark", overrides=[*names, *overrides]))
+        return plain_config(compose("benchmark", overrides=[*names, *overrides]))
 
 
 def refusal(*overrides: str) -> str:

@@ -7,9 +7,10 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
+from hierdiff.command import plain_config
 from hierdiff.config import folder_of_configs, reported
 from hierdiff.data import datasets
-from hierdiff.train import half, method_node, plain, prepare
+from hierdiff.train import half, method_node, prepare
 from hierdiff.training import load_method
 from hierdiff.training.interrupt import Interrupted
 from tests.training.runs import NESTED, command
@@ -35,7 +36,7 @@ def own(tmp_path: Path) -> list[str]:
 
 def composed(*arguments: str) -> dict[str, Any]:
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
-        return plain(compose("train", ["name=any", *arguments]))
+        return plain_config(compose("train", ["name=any", *arguments]))
 
 
 def test_denoiser_and_sampler_become_options_of_the_method():

@@ -26,10 +26,11 @@ from benchmarks.ready import check_measure, check_method
 from benchmarks.settings import Analysis, Curve, Measure, settings_of
 from benchmarks.sweep.finished import Unlike, check_same, data_digest, finished_record, inputs_of
 from hierdiff import training
+from hierdiff.command import plain_config
 from hierdiff.config import folder_of_configs
 from hierdiff.metrics.extractors import INCEPTION_FILE, extractors
 from hierdiff.results.record import Record
-from hierdiff.train import plain, prepare
+from hierdiff.train import prepare
 from hierdiff.training import train
 from tests.benchmarks import rows
 from tests.test_registry import announce
@@ -46,7 +47,7 @@ def prepared(*overrides: str):
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         cfg = compose("benchmark", overrides=list(overrides))
         return prepare(
-            {k: plain(cfg[k]) for k in ("data", "denoiser", "sampler", "method", "trainer")}
+            {k: plain_config(cfg[k]) for k in ("data", "denoiser", "sampler", "method", "trainer")}
         )
 
 
@@ -481,7 +482,7 @@ def composed(folder, *more: str) -> dict[str, Any]:
         "cost.batches=[1]",
     )
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
-        return plain(compose("benchmark", overrides=[*QUICK, *told, *more]))
+        return plain_config(compose("benchmark", overrides=[*QUICK, *told, *more]))
 
 
 @pytest.mark.slow
@@ -561,7 +562,7 @@ def test_samples_that_stay_are_measured_again_with_the_same_numbers(tmp_path, mo
             "measure.batch=8",
         )
         again = evaluate.evaluate(
-            evaluate.external_settings(plain(compose("evaluate", overrides=list(words))))
+            evaluate.external_settings(plain_config(compose("evaluate", overrides=list(words))))
         )
     assert len(again.quality) == 2 * 2 * 2 - 2  # the finest in both views, the other pooled
     assert set(again.quality) <= set(record.quality)

@@ -18,7 +18,10 @@ from tests.benchmarks.test_ready import config_of
 
 
 def config(*words: str) -> dict[str, Any]:
-    return config_of(Path("x"), *words)
+    whole = config_of(Path("x"), *words)
+    if whole["recipe_name"] is None:  # it is left out, as in records from before there were recipes
+        del whole["recipe_name"]
+    return whole
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from benchmarks.ready import ready
 from benchmarks.report.__main__ import main as report
 from benchmarks.settings import Settings, settings_of
 from benchmarks.tables.table import tabulate
+from hierdiff.command import plain_config
 from hierdiff.config import folder_of_configs
 from hierdiff.methods import Request, methods
 from hierdiff.results.record import Record
-from hierdiff.train import plain
 from hierdiff.training import load_method
 from tests import tiny
 from tests.methods.strangers import Adversarial, Autoregressive
@@ -39,7 +39,7 @@ def composed(folder, cls, *more: str) -> Settings:
         f"folder={folder}",
     )
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
-        return settings_of(plain(compose("benchmark", overrides=[*QUICK, *own, *more])))
+        return settings_of(plain_config(compose("benchmark", overrides=[*QUICK, *own, *more])))
 
 
 @pytest.mark.slow

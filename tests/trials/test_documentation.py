@@ -35,6 +35,9 @@ ROOT = Path(__file__).resolve().parents[2]
 NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
 LINES = {  # of the commands that are not run, and why
     ". .venv/bin/activate": "it changes the shell alone",
+    "python -m benchmarks.evaluate images=samples.npz label=VAR data=folder data.root=PHOTOS "
+    "data.resolution=256 stated.method=VAR stated.guidance=1.5 stated.steps=10 "
+    "stated.source=https://arxiv.org/abs/2404.02905": "its images are of another model",
     "make test": "it is what runs this test, here on one file",
 }
 ADDED = {  # to the first of these that a command begins with
@@ -75,7 +78,8 @@ def blocks(language: str, *, of: Iterable[Path] = TEXTS) -> list[str]:
 
 def commands() -> list[str]:
     """Lines of the shell blocks without their comments, each once."""
-    lines = [line.partition("#")[0].strip() for text in blocks("sh") for line in text.splitlines()]
+    texts = [re.sub(r"\\\n\s*", "", text) for text in blocks("sh")]  # one line, not several
+    lines = [line.partition("#")[0].strip() for text in texts for line in text.splitlines()]
     return list(dict.fromkeys(line for line in lines if line))
 
 

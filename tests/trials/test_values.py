@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks.settings import settings_of
-from hierdiff.train import plain, prepare
+from hierdiff.command import plain_config
+from hierdiff.train import prepare
 from tests.test_configs import CONFIGS
 
 ODD = [None, "x", 1.5, -1, 0, [], {}, True, math.nan, [None], ["x"]]
@@ -32,7 +33,7 @@ def options(method: str, cache: Path) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         words = [*USUAL, f"method={method}", f"data.cache={cache}"]
-        return plain(compose("benchmark", overrides=words))
+        return plain_config(compose("benchmark", overrides=words))
 
 
 def places(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from hierdiff.command import plain_config
 from hierdiff.config import folder_of_configs
 from hierdiff.methods import methods
-from hierdiff.train import Prepared, method_node, plain, prepare
+from hierdiff.train import Prepared, method_node, prepare
 from tests import tiny
 
 PIXELS = ("denoiser=small", "sampler=dpmpp_2m", "method.reference=32")
@@ -19,7 +20,7 @@ PIXELS = ("denoiser=small", "sampler=dpmpp_2m", "method.reference=32")
 def composed(*arguments: str) -> dict[str, Any]:
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         small = ("name=any", "data.resolution=16", "budget=smoke")
-        return plain(compose("train", [*small, *arguments]))
+        return plain_config(compose("train", [*small, *arguments]))
 
 
 def prepared(*arguments: str) -> Prepared:
