@@ -165,17 +165,20 @@ def test_the_toml_that_is_shown_is_an_entry_point():
 
 OPTION = re.compile(r"[a-z_]+(?:@[a-z_.]+)?(?:[./][a-z0-9_]+)*=\S.*", re.DOTALL)
 WORDS = re.compile(r"(?<!\S)(?:[a-z_@./0-9]+=\S+ ?)+")
-METHODS = ("mdm", "cascaded", "latent")
+METHODS = ("mdm", "cascaded", "latent", "end_to_end", "simple_diffusion", "chen")
 PLACEHOLDERS = {
     "package.module:Class": "tests.trials.test_documentation:Own",
     "my_codec": "tests.trials.test_documentation:Own",
     "my_nets:MyNet": "unet",
     "my_net": "unet",
     "devices=N": "devices=2",
+    "trainer.steps=N": "trainer.steps=9",
 }
 ELSEWHERE = (  # words of other commands, and options of a part that is named beside them
     *("trust=", "labels=", "checkpoint=", "methods=", "out=", "format=", "allow_download="),
-    *("resolutions=", "weights=", "vgg=", "dataset="),
+    *("resolutions=", "weights=", "vgg=", "dataset=", "split=", "conditions=", "negative="),
+    *("images=", "recipe=NAME", "sampler=adm", "sampler=dit", "method.objective.vlb="),
+    *("denoiser=dit_s_2", "sampler.grid.respacing=", "method.codec.perceptual.vgg="),
     "method=custom",  # has no denoiser of its own: tests/methods/test_strangers.py runs it
 )
 
@@ -198,7 +201,7 @@ def spans() -> list[str]:
         for line in path.read_text(encoding="utf-8").splitlines():
             found += WORDS.findall(line.partition("#")[2].replace("'", ""))
     spans = [re.sub("^(python -m benchmarks.run )?(-m )?", "", span) for span in found]
-    words = [shlex.split(span.rstrip(" ,;:)")) for span in spans if "=" in span]
+    words = [shlex.split(span.rstrip(" ,;:).")) for span in spans if "=" in span]
     kept = [one for one in words if all(OPTION.fullmatch(word) for word in one)]
     kept = [one for one in kept if not any(word.startswith(ELSEWHERE) for word in one)]
     return list(dict.fromkeys(" ".join(map(shlex.quote, one)) for one in kept if one))
@@ -210,7 +213,8 @@ FACTS = {"channels": 3, "classes": 2, "text_width": 16, "text_length": 4}
 def tried(words: list[str], method: str) -> None:
     """Composed, its method and extractor built on shapes, its options known."""
     chosen = [] if any(word.startswith("method=") for word in words) else [f"method={method}"]
-    first = [re.sub("^(method=[a-z_]+),.*", r"\1", word) for word in words]  # of a sweep
+    sweep = re.compile(r"^(method=[a-z_]+|[a-z_.]+=\[[^]]*\]),.*")
+    first = [sweep.sub(r"\1", word) for word in words]
     cfg = composed(*chosen, *first)
     options = {k: plain_config(cfg[k]) for k in ("method", "denoiser", "sampler", "measure")}
     build(Recipe, definite(plain_config(cfg["trainer"])), at="trainer")
