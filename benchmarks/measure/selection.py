@@ -25,6 +25,7 @@ from hierdiff.methods import Method, methods, on_shapes
 from hierdiff.metrics.quality import HIGH, Candidate, Quality
 from hierdiff.train import Prepared
 from hierdiff.training.format import unpacked
+from hierdiff.training.layout import with_channels_last
 from hierdiff.training.load import load_tensors
 
 
@@ -99,6 +100,8 @@ def with_choice(run: Prepared, choice: Choice, folder: Path) -> Prepared:
     method = methods.build(node, offered=run.data.facts)
     path = weights_file(folder, choice.half_life, run.recipe.ema)
     load_tensors(method, unpacked(path)[0], path)
+    if run.recipe.channels_last:  # as training leaves it, so that a choice changes nothing else
+        with_channels_last(method)
     return replace(run, method=method.eval(), config={**run.config, "method": node})
 
 

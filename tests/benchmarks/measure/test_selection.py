@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import run as benchmark
 from benchmarks.measure import selection
@@ -121,6 +122,25 @@ def test_the_same_command_again_reads_the_record_and_another_selection_does_not(
     with pytest.raises(ValueError, match="select.samples=6, now it is 7"):
         ready(options_of(folder, *QUICK, SELECT.replace("samples: 6", "samples: 7")))
     assert len(draws) == 4
+
+
+def test_a_selection_of_what_the_run_has_anyway_changes_no_number(tmp_path):
+    alone = benchmark.make(options_of(tmp_path / "alone", *QUICK))
+    one = "select={guidance: [1], ema: [16], steps: [2], samples: 6}"
+    chosen = benchmark.make(options_of(tmp_path / "chosen", *QUICK, one))
+    assert [row.value for row in chosen.quality] == [row.value for row in alone.quality]
+    assert len(chosen.selection) == 1 and not alone.selection
+
+
+def test_a_choice_has_the_memory_layout_of_training(tmp_path):
+    runs.run(tmp_path, channels_last=True)
+    data = runs.images()
+    recipe = runs.recipe(channels_last=True)
+    made = Prepared(runs.built(), data, data, recipe, 0, runs.config())
+    method = with_choice(made, Choice(), tmp_path).method
+    kernels = [p for p in method.parameters() if p.ndim == 4 and min(p.shape) > 1]
+    assert kernels
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
 
 
 @pytest.mark.parametrize(
