@@ -186,6 +186,11 @@ class DiT(Backbone):
         zeroed(self.modulation)
         zeroed(self.head)
 
+    @property
+    @override
+    def units(self) -> tuple[nn.Module, ...]:
+        return tuple(self.blocks)
+
     @override
     def prepare(self, cond: Cond) -> Cond:
         """Class, text and vectors as one vector, `embedding`."""

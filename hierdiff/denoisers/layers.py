@@ -344,6 +344,11 @@ class AttentionBlock(nn.Module):
             else None
         )
 
+    @property
+    def early(self) -> tuple[nn.Module, ...]:
+        """What `keys_values` calls."""
+        return () if self.text is None else (self.text,)
+
     def keys_values(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l two_c"]:
         """Keys and values of the text, computed once for a whole trajectory."""
         assert self.text is not None

@@ -180,6 +180,11 @@ class SpatialTransformer(nn.Module):
         )
         self.leave = zeroed(nn.Conv2d(width, width, 1))
 
+    @property
+    def early(self) -> tuple[nn.Module, ...]:
+        """What `keys_values` calls."""
+        return tuple(block.text for block in self.blocks)
+
     def keys_values(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l k"]:
         """Keys and values of the tokens, computed once for a whole trajectory."""
         return torch.cat([block.text(tokens) for block in self.blocks], dim=-1)
@@ -367,6 +372,17 @@ class LDMUNet(Backbone):
         self.head = nn.Sequential(
             nn.GroupNorm(groups, here), nn.SiLU(), zeroed(nn.Conv2d(here, outputs, 3, padding=1))
         )
+
+    @property
+    @override
+    def units(self) -> tuple[nn.Module, ...]:
+        first, *down = self.down
+        return tuple(layer for layers in (*down, self.middle, *self.up) for layer in layers)
+
+    @property
+    @override
+    def early(self) -> tuple[nn.Module, ...]:
+        return tuple(module for reader in self._readers for module in reader.early)
 
     @override
     def prepare(self, cond: Cond) -> Cond:

@@ -186,6 +186,20 @@ class Denoiser(nn.Module, ABC):
         """Conditions with all that is computed once for a trajectory; `forward` receives them."""
         return cond
 
+    @property
+    def units(self) -> tuple[nn.Module, ...]:
+        """Its blocks, in the order of their calls: what is sharded, and recomputed, one by one.
+
+        Those of inner networks are among them. Each is called as a module. Empty: the network is
+        one piece.
+        """
+        return ()
+
+    @property
+    def early(self) -> tuple[nn.Module, ...]:
+        """Modules inside of units that `prepare` calls, before the units are called."""
+        return ()
+
     def tail(self, n: int) -> Denoiser:
         """The network of the n coarsest levels: the same object, not a copy.
 
@@ -337,6 +351,16 @@ class Wrapper(Denoiser):
     @override
     def prepare(self, cond: Cond) -> Cond:
         return self.denoiser.prepare(cond)
+
+    @property
+    @override
+    def units(self) -> tuple[nn.Module, ...]:
+        return self.denoiser.units
+
+    @property
+    @override
+    def early(self) -> tuple[nn.Module, ...]:
+        return self.denoiser.early
 
 
 class Joined(Wrapper):

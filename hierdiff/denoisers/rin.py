@@ -297,6 +297,11 @@ class RIN(Denoiser):
             nn.LayerNorm(width, eps=EPS), dense(width, patch * patch * channels)
         )
 
+    @property
+    @override
+    def units(self) -> tuple[nn.Module, ...]:
+        return tuple(self.blocks)
+
     @override
     def prepare(self, cond: Cond) -> Cond:
         """The latent of class and vectors, and those of the words."""

@@ -339,6 +339,19 @@ class UNet(Denoiser):
             f"{less}, {n} in all, such as [{', '.join(['1'] * n)}]"
         )
 
+    @property
+    @override
+    def units(self) -> tuple[nn.Module, ...]:
+        inside = self.middle if self.inner is None else self.inner.units
+        down, up = ([block for row in rows for block in row] for rows in (self.down, self.up))
+        return (*down, *inside, *up)
+
+    @property
+    @override
+    def early(self) -> tuple[nn.Module, ...]:
+        own = (module for block in self._readers for module in block.early)
+        return (*own, *(() if self.inner is None else self.inner.early))
+
     @override
     def tail(self, n: int) -> Denoiser:
         if n == self.levels or self.inner is None:

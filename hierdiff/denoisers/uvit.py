@@ -197,6 +197,17 @@ class UViT(Backbone):
             zeroed(nn.Conv2d(sides[0], self.stem.outputs, 3, padding=1)),
         )
 
+    @property
+    @override
+    def units(self) -> tuple[nn.Module, ...]:
+        down, up = ([block for row in rows for block in row] for rows in (self.down, self.up))
+        return (*down, *self.transformer, *up)
+
+    @property
+    @override
+    def early(self) -> tuple[nn.Module, ...]:
+        return () if self.text is None else tuple(block.text for block in self.transformer)
+
     @override
     def prepare(self, cond: Cond) -> Cond:
         """Class, text and vectors as one vector, and the text's keys and values for each block."""

@@ -344,3 +344,19 @@ def test_a_network_says_what_it_reads(case):
         with_named(case, scalars=["caption"])
     with pytest.raises(ValueError, match="'crop_top' is the name of a scalar and of a vector"):
         with_named(case, vectors={"crop_top": 3})
+
+
+@each
+@kinds
+def test_units_are_called_as_modules_in_their_order_and_early_parts_before_them(case, kind):
+    network = tiny.denoiser(case.name, kind, case.depth)
+    units, early = network.units, network.early
+    calls = []
+    for module in (*units, *early):
+        module.register_forward_pre_hook(lambda module, _: calls.append(module))
+    x_t, log_snr = tiny.state(case.depth, 3)
+    run(network, x_t, log_snr, tiny.cond(kind, 3))
+    assert [*calls] == [*early, *units]
+    inside = [{id(part) for part in unit.modules()} for unit in units]
+    assert sum(map(len, inside)) == len(set().union(*inside))  # no unit is in another
+    assert all(any(id(part) in parts for parts in inside) for part in early)
