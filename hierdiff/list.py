@@ -29,6 +29,7 @@ def parts() -> dict[str, Mapping[str, Callable[..., Any]]]:
     """Constructors by name, by the plural of their role: `{"denoisers": {"unet": UNet, ...}}`."""
     # roles whose modules no plugin needs
     from hierdiff import data, text  # noqa: F401
+    from hierdiff.interop import conversion  # noqa: F401
     from hierdiff.metrics import extractors, perceptual  # noqa: F401
     from hierdiff.metrics.table import METRICS
 

@@ -32,7 +32,7 @@ ORDER = (
     ),
     ("hierdiff.methods",),
     ("hierdiff.training", "hierdiff.metrics", "hierdiff.interop", "hierdiff.command"),
-    ("hierdiff.train", "hierdiff.sample", "hierdiff.results", "hierdiff.list"),
+    ("hierdiff.train", "hierdiff.sample", "hierdiff.convert", "hierdiff.results", "hierdiff.list"),
     (
         "baselines",
         *("benchmarks.conditions", "benchmarks.device", "benchmarks.naming"),

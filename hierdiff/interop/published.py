@@ -1,0 +1,94 @@
+"""Published networks as methods of ours: what a reader makes of a file.
+
+A reader knows the layout of one project: the names of its tensors, and which options of the network
+follow from their shapes. What no shape shows (heads, groups, a schedule) is an option of the
+reader's constructor, with the value of the release as its default. A plugin registers its own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from hierdiff.registry import Node, Registry
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published network as a method.
+
+    method: its node, with the sampler and guidance of the release as `sampling`. facts: of its
+    data: channels, classes, text_width, text_length. weights: by their names in the method, every
+    one, such as `stages.0.denoiser.first.weight` (`within`); their precision is kept. text: node of
+    the text encoder that it was trained with. class_names: in the order of its labels; () for
+    numbers. notes: what a reader of its numbers must know.
+    """
+
+    method: Node
+    facts: Mapping[str, int]
+    weights: Mapping[str, Tensor]
+    text: Node | None = None
+    class_names: Sequence[str] = ()
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+class Reader(ABC):
+    """One project's files. project: where its code is. licence: of the code and weights, as far as
+    it is known; "" where it is not."""
+
+    project: ClassVar[str]
+    licence: ClassVar[str] = ""
+
+    @abstractmethod
+    def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:
+        """Whether a table of tensors is of this project.
+
+        shapes: by the names in the file; about: the plain values beside it. Two readers never
+        recognise the same table.
+        """
+
+    @abstractmethod
+    def read(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Published:
+        """The method that a table of tensors is of; they may be on the meta device.
+
+        Raises:
+            ValueError: for a layout that our networks do not have.
+        """
+
+    def write(self, weights: Mapping[str, Tensor], method: Node) -> dict[str, Tensor]:
+        """The table of the project's own layout; `read` backwards, bit for bit.
+
+        weights: of a method of ours, by name. method: its node.
+
+        Raises:
+            ValueError: where the method has no such layout.
+        """
+        raise ValueError(
+            f"weights are not written in the layout of {self.project}: "
+            f"{', '.join(name for name in readers if can_write(name))} are"
+        )
+
+
+readers: Registry[Reader] = Registry("reader", Reader)
+
+
+def can_write(name: str) -> bool:
+    """Whether a reader also writes."""
+    return getattr(readers.get(name), "write", None) is not Reader.write
+
+
+def within(place: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a part by their names in the whole, such as "stages.0.denoiser"."""
+    return {f"{place}.{name}": tensor for name, tensor in weights.items()}
+
+
+def part_of(place: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`within` backwards: the weights of a part, by its own names."""
+    start = f"{place}."
+    return {n.removeprefix(start): t for n, t in weights.items() if n.startswith(start)}
