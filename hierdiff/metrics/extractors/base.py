@@ -28,6 +28,7 @@ from hierdiff.inputs import source_of
 from hierdiff.metrics.identity import Identity
 from hierdiff.registry import Registry
 
+CHUNK = 16  # images of a pass on a CPU, whose caches hold no more activations
 OFFLINE = "efficientnet_lite0 needs no file, and its distance is called FD-EffLite0"
 
 
@@ -127,12 +128,19 @@ class Extractor(nn.Module, ABC):
         if images.shape[1] == 1:
             images = repeat(images, "b 1 h w -> b 3 h w")
         with torch.no_grad(), torch.autocast(device.type, enabled=False), full_float32():
-            own = wanted is None or not set(self.outputs).isdisjoint(wanted)
-            parts = dict(self.parts(images)) if own else {}
-            for name, other in self.companions.items():
-                if wanted is None or name in wanted:
-                    parts[name] = other.features(images)
-            return {name: part.float() for name, part in parts.items()}
+            chunk = CHUNK if device.type == "cpu" else max(1, len(images))
+            chunks = [self._extract(some, wanted) for some in images.split(chunk)]
+            return {name: torch.cat([some[name] for some in chunks]) for name in chunks[0]}
+
+    def _extract(
+        self, images: UInt8[Tensor, "b 3 h w"], wanted: Collection[str] | None
+    ) -> dict[str, Float[Tensor, "b _d"]]:
+        own = wanted is None or not set(self.outputs).isdisjoint(wanted)
+        parts = dict(self.parts(images)) if own else {}
+        for name, other in self.companions.items():
+            if wanted is None or name in wanted:
+                parts[name] = other.features(images)
+        return {name: part.float() for name, part in parts.items()}
 
     @override
     def train(self, mode: bool = True) -> Extractor:

