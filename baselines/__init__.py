@@ -4,4 +4,4 @@ They come in through the plugin entry point, as a stranger's package would.
 """
 
 from baselines import cascaded, end_to_end  # noqa: F401  (registers)
-from baselines.latent import method  # noqa: F401  (registers)
+from baselines.latent import method, readers, tiny  # noqa: F401  (registers)

@@ -16,7 +16,7 @@ import yaml
 
 from hierdiff.config import reported
 from hierdiff.files.reading import read_text
-from hierdiff.interop.conversion import convert, official, save_official
+from hierdiff.interop.conversion import convert, official, official_config, save_official
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.to is not None:
         if given.options or given.reader:
             raise ValueError(f"--to {given.to} takes no options of a reader: leave them out")
-        save_official(official(given.file, given.to), given.out)
+        config = official_config(given.file, given.to)
+        save_official(official(given.file, given.to), given.out, config)
         log.info("%s: the layout of %s", given.out, given.to)
         return
     node = options_of(given.options) | ({"name": given.reader} if given.reader else {})

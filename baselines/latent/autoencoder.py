@@ -1,17 +1,18 @@
-"""The convolutional autoencoder of VQGAN and latent diffusion, in the released layout.
+"""Autoencoders: what all of them give, and the convolutional one of VQGAN and latent diffusion.
 
-Images b c h w in [-1, 1]; every width but the last is followed by a halving of the side. A 1x1
-convolution stands on either side of the latents. Esser et al., arXiv 2012.09841; Rombach et al.,
-arXiv 2112.10752, appendix G, and their code.
+The convolutional one has the released layout. Images b c h w in [-1, 1]; every width but the last
+is followed by a halving of the side. A 1x1 convolution stands on either side of the latents. Esser
+et al., arXiv 2012.09841; Rombach et al., arXiv 2112.10752, appendix G, and their code.
 """
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from typing_extensions import override
 from baselines.latent.regularisers import Regulariser, regularisers
 from hierdiff.denoisers.layers import Multiples, Rate, Upsample
 from hierdiff.options import Count
-from hierdiff.registry import Later, single
+from hierdiff.registry import Later, Registry
 
 EPSILON = 1e-6  # of the released group norms
 
@@ -101,8 +102,94 @@ class Reconstruction(NamedTuple):
     logs: dict[str, Tensor]
 
 
-@single("autoencoder")
-class Autoencoder(nn.Module):
+class Autoencoder(nn.Module, ABC):
+    """Images b c h w in [-1, 1] to latents of 1/`factor` the side, and back.
+
+    factor: side of the images over that of the latents. latent_channels: of the state that
+    diffuses. regulariser: it turns what `encode` gives into that state. last_layer: the convolution
+    that gives the images, whose gradients weigh an adversary. layout: the options that its weights
+    belong to, by name; the same options have the same layout.
+    """
+
+    factor: int
+    latent_channels: int
+    regulariser: Regulariser
+    last_layer: nn.Conv2d
+    layout: Mapping[str, Any]
+
+    @abstractmethod
+    def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b m _h _w"]:
+        """Moments, which `regulariser.sample` turns into the state that diffuses."""
+
+    @abstractmethod
+    def last_input(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b k _h _w"]:
+        """What `last_layer` reads, for a state as the decoder sees it."""
+
+    def output(self, last_input: Float[Tensor, "b k h w"]) -> Float[Tensor, "b c h w"]:
+        """Images of what `last_layer` reads, not clipped."""
+        return self.last_layer(last_input)
+
+    def decode(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c _h _w"]:
+        """Images of a state, not clipped; a VQ autoencoder quantises it first."""
+        return self.output(self.last_input(self.regulariser.quantised(z)))
+
+    @override
+    def forward(
+        self,
+        images: Float[Tensor, "b c h w"],
+        eps: Float[Tensor, "b d _h _w"] | None = None,
+        reduction: str = "sum",
+    ) -> Reconstruction:
+        """One training pass; eps: unit noise of the posterior, without it the mode."""
+        moments = self.encode(images)
+        z, loss, logs = self.regulariser(moments, eps, reduction)
+        last_input = self.last_input(z)
+        return Reconstruction(self.output(last_input), last_input, moments, loss, logs)
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 of layout and weights, these as float32, so that another dtype changes nothing.
+
+        Zeros on the meta device.
+        """
+        state = self.state_dict()
+        digest = hashlib.sha256(repr(self.layout).encode())
+        if any(tensor.is_meta for tensor in state.values()):
+            return bytes(digest.digest_size)
+        for name, tensor in state.items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().float().contiguous().flatten().numpy())
+        return digest.digest()
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Inside, without gradients and in eval mode, whatever mode its training left it in."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)
+
+    def latent_shape(self, side: int) -> tuple[int, int, int]:
+        """Shape (channels, side, side) of the latents of square images, without the batch.
+
+        Raises:
+            ValueError: where `side` is not a multiple of `factor`.
+        """
+        if side % self.factor:
+            raise ValueError(
+                f"image side {side} is not a multiple of {self.factor}, by which this autoencoder "
+                f"divides it: choose a side that is, or fewer `multiples`"
+            )
+        return (self.latent_channels, side // self.factor, side // self.factor)
+
+
+autoencoders: Registry[Autoencoder] = Registry("autoencoder", Autoencoder, default="autoencoder")
+
+
+@autoencoders.register("autoencoder")
+class ConvolutionalAutoencoder(Autoencoder):
     """Images to latents of 1/`factor` the side, and back. The defaults are the KL f8 autoencoder.
 
     width, multiples: channels are width * multiple at the side, its half, its quarter ...
@@ -218,63 +305,12 @@ class Autoencoder(nn.Module):
             "regulariser": [type(self.regulariser).__name__, *kept],
         }
 
-    def fingerprint(self) -> bytes:
-        """SHA-256 of layout and weights, these as float32, so that another dtype changes nothing.
-
-        Zeros on the meta device.
-        """
-        state = self.state_dict()
-        digest = hashlib.sha256(repr(self.layout).encode())
-        if any(tensor.is_meta for tensor in state.values()):
-            return bytes(digest.digest_size)
-        for name, tensor in state.items():
-            digest.update(name.encode())
-            digest.update(tensor.cpu().float().contiguous().flatten().numpy())
-        return digest.digest()
-
-    @contextmanager
-    def at_rest(self) -> Iterator[None]:
-        """Inside, without gradients and in eval mode, whatever mode its training left it in."""
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.train(training)
-
-    def latent_shape(self, side: int) -> tuple[int, int, int]:
-        """Shape (channels, side, side) of the latents of square images, without the batch.
-
-        Raises:
-            ValueError: where `side` is not a multiple of `factor`.
-        """
-        if side % self.factor:
-            raise ValueError(
-                f"image side {side} is not a multiple of {self.factor}, by which this autoencoder "
-                f"divides it: choose a side that is, or fewer `multiples`"
-            )
-        return (self.latent_channels, side // self.factor, side // self.factor)
-
+    @override
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b m _h _w"]:
-        """Moments, which `regulariser.sample` turns into the state that diffuses."""
         for side in images.shape[2:]:
             self.latent_shape(side)
         return self.to_moments(self.encoder(images))
 
-    def decode(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c _h _w"]:
-        """Images of a state, not clipped; a VQ autoencoder quantises it first."""
-        return self.last_layer(self.decoder(self.from_latents(self.regulariser.quantised(z))))
-
     @override
-    def forward(
-        self,
-        images: Float[Tensor, "b c h w"],
-        eps: Float[Tensor, "b d _h _w"] | None = None,
-        reduction: str = "sum",
-    ) -> Reconstruction:
-        """One training pass; eps: unit noise of the posterior, without it the mode."""
-        moments = self.encode(images)
-        z, loss, logs = self.regulariser(moments, eps, reduction)
-        last_input = self.decoder(self.from_latents(z))
-        return Reconstruction(self.last_layer(last_input), last_input, moments, loss, logs)
+    def last_input(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b k _h _w"]:
+        return self.decoder(self.from_latents(z))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from baselines.latent.autoencoder import Autoencoder
+from baselines.latent.autoencoder import Autoencoder, autoencoders
 from baselines.latent.discriminator import PatchGAN
 from baselines.latent.regularisers import KL
 from baselines.latent.stage import AutoencoderStage, Losses
@@ -22,7 +22,7 @@ from hierdiff.codec import Codec, codecs
 from hierdiff.levels import Levels, Name, clipped
 from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.options import Count, NonNegative, Positive, fits
-from hierdiff.registry import Later, build
+from hierdiff.registry import Later
 
 
 @runtime_checkable
@@ -148,11 +148,11 @@ def of_state(autoencoder: Autoencoder, moments: Tensor) -> tuple[Tensor, Tensor]
 class AutoencoderCodec(Codec):
     """Images of one resolution to unit latents, and back through the decoder.
 
-    autoencoder: options of `Autoencoder`. statistics: `by` of `LatentStatistics`. checkpoint:
-    weights of another run (or of `baselines.latent.convert`), whose autoencoder is used as it is
-    and not trained, so that no discriminator is made. cache: folder in which the moments of all
-    training images are kept, None: `cache_folder()`. Everything else is how the autoencoder is
-    trained (`AutoencoderStage`). resolution, channels: of the images.
+    autoencoder: its node, by default a `ConvolutionalAutoencoder`. statistics: `by` of
+    `LatentStatistics`. checkpoint: weights of another run (or of `hierdiff.convert`), whose
+    autoencoder is used as it is and not trained, so that no discriminator is made. cache: folder in
+    which the moments of all training images are kept, None: `cache_folder()`. Everything else is
+    how the autoencoder is trained (`AutoencoderStage`). resolution, channels: of the images.
     """
 
     lossy = True
@@ -177,7 +177,7 @@ class AutoencoderCodec(Codec):
         channels: Count = 3,
     ):
         facts = {"resolution": resolution, "channels": channels}
-        autoencoder = build(Autoencoder, autoencoder, offered=facts)
+        autoencoder = autoencoders.build(autoencoder, offered=facts)
         self.resolutions = (resolution,)
         self.channels, self.cache = channels, cache
         self.network = autoencoder

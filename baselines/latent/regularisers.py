@@ -137,6 +137,33 @@ class KL(Regulariser):
         return z
 
 
+@regularisers.register("none")
+class Unregularised(Regulariser):
+    """The encoder gives the state itself, and pays nothing for it."""
+
+    expansion = 1
+    published = 0.0
+
+    @override
+    def forward(
+        self,
+        moments: Float[Tensor, "b m h w"],
+        eps: Float[Tensor, "b c h w"] | None = None,
+        reduction: str = "sum",
+    ) -> Regularised:
+        return Regularised(moments, moments.new_zeros(()), {})
+
+    @override
+    def sample(
+        self, moments: Float[Tensor, "b m h w"], eps: Float[Tensor, "b c h w"] | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        return moments
+
+    @override
+    def quantised(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return z
+
+
 @regularisers.register("vq")
 class VQ(Regulariser):
     """The nearest of `codes` learned vectors, with a straight-through gradient (VQGAN, eq. 4).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from hierdiff.interop import mdm  # noqa: F401  (registers)
 from hierdiff.interop.content import Content
 from hierdiff.interop.published import Published, Reader, Shapes, can_write, readers
 from hierdiff.interop.reading import read_content
+from hierdiff.metrics.weights import first_line
 from hierdiff.registry import Node
 from hierdiff.training.bounds import built, tensors_of
-from hierdiff.training.format import save_weights, unpacked
+from hierdiff.training.format import header, save_weights, unpacked
 from hierdiff.training.load import check_values, config_in
 
 SHOWN = 5  # names in an error
@@ -59,7 +61,13 @@ def convert(
     path = Path(path)
     content = read_content(path, ignore)
     one, name, tensors = chosen(content, dict(reader or {}), table, path)
-    published = one.read(tensors, content.about)
+    try:
+        published = one.read(tensors, content.about)
+    except (LookupError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
+        raise ValueError(
+            f"{path} has tensors of {name} that do not fit together ({first_line(error)}): it is "
+            f"damaged, or of another layout"
+        ) from error
     config = config_of(published, class_names)
     check(published, config, path)
     config["published"] = {
@@ -171,14 +179,30 @@ def official(path: str | Path, name: str) -> dict[str, Tensor]:
     return reader.write(tensors, config["method"])
 
 
-def save_official(tensors: Mapping[str, Tensor], out: Path) -> None:
+def official_config(path: str | Path, name: str) -> dict[str, Any]:
+    """The config.json of a folder in the layout of reader `name`; {} where that is one file."""
+    shapes, facts = header(Path(path))
+    config = config_in(facts, Path(path))
+    return readers.build({"name": name}).beside(shapes, config["method"])
+
+
+def save_official(
+    tensors: Mapping[str, Tensor], out: Path, config: Mapping[str, Any] | None = None
+) -> None:
     """Writes a table of tensors as safetensors, or as torch.save does, by the end of the name.
+
+    With a config `out` is a folder of both, as diffusers has it.
 
     Raises:
         ValueError: for another end.
     """
     flat = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    if out.suffix == ".safetensors":
+    if config:
+        if out.suffix or out.is_file():
+            raise ValueError(f"{out}: this layout is a folder, give the name of one")
+        write(out / "config.json", f"{json.dumps(config, indent=2)}\n".encode())
+        write(out / "diffusion_pytorch_model.safetensors", save(flat, {"format": "pt"}))
+    elif out.suffix == ".safetensors":
         write(out, save(flat))
     elif out.suffix in (".pt", ".pth", ".ckpt", ".bin"):
         out.parent.mkdir(parents=True, exist_ok=True)

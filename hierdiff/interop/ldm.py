@@ -11,11 +11,15 @@ cosines; the class table begins with its row of no class. The matching configura
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from einops import rearrange
 from torch import Tensor
+
+T = TypeVar("T")
+Shapes = Mapping[str, Sequence[int]]
 
 _PLACES = (
     (r"^input_blocks\.", "down."),
@@ -49,6 +53,8 @@ _PLACES = (
 _JOINED = ((".attn1.to_{}.", "qkv", ".qkv."), (".attn2.to_{}.", "kv", ".text."))
 _PLAIN = {"norm": "norm", "qkv": "qkv", "proj_out": "out"}
 _ONE_BY_ONE = re.compile(r"\.(enter|leave|layer\.qkv|layer\.out)\.weight$")
+
+_GROWN = re.compile(r"output_blocks\.\d+\.[12]\.(?:conv|in_layers\.0)\.weight")  # doubles the side
 
 _UNET = "model.diffusion_model."
 _CLASSES = "cond_stage_model.embedding.weight"
@@ -92,10 +98,72 @@ def rename(
     return ours
 
 
-def unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def options(shapes: Shapes) -> dict[str, Any]:
+    """Options of our `LDMUNet` that the shapes of an official U-Net show (see `unet`).
+
+    Without `heads`, which none shows, and the clock.
+
+    Raises:
+        ValueError: for transformers of several depths or contexts.
+    """
+    width = shapes["input_blocks.0.0.weight"][0]
+    grown = [key for key in shapes if _GROWN.fullmatch(key)]
+    levels = len(grown) + 1
+    blocks = 1 + max(_numbers(shapes, r"output_blocks\.(\d+)\."))
+    blocks = blocks // levels - 1
+    first = [f"input_blocks.{1 + i * (blocks + 1)}" for i in range(levels)]  # of each level
+    found: dict[str, Any] = {
+        "name": "ldm_unet",
+        "width": width,
+        "multiples": [shapes[f"{one}.0.out_layers.3.weight"][0] / width for one in first],
+        "blocks": blocks,
+        "attention": [int(f"{one}.1.norm.weight" in shapes) for one in first],
+        "transformer": any(".transformer_blocks." in key for key in shapes),
+        "middle_attention": "middle_block.1.norm.weight" in shapes,
+        "scale_shift": (
+            shapes["middle_block.0.emb_layers.1.weight"][0]
+            == 2 * shapes["middle_block.0.out_layers.3.weight"][0]
+        ),
+        "resample_blocks": any(key.endswith(".in_layers.0.weight") for key in grown),
+        "learned_variance": shapes["out.2.weight"][0] == 2 * shapes["input_blocks.0.0.weight"][1],
+    }
+    if found["transformer"]:
+        found["depth"] = _only(
+            "depth",
+            (
+                1 + max(_numbers(shapes, rf"{re.escape(place)}\.transformer_blocks\.(\d+)\."))
+                for place in sorted({k.partition(".transformer_blocks.")[0] for k in shapes})
+                if f"{place}.transformer_blocks.0.norm1.weight" in shapes
+            ),
+        )
+    return found
+
+
+def context(shapes: Shapes) -> int:
+    """Width of the tokens that cross-attention reads; 0 where there is none.
+
+    Raises:
+        ValueError: where there are several, as of self-attention in the place of cross-attention.
+    """
+    widths = {shape[1] for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight")}
+    return _only("width of its context", widths) if widths else 0
+
+
+def _only(what: str, values: Iterable[int]) -> int:
+    found = sorted(set(values))
+    if len(found) != 1:
+        raise ValueError(f"the U-Net has more than one {what} ({found}): it is none that is read")
+    return found[0]
+
+
+def _numbers(shapes: Shapes, pattern: str) -> list[int]:
+    return [int(match[1]) for key in shapes if (match := re.match(pattern, key))]
+
+
+def unet(state: Mapping[str, T]) -> dict[str, T]:
     """The U-Net of a whole checkpoint and its class table; the averaged weights where it has them.
 
-    A state dict of the U-Net alone is given back.
+    state: tensors, or their shapes. A state dict of the U-Net alone is given back.
     """
     if not any(key.startswith(_UNET) for key in state):
         return dict(state)

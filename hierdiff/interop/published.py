@@ -10,13 +10,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from hierdiff.registry import Node, Registry
 
 Shapes = Mapping[str, tuple[int, ...]]
+T = TypeVar("T")
+
+
+class Table(dict[str, T]):
+    """Tensors or shapes by the names of a file, of which one that is missing is named."""
+
+    def __missing__(self, name: str) -> T:
+        raise ValueError(f"there is no tensor {name!r}: the file is not whole, or another layout")
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> Table[tuple[int, ...]]:
+    """The shape of each tensor."""
+    return Table({name: tuple(tensor.shape) for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -49,8 +62,8 @@ class Reader(ABC):
     def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:
         """Whether a table of tensors is of this project.
 
-        shapes: by the names in the file; about: the plain values beside it. Two readers never
-        recognise the same table.
+        shapes: by the names in the file; about: the plain values beside it. Two readers recognise
+        the same table only where nothing in it tells their projects apart, as DiT and SiT.
         """
 
     @abstractmethod
@@ -73,6 +86,13 @@ class Reader(ABC):
             f"weights are not written in the layout of {self.project}: "
             f"{', '.join(name for name in readers if can_write(name))} are"
         )
+
+    def beside(self, weights: Shapes, method: Node) -> dict[str, Any]:
+        """The config.json of a folder in the project's layout; {} where that is one file.
+
+        weights: their shapes. method: as in `write`.
+        """
+        return {}
 
 
 readers: Registry[Reader] = Registry("reader", Reader)

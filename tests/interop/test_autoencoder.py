@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from baselines.latent.autoencoder import Autoencoder
+from baselines.latent.autoencoder import ConvolutionalAutoencoder
 from hierdiff.interop import load
 from hierdiff.interop.autoencoder import rename
 
@@ -42,9 +42,9 @@ def layout() -> dict:
     }
 
 
-def new(**options) -> Autoencoder:
+def new(**options) -> ConvolutionalAutoencoder:
     found = {**layout(), "dropout": json.loads(read()[2]["config"])["dropout"]}
-    return Autoencoder(**{**found, **options}).eval()
+    return ConvolutionalAutoencoder(**{**found, **options}).eval()
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:

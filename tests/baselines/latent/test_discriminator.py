@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.latent.autoencoder import Autoencoder
+from baselines.latent.autoencoder import ConvolutionalAutoencoder
 from baselines.latent.discriminator import PatchGAN, adaptive_weight, generator_loss, hinge
 
 
@@ -69,7 +69,9 @@ def test_the_generator_wants_high_logits():
 def trained():
     """Reconstruction, both losses, and the layer, of a small autoencoder."""
     torch.manual_seed(0)
-    network = Autoencoder(width=8, multiples=[1, 2], blocks=1, groups=4, resolution=32).double()
+    network = ConvolutionalAutoencoder(
+        width=8, multiples=[1, 2], blocks=1, groups=4, resolution=32
+    ).double()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     out = network(x)
     return out, (x - out.images).abs().mean(), generator_loss(small()(out.images)), network

@@ -1,0 +1,379 @@
+"""Published latent diffusion becomes a method that computes what its authors' does."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from baselines.latent.autoencoder import ConvolutionalAutoencoder
+from hierdiff import convert as command
+from hierdiff.batch import Cond
+from hierdiff.interop import autoencoder
+from hierdiff.interop.conversion import convert
+from hierdiff.interop.published import readers, shapes_of
+from hierdiff.methods import Request
+from hierdiff.noise import from_generator, from_tensors, generator_of
+from hierdiff.training import load_method
+from tests.interop import test_published_sampling as trajectories
+from tests.interop.test_published_sampling import theirs
+from tests.training import runs
+
+FOLDER = Path(__file__).parents[2] / "reference_data"
+START = "weights."
+
+
+@cache
+def reference(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict]:
+    """Weights, other tensors, metadata."""
+    with safe_open(FOLDER / f"{name}_tiny.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    weights = {k.removeprefix(START): v for k, v in tensors.items() if k.startswith(START)}
+    return weights, {k: v for k, v in tensors.items() if k not in weights}, metadata
+
+
+def released(folder: Path, name: str) -> Path:
+    """The file or folder that the project would have released."""
+    weights, _, metadata = reference(name)
+    if not name.startswith("diffusers"):
+        path = folder / f"{name}.safetensors"
+        save_file(weights, path)
+        return path
+    return part(folder / name, weights, json.loads(metadata["config"]))
+
+
+def part(folder: Path, weights, config, name="config.json") -> Path:
+    """A folder of diffusers with weights and config."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(config))
+    if weights:
+        save_file(weights, folder / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
+def run(path: Path, *words: str) -> Path:
+    """`python -m hierdiff.convert` of a file."""
+    out = path.parent / "ours" / f"{path.stem}.safetensors"
+    command.main([str(path), *words, "-o", str(out)])
+    return out
+
+
+def back(ours: Path, reader: str, end: str = ".safetensors") -> Path:
+    out = ours.with_name(f"official{end}")
+    command.main([str(ours), "--to", reader, "-o", str(out)])
+    return out
+
+
+def same(found, target) -> None:
+    assert found.keys() == target.keys()
+    for name, tensor in target.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+
+
+def relative(found: torch.Tensor, target: torch.Tensor) -> float:
+    return float((found - target).detach().abs().max() / target.abs().max())
+
+
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory) -> Path:
+    return run(released(tmp_path_factory.mktemp("kl"), "kl_autoencoder"), "resolution=32")
+
+
+def test_an_autoencoder_gives_the_published_moments_and_images(first_stage):
+    tensors = reference("kl_autoencoder")[1]
+    codec = load_method(first_stage)[0].stages[1].codec
+    mean, logvar = codec.moments(tensors["images"]).chunk(2, dim=1)
+    assert relative(mean, tensors["mean"]) < 1e-5
+    assert relative(logvar, tensors["logvar"]) < 1e-5
+    images = codec.network.decode(tensors["mean"])
+    assert relative(images, tensors["reconstruction_from_mean"]) < 1e-5
+    with pytest.raises(ValueError, match="never measured"):
+        codec.check()
+    same(load_file(back(first_stage, "ldm_autoencoder")), reference("kl_autoencoder")[0])
+
+
+@pytest.mark.parametrize("name", ["dit", "sit"])
+def test_a_transformer_with_its_autoencoder(tmp_path, first_stage, name):
+    """DiT's forward is the published one; SiT's names are DiT's and its prediction minus ours."""
+    weights, tensors, _ = reference("dit")
+    ours = run(released(tmp_path, "dit"), "heads=4", f"autoencoder={first_stage}", "--as", name)
+    method, config = load_method(ours)
+    stage = method.stages[1]
+    stage.codec.check()
+    assert float(stage.codec.statistics.std[0]) == pytest.approx(1 / 0.18215)
+    t = (tensors["t"] + 1).double() / 1000
+    labels = tensors["labels"]
+    cond = stage.denoiser.prepare(Cond(labels=torch.where(labels == 10, -1, labels)))
+    if name == "dit":
+        log_snr = stage.process.log_snr(t)
+        with torch.no_grad():
+            out = stage.denoiser((tensors["x_t"],), log_snr, cond)
+        found = torch.cat([out.levels[0], out.variance[0]], dim=1)
+        assert relative(found, tensors["output"]) < 1e-5
+    else:
+        assert torch.equal(
+            stage.denoiser.head.weight, -weights["final_layer.linear.weight"].float()
+        )
+        assert stage.objective.parameterization.prediction == "u"
+    assert config["class_names"] == [str(i) for i in range(10)]
+    images = method.sample(Request(2, noise=from_generator(generator_of(0)), steps=2))
+    assert images[32].shape == (2, 3, 32, 32)
+    same(load_file(back(ours, name)), weights)
+
+
+def test_the_published_trajectory_of_dit_from_a_converted_file(tmp_path, first_stage):
+    """Its 250-step sampler at 8 steps, guided by 1.5 in 3 channels, as NumPy does it."""
+    ours = run(released(tmp_path, "dit"), "heads=4", f"autoencoder={first_stage}", "--as", "dit")
+    stage = load_method(ours)[0].stages[1].double()
+    plan = stage.sampling
+    assert (plan.steps, plan.guidance, plan.channels) == (250, 1.5, 3)
+    draws = trajectories.noises((2, 4, 8, 8), 9)
+    states = []
+    stage.run(
+        Request(
+            2,
+            Cond(labels=torch.tensor([3, 8])),
+            noise=from_tensors(draws),
+            steps=8,
+            watch=lambda i, s, x: states.append(x[0].numpy()),
+        )
+    )
+    model = trajectories.Guided(trajectories.transformer(), 1.5, 3)
+    first, *rest = (draw.numpy() for draw in draws)
+    wanted = theirs.ancestral(
+        model, first, trajectories.ALPHA_SQUARED, trajectories.EIGHT, iter(rest)
+    )
+    for found, state in zip(states, wanted, strict=True):
+        assert np.abs(found - state).max() <= 1e-7 * np.abs(state).max()
+
+
+def test_a_transformer_of_two_projects_is_asked_about(tmp_path, capsys):
+    path = released(tmp_path, "dit")
+    with pytest.raises(SystemExit):
+        run(path)
+    assert "may be of dit or sit: choose one, --as dit" in capsys.readouterr().err
+    for words, message in ((["heads=4"], "autoencoder=FILE"), ([], "say heads=N")):
+        with pytest.raises(SystemExit):
+            run(path, *words, "--as", "dit")
+        assert message in capsys.readouterr().err
+
+
+def whole(channels: int = 3, **more: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A checkpoint of latent diffusion: the reference U-Net, an autoencoder, betas."""
+    torch.manual_seed(0)
+    network = ConvolutionalAutoencoder(
+        width=32, multiples=[1, 2], blocks=1, resolution=16, latent_channels=channels
+    )
+    first = autoencoder.official(network.state_dict())
+    unet = reference("ldm_unet")[0]
+    return {
+        **{f"first_stage_model.{name}": tensor for name, tensor in first.items()},
+        **{f"model.diffusion_model.{name}": tensor for name, tensor in unet.items()},
+        "betas": torch.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2,
+        **more,
+    }
+
+
+def test_a_whole_checkpoint_of_latent_diffusion(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(whole(scale_factor=torch.tensor(0.25)), path)
+    method, config = load_method(run(path, "heads=1", "resolution=16", "text_length=3"))
+    stage, tensors = method.stages[1], reference("ldm_unet")[1]
+    assert float(stage.codec.statistics.std[0]) == 4 and config["facts"]["text_width"] == 24
+    schedule = config["method"]["schedule"]
+    assert (schedule["start"], schedule["end"]) == (0.0015, 0.0195)
+    tokens = tensors["context"]
+    mask = torch.ones(tokens.shape[:2], dtype=torch.bool)
+    t = (tensors["t"] + 1).double() / 1000
+    with torch.no_grad():
+        cond = stage.denoiser.prepare(Cond(tokens=tokens, mask=mask))
+        out = stage.denoiser((tensors["x_t"],), stage.process.log_snr(t), cond)
+    assert relative(out.levels[0], tensors["output"]) < 1e-5
+    request = Request(
+        2, Cond(tokens=tokens, mask=mask), noise=from_generator(generator_of(0)), steps=2
+    )
+    assert method.sample(request)[16].shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("state", "words", "message"),
+    [
+        (whole(4), ["heads=1", "resolution=16"], "denoises 3 channels, and the latents.*have 4"),
+        (whole(), ["resolution=16"], "say heads=N"),
+        (whole(), ["heads=1"], "say resolution=N"),
+        (whole(), ["heads=1", "resolution=15"], "side 15 is not a multiple of 2"),
+        (
+            whole(betas=torch.linspace(1e-4, 0.02, 1000)),
+            ["heads=1", "resolution=16"],
+            "betas of the file are not those of",
+        ),
+    ],
+)
+def test_what_a_checkpoint_does_not_show_is_asked_for(tmp_path, capsys, state, words, message):
+    path = tmp_path / "model.safetensors"
+    save_file(state, path)
+    with pytest.raises(SystemExit):
+        run(path, *words)
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_folder_of_an_autoencoder_of_diffusers(tmp_path):
+    weights, tensors, metadata = reference("diffusers_autoencoder")
+    ours = run(released(tmp_path, "diffusers_autoencoder"))
+    codec = load_method(ours)[0].stages[1].codec
+    codec.check()
+    z = codec.encode(tensors["images"])[0]
+    assert relative(z, 0.18215 * tensors["mean"]) < 1e-5
+    folder = back(ours, "diffusers_autoencoder", "")
+    same(load_file(folder / "diffusion_pytorch_model.safetensors"), weights)
+    config = json.loads((folder / "config.json").read_text())
+    theirs = json.loads(metadata["config"])
+    assert {name: theirs[name] for name in config} == config
+
+
+def test_a_pipeline_of_images_ends_where_that_of_diffusers_does(tmp_path):
+    weights, tensors, metadata = reference("diffusers_unet")
+    folder = tmp_path / "pipeline"
+    part(folder / "unet", weights, json.loads(metadata["config"]))
+    part(folder / "scheduler", {}, json.loads(metadata["scheduler"]), "scheduler_config.json")
+    method, config = load_method(run(folder))
+    assert config["method"]["name"] == "end_to_end"
+    states = []
+    method.stages[0].run(
+        Request(
+            2,
+            noise=from_tensors([tensors["noise"]]),
+            steps=5,
+            watch=lambda i, s, x: states.append(x[0]),
+        )
+    )
+    torch.testing.assert_close(states[-1], tensors["ddim5"], rtol=0, atol=1e-4)
+
+
+def test_a_pipeline_in_latents_needs_its_autoencoder_and_may_carry_it(tmp_path, capsys):
+    folder = tmp_path / "pipeline"
+    for name, kind in (("unet", "diffusers_unet_condition"), ("vae", "diffusers_autoencoder")):
+        weights, _, metadata = reference(kind)
+        part(folder / name, weights, json.loads(metadata["config"]))
+    scheduler = json.loads(reference("diffusers_unet")[2]["scheduler"])
+    part(folder / "scheduler", {}, scheduler, "scheduler_config.json")
+    method, config = load_method(run(folder, "text_length=5"))
+    stage, tensors = method.stages[1], reference("diffusers_unet_condition")[1]
+    stage.codec.check()
+    assert config["text"]["name"] == "clip" and stage.sampling.guidance == 7.5
+    tokens = tensors["context"]
+    mask = torch.ones(tokens.shape[:2], dtype=torch.bool)
+    request = Request(
+        2, Cond(tokens=tokens, mask=mask), noise=from_generator(generator_of(0)), steps=2
+    )
+    assert method.sample(request)[16].shape == (2, 3, 16, 16)
+    for file in (folder / "vae").iterdir():
+        file.unlink()
+    with pytest.raises(SystemExit):
+        run(folder)
+    assert "autoencoder=FILE" in capsys.readouterr().err
+
+
+def test_a_pipeline_of_dit_has_the_options_of_dit(tmp_path, first_stage):
+    weights, _, metadata = reference("diffusers_dit")
+    folder = tmp_path / "pipeline"
+    part(folder / "transformer", weights, json.loads(metadata["config"]))
+    scheduler = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+    part(folder / "scheduler", {}, scheduler, "scheduler_config.json")
+    stage = load_method(run(folder, f"autoencoder={first_stage}"))[0].stages[1]
+    assert stage.denoiser.learns_variance and stage.sampling.channels == 3
+
+
+def test_taesd_from_its_folder_and_from_its_two_files(tmp_path, capsys):
+    weights, tensors, _ = reference("diffusers_taesd")
+    ours = run(released(tmp_path, "diffusers_taesd"), "resolution=32")
+    codec = load_method(ours)[0].stages[1].codec
+    codec.check()
+    assert relative(codec.encode(tensors["images"])[0], tensors["latents"]) < 1e-5
+    files = {"encoder": {}, "decoder": {}}
+    for name, tensor in weights.items():
+        half, _, rest = name.partition(".layers.")
+        layer, _, leaf = rest.partition(".")
+        files[half][f"{int(layer) + (half == 'decoder')}.{leaf}"] = tensor
+    for half, state in files.items():
+        save_file(state, tmp_path / f"taesd_{half}.safetensors")
+    encoder = tmp_path / "taesd_encoder.safetensors"
+    other = run(tmp_path / "taesd_decoder.safetensors", "resolution=32", f"encoder={encoder}")
+    same(load_file(other), load_file(ours))
+    with pytest.raises(SystemExit):
+        run(encoder)
+    assert "give that of the decoder as FILE" in capsys.readouterr().err
+
+
+def test_samples_are_drawn_from_the_command_line(tmp_path, first_stage):
+    ours = run(released(tmp_path, "dit"), "heads=4", f"autoencoder={first_stage}", "--as", "dit")
+    out = tmp_path / "samples"
+    words = [f"checkpoint={ours}", "n=2", "labels=[3,8]", "steps=2", f"out={out}"]
+    code, said = runs.command("hierdiff.sample", tmp_path, words)
+    assert code == 0, said
+    listed = json.loads((out / "samples.json").read_text())["images"]
+    assert [one["class_index"] for one in listed] == [3, 8]
+    assert all((out / file).is_file() for one in listed for file in one["files"])
+
+
+TABLES = {  # what a file of each format has, and who recognises it
+    "kl_autoencoder": ["ldm_autoencoder"],
+    "dit": ["dit", "sit"],
+    "ldm_unet": ["ldm"],
+    "diffusers_autoencoder": ["diffusers_autoencoder"],
+    "diffusers_taesd": ["taesd"],
+    "mdm_two_level": ["mdm"],
+}
+
+
+def tables() -> dict[str, dict[str, torch.Tensor]]:
+    found = {name: reference(name)[0] for name in TABLES if name != "mdm_two_level"}
+    mdm = load_file(FOLDER / "mdm_two_level.safetensors")
+    found["mdm_two_level"] = {
+        name.removeprefix(START): tensor for name, tensor in mdm.items() if name.startswith(START)
+    }
+    found["whole"] = whole()
+    for name, kind in (("unet", "unet"), ("transformer", "dit")):
+        state = reference(f"diffusers_{kind}")[0]
+        found[f"pipeline of a {name}"] = {f"{name}/{key}": one for key, one in state.items()}
+    return found
+
+
+@pytest.mark.parametrize("name", tables())
+def test_no_format_is_taken_for_another(name):
+    shapes = shapes_of(tables()[name])
+    known = [one for one in readers if readers.build({"name": one}).recognises(shapes, {})]
+    expected = TABLES.get(name) or (["ldm"] if name == "whole" else ["diffusers"])
+    assert known == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("kl_autoencoder", {"resolution": 32}),
+        ("dit", {"name": "dit", "heads": 4}),
+        ("ldm_unet", {"heads": 1, "resolution": 16}),
+        ("diffusers_autoencoder", {}),
+        ("diffusers_taesd", {}),
+    ],
+)
+def test_a_file_without_any_one_tensor_is_refused(tmp_path, first_stage, name, words):
+    """Whichever tensor is missing, in a sentence and not by an accident of Python."""
+    weights, metadata = reference(name)[0], reference(name)[2]
+    if name in ("dit", "ldm_unet"):
+        words = {**words, "autoencoder": str(first_stage)}
+    for gone in sorted(weights)[:: max(1, len(weights) // 4)]:
+        rest = {key: tensor for key, tensor in weights.items() if key != gone}
+        if name.startswith("diffusers"):
+            path = part(tmp_path / "cut", rest, json.loads(metadata["config"]))
+        else:
+            path = tmp_path / "cut.safetensors"
+            save_file(rest, path)
+        with pytest.raises(ValueError):
+            convert(path, words)

@@ -1,0 +1,123 @@
+"""Every published size, from its official names and shapes on the meta device: no key is left."""
+
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from baselines.latent.autoencoder import Autoencoder
+from hierdiff.config import folder_of_configs, from_yaml
+from hierdiff.denoisers import denoisers
+from hierdiff.interop import autoencoder, dit, ldm
+from hierdiff.registry import build
+from tests.interop.official_unet import unet
+
+CONFIGS = Path(folder_of_configs())
+CIN = {"multiples": (1, 2, 3, 5), "attention": (0, 1, 1, 1), "context": 512}
+TEXT = {"multiples": (1, 2, 4, 4), "attention": (1, 1, 1, 0), "width": 320, "channels": 4}
+UNETS = {  # options of the official configs, and the published number of parameters
+    "ldm_4": ({"channels": 3, "width": 192, **CIN}, 400_920_579),
+    "ldm_8": (
+        {
+            "channels": 4,
+            "width": 256,
+            "multiples": (1, 2, 4),
+            "attention": (1, 1, 1),
+            "context": 512,
+        },
+        394_984_196,
+    ),
+    "ldm_4_unconditional": (
+        {
+            "channels": 3,
+            "width": 224,
+            "multiples": (1, 2, 3, 4),
+            "attention": (0, 1, 1, 1),
+            "context": 0,
+        },
+        274_056_163,
+    ),
+    "ldm_8_churches": (
+        {
+            "channels": 4,
+            "width": 192,
+            "multiples": (1, 2, 2, 4, 4),
+            "attention": (1, 1, 1, 1, 0),
+            "context": 0,
+            "scale_shift": True,
+            "resample_blocks": True,
+        },
+        294_966_916,
+    ),
+    "ldm_text": ({**TEXT, "context": 1280}, 872_300_484),
+    "sd_1": ({**TEXT, "context": 768}, 859_520_964),
+    "sd_2": ({**TEXT, "context": 1024, "linear": True}, 865_910_724),
+}
+AUTOENCODERS = ("kl_f4", "kl_f8", "kl_f32", "vq_f8_z256", "vq_f16", "vq_f4_no_attention")
+TRANSFORMERS = [("dit_s_2", 8), ("dit_b_2", 4), ("dit_l_2", 2), ("dit_xl_2", 2), ("sit_xl_2", 2)]
+
+
+def meta(shapes) -> dict[str, torch.Tensor]:
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def shapes_of(state) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def config_of(group: str, name: str) -> dict:
+    return from_yaml(CONFIGS / group / f"{name}.yaml")
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_every_unet_of_latent_diffusion(name):
+    options, parameters = UNETS[name]
+    shapes = unet(blocks=2, **options)
+    assert sum(prod(shape) for shape in shapes.values()) == parameters
+    config = config_of("denoiser", name)
+    heads = {key: config[key] for key in ("heads", "head_width") if key in config}
+    node = {**ldm.options(shapes), **heads, "clock": config["clock"]}
+    facts = {"channels": options["channels"], "classes": 0, "text_width": ldm.context(shapes)}
+    with torch.device("meta"):
+        found = denoisers.build(node, offered=facts)
+        shipped = denoisers.build(
+            {**config, "class_token": False, "text_width": facts["text_width"]}, offered=facts
+        )
+    renamed = ldm.rename(meta(shapes), **heads)
+    assert shapes_of(renamed) == shapes_of(found.state_dict()) == shapes_of(shipped.state_dict())
+    assert count(found) == parameters
+
+
+@pytest.mark.parametrize(("name", "patch"), TRANSFORMERS)
+def test_every_dit_and_sit(name, patch):
+    config = {**config_of("denoiser", name), "patch": patch}
+    facts = {"channels": 4, "classes": 1000}
+    with torch.device("meta"):
+        shipped = denoisers.build(config, offered=facts)
+    theirs = dit.official(shipped.state_dict(), 32)
+    shapes = shapes_of(theirs)
+    assert (dit.side(shapes), dit.facts(shapes)) == (32, facts)
+    node = {**dit.options(shapes), "heads": dit.HEADS[config["width"]], "clock": config["clock"]}
+    assert node["heads"] == config["heads"]
+    with torch.device("meta"):
+        found = denoisers.build(node, offered=facts)
+    assert shapes_of(dit.rename(theirs)) == shapes_of(found.state_dict())
+    assert count(found) == count(shipped)
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_every_autoencoder(name):
+    config = config_of("autoencoder", name)
+    with torch.device("meta"):
+        shipped = build(Autoencoder, config)
+    theirs = autoencoder.official(shipped.state_dict())
+    with torch.device("meta"):
+        found = build(Autoencoder, autoencoder.options(shapes_of(theirs), 256))
+    assert found.layout == shipped.layout
+    assert shapes_of(autoencoder.rename(theirs)) == shapes_of(found.state_dict())
