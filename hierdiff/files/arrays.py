@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
@@ -111,6 +112,16 @@ class Rows:
                 self._file.seek(self._begin + start * row)
             content = self._file.read(math.prod(shape) * self.dtype.itemsize)
             return np.frombuffer(content, self.dtype).reshape(shape)
+
+
+def arrays_sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, types, shapes and contents, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(repr((name, array.dtype.str, array.shape)).encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def names_in(path: Path) -> list[str]:

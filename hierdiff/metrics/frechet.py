@@ -16,7 +16,6 @@ neighbours).
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from hierdiff.files.arrays import read_npz, write_npz
+from hierdiff.files.arrays import arrays_sha256, read_npz, write_npz
 from hierdiff.noise import generator_of
 
 POINTS = 15  # sizes of subsets from which a distance is extrapolated
@@ -155,6 +154,21 @@ class Statistics:
         statistics.moments = Moments(n, mean, scatter)
         return statistics
 
+    @staticmethod
+    def joined(
+        moments: Moments, rows: Int[Tensor, " k"], features: Float[Tensor, "k d"], keep: int = 0
+    ) -> Statistics:
+        """Statistics of a stream that others have seen in parts.
+
+        rows: numbers of the images whose features they kept; of each part as many as there were,
+        or its `limit`.
+        """
+        statistics = Statistics(len(moments.mean), keep)
+        statistics.moments = moments
+        if statistics.limit:
+            statistics._parts = [(rows, features)]
+        return statistics
+
     @property
     def n(self) -> float:
         """Number of images: an integer, or infinity."""
@@ -167,7 +181,7 @@ class Statistics:
         self.moments = self.moments.update(features)
         rows = torch.arange(first, first + len(features))
         self._parts.append((rows, features.detach().cpu()))
-        if sum(len(rows) for rows, _ in self._parts) > 2 * self._limit:
+        if sum(len(rows) for rows, _ in self._parts) > 2 * self.limit:
             self._compact()
 
     @property
@@ -186,7 +200,8 @@ class Statistics:
         return kept if m >= len(kept) else kept[_lowest(rows, m)]
 
     @property
-    def _limit(self) -> int:
+    def limit(self) -> int:
+        """How many features stay at most."""
         return max(self.keep, self.width) if self.n <= self.width else self.keep
 
     def _compact(self) -> tuple[Tensor, Tensor]:
@@ -195,8 +210,8 @@ class Statistics:
             return torch.empty(0, dtype=torch.int64), torch.empty(0, self.width)
         parts = [part for part in self._parts if len(part[0])] or self._parts[:1]
         rows, kept = (torch.cat(column) for column in zip(*parts, strict=True))
-        if len(rows) > self._limit:
-            chosen = _lowest(rows, self._limit)
+        if len(rows) > self.limit:
+            chosen = _lowest(rows, self.limit)
             rows, kept = rows[chosen], kept[chosen]
         self._parts = [(rows, kept)]
         return rows, kept
@@ -232,7 +247,7 @@ class Statistics:
             return self
         whole = Statistics(self.width, self.keep)
         whole.moments = self.moments.all_reduce()
-        if whole._limit:
+        if whole.limit:
             whole._parts = self._gathered()
         return whole
 
@@ -281,7 +296,7 @@ class Statistics:
             )
         statistics = Statistics(d, int(arrays["keep"]))
         statistics.moments = Moments(n if math.isinf(n) else int(n), mean, scatter)
-        if len(rows) != min(n, statistics._limit):
+        if len(rows) != min(n, statistics.limit):
             raise ValueError(f"{len(rows)} features of {n:g} images")
         statistics._parts = [(rows, features)]
         return statistics
@@ -289,7 +304,7 @@ class Statistics:
     @property
     def sha256(self) -> str:
         """SHA-256 of all arrays, as hexadecimal digits."""
-        return _digest(self.to_arrays())
+        return arrays_sha256(self.to_arrays())
 
     def save(self, path: Path, identity: str) -> None:
         """Writes an `.npz` without pickle, as a whole or not at all."""
@@ -307,7 +322,7 @@ class Statistics:
         try:
             arrays = read_npz(path)
             stored, digest = str(arrays.pop("identity")), str(arrays.pop("sha256"))
-            if digest != _digest(arrays):
+            if digest != arrays_sha256(arrays):
                 raise ValueError("its content does not match its sha256")
             statistics = Statistics.from_arrays(arrays)
         except FileNotFoundError:
@@ -424,16 +439,6 @@ def _lowest(rows: Int[Tensor, " k"], m: int) -> Int[Tensor, " m"]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return torch.from_numpy(np.sort(np.argsort(z ^ (z >> np.uint64(31)), kind="stable")[:m]))
-
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over names, types, shapes and contents."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(repr((name, array.dtype.str, array.shape)).encode())
-        digest.update(array.data)
-    return digest.hexdigest()
 
 
 def _check_widths(a: int, b: int) -> None:
