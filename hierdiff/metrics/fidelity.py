@@ -17,7 +17,7 @@ of the metrics only those are to be had that do not count on independent images.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,12 +32,14 @@ from hierdiff.metrics.reference import Reference, feature_batches, pooled
 from hierdiff.metrics.table import METRICS, View, check_metrics, check_reference, join_extractors
 
 log = logging.getLogger(__name__)
+FeatureSource = Callable[[Extractor, Tensor, set[str]], Iterable[Mapping[str, Tensor]]]
 
 
 class FidelityMeter:
     """Streams the images of one method into a `Quality` for each level, view and metric.
 
-    metrics: names of `METRICS`, in the order of the rows. rows: see `View`.
+    metrics: names of `METRICS`, in the order of the rows. rows, prompts: see `View`.
+    features: what makes them of images, such as `CachedFeatures.batches`.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class FidelityMeter:
         references: Mapping[Resolution, Reference],
         metrics: Sequence[str] = ("fd",),
         rows: str = "",
+        prompts: str = "captions",
+        features: FeatureSource = feature_batches,
     ):
         check_metrics(metrics, extractor, resolutions=list(references))
         join_extractors(extractor, metrics)
@@ -60,7 +64,7 @@ class FidelityMeter:
         self.extractor = extractor
         self.references = dict(references)
         self.metrics = tuple(metrics)
-        self.rows = rows
+        self.rows, self.prompts, self.features = rows, prompts, features
         takes = {METRICS[name].takes for name in metrics}
         self._keep = {
             output: max(METRICS[name].keeps for name in metrics if METRICS[name].takes == output)
@@ -119,7 +123,8 @@ class FidelityMeter:
             streams = self.streams[place]
             whole = {output: streams[output].all_reduce() for output in sorted(streams)}
             reference = self.references[place.resolution]
-            view = View(place.name, place.view, self.extractor, whole, reference, self.rows)
+            about = (self.extractor, whole, reference, self.rows, self.prompts)
+            view = View(place.name, place.view, *about)
             values = [
                 row
                 for metric in self.metrics
@@ -163,7 +168,7 @@ class FidelityMeter:
         if wanted.isdisjoint(widths):
             return
         first = 0
-        for parts in feature_batches(self.extractor, images, wanted):
+        for parts in self.features(self.extractor, images, wanted):
             for output in widths:
                 if output in self._keep:
                     self._stream(place, output, widths[output]).add(parts[output])

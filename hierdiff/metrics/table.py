@@ -46,7 +46,7 @@ class View:
     """The input of a metric: the streams of one view, by output, and their reference.
 
     level: its name. rows: the rule of the conditions under which images were made, for the
-    identity; "" for none.
+    identity; "" for none. prompts: name of the captions, for that of the CLIP score.
     """
 
     level: Name
@@ -55,6 +55,7 @@ class View:
     streams: Mapping[str, Statistics]
     reference: Reference
     rows: str = ""
+    prompts: str = "captions"
 
     def quality(
         self,
@@ -304,7 +305,7 @@ def alignment(view: View) -> Iterator[Quality]:
         float(stream.moments.mean[0]),
         n=stream.n,
         estimator="100-cosine",
-        against="captions",
+        against=view.prompts,
         better=HIGH,
     )
 
