@@ -1,21 +1,113 @@
-"""The conditions of image number i: those of a test image, see `evaluation_rows`."""
+"""The conditions of image number i: those of a test image, see `evaluation_rows`, or its own."""
 
 from __future__ import annotations
 
+import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from typing_extensions import override
 
 from hierdiff.data import ImageData
-from hierdiff.data.order import evaluation_rows
+from hierdiff.data.classes import class_index
+from hierdiff.data.law import Law
+from hierdiff.data.order import evaluation_rows, evaluation_rule
 
 
-def target_parts(data: ImageData, places: Sequence[int]) -> dict[str, Int[Tensor, " n"]]:
-    """Codes of the parts that the conditions of images number `places` state, see `draw_rows`."""
-    at = evaluation_rows(len(data), places).numpy()
-    return {name: torch.from_numpy(codes[at]) for name, codes in data.condition_codes.items()}
+class Conditions(ABC):
+    """Under what a stream of images is made: captions, and the parts that conditions state.
+
+    law: that the parts belong to, None without one. rule: that chose the conditions, for an
+    identity, "" for none. prompts: name of the captions, for an identity.
+    """
+
+    law: Law | None
+    rule: str = ""
+    prompts: str = "captions"
+
+    @abstractmethod
+    def captions(self, places: Sequence[int]) -> list[str] | None:
+        """The captions of images number `places`; None where there are none."""
+
+    @abstractmethod
+    def parts(self, places: Sequence[int]) -> dict[str, Int[Tensor, " n"]]:
+        """Codes of the parts that the conditions of images number `places` state, -1 for none."""
+
+
+class EvaluationConditions(Conditions):
+    """Those of held-out data: image i has them from `evaluation_rows`."""
+
+    def __init__(self, data: ImageData):
+        self.data, self.law, self.rule = data, data.law, evaluation_rule(len(data))
+
+    @override
+    def captions(self, places: Sequence[int]) -> list[str] | None:
+        return evaluation_captions(self.data, places)
+
+    @override
+    def parts(self, places: Sequence[int]) -> dict[str, Int[Tensor, " n"]]:
+        at = evaluation_rows(len(self.data), places).numpy()
+        codes = self.data.condition_codes
+        return {name: torch.from_numpy(values[at]) for name, values in codes.items()}
+
+
+class OwnConditions(Conditions):
+    """Captions and labels that came with images from elsewhere.
+
+    labels: class of each image by name or number, None for none; () for none at all. captions: ""
+    for none; () for none at all. data: whose classes and law they are of, None for no data.
+
+    Raises:
+        ValueError: for a label that is no class of the data.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str | int | None] = (),
+        captions: Sequence[str] = (),
+        data: ImageData | None = None,
+    ):
+        self._captions = tuple(captions)
+        self.law = None if data is None else data.law
+        self._codes = {} if data is None else _stated_codes(labels, captions, data)
+        digest = hashlib.sha256(repr((tuple(labels), self._captions)).encode()).hexdigest()
+        self.sha256, self.prompts = digest, f"captions@{digest[:8]}"
+
+    @override
+    def captions(self, places: Sequence[int]) -> list[str] | None:
+        return [self._captions[place] for place in places] if self._captions else None
+
+    @override
+    def parts(self, places: Sequence[int]) -> dict[str, Int[Tensor, " n"]]:
+        return {name: torch.from_numpy(codes[list(places)]) for name, codes in self._codes.items()}
+
+
+def _stated_codes(
+    labels: Sequence[str | int | None], captions: Sequence[str], data: ImageData
+) -> dict[str, Int[np.ndarray, " n"]]:
+    """What labels and captions say of the parts in the law of the data, as its own images have
+    them: codes by attribute, -1 where they say nothing."""
+    law, codes = data.law, dict[str, np.ndarray]()
+    if law is None:
+        return codes
+    if labels and law.classes is not None and data.labels is not None:
+        of_class = dict(
+            zip(data.labels.tolist(), data.attributes[law.classes].tolist(), strict=True)
+        )
+        names = data.class_names
+        classes = [-1 if one is None else class_index(one, names) for one in labels]
+        codes[law.classes] = np.array([of_class.get(one, -1) for one in classes])
+    if captions and data.captions is not None:
+        rows = {caption: row for row, caption in enumerate(data.captions) if caption}
+        at = np.array([rows.get(caption, -1) for caption in captions])
+        for name in law.captioned:
+            said = np.where(at < 0, -1, data.attributes[name][at])
+            codes[name] = np.maximum(said, codes[name]) if name in codes else said
+    return codes
 
 
 def evaluation_captions(data: ImageData, places: Sequence[int]) -> list[str] | None:

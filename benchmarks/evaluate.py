@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from benchmarks.conditions import Conditions, EvaluationConditions, OwnConditions
 from benchmarks.device import device_for
 from benchmarks.measure.external import External, external_images
 from benchmarks.measure.kept import FILE as MEASURING
@@ -34,6 +35,7 @@ from benchmarks.settings import Several, freeze, group_of, thaw
 from benchmarks.sweep.finished import check_same_inputs, check_same_options, inputs_of
 from hierdiff.command import command, plain_config
 from hierdiff.data import ImageData, datasets
+from hierdiff.data.cache import cache_folder
 from hierdiff.files.atomic import write_png
 from hierdiff.files.lock import worked_in
 from hierdiff.images import sheet
@@ -48,6 +50,7 @@ from hierdiff.levels import (
     text_of,
 )
 from hierdiff.metrics.attributes import ATTRIBUTES
+from hierdiff.metrics.cached import CachedFeatures
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.identity import PROTOCOL
 from hierdiff.metrics.reference import Reference, read_moments
@@ -96,16 +99,18 @@ class ExternalMeasure:
 
 @dataclass(frozen=True)
 class ExternalSettings:
-    """The settings of the command. data: None where all references are files. dataset: its name in
-    tables, None for that of the data or of the file. conditions: "test" where image i was made
-    under evaluation row i of the test part."""
+    """The settings of the command. images, trust: see `external_images`. data: None where all
+    references are files. dataset: its name in tables, None for that of the data or of the file.
+    conditions: "test" where image i was made under evaluation row i of the test part, "own" where
+    it was made under the caption and label beside it."""
 
-    images: str | Path
+    images: str | Path | Node
     label: str | int | float
     folder: str | Path | None
     split: Literal["train", "all"]
     dataset: str | None
-    conditions: Literal["unknown", "test"]
+    conditions: Literal["unknown", "test", "own"]
+    trust: Sequence[str]
     stated: Stated
     measure: ExternalMeasure
     data: Node | None = None
@@ -125,8 +130,9 @@ class ExternalSettings:
 class Job:
     """An evaluation that has passed all checks.
 
-    sha256: of the images' pixels. resolutions: where they are measured, finest first. metrics:
-    settled. data: None where all references are files, which `files` are by resolution.
+    sha256: of the images' pixels. conditions: None where they are not known. resolutions: where
+    images are measured, finest first. metrics: settled. data: None where all references are files,
+    which `files` are by resolution.
     """
 
     settings: ExternalSettings
@@ -137,12 +143,7 @@ class Job:
     resolutions: Sequence[Resolution]
     metrics: Sequence[str]
     extractor: Extractor
-
-    @property
-    def conditions(self) -> ImageData | None:
-        """The data under whose evaluation rows the images were made, where that is known."""
-        known = self.data is not None and self.settings.conditions == "test"
-        return self.data.part("test") if known and self.data is not None else None
+    conditions: Conditions | None
 
     @property
     def set_size(self) -> int:
@@ -160,7 +161,9 @@ class Job:
         """Digests of everything that the record is made from."""
         data = None if self.data is None else self.data.sha256
         parts = {k: v for k, v in self.config.items() if k in ("data", "measure")}
-        return {"images": self.sha256, **inputs_of(parts, data)}
+        own = self.conditions.sha256 if isinstance(self.conditions, OwnConditions) else None
+        beside = {} if own is None else {"captions and labels": own}
+        return {"images": self.sha256, **beside, **inputs_of(parts, data)}
 
 
 def external_settings(config: Mapping[str, Any]) -> ExternalSettings:
@@ -188,7 +191,7 @@ def ready_to_evaluate(settings: ExternalSettings) -> Job:
     """
     check_folder(settings.place)
     measure = settings.measure
-    images = external_images(settings.images)
+    images = external_images(settings.images, settings.trust)
     files = files_of(measure.references)
     data = None if settings.data is None else datasets.build(settings.data, at="data")
     sides = sides_to_measure(images.resolution, measure.resolutions, list(files), data is None)
@@ -204,10 +207,11 @@ def ready_to_evaluate(settings: ExternalSettings) -> Job:
         check_against(images, data)
     n, count = measure.samples or len(images), len(images)
     if n > count or n < 2:
-        raise ValueError(f"{settings.images} holds {count} images, {max(n, 2)} are needed")
+        raise ValueError(f"images={settings.images}: {count} images, {max(n, 2)} are needed")
     if count % n:
         log.warning("the last %d of %d images are left over and not measured", count % n, count)
-    metrics = settled_metrics(settings, data, sides)
+    conditions = conditions_of(settings.conditions, images, data)
+    metrics = settled_metrics(settings, conditions, sides)
     extractor = extractors.build(measure.extractor, at="measure.extractor")
     join_extractors(extractor, metrics)
     check_metrics(metrics, extractor, n=n, others=[ATTRIBUTES], resolutions=sides)
@@ -217,7 +221,7 @@ def ready_to_evaluate(settings: ExternalSettings) -> Job:
             if name != ATTRIBUTES:
                 check_reference(name, reference)
     sha256 = images.sha256()
-    return Job(settings, images, sha256, data, files, sides, metrics, extractor)
+    return Job(settings, images, sha256, data, files, sides, metrics, extractor, conditions)
 
 
 def sides_to_measure(
@@ -260,8 +264,30 @@ def check_against(images: External, data: ImageData) -> None:
         )
 
 
+def conditions_of(
+    kind: Literal["unknown", "test", "own"], images: External, data: ImageData | None
+) -> Conditions | None:
+    """Under what the images were made, None where it is not known.
+
+    Raises:
+        ValueError: where the conditions are of data that is not given, or the images have none.
+    """
+    if kind == "unknown":
+        return None
+    if kind == "test":
+        if data is None:
+            raise ValueError("conditions=test are those of the data's test part: give data=NAME")
+        return EvaluationConditions(data.part("test"))
+    if not images.captions and not images.labels:
+        raise ValueError(
+            "conditions=own: no caption or class is beside the images: put 0.txt or 0.cls beside "
+            "0.png, or lines of metadata.jsonl, or captions or arr_1 into the .npz"
+        )
+    return OwnConditions(images.labels, images.captions, data)
+
+
 def settled_metrics(
-    settings: ExternalSettings, data: ImageData | None, sides: Sequence[Resolution]
+    settings: ExternalSettings, conditions: Conditions | None, sides: Sequence[Resolution]
 ) -> list[str]:
     """The metrics with `auto` made definite.
 
@@ -269,20 +295,18 @@ def settled_metrics(
         ValueError: for one that needs the conditions of the images where they are not known.
     """
     names = list(settings.measure.metrics)
-    known = settings.conditions == "test"
-    if known and data is None:
-        raise ValueError("conditions=test are those of the data's test part: give data=NAME")
-    if known and data is not None:
-        if CAPTIONED in names and data.captions is None:
-            raise ValueError(f"metric {CAPTIONED!r}: {data.name} has no captions, leave it out")
-        return settle_metrics(names, data, sides)
-    for name in (ATTRIBUTES, CAPTIONED):
-        if name in names:
-            raise ValueError(
-                f"metric {name!r} needs the conditions that images were made under: give "
-                f"conditions=test if they are those of the test part, or leave it out"
-            )
-    return [name for name in names if name != AUTO]
+    if conditions is None:
+        for name in (ATTRIBUTES, CAPTIONED):
+            if name in names:
+                raise ValueError(
+                    f"metric {name!r} needs the conditions that images were made under: give "
+                    f"conditions=test if they are those of the test part, conditions=own if they "
+                    f"are beside the images, or leave it out"
+                )
+        return [name for name in names if name != AUTO]
+    if CAPTIONED in names and not conditions.captions(range(1)):
+        raise ValueError(f"metric {CAPTIONED!r}: there are no captions, leave it out")
+    return settle_metrics(names, conditions.law, sides)
 
 
 def finished(job: Job) -> Record | None:
@@ -368,8 +392,8 @@ def measure_images(
     n, batch = job.set_size, job.settings.measure.batch
     hashes = [reference.hash for reference in references.values()]
     key = measuring_key(
-        *(PROTOCOL, SCHEMA, job.config["measure"], job.settings.conditions, job.sha256),
-        *(extractor.key, hashes, device_for(None).type, len(job.conditions or ())),
+        *(PROTOCOL, SCHEMA, job.config["measure"], job.settings.conditions, job.inputs),
+        *(extractor.key, hashes, device_for(None).type),
     )
     kept = Kept(job.settings.place / MEASURING, key)
 
@@ -379,12 +403,14 @@ def measure_images(
         for images in track(batches, f"set {number + 1} of images", total):
             yield {job.images.resolution: images}
 
+    features = CachedFeatures(cache_folder() / "features")
     rows = quality_of_seeds(
         draw,
         range(len(job.images) // n),
-        lambda: Meter(extractor, references, job.metrics, job.conditions),
+        lambda: Meter(extractor, references, job.metrics, job.conditions, features.batches),
         kept,
     )
+    log.info("features of %d images computed, of %d kept", features.computed, features.read)
     return rows, kept
 
 
@@ -420,6 +446,8 @@ def provenance_of(job: Job, started: str) -> dict[str, Any]:
             **({"left over": left_over} if left_over else {}),
             **{"height": height, "width": width, "channels": channels},
             **({} if job.images.classes is None else {"classes": job.images.classes}),
+            **({"captions": captions} if (captions := sum(map(bool, job.images.captions))) else {}),
+            **job.images.origin,
             **({"skipped": len(job.images.skipped)} if job.images.skipped else {}),
         },
         "inputs": job.inputs,
@@ -434,6 +462,9 @@ show beside those of runs. The same command again prints it.
 
     images=FOLDER | FILE.zip | FILE.npz   an .npz holds arr_0: uint8, n h w c, as of ADM and EDM;
                                           also a .tar, or a folder of them, as of webdataset
+    images=my_model:draw trust=[my_model.py]   a function that yields images; with arguments,
+                                          images={name: my_model:draw, n: 1000}
+    conditions=own                        captions and classes are beside the images
     measure.references={256: FILE.npz}    instead of data: statistics of ADM, EDM, pytorch-fid
     measure.metrics=[fd,kd]               what is measured, as in benchmarks.run
     measure.samples=512                   disjoint sets of 512 images: their mean and spread

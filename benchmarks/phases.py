@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.conditions import example_caption
+from benchmarks.conditions import EvaluationConditions, example_caption
 from benchmarks.cost.cases import by_resolution, cases_of, trajectories
 from benchmarks.cost.worker import costs
 from benchmarks.device import device_of
@@ -25,7 +25,13 @@ from benchmarks.measure.kept import Kept, measuring_key, weights_hash
 from benchmarks.measure.pictures import film, neighbour_sheet
 from benchmarks.measure.quality import Meter, Rows, quality_of_seeds
 from benchmarks.measure.reconstruction import reconstructions
-from benchmarks.measure.samples import PixelImages, real_images, samples
+from benchmarks.measure.samples import (
+    PixelImages,
+    real_images,
+    sample_facts,
+    samples,
+    stored_form,
+)
 from benchmarks.measure.scale import (
     files_of,
     real_references,
@@ -33,7 +39,6 @@ from benchmarks.measure.scale import (
     statistics_folder,
 )
 from benchmarks.measure.selection import Choice, candidate_rows, choices, select_choice, with_choice
-from benchmarks.measure.stored import Stored
 from benchmarks.plan.plan import Plan
 from benchmarks.progress import track
 from benchmarks.ready import Ready, resolutions_of
@@ -43,6 +48,7 @@ from hierdiff import training
 from hierdiff.data import ImageData
 from hierdiff.data.order import RULE
 from hierdiff.files.atomic import write_png
+from hierdiff.files.samples import Samples
 from hierdiff.images import sheet
 from hierdiff.levels import Resolution, plain_of, resolution_of
 from hierdiff.methods import Generator, Method, methods
@@ -195,12 +201,13 @@ def select_options(bench: Bench, kept: Kept) -> tuple[Bench, list[Candidate]]:
     if not selection.options:
         return bench, []
     train_part = bench.run.data.part("train")
+    conditions = EvaluationConditions(train_part)
 
     def draw(choice: Choice) -> Rows:
         return candidate_rows(
             choose(bench, choice).method,
             train_part,
-            Meter(bench.extractor, bench.references, [selection.metric], train_part),
+            Meter(bench.extractor, bench.references, [selection.metric], conditions),
             selection,
             bench.precision,
             bench.settings.measure.batch,
@@ -231,17 +238,17 @@ def draw_samples(bench: Bench, kept: Kept, seed: int, start: int) -> Iterator[Pi
         batch=batch,
         start=start,
     )
-    kind, place = bench.settings.samples, bench.folder / "samples"
-    stored = None if kind is None else Stored(place, kind, seed, n, bench.test)
+    kind, place = bench.settings.samples, bench.folder / "samples" / f"seed{seed}"
+    stored = None if kind is None else Samples(place, kind, n)
     for images in track(drawn, f"samples of seed {seed}", -(-(n - start) // batch)):
         if not kept.shown:
             kept.shown = {name: x[:SHOWN].clone() for name, x in images.items()}
         if stored is not None:
-            stored.add(start, images)
+            stored.add(start, stored_form(images))
             start += len(next(iter(images.values())))
         yield images
     if stored is not None:
-        stored.close()
+        stored.close(sample_facts(bench.test, seed, range(n)))
 
 
 def measure_samples(bench: Bench, kept: Kept) -> Rows:
@@ -250,7 +257,7 @@ def measure_samples(bench: Bench, kept: Kept) -> Rows:
     return quality_of_seeds(
         lambda seed, start: draw_samples(bench, kept, seed, start),
         bench.settings.measure.seeds,
-        lambda: Meter(bench.extractor, bench.references, metrics, bench.test),
+        lambda: Meter(bench.extractor, bench.references, metrics, EvaluationConditions(bench.test)),
         kept,
     )
 

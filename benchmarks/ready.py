@@ -69,7 +69,7 @@ def ready(settings: Settings) -> Ready:
     measure, sides = settings.measure, resolutions_of(settings.measure, run)
     if settings.samples is not None and len(sides_of(sides[0])) != 2:
         raise ValueError(f"samples={settings.samples}: clips are not stored, leave it out")
-    settings = settings.settle(metrics=settle_metrics(measure.metrics, run.data, sides))
+    settings = settings.settle(metrics=settle_metrics(measure.metrics, run.data.law, sides))
     extractor = check_measure(settings.measure, run)
     if settings.select.options:
         check_select(settings.select, settings, run, extractor)

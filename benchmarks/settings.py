@@ -124,7 +124,7 @@ class Settings:
 
     label: of its row. folder: where it works. dry_run: true for the plan alone, "time" to time some
     steps for it. analysis, recipe_name: None for none. samples: whether all measured samples stay
-    in the folder, and as what (`benchmarks.measure.stored`). The options of `hierdiff.train` are as
+    in the folder, and as what (`hierdiff.files.samples`). The options of `hierdiff.train` are as
     there.
     """
 
@@ -146,7 +146,7 @@ class Settings:
     sampler: Node | None = None
     analysis: Analysis | None = None
     recipe_name: Text | None = None
-    samples: Literal["npz", "png"] | None = None
+    samples: Literal["npz", "png", "webdataset"] | None = None
 
     @property
     def place(self) -> Path:

@@ -1,7 +1,7 @@
 """Entry point of sampling: `python -m hierdiff.sample checkpoint=runs/NAME/weights.safetensors`.
 
 Writes `OUT/sheet.png`, the levels side by side, `OUT/LEVEL/0000.png` ... of every level by name
-("64", "8x32x32"; a clip is its frames in a row), and
+("64", "8x32x32"; a clip is its frames in a row), or `OUT/LEVEL.npz` or shards of webdataset, and
 `OUT/samples.json`, which says what each image was made from. Image i depends on the seed and i
 alone, not on how many are made or how many at once. A folder that an earlier call filled is emptied
 of what its samples.json lists; with anything else in it, it is refused.
@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 
@@ -26,8 +26,9 @@ from hierdiff.data import conditions
 from hierdiff.files.atomic import PART, write, write_png
 from hierdiff.files.lock import LOCK, worked_in
 from hierdiff.files.reading import from_json
+from hierdiff.files.samples import METADATA, Samples
 from hierdiff.guidance import Scale, is_off
-from hierdiff.images import sheet, strip, to_pil, to_uint8
+from hierdiff.images import sheet, strip, to_uint8
 from hierdiff.inputs import changed, sources
 from hierdiff.levels import Name, text_of
 from hierdiff.methods import Generator, Method, Request
@@ -41,7 +42,9 @@ T = TypeVar("T")
 DEFAULT = 16  # images
 SHEET = 64  # images on the sheet at most
 PICTURE, LIST = "sheet.png", "samples.json"
-OWN = re.compile(r"\w[\w.-]*/[0-9]{4,}\.png|" + re.escape(PICTURE))  # what this command may write
+OWN = re.compile(  # what this command may write
+    rf"\w[\w.-]*/([0-9]{{4,}}\.(png|tar)|{METADATA})|\w[\w.-]*\.np[yz]|{re.escape(PICTURE)}"
+)
 OPTIONS = {  # what each may be, and an example
     "n": (Count | None, 16),
     "steps": (Count | None, 25),
@@ -55,6 +58,7 @@ OPTIONS = {  # what each may be, and an example
     "device": (str | None, None),
     "trust": (Sequence[str], ["my_package"]),
     "batch_size": (Count, 64),
+    "samples": (Literal["png", "npz", "webdataset"], "png"),
 }
 
 
@@ -199,7 +203,9 @@ def own_files(out: Path) -> list[Path]:
         try:
             content = from_json((out / LIST).read_text(encoding="utf-8"))
             files = [name for image in content["images"] for name in image["files"]]
-            listed |= {name for name in [*files, PICTURE] if OWN.fullmatch(name)}
+            levels = {name.partition("/")[0].removesuffix(".npz") for name in files}
+            beside = [one for level in levels for one in (f"{level}/{METADATA}", f"{level}.npy")]
+            listed |= {name for name in [*files, *beside, PICTURE] if OWN.fullmatch(name)}
         except (ValueError, KeyError, TypeError):
             listed.discard(LIST)
     there = {path.relative_to(out).as_posix(): path for path in files_below(out)}
@@ -229,15 +235,16 @@ def files_below(folder: Path) -> Iterator[Path]:
         raise ValueError(f"out={folder} is no folder: give another out=...")
 
 
-def start(out: Path, images: Sequence[Mapping[str, Any]], names: Sequence[Name]) -> None:
+def start(stored: Samples, images: Sequence[Mapping[str, Any]], names: Sequence[Name]) -> None:
     """Removes what an earlier call wrote, and lists what this one will write."""
+    out = stored.folder
     listed_last = sorted(own_files(out), key=lambda path: path.name == LIST)
     for path in listed_last:  # until they are gone the list says whose they are
         path.unlink()
         if path.parent != out and not any(path.parent.iterdir()):
             path.parent.rmdir()
     listed = [
-        {"files": [f"{text_of(name)}/{i:04d}.png" for name in names], **image}
+        {"files": [stored.files(text_of(name), i) for name in names], **image}
         for i, image in enumerate(images)
     ]
     content = json.dumps({"images": listed}, indent=1, ensure_ascii=False)
@@ -267,6 +274,7 @@ def sample(
         FloatingPointError: where a sample is not finite.
     """
     method, n = method.to(device), len(images)
+    stored = Samples(out, cfg["samples"], n, digits=4)
     sheet_images: dict[Name, list[torch.Tensor]] = {}
     for first in range(0, n, cfg["batch_size"]):
         rows = range(first, min(n, first + cfg["batch_size"]))
@@ -277,12 +285,13 @@ def sample(
         samples = method.sample(Request(len(rows), part, noise=noise, **options))
         levels = {name: to_uint8(batch).cpu() for name, batch in samples.items()}
         if not first:
-            start(out, images, list(levels))
+            start(stored, images, list(levels))
         for name, pixels in levels.items():
             sheet_images.setdefault(name, []).append(pixels[: max(0, SHEET - first)])
-            for i, image in zip(rows, strip(pixels), strict=True):
-                write_png(out / text_of(name) / f"{i:04d}.png", to_pil(image))
+        arrays = {text_of(name): strip(pixels).movedim(1, -1) for name, pixels in levels.items()}
+        stored.add(first, {name: array.numpy() for name, array in arrays.items()})
         log.info("%d of %d images", rows.stop, n)
+    stored.close(images)
     path = out / PICTURE
     write_png(path, sheet([torch.cat(pixels) for pixels in sheet_images.values()]))
     return path
@@ -298,6 +307,7 @@ ABOUT = """Makes images with a trained model, one file each, and a sheet of them
     negative="low quality"        what guidance leads away from; "" for the empty caption
     steps=50 guidance=2.0         of the sampler; without them as the model was configured
     seed=1                        image i depends on seed and i alone
+    samples=npz                   or webdataset, in place of PNG files, with class, caption and seed
     out=samples                   the folder; what an earlier call wrote there is replaced
     trust=[my_package]            packages whose classes the checkpoint may import
 """

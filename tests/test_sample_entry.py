@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 from hierdiff.batch import Cond
 from hierdiff.files.atomic import part_of
 from hierdiff.files.lock import worked_in
+from hierdiff.files.samples import KINDS, Samples
 from hierdiff.inputs import inputs
 from hierdiff.sample import (
     check_options,
@@ -35,7 +38,7 @@ TEXT = {"class_names": [], "text": {"name": "vocabulary", "words": ["a", "red", 
 
 def options(**given: Any) -> dict[str, Any]:
     nothing = {"n": None, "labels": None, "captions": None, "guidance": None, "steps": 2}
-    return {**nothing, "negative": None, "seed": 0, "batch_size": 64, **given}
+    return {**nothing, "negative": None, "seed": 0, "batch_size": 64, "samples": "png", **given}
 
 
 @pytest.fixture
@@ -86,7 +89,7 @@ def test_an_image_does_not_depend_on_how_many_are_made_at_once(tmp_path: Path):
         cond = Cond(labels=torch.tensor([0, 1, 2])[:n])
         sample(built(), [{}] * n, cond, tmp_path / folder, options(batch_size=batch), cpu)
     for side in (8, 4):
-        assert len(list((tmp_path / "a" / str(side)).iterdir())) == 3
+        assert len(list((tmp_path / "a" / str(side)).glob("*.png"))) == 3
         for i in range(2):
             one, other = (
                 np.asarray(Image.open(tmp_path / f / str(side) / f"{i:04d}.png")).astype(int)
@@ -184,8 +187,52 @@ def test_a_second_call_leaves_nothing_of_the_first_one(tmp_path: Path):
     with worked_in(out):
         sample(built(), [{}] * 2, Cond(), out, options(seed=1), cpu)
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    singles = {f"{side}/000{i}.png" for side in (8, 4) for i in (0, 1)}
+    names = ("0000.png", "0001.png", "metadata.jsonl")
+    singles = {f"{side}/{name}" for side in (8, 4) for name in names}
     assert files - {".lock"} == {*singles, "sheet.png", "samples.json"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_form_has_the_same_pixels_classes_and_seeds(kind: str, tmp_path: Path):
+    """And one call after another leaves nothing of the form before."""
+    cond, cpu = Cond(labels=torch.tensor([0, 1, -1])), torch.device("cpu")
+    facts = [{"image": i, "class_index": c, "seed": 0} for i, c in enumerate((0, 1, None))]
+    for samples in (*(set(KINDS) - {kind}), kind):
+        sample(built(), facts, cond, tmp_path, options(samples=samples, batch_size=2), cpu)
+    listed = {
+        "png": {f"{side}/{name}" for side in (8, 4) for name in (*PNGS, "metadata.jsonl")},
+        "npz": {"8.npz", "4.npz"},
+        "webdataset": {"8/000000.tar", "4/000000.tar"},
+    }
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    files = {name for name in files if (tmp_path / name).is_file()}
+    assert files - {".lock"} == {*listed[kind], "sheet.png", "samples.json"}
+    made = json.loads((tmp_path / "samples.json").read_text("utf-8"))["images"]
+    assert {name for image in made for name in image["files"]} <= listed[kind]
+    plain = tmp_path.parent / f"{tmp_path.name}-plain"
+    sample(built(), facts, cond, plain, options(batch_size=2), cpu)
+    for side in (8, 4):
+        expected = [np.asarray(Image.open(plain / str(side) / name)) for name in PNGS]
+        assert np.array_equal(stored(tmp_path, kind, side), np.stack(expected))
+
+
+PNGS = ("0000.png", "0001.png", "0002.png")
+
+
+def stored(folder: Path, kind: str, side: int) -> np.ndarray:
+    """The pixels of a level in any form."""
+    if kind == "npz":
+        kept = np.load(folder / f"{side}.npz")
+        assert kept["arr_1"].tolist() == [0, 1, -1] and kept["seeds"].tolist() == [0, 0, 0]
+        return kept["arr_0"]
+    if kind == "png":
+        return np.stack([np.asarray(Image.open(folder / str(side) / name)) for name in PNGS])
+    with tarfile.open(folder / str(side) / "000000.tar") as archive:
+        members = {one.name: archive.extractfile(one) for one in archive}
+        read = {name: io.BytesIO(file.read()) for name, file in members.items() if file}
+    assert {name for name in read if name.endswith(".cls")} == {"000000.cls", "000001.cls"}
+    names = sorted(name for name in read if name.endswith(".png"))
+    return np.stack([np.asarray(Image.open(read[name])) for name in names])
 
 
 @pytest.mark.parametrize("other", ["4/0009.png", "notes.txt", "8/0000.jpg", "64/0000.png"])
@@ -263,7 +310,7 @@ def test_bad_commands_are_one_line(tmp_path: Path, weights: Path):
 def test_what_a_kill_left_in_the_folder_is_no_file_of_somebody_else(tmp_path: Path):
     """Neither half a picture nor pictures that a list names, whatever was removed first."""
     images = [{"seed": 0}, {"seed": 1}]
-    start(tmp_path, images, [4])
+    start(Samples(tmp_path, "png", 2, digits=4), images, [4])
     (tmp_path / "4").mkdir()
     for name in ("0000.png", "0001.png", part_of(Path("0001.png")).name):
         (tmp_path / "4" / name).write_bytes(b"")
@@ -275,7 +322,7 @@ def test_what_a_kill_left_in_the_folder_is_no_file_of_somebody_else(tmp_path: Pa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "unlink", unlink)
-        start(tmp_path, images, [4])
+        start(Samples(tmp_path, "png", 2, digits=4), images, [4])
     assert removed[3] == "samples.json"  # the last of four
     assert [path.name for path in tmp_path.iterdir()] == ["samples.json"]
 

@@ -19,18 +19,18 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from benchmarks.conditions import evaluation_captions, target_parts
+from benchmarks.conditions import Conditions, EvaluationConditions
 from benchmarks.measure.kept import Kept
 from benchmarks.measure.samples import PixelImages
 from hierdiff.data import ImageData
-from hierdiff.data.order import evaluation_rule
+from hierdiff.data.law import Law
 from hierdiff.levels import Name, Resolution, text_of
 from hierdiff.metrics.attributes import ATTRIBUTES, AttributeMeter, hindrance
 from hierdiff.metrics.classifier import classifier_of
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.fidelity import FidelityMeter
+from hierdiff.metrics.fidelity import FeatureSource, FidelityMeter
 from hierdiff.metrics.quality import Quality, row_order
-from hierdiff.metrics.reference import Reference
+from hierdiff.metrics.reference import Reference, feature_batches
 
 log = logging.getLogger(__name__)
 Rows = list[Quality]
@@ -40,8 +40,8 @@ AUTO = "auto"  # in a list of metrics: those of the data's parts, where its law 
 class Meter:
     """All metrics of one stream of images, of which it has seen `count`.
 
-    conditions: the data under whose `evaluation_rows` the images were made, from number 0 on:
-    captions and wanted parts are theirs. ValueError where a metric needs what it lacks.
+    conditions: under which the images were made, from number 0 on. features: see `FidelityMeter`.
+    ValueError where a metric needs what they lack.
     """
 
     def __init__(
@@ -49,23 +49,26 @@ class Meter:
         extractor: Extractor,
         references: Mapping[Resolution, Reference],
         metrics: Sequence[str] = ("fd",),
-        conditions: ImageData | None = None,
+        conditions: Conditions | None = None,
+        features: FeatureSource = feature_batches,
     ):
         others = [name for name in metrics if name != ATTRIBUTES]
-        rule = "" if conditions is None else evaluation_rule(len(conditions))
         self.conditions, self.count = conditions, 0
-        self.fidelity = FidelityMeter(extractor, references, others, rule)
+        about = {}
+        if conditions is not None:
+            about = {"rows": conditions.rule, "prompts": conditions.prompts}
+        self.fidelity = FidelityMeter(extractor, references, others, **about, features=features)
         self.parts: AttributeMeter | None = None
         if ATTRIBUTES in metrics:
-            self.parts = _part_meter(conditions, extractor, references)
+            self.parts = part_meter(conditions, extractor, references)
 
     def add(self, levels: Mapping[Name, UInt8[Tensor, "_b c *_sides"]]) -> None:
         """The next images of the stream."""
         places = range(self.count, self.count + len(next(iter(levels.values()))))
-        data = self.conditions
-        self.fidelity.add(levels, None if data is None else evaluation_captions(data, places))
-        if self.parts is not None and data is not None:
-            self.parts.add(levels, target_parts(data, places))
+        own = self.conditions
+        self.fidelity.add(levels, None if own is None else own.captions(places))
+        if self.parts is not None and own is not None:
+            self.parts.add(levels, own.parts(places))
         self.count = places.stop
 
     def rows(self) -> Rows:
@@ -105,11 +108,12 @@ def quality(
 ) -> Rows:
     """One row for each resolution, view and metric, from one stream for each sampling seed.
 
-    Streams are measured one after another; conditions: as in `Meter`.
+    Streams are measured one after another. conditions: the data under whose `evaluation_rows` the
+    images were made.
     """
-    found = []
+    found, own = [], None if conditions is None else EvaluationConditions(conditions)
     for stream in streams:
-        meter = Meter(extractor, references, metrics, conditions)
+        meter = Meter(extractor, references, metrics, own)
         for levels in stream:
             meter.add(levels)
         found.append(meter.rows())
@@ -151,29 +155,30 @@ def merge_seeds(seeds: Sequence[Rows]) -> Rows:
     return [average_seeds(same) for same in zip(*seeds, strict=True)]
 
 
-def _part_meter(
-    data: ImageData | None, extractor: Extractor, references: Mapping[Resolution, Reference]
+def part_meter(
+    conditions: Conditions | None,
+    extractor: Extractor,
+    references: Mapping[Resolution, Reference],
 ) -> AttributeMeter:
     """The meter of parts, on the extractor's device.
 
     Raises:
-        ValueError: where there is no data, or it has no law.
+        ValueError: where there are no conditions, or those of data without a law.
     """
-    if data is None or data.law is None:
+    if conditions is None or conditions.law is None:
         raise ValueError(f"metric {ATTRIBUTES!r} needs data with a law: leave the metric out")
-    device = next(extractor.parameters()).device
-    rule = evaluation_rule(len(data))
-    return AttributeMeter(data.law, list(references), classifier_of(data.law).to(device), rule)
+    law, device = conditions.law, next(extractor.parameters()).device
+    return AttributeMeter(law, list(references), classifier_of(law).to(device), conditions.rule)
 
 
 def settle_metrics(
-    names: Sequence[str], data: ImageData, resolutions: Sequence[Resolution]
+    names: Sequence[str], law: Law | None, resolutions: Sequence[Resolution]
 ) -> list[str]:
     """The metrics with `auto` made definite, as a record keeps it: `attributes` where they can be
     measured, and where not the log says why."""
     if AUTO not in names:
         return list(names)
-    reason = hindrance(data.law, resolutions)
+    reason = hindrance(law, resolutions)
     if reason is not None:
         log.info("measure.metrics: %s", reason)
     able = [ATTRIBUTES] if reason is None else []

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from benchmarks.conditions import evaluation_captions
 from benchmarks.device import autocast
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows
 from hierdiff.images import to_uint8
-from hierdiff.levels import Name
+from hierdiff.levels import Name, text_of
 from hierdiff.methods import Generator, Method, Request
 from hierdiff.noise import per_example, seed_of
 from hierdiff.samplers.integrate import Watch
@@ -74,6 +78,34 @@ def request_of(
     device = next(method.parameters()).device
     noise = per_example([seed_of(seed, "sample", row) for row in rows], device)
     return Request(len(rows), cond, noise=noise, watch=watch)
+
+
+def sample_facts(data: ImageData, seed: int, places: Sequence[int]) -> list[dict[str, Any]]:
+    """What images number `places` are made from: number, seed, and the class and caption of a test
+    image."""
+    rows = evaluation_rows(len(data), places).numpy()
+    labels = [-1] * len(rows) if data.labels is None else data.labels[rows].tolist()
+    captions = evaluation_captions(data, places)
+    return [
+        {
+            "image": place,
+            "seed": seed,
+            "class": None if label < 0 else data.class_names[label],
+            "class_index": None if label < 0 else label,
+            "caption": caption,
+        }
+        for place, label, caption in zip(
+            places, labels, [None] * len(rows) if captions is None else captions, strict=True
+        )
+    ]
+
+
+def stored_form(images: PixelImages) -> dict[str, UInt8[np.ndarray, "n h w c"]]:
+    """Images by level as `hierdiff.files.samples` takes them."""
+    return {
+        text_of(level): rearrange(batch.numpy(), "n c h w -> n h w c")
+        for level, batch in images.items()
+    }
 
 
 def image_batches(data: ImageData, size: int = BATCH) -> Iterator[UInt8[Tensor, "_b c *sides"]]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure.quality import Rows, _part_meter, quality
+from benchmarks.conditions import EvaluationConditions
+from benchmarks.measure.quality import Rows, part_meter, quality
 from benchmarks.measure.samples import BATCH, image_batches, real_images
 from benchmarks.progress import Track
 from hierdiff.data import ImageData
@@ -119,7 +120,7 @@ def scale_rows(
     identity = [extractor.key, hashes, metrics, PROTOCOL, SCHEMA]
     if ATTRIBUTES in metrics:
         identity += [
-            _part_meter(test, extractor, references).identity,
+            part_meter(EvaluationConditions(test), extractor, references).identity,
             sorted(test.condition_codes),
         ]
     parts = [*identity, n, seed, data.sha256]

@@ -27,7 +27,7 @@ NAMES = ("folder", "name", "label", "analysis", "dry_run")
 APPEARANCE = (  # options that do not change its numbers
     *("data.cache", "method.codec.cache", "trainer.progress", "trainer.tensorboard"),
     *("trainer.keep", "trainer.checkpoint_every", "trainer.sheet_every", "trainer.sheet_images"),
-    *("trainer.log_every", "samples"),
+    *("trainer.log_every", "samples", "trust"),
 )
 
 

@@ -76,7 +76,9 @@ def externals(rows: Mapping[str, Record]) -> Iterator[str]:
             sets = max((len(q.values) for q in record.quality), default=1)
             parts = f"{sets} disjoint sets of images" if sets > 1 else "one set, so no spread"
             rows_known = any(q.identity.rows for q in record.quality)
-            conditions = "" if rows_known else ", under conditions that are not known"
+            own = record.config.get("conditions") == "own"
+            kind = "of their own" if own else "that are not known"
+            conditions = "" if rows_known else f", under conditions {kind}"
             yield f"{row}: {parts}{conditions}; its maker states: {told or 'nothing'}"
 
 

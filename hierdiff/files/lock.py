@@ -24,8 +24,9 @@ class Busy(OSError):
 def worked_in(folder: Path) -> Iterator[None]:
     """Holds the folder for this process, which lets go of it also when it is killed.
 
-    Files that a killed process left half-written in it are removed. Of the processes of one run the
-    first one holds it for all.
+    Files that a killed process left half-written in it are removed; a folder that was made here is
+    removed if nothing was written into it. Of the processes of one run the first one holds it for
+    all.
 
     Raises:
         Busy: where another process has it.
@@ -33,6 +34,7 @@ def worked_in(folder: Path) -> Iterator[None]:
     if any(os.environ.get(rank, "0") != "0" for rank in RANKS):
         yield
         return
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
@@ -45,7 +47,12 @@ def worked_in(folder: Path) -> Iterator[None]:
         clean(folder)
         yield
     finally:
+        if made and folder.is_dir() and [one.name for one in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
         lock.release()
+        with suppress(OSError):  # of the first that holds anything
+            for one in made:
+                one.rmdir()
 
 
 def clean(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from benchmarks.report.content import page
 from benchmarks.report.pictures import ReportFiles
 from benchmarks.sweep.finished import Unlike
 from benchmarks.tables.beside import beside
+from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.table import tabulate
 from hierdiff.command import plain_config
 from hierdiff.config import folder_of_configs
 from hierdiff.data import ImageData, datasets
+from hierdiff.files.lock import worked_in
 from hierdiff.metrics.extractors import RandomConv
 from hierdiff.metrics.frechet import Statistics, distance
 from hierdiff.metrics.reference import feature_batches, levels_of, write_moments
@@ -47,7 +50,9 @@ def place(tmp_path_factory) -> Path:
 
 def measured(place: Path, *words: str, images: str = "a.npz", out: str = "out") -> Record:
     """The record of images with a few words of the command line."""
-    own = [f"images={place / images}", "label=VAR", f"folder={place / out}"]
+    own = ["label=VAR", f"folder={place / out}"]
+    if not any(word.startswith("images=") for word in words):
+        own.append(f"images={place / images}")
     if not any(word.startswith("data=") for word in words):
         own += ["data=folder", f"data.root={place / 'real'}", f"data.resolution={SIDE}"]
     own += ["measure.extractor={name: random_conv}", "measure.metrics=[fd,kd,auto]"]
@@ -55,7 +60,9 @@ def measured(place: Path, *words: str, images: str = "a.npz", out: str = "out") 
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         chosen = [word for word in (*own, *words) if word != "data=none"]
         config = plain_config(compose("evaluate", overrides=chosen))
-    return evaluate(external_settings(config))
+    settings = external_settings(config)
+    with worked_in(settings.place):
+        return evaluate(settings)
 
 
 def known(record: Record) -> dict[str, Any]:
@@ -196,7 +203,7 @@ def test_the_same_command_reads_the_record_and_another_is_refused(place, monkeyp
         (["data.resolution=4"], "images are of 8 px, data=folder of 4 px: give data.resolution=8"),
         (["data.channels=1"], "images are in colour, data=folder in greyscale"),
         (["data=none"], "nothing to be compared with at 8 px: give data=NAME"),
-        (["measure.samples=41"], "holds 40 images, 41 are needed"),
+        (["measure.samples=41"], "a.npz: 40 images, 41 are needed"),
         (["measure.resolutions=[3]"], "3 does not divide 8"),
         (["measure.metrics=[attributes]"], "needs the conditions that images were made under"),
         (["measure.metrics=[fdd]"], "unknown metric 'fdd', did you mean"),
@@ -211,4 +218,69 @@ def test_the_same_command_reads_the_record_and_another_is_refused(place, monkeyp
 def test_what_does_not_fit_is_refused_before_anything_is_measured(place, words, message):
     with pytest.raises((ValueError, TypeError), match=message):
         measured(place, *words, out="refused")
-    assert not (place / "refused" / "record.json").exists()
+    assert not (place / "refused").exists()
+
+
+def test_what_a_function_yields_is_the_same_record_and_says_its_origin(place, monkeypatch):
+    (place / "their_model.py").write_text(
+        "import numpy as np\n"
+        "def draw(path, n):\n"
+        "    yield from np.array_split(np.load(path)['arr_0'][:n], 3)\n"
+    )
+    monkeypatch.syspath_prepend(place)
+    array, path = measured(place, out="of_array"), place / "a.npz"
+    words = [f"images={{name: 'their_model:draw', path: {path}, n: {N}}}"]
+    with pytest.raises(PermissionError, match="wants to import 'their_model:draw'"):
+        measured(place, *words, out="of_function")
+    drawn = measured(place, *words, f"trust=[{place / 'their_model.py'}]", out="of_function")
+    assert drawn.quality == array.quality
+    told = drawn.provenance["images"]
+    assert told["sha256"] == array.provenance["images"]["sha256"]
+    assert told["function"] == "their_model:draw" and told["arguments"]["n"] == N
+    assert len(told["source"]) == 64
+    again = measured(place, *words, "trust=[their_model]", out="of_function")
+    assert again.hash == drawn.hash
+
+
+def test_captions_beside_images_are_their_own_conditions(place):
+    np.savez(place / "told.npz", arr_0=pixels(), captions=np.array(["a red owl"] * N))
+    with pytest.raises(ValueError, match="no caption or class is beside the images"):
+        measured(place, "conditions=own", out="untold")
+    record = measured(place, "conditions=own", images="told.npz", out="told")
+    assert record.provenance["images"]["captions"] == N
+    assert {q.identity.rows for q in record.quality} == {None}
+    np.savez(place / "told.npz", arr_0=pixels(), captions=np.array(["a blue owl"] * N))
+    with pytest.raises(Unlike, match="another content of captions and labels"):
+        measured(place, "conditions=own", images="told.npz", out="told")
+
+
+def test_the_same_images_under_another_folder_compute_no_feature_again(place, caplog):
+    other = pixels(n=16, seed=5)
+    np.savez(place / "b.npz", arr_0=other)
+    with caplog.at_level("INFO"):
+        first = measured(place, images="b.npz", out="first")
+    assert "features of 32 images computed, of 0 kept" in caplog.text  # 16 at each of two sides
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        second = measured(place, "stated.steps=9", images="b.npz", out="second")
+    assert "features of 0 images computed, of 32 kept" in caplog.text
+    assert second.quality == first.quality
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_table_and_the_report_say_what_the_maker_states_and_what_not(preset, place):
+    facts = {
+        **{"method": "VAR", "checkpoint": "d30", "guidance": 1.5, "sampler": "top-k", "steps": 10},
+        **{"ema": "none", "precision": "bf16", "seed": 7, "source": "a paper", "licence": "MIT"},
+    }
+    unknown = measured(place, out="states/nothing")
+    all_known = measured(place, *(f"stated.{k}={v}" for k, v in facts.items()), out="states/all")
+    assert set(unknown.stated) == set(facts) and dict(all_known.stated) == facts
+    records = [replace(unknown, name="silent"), all_known]
+    notes = "\n".join(tabulate(records, preset).notes)
+    words = ", ".join(f"{name} {value}" for name, value in facts.items())
+    begin = "one set, so no spread, under conditions that are not known; its maker states: "
+    assert f"VAR (external): {begin}{words}" in notes
+    assert f"silent (external): {begin}" in notes
+    assert f"unknown: {', '.join(facts)}" in notes
+    assert words in repr(page(records, ReportFiles()))

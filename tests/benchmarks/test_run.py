@@ -556,7 +556,7 @@ def test_samples_that_stay_are_measured_again_with_the_same_numbers(tmp_path, mo
     GlobalHydra.instance().clear()
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         words = (
-            *(f"images={tmp_path / 'run' / 'samples' / 'seed0-32.npz'}", "label=again"),
+            *(f"images={tmp_path / 'run' / 'samples' / 'seed0' / '32.npz'}", "label=again"),
             *(f"folder={tmp_path / 'again'}", "data=critters", "conditions=test"),
             *("measure.extractor={name: random_conv}", "measure.metrics=[fd,kd]"),
             "measure.batch=8",

@@ -160,3 +160,18 @@ def test_in_a_folder_of_the_user_only_halves_of_this_file_go(writer, tmp_path):
     writer.wait()
     clean_beside(path)
     assert sorted(parts(tmp_path)) == sorted(others)
+
+
+def test_a_folder_into_which_nothing_was_written_does_not_stay(tmp_path):
+    with pytest.raises(ValueError, match="refused"), worked_in(tmp_path / "runs" / "new"):
+        raise ValueError("refused")
+    assert not (tmp_path / "runs").exists()
+    with worked_in(tmp_path / "runs" / "new"):
+        (tmp_path / "runs" / "new" / "record.json").touch()
+    assert (tmp_path / "runs" / "new" / "record.json").exists()
+
+
+def test_an_empty_folder_that_was_there_stays(tmp_path):
+    with worked_in(tmp_path):
+        pass
+    assert tmp_path.exists()

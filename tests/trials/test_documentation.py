@@ -38,6 +38,8 @@ LINES = {  # of the commands that are not run, and why
     "python -m benchmarks.evaluate images=samples.npz label=VAR data=folder data.root=PHOTOS "
     "data.resolution=256 stated.method=VAR stated.guidance=1.5 stated.steps=10 "
     "stated.source=https://arxiv.org/abs/2404.02905": "its images are of another model",
+    "python -m benchmarks.evaluate images=RUN/samples/seed0/64.npz label=again data=... "
+    "conditions=test": "its run is the reader's: tests/benchmarks/test_run.py measures one again",
     "make test": "it is what runs this test, here on one file",
 }
 ADDED = {  # to the first of these that a command begins with
@@ -101,6 +103,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("documentation")
     (network,) = blocks("python", of=[ROOT / "docs" / "howto" / "denoiser.md"])
     (folder / "my_nets.py").write_text(network, encoding="utf-8")
+    generator, *_ = blocks("python", of=[ROOT / "docs" / "howto" / "evaluate.md"])
+    (folder / "my_model.py").write_text(generator, encoding="utf-8")
     for name in ("cats", "dogs"):
         (folder / "IMAGES" / name).mkdir(parents=True)
         for i in range(48):

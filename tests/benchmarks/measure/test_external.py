@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import tarfile
 import zipfile
@@ -70,7 +71,7 @@ def sharded(images: np.ndarray, folder: Path, each: int) -> Path:
 def test_shards_are_the_same_images(tmp_path):
     images = pixels()
     read = external_images(sharded(images, tmp_path / "shards", each=1))  # 10.tar after 9.tar
-    assert len(read) == 12 and read.classes is None and not read.skipped
+    assert len(read) == 12 and read.labels == ["1"] * 12 and not read.skipped
     assert read.sha256() == hashlib.sha256(images.tobytes()).hexdigest()
     alone = external_images(sharded(images, tmp_path / "one", each=12) / "0.tar")
     assert alone.sha256() == read.sha256()
@@ -97,6 +98,61 @@ def test_classes_are_folders_in_natural_order_or_labels(tmp_path):
     read = [external_images(tmp_path / place) for place in ("png", "a.npz")]
     assert [one.classes for one in read] == [2, 2]
     assert read[0].sha256() == read[1].sha256()
+
+
+def beside(folder: Path) -> None:
+    """Captions and classes of 0.png to 2.png in three forms; 1.png has its caption twice."""
+    (folder / "0.txt").write_text("a red owl\n", encoding="utf-8")
+    (folder / "0.cls").write_text("3")
+    lines = [
+        {"file_name": "1.png", "text": "a wrong one", "label": 1},
+        {"file_name": "2.png", "caption": "a fe\u0301e"},
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "1.txt").write_text("a blue owl")
+
+
+def test_captions_and_classes_stand_beside_images(tmp_path):
+    folder = put(tmp_path / "png", pixels(4))
+    beside(folder)
+    for place in (folder, zipped(folder, tmp_path / "a.zip")):
+        read = external_images(place)
+        assert read.captions == ["a red owl", "a blue owl", "a f\u00e9e", ""]
+        assert read.labels == ["3", 1, None, None] and read.classes == 2
+        assert not read.skipped
+    np.savez(tmp_path / "a.npz", arr_0=pixels(4), captions=np.array(["a", "b", "", "d"]))
+    assert external_images(tmp_path / "a.npz").captions == ["a", "b", "", "d"]
+    one_of_three = np.eye(3, dtype=int)[[2, 0, 0, 1]]
+    np.savez(tmp_path / "a.npz", arr_0=pixels(4), arr_1=one_of_three)
+    assert external_images(tmp_path / "a.npz").labels == [2, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"file_name": "9.png", "text": "a"}', "metadata.jsonl:1 names 9.png, which is no image"),
+        ('{"text": "a"}', "metadata.jsonl:1 is no metadata"),
+        ("a cat", "metadata.jsonl:1 is no metadata"),
+        ('{"file_name": "0.png", "text": 3}', "text must be a string"),
+    ],
+)
+def test_metadata_that_is_none_is_refused_with_its_line(line, message, tmp_path):
+    put(tmp_path, pixels(2))
+    (tmp_path / "metadata.jsonl").write_text(line)
+    with pytest.raises(ValueError, match=message):
+        external_images(tmp_path)
+
+
+def test_text_beside_an_image_is_utf_8(tmp_path):
+    put(tmp_path, pixels(2))
+    (tmp_path / "0.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="0.txt is no UTF-8: save it as UTF-8"):
+        external_images(tmp_path)
+
+
+def test_one_folder_around_all_images_is_no_class(tmp_path):
+    put(tmp_path / "all", pixels(3), ["samples/0.png", "samples/1.png", "samples/2.png"])
+    assert external_images(tmp_path / "all").classes is None
 
 
 def test_other_files_are_skipped_and_said(tmp_path, caplog):

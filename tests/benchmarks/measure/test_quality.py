@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.conditions import example_caption, target_parts
+from benchmarks.conditions import EvaluationConditions, example_caption
 from benchmarks.measure import scale as scales
 from benchmarks.measure.quality import average_seeds, quality, settle_metrics
 from benchmarks.measure.samples import real_images, samples
@@ -282,14 +282,14 @@ def test_parts_are_measured_beside_the_other_metrics_of_the_same_stream(lawful, 
     meter = AttributeMeter(LAW, SIDES, rows="rows=permuted(80)")
     for levels, first in zip(stream(1), (0, 10, 20), strict=True):
         count = len(levels[8])
-        meter.add(levels, target_parts(lawful, range(first, first + count)))
+        meter.add(levels, EvaluationConditions(lawful).parts(range(first, first + count)))
     expected = [(q.metric, q.value, q.identity) for q in meter.qualities()]
     told = [(r.metric, r.value, r.identity) for r in rows if r.metric in PARTS]
     assert told == expected
 
 
 def test_an_image_is_wanted_as_the_test_example_under_whose_conditions_it_is(lawful):
-    wanted = target_parts(lawful, range(75, 85))
+    wanted = EvaluationConditions(lawful).parts(range(75, 85))
     assert list(wanted) == ["body"]
     rows = evaluation_rows(80, range(75, 85))
     assert wanted["body"].tolist() == lawful.attributes["body"][rows.numpy()].tolist()
@@ -307,8 +307,8 @@ def test_parts_without_data_that_has_a_law_are_refused(data, extractor):
 
 def test_auto_becomes_the_metric_of_parts_where_it_can_be_measured(lawful, caplog):
     with caplog.at_level(logging.INFO):
-        assert settle_metrics(["fd", "auto"], lawful, [16, 8]) == ["fd", "attributes"]
-        assert settle_metrics(["fd", "kd"], lawful, [4]) == ["fd", "kd"]
+        assert settle_metrics(["fd", "auto"], lawful.law, [16, 8]) == ["fd", "attributes"]
+        assert settle_metrics(["fd", "kd"], lawful.law, [4]) == ["fd", "kd"]
     assert not caplog.text
 
 
@@ -324,7 +324,7 @@ def test_auto_that_cannot_be_measured_is_left_out_and_the_log_says_why(
     data, law, sides, reason, caplog
 ):
     with caplog.at_level(logging.INFO):
-        assert settle_metrics(["fd", "auto"], replace(data, law=law), sides) == ["fd"]
+        assert settle_metrics(["fd", "auto"], law, sides) == ["fd"]
     assert reason in caplog.text and caplog.text.count("\n") == 1
 
 

@@ -1,0 +1,71 @@
+"""Images in one array of an `.npz`, with classes and captions beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from typing_extensions import override
+
+from benchmarks.measure.external.base import External
+from hierdiff.files.arrays import Rows, names_in
+
+ARRAY, LABELS, CAPTIONS = "arr_0", "arr_1", "captions"
+
+
+class Stack(External):
+    """Images in one array: `arr_0`, uint8, n h w c; classes in `arr_1`, as numbers, names or one of
+    k, and texts in `captions`.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: for a file without such an array, or labels or captions of another number.
+    """
+
+    def __init__(self, path: Path):
+        names = names_in(path)
+        if ARRAY not in names:
+            hint = " (measure.references={SIDE: FILE} is for moments)" if "mu" in names else ""
+            raise ValueError(
+                f"{path} holds {', '.join(names) or 'nothing'} and no {ARRAY}{hint}: give uint8 "
+                f"images, n h w c, under {ARRAY}"
+            )
+        self.rows = Rows(path, ARRAY)
+        shape, dtype = self.rows.shape, self.rows.dtype
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or not all(shape):
+            raise ValueError(
+                f"{path}: {ARRAY} is {dtype} {shape}, where uint8 images (n, h, w, 3) or "
+                f"(n, h, w, 1) in 0..255 are needed: convert it"
+            )
+        self.shape = shape[1], shape[2], shape[3]
+        if LABELS in names:
+            labels = self._beside(path, LABELS, "labels")
+            self.labels = (labels.argmax(1) if labels.ndim == 2 else labels).tolist()
+        if CAPTIONS in names:
+            captions = self._beside(path, CAPTIONS, "captions")
+            if captions.dtype.kind != "U":
+                raise ValueError(f"{path}: {CAPTIONS} is {captions.dtype}: give text")
+            self.captions = captions.tolist()
+
+    def _beside(self, path: Path, name: str, what: str) -> np.ndarray:
+        """An array with an entry for each image.
+
+        Raises:
+            ValueError: where it has another number of them.
+        """
+        rows = Rows(path, name)
+        if rows.shape[:1] != self.rows.shape[:1] or len(rows.shape) > 2:
+            raise ValueError(
+                f"{path}: {name} holds {len(rows)} {what} of {len(self.rows)} images: give one "
+                f"an image, or leave it out"
+            )
+        return rows.read(0, len(rows))
+
+    @override
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @override
+    def read(self, start: int, stop: int) -> UInt8[np.ndarray, "n h w c"]:
+        return self.rows.read(start, stop)

@@ -1,0 +1,78 @@
+"""What all images from elsewhere are: of one size, in one order, with what is known of each."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import UInt8
+from torch import Tensor
+
+from benchmarks.measure.samples import BATCH
+from hierdiff.levels import Resolution, resolution_of
+
+Label = str | int
+
+
+class External(ABC):
+    """Images of one size, any of which can be read; a subclass writes `read`.
+
+    shape: height, width, channels (3 or 1). labels: class of each image by name or number, None for
+    an image without one, () where none has one. captions: of each image, "" for none, () where none
+    has one. skipped: names of files that are neither images nor say anything of one.
+    """
+
+    shape: tuple[int, int, int]
+    labels: Sequence[Label | None] = ()
+    captions: Sequence[str] = ()
+    skipped: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> UInt8[np.ndarray, "n h w c"]:
+        """Images number `start` to `stop` - 1."""
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """What made the images, as far as it is known beside their pixels: for a record."""
+        return {}
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, None without any."""
+        return len({one for one in self.labels if one is not None}) or None
+
+    @property
+    def resolution(self) -> Resolution:
+        """Of each image."""
+        return resolution_of(self.shape[:2])
+
+    def batches(
+        self, start: int, stop: int, size: int = BATCH
+    ) -> Iterator[UInt8[Tensor, "_b c h w"]]:
+        """Images number `start` to `stop` - 1 in order."""
+        for first in range(start, stop, size):
+            images = self.read(first, min(first + size, stop))
+            yield torch.from_numpy(rearrange(images, "b h w c -> b c h w").copy())
+
+    def sha256(self) -> str:
+        """SHA-256 of all pixels, image by image, row by row; reads and checks every image."""
+        total = hashlib.sha256()
+        for first in range(0, len(self), BATCH):
+            images = self.read(first, min(first + BATCH, len(self)))
+            total.update(np.ascontiguousarray(images).data)
+        return total.hexdigest()
+
+
+def text_of_shape(shape: Sequence[int]) -> str:
+    """`8 x 8 px in colour`; shape: height, width, channels."""
+    height, width, channels = shape
+    return f"{height} x {width} px in {'colour' if channels == 3 else 'grey'}"
