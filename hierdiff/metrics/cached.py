@@ -20,6 +20,7 @@ from torch import Tensor
 from hierdiff.files.arrays import arrays_sha256, read_npz, write_npz
 from hierdiff.files.reading import Damaged
 from hierdiff.metrics.extractors import Extractor
+from hierdiff.metrics.identity import PROTOCOL
 from hierdiff.metrics.reference import BATCH, framewise
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ class CachedFeatures:
         digest = hashlib.sha256()
         companions = [extractor.companions[name].key for name in sorted(extractor.companions)]
         device = next(extractor.parameters()).device.type
-        about = (extractor.key, companions, outputs, device, torch.__version__, images.shape)
+        about = (extractor.key, companions, outputs, device, torch.__version__, PROTOCOL)
+        digest.update(repr(images.shape).encode())
         digest.update(repr(about).encode())
         digest.update(np.ascontiguousarray(images.cpu().numpy()).data)
         name = digest.hexdigest()

@@ -67,7 +67,7 @@ def test_the_clean_resize_is_that_of_pillow_on_floats(side):
     ]
     expected = np.stack([np.asarray(plane).clip(0, 255) for plane in planes])
     found = resized(torch.from_numpy(image.transpose(2, 0, 1))[None].contiguous(), "clean")
-    assert np.abs(found[0].numpy() - expected).max() < 2e-3
+    assert np.abs(found[0].numpy() - expected).max() < 2e-2  # of 255
 
 
 @pytest.mark.parametrize("convention", ["legacy_pytorch", "clean"])
@@ -78,7 +78,7 @@ def test_resized_images_are_those_of_clean_fid(convention):
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     expected = build_resizer(convention)(image).transpose(2, 0, 1)
     found = resized(torch.from_numpy(image.transpose(2, 0, 1))[None].contiguous(), convention)
-    assert np.abs(found[0].numpy() - expected).max() < 2e-3
+    assert np.abs(found[0].numpy() - expected).max() < 2e-2  # of 255
 
 
 def smooth(n: int, side: int, seed: int) -> np.ndarray:

@@ -40,10 +40,10 @@ class Stack(External):
             )
         self.shape = shape[1], shape[2], shape[3]
         if LABELS in names:
-            labels = self._beside(path, LABELS, "labels")
+            labels = self._beside(path, LABELS, "label")
             self.labels = (labels.argmax(1) if labels.ndim == 2 else labels).tolist()
         if CAPTIONS in names:
-            captions = self._beside(path, CAPTIONS, "captions")
+            captions = self._beside(path, CAPTIONS, "caption")
             if captions.dtype.kind != "U":
                 raise ValueError(f"{path}: {CAPTIONS} is {captions.dtype}: give text")
             self.captions = captions.tolist()
@@ -57,8 +57,8 @@ class Stack(External):
         rows = Rows(path, name)
         if rows.shape[:1] != self.rows.shape[:1] or len(rows.shape) > 2:
             raise ValueError(
-                f"{path}: {name} holds {len(rows)} {what} of {len(self.rows)} images: give one "
-                f"an image, or leave it out"
+                f"{path}: {name} is of shape {rows.shape} for {len(self.rows)} images: give one "
+                f"{what} an image, or leave it out"
             )
         return rows.read(0, len(rows))
 

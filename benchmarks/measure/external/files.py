@@ -99,10 +99,14 @@ class Files(External):
 
 
 def classes_of_folders(names: Sequence[str]) -> dict[str, str]:
-    """The first folder on each path; {} unless all images are in folders, of which there are
-    several."""
-    tops = {name: name.partition("/")[0] if "/" in name else "" for name in names}
-    return tops if "" not in tops.values() and len(set(tops.values())) > 1 else {}
+    """The first folder on each path in which they differ; {} where some image is in none."""
+    inside = {name: name.split("/")[:-1] for name in names}
+    while all(inside.values()):
+        tops = {name: folders[0] for name, folders in inside.items()}
+        if len(set(tops.values())) > 1:
+            return tops
+        inside = {name: folders[1:] for name, folders in inside.items()}
+    return {}
 
 
 def files_of_folder(top: Path) -> Files:

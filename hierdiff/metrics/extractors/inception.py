@@ -84,7 +84,7 @@ class Inception(Extractor):
 
 def resized(images: UInt8[Tensor, "b 3 h w"], convention: str) -> Float[Tensor, "b 3 s s"]:
     """Images at 299 px in 0..255, as pytorch-fid (`legacy_pytorch`) or clean-fid (`clean`) has
-    them; Pillow's bicubic filter on floats is that of `F.interpolate` but for 1e-3."""
+    them; Pillow's bicubic filter on floats is that of `F.interpolate` but for 0.01."""
     x, size = images.float(), (SIDE, SIDE)
     if convention == "legacy_pytorch":
         return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -150,9 +150,11 @@ def test_text_beside_an_image_is_utf_8(tmp_path):
         external_images(tmp_path)
 
 
-def test_one_folder_around_all_images_is_no_class(tmp_path):
+def test_a_folder_around_all_images_is_no_class(tmp_path):
     put(tmp_path / "all", pixels(3), ["samples/0.png", "samples/1.png", "samples/2.png"])
     assert external_images(tmp_path / "all").classes is None
+    put(tmp_path / "two", pixels(3), ["all/cat/0.png", "all/cat/1.png", "all/dog/new/2.png"])
+    assert external_images(tmp_path / "two").labels == ["cat", "cat", "dog"]
 
 
 def test_other_files_are_skipped_and_said(tmp_path, caplog):
@@ -214,7 +216,10 @@ def test_what_is_damaged_is_said_in_a_sentence(tmp_path):
         ({"arr_0": pixels()[:0]}, "where uint8 images"),
         ({"images": pixels()}, "holds images and no arr_0"),
         ({"mu": np.zeros(3), "sigma": np.eye(3)}, "measure.references=.SIDE: FILE. is for moments"),
-        ({"arr_0": pixels(), "arr_1": np.zeros(3, int)}, "arr_1 holds 3 labels of 12 images"),
+        (
+            {"arr_0": pixels(), "arr_1": np.zeros(3, int)},
+            r"arr_1 is of shape \(3,\) for 12 images: give one label",
+        ),
         ({"arr_0": pixels(), "arr_1": np.array([None] * 12)}, "cannot be read"),
         ({"arr_0": np.asfortranarray(pixels())}, "order is Fortran's"),
     ],
