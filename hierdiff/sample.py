@@ -340,7 +340,7 @@ def main(cfg: Any) -> None:
         log.info("drawn: %s", class_counts(images))
     with worked_in(out):
         path = sample(method, images, cond, out, options, place, negative)
-    log.info("sheet %s, single images in %s/RESOLUTION, listed in %s", path, out, out / LIST)
+    log.info("sheet %s, single images in %s by level, listed in %s", path, out, out / LIST)
 
 
 if __name__ == "__main__":
