@@ -95,10 +95,10 @@ def comparisons(
     for preset in PRESETS:
         table = tabulate(records, preset, published)
         downloads = []
-        for kind, formatted in FORMATS.items():
-            href = f"tables/{name}-{preset}.{ENDINGS.get(kind, kind)}"
-            files[href] = formatted(table).encode("utf-8", "replace")
-            downloads.append((NAMES.get(kind, kind), href))
+        for kind, ending in ENDINGS.items():
+            href = f"tables/{name}-{preset}.{ending}"
+            files[href] = FORMATS[kind](table).encode("utf-8", "replace")
+            downloads.append((NAMES[kind], href))
         yield comparison(COLUMNS.get(preset, preset), table, looks, downloads)
 
 

@@ -2,6 +2,7 @@
 
 python -m benchmarks.tables runs --format latex --preset cost -o cost.tex
 python -m benchmarks.tables runs --published method=ADM,CDM resolution=256
+python -m benchmarks.tables runs --spec paper.yaml --format latex -o paper.tex
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from pathlib import Path
 
 from benchmarks.tables import published as papers
 from benchmarks.tables.choices import add_choices, require_runs, select
-from benchmarks.tables.formats import FORMATS
+from benchmarks.tables.formats import APPENDICES, FORMATS
+from benchmarks.tables.layout import APPENDIX, Table
 from benchmarks.tables.presets import PRESETS
+from benchmarks.tables.spec import Spec, arranged
 from benchmarks.tables.table import tabulate
 from hierdiff.config import one_line, reported
 from hierdiff.files.atomic import clean_beside, write
@@ -27,7 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("benchmarks.tables", description="Tables of finished runs.")
     add_choices(parser)
     parser.add_argument("--format", choices=list(FORMATS), default="markdown")
-    parser.add_argument("--preset", choices=list(PRESETS), default="main")
+    parser.add_argument("--preset", choices=list(PRESETS), help="main, unless --spec says another")
+    parser.add_argument(
+        "--spec", type=Path, metavar="FILE",
+        help="YAML that chooses columns and rows, their names and digits, caption and width",
+    )  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, metavar="FILE")
     chosen = parser.parse_args(arguments)
     records, left_out = readable(*chosen.folders)
@@ -36,12 +43,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     records = select(records, chosen.where)
     require_runs(records, chosen.folders)
     others = papers.chosen_rows(chosen.published)
-    printed = FORMATS[chosen.format](tabulate(records, chosen.preset, others, left_out))
-    if chosen.output is None:
-        sys.stdout.write(printed)
-    else:
-        write(chosen.output, printed.encode())
-        clean_beside(chosen.output)
+    spec = Spec() if chosen.spec is None else Spec.read(chosen.spec)
+    table = tabulate(
+        records,
+        chosen.preset or spec.preset,
+        others,
+        left_out,
+        rows=[one.row for one in spec.rows],
+        columns=[one.column for one in spec.columns],
+        baseline=spec.baseline,
+    )
+    show(arranged(table, spec), chosen.format, chosen.output)
+
+
+def show(table: Table, form: str, output: Path | None) -> None:
+    """Prints a table, or writes it to a file; its notes for an appendix follow, or go into a file
+    of their own beside it."""
+    texts = {output: FORMATS[form](table)}
+    if table.notes_in == APPENDIX and form in APPENDICES:
+        beside = output and output.with_stem(f"{output.stem}-appendix")
+        texts[beside] = texts.get(beside, "") + ("" if beside else "\n") + APPENDICES[form](table)
+    for path, text in texts.items():
+        if path is None:
+            sys.stdout.write(text)
+        else:
+            write(path, text.encode())
+            clean_beside(path)
 
 
 if __name__ == "__main__":

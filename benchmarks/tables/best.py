@@ -55,7 +55,8 @@ class Numbers:
             found, shown = known.get(row), spread.get(row)
             certain = found is None or not is_spread(value, found.sd)
             self.uncertain[row] = None if certain else found
-            self.printed[row] = float(with_spread(value, shown.sd if shown else None)[0])
+            text, _ = with_spread(value, shown.sd if shown else None, column.digits)
+            self.printed[row] = float(text)
 
     def comparable(self) -> bool:
         """Whether the uncertainty of each number is known, and of the same sources in all."""

@@ -3,7 +3,8 @@
 A spread has one significant digit and its value ends at the same decimal: `98.4 ± 0.5`,
 `0.0067 ± 0.0001`, `12300 ± 200`. Without a spread, unknown or zero, a value has three significant
 digits, more where they stand before the point; whole numbers are printed as such. Below 1e-4, and
-from 1e7 (whole numbers: 1e12) on, a power of ten stands behind: `1.20e-7 ± 0.03e-7`.
+from 1e7 (whole numbers: 1e12) on, a power of ten stands behind: `1.20e-7 ± 0.03e-7`. Who chooses
+the digits of a column (`spec.py`) chooses how many stand behind the point, of value and spread.
 """
 
 from __future__ import annotations
@@ -28,11 +29,16 @@ def decimals(value: float) -> int:
     return max(0, 2 - math.floor(math.log10(abs(value)))) if value else 2
 
 
-def with_spread(value: float, spread: float | None) -> tuple[str, str]:
-    """A value and its spread; no word for a spread that is unknown or zero."""
+def with_spread(value: float, spread: float | None, places: int | None = None) -> tuple[str, str]:
+    """A value and its spread; no word for a spread that is unknown or zero.
+
+    places: digits behind the point of both, None for as many as are significant.
+    """
     if not is_spread(value, spread):
-        return number(value), ""
+        return number(value) if places is None else _fixed(value, places), ""
     assert spread is not None
+    if places is not None:
+        return _fixed(value, places), _fixed(spread, places)
     spread = float(f"{spread:.0e}")
     last = math.floor(math.log10(spread))
     value = round(value, -last) + 0.0  # no -0
@@ -52,6 +58,10 @@ def printed(value: float, spread: float | None) -> str:
 def is_spread(value: float, spread: float | None) -> bool:
     """Whether the spread is known: repeats that agree in every digit do not show one."""
     return spread is not None and spread > NOTHING * max(abs(value), 1e-6)
+
+
+def _fixed(value: float, places: int) -> str:
+    return f"{round(value, places) + 0.0:.{places}f}"  # no -0
 
 
 def _scientific(value: float, power: int, places: int) -> str:

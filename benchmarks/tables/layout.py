@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-UP, DOWN = "↑", "↓"
+UP, DOWN, DELTA = "↑", "↓", "Δ"
+LINE = 345.0  # points, the width of a line in LaTeX's article class
+BENEATH, FOOTNOTE, APPENDIX = "beneath", "footnote", "appendix"  # where the notes stand
 ARROWS = {"low": f" {DOWN}", "high": f" {UP}", None: ""}  # which side is better
 
 
@@ -20,13 +22,21 @@ class Column:
 
     better: which end is better, "low", "high" or None for a column in which nothing is marked.
     alike: the relative difference below which two numbers count as equal, None where spreads
-    decide.
+    decide. digits: behind the point, None for as many as are significant. signed: whether a number
+    has its sign, as a difference has.
     """
 
     group: str
     what: str
     better: str | None = None
     alike: float | None = None
+    digits: int | None = None
+    signed: bool = False
+
+    @property
+    def key(self) -> str:
+        """What it is chosen by: `64 px FD-EffLite0`."""
+        return " ".join(filter(None, (self.group, self.what)))
 
     @property
     def title(self) -> str:
@@ -73,6 +83,9 @@ class Table:
     scale: rows that are no method. published: rows that were not measured here, with their data
     set. Both stand last, in sections of their own, and take no part in what is best.
     places: 1 for the best of a column, 2 for the second (`best.places`), others have no entry.
+    p_values: of the test that a difference is zero, by column and row.
+    label: by which LaTeX refers to it, "" for one of its preset. transposed: a line for each
+    column. width: of the line on paper, in points. notes_in: `BENEATH`, `FOOTNOTE` or `APPENDIX`.
     """
 
     data: str
@@ -87,6 +100,11 @@ class Table:
     caption: str = ""
     notes: Sequence[str] = ()
     places: Mapping[Column, Mapping[str, int]] = field(default_factory=dict)
+    p_values: Mapping[Column, Mapping[str, float]] = field(default_factory=dict)
+    label: str = ""
+    transposed: bool = False
+    width: float = LINE
+    notes_in: str = BENEATH
 
     @property
     def columns(self) -> list[Column]:

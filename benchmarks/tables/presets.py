@@ -8,9 +8,11 @@ have no quality and stand in `cost`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from benchmarks.tables.costs import COSTS, CostColumn
+from benchmarks.tables.layout import Column
 
 UNITS = {"images": ("images", 1.0), "flops": ("PFLOPs", 1e15), "seconds": ("s", 1.0)}
 
@@ -52,3 +54,16 @@ PRESETS = {
     ),
     "all": Preset("all", COSTS, BUDGETS, parts=True),
 }
+
+
+def shown_part(wanted: Preset, columns: Collection[Column]) -> Preset:
+    """A preset without the costs and budgets of which no column is shown."""
+    labels = {column.what for column in columns}
+    groups = {(column.group, column.what) for column in columns}
+    return replace(
+        wanted,
+        costs=tuple(cost for cost in wanted.costs if cost.label in labels),
+        budgets=tuple(
+            (when, what) for when, what in wanted.budgets if (when, UNITS[what][0]) in groups
+        ),
+    )

@@ -4,10 +4,12 @@ One line for each method, data set, resolution and metric.
 
 parameters: millions, of the denoiser and, behind a plus, of the decoder. gmacs: billions of
     multiply-adds of one network call, half the FLOPs that a record counts. nfe: network calls,
-    `250x2` where guidance makes two a step, a plus between stages. count: generated images. tool:
-    what measured the metric; FIDs of different tools are not comparable.
-source: where the number was read; url: arXiv identifier of the method. verified: "source" (the
-    authors' own paper or repository) or "restated" (a table or notes of others).
+    `250x2` where guidance makes two a step, a plus between stages. guidance, sampler: as stated.
+    count: generated images. tool: what measured the metric; FIDs of different tools are not
+    comparable.
+source: where the number was read; url: arXiv identifier of the method. address, read: of the page
+    where it was read, and the day. verified: "source" (the authors' own paper or repository) or
+    "restated" (a table or notes of others).
 What the source does not say is left empty.
 """
 
@@ -31,6 +33,8 @@ FORMS = {  # of fields that are text
     "parameters": re.compile(r"\d+(\.\d+)?(\+\d+(\.\d+)?)*"),
     "nfe": re.compile(r"\d+(x\d+)?(\+\d+(x\d+)?)*"),
     "url": re.compile(r"\d{4}\.\d{5}"),
+    "address": re.compile(r"https://\S+"),
+    "read": re.compile(r"\d{4}-\d\d-\d\d"),
 }
 COSTS = {"parameters": "params M", "gmacs": "GMACs/call", "nfe": "calls"}  # as columns
 MARK = "†"
@@ -51,10 +55,13 @@ class Published:
     gmacs: float | None
     nfe: str | None
     guidance: str | None
+    sampler: str | None
     count: int | None
     tool: str | None
     source: str
     url: str
+    address: str | None
+    read: str | None
     verified: str
 
     def __post_init__(self) -> None:
@@ -109,10 +116,13 @@ def _published(line: dict[str, str]) -> Published:
         gmacs=float(line["gmacs"]) if line["gmacs"] else None,
         nfe=line["nfe"] or None,
         guidance=line["guidance"] or None,
+        sampler=line["sampler"] or None,
         count=int(line["count"]) if line["count"] else None,
         tool=line["tool"] or None,
         source=line["source"],
         url=line["url"],
+        address=line["address"] or None,
+        read=line["read"] or None,
         verified=line["verified"],
     )
 
@@ -175,8 +185,16 @@ def columns(rows: Sequence[Published], quality: bool, cost: bool) -> dict[Column
     return {column: cells for column, cells in filled.items() if cells}
 
 
+def _recipe(row: Published) -> str:
+    """How a method was sampled, "" where nothing is stated."""
+    stated = (row.guidance and f"guidance {row.guidance}", row.sampler)
+    known = ", ".join(filter(None, stated))
+    return known and f"{row.method} at {row.resolution} px {known}"
+
+
 def source_notes(rows: Sequence[Published]) -> Iterator[str]:
-    """Notes on the marks, the publications, and the numbers that were read second-hand."""
+    """Notes on the marks, the publications, the stated recipes, and the numbers that were read
+    second-hand."""
     for (dataset, tool, count), mark in kinds(rows).items():
         origin = f"by {tool}" if tool else "by a tool not stated"
         images = f"{count} images" if count else "a number of images not stated"
@@ -184,6 +202,9 @@ def source_notes(rows: Sequence[Published]) -> Iterator[str]:
     sources = dict.fromkeys(f"{row.method} {row.url}" for row in rows)
     if sources:
         yield f"published in arXiv: {', '.join(sources)}"
+    recipes = dict.fromkeys(filter(None, map(_recipe, rows)))
+    if recipes:
+        yield f"recipes as stated: {'; '.join(recipes)}"
     restated = dict.fromkeys(f"{r.method} ({r.metric})" for r in rows if r.verified != "source")
     if restated:
         yield f"read in tables or notes of others, not at the source: {', '.join(restated)}"

@@ -21,15 +21,18 @@ from benchmarks.tables import published as papers
 from benchmarks.tables.agreement import agreement_notes, rankings, unmarked
 from benchmarks.tables.best import places
 from benchmarks.tables.columns import columns_of, failures_of, metrics_of
+from benchmarks.tables.deltas import Deltas, beside_metrics, delta_of, deltas
 from benchmarks.tables.differences import differences, options_of, rank
 from benchmarks.tables.formats.cells import MISSING
 from benchmarks.tables.labels import labels
-from benchmarks.tables.layout import Column, Table
+from benchmarks.tables.layout import DELTA, Column, Table
 from benchmarks.tables.mixing import one_dataset
-from benchmarks.tables.presets import PRESETS
+from benchmarks.tables.presets import PRESETS, shown_part
 from benchmarks.tables.published import Published
 from benchmarks.tables.recipes import recipe_notes
 from benchmarks.tables.scale import SCALE
+from benchmarks.tables.select import chosen
+from hierdiff.metrics.quality import VIEWS
 from hierdiff.results.record import Record
 from hierdiff.results.seeds import over_seeds
 
@@ -41,15 +44,22 @@ def tabulate(
     preset: str = "main",
     published: Sequence[Published] = (),
     left_out: Sequence[str] = (),
+    *,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    baseline: str | None = None,
 ) -> Table:
     """The table of the records: one row for each method, the rows of the scale, published numbers.
 
     preset: one of `PRESETS`. left_out: a sentence for each record that could not be read, for the
-    notes. Time grows in proportion to the records. Unlike numbers that would share a column raise
-    ValueError.
+    notes. rows, columns: names of those that are shown, or patterns of them (`select.py`); all
+    where there are none. Rows are in this order, and what the caption and the notes say is of what
+    is shown. baseline: the row from which the others' differences stand beside each metric
+    (`deltas.py`). Time grows in proportion to the records. Unlike numbers that would share a column
+    raise ValueError.
 
     Raises:
-        ValueError: for no records, or an unknown preset.
+        ValueError: for no records, or an unknown preset, row, column or baseline.
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
@@ -64,49 +74,81 @@ def tabulate(
         ordered, key=lambda r: (r.name, *map(rank, map(options_of(r).get, differing.values())))
     )
     named = zip(labels(ordered, distinct=not differing), ordered, strict=True)
-    rows = dict(named if differing else sorted(named))
-    metrics = metrics_of(rows.values(), spec.metrics)
+    labelled = dict(named if differing else sorted(named))
+    others = {label: row.dataset for row, label in papers.row_labels(published).items()}
+    kept = chosen(rows, [*labelled, *SCALE.values(), *others], "row")
+    methods = {row: labelled[row] for row in kept if row in labelled}
+    if not methods:
+        raise ValueError(f"rows {', '.join(rows)} have no method: choose one that was run")
+    metrics = metrics_of(methods.values(), spec.metrics)
 
-    cells, spread, noise = columns_of(rows, spec, metrics)
-    words = failures_of(rows, spec)
+    cells, spread, noise = columns_of(methods, spec, metrics)
+    words = failures_of(methods, spec)
     for column in words:
         cells.setdefault(column, {})
     for name, key in list(differing.items())[:OPTIONS]:
         cells[Column("options", name)] = {
-            row: str(options_of(r).get(key, MISSING)) for row, r in rows.items()
+            row: str(options_of(r).get(key, MISSING)) for row, r in methods.items()
         }
-    if len({record.budget for record in ordered}) > 1 and "budget" not in differing:
-        cells[Column("", "budget")] = {row: record.budget for row, record in rows.items()}
+    if len({r.budget for r in methods.values()}) > 1 and "budget" not in differing:
+        cells[Column("", "budget")] = {row: record.budget for row, record in methods.items()}
     cells[Column("", "failure")] = {
-        row: r.failure for row, r in rows.items() if r.failure is not None
+        row: r.failure for row, r in methods.items() if r.failure is not None
     }
-    scale = [label for label in SCALE.values() if any(label in own for own in cells.values())]
-    others = {label: row.dataset for row, label in papers.row_labels(published).items()}
+    difference = Deltas() if baseline is None else deltas(methods, metrics, baseline)
+    spread |= {delta_of(c): known for c, known in difference.spread.items()}
     quoted = papers.columns(published, quality=spec.metrics != "none", cost=spec.parts)
-    own = {column: values for column, values in cells.items() if values or column in words}
-    ranked = rankings(rows) if metrics else {}
+    own = {
+        column: values
+        for column, values in beside_metrics(cells, difference).items()
+        if values or column in words
+    }
+    shown = _shown(placed(own, quoted), columns)
+    spec, metrics = shown_part(spec, shown), [m for m in metrics if _stands(m, shown)]
+    scale = [
+        label
+        for label in kept
+        if label in SCALE.values() and any(label in values for values in shown.values())
+    ]
+    others = {label: others[label] for label in kept if label in others}
+    ranked = rankings(methods) if metrics else {}
     table = Table(
         data=data,
         preset=preset,
-        rows=[*rows, *scale, *others],
-        cells={column: numbers(values) for column, values in placed(own, quoted).items()},
+        rows=[*methods, *scale, *others],
+        cells={column: numbers(values) for column, values in shown.items()},
         spread={column: known for column, known in spread.items() if known},
         noise={column: known for column, known in noise.items() if known},
         words=words,
         scale=scale,
         published=others,
-        caption=captions.table_caption(rows, metrics, spec),
+        p_values={delta_of(c): p for c, p in difference.p_values.items()},
+        caption=captions.table_caption(methods, metrics, spec),
         notes=[
-            *notes.notes(rows, metrics, spec, list(differing)[OPTIONS:]),
-            *notes.fewer_real(rows.values(), metrics),
+            *notes.notes(methods, metrics, spec, list(differing)[OPTIONS:]),
+            *notes.fewer_real(methods.values(), metrics),
             *agreement_notes(ranked),
-            *(recipe_notes(rows) if metrics else ()),
+            *difference.notes,
+            *(recipe_notes(methods) if metrics else ()),
             *papers.source_notes(published),
             *(f"left out ({i} of {len(left_out)}): {why}" for i, why in enumerate(left_out, 1)),
         ],
     )
     withheld = unmarked(ranked)
     return replace(table, places={c: p for c, p in places(table).items() if c not in withheld})
+
+
+def _shown(cells: Mapping[Column, Any], columns: Sequence[str]) -> dict[Column, Any]:
+    """The cells of the columns that are chosen."""
+    keys = chosen(columns, [column.key for column in cells], "column")
+    return {column: values for column, values in cells.items() if column.key in keys}
+
+
+def _stands(metric: str, shown: Iterable[Column]) -> bool:
+    """Whether a column is of a metric, in some view."""
+    views = ("", *(f" {view}" for view in VIEWS))
+    names = {f"{delta}{metric}{view}" for delta in ("", f"{DELTA} ") for view in views}
+    return any(column.what in names for column in shown)
 
 
 def numbers(values: Mapping[str, Any]) -> Mapping[str, Any]:

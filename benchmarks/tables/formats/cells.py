@@ -8,23 +8,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.tables.digits import number, with_spread
+from benchmarks.tables.digits import with_spread
 from benchmarks.tables.layout import Column, Table
 
 MISSING = "–"
 WORDS = ("failure",)  # columns of sentences
 
 
-def text(value: Any) -> str:
-    """A word as it is, a number with its significant digits, a dash for None."""
+SIGNIFICANT = 0.05  # a difference with a lower p-value has a star
+
+
+def text(value: Any, digits: int | None = None) -> str:
+    """A word as it is, a number with its digits, a dash for None.
+
+    digits: behind the point, None for as many as are significant.
+    """
     if isinstance(value, str):
         return value
-    return MISSING if value is None else number(value)
+    return MISSING if value is None else with_spread(value, None, digits)[0]
 
 
-def exact(value: Any) -> str:
-    """A number with every digit that it was published with, and at least three."""
-    short = text(value)
+def exact(value: Any, digits: int | None = None) -> str:
+    """A number with every digit that it was published with, and at least three, or with `digits`
+    behind the point."""
+    short = text(value, digits)
+    if digits is not None:
+        return short
     lossy = not isinstance(value, str) and value is not None and float(short) != value
     return f"{value:.10g}" if lossy else short
 
@@ -32,7 +41,7 @@ def exact(value: Any) -> str:
 def cells(table: Table, column: Column) -> dict[str, tuple[str, str]]:
     """(value, deviation) of each row of a column as they are printed; "" for no deviation."""
     values, known = table.cells[column], table.spread.get(column, {})
-    instead = table.words.get(column, {})
+    instead, tested = table.words.get(column, {}), table.p_values.get(column, {})
 
     def printed(row: str) -> tuple[str, str]:
         value = values.get(row)
@@ -40,12 +49,24 @@ def cells(table: Table, column: Column) -> dict[str, tuple[str, str]]:
             return instead[row], ""
         if row in known:
             assert value is not None
-            return with_spread(value, known[row].sd)
-        return (exact(value) if row in table.published else text(value)), ""
+            return with_spread(value, known[row].sd, column.digits)
+        shown = exact if row in table.published else text
+        return shown(value, column.digits), ""
 
-    return {row: printed(row) for row in table.rows}
+    def dressed(row: str) -> tuple[str, str]:
+        number, spread = printed(row)
+        plus = "+" if column.signed and (values.get(row) or 0) > 0 else ""
+        star = "*" if tested.get(row, 1.0) < SIGNIFICANT else ""
+        return f"{plus}{number}{star}", spread
+
+    return {row: dressed(row) for row in table.rows}
 
 
 def cell_texts(table: Table, column: Column) -> dict[str, str]:
     """The cells of a column by row as they are printed: `98.4`, `98.4 ± 0.3`."""
     return {row: " ± ".join(filter(None, cell)) for row, cell in cells(table, column).items()}
+
+
+def label_of(table: Table) -> str:
+    """The label by which a text refers to the table."""
+    return table.label or f"tab:hierdiff-{table.preset.replace('_', '-')}"

@@ -13,11 +13,12 @@ from hierdiff.config import printable
 
 
 def csv(table: Table) -> str:
-    """Every digit, empty where missing; headings without arrows; deviations and seeds beside."""
+    """Every digit, empty where missing; headings without arrows; deviations, seeds and p-values
+    beside. No caption and no notes."""
     columns: dict[str, Any] = {}
     columns["data"] = [table.published.get(row, table.data) for row in table.rows]
     for column in table.columns:
-        name = " ".join(filter(None, (column.group, column.what)))
+        name = column.key
         values = [table.cells[column].get(row) for row in table.rows]
         columns[name] = values if not table.is_number(column) else pd.array(values, dtype="float64")
         known = table.spread.get(column, {})
@@ -25,12 +26,19 @@ def csv(table: Table) -> str:
             columns[f"{name} sd"] = [known[r].sd if r in known else None for r in table.rows]
             seeds = [known[row].count if row in known else None for row in table.rows]
             columns[f"{name} seeds"] = pd.array(seeds, dtype="Int64")
+        tested = table.p_values.get(column)
+        if tested:
+            columns[f"{name} p"] = [tested.get(row) for row in table.rows]
         instead = table.words.get(column)
         if instead:
             columns[f"{name} failure"] = [instead.get(row) for row in table.rows]
-    safe = pd.DataFrame(columns, index=list(table.rows)).rename(index=csv_text, columns=csv_text)
-    safe = safe.apply(lambda column: column if is_numeric_dtype(column) else column.map(csv_text))
-    return safe.to_csv(index_label="row", lineterminator="\n")
+    safe = {
+        csv_text(name): values if is_numeric_dtype(values) else list(map(csv_text, values))
+        for name, values in columns.items()
+    }
+    flat = pd.DataFrame(safe, index=list(map(csv_text, table.rows)))
+    head = "column" if table.transposed else "row"
+    return (flat.T if table.transposed else flat).to_csv(index_label=head, lineterminator="\n")
 
 
 FORMULA = re.compile("^\\s*[=+\\-@＝＋－＠]")

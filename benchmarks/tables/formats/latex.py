@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
-from benchmarks.tables.formats.cells import MISSING, WORDS, cells
-from benchmarks.tables.layout import DOWN, UP, Column, Table
+from benchmarks.tables.formats.cells import MISSING, WORDS, cells, label_of
+from benchmarks.tables.formats.widths import names_are_broken, names_width, panels
+from benchmarks.tables.layout import APPENDIX, BENEATH, DOWN, FOOTNOTE, UP, Column, Table
 from hierdiff.config import printable
 
-WIDE = 16  # columns of a LaTeX table; more are cut into tables below each other
-WIDTH_OF_SPREAD = 1.75  # of a column with deviations, in columns
 LATEX = str.maketrans(
     {
         **{char: f"\\{char}" for char in "&%$#_{}"},
         **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
         **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
         **{UP: r"$\uparrow$", DOWN: r"$\downarrow$", MISSING: "--", "\n": " "},
-        **{"±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$"},
+        **{"±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "Δ": r"$\Delta$"},
     }
 )
 
@@ -29,50 +28,60 @@ def escape(words: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """A `table` float of booktabs that fits the line; its first line says what it needs."""
-    packages = ["booktabs", "graphicx", *(["xcolor"] if table.published else [])]
+    """A `table` float of booktabs in small text, in as many tables below each other as the
+    width of the line (`Table.width`) asks for; its first line says what it needs."""
+    packages = ["booktabs", *(["xcolor"] if table.published else [])]
+    apart = bool(table.notes) and table.notes_in != BENEATH
     lines = [
         f"% needs \\usepackage{{{','.join(packages)}}}",
         r"\begin{table}[t]",
+        *([r"\stepcounter{footnote}%"] if apart and table.notes_in == FOOTNOTE else []),
         r"\centering",
-        rf"\caption{{{escape(table.caption)}}}",
-        rf"\label{{tab:hierdiff-{table.preset.replace('_', '-')}}}",
-        r"\footnotesize\setlength{\tabcolsep}{4pt}%",
+        rf"\caption{_caption(table)}",
+        rf"\label{{{label_of(table)}}}",
+        r"\par\smallskip\footnotesize\setlength{\tabcolsep}{4pt}%",
     ]
+    across = _rows_across if table.transposed else _columns_across
     for i, panel in enumerate(panels(table)):
         lines += [r"\par\medskip"] if i else []
-        lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
-        lines += [*_tabular(table, panel)]
-        lines[-1] += "}"
-    if table.notes:
-        beneath = r" \\ ".join(_breakable(escape(note)) for note in table.notes)
-        lines.append(rf"\par\smallskip{{\raggedright {beneath}\par}}")
-    return "\n".join([*lines, r"\end{table}", ""])
+        lines += across(table, panel)
+    if table.notes and not apart:
+        lines.append(rf"\par\smallskip{{\raggedright {_notes(table)}\par}}")
+    lines.append(r"\end{table}")
+    if apart and table.notes_in == FOOTNOTE:
+        lines.append(rf"\footnotetext[\value{{footnote}}]{{\raggedright {_notes(table)}\par}}")
+    return "\n".join([*lines, ""])
 
 
-def panels(table: Table) -> list[list[Column]]:
-    """The columns in tables of at most WIDE; a group is cut, evenly, only where it is wider."""
-
-    def width(columns: Sequence[Column]) -> float:
-        return sum(WIDTH_OF_SPREAD if table.spread.get(column) else 1 for column in columns)
-
-    found: list[list[Column]] = [[]]
-    for group in dict.fromkeys(column.group for column in table.columns):
-        own = [column for column in table.columns if column.group == group]
-        size = math.ceil(len(own) / math.ceil(width(own) / WIDE))
-        for piece in (own[i : i + size] for i in range(0, len(own), size)):
-            if found[-1] and width(found[-1] + piece) > WIDE:
-                found.append([])
-            found[-1] += piece
-    return found
+def latex_appendix(table: Table) -> str:
+    """The notes of a table as a section for the appendix, to which its caption refers."""
+    items = (rf"\item {_breakable(escape(note))}" for note in table.notes)
+    head = rf"\subsection{{Conditions of Table~\ref{{{label_of(table)}}}}}"
+    lines = [head, rf"\label{{app:{label_of(table)}}}", r"\begin{itemize}", *items]
+    return "\n".join([*lines, r"\end{itemize}", ""])
 
 
-def _tabular(table: Table, columns: Sequence[Column]) -> Iterator[str]:
-    align = ["p{4cm}" if column.what in WORDS else "l" if column.is_text else "r"
-             for column in columns]  # fmt: skip
+def _caption(table: Table) -> str:
+    """The argument of a caption. Notes that stand elsewhere are referred to; a mark of a footnote
+    counts itself, so that the list of tables gets the caption without it."""
+    words = escape(table.caption)
+    if table.notes and table.notes_in == FOOTNOTE:
+        return rf"[{{{words}}}]{{{words}\protect\footnotemark[\value{{footnote}}]}}"
+    if table.notes and table.notes_in == APPENDIX:
+        words += rf" Conditions: Appendix~\ref{{app:{label_of(table)}}}."
+    return f"{{{words}}}"
+
+
+def _notes(table: Table) -> str:
+    return r" \\ ".join(_breakable(escape(note)) for note in table.notes)
+
+
+def _columns_across(table: Table, columns: Sequence[Column]) -> Iterator[str]:
+    align = "".join("p{4cm}" if column.what in WORDS else "l" if column.is_text else "r"
+                    for column in columns)  # fmt: skip
+    name = _name_cell(table)
+    yield from _top(table, align)
     groups = [column.group for column in columns]
-    yield rf"\begin{{tabular}}{{l{''.join(align)}}}"
-    yield r"\toprule"
     if any(groups):
         spans = [(group, groups.count(group)) for group in dict.fromkeys(groups)]
         yield _line("", *(rf"\multicolumn{{{n}}}{{c}}{{{escape(g)}}}" for g, n in spans))
@@ -91,9 +100,40 @@ def _tabular(table: Table, columns: Sequence[Column]) -> Iterator[str]:
         for row in section:
             line = [_cell(printed[column][row], table.place(column, row)) for column in columns]
             dress = _grey if row in table.published else str
-            yield _line(*map(dress, (escape(row), *line)))
-    yield r"\bottomrule"
-    yield r"\end{tabular}"
+            yield _line(*map(dress, (name(row), *line)))
+    yield from (r"\bottomrule", r"\end{tabular}")
+
+
+def _rows_across(table: Table, rows: Sequence[str]) -> Iterator[str]:
+    """A line for each column, under the name of its group; those that no row has are left out."""
+    name = _name_cell(table)
+    yield from _top(table, "r" * len(rows))
+    heads = (_grey(_stacked(r)) if r in table.published else _stacked(r) for r in rows)
+    yield _line("", *heads)
+    known = [c for c in table.columns if any(table.cells[c].get(r) is not None for r in rows)]
+    for group, own in groupby(known, key=lambda column: column.group):
+        yield r"\midrule"
+        if group:
+            yield _line(rf"\multicolumn{{{len(rows) + 1}}}{{l}}{{\emph{{{escape(group)}}}}}")
+        for column in own:
+            printed = cells(table, column)
+            line = (_cell(printed[row], table.place(column, row)) for row in rows)
+            dressed = (_grey(c) if r in table.published else c
+                       for r, c in zip(rows, line, strict=True))  # fmt: skip
+            yield _line(name(column.title), *dressed)
+    yield from (r"\bottomrule", r"\end{tabular}")
+
+
+def _top(table: Table, align: str) -> Iterator[str]:
+    names = f"p{{{names_width(table):.0f}pt}}" if names_are_broken(table) else "l"
+    yield rf"\begin{{tabular}}{{{names}{align}}}"
+    yield r"\toprule"
+
+
+def _name_cell(table: Table) -> Callable[[str], str]:
+    """How a name is written in the first column."""
+    broken = names_are_broken(table)
+    return lambda name: rf"\raggedright {escape(name)}" if broken else escape(name)
 
 
 def _line(*cells: str) -> str:
@@ -102,7 +142,8 @@ def _line(*cells: str) -> str:
 
 def _cell(cell: tuple[str, str], place: int) -> str:
     value, spread = cell
-    marked = {1: r"\textbf{%s}", 2: r"\underline{%s}"}.get(place, "%s") % escape(value)
+    words = re.sub(r"^-(?=\d)", "$-$", escape(value))
+    marked = {1: r"\textbf{%s}", 2: r"\underline{%s}"}.get(place, "%s") % words
     return marked + (rf"{{\scriptsize\,$\pm$\,{escape(spread)}}}" if spread else "")
 
 
@@ -117,8 +158,8 @@ def _rules(groups: Sequence[str]) -> str:
 
 
 def _stacked(what: str) -> str:
-    """A heading with a line for each word; the arrow stays with the last."""
-    parts = escape(what).replace(" $", "~$").split(" ")
+    """A heading with a line for each word; an arrow stays with the last, a delta with the next."""
+    parts = escape(what).replace(" $", "~$").replace(r"\Delta$ ", r"\Delta$~").split(" ")
     stack = r"\\".join(parts)
     return rf"\shortstack[r]{{{stack}}}" if len(parts) > 1 else stack
 

@@ -7,19 +7,42 @@ import re
 
 import pandas as pd
 
-from benchmarks.tables.formats.cells import MISSING, cell_texts
-from benchmarks.tables.layout import Table
+from benchmarks.tables.formats.cells import MISSING, cell_texts, label_of
+from benchmarks.tables.layout import BENEATH, FOOTNOTE, Table
 from hierdiff.config import printable
 
 
 def markdown(table: Table) -> str:
     """The table in Markdown: the best of a column is bold, published numbers are in italics."""
+    flat = _cells(table)
+    left = [column.is_text for column in table.columns]
+    if table.transposed:
+        flat, left = flat.T, [False] * len(table.rows)
+    align = ("left", *("left" if is_left else "right" for is_left in left))
+    body = flat.to_markdown(disable_numparse=True, colalign=align)
+    notes = [markdown_text(note) for note in table.notes]
+    caption = markdown_text(table.caption)
+    if notes and table.notes_in == FOOTNOTE:
+        mark = f"[^{label_of(table)}]"
+        return f"{caption}{mark}\n\n{body}\n\n{mark}: " + "\n\n    ".join(notes) + "\n"
+    beneath = "".join(f"- {note}\n" for note in notes if table.notes_in == BENEATH)
+    return f"{caption}\n\n{body}\n" + (f"\n{beneath}" if beneath else "")
+
+
+def markdown_appendix(table: Table) -> str:
+    """The notes of a table as a section of their own."""
+    lines = "".join(f"- {markdown_text(note)}\n" for note in table.notes)
+    return f"### Conditions of {label_of(table)}\n\n{lines}"
+
+
+def _cells(table: Table) -> pd.DataFrame:
+    """The cells as Markdown, a row for each row of the table."""
 
     def dressed(cell: str, strong: bool, slanted: bool) -> str:
         mark = "**" if strong else "*" if slanted and cell != MISSING else ""
         return f"{mark}{markdown_text(cell)}{mark}"
 
-    flat = pd.DataFrame(
+    return pd.DataFrame(
         {
             markdown_text(column.heading): [
                 dressed(cell, table.place(column, row) == 1, row in table.published)
@@ -29,11 +52,6 @@ def markdown(table: Table) -> str:
         },
         index=[dressed(row, False, row in table.published) for row in table.rows],
     )
-    align = ("left", *("left" if column.is_text else "right" for column in table.columns))
-    body = flat.to_markdown(disable_numparse=True, colalign=align)
-    beneath = "".join(f"- {markdown_text(note)}\n" for note in table.notes)
-    caption = markdown_text(table.caption)
-    return f"{caption}\n\n{body}\n" + (f"\n{beneath}" if beneath else "")
 
 
 MARKDOWN = (  # what would be a sign of Markdown or HTML, and how it is read as text

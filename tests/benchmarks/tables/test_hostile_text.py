@@ -63,10 +63,10 @@ NASTY = (
 OURS = set(
     re.findall(
         r"\w+",
-        """begin end centering caption label footnotesize setlength tabcolsep par medskip resizebox
-        ifdim width linewidth else fi toprule midrule bottomrule cmidrule multicolumn shortstack
-        textbf underline scriptsize pm uparrow downarrow smallskip raggedright allowbreak dagger
-        textbackslash textasciitilde textasciicircum textless textgreater textbar""",
+        """begin end centering caption label footnotesize setlength tabcolsep par medskip toprule
+        midrule bottomrule cmidrule multicolumn shortstack textbf underline scriptsize pm uparrow
+        downarrow smallskip raggedright allowbreak dagger textbackslash textasciitilde
+        textasciicircum textless textgreater textbar""",
     )
 )
 

@@ -16,7 +16,10 @@ from benchmarks.tables.published import (
 )
 
 HEAD = FILE.read_text(encoding="utf-8").splitlines()[0]
-LINE = "ADM,ImageNet,64,FID,2.07,296,,250,classifier,50000,ADM suite,README,2105.05233,source"
+LINE = (
+    "ADM,ImageNet,64,FID,2.07,296,,250,classifier,DDPM,50000,ADM suite,README,2105.05233,"
+    "https://example.org,2026-11-27,source"
+)
 
 
 def test_every_published_number_passes_its_checks():
@@ -27,6 +30,15 @@ def test_every_published_number_passes_its_checks():
     assert (one.value, one.gmacs, one.nfe, one.parameters) == (2.27, 119.0, "250x2", "675+49")
     assert (one.tool, one.count, one.verified) == ("ADM suite", 50000, "source")
     assert found["CDM", 64].gmacs is None and found["CDM", 64].count is None
+
+
+def test_what_was_read_since_addresses_are_kept_has_one_with_its_day():
+    rows = [row for row in read_rows() if row.address or row.read]
+    assert {row.method for row in rows} >= {
+        *("PixelDiT-XL", "DeCo-XL/16", "PixNerd-XL/16", "DiMR-XL/2R", "MPDiT-XL", "MSF"),
+        *("SR-DiT-B/1", "FD-loss one-step generator"),
+    }
+    assert all(row.address and row.read and row.verified == "source" for row in rows)
 
 
 def test_no_number_is_from_memory():
@@ -47,6 +59,8 @@ def test_no_number_is_from_memory():
         ("296", "296M", "parameters '296M' does not have the form"),
         ("250,", "250 x 2,", "nfe '250 x 2' does not have the form"),
         ("2105.05233", "https://arxiv.org", "url"),
+        ("https://example.org", "example.org", "address 'example.org' does not have the form"),
+        ("2026-11-27", "yesterday", "read 'yesterday' does not have the form"),
         ("README", "", "source is empty"),
         (",ADM suite", "", "other columns"),
         (LINE, f"{LINE}\n{LINE}", "line 3: ADM, ImageNet, 64, FID is there already"),
@@ -102,6 +116,7 @@ def test_notes_say_tool_count_source_and_what_was_read_second_hand():
     assert told == [
         "† published, not measured here: ImageNet, by TF-GAN, a number of images not stated",
         "published in arXiv: CDM 2106.15282",
+        "recipes as stated: CDM at 256 px guidance none",
         "read in tables or notes of others, not at the source: CDM (IS)",
     ]
     assert list(source_notes([])) == []

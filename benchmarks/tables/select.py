@@ -1,0 +1,33 @@
+"""Rows and columns by their names, in which `*` stands for anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from hierdiff.options import suggest
+
+
+def matching(pattern: str, known: Sequence[str], what: str) -> list[str]:
+    """The known names that a pattern stands for; a name that is known stands for itself.
+
+    what: "row" or "column", for errors.
+
+    Raises:
+        ValueError: where there are none, with the nearest one.
+    """
+    found = [pattern] if pattern in known else [k for k in known if fnmatchcase(k, pattern)]
+    if not found:
+        raise ValueError(
+            f"there is no {what} {pattern!r}{suggest(pattern, known) or ','} "
+            f"{what}s: {', '.join(known)}"
+        )
+    return found
+
+
+def chosen(patterns: Sequence[str], known: Sequence[str], what: str) -> list[str]:
+    """The known names that patterns stand for, in the order of the patterns, each once; all of
+    them where there are no patterns."""
+    if not patterns:
+        return list(known)
+    return list(dict.fromkeys(k for one in patterns for k in matching(one, known, what)))
