@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -297,7 +297,7 @@ class LatentData:
         """Moments and conditions of the examples `index` (b,); flip: which of them are mirrored."""
         view = torch.zeros_like(index) if flip is None else flip.long()
         rows = self.moments[view.numpy(), index.numpy()]
-        return Batch(torch.from_numpy(rows), self.data.batch(index).cond)
+        return Batch(torch.from_numpy(rows), self.data.cond_of(index))
 
     def first(self) -> Tensor:
         """A batch of images drawn once for all, as they are."""
@@ -325,15 +325,24 @@ class LatentDiffusion(Diffusion):
     @torch.no_grad()
     @override
     def start(self, previous: Stage | None, data: Any) -> LatentData:
-        """Encodes every image once, where no run has, and measures the statistics."""
+        """Encodes every image once, where no run has, and measures the statistics.
+
+        Raises:
+            ValueError: for images that are cropped anew in each epoch.
+        """
         codec = self.codec
+        if getattr(data, "crops", False):
+            raise ValueError(
+                "latents are encoded once, and data.reading.crop=adm_random crops images anew in "
+                "each epoch: set data.reading.crop=adm_center"
+            )
         views = (False, True) if getattr(data, "flip", False) else (False,)
         (first,) = data.batch(torch.arange(1)).images
         shape = (len(views), len(data), *codec.moments(self._placed(first[None]))[0].shape)
         dtype = np.dtype(str(self.statistics.mean.dtype).removeprefix("torch."))
         path = moments.place(codec.cache, data.name, data.sha256, codec.network, shape, dtype)
         kept = moments.kept(path, shape, dtype, self._encoded(data, views))
-        found = LatentData(replace(data, images=data.images[:, :0]), kept)
+        found = LatentData(data, kept)
         self.statistics.find(found, codec.network)
         return found
 

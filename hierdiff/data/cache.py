@@ -21,10 +21,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from hierdiff.data.workers import Workers
 from hierdiff.files.arrays import read_npy, read_npz
 from hierdiff.files.cache import built_by_one, remove
 from hierdiff.files.digest import check_seal, seal
@@ -34,19 +35,27 @@ from hierdiff.levels import Resolution, sides_of, text_of
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 FORMAT = 2  # raised when the decoding of the same file, or the form of an entry, changes
+IMAGES = "images.npy"
+LARGE = 10**8  # bytes of an entry that is told of before it is written
 SHOWN = 5  # skipped files that are named in the log when they were skipped before
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What could be read: images uint8 (n c s s), mapped, and for each its row in the sources, the
-    side of the original in pixels and its SHA-256 (32 bytes); "PATH: reason" for the others."""
+class Checked:
+    """What of the sources could be read: for each its row in the sources, the side of the original
+    in pixels and the SHA-256 of its pixels (32 bytes); "PATH: reason" for the others."""
 
-    images: np.ndarray
     rows: np.ndarray
     sides: np.ndarray
     digests: np.ndarray
     skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decoded(Checked):
+    """And the images, uint8 (n c s s), mapped."""
+
+    images: np.ndarray
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:
@@ -117,86 +126,163 @@ def decoded(
     resolution: Resolution,
     identity: str,
     cache: Path,
+    workers: int = 0,
 ) -> Decoded:
     """The images of `sources`, from the cache or decoded into it.
 
     read: a source to uint8 (c and sides) and the side of its original; what it raises skips the
-    source. identity: of the sources, so that a changed one is decoded again.
+    source. identity: of the sources, so that a changed one is decoded again. workers: processes
+    that decode; `read` is then picklable.
 
     Raises:
         OSError: where the cache cannot be written or read back.
         ValueError: where no source can be read.
     """
-    key = repr((FORMAT, name, channels, resolution, identity))
-    entry = cache / f"{name}-{text_of(resolution)}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     shape = (channels, *sides_of(resolution))
-    found = _kept(entry, len(sources), shape)
-    if found is not None:
-        for line in found.skipped[:SHOWN]:
-            log.warning("%s: skipped, as before: %s", name, line)
-        if len(found.skipped) > SHOWN:
-            log.warning("%s: and %d more", name, len(found.skipped) - SHOWN)
-        return found
-    with built_by_one(entry) as part:
-        found = _kept(entry, len(sources), shape, warn=True)  # another process may have been first
-        if found is None:
-            _build(name, sources, read, shape, part)
-            _move_in(part, entry, lambda: _kept(entry, len(sources), shape) is not None)
-            found = _kept(entry, len(sources), shape)
-    if found is None:
-        raise OSError(f"{entry} was written and cannot be read: set cache= to another folder")
-    return found
+    key = (FORMAT, name, channels, resolution, identity)
+    made = _Made(name, sources, Workers(read, workers), shape)
+    found = made.found(cache, key, text_of(resolution))
+    images = read_npy(found.place / IMAGES, mapped=True)
+    return Decoded(**vars(found.checked), images=images)
 
 
-def _kept(entry: Path, sources: int, shape: tuple[int, ...], warn: bool = False) -> Decoded | None:
-    """The entry, if it is there and whole; warn: of damage."""
-    try:
-        return _opened(entry, sources, shape)
-    except FileNotFoundError:
-        return None
-    except Damaged as error:
-        if warn:
-            log.warning("cache %s is broken and is made again: %s", entry, error)
-        return None
+def checked(
+    name: str,
+    sources: Sequence[T],
+    read: Callable[[T], tuple[np.ndarray, int]],
+    *,
+    channels: int,
+    resolution: Resolution,
+    identity: str,
+    cache: Path,
+    workers: int = 0,
+) -> Checked:
+    """As `decoded`, for sources that are decoded at each reading: what each is worth is kept, not
+    its pixels.
+
+    Raises:
+        OSError: where the cache cannot be written or read back.
+        ValueError: where no source can be read.
+    """
+    key = (FORMAT, "checked", name, channels, resolution, identity)
+    made = _Made(name, sources, Workers(_Digest(read), workers), None)
+    return made.found(cache, key, text_of(resolution)).checked
 
 
-def _opened(entry: Path, sources: int, shape: tuple[int, ...]) -> Decoded:
-    check_seal(entry / "images.npy")
-    images = read_npy(entry / "images.npy", mapped=True)
+class _Digest(Generic[T]):
+    """A reader that gives the SHA-256 of pixels instead of these."""
+
+    def __init__(self, read: Callable[[T], tuple[np.ndarray, int]]):
+        self.read = read
+
+    def __call__(self, source: T) -> tuple[bytes, int]:
+        pixels, side = self.read(source)
+        return hashlib.sha256(np.ascontiguousarray(pixels, np.uint8).tobytes()).digest(), side
+
+
+class _Found(NamedTuple):
+    """An entry that is whole."""
+
+    place: Path
+    checked: Checked
+
+
+@dataclass(frozen=True)
+class _Made(Generic[T]):
+    """An entry to be found or made. shape: of an image that is kept; None: pixels are not kept."""
+
+    name: str
+    sources: Sequence[T]
+    read: Workers[T, tuple[Any, int]]
+    shape: tuple[int, ...] | None
+
+    def found(self, cache: Path, key: tuple[Any, ...], resolution: str) -> _Found:
+        """The entry, whole.
+
+        Raises:
+            OSError: where it cannot be written or read back.
+            ValueError: where no source can be read.
+        """
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
+        entry = cache / f"{self.name}-{resolution}-{digest}"
+        index = self._kept(entry)
+        if index is not None:
+            for line in index.skipped[:SHOWN]:
+                log.warning("%s: skipped, as before: %s", self.name, line)
+            if len(index.skipped) > SHOWN:
+                log.warning("%s: and %d more", self.name, len(index.skipped) - SHOWN)
+            return _Found(entry, index)
+        with built_by_one(entry) as part:
+            index = self._kept(entry, warn=True)  # another process may have been first
+            if index is None:
+                self._build(part, entry)
+                _move_in(part, entry, lambda: self._kept(entry) is not None)
+                index = self._kept(entry)
+        if index is None:
+            raise OSError(f"{entry} was written and cannot be read: set cache= to another folder")
+        return _Found(entry, index)
+
+    def _kept(self, entry: Path, warn: bool = False) -> Checked | None:
+        """The index, if the entry is there and whole; warn: of damage."""
+        try:
+            return _opened(entry, len(self.sources), self.shape)
+        except FileNotFoundError:
+            return None
+        except Damaged as error:
+            if warn:
+                log.warning("cache %s is broken and is made again: %s", entry, error)
+            return None
+
+    def _build(self, part: Path, entry: Path) -> None:
+        try:
+            _build(self, part, entry)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot write the decoded {self.name} to {part.parent} "
+                f"({error.strerror or error}): free some room or set cache= to another folder",
+            ) from error
+        finally:
+            self.read.close()
+
+
+def _opened(entry: Path, sources: int, shape: tuple[int, ...] | None) -> Checked:
+    n = None
+    if shape is not None:
+        check_seal(entry / IMAGES)
+        images = read_npy(entry / IMAGES, mapped=True)
+        n = len(images) if images.ndim else 0
+        if not n or images.shape != (n, *shape) or images.dtype != np.uint8:
+            raise Damaged(f"{entry}: images {images.shape} are none of shape {shape}")
     index = read_npz(entry / "index.npz")
-    n = len(images) if images.ndim else 0
+    n = len(index.get("rows", ())) if n is None else n
     kinds = {"rows": ("int64", (n,)), "sides": ("int64", (n,)), "digests": ("uint8", (n, 32))}
     parts = {name: index.get(name, np.empty(0)) for name in kinds}
-    fits = all((str(parts[k].dtype), parts[k].shape) == kind for k, kind in kinds.items())
-    if not n or images.shape != (n, *shape) or images.dtype != np.uint8 or not fits:
-        raise Damaged(f"{entry}: images {images.shape} and their index do not fit together")
+    if not n or any((str(parts[k].dtype), parts[k].shape) != kind for k, kind in kinds.items()):
+        raise Damaged(f"{entry}: its index does not fit {n} images")
     rows = parts["rows"]
     if rows[0] < 0 or rows[-1] >= sources or (np.diff(rows) <= 0).any() or parts["sides"].min() < 1:
         raise Damaged(f"{entry}: its index has rows or sides out of range")
     try:
         skipped = json.loads(index["skipped"].tobytes())
-        return Decoded(images=images, skipped=tuple(map(str, skipped)), **parts)
+        return Checked(skipped=tuple(map(str, skipped)), **parts)
     except (KeyError, ValueError, TypeError) as error:
         raise Damaged(f"{entry}: its list of skipped files cannot be read") from error
 
 
-def _build(
-    name: str,
-    sources: Sequence[T],
-    read: Callable[[T], tuple[np.ndarray, int]],
-    shape: tuple[int, ...],
-    part: Path,
-) -> None:
-    try:
-        part.mkdir()
-        _check_room(part, len(sources) * int(np.prod(shape)))
-        _decode(name, sources, read, shape, part)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot write the decoded {name} to {part.parent} ({error.strerror or error}): "
-            f"free some room or set cache= to another folder",
-        ) from error
+def _build(made: _Made[Any], part: Path, entry: Path) -> None:
+    part.mkdir()
+    if made.shape is not None:
+        size = len(made.sources) * int(np.prod(made.shape))
+        log.log(
+            logging.INFO if size >= LARGE else logging.DEBUG,
+            "%s: %d images are decoded once into %s, %.1f GB",
+            *(made.name, len(made.sources), entry, size / 1e9),
+        )
+        _check_room(part, size)
+        _decode(made, part)
+    else:
+        _write_index(part, _results(made))
 
 
 def _move_in(part: Path, entry: Path, is_whole: Callable[[], bool]) -> None:
@@ -228,50 +314,67 @@ def _check_room(folder: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, "no room")
 
 
-def _decode(
-    name: str,
-    sources: Sequence[T],
-    read: Callable[[T], tuple[np.ndarray, int]],
-    shape: tuple[int, ...],
-    part: Path,
-) -> None:
+class _Index(NamedTuple):
+    """Rows, sides and digests of what could be read, and why the rest could not."""
+
+    rows: list[int]
+    sides: list[int]
+    digests: list[bytes]
+    skipped: list[str]
+
+
+def _results(made: _Made[Any], write: Callable[[bytes], Any] | None = None) -> _Index:
+    """Reads every source; write: takes the pixels of each that can be.
+
+    Raises:
+        ValueError: where none can.
+    """
+    index = _Index([], [], [], [])
+    shown = _shown(made.sources, made.name)
+    for row, (source, result) in enumerate(zip(shown, made.read.map(made.sources), strict=True)):
+        if isinstance(result, Exception):
+            text = (isinstance(result, OSError) and result.strerror) or str(result)
+            reason = " ".join(text.split()) or type(result).__name__
+            index.skipped.append(with_escapes(f"{source}: {reason}"))
+            log.warning("skipped %s", index.skipped[-1])
+            continue
+        content, side = result
+        if write is not None:
+            content = np.ascontiguousarray(content, np.uint8).reshape(made.shape).tobytes()
+            write(content)
+            content = hashlib.sha256(content).digest()
+        index.rows.append(row)
+        index.sides.append(side)
+        index.digests.append(content)
+    if not index.rows:
+        why = f"; the first: {index.skipped[0]}" if index.skipped else ""
+        raise ValueError(f"{made.name}: none of {len(made.sources)} images could be read{why}")
+    return index
+
+
+def _decode(made: _Made[Any], part: Path) -> None:
     # plain writes: a full disk is then an error, where a mapped file would kill the process
-    rows: list[int] = []
-    sides: list[int] = []
-    digests: list[bytes] = []
-    skipped: list[str] = []
-    with (part / "images.npy").open("wb") as file:
-        _header(file, len(sources), shape)
-        for row, source in enumerate(_shown(sources, name)):
-            try:
-                pixels, side = read(source)
-            except Exception as error:  # decoders raise many kinds on a broken file
-                text = (isinstance(error, OSError) and error.strerror) or str(error)
-                reason = " ".join(text.split()) or type(error).__name__
-                skipped.append(with_escapes(f"{source}: {reason}"))
-                log.warning("skipped %s", skipped[-1])
-                continue
-            data = np.ascontiguousarray(pixels, np.uint8).reshape(shape).tobytes()
-            file.write(data)
-            rows.append(row)
-            sides.append(side)
-            digests.append(hashlib.sha256(data).digest())
-        if not rows:
-            why = f"; the first: {skipped[0]}" if skipped else ""
-            raise ValueError(f"{name}: none of {len(sources)} images could be read{why}")
+    shape = made.shape or ()
+    with (part / IMAGES).open("wb") as file:
+        _header(file, len(made.sources), shape)
+        index = _results(made, file.write)
         file.seek(0)
-        _header(file, len(rows), shape)
+        _header(file, len(index.rows), shape)
         file.flush()
         os.fsync(file.fileno())
-    with (part / "images.npy").open("rb") as file:
-        seal(part / "images.npy", hashlib.file_digest(file, "sha256").hexdigest())
+    with (part / IMAGES).open("rb") as file:
+        seal(part / IMAGES, hashlib.file_digest(file, "sha256").hexdigest())
+    _write_index(part, index)
+
+
+def _write_index(part: Path, index: _Index) -> None:
     with (part / "index.npz").open("wb") as file:
         np.savez(
             file,
-            rows=np.array(rows, np.int64),
-            sides=np.array(sides, np.int64),
-            digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
-            skipped=np.frombuffer(json.dumps(skipped).encode(), np.uint8),
+            rows=np.array(index.rows, np.int64),
+            sides=np.array(index.sides, np.int64),
+            digests=np.frombuffer(b"".join(index.digests), np.uint8).reshape(-1, 32),
+            skipped=np.frombuffer(json.dumps(index.skipped).encode(), np.uint8),
         )
         file.flush()
         os.fsync(file.fileno())

@@ -1,38 +1,41 @@
-"""Any folder of images: class = sub-folder, captions from `captions.jsonl`.
+"""Any folder of images, or a zip of one: class = sub-folder, captions from tables or `.txt` files.
 
     photos/cat/1.jpg  photos/dog/2.png  ...        classes cat, dog (in natural order: 2 before 10)
     photos/1.jpg  photos/2.png  ...                no classes
     photos/train/cat/1.jpg  photos/val/cat/2.jpg   training and test part
     photos/captions.jsonl                          {"file": "cat/1.jpg", "caption": "a cat"} a line
+    photos/cat/1.txt                               a cat
 
 The key of an image is its path below the folder. What cannot be read, is smaller than the
 resolution, is no regular file or has a name that is no UTF-8 is skipped with a warning that names
-it, and counted in `skipped`; nothing else stops.
+it, and counted in `skipped`; nothing else stops, unless `reading.broken` is "refuse".
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from hierdiff.data.cache import cache_folder, decoded, fingerprint
-from hierdiff.data.classes import in_natural_order
-from hierdiff.data.image_data import HASHED, ImageData, datasets, in_split_order
-from hierdiff.data.pixels import SUFFIXES, read_square
-from hierdiff.files.reading import from_json, read_text, with_escapes
+from hierdiff.data.cache import fingerprint
+from hierdiff.data.captions import (
+    SIDECARS,
+    TABLES,
+    captions_in,
+    is_utf8,
+    read_captions,
+    sidecars,
+)
+from hierdiff.data.image_data import HASHED, ImageData, datasets
+from hierdiff.data.listing import Listing, Reading, image_data
+from hierdiff.data.names import named_folders, read_names
+from hierdiff.data.pixels import SUFFIXES
+from hierdiff.data.sources import FileSource, Member, Source, content, opened_zip
+from hierdiff.data.split import TEST, TRAIN
+from hierdiff.files.reading import damage, read_text, with_escapes
 from hierdiff.registry import Node
 
-log = logging.getLogger(__name__)
-
-CAPTIONS = "captions.jsonl"
-TRAIN = ("train", "training")  # folders that are parts of a split, in upper or lower case
-TEST = ("test", "testing", "val", "valid", "validation")  # the first that fits is the test part
 OWN = "test_root"  # begins the keys of images below another root
 
 
@@ -73,83 +76,143 @@ def folder(
     text: Node | None = None,
     flip: bool = False,
     captions: str | Path | None = None,
+    class_names: str | Path | None = None,
     scalars: Sequence[str] = (),
+    reading: Reading = Reading(decoded=True, broken="skip", uncaptioned="empty"),
     licence: str = "as stated by the owner of the folder",
 ) -> ImageData:
     """Upright, centre-cropped, area-averaged images of every format in data/pixels.py.
 
-    test_root: a folder of the same form whose images are the test part. Without it the test part is
-    `root/val` (or test, valid, validation) beside `root/train`, and else a quarter of the images.
-    channels: 3 or 1; captions: a file other than ROOT/captions.jsonl; scalars: ["scale"] hands the
-    side of the original in pixels to the denoiser.
+    root: a folder, or a zip of one. test_root: one of the same form whose images are the test part.
+    Without it the test part is `root/val` (or test, valid, validation) beside `root/train`, and
+    else a quarter of the images. channels: 3 or 1; captions: a file other than those that are found
+    in ROOT, or "txt" for the files beside the images alone; class_names: a file, see
+    `hierdiff.data.names`; scalars: ["scale"] hands the side of the original in pixels to the
+    denoiser.
 
     Raises:
-        ValueError: for options that do not fit.
+        ValueError: for options that do not fit, and images that are refused.
         FileNotFoundError: where a folder is absent or holds no image.
     """
-    if resolution < 1 or channels not in (1, 3):
-        raise ValueError(f"resolution {resolution} must be positive, channels {channels} 1 or 3")
-    if unknown := set(scalars) - {"scale"}:
-        raise ValueError(f"folder has no scalar {sorted(unknown)}: it knows ['scale']")
-    top = existing(root, "root")
-    own = None if test_root is None else existing(test_root, "test_root")
-    if own is not None and own.resolve() in (top.resolve(), *top.resolve().parents):
-        raise ValueError(f"data.test_root={own} holds data.root={top}: give one apart from it")
-    paths, odd = image_paths(top, apart=own)
-    split = split_of(tuple(paths), own)
-    paths = {key: path for key, path in paths.items() if split.holds(key)}
-    empty = [] if paths else [top]
+    top, own = Path(os.path.expanduser(root)), None
+    if test_root is not None:
+        own = Path(os.path.expanduser(test_root))
+        if own.resolve() in (top.resolve(), *top.resolve().parents):
+            raise ValueError(f"data.test_root={own} holds data.root={top}: give one apart from it")
+        inside = opened_tree(own, "test_root")
+    tree = opened_tree(top, "root", apart=own)
+    split = split_of(tuple(tree.images), own)
+    found = {key: source for key, source in tree.images.items() if split.holds(key)}
+    empty = [] if found else [top]
+    odd, identity = list(tree.odd), tree.identity
     if own is not None:
-        tested, odd_too = image_paths(own)
-        empty += [] if tested else [own]
-        paths |= {f"{OWN}/{key}": path for key, path in tested.items()}
-        odd += odd_too
-    for line in odd:
-        log.warning("skipped %s", line)
+        empty += [] if inside.images else [own]
+        found |= {f"{OWN}/{key}": source for key, source in inside.images.items()}
+        odd, identity = odd + inside.odd, identity + inside.identity
     if empty:
         kinds = ", ".join(sorted(SUFFIXES))
         raise FileNotFoundError(f"image folder {empty[0]} holds no image: put some there ({kinds})")
-    keys = list(paths)
-    order = in_split_order(
-        keys, in_test=None if split.test is None else list(map(split.tests, keys))
-    )
-    keys = [keys[row] for row in order]
-    written = folder_captions(top, own, captions, split, keys)
-    found = decoded(
-        "folder",
-        [paths[key] for key in keys],
-        lambda path: read_square(path, resolution=resolution, channels=channels),
-        channels=channels,
-        resolution=resolution,
-        identity=fingerprint(top, paths.values()) + repr(split),
-        cache=cache_folder(cache),
-    )
-    kept = [keys[row] for row in found.rows]
-    classes = [split.class_of(key) for key in kept]
-    names = in_natural_order({name for name in classes if name is not None})
-    all_names = {name for key in keys if (name := split.class_of(key)) is not None}
-    if absent := in_natural_order(all_names - set(names)):
-        log.warning("no class for %s: no image in it", ", ".join(map(with_escapes, absent)))
-    numbers = {name: number for number, name in enumerate(names)}
-    return ImageData(
+    keys = list(found)
+    classes: list[str | None] = list(map(split.class_of, keys))
+    names: tuple[str, ...] = ()
+    if class_names is not None:
+        folders = {name for name in classes if name is not None}
+        told, names = named_folders(read_names(class_names), folders, class_names)
+        classes = [None if name is None else told[name] for name in classes]
+    written = folder_captions(tree, inside if own is not None else None, captions, split, keys)
+    listing = Listing(
         name="folder",
-        images=found.images,
-        keys=tuple(kept),
-        licence=licence,
-        labels=(
-            np.array([-1 if name is None else numbers[name] for name in classes], np.int64)
-            if names
-            else None
-        ),
-        captions=None if written is None else tuple(written.get(key, "") for key in kept),
-        class_names=tuple(names),
-        flip=flip,
-        scalars={name: found.sides for name in scalars},
-        skipped=(*odd, *found.skipped),
-        digests=found.digests,
-        in_test=None if split.test is None else np.array(list(map(split.tests, kept)), bool),
+        sources=list(found.values()),
+        content=content,
+        keys=keys,
+        identity=identity + repr(split),
+        classes=classes,
+        class_names=names,
+        captions=None if written is None else [written.get(key, "") for key in keys],
+        in_test=None if split.test is None else list(map(split.tests, keys)),
         split=split.words,
-    ).with_text(text, cache_folder(cache))
+        odd=tuple(odd),
+    )
+    return image_data(
+        listing,
+        reading,
+        resolution=resolution,
+        channels=channels,
+        licence=licence,
+        flip=flip,
+        scalars=scalars,
+        text=text,
+        cache=cache,
+    )
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The images below a root, a folder or a zip, by key; and how its text files are read.
+
+    odd: "PATH: reason" for what cannot be listed; text: content of a file by its path below the
+    root, None where there is none; identity: changes with the images.
+    """
+
+    root: Path
+    images: Mapping[str, Source]
+    odd: list[str]
+    text: Callable[[str], str | None]
+    identity: str
+
+
+def opened_tree(root: Path, option: str, apart: Path | None = None) -> Tree:
+    """The images of a folder or a zip; option: its name, for errors; apart: a folder left out.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        Damaged: for a zip that cannot be read.
+    """
+    if root.is_file() and root.suffix.lower() == ".zip":
+        return _zipped(root)
+    paths, odd = image_paths(existing(root, option), apart)
+
+    def text(name: str) -> str | None:
+        path = root / name
+        return read_text(path) if os.path.lexists(path) else None
+
+    images = {key: FileSource(str(path)) for key, path in paths.items()}
+    return Tree(root, images, odd, text, fingerprint(root, paths.values()))
+
+
+def _zipped(root: Path) -> Tree:
+    """A zip as the folder that it was made of, and without the folder around all of it.
+
+    Raises:
+        ValueError: for a name that it holds twice.
+        Damaged: where it cannot be read.
+    """
+    archive = opened_zip(str(root))
+    names = [one.filename for one in archive.infolist() if not one.is_dir()]
+    names = [name for name in names if not _is_hidden(name)]
+    around = {name.partition("/")[0] for name in names if _is_image(name)}
+    base = f"{around.pop()}/" if len(around) == 1 else ""
+    if not all(name.startswith(base) and "/" in name for name in names if _is_image(name)):
+        base = ""
+    images: dict[str, Source] = {}
+    for name in sorted(filter(_is_image, names)):
+        key = name.removeprefix(base)
+        if key in images:
+            raise ValueError(f"{root} holds {with_escapes(name)} twice: zip the folder anew")
+        images[key] = Member(str(root), name)
+    held = set(names)
+
+    def text(name: str) -> str | None:
+        if base + name not in held:
+            return None
+        with damage(Path(f"{root}/{name}")):
+            return archive.read(base + name).decode("utf-8-sig").replace("\r\n", "\n")
+
+    return Tree(root, images, [], text, fingerprint(root.parent, [root]))
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
 
 def existing(path: str | Path, option: str) -> Path:
@@ -195,7 +258,7 @@ def image_paths(top: Path, apart: Path | None = None) -> tuple[dict[str, Path], 
                 continue
             path = Path(where, name)
             key = path.relative_to(top).as_posix()
-            if key.isascii() or _is_utf8(key):
+            if key.isascii() or is_utf8(key):
                 paths[key] = path
             else:
                 odd.append(with_escapes(f"{path}: its name is no UTF-8, rename it"))
@@ -207,14 +270,6 @@ def image_paths(top: Path, apart: Path | None = None) -> tuple[dict[str, Path], 
 
 def _is_image(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def split_of(keys: Sequence[str], own: Path | None = None) -> Split:
@@ -259,88 +314,56 @@ def _parts(
 
 
 def folder_captions(
-    top: Path, own: Path | None, file: str | Path | None, split: Split, keys: Sequence[str]
+    tree: Tree, own: Tree | None, file: str | Path | None, split: Split, keys: Sequence[str]
 ) -> dict[str, str] | None:
-    """Captions by key, or None where there is no file.
+    """Captions by key, or None where there are none.
 
-    They are in `file`, else beside the images, in `top` and in the folders of its parts.
+    They are in `file`, else in a table beside the images, in the root and in the folders of its
+    parts, else in a `.txt` beside each image.
 
     Raises:
-        FileNotFoundError: where `file` does not exist.
-        ValueError: for a line that is no caption (`read_captions`).
+        FileNotFoundError: where `file` does not exist, or is "txt" and no image has a `.txt`.
+        ValueError: for a line that is no caption (`captions_in`).
     """
-    if file is not None:
+    if file is not None and file != SIDECARS:
         path = Path(os.path.expanduser(file))
         if not path.is_file():
             raise FileNotFoundError(f"captions file {path} does not exist: set data.captions")
         return read_captions(path, {key: key for key in keys})
-    places = {"": top, split.train: top / split.train}
-    if split.test is not None:
-        places[split.test] = top / split.test if own is None else own
-    files = {
-        p: where / CAPTIONS for p, where in places.items() if os.path.lexists(where / CAPTIONS)
-    }
-    captions: dict[str, str] = {}
-    for prefix, path in files.items():
-        known = {key.removeprefix(prefix): key for key in keys if key.startswith(prefix)}
-        captions |= read_captions(path, known)
-    return captions if files else None
+    captions = {} if file == SIDECARS else _tables(tree, own, split, keys)
+    if captions:
+        return captions
+    for part, inside in ((tree, False), (own, True)):
+        if part is not None:
+            own_keys = {k: k.removeprefix(f"{OWN}/") for k in keys if k.startswith(OWN) == inside}
+            captions |= sidecars(own_keys, part.text) or {}
+    if file == SIDECARS and not captions:
+        raise FileNotFoundError(f"{tree.root}: no image has a .txt beside it: leave data.captions")
+    return captions or None
 
 
-def read_captions(path: Path, known: Mapping[str, str]) -> dict[str, str]:
-    r"""The captions of a file by key. known: keys by the names that a line may use.
-
-    Names agree in any Unicode form, and with "\" for "/" or "./" before them. Captions are in
-    form NFC. Of several for one image the last counts, with a warning.
+def _tables(tree: Tree, own: Tree | None, split: Split, keys: Sequence[str]) -> dict[str, str]:
+    """Captions by key out of the tables in the root and in the folders of its parts.
 
     Raises:
-        OSError: where the file cannot be read.
-        ValueError: names a line that is no caption; or where no line names an image.
+        OSError: where a table cannot be read.
     """
-    names = {_plain(name): key for name, key in known.items()} | dict(known)
+    places = {"": (tree, ""), split.train: (tree, split.train)}
+    if split.test is not None:
+        places[split.test] = (tree, split.test) if own is None else (own, "")
     captions: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    strangers, again = 0, []
-    try:
-        text = read_text(path)
-    except OSError as error:
-        raise OSError(
-            f"captions {path} cannot be read ({error.strerror}): replace the file, remove it, or "
-            f"name another by data.captions=FILE"
-        ) from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = from_json(line)
-            file, caption = entry["file"], entry["caption"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f'{path}:{number} is no caption ({error}): write {{"file": ..., "caption": ...}}'
-            ) from error
-        if not isinstance(file, str) or not isinstance(caption, str):
-            raise ValueError(f"{path}:{number}: file and caption must be strings")
-        if not _is_utf8(caption):
-            raise ValueError(f"{path}:{number}: the caption holds half a character: write it anew")
-        key = names.get(file, names.get(_plain(file)))
-        if key is None:
-            strangers += 1
-            continue
-        caption = unicodedata.normalize("NFC", caption)
-        if captions.get(key, caption) != caption:
-            again.append(f"{path}:{number} and {lines[key]}")
-        captions[key], lines[key] = caption, number
-    if not captions:
-        raise ValueError(f"{path} names no image of {path.parent}: write paths as they are there")
-    if strangers:
-        log.warning("%s: %d lines name no image of the folder and are left out", path, strangers)
-    if again:
-        log.warning(
-            "%d images have several captions, of which the last counts; the first: %s",
-            *(len(again), again[0]),
-        )
+    for prefix, (part, place) in places.items():
+        for name in TABLES:
+            path = part.root / place / name
+            try:
+                text = part.text(place + name)
+            except OSError as error:
+                raise OSError(
+                    f"captions {path} cannot be read ({error.strerror}): replace the file, remove "
+                    f"it, or name another by data.captions=FILE"
+                ) from error
+            if text is not None:
+                known = {key.removeprefix(prefix): key for key in keys if key.startswith(prefix)}
+                captions |= captions_in(text, path, known)
+                break
     return captions
-
-
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).replace("\\", "/").removeprefix("./")

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hierdiff.batch import Batch, Cond
 from hierdiff.data.classes import class_index
+from hierdiff.data.encoded import EncodedImages
 from hierdiff.data.law import Law
 from hierdiff.files.reading import with_escapes
 from hierdiff.images import to_float
@@ -37,7 +38,8 @@ NAMED = 5  # classes and skipped files that a summary names
 class ImageData:
     """Images with what is known of them; every tuple and array has one entry for each image.
 
-    images: uint8 (n c h w), or clips (n c f h w); labels: int64 (n,), -1 for none, or None without
+    images: uint8 (n c h w), or clips (n c f h w), in memory, in a mapped file, or decoded when they
+    are read (`EncodedImages`); labels: int64 (n,), -1 for none, or None without
     classes; captions: "" for none; keys: stable names; groups: examples of one group stay on one
     side of the split. flip: may a random horizontal flip be used; scalars, vectors: named numbers
     (n,) and named vectors (n, width) handed to `Cond`; attributes: codes (n,) of known parts, named
@@ -47,7 +49,7 @@ class ImageData:
     """
 
     name: str
-    images: np.ndarray
+    images: np.ndarray | EncodedImages[Any]
     keys: tuple[str, ...]
     licence: str
     labels: np.ndarray | None = None
@@ -132,8 +134,8 @@ class ImageData:
         """
         total = hashlib.sha256()
         if self.digests is None:
-            for image in self.images:
-                total.update(hashlib.sha256(image.tobytes()).digest())
+            for row in range(len(self)):
+                total.update(hashlib.sha256(self.images[row].tobytes()).digest())
         else:
             total.update(self.digests.tobytes())
         labels = None if self.labels is None else self.labels.tolist()
@@ -221,9 +223,10 @@ class ImageData:
         def strings(values: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(values[row] for row in rows)
 
+        images = self.images
         return replace(
             self,
-            images=self.images[at],
+            images=images.select(at) if isinstance(images, EncodedImages) else images[at],
             keys=strings(self.keys),
             labels=None if self.labels is None else self.labels[at],
             captions=None if self.captions is None else strings(self.captions),
@@ -251,15 +254,36 @@ class ImageData:
         encoder = encoders.build(text, offered={"words": vocabulary_of(self.captions)})
         return replace(self, text=encoder, encodings=encoded(encoder, self.captions, cache))
 
-    def batch(self, index: Int[Tensor, " b"], flip: Bool[Tensor, " b"] | None = None) -> Batch:
-        """Images in [-1, 1], mirrored where `flip` holds, with all that is known of them."""
+    @property
+    def crops(self) -> bool:
+        """Whether a batch may show another part of an image each time."""
+        return isinstance(self.images, EncodedImages) and self.images.random
+
+    def batch(
+        self,
+        index: Int[Tensor, " b"],
+        flip: Bool[Tensor, " b"] | None = None,
+        crop: Float[Tensor, "b 3"] | None = None,
+    ) -> Batch:
+        """Images in [-1, 1] with all that is known of them.
+
+        flip: which are mirrored; crop: what random crops draw, in [0, 1), None for the middle.
+        """
         rows = index.numpy()
-        images = to_float(torch.from_numpy(self.images[rows]))
+        if crop is not None and isinstance(self.images, EncodedImages):
+            images = to_float(torch.from_numpy(self.images.read(rows, crop.numpy())))
+        else:
+            images = to_float(torch.from_numpy(self.images[rows]))
         if flip is not None:
             mirrored = flip.reshape(-1, *[1] * (images.ndim - 1))
             images = torch.where(mirrored, images.flip(-1), images)
+        return Batch(images, self.cond_of(index))
+
+    def cond_of(self, index: Int[Tensor, " b"]) -> Cond:
+        """What is known of the examples `index`, without their images."""
+        rows = index.numpy()
         tokens, mask = (None, None) if self.encodings is None else self.encodings.at(rows)
-        cond = Cond(
+        return Cond(
             labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),
             tokens=tokens,
             mask=mask,
@@ -272,7 +296,6 @@ class ImageData:
                 for name, values in self.vectors.items()
             },
         )
-        return Batch(images, cond)
 
     def cond(
         self, labels: Sequence[object] | None = None, captions: Sequence[object] | None = None

@@ -1,9 +1,11 @@
 """Which examples a step sees, and which an image is made and measured under.
 
 Both are pure functions, so that resuming saves nothing. Epoch e of training is the permutation
-seeded by (seed, "order", e); batches run on across the end of an epoch. Image number i of any
-draw has the conditions of `evaluation_rows`: rows of a folder are sorted by class, so that the
-first n of them are no sample of the data.
+seeded by (seed, "order", e); batches run on across the end of an epoch. What is drawn for an
+example, its flip and its crop, is a function of the example and the epoch alone.
+
+Image number i of any draw has the conditions of `evaluation_rows`: rows of a folder are sorted by
+class, so that the first n of them are no sample of the data.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hierdiff.noise import generator_of
@@ -45,6 +47,27 @@ def indices(
     return torch.cat(parts)
 
 
+def epochs(step: int, *, n: int, batch: int, rank: int = 0, ranks: int = 1) -> Int[Tensor, " b"]:
+    """The epoch of each example that `indices` gives."""
+    share = batch // ranks
+    start = step * batch + rank * share
+    return torch.arange(start, start + share) // n
+
+
+def chances(
+    rows: Int[Tensor, " b"], epochs: Int[Tensor, " b"], *key: int | str, n: int, count: int
+) -> Float[Tensor, "b count"]:
+    """Numbers in [0, 1) for the examples `rows` (0..n-1), each a function of key, epoch and row.
+
+    key: of the draw, such as ("flip", seed); count: numbers for each example.
+    """
+    drawn = [
+        _uniform(n, count, *key, epoch)[row]
+        for row, epoch in zip(rows.tolist(), epochs.tolist(), strict=True)
+    ]
+    return torch.stack(drawn)
+
+
 def evaluation_rows(n: int, places: Sequence[int]) -> Int[Tensor, " places"]:
     """Rows (0..n-1) of held-out data for the images number `places` (0, 1, ...) of any draw.
 
@@ -73,6 +96,11 @@ RULE = (
     "permuted(n): image i has row i % n of the n test rows in the permutation that is seeded by "
     "('evaluation', i // n), for all methods and sampling seeds"
 )
+
+
+@lru_cache(maxsize=8)
+def _uniform(n: int, count: int, *key: int | str) -> Float[Tensor, "n count"]:
+    return torch.rand(n, count, generator=generator_of(*key))
 
 
 @lru_cache(maxsize=8)

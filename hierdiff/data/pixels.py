@@ -34,7 +34,7 @@ def read_square(
     `as_uint8` and `area`, and Pillow's own.
     """
     check_regular(path)
-    with Image.open(path, formats=_formats()) as image:
+    with opened(path) as image:
         pixels = as_uint8(ImageOps.exif_transpose(image), channels)
     side = min(pixels.shape[1:])
     return area(centre(pixels), resolution), side
@@ -43,9 +43,14 @@ def read_square(
 def read_whole(file: Path | BytesIO) -> UInt8[np.ndarray, "c h w"]:
     """The image of a file as large as it is: upright, on white, of 3 channels or, where it is
     stored as grey, of 1. Errors: as in `as_uint8`, and Pillow's own."""
-    with Image.open(file, formats=_formats()) as image:
+    with opened(file) as image:
         channels = 1 if image.mode.startswith(GREY) else 3
         return as_uint8(ImageOps.exif_transpose(image), channels)
+
+
+def opened(file: Path | BytesIO) -> Image.Image:
+    """The image of a file in any format that Pillow reads by itself; it decodes later."""
+    return Image.open(file, formats=_formats())
 
 
 @cache

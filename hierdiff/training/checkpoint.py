@@ -26,6 +26,7 @@ DECISIVE = ("data", "method", "trainer", "seed", "data_sha256")  # parts that de
 FREE = frozenset(  # options that do not; the digest of the data stands for where it lies
     {
         *("data.root", "data.test_root", "data.cache"),
+        *("data.reading.workers", "data.reading.decoded"),
         *("method.sampling", "method.codec.cache"),
         *(
             f"trainer.{name}"

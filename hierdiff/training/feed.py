@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,13 +12,16 @@ from torch import Tensor
 
 from hierdiff.batch import Batch
 from hierdiff.data import order
+from hierdiff.data.encoded import EncodedImages
 from hierdiff.methods import Method
-from hierdiff.noise import generator_of, seed_of
+from hierdiff.noise import seed_of
 from hierdiff.training.layout import FORMATS
 from hierdiff.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+AHEAD = 2  # steps that are read before they are due
 
 
 def batches_of(method: Method, recipe: Recipe, devices: int) -> list[int]:
@@ -37,14 +42,41 @@ def batches_of(method: Method, recipe: Recipe, devices: int) -> list[int]:
     return batches
 
 
+@dataclass
+class Speed:
+    """How fast images come, and whether steps wait for them.
+
+    images, seconds: read so far, over the time that reading took; waited: seconds in which a step
+    had nothing to do but wait.
+    """
+
+    images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Of reading alone; 0 before anything was read."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+    def text(self, step_seconds: float) -> str:
+        """In words, of a process whose steps took that long, waiting included."""
+        need = self.images / step_seconds if step_seconds else 0.0
+        share = self.waited / step_seconds if step_seconds else 0.0
+        return (
+            f"images came at {self.images_per_second:.0f}/s in each process, steps took "
+            f"{need:.0f}/s and waited {share:.0%} of the time"
+        )
+
+
 class Feed:
     """The chunks of each step that are this process's, on its device.
 
-    Beside an accelerator the next step is read by a thread meanwhile; what it reads is a function
-    of the step, so that a thread changes nothing.
+    Beside an accelerator, or where other processes decode, the next steps are read by a thread
+    meanwhile; what it reads is a function of the step, so that a thread changes nothing.
 
-    images: of one step, over all devices and micro batches. place: what order and flips are a
-    function of, beside the step: the seed of the run and the number of the stage.
+    images: of one step, over all devices and micro batches. place: what order, flips and crops are
+    a function of, beside the step: the seed of the run and the number of the stage.
     """
 
     def __init__(
@@ -52,16 +84,22 @@ class Feed:
     ):
         self.data, self.fabric, self.recipe = data, fabric, recipe
         self.images, self.place = images, place
-        beside = fabric.device.type != "cpu"
+        self.speed = Speed()
+        self.decodes = isinstance(getattr(data, "images", None), EncodedImages)
+        beside = fabric.device.type != "cpu" or (self.decodes and data.images.workers > 0)
         self._pool = ThreadPoolExecutor(1, "hierdiff-feed") if beside else None
-        self._next: tuple[int, Future[list[Batch]]] | None = None
+        self._ahead: dict[int, Future[list[Batch]]] = {}
 
     def chunks(self, step: int) -> list[tuple[int, Batch]]:
         """The micro batches of this process as (number, batch); images in the dtype of the run."""
-        ahead, self._next = self._next, None
-        batches = ahead[1].result() if ahead and ahead[0] == step else self._read(step)
+        began = time.perf_counter()
+        ahead = self._ahead.pop(step, None)
+        batches = ahead.result() if ahead is not None else self._read(step)
+        self.speed.waited += time.perf_counter() - began
         if self._pool is not None:
-            self._next = (step + 1, self._pool.submit(self._read, step + 1))
+            for later in range(step + 1, step + 1 + AHEAD):
+                if later not in self._ahead:
+                    self._ahead[later] = self._pool.submit(self._read, later)
         return list(zip(self._numbers, [batch.map(self._placed) for batch in batches], strict=True))
 
     @property
@@ -71,25 +109,25 @@ class Feed:
         return range(first, first + count)
 
     def _read(self, step: int) -> list[Batch]:
-        count = self.fabric.world_size * self.recipe.accumulate
-        flips = None
-        if getattr(self.data, "flip", False):
-            generator = generator_of("flip", *self.place, step)
-            flips = (torch.rand(self.images, generator=generator) < 0.5).chunk(count)
-        batches = []
-        for chunk in self._numbers:
-            rows = order.indices(
-                step,
-                n=len(self.data),
-                batch=self.images,
-                seed=seed_of("order", *self.place),
-                rank=chunk,
-                ranks=count,
-            )
-            read = self.data.batch(rows, None if flips is None else flips[chunk])
-            pinned = self.fabric.device.type == "cuda"
-            batches.append(read.map(Tensor.pin_memory) if pinned else read)
+        began = time.perf_counter()
+        batches = [self._chunk(step, chunk) for chunk in self._numbers]
+        self.speed.seconds += time.perf_counter() - began
+        self.speed.images += sum(map(len, batches))
         return batches
+
+    def _chunk(self, step: int, chunk: int) -> Batch:
+        n, count = len(self.data), self.fabric.world_size * self.recipe.accumulate
+        seed = seed_of("order", *self.place)
+        rows = order.indices(step, n=n, batch=self.images, seed=seed, rank=chunk, ranks=count)
+        epochs = order.epochs(step, n=n, batch=self.images, rank=chunk, ranks=count)
+        drawn: dict[str, Tensor] = {}
+        if getattr(self.data, "flip", False):
+            u = order.chances(rows, epochs, "flip", *self.place, n=n, count=1)
+            drawn["flip"] = u[:, 0] < 0.5
+        if getattr(self.data, "crops", False):
+            drawn["crop"] = order.chances(rows, epochs, "crop", *self.place, n=n, count=3)
+        read: Batch = self.data.batch(rows, **drawn)
+        return read.map(Tensor.pin_memory) if self.fabric.device.type == "cuda" else read
 
     def _placed(self, tensor: Tensor) -> Tensor:
         dtype = self.recipe.dtype if tensor.is_floating_point() else tensor.dtype
@@ -98,6 +136,8 @@ class Feed:
         return tensor.to(self.fabric.device, dtype, non_blocking=True, memory_format=layout)
 
     def close(self) -> None:
-        """Ends the thread that reads ahead."""
+        """Ends the thread that reads ahead, and the processes that decode."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+        if self.decodes:
+            self.data.images.close()

@@ -25,8 +25,11 @@ class Progress:
         if visible and sys.stderr.isatty():
             self._bar, self._task = _bar(steps, done)
 
-    def step(self, stage: str, images: int, seconds: float, loss: float) -> None:
-        """Reports a step of `images` images that took `seconds`."""
+    def step(
+        self, stage: str, images: int, seconds: float, loss: float, loader: float | None = None
+    ) -> None:
+        """Reports a step of `images` images that took `seconds`; loader: images/s of reading them,
+        where they are decoded in each step."""
         keep = 0.95 if self._rate else 0.0
         self.done += 1
         self._rate = keep * self._rate + (1 - keep) * images / seconds
@@ -39,6 +42,8 @@ class Progress:
             return
         self._last_line = now
         text = f"{self._rate:.0f} images/s  loss {loss:.4f}  {_clock(self._left)} left"
+        if loader is not None:
+            text += f"  loader {loader:.0f} images/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, stage=stage, text=text)
         else:

@@ -273,6 +273,8 @@ class Run:
                     self._between(stage, players, ema)
         finally:
             feed.close()
+            if feed.decodes and self.main and feed.speed.images:
+                log.info("stage %s  %s", stage.name, feed.speed.text(self.place.seconds[index]))
         self._end_stage(stage, index, players, ema)
 
     def _step(self, stage: Stage, index: int, work: TrainingStep, feed: Feed) -> None:
@@ -294,7 +296,8 @@ class Run:
         seconds = time.perf_counter() - began
         self.place.seconds[index] += seconds
         first = next(value for key, value in values.items() if key.startswith("loss"))
-        self.progress.step(stage.name, batch, seconds, first)
+        loader = feed.speed.images_per_second * self.fabric.world_size if feed.decodes else None
+        self.progress.step(stage.name, batch, seconds, first, loader)
 
     def _last(self, index: int) -> bool:
         return self.place.step == self.counts[index]

@@ -8,13 +8,20 @@ import torch
 
 from hierdiff.batch import Batch
 from hierdiff.data import cache, datasets
+from hierdiff.data.encoded import EncodedImages
 from hierdiff.text import encoders
+from tests.data import formats
 from tests.data.samples import write_cells, write_emoji, write_folder
 
 SIDE = 8
 
 
-SAMPLES = {"elpv": write_cells, "fluent_emoji": write_emoji, "folder": write_folder}
+SAMPLES = {
+    **{"elpv": write_cells, "fluent_emoji": write_emoji, "folder": write_folder},
+    "webdataset": lambda root: formats.write_shards(root, formats.files(24)),
+    "parquet": lambda root: formats.write_parquet(root, formats.files(24)),
+}
+STREAMED = ("webdataset", "parquet")
 
 
 @pytest.fixture(scope="module", params=datasets.names())
@@ -25,6 +32,9 @@ def node(request, tmp_path_factory):
         "resolution": SIDE,
         "cache": str(tmp_path_factory.mktemp("cache")),
     }
+    if request.param in STREAMED:
+        pytest.importorskip("pyarrow")
+        node["reading"] = {"workers": 0}
     if request.param in SAMPLES:
         write = SAMPLES[request.param]
         node["root"] = str(write(tmp_path_factory.mktemp("images") / request.param))
@@ -62,12 +72,15 @@ def test_labels_are_classes(data):
         assert data.labels.max() < len(data.class_names)
 
 
-def test_the_split_is_disjoint_complete_and_mapped(data):
+def test_the_split_is_disjoint_complete_and_shares_what_it_is_read_from(data):
     train, test = data.part("train"), data.part("test")
     assert not set(train.groups or train.keys) & set(test.groups or test.keys)
     assert set(train.keys) | set(test.keys) == set(data.keys)
-    assert np.shares_memory(train.images, data.images)
-    assert np.shares_memory(test.images, data.images)
+    for part in (train, test):
+        if isinstance(data.images, EncodedImages):
+            assert part.images.sources is data.images.sources
+        else:
+            assert np.shares_memory(part.images, data.images)
     assert train.sha256 != test.sha256
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.tables.table import tabulate
-from hierdiff.data.folder import read_captions
+from hierdiff.data.captions import read_captions
 from hierdiff.levels import Named, plain_of, resolution_of
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import CurvePoint, Quality

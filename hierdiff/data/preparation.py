@@ -1,0 +1,132 @@
+"""The bytes of an image file to a square of the wanted side: crops and filters by published names.
+
+- `center`, filter `area`: the largest middle square, then the mean over the area of each new pixel,
+  which is what the levels of the process are (`pixels.area`). Filters `box`, `bilinear`, `bicubic`
+  and `lanczos` are Pillow's; `center` with `lanczos` is `center-crop` of EDM's dataset tool.
+- `adm_center`, `adm_random`: `center_crop_arr` and `random_crop_arr` of guided diffusion (Dhariwal
+  and Nichol, arXiv 2105.05233): halved by `box` while twice the wanted side fits, then `bicubic`.
+  The random one draws a shorter side of 1 to 1/0.8 times the resolution, then a place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from hierdiff.data.pixels import area, as_uint8, centre, opened
+
+Crop = Literal["center", "adm_center", "adm_random"]
+Filter = Literal["area", "box", "bilinear", "bicubic", "lanczos"]
+LEAST = 0.8  # of the shorter side that a random crop shows
+
+
+class Chance(NamedTuple):
+    """What a random crop draws, in [0, 1): how far it is shrunk, and its place."""
+
+    side: float
+    top: float
+    left: float
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to each image. channels: 3 (grey is repeated) or 1 (colour becomes luma).
+
+    Raises:
+        ValueError: for options that do not fit.
+    """
+
+    resolution: int
+    channels: int = 3
+    crop: Crop = "center"
+    filter: Filter = "area"
+
+    def __post_init__(self) -> None:
+        if self.resolution < 1 or self.channels not in (1, 3):
+            raise ValueError(
+                f"resolution {self.resolution} must be positive, channels {self.channels} 1 or 3"
+            )
+        if self.crop != "center" and self.filter != "area":
+            raise ValueError(
+                f"data.reading.filter={self.filter}: {self.crop} has filters of its own (box, then "
+                f"bicubic): leave filter out, or set data.reading.crop=center"
+            )
+
+    @property
+    def random(self) -> bool:
+        """Whether a crop differs from one reading to the next."""
+        return self.crop == "adm_random"
+
+    def __call__(
+        self, content: bytes, chance: Chance | None = None
+    ) -> tuple[UInt8[np.ndarray, "c s s"], int]:
+        """The square, and the shorter side of the original in pixels.
+
+        chance: of a random crop; None: the middle, as for measuring. Errors: as in `as_uint8` and
+        `area`, and Pillow's own.
+        """
+        with opened(BytesIO(content)) as image:
+            pixels = as_uint8(ImageOps.exif_transpose(image), self.channels)
+        return self.square(pixels, chance), min(pixels.shape[1:])
+
+    def square(
+        self, pixels: UInt8[np.ndarray, "c h w"], chance: Chance | None = None
+    ) -> UInt8[np.ndarray, "c s s"]:
+        """The square of decoded pixels; chance and errors as above."""
+        if self.crop == "center" and self.filter == "area":
+            return area(centre(pixels), self.resolution)
+        if self.crop == "center":
+            side = (self.resolution, self.resolution)
+            return _array(_image(centre(pixels)).resize(side, _FILTERS[self.filter]))
+        if self.random and chance is not None:
+            return _random_crop(pixels, self.resolution, chance)
+        return centre(_shrunk(pixels, self.resolution))
+
+
+_FILTERS = {
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def _random_crop(
+    pixels: UInt8[np.ndarray, "c h w"], side: int, chance: Chance
+) -> UInt8[np.ndarray, "c s s"]:
+    most = math.ceil(side / LEAST)
+    shrunk = _shrunk(pixels, side + _whole(chance.side, most - side + 1))
+    height, width = shrunk.shape[1:]
+    top, left = _whole(chance.top, height - side + 1), _whole(chance.left, width - side + 1)
+    return shrunk[:, top : top + side, left : left + side]
+
+
+def _whole(u: float, n: int) -> int:
+    """A number from 0 to n - 1 from one in [0, 1)."""
+    return min(int(u * n), n - 1)
+
+
+def _shrunk(pixels: UInt8[np.ndarray, "c h w"], side: int) -> UInt8[np.ndarray, "c _h _w"]:
+    """The whole image with `side` as its shorter side; smaller ones are enlarged."""
+    image = _image(pixels)
+    while min(image.size) >= 2 * side:
+        width, height = image.size
+        image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
+    scale = side / min(image.size)
+    size = (round(image.size[0] * scale), round(image.size[1] * scale))
+    return _array(image.resize(size, Image.Resampling.BICUBIC))
+
+
+def _image(pixels: UInt8[np.ndarray, "c h w"]) -> Image.Image:
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
+def _array(image: Image.Image) -> UInt8[np.ndarray, "c h w"]:
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

@@ -1,0 +1,48 @@
+"""The parts of a set of files by what their names begin with: train-0000.tar, val-0000.tar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hierdiff.data.image_data import HASHED
+
+TRAIN = ("train", "training")  # in upper or lower case
+TEST = ("test", "testing", "val", "valid", "validation")  # the first that fits is the test part
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Files of data, those of the test part (None where images are divided by hash), in words."""
+
+    files: tuple[Path, ...]
+    tested: frozenset[str] | None
+    words: str
+
+    def tests(self, path: str) -> bool:
+        """Whether the images of a file are of the test part."""
+        return self.tested is not None and path in self.tested
+
+
+def parts_by_name(files: Sequence[Path], own: Sequence[Path], what: str) -> Parts:
+    """The parts of `files`; own: files that are the test part; what: files in words.
+
+    Raises:
+        ValueError: where a file is in both.
+    """
+    if own:
+        if both := {path.resolve() for path in files} & {path.resolve() for path in own}:
+            raise ValueError(
+                f"data.test_root and data.root both hold {min(both)}: take it from one"
+            )
+        return Parts((*files, *own), frozenset(map(str, own)), f"data.test_root={own[0].parent}")
+    train = [path for path in files if path.name.lower().startswith(TRAIN)]
+    for name in TEST:
+        test = [path for path in files if path.name.lower().startswith(name)]
+        if train and test:
+            words = f"{what} train* and {name}*"
+            if left := len(files) - len(train) - len(test):
+                words += f", {left} {what} are left out"
+            return Parts((*train, *test), frozenset(map(str, test)), words)
+    return Parts(tuple(files), None, HASHED)
