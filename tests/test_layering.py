@@ -56,7 +56,7 @@ APART = (  # who never imports whom, whatever the order says
 ENTRY_POINTS = (  # who may import hydra
     *("hierdiff.command", "hierdiff.train", "hierdiff.sample", "benchmarks.run"),
     *("benchmarks.sweep.launch", "benchmarks.sweep.shared", "benchmarks.sweep.job"),
-    "benchmarks.scaling",
+    *("benchmarks.scaling", "benchmarks.speed.layouts"),
 )
 HEAVY = (
     *("timm", "torchvision", "torchmetrics", "torch_fidelity", "transformers"),

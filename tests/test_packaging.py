@@ -19,6 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 PACKAGES = ("hierdiff", "baselines", "benchmarks")
 MAINTAINERS = {  # commands that make what ships; they have no script
     "benchmarks.cost.work",  # the process that measures, started by others
+    "benchmarks.speed.work",
     "hierdiff.data.critters.make",
     "hierdiff.metrics.make_classifier",
 }

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers import layers
+from hierdiff.denoisers.attention import attended
 from hierdiff.denoisers.layers import (
     Clock,
     Embedding,
@@ -86,8 +87,8 @@ class DiTBlock(nn.Module):
         return x + mlp_gate * self.mlp(modulated(x, mlp_shift, mlp_scale))
 
     def _attended(self, x: Tensor) -> Tensor:
-        q, k, v = rearrange(self.qkv(x), "b l (n m d) -> n b m l d", n=3, m=self.heads)
-        return rearrange(F.scaled_dot_product_attention(q, k, v), "b m l d -> b l (m d)")
+        q, k, v = layers.heads_of(self.qkv(x), 3, self.heads)
+        return rearrange(attended(q, k, v), "b m l d -> b l (m d)")
 
 
 @denoisers.register("dit")

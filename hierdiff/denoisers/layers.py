@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from hierdiff.batch import CAPTION, LABEL, LOW, Cond
+from hierdiff.denoisers.attention import attended
+from hierdiff.denoisers.norms import GroupNorm, GroupNormSiLU
 from hierdiff.options import Between, Count, Length, Positive
 from hierdiff.registry import Registry
 from hierdiff.schedules import Schedule
@@ -282,10 +284,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, vector: int, groups: int, dropout: float):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, inputs)
+        self.norm1 = GroupNormSiLU(groups, inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.film = nn.Linear(vector, 2 * outputs)
-        self.norm2 = nn.GroupNorm(groups, outputs)
+        self.norm2 = GroupNormSiLU(groups, outputs)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
@@ -294,9 +296,8 @@ class ResidualBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], vector: Float[Tensor, "b d"]
     ) -> Float[Tensor, "b k h w"]:
-        h = self.conv1(F.silu(self.norm1(x)))
-        scale, shift = self.film(F.silu(vector))[:, :, None, None].chunk(2, dim=1)
-        h = F.silu(self.norm2(h) * (1 + scale) + shift)
+        h = self.conv1(self.norm1(x))
+        h = self.norm2(h, self.film(F.silu(vector)))
         return self.shortcut(x) + self.conv2(self.dropout(h))
 
 
@@ -305,7 +306,8 @@ class AttentionBlock(nn.Module):
 
     text: width of the text states, 0 for none. joint: pixels and words share one softmax, as in
     Imagen (arXiv 2205.11487, D.3.1), instead of the sum. ffn: a convolutional MLP of 4x width
-    follows. slot: place of this block's keys and values in `Cond.context`.
+    follows. projections: of the pixels, 3 for queries, keys and values. slot: place of this block's
+    keys and values in `Cond.context`.
 
     Raises:
         ValueError: where the heads do not divide the width.
@@ -322,6 +324,7 @@ class AttentionBlock(nn.Module):
         text: int = 0,
         joint: bool = False,
         ffn: bool = True,
+        projections: int = 3,
     ):
         super().__init__()
         if width % heads:
@@ -329,13 +332,13 @@ class AttentionBlock(nn.Module):
                 f"{heads} heads do not divide a width of {width}: choose a number that does"
             )
         self.heads, self.joint = heads, joint
-        self.norm = nn.GroupNorm(groups, width)
-        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.norm = GroupNorm(groups, width)
+        self.qkv = nn.Conv2d(width, projections * width, 1)
         self.text = nn.Sequential(nn.LayerNorm(text), nn.Linear(text, 2 * width)) if text else None
         self.out = zeroed(nn.Conv2d(width, width, 1))
         self.ffn = (
             nn.Sequential(
-                nn.GroupNorm(groups, width),
+                GroupNorm(groups, width),
                 nn.Conv2d(width, 4 * width, 1),
                 nn.GELU(),
                 zeroed(nn.Conv2d(4 * width, width, 1)),
@@ -361,24 +364,30 @@ class AttentionBlock(nn.Module):
         context: Float[Tensor, "b l two_c"] | None = None,
         mask: Bool[Tensor, "b l"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        side = x.shape[-1]
-        q, k, v = rearrange(
-            self.qkv(self.norm(x)), "b (n m d) h w -> n b m (h w) d", n=3, m=self.heads
-        )
+        q, k, v = heads_of(pixels(self.qkv(self.norm(x))), 3, self.heads)
         if context is None:
-            h = F.scaled_dot_product_attention(q, k, v)
+            h = attended(q, k, v)
         else:
-            text_k, text_v = rearrange(context, "b l (n m d) -> n b m l d", n=2, m=self.heads)
+            text_k, text_v = heads_of(context, 2, self.heads)
             words = None if mask is None else mask[:, None, None]
             if self.joint:
                 k, v = torch.cat([k, text_k], dim=2), torch.cat([v, text_v], dim=2)
                 seen = None if words is None else F.pad(words, (q.shape[2], 0), value=True)
-                h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+                h = attended(q, k, v, seen)
             else:
-                h = F.scaled_dot_product_attention(q, k, v)
-                h = h + F.scaled_dot_product_attention(q, text_k, text_v, attn_mask=words)
-        x = x + self.out(rearrange(h, "b m (h w) d -> b (m d) h w", w=side))
+                h = attended(q, k, v) + attended(q, text_k, text_v, words)
+        x = x + self.out(rearrange(h, "b m (h w) d -> b (m d) h w", w=x.shape[-1]))
         return x if self.ffn is None else x + self.ffn(x)
+
+
+def pixels(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
+    """Pixels as tokens whose features stand side by side in memory, as the kernels want them."""
+    return rearrange(x, "b c h w -> b (h w) c").contiguous()
+
+
+def heads_of(x: Float[Tensor, "b l k"], n: int, heads: int) -> Float[Tensor, "n b m l d"]:
+    """N projections side by side, such as queries, keys and values, each in heads."""
+    return rearrange(x, "b l (n m d) -> n b m l d", n=n, m=heads)
 
 
 class MeanPool(nn.Linear):
@@ -417,7 +426,7 @@ class AttentionPool(nn.Module):
         tokens, mask = torch.cat([mean, tokens], dim=1), F.pad(mask, (1, 0), value=True)
         q = rearrange(self.query(mean), "b l (m d) -> b m l d", m=self.heads)
         k, v = rearrange(self.text(tokens), "b l (n m d) -> n b m l d", n=2, m=self.heads)
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
+        h = attended(q, k, v, mask[:, None, None])
         return self.out(rearrange(h, "b m 1 d -> b (m d)"))
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from hierdiff.batch import Cond
+from hierdiff.denoisers.attention import attended
 from hierdiff.denoisers.layers import (
     POOLS,
     AttentionBlock,
@@ -36,8 +37,11 @@ from hierdiff.denoisers.layers import (
     Upsample,
     VectorProjections,
     Vectors,
+    heads_of,
+    pixels,
     zeroed,
 )
+from hierdiff.denoisers.norms import GroupNorm, GroupNormSiLU
 from hierdiff.denoisers.protocol import (
     Backbone,
     Reads,
@@ -103,24 +107,20 @@ class Residual(nn.Module):
         super().__init__()
         self.scale_shift = scale_shift
         self.resize = nn.Identity() if resize is None else resize
-        self.norm1 = nn.GroupNorm(groups, inputs)
+        self.norm1 = GroupNormSiLU(groups, inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.vector = nn.Linear(vector, (2 if scale_shift else 1) * outputs)
-        self.norm2 = nn.GroupNorm(groups, outputs)
+        self.norm2 = GroupNormSiLU(groups, outputs)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     @override
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b k i j"]:
-        h = self.conv1(self.resize(F.silu(self.norm1(x))))
-        vector = self.vector(F.silu(context.vector))[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = vector.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
-        else:
-            h = self.norm2(h + vector)
-        return self.shortcut(self.resize(x)) + self.conv2(self.dropout(F.silu(h)))
+        h = self.conv1(self.resize(self.norm1(x)))
+        vector = self.vector(F.silu(context.vector))
+        h = self.norm2(h, vector) if self.scale_shift else self.norm2(h + vector[..., None, None])
+        return self.shortcut(self.resize(x)) + self.conv2(self.dropout(h))
 
 
 class TransformerBlock(nn.Module):
@@ -151,13 +151,13 @@ class TransformerBlock(nn.Module):
         keys_values: Float[Tensor, "b l two_c"] | None,
         mask: Bool[Tensor, "b 1 1 l"] | None,
     ) -> Float[Tensor, "b n c"]:
-        q, k, v = rearrange(self.qkv(self.norm1(x)), "b l (n m d) -> n b m l d", n=3, m=self.heads)
-        h = F.scaled_dot_product_attention(q, k, v)
+        q, k, v = heads_of(self.qkv(self.norm1(x)), 3, self.heads)
+        h = attended(q, k, v)
         x = x + self.out(rearrange(h, "b m l d -> b l (m d)"))
         if keys_values is not None:
-            q = rearrange(self.query(self.norm2(x)), "b l (m d) -> b m l d", m=self.heads)
-            k, v = rearrange(keys_values, "b l (n m d) -> n b m l d", n=2, m=self.heads)
-            h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            (q,) = heads_of(self.query(self.norm2(x)), 1, self.heads)
+            k, v = heads_of(keys_values, 2, self.heads)
+            h = attended(q, k, v, mask)
             x = x + self.read(rearrange(h, "b m l d -> b l (m d)"))
         h, gate = self.expand(self.norm3(x)).chunk(2, dim=-1)
         return x + self.contract(h * F.gelu(gate))
@@ -173,7 +173,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, width: int, heads: int, groups: int, depth: int, context: int):
         super().__init__()
-        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
+        self.norm = GroupNorm(groups, width, eps=1e-6)
         self.enter = nn.Conv2d(width, width, 1)
         self.blocks: Modules[TransformerBlock] = Modules(
             TransformerBlock(width, heads, context) for _ in range(depth)
@@ -195,7 +195,7 @@ class SpatialTransformer(nn.Module):
         parts: Sequence[Tensor | None] = [None] * n
         if self.slot is not None:
             parts = context.keys_values[self.slot].chunk(n, dim=-1)
-        h = rearrange(self.enter(self.norm(x)), "b c h w -> b (h w) c")
+        h = pixels(self.enter(self.norm(x)))
         for block, keys_values in zip(self.blocks, parts, strict=True):
             h = block(h, keys_values, context.mask)
         return x + self.leave(rearrange(h, "b (h w) c -> b c h w", w=x.shape[-1]))
@@ -369,9 +369,8 @@ class LDMUNet(Backbone):
                 self.up.append(Layers(layers))
                 here = w
         outputs = channels * (2 if learned_variance else 1)
-        self.head = nn.Sequential(
-            nn.GroupNorm(groups, here), nn.SiLU(), zeroed(nn.Conv2d(here, outputs, 3, padding=1))
-        )
+        last = zeroed(nn.Conv2d(here, outputs, 3, padding=1))
+        self.head = nn.Sequential(GroupNormSiLU(groups, here), nn.Identity(), last)
 
     @property
     @override

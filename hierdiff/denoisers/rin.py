@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from hierdiff.batch import Cond
+from hierdiff.denoisers.attention import attended
 from hierdiff.denoisers.layers import (
     Clock,
     GammaClock,
@@ -96,7 +97,7 @@ class MultiHeadAttention(nn.Module):
         q = rearrange(self.q(x), "b n (h s) -> b h n s", h=self.heads)
         k, v = rearrange(self.kv(source), "b m (two h s) -> two b h m s", two=2, h=self.heads)
         words = None if mask is None else mask[:, None, None]
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=words)
+        h = attended(q, k, v, words)
         return self.out(rearrange(h, "b h n s -> b n (h s)"))
 
 

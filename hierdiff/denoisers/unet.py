@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from hierdiff.batch import Cond
+from hierdiff.denoisers.attention import attended
 from hierdiff.denoisers.layers import (
     POOLS,
     AttentionBlock,
@@ -37,8 +38,11 @@ from hierdiff.denoisers.layers import (
     Upsample,
     VectorProjections,
     Vectors,
+    heads_of,
+    pixels,
     zeroed,
 )
+from hierdiff.denoisers.norms import GroupNormSiLU
 from hierdiff.denoisers.protocol import (
     Denoiser,
     Joined,
@@ -64,8 +68,7 @@ class TextAttentionBlock(AttentionBlock):
     """
 
     def __init__(self, width: int, heads: int, groups: int, *, text: int, ffn: bool = True):
-        super().__init__(width, heads, groups, text=text, ffn=ffn)
-        self.qkv = nn.Conv2d(width, width, 1)  # queries alone
+        super().__init__(width, heads, groups, text=text, ffn=ffn, projections=1)
 
     @override
     def forward(
@@ -75,10 +78,9 @@ class TextAttentionBlock(AttentionBlock):
         mask: Bool[Tensor, "b l"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         assert context is not None
-        q = rearrange(self.qkv(self.norm(x)), "b (m d) h w -> b m (h w) d", m=self.heads)
-        k, v = rearrange(context, "b l (n m d) -> n b m l d", n=2, m=self.heads)
-        words = None if mask is None else mask[:, None, None]
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=words)
+        (q,) = heads_of(pixels(self.qkv(self.norm(x))), 1, self.heads)
+        k, v = heads_of(context, 2, self.heads)
+        h = attended(q, k, v, None if mask is None else mask[:, None, None])
         x = x + self.out(rearrange(h, "b m (h w) d -> b (m d) h w", w=x.shape[-1]))
         return x if self.ffn is None else x + self.ffn(x)
 
@@ -296,9 +298,8 @@ class UNet(Denoiser):
             self.up.append(row)
             if i >= self.start:
                 self.grow.append(Upsample(here))
-        self.head = nn.Sequential(
-            nn.GroupNorm(groups, here), nn.SiLU(), zeroed(nn.Conv2d(here, channels, 3, padding=1))
-        )
+        last = zeroed(nn.Conv2d(here, channels, 3, padding=1))
+        self.head = nn.Sequential(GroupNormSiLU(groups, here), nn.Identity(), last)
         self.weights = weights
         if weights is not None:
             state = "frozen" if freeze else "trained on"
@@ -426,13 +427,16 @@ class UNet(Denoiser):
         for i, row in enumerate(self.up):
             for j, block in enumerate(row):
                 if self.each_block or not j:
-                    h = torch.cat([h, self.skip_scale * skips.pop()], dim=1)
+                    h = torch.cat([h, self._scaled(skips.pop())], dim=1)
                 h = block(h, vector, cond, mask)
             if i < len(self.grow):
                 h = self.grow[i](h)
         if skips:  # the first convolution's, when even the first width was at half the side
-            h = h + self.skip_scale * skips.pop()
+            h = h + self._scaled(skips.pop())
         return Prediction((self.head(h), *levels), carry, losses=losses, features=h)
+
+    def _scaled(self, skip: Tensor) -> Tensor:
+        return skip if self.skip_scale == 1 else self.skip_scale * skip
 
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond, side: int) -> Tensor:
         vector = self.scalars(self.time(self.clock(log_snr)), cond)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from hierdiff.batch import Cond
+from hierdiff.denoisers.attention import attended
 from hierdiff.denoisers.layers import (
     Clock,
     Embedding,
@@ -35,6 +36,7 @@ from hierdiff.denoisers.layers import (
     positions,
     zeroed,
 )
+from hierdiff.denoisers.norms import GroupNormSiLU
 from hierdiff.denoisers.protocol import (
     Backbone,
     Reads,
@@ -99,7 +101,7 @@ class UViTBlock(nn.Module):
     def _attended(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = (rearrange(part, "b l (m d) -> b m l d", m=self.heads) for part in (q, k, v))
         words = None if mask is None else mask[:, None, None]
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=words)
+        h = attended(q, k, v, words)
         return rearrange(h, "b m l d -> b l (m d)")
 
 
@@ -192,8 +194,8 @@ class UViT(Backbone):
             UViTBlock(deep, heads, self.time_width, dropout, text_width) for _ in range(depth)
         )
         self.head = nn.Sequential(
-            nn.GroupNorm(groups, sides[0]),
-            nn.SiLU(),
+            GroupNormSiLU(groups, sides[0]),
+            nn.Identity(),
             zeroed(nn.Conv2d(sides[0], self.stem.outputs, 3, padding=1)),
         )
 
