@@ -97,7 +97,7 @@ def trajectories(method: Method) -> list[tuple[Name, ...]]:
 
 STEP = (  # options of `trainer` on which the time and memory of a step depend, beside those of Case
     *("accumulate", "optimizer", "optimizer_options", "lr", "betas", "weight_decay", "clip"),
-    *("ema", "ema_ramp"),
+    *("ema", "ema_ramp", "recompute"),
 )
 
 

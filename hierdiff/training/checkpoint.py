@@ -32,7 +32,14 @@ FREE = frozenset(  # options that do not; the digest of the data stands for wher
             f"trainer.{name}"
             for name in (
                 *("accelerator", "devices", "strategy", "compile", "channels_last", "progress"),
-                *("tensorboard", "keep", "checkpoint_every", "sheet_every", "sheet_images"),
+                *(
+                    "recompute",
+                    "tensorboard",
+                    "keep",
+                    "checkpoint_every",
+                    "sheet_every",
+                    "sheet_images",
+                ),
                 "snapshots",
             )
         ),

@@ -48,7 +48,8 @@ class Recipe:
     which is gone through, 1 to end at zero; clip: of the global gradient norm, 0 for none.
     ema: half-lives in images, the first one is used for sheets, weights and to end a stage (0: raw
     weights); ema_ramp: a half-life is at most this part of the images seen in the stage.
-    precision: 32-true, bf16-mixed or 64-true. compile: the loss, as one graph.
+    precision: 32-true, bf16-mixed or 64-true. compile: the loss, as one graph. recompute: blocks
+    compute their activations again in the backward pass: less memory, more time.
     log_every, checkpoint_every, sheet_every: steps (0: only at the end); keep: checkpoints.
     snapshots: times, evenly over each stage, at which the weights of every average are kept for
     learning curves; each is a file of all weights.
@@ -74,6 +75,7 @@ class Recipe:
     devices: Count | Literal["auto"] = 1
     strategy: str = "auto"
     compile: bool = False
+    recompute: bool = False
     channels_last: bool = False
     log_every: Count = 10
     checkpoint_every: Natural = 500

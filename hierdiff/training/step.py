@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hierdiff.batch import Batch
+from hierdiff.denoisers.recompute import recompute
 from hierdiff.methods import Stage, Turn
 from hierdiff.noise import Noise, from_generator, generator_of, seed_of
 from hierdiff.objective import Loss
@@ -93,6 +94,8 @@ class TrainingStep:
         self.fabric, self.stage, self.recipe = fabric, stage, recipe
         self.images, self.place = images, place
         self.device = stage.device
+        if recipe.recompute:
+            recompute(stage)
         self.players = [self._player(turn) for turn in stage.turns]
         self.ema = EMA(trained_by(stage, named), recipe.ema, recipe.ema_ramp)
 
