@@ -61,6 +61,7 @@ ENTRY_POINTS = (  # who may import hydra
 HEAVY = (
     *("timm", "torchvision", "torchmetrics", "torch_fidelity", "transformers"),
     *("hydra", "omegaconf", "lightning_fabric", "matplotlib", "pandas", "tensorboard"),
+    *("wandb", "mlflow", "trackio"),
 )
 
 

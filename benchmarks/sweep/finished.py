@@ -26,6 +26,7 @@ OPTIONS = ("guidance", "steps", "ema")  # that a selection may have
 NAMES = ("folder", "name", "label", "analysis", "dry_run")
 APPEARANCE = (  # options that do not change its numbers
     *("data.cache", "method.codec.cache", "trainer.progress", "trainer.tensorboard"),
+    "trainer.loggers",
     *("trainer.keep", "trainer.checkpoint_every", "trainer.sheet_every", "trainer.sheet_images"),
     *("trainer.log_every", "samples", "trust"),
 )

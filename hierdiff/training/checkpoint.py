@@ -32,15 +32,8 @@ FREE = frozenset(  # options that do not; the digest of the data stands for wher
             f"trainer.{name}"
             for name in (
                 *("accelerator", "devices", "strategy", "compile", "channels_last", "progress"),
-                *(
-                    "recompute",
-                    "tensorboard",
-                    "keep",
-                    "checkpoint_every",
-                    "sheet_every",
-                    "sheet_images",
-                ),
-                "snapshots",
+                *("tensorboard", "keep", "checkpoint_every", "sheet_every", "sheet_images"),
+                *("snapshots", "loggers", "recompute"),
             )
         ),
     }

@@ -1,4 +1,4 @@
-"""The log of a run: `log.jsonl`, one line an interval, and TensorBoard as an extra.
+"""The log of a run: `log.jsonl`, one line an interval, and the loggers that show the same.
 
 A line holds the mean of each name since the line before it, over the steps that have the name. No
 wall time is in it, so that a run that was killed and resumed leaves the same bytes as one that
@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from hierdiff.files.atomic import raise_write_error
 from hierdiff.files.reading import from_json, read_text
+from hierdiff.training.loggers import Logger
 
 
 class Log:
-    """Means by name since the last line, and the file of lines."""
+    """Means by name since the last line, and the file of lines. loggers: started ones, which are
+    given the same numbers."""
 
-    def __init__(self, path: Path, *, written: bool = True, tensorboard: bool = False):
-        self.path, self._written = path, written
+    def __init__(self, path: Path, *, written: bool = True, loggers: Sequence[Logger] = ()):
+        self.path, self._written, self.loggers = path, written, loggers
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}  # steps in each sum
-        self._board = _board(path.parent) if tensorboard else None
 
     def add(self, values: Mapping[str, float]) -> None:
         """Adds the values of a step to the means."""
@@ -41,9 +44,13 @@ class Log:
         self._sums, self._counts = {}, {}
         if self._written:
             self._write({**first, **means})
-        if self._board is not None:
-            for name, value in means.items():
-                self._board.add_scalar(name, value, first.get("step"))
+        for logger in self.loggers:
+            logger.scalars(means, first.get("step", 0))
+
+    def image(self, name: str, image: Image.Image, step: int) -> None:
+        """Shows a picture in the loggers."""
+        for logger in self.loggers:
+            logger.image(name, image, step)
 
     def _write(self, line: dict[str, Any]) -> None:
         text = json.dumps(line) + "\n"
@@ -72,9 +79,9 @@ class Log:
             os.truncate(self.path, min(state["bytes"] if state else 0, length))
 
     def close(self) -> None:
-        """Ends TensorBoard's writer."""
-        if self._board is not None:
-            self._board.close()
+        """Ends the loggers."""
+        for logger in self.loggers:
+            logger.finish()
 
 
 def counts_in(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,24 +105,3 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise ValueError(f"{path}:{number} is no line of a log ({error}): remove it") from error
     return lines
-
-
-def check_tensorboard() -> None:
-    """Checks that TensorBoard is installed.
-
-    Raises:
-        ImportError: where it is not.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("tensorboard") is None:
-        raise ImportError(
-            "trainer.tensorboard=true needs it installed: pip install 'hierdiff[tensorboard]'"
-        )
-
-
-def _board(folder: Path) -> Any:
-    check_tensorboard()
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder / "tensorboard"))

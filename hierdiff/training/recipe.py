@@ -21,7 +21,7 @@ from hierdiff.options import (
 )
 from hierdiff.registry import single, suggest
 from hierdiff.training.ema import RAMP
-from hierdiff.training.log import check_tensorboard
+from hierdiff.training.loggers import Logger
 from hierdiff.training.optimizer import check_optimizer, lr_factor
 
 Precision = Literal["32-true", "bf16-mixed", "64-true"]
@@ -52,7 +52,8 @@ class Recipe:
     compute their activations again in the backward pass: less memory, more time.
     log_every, checkpoint_every, sheet_every: steps (0: only at the end); keep: checkpoints.
     snapshots: times, evenly over each stage, at which the weights of every average are kept for
-    learning curves; each is a file of all weights.
+    learning curves; each is a file of all weights. loggers: where numbers and sheets are shown
+    beside the files of the run (`hierdiff.training.loggers`).
     """
 
     steps: Count
@@ -83,14 +84,12 @@ class Recipe:
     sheet_every: Natural = 0
     sheet_images: Count = 16
     snapshots: Natural = 0
-    tensorboard: bool = False
+    loggers: Sequence[Logger] = ()
     progress: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self, "trainer")
         check_optimizer(self.optimizer, self.betas, self.optimizer_options, type(self).betas)
-        if self.tensorboard:
-            check_tensorboard()
 
     def of(self, part: Stage | Turn) -> Recipe:
         """This recipe with what a stage, or a turn of it, has otherwise.

@@ -199,14 +199,27 @@ class Run:
         if self.config and self.main:
             write(self.folder / "config.yaml", to_yaml(self.config))
         resumed = self._resume(*resumable) if resumable is not None else None
-        board = self.recipe.tensorboard and self.main
-        self.log = Log(self.folder / "log.jsonl", written=self.main, tensorboard=board)
+        self.log = Log(
+            self.folder / "log.jsonl",
+            written=self.main,
+            loggers=self.recipe.loggers if self.main else (),
+        )
         self.log.load(resumed.log if resumed else None)
+        for logger in self.log.loggers:
+            logger.start(self.folder, self.config, self.place.total_step)
         self.fabric.barrier()
         if self.main:
             log_data(self.method, self.data)
         visible = self.recipe.progress and self.main
         self.progress = Progress(sum(self.counts), self.place.total_step, visible=visible)
+        try:
+            self._stages(resumed)
+            return self._end(resumable[1].total_step if resumable else None)
+        finally:
+            self.log.close()
+
+    def _stages(self, resumed: Checkpoint | None) -> None:
+        """All stages that are left, the first from a checkpoint."""
         try:
             with StopRequest() as self.stop_request:
                 for index in range(self.place.stage, len(self.counts)):
@@ -214,8 +227,6 @@ class Run:
                     resumed = None
         finally:
             self.progress.close()
-            self.log.close()
-        return self._end(resumable[1].total_step if resumable else None)
 
     # -- one stage ---------------------------------------------------------------------------------
 
@@ -443,6 +454,7 @@ class Run:
                 image = sample_sheet(source, self.data, n, self.seed, self.device, self.dtype)
             if image is not None:
                 write_png(self._sheet, image)
+                self.log.image("samples", image, self.place.total_step)
         except FloatingPointError as error:  # the weights are of more worth than a picture
             log.warning("no sheet at step %d: %s", self.place.total_step, error)
 

@@ -265,12 +265,6 @@ def test_reading_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert files_of(tmp_path / "ahead") == files_of(tmp_path / "plain")
 
 
-def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'hierdiff\[tensorboard\]'"):
-        recipe(tensorboard=True)
-
-
 def test_smoothing_keeps_a_constant_and_has_no_lag_at_the_start():
     assert smoothed(torch.full((9,), 0.3).numpy()) == pytest.approx(0.3)
     assert smoothed(torch.tensor([2.0, 1.0]).numpy())[0] == pytest.approx(2.0)
