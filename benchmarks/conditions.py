@@ -77,6 +77,16 @@ class OwnConditions(Conditions):
         digest = hashlib.sha256(repr((tuple(labels), self._captions)).encode()).hexdigest()
         self.sha256, self.prompts = digest, f"captions@{digest[:8]}"
 
+    @property
+    def without_caption(self) -> int:
+        """Number of images that have none."""
+        return sum(not caption for caption in self._captions)
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether no label and no caption states a part of the data's law."""
+        return all((codes < 0).all() for codes in self._codes.values())
+
     @override
     def captions(self, places: Sequence[int]) -> list[str] | None:
         return [self._captions[place] for place in places] if self._captions else None

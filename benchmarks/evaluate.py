@@ -283,7 +283,10 @@ def conditions_of(
             "conditions=own: no caption or class is beside the images: put 0.txt or 0.cls beside "
             "0.png, or lines of metadata.jsonl, or captions or arr_1 into the .npz"
         )
-    return OwnConditions(images.labels, images.captions, data)
+    own = OwnConditions(images.labels, images.captions, data)
+    if own.law is not None and own.says_nothing:
+        log.warning("no caption or class beside the images is one of the data: none has its parts")
+    return own
 
 
 def settled_metrics(
@@ -306,6 +309,11 @@ def settled_metrics(
         return [name for name in names if name != AUTO]
     if CAPTIONED in names and not conditions.captions(range(1)):
         raise ValueError(f"metric {CAPTIONED!r}: there are no captions, leave it out")
+    if CAPTIONED in names and isinstance(conditions, OwnConditions) and conditions.without_caption:
+        raise ValueError(
+            f"metric {CAPTIONED!r}: {conditions.without_caption} images have no caption: give each "
+            f"one, or leave it out"
+        )
     return settle_metrics(names, conditions.law, sides)
 
 

@@ -60,6 +60,12 @@ def test_a_label_that_is_no_class_is_refused(data):
         OwnConditions(["sqare"], (), data)
 
 
+def test_what_nothing_is_said_of_is_counted(data):
+    assert OwnConditions((), ["a red owl", ""], data).says_nothing
+    assert not OwnConditions((), ["body 0 in hat 1", ""], data).says_nothing
+    assert OwnConditions((), ["a", "", ""]).without_caption == 2
+
+
 def test_prompts_have_a_name_of_their_own(data):
     one, other = OwnConditions((), ["a"], data), OwnConditions((), ["b"])
     assert one.prompts.startswith("captions@") and one.prompts != other.prompts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,14 @@ def test_what_a_function_yields_is_the_same_record_and_says_its_origin(place, mo
     assert again.hash == drawn.hash
 
 
+def test_an_image_without_a_caption_has_no_clip_score(place):
+    np.savez(place / "some.npz", arr_0=pixels(), captions=np.array(["a red owl", *[""] * 39]))
+    with pytest.raises(ValueError, match="'clip_score': 39 images have no caption: give each one"):
+        measured(
+            place, "conditions=own", "measure.metrics=[clip_score]", images="some.npz", out="some"
+        )
+
+
 def test_captions_beside_images_are_their_own_conditions(place):
     np.savez(place / "told.npz", arr_0=pixels(), captions=np.array(["a red owl"] * N))
     with pytest.raises(ValueError, match="no caption or class is beside the images"):
@@ -284,3 +293,23 @@ def test_every_table_and_the_report_say_what_the_maker_states_and_what_not(prese
     assert f"silent (external): {begin}" in notes
     assert f"unknown: {', '.join(facts)}" in notes
     assert words in repr(page(records, ReportFiles()))
+
+
+@pytest.mark.slow
+def test_parts_agree_with_the_captions_beside_real_images_and_not_with_those_of_others(tmp_path):
+    data = datasets.build({"name": "critters", "resolution": 32}).part("test")
+    assert data.captions is not None
+    count = 32
+    put(tmp_path / "right", data.images[:count].transpose(0, 2, 3, 1))
+    shutil.copytree(tmp_path / "right", tmp_path / "wrong")
+    words = ["conditions=own", "data=critters", "data.resolution=32", "measure.resolutions=[32]"]
+    agreement = {}
+    for name, shift in (("right", 0), ("wrong", 5)):
+        for i in range(count):
+            text = data.captions[(i + shift) % count]
+            (tmp_path / name / f"{i}.txt").write_text(text, encoding="utf-8")
+        record = measured(tmp_path, *words, images=name, out=f"out/{name}")
+        assert record.provenance["images"]["captions"] == count
+        (found,) = {q.value for q in record.quality if q.metric == "attribute accuracy"}
+        agreement[name] = found
+    assert agreement["right"] > 0.9 > 0.5 > agreement["wrong"]

@@ -53,17 +53,16 @@ def test_webdataset_reads_the_shards(channels: int, tmp_path: Path, monkeypatch)
     monkeypatch.setattr(samples, "SHARD", 2)
     names = write_shards(tmp_path, pixels(channels), FACTS)
     assert names == ["000000.tar", "000001.tar"]
-    paths = [str(tmp_path / name) for name in names]
+    paths, kind = [str(tmp_path / name) for name in names], {3: "rgb8", 1: "l8"}[channels]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # it leaves files open
         read = list(
-            webdataset.WebDataset(paths, shardshuffle=False, empty_check=False).decode("l8")
+            webdataset.WebDataset(paths, shardshuffle=False, empty_check=False).decode(kind)
         )
         gc.collect()
     assert [one["__key__"] for one in read] == ["000000", "000001", "000002"]
-    if channels == 1:
-        for one, image in zip(read, pixels(1), strict=True):
-            assert np.array_equal(one["png"], image[..., 0])
+    for one, image in zip(read, pixels(channels), strict=True):
+        assert np.array_equal(one["png"], image.squeeze())
     assert [one.get("cls") for one in read] == [2, None, 0]
     assert [one.get("txt") for one in read] == ["a f\u00e9e", "", None]
     assert read[0]["json"]["seed"] == 7 and read[0]["json"]["text"] == "a f\u00e9e"
