@@ -17,10 +17,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGES = ("hierdiff", "baselines", "benchmarks")
-MAINTAINERS = {  # commands that make what ships; they have no script
+MAINTAINERS = {  # commands that make what ships or are started by others; they have no script
     "benchmarks.cost.work",  # the process that measures, started by others
     "benchmarks.speed.work",
     "hierdiff.data.critters.make",
+    "hierdiff.interop.isolated",  # the process that reads pickles, started by hierdiff.convert
     "hierdiff.metrics.make_classifier",
 }
 BUILD = "import setuptools.build_meta as backend; print(backend.build_wheel('dist'))"

@@ -8,9 +8,12 @@ import torch
 from torch import nn
 
 from baselines.latent.autoencoder import Autoencoder
+from baselines.latent.readers.ldm import LDMReader
 from hierdiff.config import folder_of_configs, from_yaml
 from hierdiff.denoisers import denoisers
 from hierdiff.interop import autoencoder, dit, ldm
+from hierdiff.interop.conversion import check
+from hierdiff.interop.conversion import config_of as config_of_method
 from hierdiff.registry import build
 from tests.interop.official_unet import unet
 
@@ -92,6 +95,45 @@ def test_every_unet_of_latent_diffusion(name):
     renamed = ldm.rename(meta(shapes), **heads)
     assert shapes_of(renamed) == shapes_of(found.state_dict()) == shapes_of(shipped.state_dict())
     assert count(found) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "options", "facts"),
+    [
+        ("ldm_4", "vq_f4", {}, {"channels": 3, "classes": 1000, "text_width": 0}),
+        ("ldm_8_churches", "kl_f8", {}, {"channels": 3, "classes": 0, "text_width": 0}),
+        ("sd_1", "kl_f8", {}, {"channels": 3, "classes": 0, "text_width": 768}),
+        ("sd_2", "kl_f8", {"prediction": "v"}, {"channels": 3, "classes": 0, "text_width": 1024}),
+    ],
+)
+def test_whole_checkpoints_find_their_release(name, first, options, facts):
+    """Heads, betas, resolution and scale come from the release, and every tensor has its place."""
+    with torch.device("meta"):
+        network = build(Autoencoder, config_of("autoencoder", first))
+    state = autoencoder.official(network.state_dict())
+    state = {f"first_stage_model.{key}": tensor for key, tensor in state.items()}
+    own = unet(blocks=2, **UNETS[name][0])
+    state |= {f"model.diffusion_model.{key}": tensor for key, tensor in meta(own).items()}
+    if facts["classes"]:
+        state |= meta({"cond_stage_model.embedding.weight": (1001, 512)})
+    published = LDMReader(**options).read(state, {})
+    check(published, config_of_method(published), Path(name))
+    shipped = config_of("denoiser", name)
+    node = published.method["denoiser"]
+    assert {key: node.get(key) for key in ("heads", "head_width", "clock")} == {
+        key: shipped.get(key) for key in ("heads", "head_width", "clock")
+    }
+    assert {key: published.facts[key] for key in facts} == facts
+    side = 512 if name.startswith("sd") else 256
+    assert published.method["resolutions"] == [side]
+    scale = 0.18215 if name.startswith("sd") else "none"
+    assert published.method["codec"]["statistics"] == scale
+
+
+def test_stable_diffusion_2_does_not_show_what_it_predicts():
+    own = unet(blocks=2, **UNETS["sd_2"][0])
+    with pytest.raises(ValueError, match="say prediction=eps or prediction=v"):
+        LDMReader().read(meta(own), {})
 
 
 @pytest.mark.parametrize(("name", "patch"), TRANSFORMERS)

@@ -99,7 +99,7 @@ def test_published_latents_have_their_shapes(name):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
 def test_every_config_goes_from_images_to_latents_and_back_on_meta(name):
-    network, side = published(name), read(name)["resolution"]
+    network, side = published(name), read(name).get("resolution", 256)
     x = torch.empty(2, 3, side, side, device="meta")
     out = network(x)
     z = network.regulariser.mode(out.moments)

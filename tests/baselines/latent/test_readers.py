@@ -201,6 +201,37 @@ def test_a_whole_checkpoint_of_latent_diffusion(tmp_path):
     assert method.sample(request)[16].shape == (2, 3, 16, 16)
 
 
+def test_a_table_of_classes_beside_the_network_is_read_as_tokens(tmp_path):
+    """The context of LDM-4 on ImageNet; the last row of its table is no class."""
+    path = tmp_path / "model.safetensors"
+    table = torch.randn(11, 24, generator=torch.Generator().manual_seed(0))
+    save_file(whole(**{"cond_stage_model.embedding.weight": table}), path)
+    method, config = load_method(run(path, "heads=1", "resolution=16", "null_class=true"))
+    network, tensors = method.stages[1].denoiser, reference("ldm_unet")[1]
+    assert (config["facts"]["classes"], config["facts"]["text_width"]) == (10, 0)
+    assert torch.equal(network.label.weight, table.roll(1, 0))
+    schedule = method.stages[1].process.schedules[0]
+    log_snr = schedule((tensors["t"] + 1).double() / 1000)[:, None]
+
+    def output(labels):
+        with torch.no_grad():
+            cond = network.prepare(Cond(labels=torch.tensor(labels)))
+            return network((tensors["x_t"],), log_snr, cond).levels[0]
+
+    words = load_method(run(text_only(tmp_path), "heads=1", "resolution=16", "text_length=1"))[0]
+    with torch.no_grad():
+        tokens, mask = table[[3, 10]][:, None], torch.ones(2, 1, dtype=torch.bool)
+        denoiser = words.stages[1].denoiser
+        out = denoiser((tensors["x_t"],), log_snr, denoiser.prepare(Cond(tokens=tokens, mask=mask)))
+    torch.testing.assert_close(output([3, -1]), out.levels[0], rtol=1e-5, atol=1e-5)
+
+
+def text_only(folder: Path) -> Path:
+    path = folder / "text.safetensors"
+    save_file(whole(), path)
+    return path
+
+
 @pytest.mark.parametrize(
     ("state", "words", "message"),
     [
@@ -311,6 +342,7 @@ def test_taesd_from_its_folder_and_from_its_two_files(tmp_path, capsys):
     assert "give that of the decoder as FILE" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_from_the_command_line(tmp_path, first_stage):
     ours = run(released(tmp_path, "dit"), "heads=4", f"autoencoder={first_stage}", "--as", "dit")
     out = tmp_path / "samples"
