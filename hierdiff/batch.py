@@ -87,6 +87,11 @@ class Cond:
         """`fn` applied to every tensor, for example to move, slice or repeat it."""
         return pytree.tree_map(fn, self)
 
+    def is_like(self, other: Cond) -> bool:
+        """Whether both have the same conditions, in the same shapes."""
+        (mine, own), (theirs, spec) = pytree.tree_flatten(self), pytree.tree_flatten(other)
+        return own == spec and [part.shape for part in mine] == [part.shape for part in theirs]
+
     def cat(self, other: Cond) -> Cond:
         """The rows of both, one after the other; they must have the same conditions."""
         return pytree.tree_map(lambda a, b: torch.cat([a, b]), self, other)

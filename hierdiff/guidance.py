@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from hierdiff.levels import Levels, clipped
 from hierdiff.options import Between, Length, Positive, Share, check
@@ -58,6 +60,7 @@ def guided(
     channels: slice = slice(None),
     interval: Sequence[float] = (0.0, 1.0),
     shared_carry: bool = False,
+    both: Denoise | None = None,
 ) -> Denoise:
     """The denoise function of x0 = weak + scale (strong - weak); `strong` itself at scale 1.
 
@@ -65,17 +68,22 @@ def guided(
     worse network, autoguidance (arXiv 2406.02507). Linear in x0, so the same in eps and v. scale:
     for all levels, or one for each. interval: times at which it acts (arXiv 2404.07724), channels:
     those on which; the rest comes from `strong`. The carry is a pair, one for each. shared_carry:
-    `weak` reads the carry of `strong` and its own is dropped, as in the released code of RIN.
+    `weak` reads the carry of `strong` and its own is dropped, as in the released code of RIN. both:
+    `strong` on the first and `weak` on the last half of a doubled batch, called in their place.
     """
     if is_off(scale):
         return strong
 
     def denoise(x: Levels, t: Moment, carry: Carry) -> Denoised:
-        carries = carry or (None, None)
-        good = strong(x, t, carries[0])
+        first, own = carry or (None, None)
+        second = first if shared_carry else own
         if not interval[0] <= t.time <= interval[1]:
-            return good._replace(carry=(good.carry, carries[1]))
-        bad = weak(x, t, carries[0] if shared_carry else carries[1])
+            good = strong(x, t, first)
+            return good._replace(carry=(good.carry, own))
+        if both is not None and (first is None) == (second is None):
+            good, bad = halves(doubled(both, x, t, first, second))
+        else:
+            good, bad = strong(x, t, first), weak(x, t, second)
         scales = scale if isinstance(scale, Sequence) else [scale] * len(x)
         x0 = []
         for g, b, s in zip(good.x0, bad.x0, scales, strict=True):
@@ -85,6 +93,27 @@ def guided(
         return Denoised(tuple(x0), (good.carry, bad.carry), good.variance)
 
     return denoise
+
+
+def doubled(both: Denoise, x: Levels, t: Moment, first: Carry, second: Carry) -> Denoised:
+    """`both` on the rows of x twice; first, second: carries of the two halves, or both None."""
+
+    def twice(values: Tensor) -> Tensor:
+        return torch.cat([values, values])
+
+    rows = t._replace(log_snr=twice(t.log_snr), alpha=twice(t.alpha), sigma=twice(t.sigma))
+    carry = None
+    if first is not None:
+        carry = pytree.tree_map(lambda a, b: torch.cat([a, b]), first, second)
+    return both(tuple(map(twice, x)), rows, carry)
+
+
+def halves(out: Denoised) -> tuple[Denoised, Denoised]:
+    """The first and the last half of the rows of a denoised state."""
+    leaves, spec = pytree.tree_flatten(tuple(out))
+    pairs = [(leaf, leaf) if leaf is None else leaf.chunk(2) for leaf in leaves]
+    first, last = (pytree.tree_unflatten([pair[i] for pair in pairs], spec) for i in (0, 1))
+    return Denoised(*first), Denoised(*last)
 
 
 def inpainted(denoise: Denoise, x0: Levels, mask: Levels) -> Denoise:

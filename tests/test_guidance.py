@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hierdiff.batch import Cond
 from hierdiff.guidance import (
     Denoised,
     check_scale,
@@ -16,10 +17,12 @@ from hierdiff.guidance import (
     static_threshold,
     thresholded,
 )
+from hierdiff.methods import Request
 from hierdiff.parameterization import PREDICTIONS, target
 from hierdiff.process import VariancePreserving
 from hierdiff.registry import check_node
 from hierdiff.schedules import Cosine, Shifted
+from tests import tiny
 
 PROCESS = VariancePreserving([Shifted(Cosine(), 4, 2), Cosine()])
 
@@ -204,3 +207,47 @@ def test_a_threshold_does_not_hide_what_is_not_finite(value):
         (found,) = threshold(x0)
         assert found.isnan()[0, 0, 0, 0]
     assert static_threshold()(x0)[0][0, 0, 0, 1:].tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("carry", [None, ("s", "w")])
+def test_both_passes_in_one_call_are_the_two_calls(carry):
+    x = state()
+
+    def half(slope):
+        def denoise(x, t, carry):
+            kept = x[0].flatten(1).sum(1) if carry is None else carry + 1
+            rows = t.alpha[:, -1].reshape(-1, 1, 1, 1)
+            return Denoised(tuple(slope * rows * level for level in x), kept, x)
+
+        return denoise
+
+    def both(x, t, carry):
+        n = len(x[0]) // 2
+        slopes = torch.tensor([2.0] * n + [1.0] * n, dtype=torch.float64)
+        return half(slopes.reshape(-1, 1, 1, 1))(x, t, carry)
+
+    given = None if carry is None else (torch.arange(3.0), torch.arange(3.0) + 9)
+    apart = guided(half(2.0), half(1.0), 3.0)(x, T, given)
+    joint = guided(half(2.0), half(1.0), 3.0, both=both)(x, T, given)
+    torch.testing.assert_close(tuple(joint), tuple(apart))
+
+
+@pytest.mark.parametrize("options", [{}, {"interval": [0.2, 0.7]}, {"shared_carry": True}])
+@pytest.mark.parametrize("name", ["unet", "rin"])
+def test_samples_of_one_call_are_those_of_two(name, options):
+    images = []
+    for together in (True, False):
+        sampling = {"steps": 4, "guidance": 2.0, "together": together, **options}
+        torch.manual_seed(0)
+        node = tiny.denoiser_node(name)
+        method = tiny.randomised(tiny.method("end_to_end", denoiser=node, sampling=sampling))
+        cond = Cond(labels=torch.tensor([0, 2]))
+        images.append(method.sample(Request(2, cond, noise=tiny.noise())))
+    torch.testing.assert_close(*images, rtol=1e-4, atol=1e-5)
+
+
+def test_a_negative_caption_of_another_length_is_read_in_a_call_of_its_own():
+    method = tiny.randomised(tiny.method("mdm", "text", sampling={"steps": 2, "guidance": 2.0}))
+    short = Cond(tokens=torch.ones(2, 2, tiny.WIDTH), mask=torch.ones(2, 2, dtype=torch.bool))
+    request = Request(2, tiny.cond("text", 2), negative=short, noise=tiny.noise())
+    assert all(image.isfinite().all() for image in method.sample(request).values())

@@ -259,7 +259,9 @@ class Diffusion(Generator):
 
         cond: a row for each example; the network's `prepare` runs once, here.
         """
-        prepared = self.denoiser.prepare(cond)
+        return self._denoise(self.denoiser.prepare(cond))
+
+    def _denoise(self, prepared: Cond) -> Denoise:
         parameterization = self.objective.parameterization
 
         def denoise(x: Levels, t: Moment, carry: Carry = None) -> Denoised:
@@ -276,7 +278,8 @@ class Diffusion(Generator):
         scale 1 cost nothing.
         """
         plan = self._plan(request)
-        denoise = self.denoise(cond)
+        prepared = self.denoiser.prepare(cond)
+        denoise = self._denoise(prepared)
         if not is_off(plan.guidance):
             everything = torch.ones(request.n, dtype=torch.bool, device=self.device)
             without = cond.dropped(everything)
@@ -285,9 +288,11 @@ class Diffusion(Generator):
                 without = replace(
                     without, labels=other.labels, tokens=other.tokens, mask=other.mask
                 )
-            weak = self.denoise(without)
+            weak = self.denoiser.prepare(without)
+            joint = plan.together and prepared.is_like(weak)
             denoise = guided(
-                *(denoise, weak, plan.guidance),
+                *(denoise, self._denoise(weak), plan.guidance),
+                both=self._denoise(prepared.cat(weak)) if joint else None,
                 channels=slice(plan.channels),
                 interval=plan.interval,
                 shared_carry=plan.shared_carry,

@@ -24,10 +24,11 @@ class Sampling:
     guidance, 1 for none, one number or one for each level. interval: times at which it acts.
     channels: how many of the first channels it acts on (DiT: 3 of its 4 latent channels), None for
     all. shared_carry: the pass without conditions reads the carry of the pass with them, as in the
-    released code of RIN, and not its own. threshold: {name: none | static | dynamic, ...}, applied
-    to each level's x0. prior: the standard deviation of the noise that a trajectory starts from,
-    "sigma" for the process's at t = 1, "unit" for 1, as the released codes of discrete steps have
-    it.
+    released code of RIN, and not its own. together: both passes of guidance are one call with twice
+    the rows; false: two calls, in half the memory, equal up to rounding. threshold: {name: none |
+    static | dynamic, ...}, applied to each level's x0. prior: the standard deviation of the noise
+    that a trajectory starts from, "sigma" for the process's at t = 1, "unit" for 1, as the released
+    codes of discrete steps have it.
 
     Raises:
         ValueError: for options out of range, and an unknown threshold or option of one.
@@ -40,6 +41,7 @@ class Sampling:
     interval: Annotated[Sequence[Share], Length(2)] = (0.0, 1.0)
     channels: Annotated[Count | None, Own()] = None
     shared_carry: bool = False
+    together: bool = True
     threshold: Node = field(default_factory=lambda: {"name": "static"})
     prior: Literal["sigma", "unit"] = "sigma"
 
