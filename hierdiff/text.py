@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from hierdiff.files.cache import kept_array
+from hierdiff.files.shards import Shards, kept_shards
 from hierdiff.inputs import digest, source_of
 from hierdiff.options import Count, Length
 from hierdiff.registry import Later, Registry, suggest
@@ -400,21 +400,21 @@ def require(package: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token states of a data set: each distinct caption once, in a mapped file.
+    """Token states of a data set: each distinct caption once, in mapped files.
 
-    tokens (u l d), mask (u l), 0 for padding; `rows` (n,) says which of them an example has.
+    states (u l d + 1): tokens, and behind them the mask, 0 for padding; `rows` (n,) says which of
+    them an example has.
     """
 
-    tokens: np.ndarray
-    mask: np.ndarray
+    states: Shards
     rows: np.ndarray
 
     def at(
         self, index: Int[np.ndarray, " b"]
     ) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
         """States and mask of the examples `index`."""
-        rows = self.rows[index]
-        return torch.from_numpy(self.tokens[rows]), torch.from_numpy(self.mask[rows] != 0)
+        states = torch.from_numpy(self.states[self.rows[index]])
+        return states[..., :-1].contiguous(), states[..., -1] != 0
 
     def taken(self, index: Any) -> Encoded:
         """The examples `index` alone."""
@@ -425,19 +425,24 @@ def encoded(encoder: TextEncoder, captions: Sequence[str], cache: Path) -> Encod
     """The states of every caption, read from the folder `cache` or computed once into it.
 
     The key is the encoder's identity, the source of foreign code, and the captions; float32, as
-    `encode` gives them, with the mask as one more channel.
+    `encode` gives them, with the mask as one more channel. They are in shards, so that one that was
+    killed goes on, and the processes of a run share the work.
     """
     distinct = sorted(set(captions))
     source = source_of(type(encoder).__module__)
     key = encoder.identity if source is None else f"{encoder.identity} : {source}"
     place = hashlib.sha256(repr((FORMAT, key, distinct)).encode()).hexdigest()[:16]
     shape = (len(distinct), encoder.length, encoder.width + 1)
-    states = kept_array(
-        cache / f"text-{place}.tokens.npy", shape, np.dtype("float32"), _states(encoder, distinct)
+    states = kept_shards(
+        cache / f"text-{place}",
+        shape,
+        np.dtype("float32"),
+        lambda first, stop: _states(encoder, distinct[first:stop]),
+        step=BATCH,
     )
     number = {caption: row for row, caption in enumerate(distinct)}
     rows = np.array([number[caption] for caption in captions], np.int64)
-    return Encoded(states[..., :-1], states[..., -1], rows)
+    return Encoded(states, rows)
 
 
 def _states(encoder: TextEncoder, captions: Sequence[str]) -> Iterator[np.ndarray]:

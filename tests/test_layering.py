@@ -32,7 +32,10 @@ ORDER = (
     ),
     ("hierdiff.methods",),
     ("hierdiff.training", "hierdiff.metrics", "hierdiff.interop", "hierdiff.command"),
-    ("hierdiff.train", "hierdiff.sample", "hierdiff.convert", "hierdiff.results", "hierdiff.list"),
+    (
+        *("hierdiff.train", "hierdiff.sample", "hierdiff.convert", "hierdiff.loader"),
+        *("hierdiff.results", "hierdiff.list"),
+    ),
     (
         "baselines",
         *("benchmarks.conditions", "benchmarks.device", "benchmarks.naming"),

@@ -111,7 +111,7 @@ def test_each_distinct_caption_is_encoded_once_and_then_read(tmp_path):
     encoder = Counting(width=4, length=2)
     for _ in range(2):
         states = encoded(encoder, captions, tmp_path)
-        assert isinstance(states.tokens, np.memmap)
+        assert all(isinstance(file, np.memmap) for file in states.states.files)
         tokens, mask = states.at(np.array([2, 1, 3]))
         expected, expected_mask = Vocabulary(width=4, length=2).encode(["a", "b", ""])
         assert torch.equal(tokens, expected) and torch.equal(mask, expected_mask)
@@ -121,7 +121,7 @@ def test_each_distinct_caption_is_encoded_once_and_then_read(tmp_path):
 def test_a_truncated_file_of_states_is_made_again(tmp_path):
     encoder = Counting(width=4, length=2)
     encoded(encoder, ["a"], tmp_path)
-    (path,) = tmp_path.glob("*.tokens.npy")
+    (path,) = tmp_path.glob("text-*/*.npy")
     path.write_bytes(path.read_bytes()[:-4])
     tokens, _ = encoded(encoder, ["a"], tmp_path).at(np.array([0]))
     assert torch.equal(tokens, Vocabulary(width=4, length=2).encode(["a"])[0])
@@ -130,8 +130,8 @@ def test_a_truncated_file_of_states_is_made_again(tmp_path):
 
 def test_other_widths_and_captions_are_other_files(tmp_path):
     for width in (4, 8):
-        assert encoded(Vocabulary(width=width), ["a"], tmp_path).tokens.shape == (1, 32, width)
-    assert encoded(Vocabulary(width=4), ["a", "b"], tmp_path).tokens.shape == (2, 32, 4)
+        assert encoded(Vocabulary(width=width), ["a"], tmp_path).states.shape == (1, 32, width + 1)
+    assert encoded(Vocabulary(width=4), ["a", "b"], tmp_path).states.shape == (2, 32, 5)
 
 
 @pytest.mark.parametrize("name", ["t5", "clip"])

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.discriminator import PatchGAN, adaptive_weight, generator_loss, hinge
 from baselines.latent.regularisers import Regulariser, reduced
 from hierdiff.batch import Batch, Cond
+from hierdiff.files.shards import Shards, kept_shards
 from hierdiff.levels import Levels, clipped, sides_of
 from hierdiff.methods import Diffusion, Handover, Images, Request, Stage, Turn
 from hierdiff.metrics.perceptual import Perceptual, perceptuals
@@ -278,38 +280,39 @@ class LatentDraws(NamedTuple):
 
 @dataclass(frozen=True)
 class LatentData:
-    """Moments of all images, (views, n, m, h, w) in a mapped file: as they are and, where the data
-    may be mirrored, mirrored. A posterior is sampled afresh at every step; these are no samples.
-    data: for its conditions alone."""
+    """Moments of all images, (n, m, h, w) in mapped files for each view: as they are and, where the
+    data may be mirrored, mirrored. A posterior is sampled afresh at every step; these are no
+    samples. data: for its conditions alone."""
 
     data: Any
-    moments: np.ndarray
+    views: tuple[Shards, ...]
 
     @property
     def flip(self) -> bool:
         """Whether there are moments of mirrored images."""
-        return len(self.moments) > 1
+        return len(self.views) > 1
 
     def __len__(self) -> int:
         return len(self.data)
 
     def batch(self, index: Tensor, flip: Tensor | None = None) -> Batch:
         """Moments and conditions of the examples `index` (b,); flip: which of them are mirrored."""
-        view = torch.zeros_like(index) if flip is None else flip.long()
-        rows = self.moments[view.numpy(), index.numpy()]
-        return Batch(torch.from_numpy(rows), self.data.cond_of(index))
+        rows = index.numpy()
+        moments = torch.from_numpy(self.views[0][rows])
+        if flip is not None:
+            moments[flip] = torch.from_numpy(self.views[1][rows[flip.numpy()]])
+        return Batch(moments, self.data.cond_of(index))
 
     def first(self) -> Tensor:
         """A batch of images drawn once for all, as they are."""
         generator = torch.Generator().manual_seed(0)
         rows = torch.randperm(len(self), generator=generator)[:ENCODED]
-        return torch.from_numpy(self.moments[0][rows.numpy()])
+        return torch.from_numpy(self.views[0][rows.numpy()])
 
     def chunks(self) -> Iterator[Tensor]:
         """All of them, in batches."""
-        for view in self.moments:
-            for first in range(0, len(view), ENCODED):
-                yield torch.from_numpy(view[first : first + ENCODED].copy())
+        for view in self.views:
+            yield from map(torch.from_numpy, view.batches(ENCODED))
 
 
 class LatentDiffusion(Diffusion):
@@ -340,23 +343,29 @@ class LatentDiffusion(Diffusion):
         (first,) = data.batch(torch.arange(1)).images
         shape = (len(views), len(data), *codec.moments(self._placed(first[None]))[0].shape)
         dtype = np.dtype(str(self.statistics.mean.dtype).removeprefix("torch."))
-        path = moments.place(codec.cache, data.name, data.sha256, codec.network, shape, dtype)
-        kept = moments.kept(path, shape, dtype, self._encoded(data, views))
-        found = LatentData(data, kept)
+        place = moments.place(codec.cache, data.name, data.sha256, codec.network, shape, dtype)
+        kept = (
+            kept_shards(
+                place / ("mirrored" if mirrored else "as_they_are"),
+                *(shape[1:], dtype, partial(self._encoded, data, mirrored)),
+                step=ENCODED,
+            )
+            for mirrored in views
+        )
+        found = LatentData(data, tuple(kept))
         self.statistics.find(found, codec.network)
         return found
 
-    def _encoded(self, data: Any, views: Sequence[bool]) -> Iterator[np.ndarray]:
-        """Moments of all images of each view, in batches."""
-        codec = self.codec
+    @torch.no_grad()
+    def _encoded(self, data: Any, mirrored: bool, first: int, stop: int) -> Iterator[np.ndarray]:
+        """Moments of images number `first` to `stop` - 1, in batches."""
         last = time.monotonic()
-        for mirrored in views:
-            for rows in torch.arange(len(data)).split(ENCODED):
-                images = data.batch(rows, torch.full((len(rows),), mirrored)).images
-                yield codec.moments(self._placed(images)).cpu().numpy()
-                if time.monotonic() - last > INTERVAL:
-                    last = time.monotonic()
-                    log.info("stage latent  encoded %d/%d images", int(rows[-1]) + 1, len(data))
+        for rows in torch.arange(first, stop).split(ENCODED):
+            images = data.batch(rows, torch.full((len(rows),), mirrored)).images
+            yield self.codec.moments(self._placed(images)).cpu().numpy()
+            if time.monotonic() - last > INTERVAL:
+                last = time.monotonic()
+                log.info("stage latent  encoded %d/%d images", int(rows[-1]) + 1, len(data))
 
     def _placed(self, images: Tensor) -> Tensor:
         return images.to(self.device, self.statistics.mean.dtype)

@@ -1,11 +1,23 @@
 """Datasets by name. Each gives an `ImageData`; which examples are used when is said in `order`."""
 
-from hierdiff.data import critters, elpv, fluent_emoji, folder, order, parquet, webdataset
+from hierdiff.data import (
+    cifar,
+    critters,
+    elpv,
+    fluent_emoji,
+    folder,
+    huggingface,
+    order,
+    parquet,
+    tiny_imagenet,
+    webdataset,
+)
 from hierdiff.data.classes import class_index
 from hierdiff.data.image_data import ImageData, conditions, datasets
 
 __all__ = [
     "ImageData",
+    "cifar",
     "class_index",
     "conditions",
     "critters",
@@ -13,7 +25,9 @@ __all__ = [
     "elpv",
     "fluent_emoji",
     "folder",
+    "huggingface",
     "order",
     "parquet",
+    "tiny_imagenet",
     "webdataset",
 ]

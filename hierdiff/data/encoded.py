@@ -125,6 +125,10 @@ class EncodedImages(Generic[T]):
         part._workers = self._workers
         return part
 
+    def with_workers(self, count: int) -> EncodedImages[T]:
+        """The same images, decoded by `count` processes."""
+        return EncodedImages(self.sources, self.decoder, self.rows, count)
+
     def close(self) -> None:
         """Ends the workers; the next reading starts new ones."""
         self._workers.close()

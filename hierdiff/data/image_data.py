@@ -45,7 +45,8 @@ class ImageData:
     (n,) and named vectors (n, width) handed to `Cond`; attributes: codes (n,) of known parts, named
     by `attribute_names`; law: that they are drawn from, where it is known; skipped: "PATH: reason";
     in_test: bool (n,), which images are the test part, None: a quarter by hash; split: how the
-    parts were made, in words; whole: the data that this is a part of.
+    parts were made, in words; shards: numbers (n,) of the shards that images stream out of, in
+    order, None where any image can be read at any time; whole: the data that this is a part of.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ImageData:
     digests: np.ndarray | None = None
     in_test: np.ndarray | None = None
     split: str = HASHED
+    shards: np.ndarray | None = None
     whole: ImageData | None = None
 
     def __len__(self) -> int:
@@ -237,6 +239,7 @@ class ImageData:
             encodings=None if self.encodings is None else self.encodings.taken(at),
             digests=None if self.digests is None else self.digests[at],
             in_test=None if self.in_test is None else self.in_test[at],
+            shards=None if self.shards is None else self.shards[at],
         )
 
     def with_text(self, text: Node | TextEncoder | None, cache: Path) -> ImageData:

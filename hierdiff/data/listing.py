@@ -69,7 +69,8 @@ class Listing(Generic[T]):
     picklable. keys: stable names, by which images are split and ordered. identity: changes with the
     files. classes: name of the class, None for none; class_names: in the order of their numbers,
     empty: those that occur, in natural order. captions: "" for none, None where there are no
-    captions. in_test, split: as in `ImageData`. odd: "PATH: reason" for what could not be listed.
+    captions. in_test, split, shards: as in `ImageData`. odd: "PATH: reason" for what could not be
+    listed.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Listing(Generic[T]):
     captions: Sequence[str] | None = None
     in_test: Sequence[bool] | None = None
     split: str = HASHED
+    shards: np.ndarray | None = None
     odd: tuple[str, ...] = ()
 
 
@@ -173,6 +175,7 @@ def image_data(
             None if listing.in_test is None else np.array([listing.in_test[r] for r in rows], bool)
         ),
         split=listing.split,
+        shards=None if listing.shards is None else listing.shards[rows],
     ).with_text(text, cache_folder(cache))
 
 

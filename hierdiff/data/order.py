@@ -1,8 +1,9 @@
 """Which examples a step sees, and which an image is made and measured under.
 
 Both are pure functions, so that resuming saves nothing. Epoch e of training is the permutation
-seeded by (seed, "order", e); batches run on across the end of an epoch. What is drawn for an
-example, its flip and its crop, is a function of the example and the epoch alone.
+seeded by (seed, "order", e), of the examples or, where these stream, of their shards; batches run
+on across the end of an epoch. What is drawn for an example, its flip and its crop, is a function of
+the example and the epoch alone.
 
 Image number i of any draw has the conditions of `evaluation_rows`: rows of a folder are sorted by
 class, so that the first n of them are no sample of the data.
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -21,12 +23,20 @@ from hierdiff.noise import generator_of
 
 
 def indices(
-    step: int, *, n: int, batch: int, seed: int, rank: int = 0, ranks: int = 1
+    step: int,
+    *,
+    n: int,
+    batch: int,
+    seed: int,
+    rank: int = 0,
+    ranks: int = 1,
+    shards: Sequence[int] | None = None,
 ) -> Int[Tensor, " b"]:
     """Examples (0..n-1) of `step` for one of `ranks` processes; b = batch / ranks.
 
-    `batch` is the global one; ranks take neighbouring slices of it, so that together they see
-    what a single process would.
+    shards: sizes of the shards that examples stream out of, one after another; within each the
+    order is its own. `batch` is the global one; ranks take neighbouring slices of it, so that
+    together they see what a single process would.
 
     Raises:
         ValueError: where a batch is empty or not a multiple of the ranks.
@@ -42,9 +52,19 @@ def indices(
     stop = start + share
     parts = []
     for epoch in range(start // n, (stop - 1) // n + 1):
-        order = _permutation(n, seed, "order", epoch)
+        order = (
+            _permutation(n, seed, "order", epoch)
+            if shards is None
+            else _by_shard(tuple(shards), seed, "order", epoch)
+        )
         parts.append(order[max(start - epoch * n, 0) : stop - epoch * n])
     return torch.cat(parts)
+
+
+def runs(shards: Int[np.ndarray, " n"]) -> list[int]:
+    """Sizes of the runs of neighbours in one shard, for `indices`."""
+    bounds = np.flatnonzero(np.diff(shards)) + 1
+    return np.diff([0, *bounds.tolist(), len(shards)]).tolist()
 
 
 def epochs(step: int, *, n: int, batch: int, rank: int = 0, ranks: int = 1) -> Int[Tensor, " b"]:
@@ -101,6 +121,12 @@ RULE = (
 @lru_cache(maxsize=8)
 def _uniform(n: int, count: int, *key: int | str) -> Float[Tensor, "n count"]:
     return torch.rand(n, count, generator=generator_of(*key))
+
+
+@lru_cache(maxsize=8)
+def _by_shard(sizes: tuple[int, ...], *key: int | str) -> Int[Tensor, " n"]:
+    runs = torch.arange(sum(sizes)).split(sizes)
+    return torch.cat([runs[shard] for shard in _permutation(len(sizes), *key).tolist()])
 
 
 @lru_cache(maxsize=8)

@@ -203,7 +203,7 @@ def read_table(path: Path, columns: Columns) -> list[Row]:
     labels = empty if chosen.label is None else table[chosen.label]
     captions = empty if chosen.caption is None else table[chosen.caption]
     return [
-        Row(cell, None if key is None else str(key), label, _one_line(caption))
+        Row(cell, None if key is None else str(key), label, one_line(caption))
         for cell, key, label, caption in zip(cells, keys, labels, captions, strict=True)
     ]
 
@@ -224,7 +224,7 @@ def _columns(names: Sequence[str], columns: Columns) -> Columns:
     return Columns(columns.image, label, caption, columns.key)
 
 
-def _one_line(caption: Any) -> str:
+def one_line(caption: Any) -> str:
     """Of several captions the first."""
     first = next(iter(caption), "") if isinstance(caption, list) else caption
     return unicodedata.normalize("NFC", " ".join(str(first or "").split()))

@@ -85,6 +85,8 @@ class Feed:
         self.data, self.fabric, self.recipe = data, fabric, recipe
         self.images, self.place = images, place
         self.speed = Speed()
+        shards = getattr(data, "shards", None)
+        self._shards = None if shards is None else order.runs(shards)
         self.decodes = isinstance(getattr(data, "images", None), EncodedImages)
         beside = fabric.device.type != "cpu" or (self.decodes and data.images.workers > 0)
         self._pool = ThreadPoolExecutor(1, "hierdiff-feed") if beside else None
@@ -118,8 +120,9 @@ class Feed:
     def _chunk(self, step: int, chunk: int) -> Batch:
         n, count = len(self.data), self.fabric.world_size * self.recipe.accumulate
         seed = seed_of("order", *self.place)
-        rows = order.indices(step, n=n, batch=self.images, seed=seed, rank=chunk, ranks=count)
-        epochs = order.epochs(step, n=n, batch=self.images, rank=chunk, ranks=count)
+        share: dict[str, Any] = {"n": n, "batch": self.images, "rank": chunk, "ranks": count}
+        rows = order.indices(step, seed=seed, shards=self._shards, **share)
+        epochs = order.epochs(step, **share)
         drawn: dict[str, Tensor] = {}
         if getattr(self.data, "flip", False):
             u = order.chances(rows, epochs, "flip", *self.place, n=n, count=1)

@@ -12,6 +12,7 @@ from hierdiff.data.encoded import EncodedImages
 from hierdiff.text import encoders
 from tests.data import formats
 from tests.data.samples import write_cells, write_emoji, write_folder
+from tests.data.test_releases import write_cifar_binary, write_tiny_imagenet
 
 SIDE = 8
 
@@ -20,8 +21,10 @@ SAMPLES = {
     **{"elpv": write_cells, "fluent_emoji": write_emoji, "folder": write_folder},
     "webdataset": lambda root: formats.write_shards(root, formats.files(24)),
     "parquet": lambda root: formats.write_parquet(root, formats.files(24)),
+    "huggingface": lambda root: formats.write_parquet(root, formats.files(24)),
+    **{"cifar": write_cifar_binary, "tiny_imagenet": write_tiny_imagenet},
 }
-STREAMED = ("webdataset", "parquet")
+STREAMED = ("webdataset", "parquet", "huggingface")
 
 
 @pytest.fixture(scope="module", params=datasets.names())
@@ -33,7 +36,7 @@ def node(request, tmp_path_factory):
         "cache": str(tmp_path_factory.mktemp("cache")),
     }
     if request.param in STREAMED:
-        pytest.importorskip("pyarrow")
+        pytest.importorskip("datasets")
         node["reading"] = {"workers": 0}
     if request.param in SAMPLES:
         write = SAMPLES[request.param]

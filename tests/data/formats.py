@@ -92,21 +92,29 @@ def write_shards(root: Path, content: Mapping[str, bytes], size: int = 10) -> Pa
     return root
 
 
-def write_parquet(root: Path, content: Mapping[str, bytes], group: int = 7) -> Path:
+def write_parquet(
+    root: Path, content: Mapping[str, bytes], group: int = 7, shards: int = 1
+) -> Path:
+    """Tables as those of the hub; shards: files of the training part."""
     import pyarrow as pa
     from pyarrow import parquet
 
     root.mkdir(parents=True)
-    for part in ("train", "val"):
+    for part, count in (("train", shards), ("val", 1)):
         keys = [key for key in content if key.startswith(part)]
-        table = pa.table(
-            {
-                "image": [{"bytes": content[key], "path": key} for key in keys],
-                "label": [label_of(key) for key in keys],
-                "text": [caption_of(key) for key in keys],
-            }
-        )
-        parquet.write_table(table, root / f"{part}-00000.parquet", row_group_size=group)
+        size = -(-len(keys) // count)
+        for number in range(count):
+            some = keys[number * size : (number + 1) * size]
+            table = pa.table(
+                {
+                    "image": [{"bytes": content[key], "path": key} for key in some],
+                    "name": some,
+                    "label": [label_of(key) for key in some],
+                    "text": [caption_of(key) for key in some],
+                }
+            )
+            path = root / f"{part}-{number:05d}-of-{count:05d}.parquet"
+            parquet.write_table(table, path, row_group_size=group)
     return root
 
 

@@ -101,11 +101,13 @@ def test_a_table_without_the_column_or_cut_short(tmp_path):
     pytest.importorskip("pyarrow")
     root = formats.write_parquet(tmp_path / "tables", formats.files(8))
     node = {"name": "parquet", "root": str(root), "resolution": 8, "cache": str(tmp_path / "c")}
-    with pytest.raises(ValueError, match=r"train-00000.*no column 'picture'.*data\.image.*text"):
+    with pytest.raises(
+        ValueError, match=r"train-00000-of-00001.*no column 'picture'.*data\.image.*text"
+    ):
         datasets.build({**node, "image": "picture"})
-    path = root / "train-00000.parquet"
+    path = root / "train-00000-of-00001.parquet"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"train-00000\.parquet cannot be read"):
+    with pytest.raises(ValueError, match=r"of-00001\.parquet cannot be read"):
         datasets.build(node)
 
 

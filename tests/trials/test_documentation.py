@@ -29,6 +29,7 @@ from hierdiff.metrics.extractors import extractors
 from hierdiff.registry import build, check_node
 from hierdiff.train import definite, method_node
 from hierdiff.training import Recipe
+from tests.data import formats
 from tests.test_command import composed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +58,8 @@ ADDED = {  # to the first of these that a command begins with
 NEEDS = {  # what a command needs that is not here: it is composed alone
     "data=fluent_emoji": "its images come from a package registry (hierdiff.data.fetch)",
     "data=elpv": "its images come from a package (elpv-dataset), which may not be installed",
+    "data=cifar": "its images are an archive that is not here",
+    "data=tiny_imagenet": "its images are an archive that is not here",
 }
 
 
@@ -111,6 +114,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             image = Image.effect_noise((40, 40), 60).convert("RGB")
             image.putpixel((0, 0), (i, 0, 0))
             image.save(folder / "IMAGES" / name / f"{i}.png")
+    content = {key: formats.png(i, (40, 40)) for i, key in enumerate(formats.files(96))}
+    formats.write_shards(folder / "SHARDS", content)
+    for name in ("TABLES", "FOLDER"):
+        formats.write_parquet(folder / name, content)
     yield folder
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.latent import moments
-from baselines.latent.moments import kept
 from hierdiff.data import image_data
+from hierdiff.files.cache import kept_array as kept
 from tests.baselines.latent.test_latent import AUTOENCODER, built
 from tests.training.runs import images
 
@@ -37,13 +36,14 @@ def test_what_is_kept_is_what_the_encoder_gives(tmp_path):
     index, flip = torch.tensor([3, 0, 7]), torch.tensor([True, False, True])
     wanted = method.stages[1].codec.moments(images().batch(index, flip).images)
     torch.testing.assert_close(data.batch(index, flip).images, wanted)
-    assert isinstance(data.moments, np.memmap) and data.moments.shape == (2, 20, 4, 4, 4)
+    assert [view.shape for view in data.views] == [(20, 4, 4, 4)] * 2
+    assert all(isinstance(file, np.memmap) for view in data.views for file in view.files)
 
 
 def test_images_are_encoded_once_for_one_autoencoder(tmp_path):
     first, again, other = (started(tmp_path, seed)[2] for seed in (0, 0, 1))
     assert first == [20, 20] and again == [] and other == [20, 20]
-    assert len(list((tmp_path / "moments").glob("noise-4x4-*.npy"))) == 2
+    assert len(list((tmp_path / "moments").glob("noise-4x4-*"))) == 2
 
 
 def test_other_images_are_encoded_for_themselves(tmp_path):
@@ -60,7 +60,8 @@ def test_moments_are_those_of_a_network_that_does_not_drop(tmp_path):
     dropping = {**AUTOENCODER, "dropout": 0.9}
     _, wanted, _ = started(tmp_path / "none", autoencoder=AUTOENCODER)
     method, found, _ = started(tmp_path / "some", autoencoder=dropping)
-    np.testing.assert_array_equal(found.moments, wanted.moments)
+    for mine, theirs in zip(found.views, wanted.views, strict=True):
+        np.testing.assert_array_equal(mine[:], theirs[:])
     assert method.stages[0].autoencoder.training  # as it was
 
 
@@ -107,7 +108,7 @@ def test_a_full_disk_is_told_with_the_file_and_its_size(tmp_path, monkeypatch):
     def full(*given, **more):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(moments.np.lib.format, "write_array_header_1_0", full)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     with pytest.raises(OSError, match=r"cannot write .*a\.npy \(8\.0 MB\): No space left"):
         kept(tmp_path / "a.npy", (1000, 2000), F32, [])
 
