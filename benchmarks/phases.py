@@ -6,6 +6,7 @@ the same command goes on after a kill.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -47,7 +48,7 @@ from benchmarks.sweep.finished import inputs_of
 from hierdiff import training
 from hierdiff.data import ImageData
 from hierdiff.data.order import RULE
-from hierdiff.files.atomic import write_png
+from hierdiff.files.atomic import write, write_png
 from hierdiff.files.samples import Samples
 from hierdiff.images import sheet
 from hierdiff.levels import Resolution, plain_of, resolution_of
@@ -267,6 +268,9 @@ def picture(bench: Bench, shown: PixelImages) -> None:
     folder, looked_at = bench.folder, next(iter(shown.values()))[:NEAREST]
     finest = resolution_of(looked_at.shape[2:])
     write_png(folder / "samples.png", sheet(list(shown.values())))
+    count = len(next(iter(shown.values())))
+    facts = sample_facts(bench.test, bench.settings.measure.seeds[0], range(count))
+    write(folder / "shown.json", json.dumps(facts, indent=1).encode())
     write_png(folder / "real.png", sheet([real_images(bench.test, SHOWN)]))
     alone = finest in files_of(bench.settings.measure.references)
     # moments alone know no neighbours, and features of frames none of clips

@@ -1,4 +1,7 @@
-"""`python -m benchmarks.report RUNS [RUNS ...] -o report`: the page of all runs in the folders."""
+"""`python -m benchmarks.report RUNS [RUNS ...] -o report`: the page of all runs in the folders.
+
+`--watch` writes it again while runs train, and a browser loads it again by itself.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import hashlib
 import json
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -18,6 +22,7 @@ from markupsafe import Markup
 
 from benchmarks.report.charts import swatch
 from benchmarks.report.content import Page, page
+from benchmarks.report.live import live_folders, state_of
 from benchmarks.report.pictures import FOLDER, ReportFiles
 from benchmarks.tables import published as papers
 from benchmarks.tables.choices import add_choices, require_runs, select
@@ -127,22 +132,60 @@ def _linked(index: Path) -> set[str]:
     return {link for link in links if OWN.fullmatch(link)}
 
 
+def seconds(word: str) -> int:
+    """A whole number of seconds, at least 1.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if not word.isdecimal() or int(word) < 1:
+        raise ValueError(f"{word} is no number of seconds: take 1 or more")
+    return int(word)
+
+
+def write_page(
+    chosen: argparse.Namespace, live: Sequence[Path] = (), refresh: int | None = None
+) -> Page:
+    """Writes the page of the chosen runs, and of those in training."""
+    files = ReportFiles()
+    records, unread = readable(*chosen.folders)
+    records = select(records, chosen.where)
+    require_runs([*records, *unread, *live], chosen.folders)
+    content = page(
+        records,
+        files,
+        folders=[Path(folder) for folder in chosen.folders],
+        unread=unread,
+        published=papers.chosen_rows(chosen.published),
+        live=live,
+        refresh=refresh,
+    )
+    files.contents[INDEX] = render(content)
+    write_report(chosen.output, files.contents)
+    return content
+
+
 @reported
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the report and prints where it is."""
     parser = argparse.ArgumentParser("benchmarks.report", description="A page of finished runs.")
     add_choices(parser)
     parser.add_argument("-o", "--output", type=Path, default=Path("report"), metavar="FOLDER")
+    parser.add_argument(
+        "--watch", type=seconds, nargs="?", const=10, metavar="SECONDS",
+        help="shows runs in training too, and writes the page again as they go on, until they end",
+    )  # fmt: skip
     chosen = parser.parse_args(arguments)
-    files = ReportFiles()
-    records, unread = readable(*chosen.folders)
-    records = select(records, chosen.where)
-    require_runs([*records, *unread], chosen.folders)
-    others = papers.chosen_rows(chosen.published)
     folders = [Path(folder) for folder in chosen.folders]
-    content = page(records, files, folders=folders, unread=unread, published=others)
-    files.contents[INDEX] = render(content)
-    write_report(chosen.output, files.contents)
+    before = None
+    while chosen.watch is not None and (live := live_folders(folders)):
+        state = state_of(folders)
+        if state != before:
+            content = write_page(chosen, live, chosen.watch)
+            print(f"{len(live)} in training: {printable(str(chosen.output / INDEX))}", flush=True)
+            before = state
+        time.sleep(chosen.watch)
+    content = write_page(chosen)
     for line in content.unread:
         print(f"left out: {one_line(line)}", file=sys.stderr)
     print(printable(f"{content.title}: {chosen.output / INDEX}"))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.report import facts
+from benchmarks.report.live import LiveRun, live_run
 from benchmarks.report.numbers import (
     UNFIT,
     agreement_tables,
@@ -46,12 +47,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page. unread: a sentence for each record or file that could not be read."""
+    """A whole page. unread: a sentence for each record or file that could not be read. live: runs
+    in training; refresh: seconds after which a browser loads the page again, None for never."""
 
     title: str
     sections: Sequence[Section]
     scaling: Sequence[Gallery]
     unread: Sequence[str]
+    live: Sequence[LiveRun] = ()
+    refresh: int | None = None
 
 
 def page(
@@ -61,11 +65,14 @@ def page(
     folders: Sequence[Path] = (),
     unread: Sequence[str] = (),
     published: Sequence[Published] = (),
+    live: Sequence[Path] = (),
+    refresh: int | None = None,
 ) -> Page:
     """The page of these records; the files that it links to are added to `files`.
 
     folders: where figures over several runs may lie. unread: a sentence for each record that could
-    not be read. published: numbers of papers for the tables.
+    not be read. published: numbers of papers for the tables. live: folders of runs in training.
+    refresh: as of `Page`.
     """
     records, unfit = _fit(records)
     by_data = {data: [r for r in records if r.data == data] for data in {r.data for r in records}}
@@ -81,7 +88,9 @@ def page(
     figures = list(scaling(folders, files))
     counted = f"{len(records)} run{'' if len(records) == 1 else 's'}"
     title = f"{counted} on {', '.join(named)}" if named else "No finished run"
-    return Page(title, sections, figures, [*unread, *unfit, *files.broken])
+    running = [live_run(folder, files) for folder in live]
+    broken = [*unread, *unfit, *files.broken]
+    return Page(title, sections, figures, broken, running, refresh)
 
 
 def _fit(records: Iterable[Record]) -> tuple[list[Record], list[str]]:

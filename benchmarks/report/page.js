@@ -61,6 +61,33 @@ for (const choices of document.querySelectorAll(".choices")) {
   show();
 }
 
+// options: those in which two chosen rows differ
+for (const table of document.querySelectorAll(".pairs table")) {
+  const heads = [...table.tHead.rows[0].cells].slice(1);
+  if (heads.length < 3) continue;
+  const chosen = ["Options of ", " beside "].map((text) => {
+    const label = document.createElement("label");
+    const select = document.createElement("select");
+    select.add(new Option("all rows", ""));
+    heads.forEach((head, i) => select.add(new Option(head.textContent, String(i + 1))));
+    label.className = "choose";
+    label.append(text, select);
+    table.closest(".pairs").insertBefore(label, table.closest(".box"));
+    return select;
+  });
+  const show = () => {
+    const pair = chosen.map((select) => Number(select.value));
+    const two = pair.every((column) => column > 0);
+    for (const row of table.rows) {
+      const cells = [...row.cells];
+      cells.forEach((cell, i) => { cell.hidden = two && i > 0 && !pair.includes(i); });
+      const [one, other] = pair.map((column) => cells[column]?.textContent);
+      row.hidden = two && row.parentNode !== table.tHead && one === other;
+    }
+  };
+  for (const select of chosen) select.addEventListener("change", show);
+}
+
 // pictures: larger on top of the page, and from one to the next by the arrow keys
 const links = [...document.querySelectorAll("a.enlarge")];
 if (links.length) {

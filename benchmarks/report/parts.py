@@ -134,14 +134,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption; alt: a description for who cannot see it."""
-
-    """A picture of the page with its caption and its text for those who do not see it."""
+    """A picture with its caption; alt: a description for who cannot see it; labels: the class or
+    caption of each image on it, in the order of its rows."""
 
     picture: Picture
     caption: str
     alt: str
     look: int | None = None
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

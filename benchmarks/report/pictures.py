@@ -29,6 +29,8 @@ from benchmarks.report.parts import (
 from hierdiff.files.reading import from_json, read_text
 
 FOLDER = "pictures"
+SAMPLES = "samples.png"
+SHOWN = "shown.json"  # what the images of the sheet of samples are made from
 
 
 @dataclass
@@ -73,7 +75,7 @@ class Sheet:
 
 SHEETS = (
     Sheet(
-        "samples.png",
+        SAMPLES,
         "Samples",
         "The same noise seeds for every method, not chosen. A block for each resolution that a "
         "method makes, finest left, with the same sample at the same place.",
@@ -134,7 +136,7 @@ def galleries(
         own = list(_figures(entries, sheet.file, sheet.alt, files))
         have = {label for label, _ in own}
         missing = [e.label for e in entries if sheet.always and e.label not in have]
-        real = _real_images(data, entries, files) if sheet.file == "samples.png" else ()
+        real = _real_images(data, entries, files) if sheet.file == SAMPLES else ()
         figures = [*real, *(figure for _, figure in own)]
         if figures:
             yield Gallery(sheet.name, sheet.note, figures, missing)
@@ -150,7 +152,20 @@ def _figures(
         if picture:
             failed = " (failed)" if entry.record.failure is not None else ""
             description = alt.format(label=entry.label, sides=entry.sides)
-            yield entry.label, Figure(picture, entry.label + failed, description, entry.look)
+            shown = shown_labels(entry.folder) if entry.folder and file == SAMPLES else []
+            caption = entry.label + failed
+            yield entry.label, Figure(picture, caption, description, entry.look, shown)
+
+
+def shown_labels(folder: Path) -> list[str]:
+    """The caption or class of each image on the sheet of samples; none where they are not known."""
+    try:
+        facts = from_json(read_text(folder / SHOWN))
+    except (OSError, ValueError):
+        return []
+    known = [mapping(one) for one in facts] if isinstance(facts, list) else []
+    labels = [one.get("caption") or one.get("class") for one in known]
+    return [str(label) for label in labels] if labels and all(labels) else []
 
 
 def _real_images(
