@@ -125,7 +125,7 @@ class Settings:
     label: of its row. folder: where it works. dry_run: true for the plan alone, "time" to time some
     steps for it. analysis, recipe_name: None for none. samples: whether all measured samples stay
     in the folder, and as what (`hierdiff.files.samples`). The options of `hierdiff.train` are as
-    there.
+    there; checkpoint: of `method=published`.
     """
 
     measure: Measure
@@ -147,6 +147,7 @@ class Settings:
     analysis: Analysis | None = None
     recipe_name: Text | None = None
     samples: Literal["npz", "png", "webdataset"] | None = None
+    checkpoint: str | Sequence[str] | None = None
 
     @property
     def place(self) -> Path:
@@ -156,7 +157,7 @@ class Settings:
     def to_config(self) -> dict[str, Any]:
         """The config of these settings, as new dicts, lists and plain values."""
         config = thaw(self)
-        for group in ("denoiser", "sampler", "analysis", "recipe_name"):
+        for group in ("denoiser", "sampler", "analysis", "recipe_name", "checkpoint"):
             if config[group] is None:  # as hydra leaves out a group of which nothing is chosen
                 del config[group]
         return config

@@ -25,6 +25,7 @@ from hierdiff.noise import seed_of
 from hierdiff.options import Count, Length, check, literal
 from hierdiff.registry import build
 from hierdiff.training import Recipe, check_run, train
+from hierdiff.training.published import completed
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def prepare(cfg: Mapping[str, Any], *, shapes_alone: bool = False) -> Prepared:
     check(part_name, Literal["train", "test", "all"], "part")
     data = datasets.build(cfg["data"], at="data")
     part = data.part(part_name)
-    node = method_node(cfg)
+    node = completed(method_node(cfg))
     torch.manual_seed(seed_of(seed, "init"))
     elsewhere = {option: group for option, group in GROUPS.items() if option not in cfg["method"]}
     make = on_shapes if shapes_alone else methods.build

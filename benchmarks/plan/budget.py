@@ -248,7 +248,8 @@ def fewest(method: Method) -> int:
     """
     stage_steps(method, MOST)
     # rounding changes the steps of a stage by less than one
-    enough = math.ceil(2 / min(stage.share for stage in method.stages if stage.share > 0))
+    shares = [stage.share for stage in method.stages if stage.share > 0]
+    enough = math.ceil(2 / min(shares)) if shares else 0
     return 1 + max((n for n in range(1, enough) if not _all_trained(method, n)), default=0)
 
 

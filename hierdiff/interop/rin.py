@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 NETWORKS = ("denoiser_ema", "denoiser")  # averaged weights, raw weights
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _LATENTS = "tape.Slatent_pos_emb.Skernel.Svis_pos_embedding"
 _POSITIONS = "tape.Stape_pos_emb.Skernel.Svis_pos_embedding"
 _PLACES = {
@@ -69,7 +69,7 @@ def rename(
     """
     start = f"model/{network}/"
     own = {
-        key.removeprefix(start).removesuffix(_SUFFIX): torch.as_tensor(value)
+        key.removeprefix(start).removesuffix(SUFFIX): torch.as_tensor(value)
         for key, value in state.items()
         if key.startswith(start)
     }

@@ -126,13 +126,13 @@ def stage_steps(method: Method, steps: int) -> list[int]:
     """Steps of each stage by its share of `steps`; a stage with a share has at least one.
 
     Stages that divide one budget have shares that sum to 1; those trained each on its own (a
-    cascade) may have more.
+    cascade) may have more. A method whose stages all have weights may have no steps at all.
 
     Raises:
         ValueError: for negative or zero shares, or too few steps.
     """
     shares = [stage.share for stage in method.stages]
-    if min(shares) < 0 or sum(shares) <= 0:
+    if min(shares) < 0 or (not sum(shares) and not all(s.ready for s in method.stages)):
         raise ValueError(f"shares {shares} of the stages: take 0 or more, not all 0")
     bounds = [round(steps * sum(shares[:i])) for i in range(len(shares) + 1)]
     counts = [high - low for low, high in zip(bounds, bounds[1:], strict=False)]
@@ -510,5 +510,5 @@ def due(step: int, count: int, times: int) -> bool:
 
 
 def last_trained(counts: Sequence[int]) -> int:
-    """The index of the last stage that has steps."""
-    return max(index for index, count in enumerate(counts) if count)
+    """The index of the last stage that has steps; of the last where none has."""
+    return max((i for i, count in enumerate(counts) if count), default=len(counts) - 1)

@@ -18,6 +18,8 @@ PREFIX = "weights."
 OPTIONS = {  # what the shapes of a tiny network do not show, and differs from the release
     "mdm_two_level": {"resolution": 8, "text_length": 5},
     "mdm_three_level": {"resolution": 4, "text_length": 5},
+    "adm_tiny": {"resolution": 16, "head_width": 16, "new_order": True},
+    "adm_upsampler_tiny": {"resolution": 16, "low": 8, "head_width": 16},
 }
 
 
