@@ -68,6 +68,9 @@ def convert(
             f"{path} has tensors of {name} that do not fit together ({first_line(error)}): it is "
             f"damaged, or of another layout"
         ) from error
+    except ValueError as error:
+        said = str(error)
+        raise ValueError(said if str(path) in said else f"{path}: {said}") from error
     config = config_of(published, class_names)
     check(published, config, path)
     config["published"] = {
@@ -113,7 +116,10 @@ def chosen(
 
 def _knows(name: str, shapes: Shapes, about: Mapping[str, Any]) -> bool:
     """Whether a reader of default options recognises a table."""
-    return readers.build({"name": name}).recognises(shapes, about)
+    try:
+        return readers.build({"name": name}).recognises(shapes, about)
+    except (IndexError, KeyError, TypeError, ValueError):  # of layers of another shape
+        return False
 
 
 def config_of(published: Published, class_names: Sequence[str] | None = None) -> dict[str, Any]:

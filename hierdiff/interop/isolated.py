@@ -50,6 +50,10 @@ _REFUSED = (  # events of Python's that begin with one of these
 )
 
 
+class Refused(ValueError):
+    """A file names code."""
+
+
 class Inert:
     """What a pickle has as an object: its fields where it has some, and no behaviour."""
 
@@ -67,13 +71,13 @@ def read(path: Path, inert: Iterable[str] = ()) -> Content:
     inert: further names of classes that become inert records.
 
     Raises:
-        ValueError: where it cannot be read so, with the reason, and the name of what it would run.
+        Refused: where it names code, with the name.
+        ValueError: where it cannot be read so, with the reason.
     """
+    load = _arrays if kind_of(path) == NUMPY else _unpickled
     try:
-        value = (
-            _arrays(path) if kind_of(path) == NUMPY else _unpickled(path, [*BOOKKEEPING, *inert])
-        )
-    except ValueError:
+        value = load(path, [*BOOKKEEPING, *inert])
+    except Refused:
         raise
     except MemoryError:
         raise ValueError(f"{path} wants more memory than a file of its size may take") from None
@@ -101,14 +105,14 @@ def _unpickled(path: Path, inert: Iterable[str]) -> Any:
         )
         if name is None:
             raise
-        raise ValueError(
+        raise Refused(
             f"{path} names {name[1]!r}, which is no tensor and is not run: if it only stands "
             f"beside the weights, leave it out with --ignore {name[1]}; else take the release as "
             f"safetensors"
         ) from None
 
 
-def _arrays(path: Path) -> dict[str, Tensor]:
+def _arrays(path: Path, inert: Iterable[str]) -> dict[str, Tensor]:
     with np.load(path, allow_pickle=False) as arrays:
         return {name: torch.from_numpy(arrays[name].copy()) for name in arrays.files}
 

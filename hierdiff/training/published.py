@@ -36,15 +36,14 @@ def published(
     channels: Count = 3,
     classes: Natural = 0,
     text_width: Natural = 0,
-    text_length: Natural = 0,
 ) -> Method:
     """The method in a file, or the cascade of those in several, with their weights.
 
     checkpoint: what `hierdiff.convert` wrote, or the weights.safetensors of a run; of a cascade the
     base first. config: method and facts of the files, None to read them. share: of the budget's
     steps, for each of its stages; 0 leaves the weights as they are. sampling: options of the
-    sampler that replace those of every stage; what is null stays. channels, classes, text_width,
-    text_length: of the data.
+    sampler that replace those of every stage; what is null stays. channels, classes, text_width: of
+    the data.
 
     Raises:
         ValueError: where files do not fit each other or the data.
