@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from hierdiff.methods import methods
 from tests import tiny
 
 pytestmark = [
@@ -21,7 +20,7 @@ def unchecked(pytestconfig: pytest.Config) -> None:
     counters.clear()
 
 
-NAMES = methods.names()
+NAMES = tiny.METHODS
 VARIANTS = [
     pytest.param(name, kind, options, id=f"{name}-{kind}-{label}")
     for name in NAMES

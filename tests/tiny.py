@@ -109,6 +109,10 @@ def denoiser_cases() -> Iterator[Case]:
         yield from (Case(name, depth) for depth in ((1, 2, 3) if nests else (1,)))
 
 
+# Methods that are made of options; the published one is made of files (tests/training).
+METHODS = [name for name in methods.names() if name != "published"]
+
+
 def method_node(name: str, resolutions: tuple[int, ...] | None = None, **options) -> dict:
     """With as many resolutions as the method takes, joint in one network if it can."""
     candidates = [resolutions] if resolutions else [SIDES[:2], SIDES[:1]]

@@ -10,7 +10,7 @@ from hierdiff.methods import Request, methods
 from hierdiff.noise import per_example
 from tests import tiny
 
-each = pytest.mark.parametrize("name", methods.names())
+each = pytest.mark.parametrize("name", tiny.METHODS)
 kinds = pytest.mark.parametrize("kind", tiny.KINDS)
 
 
