@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from baselines.published import RELEASES, ADMReader, RINReader, layout_of
+from baselines.pixel_readers import RELEASES, ADMReader, RINReader, layout_of
 from hierdiff.batch import Cond
 from hierdiff.denoisers import denoisers
 from hierdiff.interop.conversion import check, config_of, convert
