@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,10 +14,14 @@ from jaxtyping import Int
 from torch import Tensor
 from typing_extensions import override
 
+from hierdiff.batch import Cond
 from hierdiff.data import ImageData
 from hierdiff.data.classes import class_index
 from hierdiff.data.law import Law
 from hierdiff.data.order import evaluation_rows, evaluation_rule
+from hierdiff.noise import generator_of
+
+Labels = Literal["test", "balanced", "random"]
 
 
 class Conditions(ABC):
@@ -39,20 +45,65 @@ class Conditions(ABC):
 
 
 class EvaluationConditions(Conditions):
-    """Those of held-out data: image i has them from `evaluation_rows`."""
+    """Those of held-out data: image i has them from `evaluation_rows`.
 
-    def __init__(self, data: ImageData):
-        self.data, self.law, self.rule = data, data.law, evaluation_rule(len(data))
+    labels: "test" for the classes of those rows as well, "balanced" for class i modulo the number
+    of classes, "random" for one drawn uniformly by a generator of the image's own, from `seed`.
+
+    Raises:
+        ValueError: for classes of their own where the data has none, or encodes captions, which
+            would not be those of the classes.
+    """
+
+    def __init__(self, data: ImageData, labels: Labels = "test", seed: int = 0):
+        self.data, self.labels, self.seed, self.law = data, labels, seed, data.law
+        self.rule = evaluation_rule(len(data))
+        if labels == "test":
+            return
+        self.rule = f"labels={labels}({len(data.class_names)})"
+        if not data.class_names:
+            raise ValueError(
+                f"measure.labels={labels}: {data.name} has no classes, take measure.labels=test"
+            )
+        if data.text is not None:
+            raise ValueError(
+                f"measure.labels={labels}: the captions of {data.name} belong to its test images, "
+                f"take measure.labels=test, or data.text=null"
+            )
+
+    def cond(self, places: Sequence[int]) -> Cond:
+        """The conditions of images number `places`, as a network reads them."""
+        cond = self.data.batch(evaluation_rows(len(self.data), places)).cond
+        return cond if self.labels == "test" else replace(cond, labels=self.classes(places))
+
+    def classes(self, places: Sequence[int]) -> Int[Tensor, " n"] | None:
+        """The classes of images number `places`, -1 for none; None where the data has none."""
+        count = len(self.data.class_names)
+        if self.labels == "balanced":
+            return torch.tensor([place % count for place in places])
+        if self.labels == "random":
+            generators = [generator_of(self.seed, "label", place) for place in places]
+            return torch.cat([torch.randint(count, (1,), generator=one) for one in generators])
+        labels = self.data.labels
+        return None if labels is None else torch.from_numpy(labels[self._rows(places)])
 
     @override
     def captions(self, places: Sequence[int]) -> list[str] | None:
-        return evaluation_captions(self.data, places)
+        captions = self.data.captions if self.labels == "test" else None
+        return None if captions is None else [captions[row] for row in self._rows(places)]
 
     @override
     def parts(self, places: Sequence[int]) -> dict[str, Int[Tensor, " n"]]:
-        at = evaluation_rows(len(self.data), places).numpy()
-        codes = self.data.condition_codes
-        return {name: torch.from_numpy(values[at]) for name, values in codes.items()}
+        rows, codes = self._rows(places), self.data.condition_codes
+        found = {name: torch.from_numpy(values[rows]) for name, values in codes.items()}
+        classes = self.classes(places)
+        if self.labels != "test" and self.law is not None and self.law.classes in found:
+            assert classes is not None
+            found[self.law.classes] = classes
+        return found
+
+    def _rows(self, places: Sequence[int]) -> list[int]:
+        return evaluation_rows(len(self.data), places).tolist()
 
 
 class OwnConditions(Conditions):
@@ -120,15 +171,7 @@ def _stated_codes(
     return codes
 
 
-def evaluation_captions(data: ImageData, places: Sequence[int]) -> list[str] | None:
-    """The captions of images number `places`; None where the data has none."""
-    captions = data.captions
-    if captions is None:
-        return None
-    return [captions[row] for row in evaluation_rows(len(data), places).tolist()]
-
-
 def example_caption(data: ImageData) -> str:
     """The caption of image number 0, to time its encoding; "" where the data has none."""
-    first = evaluation_captions(data, range(1))
+    first = EvaluationConditions(data).captions(range(1))
     return "" if first is None else first[0]

@@ -8,7 +8,7 @@ external, and says what the maker of the images states. The same command again p
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,8 +18,8 @@ from benchmarks.device import device_for
 from benchmarks.measure.external import External, external_images
 from benchmarks.measure.kept import FILE as MEASURING
 from benchmarks.measure.kept import Kept, measuring_key
-from benchmarks.measure.quality import AUTO, Meter, Rows, quality_of_seeds, settle_metrics
-from benchmarks.measure.samples import PixelImages, image_batches, real_images
+from benchmarks.measure.quality import AUTO, Meter, Rows, settle_metrics
+from benchmarks.measure.samples import ImageBatches, PixelImages, real_images
 from benchmarks.measure.scale import (
     check_sides,
     files_of,
@@ -27,8 +27,9 @@ from benchmarks.measure.scale import (
     scale_rows,
     statistics_folder,
 )
+from benchmarks.measure.stream import Source, measure_seeds, measure_source
 from benchmarks.naming import folder_name
-from benchmarks.progress import track
+from benchmarks.progress import quiet, track
 from benchmarks.ready import check_folder
 from benchmarks.run import show
 from benchmarks.settings import Several, freeze, group_of, thaw
@@ -53,9 +54,16 @@ from hierdiff.metrics.attributes import ATTRIBUTES
 from hierdiff.metrics.cached import CachedFeatures
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.identity import PROTOCOL
-from hierdiff.metrics.reference import Reference, read_moments
-from hierdiff.metrics.table import CAPTIONED, check_metrics, check_reference, join_extractors
+from hierdiff.metrics.reference import Reference, read_moments, with_features
+from hierdiff.metrics.table import (
+    CAPTIONED,
+    check_metrics,
+    check_reference,
+    join_extractors,
+    needs_features,
+)
 from hierdiff.options import Count, check, hints
+from hierdiff.processes import Processes
 from hierdiff.registry import Later, Node
 from hierdiff.results.provenance import now, provenance
 from hierdiff.results.record import EXTERNAL, FILE, SCHEMA, UNKNOWN, Record
@@ -336,15 +344,14 @@ def evaluate(settings: ExternalSettings) -> Record:
     if record is not None:
         log.info("%s is there: remove it to measure again", settings.place / FILE)
         return record
-    extractor = job.extractor.to(device_for(None))
-    references = references_of(job, extractor)
+    extractor, processes = job.extractor.to(device_for(None)), Processes.joined()
+    references = references_of(job, extractor, processes)
     for reference in references.values():
         for name in job.metrics:
             if name != ATTRIBUTES:
                 check_reference(name, reference)
-    scale = scale_of(job, extractor, references)
-    quality, kept = measure_images(job, extractor, references)
-    picture(job)
+    scale = scale_of(job, extractor, references, processes)
+    quality, kept = measure_images(job, extractor, references, processes)
     record = Record(
         name=str(settings.label),
         method=EXTERNAL,
@@ -356,15 +363,25 @@ def evaluate(settings: ExternalSettings) -> Record:
         config=job.config,
         provenance=provenance_of(job, started),
     )
-    record.write(settings.place)
+    if processes.first:
+        picture(job)
+        record.write(settings.place)
     kept.remove()
     return record
 
 
-def references_of(job: Job, extractor: Extractor) -> dict[Resolution, Reference]:
+def references_of(
+    job: Job, extractor: Extractor, processes: Processes
+) -> dict[Resolution, Reference]:
     """What the images are compared with, by resolution."""
     if job.data is None:
-        return {side: read_moments(job.files[side], extractor, side) for side in job.resolutions}
+        files = {side: read_moments(job.files[side], extractor, side) for side in job.resolutions}
+        if needs_features(job.metrics):
+            return {
+                side: with_features(one, extractor, cache_folder() / "statistics", processes)
+                for side, one in files.items()
+            }
+        return files
     return real_references(
         job.data,
         extractor,
@@ -372,11 +389,16 @@ def references_of(job: Job, extractor: Extractor) -> dict[Resolution, Reference]
         statistics_folder(job.settings.data or {}),
         given=job.files,
         split=job.settings.split,
+        metrics=job.metrics,
+        processes=processes,
     )
 
 
 def scale_of(
-    job: Job, extractor: Extractor, references: Mapping[Resolution, Reference]
+    job: Job,
+    extractor: Extractor,
+    references: Mapping[Resolution, Reference],
+    processes: Processes,
 ) -> dict[str, Rows]:
     """Rows of real images and of a Gaussian; none where no held-out images are left."""
     if job.data is None or job.settings.split == "all":
@@ -388,36 +410,42 @@ def scale_of(
         job.set_size,
         seed=job.settings.measure.seed,
         folder=statistics_folder(job.settings.data or {}),
-        track=track,
+        track=track if processes.first else quiet,
         metrics=job.metrics,
+        processes=processes,
     )
 
 
 def measure_images(
-    job: Job, extractor: Extractor, references: Mapping[Resolution, Reference]
+    job: Job,
+    extractor: Extractor,
+    references: Mapping[Resolution, Reference],
+    processes: Processes,
 ) -> tuple[Rows, Kept]:
-    """The rows of the images over all sets, going on after a kill, and what was kept for that."""
+    """The rows of the images over all sets, going on after a kill, and what was kept for that.
+
+    A collective call.
+    """
     n, batch = job.set_size, job.settings.measure.batch
     hashes = [reference.hash for reference in references.values()]
     key = measuring_key(
         *(PROTOCOL, SCHEMA, job.config["measure"], job.settings.conditions, job.inputs),
         *(extractor.key, hashes, device_for(None).type),
     )
-    kept = Kept(job.settings.place / MEASURING, key)
-
-    def draw(number: int, start: int) -> Iterator[PixelImages]:
-        batches = job.images.batches(number * n + start, (number + 1) * n, batch)
-        total = -(-(n - start) // batch)
-        for images in track(batches, f"set {number + 1} of images", total):
-            yield {job.images.resolution: images}
-
+    kept = Kept(job.settings.place / MEASURING, key, processes)
     features = CachedFeatures(cache_folder() / "features")
-    rows = quality_of_seeds(
-        draw,
-        range(len(job.images) // n),
-        lambda: Meter(extractor, references, job.metrics, job.conditions, features.batches),
-        kept,
-    )
+
+    def measure_set(number: int) -> Rows:
+        def read(numbers: range) -> PixelImages:
+            first, last = number * n + numbers.start, number * n + numbers.stop
+            (images,) = job.images.batches(first, last, len(numbers))
+            return {job.images.resolution: images}
+
+        source = Source(f"set {number + 1} of images", n, read, batch)
+        meter = Meter(extractor, references, job.metrics, job.conditions, features.batches)
+        return measure_source(source, meter, kept)
+
+    rows = measure_seeds(measure_set, range(len(job.images) // n), kept)
     log.info("features of %d images computed, of %d kept", features.computed, features.read)
     return rows, kept
 
@@ -429,7 +457,7 @@ def picture(job: Job) -> None:
     if job.data is not None and job.settings.split == "train":
         real = real_images(job.data.part("test"), SHOWN)
     elif job.data is not None:
-        real = next(image_batches(job.data, SHOWN))
+        real = ImageBatches(job.data, SHOWN)[0]
     else:
         return
     write_png(job.settings.place / "real.png", sheet([real]))

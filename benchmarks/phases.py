@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ from benchmarks.measure.curves import learning_curves
 from benchmarks.measure.kept import FILE as MEASURING
 from benchmarks.measure.kept import Kept, measuring_key, weights_hash
 from benchmarks.measure.pictures import film, neighbour_sheet
-from benchmarks.measure.quality import Meter, Rows, quality_of_seeds
+from benchmarks.measure.protocol import departures
+from benchmarks.measure.quality import Meter, Rows
 from benchmarks.measure.reconstruction import reconstructions
 from benchmarks.measure.samples import (
+    Draw,
     PixelImages,
     real_images,
     sample_facts,
-    samples,
     stored_form,
 )
 from benchmarks.measure.scale import (
@@ -39,9 +40,10 @@ from benchmarks.measure.scale import (
     scale_rows,
     statistics_folder,
 )
-from benchmarks.measure.selection import Choice, candidate_rows, choices, select_choice, with_choice
+from benchmarks.measure.selection import Choice, choices, select_choice, with_choice
+from benchmarks.measure.stream import Source, measure_seeds, measure_source
 from benchmarks.plan.plan import Plan
-from benchmarks.progress import track
+from benchmarks.progress import Track, quiet, track
 from benchmarks.ready import Ready, resolutions_of
 from benchmarks.settings import Analysis, Settings
 from benchmarks.sweep.finished import inputs_of
@@ -59,6 +61,7 @@ from hierdiff.metrics.neighbours import nearest_images
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.quality import Candidate, CurvePoint
 from hierdiff.metrics.reference import Reference
+from hierdiff.processes import Processes
 from hierdiff.results.cost import Cost
 from hierdiff.results.provenance import now, provenance
 from hierdiff.results.record import SCHEMA, Record
@@ -77,7 +80,8 @@ class Bench:
 
     started: when the run began. run: its method has the averaged weights, in float32 on its device.
     extractor: on the same device. test: the held-out images. references: statistics of the
-    training images by resolution, or those of the files that are given instead.
+    training images by resolution, or those of the files that are given instead. processes: which
+    measure together.
     """
 
     settings: Settings
@@ -88,6 +92,7 @@ class Bench:
     extractor: Extractor
     test: ImageData
     references: Mapping[Resolution, Reference]
+    processes: Processes
 
     @property
     def folder(self) -> Path:
@@ -114,6 +119,15 @@ class Bench:
         """The first seed of the samples."""
         return self.settings.measure.seeds[0]
 
+    @property
+    def track(self) -> Track:
+        """Progress, of the first process."""
+        return track if self.processes.first else quiet
+
+    def conditions(self, seed: int) -> EvaluationConditions:
+        """Under what the images of a sampling seed are made."""
+        return EvaluationConditions(self.test, self.settings.measure.labels, seed)
+
 
 def train_method(job: Ready) -> Bench:
     """The bench of a run, after its training if that is not complete."""
@@ -123,16 +137,18 @@ def train_method(job: Ready) -> Bench:
     )
     device = device_of(run)
     run = replace(run, method=run.method.to(device, SAMPLING))
-    extractor = job.extractor.to(device)
+    extractor, processes = job.extractor.to(device), Processes.joined()
     references = real_references(
         run.data,
         extractor,
         resolutions_of(settings.measure, run),
         statistics_folder(settings.data),
         given=files_of(settings.measure.references),
+        metrics=[*settings.measure.metrics, *settings.measure.curve.metrics],
+        processes=processes,
     )
     test = run.data.part("test")
-    return Bench(settings, started, run, job.plan, summary, extractor, test, references)
+    return Bench(settings, started, run, job.plan, summary, extractor, test, references, processes)
 
 
 def measure(bench: Bench) -> Record:
@@ -145,8 +161,9 @@ def measure(bench: Bench) -> Record:
     kept = resumed_measuring(bench)
     bench, selection = select_options(bench, kept)
     quality = measure_samples(bench, kept)
-    picture(bench, kept.shown)
-    quality += measure_codecs(bench)
+    if bench.processes.first:
+        picture(bench, kept.shown)
+    quality += bench.processes.agree(lambda: measure_codecs(bench))
     curves = measure_curves(bench, kept)
     record = Record(
         name=str(bench.settings.label),
@@ -163,13 +180,16 @@ def measure(bench: Bench) -> Record:
         config=bench.settings.to_config(),
         provenance=provenance_of(bench, digests),
     )
-    record.write(bench.folder)
+    if bench.processes.first:
+        record.write(bench.folder)
     kept.remove()
     return record
 
 
 def measure_scale(bench: Bench) -> dict[str, Rows]:
-    """Rows of real images and of a Gaussian under the metrics of the samples."""
+    """Rows of real images and of a Gaussian under the metrics of the samples, if wanted."""
+    if not bench.settings.measure.scale:
+        return {}
     return scale_rows(
         bench.run.data,
         bench.extractor,
@@ -177,8 +197,9 @@ def measure_scale(bench: Bench) -> dict[str, Rows]:
         bench.settings.measure.samples,
         seed=bench.seed,
         folder=statistics_folder(bench.settings.data),
-        track=track,
+        track=bench.track,
         metrics=bench.settings.measure.metrics,
+        processes=bench.processes,
     )
 
 
@@ -193,7 +214,7 @@ def resumed_measuring(bench: Bench) -> Kept:
         *(bench.extractor.key, hashes, weights_hash(bench.method)),
         *([bench.settings.samples] if bench.settings.samples else []),  # which go on from it too
     )
-    return Kept(bench.folder / MEASURING, key)
+    return Kept(bench.folder / MEASURING, key, bench.processes)
 
 
 def select_options(bench: Bench, kept: Kept) -> tuple[Bench, list[Candidate]]:
@@ -201,20 +222,18 @@ def select_options(bench: Bench, kept: Kept) -> tuple[Bench, list[Candidate]]:
     selection = bench.settings.select
     if not selection.options:
         return bench, []
-    train_part = bench.run.data.part("train")
-    conditions = EvaluationConditions(train_part)
+    train_part = EvaluationConditions(bench.run.data.part("train"))
 
     def draw(choice: Choice) -> Rows:
-        return candidate_rows(
-            choose(bench, choice).method,
-            train_part,
-            Meter(bench.extractor, bench.references, [selection.metric], conditions),
-            selection,
-            bench.precision,
-            bench.settings.measure.batch,
-        )
+        method = choose(bench, choice).method
+        pack, batch = bench.settings.measure.pack, bench.settings.measure.batch
+        images = Draw(method, train_part, selection.seed, bench.precision, pack)
+        source = Source(f"candidate {choice}", selection.samples, images, batch, pack)
+        meter = Meter(bench.extractor, bench.references, [selection.metric], train_part)
+        rows = measure_source(source, meter, kept, quiet)
+        return [row for row in rows if row.level == method.resolutions[0]]
 
-    choice, candidates = select_choice(draw, choices(selection), kept, track)
+    choice, candidates = select_choice(draw, choices(selection), kept, bench.track)
     log.info("selected %s by %s", choice, candidates[0].metric)
     return choose(bench, choice), candidates
 
@@ -226,41 +245,45 @@ def choose(bench: Bench, choice: Choice) -> Bench:
     return replace(bench, run=run, settings=bench.settings.settle(sampler=choice.sampling()))
 
 
-def draw_samples(bench: Bench, kept: Kept, seed: int, start: int) -> Iterator[PixelImages]:
-    """Batches of images of a seed from number `start` on; the first `SHOWN` go to `kept.shown`, and
-    all of them to the folder if that is wanted."""
-    n, batch = bench.settings.measure.samples, bench.settings.measure.batch
-    drawn = samples(
-        bench.method,
-        bench.test,
-        n,
-        seed=seed,
-        precision=bench.precision,
-        batch=batch,
-        start=start,
-    )
-    kind, place = bench.settings.samples, bench.folder / "samples" / f"seed{seed}"
-    stored = None if kind is None else Samples(place, kind, n)
-    for images in track(drawn, f"samples of seed {seed}", -(-(n - start) // batch)):
-        if not kept.shown:
-            kept.shown = {name: x[:SHOWN].clone() for name, x in images.items()}
+def samples_of(bench: Bench, kept: Kept, seed: int) -> Source:
+    """The samples of a seed. The first `SHOWN` are kept to be shown, and all of them go into the
+    folder if that is wanted."""
+    options, kind = bench.settings.measure, bench.settings.samples
+    conditions = bench.conditions(seed)
+    stored = None
+    if kind is not None:
+        stored = Samples(bench.folder / "samples" / f"seed{seed}", kind, options.samples)
+
+    def look(numbers: range, images: PixelImages) -> None:
+        kept.show({name: x[:SHOWN] for name, x in images.items()})
         if stored is not None:
-            stored.add(start, stored_form(images))
-            start += len(next(iter(images.values())))
-        yield images
-    if stored is not None:
-        stored.close(sample_facts(bench.test, seed, range(n)))
+            stored.add(numbers.start, stored_form(images))
+
+    def close() -> None:
+        if stored is not None:
+            stored.close(sample_facts(conditions, seed, range(options.samples)))
+
+    return Source(
+        f"samples of seed {seed}",
+        options.samples,
+        Draw(bench.method, conditions, seed, bench.precision, options.pack),
+        options.batch,
+        options.pack,
+        look,
+        seen=SHOWN if stored is None else options.samples,
+        close=close,
+    )
 
 
 def measure_samples(bench: Bench, kept: Kept) -> Rows:
     """Rows of the samples, over all seeds."""
     metrics = bench.settings.measure.metrics
-    return quality_of_seeds(
-        lambda seed, start: draw_samples(bench, kept, seed, start),
-        bench.settings.measure.seeds,
-        lambda: Meter(bench.extractor, bench.references, metrics, EvaluationConditions(bench.test)),
-        kept,
-    )
+
+    def measure_seed(seed: int) -> Rows:
+        meter = Meter(bench.extractor, bench.references, metrics, bench.conditions(seed))
+        return measure_source(samples_of(bench, kept, seed), meter, kept, bench.track)
+
+    return measure_seeds(measure_seed, bench.settings.measure.seeds, kept)
 
 
 def picture(bench: Bench, shown: PixelImages) -> None:
@@ -281,7 +304,8 @@ def picture(bench: Bench, shown: PixelImages) -> None:
         )
         picture = neighbour_sheet(looked_at, rows, bench.run.data.part("train"))
         write_png(folder / "neighbours.png", picture)
-    strip = film(bench.finest, bench.test, seed=bench.seed, precision=bench.precision)
+    conditions = bench.conditions(bench.seed)
+    strip = film(bench.finest, conditions, seed=bench.seed, precision=bench.precision)
     if strip is not None:
         write_png(folder / "film.png", strip)
 
@@ -318,13 +342,17 @@ def measure_curves(bench: Bench, kept: Kept) -> list[CurvePoint]:
         wanted=bench.settings.measure.curve,
         seed=bench.seed,
         precision=bench.precision,
-        track=track,
+        pack=bench.settings.measure.pack,
+        track=bench.track,
         kept=kept,
     )
 
 
 def measure_cost(bench: Bench) -> list[Cost]:
-    """Rows of the costs, untrained, each case in a fresh process."""
+    """Rows of the costs, untrained, each case in a fresh process.
+
+    The first process times them and the others wait, since they would disturb each other.
+    """
     log.info("cost, each case in a fresh process")
     cases = cases_of(
         bench.run.config,
@@ -333,7 +361,7 @@ def measure_cost(bench: Bench) -> list[Cost]:
         device_of(bench.run).type,
         caption=example_caption(bench.test),
     )
-    return by_resolution(costs(cases, track))
+    return bench.processes.agree(lambda: by_resolution(costs(cases, track)))
 
 
 def training_of(bench: Bench) -> dict[str, Any]:
@@ -352,6 +380,7 @@ def provenance_of(bench: Bench, digests: Mapping[str, str]) -> dict[str, Any]:
         seeds["selection"] = bench.settings.select.seed
     return {
         "protocol": PROTOCOL,
+        **evaluation_of(bench),
         "rows": {"rule": RULE, "n": len(bench.test)},
         "inputs": dict(digests),
         **provenance(
@@ -360,6 +389,18 @@ def provenance_of(bench: Bench, digests: Mapping[str, str]) -> dict[str, Any]:
             config=bench.settings.to_config(),
         ),
     }
+
+
+def evaluation_of(bench: Bench) -> dict[str, Any]:
+    """The published protocol of a run and how it departs from it; {} without one."""
+    protocol = bench.settings.protocol
+    if protocol is None:
+        return {}
+    finest = resolution_of(bench.method.resolutions[0])
+    found = departures(
+        protocol, bench.settings.measure, finest, bench.extractor, bench.references[finest]
+    )
+    return {"evaluation": {"protocol": protocol.name, "departures": found}}
 
 
 def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
@@ -373,16 +414,21 @@ def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
         method,
         bench.test,
         bench.extractor,
-        real_references(bench.run.data, bench.extractor, resolutions, folder),
+        real_references(
+            bench.run.data, bench.extractor, resolutions, folder, processes=bench.processes
+        ),
         n=analysis.samples,
         log_snrs=analysis.log_snrs,
         seed=bench.seed,
         precision=bench.precision,
-        track=track,
+        track=bench.track,
+        processes=bench.processes,
     )
     own = {one.stage.name: one.bridge.output_log_snr for one in exposure.upsamplers(method)}
-    exposure.write_picture(bench.folder / f"{analysis.name}.png", rows, own)
+    if bench.processes.first:
+        exposure.write_picture(bench.folder / f"{analysis.name}.png", rows, own)
     result = {"rows": rows, "gap": exposure.gaps(rows, method), "level": own}
     record = replace(record, analysis={**record.analysis, analysis.name: result})
-    record.write(bench.folder)
+    if bench.processes.first:
+        record.write(bench.folder)
     return record

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.conditions import EvaluationConditions
 from benchmarks.cost.cases import cases_of, trajectories
 from benchmarks.measure import exposure
+from benchmarks.measure.protocol import check_files
 from benchmarks.measure.quality import settle_metrics
 from benchmarks.measure.scale import check_sides, files_of
 from benchmarks.measure.selection import check_selection
@@ -69,6 +71,8 @@ def ready(settings: Settings) -> Ready:
     measure, sides = settings.measure, resolutions_of(settings.measure, run)
     if settings.samples is not None and len(sides_of(sides[0])) != 2:
         raise ValueError(f"samples={settings.samples}: clips are not stored, leave it out")
+    if settings.protocol is not None:
+        check_files(settings.protocol, measure)
     settings = settings.settle(metrics=settle_metrics(measure.metrics, run.data.law, sides))
     extractor = check_measure(settings.measure, run)
     if settings.select.options:
@@ -165,6 +169,12 @@ def check_measure(measure: Measure, run: Prepared) -> Extractor:
         raise ValueError(
             f"metric {CAPTIONED!r} needs captions, which {run.data.name} has none of: take data "
             f"with captions, or leave the metric out"
+        )
+    conditions = EvaluationConditions(test, measure.labels)
+    if CAPTIONED in metrics and conditions.captions(range(1)) is None:
+        raise ValueError(
+            f"metric {CAPTIONED!r} with measure.labels={measure.labels}: images are made under no "
+            f"captions then, take measure.labels=test or leave the metric out"
         )
     if ATTRIBUTES in metrics:
         check_attributes(run.data.law, sides)

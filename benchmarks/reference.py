@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure.samples import image_batches
+from benchmarks.measure.samples import ImageBatches
 from hierdiff.command import command, plain_config
 from hierdiff.data import ImageData, datasets
 from hierdiff.data.cache import cache_folder
@@ -30,12 +30,18 @@ from hierdiff.metrics.reference import (
     write_moments,
 )
 from hierdiff.options import check, hints
+from hierdiff.processes import ALONE, Processes
 
 log = logging.getLogger(__name__)
 
 
 def build_references(
-    data: ImageData, split: str, extractor: Extractor, resolutions: Sequence[Any], folder: Path
+    data: ImageData,
+    split: str,
+    extractor: Extractor,
+    resolutions: Sequence[Any],
+    folder: Path,
+    processes: Processes = ALONE,
 ) -> dict[Resolution, Reference]:
     """The references of a split by resolution, as a run builds them; ValueError is raised where a
     resolution does not divide that of the data."""
@@ -43,7 +49,13 @@ def build_references(
     check_resolutions(finest_first([data.resolution, *sides]))
     part = data.part(split)
     return references(
-        image_batches(part), extractor, sides, data=part.sha256, split=split, folder=folder
+        ImageBatches(part),
+        extractor,
+        sides,
+        data=part.sha256,
+        split=split,
+        folder=folder,
+        processes=processes,
     )
 
 
@@ -124,7 +136,12 @@ def main(cfg: Any) -> None:
     extractor = extractors.build(plain_config(cfg["measure"])["extractor"], at="measure.extractor")
     data = datasets.build(node, at="data")
     folder = cache_folder(node.get("cache")) / "statistics"
-    made = build_references(data, settings.split, extractor, list(settings.resolutions), folder)
+    processes = Processes.joined()
+    made = build_references(
+        data, settings.split, extractor, list(settings.resolutions), folder, processes
+    )
+    if not processes.first:
+        return
     for reference in made.values():
         print(reference_line(data.name, settings.split, extractor, reference))
     if settings.ship:

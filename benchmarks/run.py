@@ -19,6 +19,7 @@ from rich.console import Console
 
 from benchmarks import phases
 from benchmarks.measure.kept import FILE as MEASURING
+from benchmarks.measure.kept import remove_kept
 from benchmarks.naming import folder_name
 from benchmarks.plan.table import plan_table
 from benchmarks.ready import TIME, Ready, check_folder, ready
@@ -32,6 +33,7 @@ from benchmarks.tables.table import tabulate
 from hierdiff.command import command, plain_config
 from hierdiff.config import one_line
 from hierdiff.files.lock import Busy, worked_in
+from hierdiff.processes import leads
 from hierdiff.results.record import FILE, Record
 
 log = logging.getLogger(__name__)
@@ -81,7 +83,7 @@ def main(cfg: Any) -> None:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(BUSY)
     show(record, folder)
-    for what, place in outputs_of(record, folder).items():
+    for what, place in outputs_of(record, folder).items() if leads() else ():
         console().print(terminal_text(f"{what:<9}{place}"), soft_wrap=True)
 
 
@@ -99,13 +101,13 @@ def make(settings: Settings) -> Record:
     """
     job = ready(settings)
     folder, path = settings.place, settings.place / FILE
-    if job.record is None and path.exists():
+    if job.record is None and path.exists() and leads():
         log.info("tried again, it had failed: %s", Record.read(path).failure)
         path.unlink()
     try:
         return complete_run(job)
     except Exception as error:
-        if not path.exists():
+        if leads() and not path.exists():
             reason = sweeping.reason_of(error)
             sweeping.failure_record(job.settings.to_config(), reason).write(folder)
         raise
@@ -115,13 +117,14 @@ def complete_run(job: Ready) -> Record:
     """The record of a run, after the phases of it that are missing."""
     settings, record, bench = job.settings, job.record, None
     if record is None:
-        console(stderr=True).print(plan_table({str(settings.label): job.plan}))
+        if leads():
+            console(stderr=True).print(plan_table({str(settings.label): job.plan}))
         bench = phases.train_method(job)
         record = phases.measure(bench)
     else:
         log.info("%s is there: remove it to measure again", settings.place / FILE)
         # of a process that was killed just after it wrote the record
-        (settings.place / MEASURING).unlink(missing_ok=True)
+        remove_kept(settings.place / MEASURING)
     analysis = settings.analysis
     if analysis is not None and analysis.name not in record.analysis:
         record = phases.analyse(bench or phases.train_method(job), record, analysis)
@@ -129,8 +132,9 @@ def complete_run(job: Ready) -> Record:
 
 
 def show(record: Record, folder: Path, preset: str = "all") -> None:
-    """Prints the table of a record and of the runs beside it."""
-    console().print(rich_table(tabulate(beside(record, folder), preset)))
+    """Prints the table of a record and of the runs beside it, once for all processes of a run."""
+    if leads():
+        console().print(rich_table(tabulate(beside(record, folder), preset)))
 
 
 def console(stderr: bool = False) -> Console:

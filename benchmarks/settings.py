@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
+from benchmarks.conditions import Labels
 from hierdiff.guidance import Scale
 from hierdiff.levels import Sides
 from hierdiff.metrics.extractors import Extractor
@@ -40,9 +41,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Measure:
-    """Options of the quality. samples: images under each of `seeds`; batch: images at once;
-    references: {resolution: file} (32, or 8x32x32 of clips) of statistics instead of the training
-    images."""
+    """Options of the quality. samples: images under each of `seeds`; labels: see
+    `EvaluationConditions`; batch: images of a process between two exchanges; pack: images in one
+    call of the networks; scale: also rows of real images and of a Gaussian; references:
+    {resolution: file} (32, or 8x32x32 of clips) of statistics instead of the training images."""
 
     extractor: Later[Extractor]
     metrics: Sequence[str]
@@ -51,6 +53,9 @@ class Measure:
     resolutions: Sequence[Count | Sides]
     batch: Count
     curve: Curve
+    labels: Labels
+    pack: Count
+    scale: bool
     references: Mapping[int | str, str | Path]
     perceptual: Later[Perceptual]
 
@@ -119,13 +124,36 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class Protocol:
+    """What a published protocol states of the finest images.
+
+    source: where it is stated. resolution: side in pixels. samples: in one value. labels: see
+    `EvaluationConditions`. extractor: its name, weights: the first digits of their sha256, None for
+    any. metrics: names. reference: name of a file, "train" for the training images, of which there
+    are `images`, or "captions". url: where the file comes from, or the command that makes it.
+    """
+
+    name: str
+    source: str
+    resolution: Count
+    samples: Count
+    labels: Labels
+    extractor: str
+    metrics: Sequence[str]
+    reference: str
+    weights: str | None = None
+    images: Count | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
     """One run of the benchmark.
 
     label: of its row. folder: where it works. dry_run: true for the plan alone, "time" to time some
-    steps for it. analysis, recipe_name: None for none. samples: whether all measured samples stay
-    in the folder, and as what (`hierdiff.files.samples`). The options of `hierdiff.train` are as
-    there; checkpoint: of `method=published`.
+    steps for it. analysis, recipe_name, protocol: None for none. samples: whether all measured
+    samples stay in the folder, and as what (`hierdiff.files.samples`). The options of
+    `hierdiff.train` are as there; checkpoint: of `method=published`.
     """
 
     measure: Measure
@@ -146,6 +174,7 @@ class Settings:
     sampler: Node | None = None
     analysis: Analysis | None = None
     recipe_name: Text | None = None
+    protocol: Protocol | None = None
     samples: Literal["npz", "png", "webdataset"] | None = None
     checkpoint: str | Sequence[str] | None = None
 
@@ -157,7 +186,8 @@ class Settings:
     def to_config(self) -> dict[str, Any]:
         """The config of these settings, as new dicts, lists and plain values."""
         config = thaw(self)
-        for group in ("denoiser", "sampler", "analysis", "recipe_name", "checkpoint"):
+        unchosen = ("denoiser", "sampler", "analysis", "recipe_name", "protocol", "checkpoint")
+        for group in unchosen:
             if config[group] is None:  # as hydra leaves out a group of which nothing is chosen
                 del config[group]
         return config
@@ -189,7 +219,9 @@ GROUPS: dict[str, type] = {
     "cost": TimingOptions,
     "select": Selection,
     "analysis": Analysis,
+    "protocol": Protocol,
 }
+OPTIONAL = ("analysis", "protocol")  # groups of which nothing may be chosen
 NAMES = ("name", "label", "folder", "dry_run")  # by which a job is known before anything else
 
 
@@ -202,7 +234,7 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     groups: dict[str, Any] = {
         name: group_of(schema, config[name], name)
         for name, schema in GROUPS.items()
-        if config.get(name) is not None or name != "analysis"
+        if config.get(name) is not None or name not in OPTIONAL
     }
     check_chosen(config)
     rest = {key: freeze(value) for key, value in config.items() if key not in GROUPS}
@@ -221,7 +253,7 @@ def group_of(schema: type[G], node: Any, at: str) -> G:
     if schema is Measure and "curve" in node:
         node = {**node, "curve": group_of(Curve, node["curve"], f"{at}.curve")}
     check_node(schema, node, at, at=at)
-    if schema is Analysis:  # whose name is an option as well
+    if schema in (Analysis, Protocol):  # whose name is an option as well
         check(node.get("name"), str, f"{at}.name")
     complete(schema, node, at, at)
     return schema(**{name: freeze(value) for name, value in node.items()})

@@ -20,7 +20,7 @@ ORDER = (
     ("hierdiff.options",),
     (
         *("hierdiff.registry", "hierdiff.trust", "hierdiff.batch", "hierdiff.noise"),
-        *("hierdiff.config", "hierdiff.files"),
+        *("hierdiff.config", "hierdiff.files", "hierdiff.processes"),
     ),
     ("hierdiff.levels", "hierdiff.schedules", "hierdiff.images"),
     ("hierdiff.process", "hierdiff.parameterization", "hierdiff.codec"),

@@ -16,12 +16,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.conditions import EvaluationConditions
 from benchmarks.device import autocast
 from benchmarks.measure.kept import Kept
-from benchmarks.measure.quality import quality
-from benchmarks.measure.samples import samples
+from benchmarks.measure.quality import Meter, merge_seeds
+from benchmarks.measure.samples import PACK, Draw
+from benchmarks.measure.stream import Source, measure_source
 from benchmarks.plan.plan import Plan
-from benchmarks.progress import Track
+from benchmarks.progress import Track, quiet
 from benchmarks.settings import Curve
 from hierdiff.config import one_line
 from hierdiff.data import ImageData
@@ -34,6 +36,7 @@ from hierdiff.metrics.identity import PROTOCOL, Identity
 from hierdiff.metrics.quality import NATIVE, CurvePoint, Quality, Spent, finite
 from hierdiff.metrics.reference import Reference
 from hierdiff.noise import from_generator, generator_of
+from hierdiff.processes import ALONE, Processes
 from hierdiff.training.format import unpacked
 from hierdiff.training.load import load_tensors
 from hierdiff.training.run import SNAPSHOTS
@@ -53,14 +56,16 @@ def learning_curves(
     wanted: Curve,
     seed: int,
     precision: str,
+    pack: int = PACK,
     track: Track,
-    kept: Kept | None = None,
+    kept: Kept,
 ) -> list[CurvePoint]:
     """One row for each snapshot of the run in `folder`, half-life, resolution and metric.
 
     method: takes the weights of the snapshots, and keeps the last. data: held out. wanted:
-    `samples` and `metrics` of them, 0 for none, and `loss`, the number of held-out images. kept:
-    what was measured before the process was killed. A damaged snapshot is left out with a warning.
+    `samples` and `metrics` of them, 0 for none, and `loss`, the number of held-out images. pack:
+    see `blocks`. kept: what was measured before the process was killed. A damaged snapshot is left
+    out with a warning. A collective call of the processes of `kept`.
     """
 
     def measure_at(path: Path) -> list[CurvePoint]:
@@ -73,18 +78,18 @@ def learning_curves(
         if n and stage.lacks_teacher:
             log.warning("no validation loss of %s: its teacher is not kept with it", stage.name)
             n = 0
-        made = list(validation_loss(stage, data, n, precision)) if n else []
+        made = list(validation_loss(stage, data, n, precision, kept.processes)) if n else []
         n = wanted.samples
         if n and isinstance(stage, Generator) and stage.makes_images:
             whole = stage.resolutions[0] == method.resolutions[0]
             made += measure_samples_of(
                 stage, data, n, extractor, references, wanted.metrics,
-                seed=seed, precision=precision, whole=whole,
+                seed=seed, precision=precision, pack=pack, whole=whole, processes=kept.processes,
             )  # fmt: skip
         return [CurvePoint(**vars(row), **vars(spent)) for row in made]
 
-    found = sorted((folder / SNAPSHOTS).glob("*.safetensors"), key=lambda p: natural(p.name))
-    kept = Kept() if kept is None else kept
+    snapshots = (folder / SNAPSHOTS).glob("*.safetensors")
+    found = kept.processes.agree(lambda: sorted(snapshots, key=lambda p: natural(p.name)))
     rows: list[CurvePoint] = []
     for path in track(found, "learning curve", len(found)):
         rows += kept.once(f"curve {path.name}", CurvePoint, partial(measure_at, path))
@@ -117,8 +122,11 @@ def snapshot(path: Path, method: Method, plan: Plan) -> tuple[Stage, Spent]:
     return stage, spent
 
 
-def validation_loss(stage: Stage, data: ImageData, n: int, precision: str) -> Iterator[Quality]:
+def validation_loss(
+    stage: Stage, data: ImageData, n: int, precision: str, processes: Processes = ALONE
+) -> Iterator[Quality]:
     """The loss of each level on n images (`evaluation_rows`), each with its own noise and time.
+    None on other processes than the first.
 
     It is the loss that is trained, so that two stages share a curve only where process, prediction
     and loss are the same.
@@ -127,7 +135,7 @@ def validation_loss(stage: Stage, data: ImageData, n: int, precision: str) -> It
     makes_images = isinstance(stage, Generator) and stage.makes_images
     if makes_images and len(stage.level_names) == len(images) == 1:  # as latents do for their image
         images = {stage.level_names[0]: stage.resolutions[0]}
-    for name, value in mean_losses(stage, data, n, precision).items():
+    for name, value in mean_losses(stage, data, n, precision, processes).items():
         yield Quality(
             level=images.get(name, stage.resolutions[0]),
             view=NATIVE,
@@ -139,22 +147,29 @@ def validation_loss(stage: Stage, data: ImageData, n: int, precision: str) -> It
 
 
 @torch.no_grad()
-def mean_losses(stage: Stage, data: ImageData, n: int, precision: str) -> dict[str, float]:
+def mean_losses(
+    stage: Stage, data: ImageData, n: int, precision: str, processes: Processes = ALONE
+) -> dict[str, float]:
     """Means of what a stage logs as a loss, by the name behind `loss/`."""
     device = stage.device
+
+    def losses(first: int) -> dict[str, float]:
+        """Sums over a chunk, over n."""
+        rows = evaluation_rows(len(data), range(first, min(first + CHUNK, n)))
+        batch = stage.prepare_batch(data.batch(rows).map(lambda tensor: tensor.to(device)))
+        noise = from_generator(generator_of("validation", first), device)
+        draws = stage.draw(batch, noise)
+        with autocast(device, precision):
+            loss = stage(batch, draws, stage.turns[0].name, 0)
+        return {name: float(value) * len(batch) / n for name, value in loss.logs.items()}
+
     sums: dict[str, float] = {}
     training = stage.training
     stage.eval()
     try:
-        for first in range(0, n, CHUNK):
-            rows = evaluation_rows(len(data), range(first, min(first + CHUNK, n)))
-            batch = stage.prepare_batch(data.batch(rows).map(lambda tensor: tensor.to(device)))
-            noise = from_generator(generator_of("validation", first), device)
-            draws = stage.draw(batch, noise)
-            with autocast(device, precision):
-                loss = stage(batch, draws, stage.turns[0].name, 0)
-            for name, value in loss.logs.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(batch) / n
+        for _, parts in processes.deal(range(0, n, CHUNK), losses):
+            for name, part in parts.items():
+                sums[name] = sums.get(name, 0.0) + part
     finally:
         stage.train(training)
     return {name.removeprefix("loss/"): v for name, v in sums.items() if name.startswith("loss/")}
@@ -179,14 +194,22 @@ def measure_samples_of(
     *,
     seed: int,
     precision: str,
+    pack: int,
     whole: bool,
+    processes: Processes,
 ) -> list[Quality]:
     """Metrics of n samples of a stage; whole: whether it makes the method's finest images, which
-    alone are pooled."""
+    alone are pooled. A collective call, which gives rows on the first process."""
     finest = size_of(stage.resolutions[0])
     below = {one: reference for one, reference in references.items() if size_of(one) <= finest}
-    drawn = samples(stage, data, n, seed=seed, precision=precision)
-    rows = quality([drawn], extractor, below, metrics, conditions=data)
+    conditions = EvaluationConditions(data)
+    draw = Draw(stage, conditions, seed, precision, pack)
+    meter = Meter(extractor, below, metrics, conditions)
+    rows = measure_source(
+        Source("samples of a snapshot", n, draw, pack=pack), meter, Kept(processes=processes), quiet
+    )
     return [
-        row for row in rows if row.view == NATIVE or (whole and size_of(row.resolution) < finest)
+        row
+        for row in merge_seeds([rows])
+        if row.view == NATIVE or (whole and size_of(row.resolution) < finest)
     ]

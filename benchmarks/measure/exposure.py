@@ -9,26 +9,32 @@ grows with the noise; the gap between the curves is the bias.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from benchmarks.conditions import EvaluationConditions
 from benchmarks.device import autocast
-from benchmarks.measure.samples import BATCH, request_of
+from benchmarks.measure.kept import Kept
+from benchmarks.measure.quality import Meter
+from benchmarks.measure.samples import PACK, PixelImages, request_of
+from benchmarks.measure.stream import Source, measure_source
 from benchmarks.progress import Track
 from hierdiff.data import ImageData
-from hierdiff.data.order import evaluation_rows, evaluation_rule
+from hierdiff.data.order import evaluation_rows
 from hierdiff.files.atomic import write
 from hierdiff.images import to_uint8
 from hierdiff.levels import Levels, Resolution, resolution_of, text_of
 from hierdiff.methods import Bridge, Generator, Method, Request
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.fidelity import FidelityMeter
+from hierdiff.metrics.quality import NATIVE
 from hierdiff.metrics.reference import Reference
 from hierdiff.noise import per_example, seed_of
+from hierdiff.processes import ALONE, Processes
 
 SOURCES = ("real", "generated")
 
@@ -80,76 +86,75 @@ def exposure_bias(
     seed: int,
     precision: str,
     track: Track,
+    processes: Processes = ALONE,
 ) -> list[dict[str, Any]]:
     """A row with a distance for each stage, source and log_snr, the bridge's own among them.
 
     data: the test images, whose conditions and low-resolution versions are used. Both sources and
-    all log-SNRs share the noise of each image, and the generated input is made once.
+    all log-SNRs share the noise of each image, and the generated input is made once. A collective
+    call of the processes; all of them get the rows.
     """
     rows = []
-    for stage, previous, bridge in upsamplers(method):
-        side = resolution_of(stage.resolutions[0])
-        generated = generated_inputs(previous, data, n, seed, precision)
-        inputs = {
-            "real": list(real_inputs(previous, data, n)),
-            "generated": list(track(generated, "input", -(-n // BATCH))),
-        }
-        for log_snr in sorted({*log_snrs, bridge.output_log_snr}, reverse=True):
-            for source in SOURCES:
-                meter = FidelityMeter(
-                    extractor, {side: references[side]}, rows=evaluation_rule(len(data))
+    for one in upsamplers(method):
+        side = resolution_of(one.stage.resolutions[0])
+        upsampling = Upsampling(one, EvaluationConditions(data), seed, precision)
+        for log_snr in sorted({*log_snrs, one.bridge.output_log_snr}, reverse=True):
+            for kind in SOURCES:
+                meter = Meter(extractor, {side: references[side]}, conditions=upsampling.conditions)
+                source = Source(
+                    f"{one.stage.name} {kind} {log_snr:g}",
+                    n,
+                    partial(upsampling.images, kind, log_snr),
                 )
-                images = outputs(stage, data, inputs[source], log_snr, seed, precision)
-                what = f"{stage.name} {source} {log_snr:g}"
-                for batch in track(images, what, len(inputs[source])):
-                    meter.add({side: batch})
-                (quality,) = (row for row in meter.qualities() if row.view == "native")
-                rows.append(
-                    {"stage": stage.name, "source": source, "level": log_snr, **quality.plain()}
-                )
-    return rows
+                found = measure_source(source, meter, Kept(processes=processes), track)
+                about = {"stage": one.stage.name, "source": kind, "level": log_snr}
+                rows += [{**about, **row.plain()} for row in found if row.view == NATIVE]
+    return processes.agree(lambda: rows)
 
 
-def rows_of(n: int) -> Iterator[range]:
-    """The numbers 0 to n - 1 in batches."""
-    for first in range(0, n, BATCH):
-        yield range(first, min(first + BATCH, n))
+class Upsampling:
+    """The images of an upsampler from either source; a process makes the input of its images once.
 
+    conditions: of the test images, by which real input goes as well.
+    """
 
-def real_inputs(previous: Generator, data: ImageData, n: int) -> Iterator[Levels]:
-    """Batches of n real images as states of the stage before."""
-    for rows in rows_of(n):
-        images = data.batch(evaluation_rows(len(data), rows)).images
-        yield previous.encode(images.to(previous.device))
+    def __init__(
+        self, one: UpsamplingStage, conditions: EvaluationConditions, seed: int, precision: str
+    ):
+        self.stage, self.previous = one.stage, one.previous
+        self.conditions, self.seed, self.precision = conditions, seed, precision
+        self._inputs: dict[tuple[str, int], Levels] = {}
 
+    def images(self, kind: str, log_snr: float, numbers: range) -> PixelImages:
+        """Images with these numbers at the stage's own resolution, uint8 on the CPU."""
+        packs = [
+            self._pack(kind, log_snr, numbers[first : first + PACK])
+            for first in range(0, len(numbers), PACK)
+        ]
+        return {resolution_of(self.stage.resolutions[0]): torch.cat(packs)}
 
-def generated_inputs(
-    previous: Generator, data: ImageData, n: int, seed: int, precision: str
-) -> Iterator[Levels]:
-    """Batches of n generated states of the stage before."""
-    for rows in rows_of(n):
-        with autocast(previous.device, precision):
-            yield previous.run(request_of(previous, data, rows, seed=seed))
+    def _pack(self, kind: str, log_snr: float, numbers: range) -> Tensor:
+        stage = self.stage
+        if (kind, numbers.start) not in self._inputs:
+            self._inputs[kind, numbers.start] = self._input(kind, numbers)
+        seeds = [seed_of(self.seed, stage.name, number) for number in numbers]
+        request = Request(
+            len(numbers), self.conditions.cond(numbers), noise=per_example(seeds, stage.device)
+        )
+        with autocast(stage.device, self.precision):
+            images = stage.follow(request, self._inputs[kind, numbers.start], log_snr)
+        return to_uint8(images[stage.resolutions[0]]).cpu()
 
-
-def outputs(
-    stage: Generator,
-    data: ImageData,
-    inputs: Sequence[Levels],
-    log_snr: float,
-    seed: int,
-    precision: str,
-) -> Iterator[Tensor]:
-    """Images of the stage at its own resolution, uint8 on the CPU."""
-    first = 0
-    for x in inputs:
-        rows = range(first, first + len(x[-1]))
-        first = rows.stop
-        noise = per_example([seed_of(seed, stage.name, row) for row in rows], stage.device)
-        cond = data.batch(evaluation_rows(len(data), rows)).cond
-        with autocast(stage.device, precision):
-            images = stage.follow(Request(len(rows), cond, noise=noise), x, log_snr)
-        yield to_uint8(images[stage.resolutions[0]]).cpu()
+    def _input(self, kind: str, numbers: range) -> Levels:
+        """The clean state of the stage before, of real or of generated images."""
+        if kind == "real":
+            data = self.conditions.data
+            images = data.batch(evaluation_rows(len(data), numbers)).images
+            return self.previous.encode(images.to(self.previous.device))
+        with autocast(self.previous.device, self.precision):
+            return self.previous.run(
+                request_of(self.previous, self.conditions, numbers, seed=self.seed)
+            )
 
 
 def gaps(rows: Sequence[Mapping[str, Any]], method: Method) -> dict[str, float]:

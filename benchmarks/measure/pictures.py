@@ -9,6 +9,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.conditions import EvaluationConditions
 from benchmarks.device import autocast
 from benchmarks.measure.samples import draw_rows
 from hierdiff.data import ImageData
@@ -21,7 +22,9 @@ FRAMES = 10  # of a film strip
 SHOWN = 3  # trajectories of a film strip
 
 
-def film(stage: Generator, data: ImageData, *, seed: int, precision: str) -> Image.Image | None:
+def film(
+    stage: Generator, conditions: EvaluationConditions, *, seed: int, precision: str
+) -> Image.Image | None:
     """Decoded states of the first samples, from noise (left) to image (right).
 
     A row for each level of each stage that a sample passes, finest first, then the same for the
@@ -33,7 +36,7 @@ def film(stage: Generator, data: ImageData, *, seed: int, precision: str) -> Ima
     def watch(step: int, time: float, x: Levels) -> None:
         states_by_shapes.setdefault(tuple(tuple(level.shape[1:]) for level in x), []).append(x)
 
-    draw_rows(stage, data, rows, seed=seed, precision=precision, watch=watch)
+    draw_rows(stage, conditions, rows, seed=seed, precision=precision, watch=watch)
     strips_by_level: dict[Name, list[Tensor]] = {}
     for shapes, states in states_by_shapes.items():
         maker = maker_of(stage, shapes)

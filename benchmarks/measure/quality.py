@@ -3,25 +3,22 @@
 A method's images are measured twice: its own level at a resolution ("native"), and its finest image
 pooled to it ("pooled"). References are the training images pooled by the same operator. Conditions
 (class, caption) are those of the test images in the order of `evaluation_rows`, which goes round
-where more images are asked for. Uncertainty is that of independent sampling seeds: a value is their
-mean, and stands beside each of them and their deviation.
+where more images are asked for, unless classes of their own are wanted (`EvaluationConditions`).
+Uncertainty is that of independent sampling seeds: a value is their mean, and stands beside each of
+them and their deviation.
 """
 
 from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
-import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
 from benchmarks.conditions import Conditions, EvaluationConditions
-from benchmarks.measure.kept import Kept
-from benchmarks.measure.samples import PixelImages
 from hierdiff.data import ImageData
 from hierdiff.data.law import Law
 from hierdiff.levels import Name, Resolution, text_of
@@ -40,8 +37,8 @@ AUTO = "auto"  # in a list of metrics: those of the data's parts, where its law 
 class Meter:
     """All metrics of one stream of images, of which it has seen `count`.
 
-    conditions: under which the images were made, from number 0 on. features: see `FidelityMeter`.
-    ValueError where a metric needs what they lack.
+    conditions: under which the images were made, by their numbers from 0 on: captions and wanted
+    parts are theirs. features: see `FidelityMeter`. ValueError where a metric needs what they lack.
     """
 
     def __init__(
@@ -64,12 +61,32 @@ class Meter:
 
     def add(self, levels: Mapping[Name, UInt8[Tensor, "_b c *_sides"]]) -> None:
         """The next images of the stream."""
-        places = range(self.count, self.count + len(next(iter(levels.values()))))
-        own = self.conditions
-        self.fidelity.add(levels, None if own is None else own.captions(places))
-        if self.parts is not None and own is not None:
-            self.parts.add(levels, own.parts(places))
-        self.count = places.stop
+        numbers = range(self.count, self.count + len(next(iter(levels.values()))))
+        self.take(self.extract(levels, numbers), numbers)
+
+    def extract(
+        self, levels: Mapping[Name, UInt8[Tensor, "_b c *_sides"]], numbers: range
+    ) -> dict[str, Tensor]:
+        """What the metrics need of the images with these numbers, by name of a stream; the meter
+        stays as it is, so that any process can do this."""
+        known = self.conditions
+        captions = None if known is None else known.captions(numbers)
+        outputs = {f"fidelity/{k}": x for k, x in self.fidelity.extract(levels, captions).items()}
+        if self.parts is not None:
+            outputs |= {f"parts/{k}": x for k, x in self.parts.extract(levels).items()}
+        return outputs
+
+    def take(self, outputs: Mapping[str, Tensor], numbers: range) -> None:
+        """Adds what `extract` gave of the next images."""
+
+        def below(name: str) -> dict[str, Tensor]:
+            front = f"{name}/"
+            return {k.removeprefix(front): x for k, x in outputs.items() if k.startswith(front)}
+
+        self.fidelity.take(below("fidelity"))
+        if self.parts is not None and self.conditions is not None:
+            self.parts.take(below("parts"), self.conditions.parts(numbers))
+        self.count = numbers.stop
 
     def rows(self) -> Rows:
         """One row for each level, view and metric."""
@@ -77,25 +94,6 @@ class Meter:
         found = [*self.fidelity.qualities(), *parts]
         found.sort(key=row_order)
         return found
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """All that the images so far have given, to go on from by `restore`."""
-        arrays = {f"fidelity/{k}": array for k, array in self.fidelity.to_arrays().items()}
-        if self.parts is not None:
-            arrays |= {f"parts/{k}": array for k, array in self.parts.to_arrays().items()}
-        return {"count": np.asarray(self.count), **arrays}
-
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Takes over the state that `to_arrays` gave."""
-
-        def below(name: str) -> dict[str, np.ndarray]:
-            front = f"{name}/"
-            return {k.removeprefix(front): v for k, v in arrays.items() if k.startswith(front)}
-
-        self.fidelity.restore(below("fidelity"))
-        if self.parts is not None:
-            self.parts.restore(below("parts"))
-        self.count = int(arrays["count"])
 
 
 def quality(
@@ -118,36 +116,6 @@ def quality(
             meter.add(levels)
         found.append(meter.rows())
     return merge_seeds(found)
-
-
-def quality_of_seeds(
-    draw: Callable[[int, int], Iterable[PixelImages]],
-    seeds: Sequence[int],
-    meter: Callable[[], Meter],
-    kept: Kept,
-) -> Rows:
-    """As `quality`, of images that are drawn for it, going on from what was kept.
-
-    draw: batches of images of a seed from a number on, which is 0 or the end of a batch.
-    """
-
-    def measure_seed(seed: int) -> Rows:
-        one = meter()
-        if kept.state:
-            try:
-                one.restore(kept.state)
-                log.info("seed %d goes on after %d images", seed, one.count)
-            except (KeyError, ValueError, TypeError) as error:
-                log.warning("seed %d is measured from the start: %s", seed, error)
-                one = meter()
-        for levels in draw(seed, one.count):
-            one.add(levels)
-            kept.keep(one.to_arrays)
-        return one.rows()
-
-    return merge_seeds(
-        [kept.once(f"seed {seed}", Quality, partial(measure_seed, seed)) for seed in seeds]
-    )
 
 
 def merge_seeds(seeds: Sequence[Rows]) -> Rows:

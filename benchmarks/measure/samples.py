@@ -1,8 +1,15 @@
-"""The images that are measured: generated under the conditions of test images, and real ones."""
+"""The images that are measured: generated under the conditions of their numbers, and real ones.
+
+Image i has noise and conditions of its own. Float kernels round by the number of images in a call,
+so images are made in packs whose borders are multiples of `pack`: neither the number of processes
+nor that of images changes a bit of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,91 +18,113 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from benchmarks.conditions import evaluation_captions
+from benchmarks.conditions import EvaluationConditions
 from benchmarks.device import autocast
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows
 from hierdiff.images import to_uint8
 from hierdiff.levels import Name, text_of
 from hierdiff.methods import Generator, Method, Request
+from hierdiff.metrics.reference import BATCH as FEATURES
 from hierdiff.noise import per_example, seed_of
 from hierdiff.samplers.integrate import Watch
 
 PixelImages = dict[Name, UInt8[Tensor, "n c *_sides"]]  # by name of a level
 BATCH = 64
+PACK = 16
 
 
-def samples(
-    method: Method | Generator,
-    data: ImageData,
-    n: int,
-    *,
-    seed: int,
-    precision: str,
-    batch: int = BATCH,
-    start: int = 0,
-) -> Iterator[PixelImages]:
-    """Images number `start` to n - 1 in batches, uint8 on the CPU.
-
-    Image i has noise of its own, so that it does not depend on the batch.
+def blocks(n: int, batch: int, pack: int = PACK, start: int = 0) -> list[range]:
+    """Numbers `start` to n - 1 in blocks of `batch` images, rounded up to whole packs and to whole
+    batches of features, so that a block is the same work whoever does it.
 
     Raises:
-        ValueError: for less than one image, or a batch of none.
+        ValueError: for less than one image, batch or pack.
     """
-    if n < 1 or batch < 1:
-        raise ValueError(f"{n} samples in batches of {batch}: take at least 1 of both")
-    for first in range(start, n, batch):
-        rows = range(first, min(first + batch, n))
-        images = draw_rows(method, data, rows, seed=seed, precision=precision)
-        yield {name: to_uint8(x).cpu() for name, x in images.items()}
+    if min(n, batch, pack) < 1:
+        raise ValueError(f"{n} images in blocks of {batch}, packs of {pack}: take at least 1 each")
+    whole = math.lcm(pack, FEATURES)
+    size = -(-batch // whole) * whole
+    return [range(first, min(first + size, n)) for first in range(start, n, size)]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The images of one sampling seed, by their numbers.
+
+    pack: images in one call of the networks.
+    """
+
+    method: Method | Generator
+    conditions: EvaluationConditions
+    seed: int
+    precision: str
+    pack: int = PACK
+
+    def __call__(self, numbers: range) -> PixelImages:
+        """Images of these numbers, which begin at the border of a pack, uint8 on the CPU."""
+        packs = [self._pack(first) for first in range(numbers.start, numbers.stop, self.pack)]
+        return {
+            name: torch.cat([images[name] for images in packs])[: len(numbers)] for name in packs[0]
+        }
+
+    def _pack(self, first: int) -> PixelImages:
+        images = draw_rows(
+            self.method,
+            self.conditions,
+            range(first, first + self.pack),
+            seed=self.seed,
+            precision=self.precision,
+        )
+        return {name: to_uint8(x).cpu() for name, x in images.items()}
 
 
 def draw_rows(
     method: Method | Generator,
-    data: ImageData,
+    conditions: EvaluationConditions,
     rows: Sequence[int],
     *,
     seed: int,
     precision: str,
     watch: Watch | None = None,
 ) -> dict[Name, Float[Tensor, "n c *_sides"]]:
-    """Images number `rows`, float, each from its own noise and the conditions of a test image."""
-    request = request_of(method, data, rows, seed=seed, watch=watch)
+    """Images number `rows`, float, each from its own noise and conditions."""
+    request = request_of(method, conditions, rows, seed=seed, watch=watch)
     with autocast(next(method.parameters()).device, precision):
         return method.sample(request)
 
 
 def request_of(
     method: Method | Generator,
-    data: ImageData,
+    conditions: EvaluationConditions,
     rows: Sequence[int],
     *,
     seed: int,
     watch: Watch | None = None,
 ) -> Request:
     """The request for images number `rows`."""
-    cond = data.batch(evaluation_rows(len(data), rows)).cond
     device = next(method.parameters()).device
     noise = per_example([seed_of(seed, "sample", row) for row in rows], device)
-    return Request(len(rows), cond, noise=noise, watch=watch)
+    return Request(len(rows), conditions.cond(rows), noise=noise, watch=watch)
 
 
-def sample_facts(data: ImageData, seed: int, places: Sequence[int]) -> list[dict[str, Any]]:
-    """What images number `places` are made from: number, seed, and the class and caption of a test
-    image."""
-    rows = evaluation_rows(len(data), places).numpy()
-    labels = [-1] * len(rows) if data.labels is None else data.labels[rows].tolist()
-    captions = evaluation_captions(data, places)
+def sample_facts(
+    conditions: EvaluationConditions, seed: int, places: Sequence[int]
+) -> list[dict[str, Any]]:
+    """What images number `places` are made from: number, seed, class and caption."""
+    names, classes = conditions.data.class_names, conditions.classes(places)
+    labels = [-1] * len(places) if classes is None else classes.tolist()
+    captions = conditions.captions(places)
     return [
         {
             "image": place,
             "seed": seed,
-            "class": None if label < 0 else data.class_names[label],
+            "class": None if label < 0 else names[label],
             "class_index": None if label < 0 else label,
             "caption": caption,
         }
         for place, label, caption in zip(
-            places, labels, [None] * len(rows) if captions is None else captions, strict=True
+            places, labels, [None] * len(places) if captions is None else captions, strict=True
         )
     ]
 
@@ -108,14 +137,25 @@ def stored_form(images: PixelImages) -> dict[str, UInt8[np.ndarray, "n h w c"]]:
     }
 
 
-def image_batches(data: ImageData, size: int = BATCH) -> Iterator[UInt8[Tensor, "_b c *sides"]]:
-    """All images of the data in order, in batches."""
-    for first in range(0, len(data), size):
-        yield torch.from_numpy(data.images[first : first + size].copy())
+class ImageBatches(Sequence[Tensor]):
+    """All images of the data in order, uint8 (b, c, *sides), read a batch of `size` at a time."""
+
+    def __init__(self, data: ImageData, size: int = BATCH):
+        self.data, self.size = data, size
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // self.size)
+
+    def __getitem__(self, place: int) -> UInt8[Tensor, "_b c *sides"]:  # type: ignore[override]
+        first = range(0, len(self.data), self.size)[place]
+        return torch.from_numpy(self.data.images[first : first + self.size].copy())
 
 
-def real_images(data: ImageData, n: int) -> UInt8[Tensor, "n c *sides"]:
-    """The test images whose conditions images number 0 to n - 1 have; no image twice, so that they
-    may be fewer than n."""
-    rows = evaluation_rows(len(data), range(min(n, len(data))))
+def real_images(
+    data: ImageData, n: int, numbers: range | None = None
+) -> UInt8[Tensor, "_n c *sides"]:
+    """The test images whose conditions images number 0 to n - 1 have, or those of `numbers` among
+    them; no image twice, so that they may be fewer than n."""
+    chosen = range(min(n, len(data))) if numbers is None else numbers
+    rows = evaluation_rows(len(data), chosen)
     return torch.from_numpy(data.images[rows.numpy()])

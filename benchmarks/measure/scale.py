@@ -11,11 +11,14 @@ from typing import Any
 import torch
 
 from benchmarks.conditions import EvaluationConditions
-from benchmarks.measure.quality import Rows, part_meter, quality
-from benchmarks.measure.samples import BATCH, image_batches, real_images
+from benchmarks.measure.kept import Kept
+from benchmarks.measure.quality import Meter, Rows, merge_seeds, part_meter
+from benchmarks.measure.samples import ImageBatches, PixelImages, real_images
+from benchmarks.measure.stream import Source, measure_source
 from benchmarks.progress import Track
 from hierdiff.data import ImageData
 from hierdiff.data.cache import cache_folder
+from hierdiff.data.order import evaluation_rows
 from hierdiff.files.digest import read_json, write_json
 from hierdiff.files.lock import clean
 from hierdiff.files.reading import Damaged
@@ -25,9 +28,19 @@ from hierdiff.metrics.attributes import ATTRIBUTES
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL
 from hierdiff.metrics.quality import POOLED, Quality
-from hierdiff.metrics.reference import Reference, levels_of, read_moments, references
+from hierdiff.metrics.reference import (
+    CAP,
+    Reference,
+    levels_of,
+    read_moments,
+    references,
+    with_features,
+)
 from hierdiff.metrics.scale import PixelGaussian
+from hierdiff.metrics.table import needs_features
+from hierdiff.metrics.weights import located
 from hierdiff.noise import from_generator, generator_of
+from hierdiff.processes import ALONE, Processes
 from hierdiff.results.record import SCHEMA
 
 log = logging.getLogger(__name__)
@@ -41,21 +54,31 @@ def real_references(
     *,
     given: Mapping[Resolution, str | Path] | None = None,
     split: str = "train",
+    metrics: Sequence[str] = (),
+    processes: Processes = ALONE,
 ) -> dict[Resolution, Reference]:
     """The references of a part of the images by resolution, stored in `folder`.
 
-    given: files of moments that take their place at some resolutions.
+    given: files of moments that take their place at some resolutions, with features of the images
+    in them where one of the metrics needs those. A collective call of the processes, which share
+    the work.
     """
     part, given = data.part(split), given or {}
     check_sides(given, resolutions)
     foreigners = {side: read_moments(path, extractor, side) for side, path in given.items()}
+    if needs_features(metrics):
+        foreigners = {
+            side: with_features(one, extractor, folder, processes)
+            for side, one in foreigners.items()
+        }
     own = references(
-        image_batches(part),
+        ImageBatches(part),
         extractor,
         [side for side in resolutions if side not in foreigners],
         data=part.sha256,
         split=split,
         folder=folder,
+        processes=processes,
     )
     return {side: (own | foreigners)[side] for side in resolutions}
 
@@ -69,12 +92,13 @@ def statistics_folder(data: Mapping[str, Any]) -> Path:
 
 
 def files_of(wanted: Mapping[int | str, str | Path]) -> dict[Resolution, str | Path]:
-    """The option `measure.references`, whose keys are 32 or 8x32x32, by resolution.
+    """The option `measure.references`, whose keys are 32 or 8x32x32, by resolution; a file that is
+    named without a folder is looked for where weights are (`weights.search_paths`).
 
     Raises:
         ValueError: for a key that is a word.
     """
-    names = {name_of(str(key)): path for key, path in wanted.items()}
+    names = {name_of(str(key)): located(path) for key, path in wanted.items()}
     for name in names:
         if isinstance(name, str):
             raise ValueError(
@@ -108,40 +132,67 @@ def scale_rows(
     folder: Path,
     track: Track,
     metrics: Sequence[str] = ("fd",),
+    processes: Processes = ALONE,
 ) -> dict[str, Rows]:
     """Real test images, and a Gaussian with the training pixels' mean and covariance.
 
     They depend on data and metrics alone, so they are kept in `folder`. Of metrics that compare
     levels of one method there is none. Of real images there are no more than the test part has: a
-    row says its own number.
+    row says its own number. A collective call of the processes.
     """
     sides, metrics, test = list(references), list(metrics), data.part("test")
+    conditions = EvaluationConditions(test)
     hashes = [references[side].hash for side in sides]
     identity = [extractor.key, hashes, metrics, PROTOCOL, SCHEMA]
     if ATTRIBUTES in metrics:
         identity += [
-            part_meter(EvaluationConditions(test), extractor, references).identity,
+            part_meter(conditions, extractor, references).identity,
             sorted(test.condition_codes),
         ]
     parts = [*identity, n, seed, data.sha256]
-    kept = folder / f"scale-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
+    place = folder / f"scale-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
+    known = processes.agree(lambda: _known_rows(place))
+    if known is not None:
+        return known
+    gaussian = pixel_gaussian(data.part("train"))
+    normals = from_generator(generator_of(seed, "gaussian"))((n, len(gaussian.images)))
+
+    def real(numbers: range) -> PixelImages:
+        return levels_of(real_images(test, n, numbers), sides)
+
+    def drawn(numbers: range) -> PixelImages:
+        images = gaussian.of(normals[numbers.start : numbers.stop])
+        return levels_of(to_uint8(images), sides)
+
+    sources = {
+        "real": Source("real images", min(n, len(test)), real),
+        "gaussian": Source("Gaussian", n, drawn),
+    }
+    rows = {}
+    for kind, source in sources.items():
+        meter = Meter(extractor, references, metrics, conditions)
+        found = merge_seeds([measure_source(source, meter, Kept(processes=processes), track)])
+        rows[kind] = [row for row in found if row.view == POOLED]
+    if processes.first:
+        write_json(place, {kind: [row.plain() for row in found] for kind, found in rows.items()})
+    return processes.agree(lambda: rows)
+
+
+def pixel_gaussian(part: ImageData) -> PixelGaussian:
+    """The Gaussian of the training images, of `CAP` of them at random where there are more."""
+    rows: Any = slice(None)
+    if len(part) > CAP:
+        rows = evaluation_rows(len(part), range(CAP)).sort().values.numpy()
+    return PixelGaussian.fit(torch.from_numpy(part.images[rows].copy()))
+
+
+def _known_rows(place: Path) -> dict[str, Rows] | None:
+    """The rows of a file; None where there is none, or it is damaged."""
     try:
-        found = read_json(kept)
-        return {kind: [Quality.read(row) for row in rows] for kind, rows in found.items()}
+        found = read_json(place)
     except FileNotFoundError:
-        pass
+        return None
     except Damaged as error:
         log.warning("real images and the Gaussian are measured again: %s", error)
-    real = [levels_of(images, sides) for images in real_images(test, n).split(BATCH)]
-    gaussian = PixelGaussian.fit(torch.from_numpy(data.part("train").images[:].copy()))
-    drawn = to_uint8(gaussian.sample(n, from_generator(generator_of(seed, "gaussian"))))
-    fake = [levels_of(chunk, sides) for chunk in drawn.split(BATCH)]
-
-    def measure(levels: list[Any], what: str) -> Rows:
-        stream = track(levels, what, len(levels))
-        return quality([stream], extractor, references, metrics, conditions=test)
-
-    rows = {"real": measure(real, "real images"), "gaussian": measure(fake, "Gaussian")}
-    rows = {kind: [row for row in found if row.view == POOLED] for kind, found in rows.items()}
-    write_json(kept, {kind: [row.plain() for row in found] for kind, found in rows.items()})
-    return rows
+        return None
+    return {kind: [Quality.read(row) for row in rows] for kind, rows in found.items()}

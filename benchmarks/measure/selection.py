@@ -15,13 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure.kept import Kept
-from benchmarks.measure.quality import Meter
-from benchmarks.measure.samples import samples
 from benchmarks.progress import Track
 from benchmarks.settings import Measure, Selection
-from hierdiff.data import ImageData
 from hierdiff.guidance import Scale, is_off
-from hierdiff.methods import Method, methods, on_shapes
+from hierdiff.methods import methods, on_shapes
 from hierdiff.metrics.quality import HIGH, Candidate, Quality
 from hierdiff.train import Prepared
 from hierdiff.training.format import unpacked
@@ -62,11 +59,12 @@ def select_choice(
 ) -> tuple[Choice, list[Candidate]]:
     """The best choice, and all candidates with it marked; of equal ones the first is taken.
 
-    draw: the rows of the metric under a choice, that of the finest images first.
+    draw: the rows of the metric under a choice, that of the finest images first; it is a collective
+    call, which gives rows on the first process alone.
     """
 
     def measure_choice(choice: Choice) -> list[Candidate]:
-        return [Candidate(**vars(draw(choice)[0]), **vars(choice))]
+        return [Candidate(**vars(row), **vars(choice)) for row in draw(choice)[:1]]
 
     rows = [
         kept.once(f"candidate {one}", Candidate, partial(measure_choice, one))[0]
@@ -76,18 +74,6 @@ def select_choice(
     best = min(range(len(rows)), key=lambda i: sign * _value(rows[i]))
     marked = [replace(row, chosen=i == best) for i, row in enumerate(rows)]
     return options[best], marked
-
-
-def candidate_rows(
-    method: Method, data: ImageData, meter: Meter, selection: Selection, precision: str, batch: int
-) -> list[Quality]:
-    """The rows of the metric at the finest level; data: the conditions of the samples."""
-    drawn = samples(
-        method, data, selection.samples, seed=selection.seed, precision=precision, batch=batch
-    )
-    for images in drawn:
-        meter.add(images)
-    return [row for row in meter.rows() if row.level == method.resolutions[0]]
 
 
 def with_choice(run: Prepared, choice: Choice, folder: Path) -> Prepared:

@@ -30,6 +30,7 @@ APPEARANCE = (  # options that do not change its numbers
     *("trainer.keep", "trainer.checkpoint_every", "trainer.sheet_every", "trainer.sheet_images"),
     *("trainer.log_every", "samples", "trust"),
 )
+UNSAID = {"measure.labels": "test", "measure.scale": True}  # what older records do not say
 
 
 class Unlike(ValueError):
@@ -118,6 +119,9 @@ def check_same_options(record: Record, config: Mapping[str, Any], folder: Path) 
     ignored |= {f"sampler.{name}" for name in selected}
     if not selected and not any(was.get(f"select.{name}") for name in OPTIONS):
         ignored |= {key for key in {*was, *now} if key.startswith("select.")}
+    if "measure.pack" not in was:  # earlier versions made 64 images in a call
+        ignored |= {"measure.pack"}
+    was = {**UNSAID, **was}
     if record.provenance.get("inputs") is not None:
         ignored |= {"data.root", "data.test_root", "images"}  # digests of contents stand for them
     for key in sorted({*was, *now} - ignored):

@@ -38,6 +38,7 @@ def notes(
         if len(machines) > 1:
             yield f"seconds of training are of different machines: {', '.join(sorted(machines))}"
     yield from selections(rows)
+    yield from protocols(rows)
     yield from externals(rows)
     if wanted.costs:
         yield from _of_costs(rows, alone=wanted.metrics == "none")
@@ -58,6 +59,17 @@ def selections(rows: Mapping[str, Record]) -> Iterator[str]:
             yield (
                 f"{row}: {best.options()} chosen out of {count} by {best.metric} of {best.n} other "
                 f"images (seed {seed}, conditions of training images)"
+            )
+
+
+def protocols(rows: Mapping[str, Record]) -> Iterator[str]:
+    """Under which published protocol a row was measured, and how it departs from it."""
+    for row, record in rows.items():
+        evaluation = record.provenance.get("evaluation")
+        if isinstance(evaluation, Mapping):
+            departures = ", ".join(map(str, evaluation.get("departures") or ()))
+            yield f"{row}: protocol {evaluation.get('protocol')}" + (
+                f", from which it departs: {departures}" if departures else ""
             )
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from math import exp, floor, lgamma, log, log1p
 from statistics import fmean
 
-import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
@@ -24,9 +23,17 @@ from hierdiff.data.law import Law
 from hierdiff.levels import Name, Resolution, finest_first, sides_of, size_of, text_of
 from hierdiff.metrics.classifier import SHA256, SIDES, classifier_of, no_classifier
 from hierdiff.metrics.extractors import Extractor
-from hierdiff.metrics.frechet import all_reduced_sum
 from hierdiff.metrics.identity import PROTOCOL
-from hierdiff.metrics.quality import HIGH, LOW, NATIVE, POOLED, Place, Quality, row_order
+from hierdiff.metrics.quality import (
+    FINEST,
+    HIGH,
+    LOW,
+    NATIVE,
+    POOLED,
+    Place,
+    Quality,
+    row_order,
+)
 from hierdiff.metrics.reference import feature_batches, pooled
 
 ATTRIBUTES = "attributes"  # name of these metrics in a benchmark's list
@@ -78,10 +85,6 @@ class Counts:
     def merge(self, other: Counts) -> Counts:
         """Counts over both sets of images."""
         return self._of([a + b for a, b in zip(self._sums, other._sums, strict=True)])
-
-    def all_reduce(self) -> Counts:
-        """Sums over all processes of the default group; itself where there is no group."""
-        return self._of([all_reduced_sum(x) for x in self._sums])
 
     @property
     def variations(self) -> dict[str, float]:
@@ -194,13 +197,15 @@ class AttributeMeter:
     def add(
         self, levels: Mapping[Name, UInt8[Tensor, "b c _h _w"]], targets: Codes | None = None
     ) -> None:
-        """One batch of a method, {name of a level: images}, finest first.
+        """One batch of a method: `take` of what `extract` gives, with the errors of both."""
+        self.take(self.extract(levels), targets)
 
-        targets: by attribute the codes that the conditions of the images state, -1 for none.
+    def extract(self, levels: Mapping[Name, UInt8[Tensor, "b c _h _w"]]) -> dict[str, Tensor]:
+        """The codes of all parts, as the classifier sees them in one batch of a method, {name of a
+        level: images}, finest first: tensors on the CPU, int64 (b,). The meter stays as it is.
 
         Raises:
-            ValueError: for a resolution not in `resolutions`, an unknown attribute, or a code out
-                of range.
+            ValueError: for a resolution not in `resolutions`.
         """
         places = {name: Place.of(name, images) for name, images in levels.items()}
         for place in places.values():
@@ -210,51 +215,48 @@ class AttributeMeter:
                     f"images at {text_of(place.resolution)} px where {list(self.resolutions)} are "
                     f"measured: give the resolutions {finest_first([*known, *self.resolutions])}"
                 )
-        self._check(targets or {})
         finest, *_ = levels
-        self._finest = places[finest]
+        outputs = {f"{FINEST}{places[finest].text()}": torch.ones(1)}
         for name, images in levels.items():
-            self._count(images, places[name], targets)
+            outputs |= self._codes(images, places[name])
         for one in self.resolutions:
             if size_of(one) < size_of(places[finest].resolution):
-                self._count(pooled(levels[finest], one), Place(one, None, POOLED), targets)
+                outputs |= self._codes(pooled(levels[finest], one), Place(one, None, POOLED))
+        return outputs
+
+    def take(self, outputs: Mapping[str, Tensor], targets: Codes | None = None) -> None:
+        """Adds what `extract` gave of the next images.
+
+        targets: by attribute the codes that the conditions of the images state, -1 for none.
+
+        Raises:
+            ValueError: for an unknown attribute, or a code out of range.
+        """
+        self._check(targets or {})
+        codes: dict[Place, dict[str, Tensor]] = {}
+        for key, values in outputs.items():
+            if key.startswith(FINEST):
+                self._finest = Place.read(key.removeprefix(FINEST))
+                continue
+            place, _, name = key.rpartition("/")
+            codes.setdefault(Place.read(place), {})[name] = values
+        for at, predictions in codes.items():
+            counts = Counts.of(self.law, predictions, targets)
+            before = self.counts.get(at)
+            self.counts[at] = counts if before is None else before.merge(counts)
 
     def qualities(self) -> list[Quality]:
         """A row for each view and metric, finest level first.
 
-        A collective call where processes share the work. At a method's finest level both views are
-        the same images. No accuracy where nothing was conditioned, no impossible pairs where the
-        law has none.
+        At a method's finest level both views are the same images. No accuracy where nothing was
+        conditioned, no impossible pairs where the law has none.
         """
         rows = []
         for place in sorted(self.counts, key=Place.order):
-            values = self._rows(place, self.counts[place].all_reduce())
+            values = self._rows(place, self.counts[place])
             views = (NATIVE, POOLED) if place == self._finest else (place.view,)
             rows += [replace(row, view=view) for view in views for row in values]
         return sorted(rows, key=row_order)
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """State after the images so far; `restore` continues from it."""
-        arrays = {
-            f"{place.text()}/{i}": total.numpy()
-            for place, counts in self.counts.items()
-            for i, total in enumerate(counts._sums)
-        }
-        finest = [] if self._finest is None else [f"finest/{self._finest.text()}"]
-        return {**dict.fromkeys(finest, np.asarray(1)), **arrays}
-
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """The state of another meter of the same law; KeyError or ValueError for any other."""
-        finest = [key for key in arrays if key.startswith("finest/")]
-        self._finest = next((Place.read(key.removeprefix("finest/")) for key in finest), None)
-        state = {key: array for key, array in arrays.items() if key not in finest}
-        places = dict.fromkeys(key.rpartition("/")[0] for key in state)
-        self.counts = {
-            Place.read(place): Counts(
-                self.law, *(torch.from_numpy(state[f"{place}/{i}"].copy()) for i in range(5))
-            )
-            for place in places
-        }
 
     def _rows(self, place: Place, counts: Counts) -> list[Quality]:
         def row(
@@ -307,20 +309,17 @@ class AttributeMeter:
             rows.append(row("attribute accuracy", share, estimator, better=HIGH, n=n))
         return rows
 
-    def _count(self, images: Tensor, place: Place, targets: Codes | None) -> None:
+    def _codes(self, images: Tensor, place: Place) -> dict[str, Tensor]:
         parts = list(feature_batches(self.classifier, images))
         if not all(bool(part[name].isfinite().all()) for part in parts for name in part):
             raise FloatingPointError(
                 f"the classifier of parts gives values that are not finite for images at "
                 f"{text_of(place.resolution)} px ({place.view}): its weights or the images hold NaN"
             )
-        predictions = {
-            name: torch.cat([part[name].argmax(1) for part in parts]).cpu()
+        return {
+            f"{place.text()}/{name}": torch.cat([part[name].argmax(1) for part in parts]).cpu()
             for name in self.law.frequencies
         }
-        counts = Counts.of(self.law, predictions, targets)
-        before = self.counts.get(place)
-        self.counts[place] = counts if before is None else before.merge(counts)
 
     def _check(self, targets: Codes) -> None:
         for name, codes in targets.items():

@@ -20,15 +20,15 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from hierdiff.levels import Name, Resolution, finest_first, size_of, text_of
 from hierdiff.metrics.extractors import CLIP, Extractor
 from hierdiff.metrics.frechet import Statistics
-from hierdiff.metrics.quality import NATIVE, POOLED, Place, Quality, row_order
-from hierdiff.metrics.reference import Reference, feature_batches, pooled
+from hierdiff.metrics.quality import FINEST, NATIVE, POOLED, Place, Quality, row_order
+from hierdiff.metrics.reference import BATCH, Reference, feature_batches, pooled
 from hierdiff.metrics.table import METRICS, View, check_metrics, check_reference, join_extractors
 
 log = logging.getLogger(__name__)
@@ -78,10 +78,19 @@ class FidelityMeter:
         levels: Mapping[Name, UInt8[Tensor, "b c *_sides"]],
         captions: Sequence[str] | None = None,
     ) -> None:
-        """One batch of a method, {name of a level: images}, finest first.
+        """One batch of a method: `take` of what `extract` gives, with its errors."""
+        self.take(self.extract(levels, captions))
+
+    def extract(
+        self,
+        levels: Mapping[Name, UInt8[Tensor, "b c *_sides"]],
+        captions: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """What the metrics need of one batch, {name of a level: images}, finest first.
 
         The first is also reduced to each coarser reference. captions: one an image, for the CLIP
-        score.
+        score. Returns tensors on the CPU by stream, a row an image (of clips a row a frame); the
+        meter stays as it is, so that other processes can do this.
 
         Raises:
             ValueError: for a resolution without a reference, or a CLIP score without captions.
@@ -96,39 +105,49 @@ class FidelityMeter:
                 )
         finest, *_ = levels
         embeddings = self._embedded(captions, len(levels[finest]))
-        self._finest = places[finest]
+        outputs = {f"{FINEST}{places[finest].text()}": torch.ones(1)}
         for name, images in levels.items():
-            self._extract(images, places[name], embeddings)
+            outputs |= self._outputs(images, places[name], embeddings)
         for resolution in self.references:
             if size_of(resolution) >= size_of(places[finest].resolution):
                 continue
             reduced = pooled(levels[finest], resolution)
-            self._extract(reduced, Place(resolution, None, POOLED), embeddings)
+            outputs |= self._outputs(reduced, Place(resolution, None, POOLED), embeddings)
             for name, place in places.items() if "consistency" in self._keep else ():
                 if place.resolution == resolution:
                     error = reduced.float() - levels[name].float()
                     if error.ndim == 5:
                         error = error.movedim(2, 1).flatten(0, 1)  # by frame
                     rms = error.square().flatten(1).mean(1).sqrt()
-                    self._stream(place, "consistency", 1).add(rms[:, None])
+                    outputs[f"{place.text()}/consistency"] = rms[:, None]
+        return outputs
+
+    def take(self, outputs: Mapping[str, Tensor]) -> None:
+        """Adds what `extract` gave of the next images of the stream."""
+        for key, rows in outputs.items():
+            if key.startswith(FINEST):
+                self._finest = Place.read(key.removeprefix(FINEST))
+                continue
+            place, _, output = key.rpartition("/")
+            stream = self._stream(Place.read(place), output, rows.shape[1])
+            for chunk in rows.split(BATCH):
+                stream.add(chunk)
 
     def qualities(self) -> list[Quality]:
         """A row for each view and metric, finest level first.
 
-        A collective call where processes share the work. At a method's finest level both views are
-        the same images.
+        At a method's finest level both views are the same images.
         """
         rows = []
         for place in sorted(self.streams, key=Place.order):
             streams = self.streams[place]
-            whole = {output: streams[output].all_reduce() for output in sorted(streams)}
             reference = self.references[place.resolution]
-            about = (self.extractor, whole, reference, self.rows, self.prompts)
+            about = (self.extractor, streams, reference, self.rows, self.prompts)
             view = View(place.name, place.view, *about)
             values = [
                 row
                 for metric in self.metrics
-                if METRICS[metric].takes in whole
+                if METRICS[metric].takes in streams
                 for row in METRICS[metric].compute(view)
             ]
             views = (NATIVE, POOLED) if place == self._finest else (place.view,)
@@ -136,47 +155,26 @@ class FidelityMeter:
         self._log_few()
         return sorted(rows, key=row_order)
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """State after the images so far; `restore` continues from it."""
-        arrays = {
-            f"{place.text()}/{output}/{name}": array
-            for place, streams in self.streams.items()
-            for output, statistics in streams.items()
-            for name, array in statistics.to_arrays().items()
-        }
-        finest = [] if self._finest is None else [f"finest/{self._finest.text()}"]
-        return {**dict.fromkeys(finest, np.asarray(1)), **arrays}
-
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Takes the state of a meter with the same metrics; KeyError or ValueError otherwise."""
-        parts: dict[str, dict[str, np.ndarray]] = {}
-        self._finest, self.streams = None, {}
-        for key, array in arrays.items():
-            if key.startswith("finest/"):
-                self._finest = Place.read(key.removeprefix("finest/"))
-            else:
-                stream, _, name = key.rpartition("/")
-                parts.setdefault(stream, {})[name] = array
-        for stream, state in parts.items():
-            place, _, output = stream.rpartition("/")
-            streams = self.streams.setdefault(Place.read(place), {})
-            streams[output] = Statistics.from_arrays(state)
-
-    def _extract(self, images: Tensor, place: Place, embeddings: Tensor | None) -> None:
-        widths = self.extractor.widths
+    def _outputs(
+        self, images: Tensor, place: Place, embeddings: Tensor | None
+    ) -> dict[str, Tensor]:
         wanted = {*self._keep} | ({"features"} if embeddings is not None else set())
-        if wanted.isdisjoint(widths):
-            return
-        first = 0
-        for parts in self.features(self.extractor, images, wanted):
-            for output in widths:
-                if output in self._keep:
-                    self._stream(place, output, widths[output]).add(parts[output])
-            if embeddings is not None:
-                count = len(parts["features"])
-                cosine = (parts["features"] * embeddings[first : first + count]).sum(1)
-                self._stream(place, "alignment", 1).add(100 * cosine.clamp_min(0)[:, None])
-                first += count
+        if wanted.isdisjoint(self.extractor.widths):
+            return {}
+        batches = list(self.features(self.extractor, images, wanted))
+        found = {
+            output: torch.cat([parts[output].cpu() for parts in batches])
+            for output in self.extractor.widths
+            if output in wanted
+        }
+        if embeddings is not None:
+            cosine = (found["features"] * embeddings.cpu()).sum(1)
+            found["alignment"] = 100 * cosine.clamp_min(0)[:, None]
+        return {
+            f"{place.text()}/{output}": rows
+            for output, rows in found.items()
+            if output in self._keep
+        }
 
     def _embedded(self, captions: Sequence[str] | None, n: int) -> Tensor | None:
         """Embeddings of the captions, where the CLIP score is a metric.

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
@@ -102,23 +101,6 @@ class Moments:
         """Of the covariance."""
         return self.scatter.trace() / (1 if math.isinf(self.n) else self.n - 1)
 
-    def all_reduce(self) -> Moments:
-        """Moments over all processes of the default group; itself where there is no group."""
-        if not _distributed():
-            return self
-        device = _group_device()
-        total = torch.tensor([float(self.n)], dtype=torch.float64, device=device)
-        dist.all_reduce(total)
-        n = int(total.item())
-        if n == 0:
-            return self
-        mean = self.mean.to(device) * (self.n / n)
-        dist.all_reduce(mean)
-        delta = self.mean.to(device) - mean
-        scatter = self.scatter.to(device) + self.n * torch.outer(delta, delta)
-        dist.all_reduce(scatter)
-        return Moments(n, mean.cpu(), scatter.cpu())
-
 
 @dataclass
 class Statistics:
@@ -168,6 +150,14 @@ class Statistics:
         if statistics.limit:
             statistics._parts = [(rows, features)]
         return statistics
+
+    def with_features(self, other: Statistics) -> Statistics:
+        """These moments with the features that `other` keeps, of images of the same distribution;
+        ValueError for another width."""
+        _check_widths(self.width, other.width)
+        both = Statistics(self.width, other.keep)
+        both.moments, both._parts = self.moments, list(other._parts)
+        return both
 
     @property
     def n(self) -> float:
@@ -240,32 +230,6 @@ class Statistics:
         if factor is None:
             return torch.linalg.eigvalsh(self.moments.covariance).clamp_min(0)
         return torch.linalg.svdvals(factor).square()
-
-    def all_reduce(self) -> Statistics:
-        """Statistics over all processes of the default group; itself where there is no group."""
-        if not _distributed():
-            return self
-        whole = Statistics(self.width, self.keep)
-        whole.moments = self.moments.all_reduce()
-        if whole.limit:
-            whole._parts = self._gathered()
-        return whole
-
-    def _gathered(self) -> list[tuple[Tensor, Tensor]]:
-        """What all processes keep, process by process; padded, since each may hold another number.
-
-        Image i of process p is number i * processes + p of the whole.
-        """
-        device, kept = _group_device(), self.kept
-        counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(_world())]
-        dist.all_gather(counts, torch.tensor([len(kept)], device=device))
-        padded = torch.zeros(max(int(c) for c in counts), self.width + 1, dtype=torch.float64)
-        padded[: len(kept), 1:] = kept
-        padded[: len(kept), 0] = self.rows * _world() + dist.get_rank()
-        parts = [torch.empty_like(padded, device=device) for _ in counts]
-        dist.all_gather(parts, padded.to(device))
-        joined = [part[: int(c)].cpu() for part, c in zip(parts, counts, strict=True)]
-        return [(part[:, 0].long(), part[:, 1:].to(kept.dtype)) for part in joined]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything as arrays, for a file; `from_arrays` reads them."""
@@ -451,25 +415,3 @@ def _check_widths(a: int, b: int) -> None:
         raise ValueError(
             f"features of width {a} and {b} cannot be compared: use one extractor for both"
         )
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def all_reduced_sum(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """Sum of x over all processes of the default group; x itself where there is no group."""
-    if not _distributed():
-        return x
-    total = x.to(_group_device(), copy=True)
-    dist.all_reduce(total)
-    return total.cpu()
-
-
-def _world() -> int:
-    return dist.get_world_size()
-
-
-def _group_device() -> torch.device:
-    """Collectives of gloo take CPU tensors, those of nccl CUDA tensors."""
-    return torch.device("cpu" if "gloo" in dist.get_backend() else "cuda")

@@ -28,6 +28,7 @@ NATIVE, POOLED = "native", "pooled"
 VIEWS = (NATIVE, POOLED)
 LOW, HIGH = "low", "high"
 BETTER = (LOW, HIGH, None)
+FINEST = "finest/"  # begins the key that says which place is a method's finest, among outputs
 WHOLE = ("frechet", "kernel", "sliced")  # how estimators that compare whole distributions begin
 R = TypeVar("R", bound="Quality")
 

@@ -14,8 +14,8 @@ import hashlib
 import io
 import logging
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,14 +25,15 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 
-from hierdiff.files.arrays import read_npz, write_npz
+from hierdiff.files.arrays import Rows, names_in, read_npz, write_npz
 from hierdiff.files.atomic import write
 from hierdiff.files.reading import Damaged
 from hierdiff.images import to_float, to_uint8
-from hierdiff.levels import Resolution, down, sides_of, text_of
+from hierdiff.levels import Name, Resolution, down, sides_of, text_of
 from hierdiff.metrics import weights
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.frechet import Statistics
+from hierdiff.processes import ALONE, Processes
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ OPERATOR = "block-mean"
 CAP = 10_000  # images whose features stay; 51 MB at 1280 dimensions
 KEPT = {"features": CAP, "spatial": 0}  # outputs of an extractor that references have; else CAP
 SHIPPED = Path(__file__).with_name("shipped")
+IMAGES, BLOCK = "arr_0", 64  # of ADM's files; of which so many are read at a time
 BATCH = 16  # float32 kernels round by batch size, so it belongs to the protocol
 
 
@@ -48,7 +50,8 @@ class Reference:
     """Statistics of real images at one resolution; `hash` stands for data, split and operator.
 
     statistics: of the features, of clips those of their frames; others: of further outputs of the
-    extractor, and of the features of those beside it, by name.
+    extractor, and of the features of those beside it, by name. file: a published one that holds
+    images beside its moments (`arr_0`), whose features `with_features` makes.
     """
 
     resolution: Resolution
@@ -56,6 +59,7 @@ class Reference:
     hash: str
     extractor: str
     others: Mapping[str, Statistics] = field(default_factory=dict)
+    file: Path | None = None
 
     @cached_property
     def spectrum(self) -> Tensor:
@@ -78,7 +82,7 @@ def pooled(
 
 def levels_of(
     images: UInt8[Tensor, "b c *sides"], resolutions: Sequence[Resolution]
-) -> dict[Resolution, UInt8[Tensor, "b c *_sides"]]:
+) -> dict[Name, UInt8[Tensor, "b c *_sides"]]:
     """Real images as a perfect method would give them: {resolution: images}."""
     return {one: pooled(images, one) for one in resolutions}
 
@@ -105,19 +109,21 @@ def feature_batches(
 
 
 def references(
-    images: Iterable[UInt8[Tensor, "_ c *sides"]],
+    images: Sequence[UInt8[Tensor, "_ c *sides"]],
     extractor: Extractor,
     resolutions: Sequence[Resolution],
     *,
     data: str,
     split: str,
     folder: Path | None = None,
+    processes: Processes = ALONE,
 ) -> dict[Resolution, Reference]:
     """Reference statistics at each resolution, from the cache `folder` where they are there.
 
     images: batches of real images, read only where neither the cache nor the package has the
-    statistics. data: SHA-256 of the images' source. A damaged file of the cache is computed again,
-    with a warning.
+    statistics. data: SHA-256 of the images' source. processes: share the batches, in a collective
+    call; all of them get the statistics. A damaged file of the cache is computed again, with a
+    warning.
 
     Raises:
         ValueError: where there are fewer than two images.
@@ -128,26 +134,29 @@ def references(
         for side in resolutions
         for output in outputs
     }
-    cache = {key: cached for key, name in names.items() if (cached := _cached(folder, name))}
+    cache = processes.agree(
+        lambda: {key: cached for key, name in names.items() if (cached := _cached(folder, name))}
+    )
     missing = {
         (side, output): Statistics(extractor.widths[output], KEPT.get(output, CAP))
         for side, output in names
         if (side, output) not in cache
     }
-    sides = {side for side, _ in missing}
-    for batch in images if missing else ():
-        for side in sides:
-            absent = {output for at, output in missing if at == side}
-            for parts in feature_batches(extractor, pooled(batch, side), absent):
-                for output in outputs:
-                    if (side, output) in missing:
-                        missing[side, output].add(parts[output])
+
+    def extract(place: int) -> dict[tuple[Resolution, str], list[Tensor]]:
+        return _missing_outputs(images[place], extractor, list(missing))
+
+    for _, found in processes.deal(range(len(images) if missing else 0), extract):
+        for key, chunks in found.items():
+            for chunk in chunks:
+                missing[key].add(chunk)
+    missing = processes.agree(lambda: missing)
     for key, statistics in missing.items():
         if statistics.n < 2:
             raise ValueError(
                 f"split {split!r} gave {statistics.n} reference images: a distance needs at least 2"
             )
-        if folder is not None:
+        if folder is not None and processes.first:
             statistics.save(_path(folder, names[key]), names[key])
     complete = cache | missing
     return {
@@ -160,6 +169,21 @@ def references(
         )
         for side in resolutions
     }
+
+
+def _missing_outputs(
+    images: UInt8[Tensor, "b c *sides"],
+    extractor: Extractor,
+    keys: Sequence[tuple[Resolution, str]],
+) -> dict[tuple[Resolution, str], list[Tensor]]:
+    """Outputs of one batch by resolution and name, in chunks of `BATCH` on the CPU."""
+    found: dict[tuple[Resolution, str], list[Tensor]] = {key: [] for key in keys}
+    for side in dict.fromkeys(side for side, _ in keys):
+        wanted = {output for at, output in keys if at == side}
+        for parts in feature_batches(extractor, pooled(images, side), wanted):
+            for output in wanted:
+                found[side, output].append(parts[output].cpu())
+    return found
 
 
 def read_moments(path: str | Path, extractor: Extractor, resolution: Resolution) -> Reference:
@@ -200,7 +224,54 @@ def read_moments(path: str | Path, extractor: Extractor, resolution: Resolution)
             path, arrays, ("mu_s", "sigma_s"), extractor.outputs["spatial"], n
         )
     name = f"{path.name}@{weights.sha256(path)[:12]}"
-    return Reference(resolution, statistics, name, extractor.identity, others)
+    file = path if _holds_images(path, resolution) else None
+    return Reference(resolution, statistics, name, extractor.identity, others, file)
+
+
+def _holds_images(path: Path, resolution: Resolution) -> bool:
+    """Whether there are colour images of that resolution beside the moments, as ADM's files have
+    them (uint8, n h w c, under arr_0)."""
+    if IMAGES not in names_in(path):
+        return False
+    rows = Rows(path, IMAGES)
+    return rows.dtype == np.uint8 and rows.shape[1:] == (*sides_of(resolution), 3)
+
+
+def with_features(
+    reference: Reference,
+    extractor: Extractor,
+    folder: Path | None = None,
+    processes: Processes = ALONE,
+) -> Reference:
+    """A published reference with the features of the images in its file, in their order, kept in
+    `folder`; one without images as it is.
+
+    ADM's evaluator takes precision and recall from these images, and distances from the moments.
+    A collective call of the processes, which share the images.
+    """
+    if reference.file is None:
+        return reference
+    path = reference.file
+    name = f"{weights.sha256(path)} : {IMAGES} : {extractor.key}"
+    kept = processes.agree(lambda: _cached(folder, name))
+    if kept is None:
+        rows = Rows(path, IMAGES)
+
+        def extract(first: int) -> list[Tensor]:
+            images = rearrange(
+                rows.read(first, min(first + BLOCK, len(rows))), "n h w c -> n c h w"
+            )
+            batches = feature_batches(extractor, torch.from_numpy(images.copy()), {"features"})
+            return [parts["features"].cpu() for parts in batches]
+
+        found = Statistics(extractor.width, CAP)
+        for _, chunks in processes.deal(range(0, len(rows), BLOCK), extract):
+            for chunk in chunks:
+                found.add(chunk)
+        if folder is not None and processes.first:
+            found.save(_path(folder, name), name)
+        kept = processes.agree(lambda: found)
+    return replace(reference, statistics=reference.statistics.with_features(kept))
 
 
 def write_moments(path: Path, reference: Reference, about: Mapping[str, str]) -> None:

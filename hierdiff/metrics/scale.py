@@ -41,9 +41,12 @@ class PixelGaussian:
 
     def sample(self, k: int, noise: Noise) -> Float[Tensor, "k c *sides"]:
         """Draws k images on the scale [-1, 1], not clipped, from one `noise` of shape (k, n)."""
-        z = noise((k, len(self.images)))
-        x = torch.zeros(k, self.mean.numel(), dtype=z.dtype, device=z.device)
+        return self.of(noise((k, len(self.images))))
+
+    def of(self, z: Float[Tensor, "k n"]) -> Float[Tensor, "k c *sides"]:
+        """The images that these standard normals stand for."""
+        x = torch.zeros(len(z), self.mean.numel(), dtype=z.dtype, device=z.device)
         mean = self.mean.to(z)
         for part, rows in zip(z.split(CHUNK, dim=1), self.images.split(CHUNK), strict=True):
             x += part @ (to_float(rows).to(z) - mean).flatten(1)
-        return mean + x.reshape(k, *mean.shape) / math.sqrt(len(self.images) - 1)
+        return mean + x.reshape(len(z), *mean.shape) / math.sqrt(len(self.images) - 1)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hierdiff.levels import Name, Resolution, px, resolution_of, sides_of
-from hierdiff.metrics.extra import inception_score
+from hierdiff.metrics.extra import inception_score, inception_score_in_order
 from hierdiff.metrics.extractors import CLIP, Extractor
 from hierdiff.metrics.extractors.haar import SCALES, bands
 from hierdiff.metrics.frechet import (
@@ -35,7 +35,8 @@ from hierdiff.metrics.sliced import DIRECTIONS, mind, relative_distance
 from hierdiff.registry import suggest
 
 CAPTIONED = "clip_score"  # the metric that needs captions
-K_MANIFOLD, K_DENSITY, SPLITS = 3, 5, 10
+K_MANIFOLD, K_DENSITY, SPLITS, RUN = 3, 5, 10, 5000
+ALL = 50_000  # images whose outputs stay in memory for some metrics; 410 MB at 2048 dimensions
 SCALARS = ("consistency", "alignment")  # one number an image, not made by the extractor
 BESIDE = ("squeezenet", "haar")  # extractors whose features some metrics take, whatever the first
 BAND_DIRECTIONS = 64
@@ -135,13 +136,13 @@ class View:
         return replace(self, extractor=extractor, streams=streams, reference=reference)
 
     def both(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
-        """Features in memory, of generated and of real images."""
-        return self.streams["features"].kept, self.reference.statistics.kept
+        """Features of generated and of real images, of up to `CAP` each."""
+        return self.streams["features"].sample(CAP), self.reference.statistics.sample(CAP)
 
     def matched(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """Equally many of both; the larger set is sampled at random, always in the same way."""
         fake, real = self.streams["features"], self.reference.statistics
-        n = min(len(fake.kept), len(real.kept))
+        n = min(len(fake.kept), len(real.kept), CAP)
         return fake.sample(n), real.sample(n)
 
 
@@ -173,7 +174,7 @@ def _frechet(view: View, output: str, kind: str) -> Iterator[Quality]:
 
 def extrapolated_distance(view: View) -> Iterator[Quality]:
     """Fréchet distance extrapolated to infinitely many generated images (arXiv 1911.07023)."""
-    fake, real = view.streams["features"].kept, view.reference.statistics
+    fake, real = view.streams["features"].sample(CAP), view.reference.statistics
     smallest = sizes_of(len(fake))[0]
     yield view.quality(
         view.extractor.label_of("FDinf"),
@@ -201,6 +202,19 @@ def clip_discrepancy(view: View) -> Iterator[Quality]:
 def manifolds(view: View) -> Iterator[Quality]:
     """Precision and recall in [0, 1], by manifolds of 3 nearest neighbours (arXiv 1904.06991)."""
     fake, real = view.matched()
+    estimator = f"manifold-k{K_MANIFOLD}-{len(fake)}x{len(real)}"
+    values = precision_recall(real, fake, K_MANIFOLD)
+    for metric, value in zip(("precision", "recall"), values, strict=True):
+        yield view.compared(metric, value, fake, real, estimator, HIGH)
+
+
+def manifolds_of_all(view: View) -> Iterator[Quality]:
+    """Precision and recall in [0, 1] of all generated and all real images in memory, by manifolds
+    of 3 nearest neighbours.
+
+    As ADM's evaluator has it: 50,000 generated images, and the 10,000 real ones of its file.
+    """
+    fake, real = view.streams["features"].kept, view.reference.statistics.kept
     estimator = f"manifold-k{K_MANIFOLD}-{len(fake)}x{len(real)}"
     values = precision_recall(real, fake, K_MANIFOLD)
     for metric, value in zip(("precision", "recall"), values, strict=True):
@@ -297,6 +311,19 @@ def scored(view: View) -> Iterator[Quality]:
     )
 
 
+def scored_in_order(view: View) -> Iterator[Quality]:
+    """Inception score of ADM's evaluator: of runs of 5,000 images in their order."""
+    logits = view.streams["logits"].kept
+    yield view.quality(
+        "IS",
+        inception_score_in_order(logits, RUN),
+        n=len(logits),
+        estimator=f"inception-score-{RUN}-in-order",
+        against="none",
+        better=HIGH,
+    )
+
+
 def alignment(view: View) -> Iterator[Quality]:
     """CLIP score: 100 max(cosine, 0) of image and caption, mean over images (arXiv 2104.08718)."""
     stream = view.streams["alignment"]
@@ -339,6 +366,7 @@ METRICS = {
     ),
     "kd": Metric(kernel, least=2),
     "pr": Metric(manifolds, least=K_MANIFOLD + 1),
+    "pr_all": Metric(manifolds_of_all, keeps=ALL, least=K_MANIFOLD + 1),
     "dc": Metric(density, least=K_DENSITY + 1),
     "clipped_dc": Metric(clipped_density, least=K_DENSITY + 1),
     "mind": Metric(sliced, frames=True),
@@ -349,7 +377,8 @@ METRICS = {
     "haar": Metric(haar_distance, takes="haar", frames=True, multiple=SCALES[-1]),
     "nearest": Metric(nearest_distance),
     "consistency": Metric(consistency, takes="consistency", keeps=0, against="", frames=True),
-    "is": Metric(scored, takes="logits", keeps=50_000, against="", least=SPLITS, frames=True),
+    "is": Metric(scored, takes="logits", keeps=ALL, against="", least=SPLITS, frames=True),
+    "is_in_order": Metric(scored_in_order, takes="logits", keeps=ALL, against="", frames=True),
     "cmmd": Metric(clip_discrepancy, frames=True, only=CLIP),
     CAPTIONED: Metric(alignment, takes="alignment", keeps=0, against="", only=CLIP),
 }
@@ -437,9 +466,18 @@ def check_reference(name: str, reference: Reference) -> None:
             f"metric {name!r} needs {metric.takes} statistics of real images and reference "
             f"{reference.hash} has none: leave the metric out, or build the reference from images"
         )
+    features = metric.against == "features" and metric.takes == "features"
+    if features and reference.file is not None:  # of which they are made
+        return
     if metric.against == "features" and statistics is not None and not len(statistics.kept):
         raise ValueError(
             f"metric {name!r} compares with features of real images and reference "
             f"{reference.hash} holds moments alone: leave the metric out, or build the reference "
             f"from images"
         )
+
+
+def needs_features(names: Iterable[str]) -> bool:
+    """Whether one of these metrics compares with features of real images, and not with moments."""
+    known = (METRICS[name] for name in names if name in METRICS)
+    return any(metric.against == "features" and metric.takes == "features" for metric in known)

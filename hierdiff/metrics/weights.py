@@ -23,13 +23,22 @@ from hierdiff.inputs import sha256
 WEIGHTS_FOLDER = "HIERDIFF_WEIGHTS"
 
 
+def located(path: str | Path) -> Path:
+    """The path of a file; of a name without a folder that is not here, its first place among
+    `search_paths`."""
+    place = Path(path).expanduser()
+    if place.exists() or place.parent != Path():
+        return place
+    return next((one for one in search_paths(place.name) if one.is_file()), place)
+
+
 def existing_file(path: str | Path | None, missing: str) -> Path:
     """The file at `path`; `missing`: what the user should do where there is none.
 
     Raises:
         FileNotFoundError: where `path` is None or no file.
     """
-    place = None if path is None else Path(path).expanduser()
+    place = None if path is None else located(path)
     if place is None or not place.is_file():
         raise FileNotFoundError(f"weights={path} is no file: {missing}")
     return place

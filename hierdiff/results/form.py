@@ -151,6 +151,7 @@ FORM: dict[str, Any] = {
         "machine?": (MACHINE,),
         "cost?": ({"machine?": (MACHINE,), "*": ANY},),
         **dict.fromkeys(("git?", "packages?", "seeds?"), or_none(TREE)),
+        "evaluation?": ({"protocol": TEXT, "departures": [TEXT]},),
         "*": ANY,
     },
     "failure": WORD,

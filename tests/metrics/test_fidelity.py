@@ -371,11 +371,11 @@ def test_metrics_of_independent_images_are_refused_for_clips(metric):
 def test_levels_of_the_same_sides_are_told_apart_by_name_and_go_on_where_they_stopped():
     meter, images = of_clips((8, 8, 8)), clips(4, 8, 2)
     levels = {(8, 8, 8): images, Named("base", (8, 8, 8)): images.flip(0) // 2}
-    meter.add({name: x[:2] for name, x in levels.items()})
     again = of_clips((8, 8, 8))
-    again.restore(meter.to_arrays())
-    for one in (meter, again):
-        one.add({name: x[2:] for name, x in levels.items()})
+    for start in (0, 2):
+        outputs = meter.extract({name: x[start : start + 2] for name, x in levels.items()})
+        meter.take(outputs)
+        again.take(dict(sorted(outputs.items())))  # as a file has them
     rows = meter.qualities()
     assert rows == again.qualities()
     assert [(row.level, row.view) for row in rows] == [
@@ -472,9 +472,8 @@ def test_other_extractors_go_on_from_what_was_kept(weights):
     refs = kept([images()], extractor)
     first, second = images(30, seed=1).split(15)
     meter = FidelityMeter(extractor, refs, BESIDE)
-    meter.add({16: first})
     again = FidelityMeter(joined(), refs, BESIDE)
-    again.restore(meter.to_arrays())
-    for one in (meter, again):
-        one.add({16: second})
+    for part in (first, second):
+        meter.add({16: part})
+        again.take(meter.extract({16: part}))
     assert meter.qualities() == again.qualities()

@@ -37,7 +37,8 @@ class Extractor(nn.Module, ABC):
 
     width: length of a feature vector; label: what a distance on these features is called;
     weights: first 8 hex digits of the weights' sha256; resize: how images reach the input size;
-    released: name of the file that is looked for where no weights are given, None for none.
+    released: name of the file that is looked for where no weights are given, None for none;
+    released_at: where a file of weights comes from, None where that is not known.
     beside: further extractors by name, whose features `extract` gives as well (see `join`).
     """
 
@@ -47,6 +48,7 @@ class Extractor(nn.Module, ABC):
     weights: str
     resize: str
     released: str | None = None
+    released_at: str | None = None
     beside: nn.ModuleDict
 
     def __init__(self) -> None:

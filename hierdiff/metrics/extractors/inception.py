@@ -37,6 +37,9 @@ class Inception(Extractor):
     """
 
     released = INCEPTION_FILE
+    released_at = (
+        f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+    )
     name = "inception"
     width = 2048
     resize = RESIZES["legacy_tensorflow"]

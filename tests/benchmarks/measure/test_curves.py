@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from benchmarks.measure.curves import learning_curves, loss_identity, validation_loss
+from benchmarks.measure.kept import Kept
 from benchmarks.measure.scale import real_references
 from benchmarks.plan.plan import Plan, StagePlan
+from benchmarks.progress import quiet
 from benchmarks.settings import Curve
 from hierdiff.metrics.extractors import RandomConv
 from hierdiff.training.format import packed, unpacked
@@ -28,7 +30,7 @@ def rows(tmp_path_factory):
     references = real_references(data, extractor, (8, 4), folder)
     return learning_curves(
         folder, built(GROWN), PLAN, data, extractor, references,
-        wanted=WANTED, seed=0, precision="32-true", track=lambda items, what, total: items,
+        wanted=WANTED, seed=0, precision="32-true", track=quiet, kept=Kept(),
     )  # fmt: skip
 
 
@@ -83,7 +85,7 @@ def test_a_student_whose_teacher_is_not_there_has_no_validation_loss(tmp_path, c
     rows = learning_curves(
         folder, built(node), Plan({}, 2, 2, STAGES[1:], 0.0), data, extractor,
         real_references(data, extractor, (8, 4), tmp_path),
-        wanted=WANTED, seed=0, precision="32-true", track=lambda items, what, total: items,
+        wanted=WANTED, seed=0, precision="32-true", track=quiet, kept=Kept(),
     )  # fmt: skip
     assert rows and all(row.metric != "validation loss" for row in rows)
     assert "its teacher is not kept with it" in caplog.text
@@ -101,7 +103,7 @@ def test_without_samples_the_loss_alone_is_measured(tmp_path):
     rows = learning_curves(
         tmp_path, built(), Plan({}, 12, 2, STAGES[1:], 0.0), images(), RandomConv(width=4), {},
         wanted=Curve(0, [], 10), seed=0, precision="32-true",
-        track=lambda items, what, total: items,
+        track=quiet, kept=Kept(),
     )  # fmt: skip
     assert {row.metric for row in rows} == {"validation loss"}
 
@@ -112,7 +114,7 @@ def test_operations_that_are_unknown_are_none(tmp_path):
     rows = learning_curves(
         tmp_path, built(), Plan({}, 12, 2, stages, None), images(), RandomConv(width=4), {},
         wanted=Curve(0, [], 10), seed=0, precision="32-true",
-        track=lambda items, what, total: items,
+        track=quiet, kept=Kept(),
     )  # fmt: skip
     assert {row.flops for row in rows} == {None} and rows[-1].images == 48
 
@@ -144,7 +146,7 @@ def test_a_damaged_snapshot_is_left_out_and_named(damage, tmp_path, caplog):
         rows = learning_curves(
             tmp_path, built(), Plan({}, 12, 2, STAGES[1:], 0.0), images(), RandomConv(width=4), {},
             wanted=Curve(0, [], 10), seed=0, precision="32-true",
-            track=lambda items, what, total: items,
+            track=quiet, kept=Kept(),
         )  # fmt: skip
     assert {row.step for row in rows if row.half_life == 0} == {12}
     assert f"leaves out {first}" in caplog.text

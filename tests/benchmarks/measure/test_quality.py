@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.conditions import EvaluationConditions, example_caption
 from benchmarks.measure import scale as scales
 from benchmarks.measure.quality import average_seeds, quality, settle_metrics
-from benchmarks.measure.samples import real_images, samples
+from benchmarks.measure.samples import Draw, blocks, real_images
 from benchmarks.measure.scale import real_references, scale_rows
 from hierdiff.data.critters.law import LAW
 from hierdiff.data.law import Law
@@ -52,9 +52,10 @@ def extractor():
     return RandomConv(width=12)
 
 
-def drawn(data, seed, n=20, batch=8, method=None):
-    found = samples(method or Noise(), data, n, seed=seed, precision="32-true", batch=batch)
-    return torch.cat([images[8] for images in found])
+def drawn(data, seed, n=20, batch=8, method=None, pack=4, labels="test"):
+    conditions = EvaluationConditions(data, labels, seed)
+    draw = Draw(method or Noise(), conditions, seed, "32-true", pack)
+    return torch.cat([draw(numbers)[8] for numbers in blocks(n, batch, pack)])
 
 
 def test_a_seed_draws_other_noise_for_every_image(data):
@@ -65,8 +66,67 @@ def test_a_seed_draws_other_noise_for_every_image(data):
 
 
 def test_one_seed_gives_the_same_images_whatever_the_batch(data):
-    assert torch.equal(drawn(data, 3, batch=8), drawn(data, 3, batch=7))
+    assert torch.equal(drawn(data, 3, n=70, batch=8), drawn(data, 3, n=70, batch=40))
     assert torch.equal(drawn(data, 3, n=20)[:11], drawn(data, 3, n=11))
+
+
+def test_a_network_is_called_with_the_same_numbers_of_images_whatever_the_batch(data):
+    """Because float kernels round by the number of images in a call."""
+    calls = {}
+
+    class Watched(Noise):
+        def sample(self, request):
+            calls[batch, n].append(request.n)
+            return super().sample(request)
+
+    for batch, n in ((1, 33), (48, 33), (48, 40)):
+        calls[batch, n] = []
+        drawn(data, 0, n=n, batch=batch, method=Watched())
+        assert set(calls[batch, n]) == {4}
+    assert len(calls[1, 33]) == len(calls[48, 33]) == 9
+
+
+def test_blocks_are_whole_packs_and_whole_batches_of_features():
+    assert blocks(70, 1) == [
+        range(0, 16),
+        range(16, 32),
+        range(32, 48),
+        range(48, 64),
+        range(64, 70),
+    ]
+    assert blocks(70, 40, 12) == [range(0, 48), range(48, 70)]
+    assert blocks(70, 40, 12, start=48) == [range(48, 70)]
+    for wrong in ((0, 4, 4), (4, 0, 4), (4, 4, 0)):
+        with pytest.raises(ValueError, match="take at least 1 each"):
+            blocks(*wrong)
+
+
+class Classes(Noise):
+    """Shows the class of an image."""
+
+    def sample(self, request):
+        classes = request.cond.labels.float()[:, None, None, None]
+        return {8: (classes / 127.5 - 1).expand(request.n, 3, 8, 8)}
+
+
+def test_classes_are_balanced_or_random_if_that_is_wanted(data):
+    count = len(data.class_names)
+
+    def classes(labels, seed=0, n=40):
+        return drawn(data, seed, n=n, method=Classes(), labels=labels)[:, 0, 0, 0]
+
+    balanced = classes("balanced", n=3 * count)
+    assert torch.equal(balanced.bincount(), torch.full((count,), 3))
+    assert torch.equal(balanced, classes("balanced", seed=1, n=3 * count))
+    random = classes("random", n=600)
+    assert random.max() == count - 1 and random.min() == 0
+    deviation = (600 / count * (1 - 1 / count)) ** 0.5
+    assert (random.bincount() - 600 / count).abs().max() < 5 * deviation
+    assert torch.equal(classes("random", n=30), random[:30])
+    assert not torch.equal(classes("random", seed=1, n=30), random[:30])
+    assert EvaluationConditions(data, "random").rule == f"labels=random({count})"
+    with pytest.raises(ValueError, match="has no classes, take measure.labels=test"):
+        EvaluationConditions(replace(data, class_names=(), labels=None), "balanced")
 
 
 def test_methods_share_the_noise_of_an_image(data):
@@ -79,7 +139,8 @@ def test_methods_share_the_noise_of_an_image(data):
 
 def test_registered_methods_draw_by_seed(data):
     method = tiny.method("mdm", "unconditional")
-    one, two = (next(samples(method, data, 2, seed=seed, precision="32-true")) for seed in (0, 1))
+    conditions = EvaluationConditions(data)
+    one, two = (Draw(method, conditions, seed, "32-true", 2)(range(2)) for seed in (0, 1))
     assert set(one) == {16, 8} and all(image.dtype == torch.uint8 for image in one.values())
     assert not torch.equal(one[16], two[16]) and not torch.equal(one[8], two[8])
 
@@ -138,9 +199,12 @@ def test_streams_are_drawn_one_after_another(data, extractor):
 
 def test_captions_are_those_of_the_conditions_and_go_round(data, extractor, monkeypatch):
     heard = []
-    monkeypatch.setattr(
-        FidelityMeter, "add", lambda self, levels, captions=None: heard.append(captions)
-    )
+
+    def listen(self, levels, captions=None):
+        heard.append(captions)
+        return {}
+
+    monkeypatch.setattr(FidelityMeter, "extract", listen)
     few = replace(data.select(np.arange(3)), captions=("a", "b", "c"))
     quality([stream(0)], extractor, {}, conditions=few)
     assert [len(said) for said in heard] == [10, 10, 4]
@@ -320,9 +384,7 @@ def test_auto_becomes_the_metric_of_parts_where_it_can_be_measured(lawful, caplo
         (LAW, [8, 4], "at 4 px"),
     ],
 )
-def test_auto_that_cannot_be_measured_is_left_out_and_the_log_says_why(
-    data, law, sides, reason, caplog
-):
+def test_auto_that_cannot_be_measured_is_left_out_and_the_log_says_why(law, sides, reason, caplog):
     with caplog.at_level(logging.INFO):
         assert settle_metrics(["fd", "auto"], law, sides) == ["fd"]
     assert reason in caplog.text and caplog.text.count("\n") == 1

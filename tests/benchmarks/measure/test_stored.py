@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.conditions import EvaluationConditions
 from benchmarks.measure.external import external_images
 from benchmarks.measure.samples import sample_facts, stored_form
 from hierdiff.data import ImageData
@@ -44,7 +45,7 @@ def test_samples_are_read_as_they_were_drawn(kind, tmp_path):
     again = Samples(tmp_path, kind, 10)  # after a kill; one batch is drawn twice
     for start in (4, 4, 8):
         again.add(start, stored_form(part(drawn, start, min(start + 4, 10))))
-    again.close(sample_facts(data, 3, range(10)))
+    again.close(sample_facts(EvaluationConditions(data), 3, range(10)))
     rows = evaluation_rows(20, range(10)).numpy()
     assert data.labels is not None and data.captions is not None
     for side in (8, 4):
@@ -60,7 +61,7 @@ def test_samples_are_read_as_they_were_drawn(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["npz", "webdataset"])
 def test_samples_that_were_complete_before_a_kill_stay(kind, tmp_path):
-    drawn, facts = levels(), sample_facts(images(20), 0, range(10))
+    drawn, facts = levels(), sample_facts(EvaluationConditions(images(20)), 0, range(10))
     stored = Samples(tmp_path, kind, 10)
     stored.add(0, stored_form(drawn))
     stored.close(facts)
@@ -74,7 +75,7 @@ def test_samples_that_were_complete_before_a_kill_stay(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["npz", "webdataset"])
 def test_a_process_that_was_killed_before_the_end_is_closed_by_the_next(kind, tmp_path):
     Samples(tmp_path, kind, 10).add(0, stored_form(levels()))
-    Samples(tmp_path, kind, 10).close(sample_facts(images(20), 0, range(10)))
+    Samples(tmp_path, kind, 10).close(sample_facts(EvaluationConditions(images(20)), 0, range(10)))
     assert len(external_images(place(tmp_path, kind, 8))) == 10
 
 
@@ -83,5 +84,5 @@ def test_a_new_measuring_leaves_none_of_the_old(kind, tmp_path):
     for n in (10, 6):
         stored = Samples(tmp_path, kind, n)
         stored.add(0, stored_form(part(levels(), 0, n)))
-        stored.close(sample_facts(images(20), 0, range(n)))
+        stored.close(sample_facts(EvaluationConditions(images(20)), 0, range(n)))
     assert len(external_images(place(tmp_path, kind, 8))) == 6

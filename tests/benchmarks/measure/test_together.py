@@ -1,0 +1,82 @@
+"""Two processes measure as one does: the same images, bit for bit, and the same rows."""
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from benchmarks.conditions import EvaluationConditions
+from benchmarks.measure.exposure import exposure_bias
+from benchmarks.measure.kept import Kept
+from benchmarks.measure.quality import Meter
+from benchmarks.measure.samples import Draw
+from benchmarks.measure.scale import real_references, scale_rows
+from benchmarks.measure.stored import Stored
+from benchmarks.measure.stream import Source, measure_seeds, measure_source
+from benchmarks.progress import quiet
+from hierdiff.metrics.extractors import RandomConv
+from hierdiff.processes import ALONE, Processes
+from tests.benchmarks.measure.test_exposure import cascade
+from tests.training.runs import images
+
+N, METRICS = 70, ["fd", "kd", "pr", "consistency"]
+OPTIONS = {"seed": 0, "precision": "32-true"}
+
+
+def everything(processes, folder, batch):
+    """Rows of scale, of samples under two seeds, and of the exposure analysis, as plain values."""
+    torch.set_num_threads(1)
+    data, extractor, method = images(60), RandomConv(width=12), cascade()
+    test = data.part("test")
+    references = real_references(data, extractor, [8, 4], folder, processes=processes)
+    scale = scale_rows(
+        data, extractor, references, N,
+        seed=0, folder=folder, track=quiet, metrics=METRICS, processes=processes,
+    )  # fmt: skip
+    kept = Kept(folder / "kept.safetensors", "k", processes)
+
+    def measure_seed(seed):
+        conditions = EvaluationConditions(test, seed=seed)
+        stored = Stored(folder, "npz", seed, N, conditions)
+        source = Source(
+            f"seed {seed}", N, Draw(method, conditions, seed, "32-true", pack=8), batch, 8,
+            look=lambda numbers, drawn: stored.add(numbers.start, drawn),
+            seen=N, close=stored.close,
+        )  # fmt: skip
+        return measure_source(
+            source, Meter(extractor, references, METRICS, conditions), kept, quiet
+        )
+
+    rows = measure_seeds(measure_seed, (0, 1), kept)
+    bias = exposure_bias(
+        method, test, extractor, references,
+        n=20, log_snrs=[6.0], track=quiet, processes=processes, **OPTIONS,
+    )  # fmt: skip
+    return {
+        "samples": [row.plain() for row in rows],
+        **{kind: [row.plain() for row in found] for kind, found in scale.items()},
+        "bias": bias,
+    }
+
+
+def work(rank, world, folder):
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world)
+    found = everything(Processes.joined(), folder, batch=40)
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_images_and_rows_of_one(tmp_path):
+    """In batches of another size as well."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    alone = everything(ALONE, tmp_path / "one", batch=16)
+    mp.spawn(work, args=(2, tmp_path / "two"), nprocs=2)
+    for rank in range(2):
+        assert torch.load(tmp_path / "two" / f"{rank}.pt", weights_only=False) == alone
+    for path in (tmp_path / "one").glob("seed*.npz"):
+        pixels, same = (np.load(folder / path.name) for folder in (path.parent, tmp_path / "two"))
+        assert len(pixels["arr_0"]) == N and np.array_equal(pixels["arr_0"], same["arr_0"])
+    assert len(list((tmp_path / "one").glob("seed*.npz"))) == 4
