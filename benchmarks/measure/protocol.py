@@ -76,9 +76,7 @@ def check_files(protocol: Protocol, measure: Measure) -> None:
     absent = dict(_absent(protocol, measure))
     if absent:
         places = search_paths("x")
-        named = ", and ".join(
-            f"{name} (from {url})" if url else name for name, url in absent.items()
-        )
+        named = ", and ".join(f"{name} ({url})" if url else name for name, url in absent.items())
         raise FileNotFoundError(
             f"protocol={protocol.name} needs {named}: put what is missing into "
             f"{' or '.join(str(place.parent) for place in places)}, or give the path in "

@@ -507,23 +507,29 @@ def test_weights_that_are_not_finite_are_a_failure_row_with_stage_step_and_level
 
 @pytest.mark.slow
 def test_a_run_killed_in_measuring_goes_on_and_ends_as_one_that_was_not(tmp_path, monkeypatch):
-    """Killed at the second batch of either seed, and at the second snapshot of the curve."""
-    more = ("measure.samples=20", "measure.seeds=[0,1]", "measure.curve.samples=8")
-    more = (*more, "trainer.steps=4", "trainer.snapshots=2", "measure.curve.metrics=[fd]")
+    """Killed at the second block of one seed, the first of the other, and at the second snapshot of
+    the curve."""
+    more = ("measure.samples=20", "measure.batch=8", "measure.seeds=[0,1]")
+    more = (
+        *more,
+        "measure.curve.samples=8",
+        "trainer.steps=4",
+        "trainer.snapshots=2",
+        "measure.curve.metrics=[fd]",
+    )
     monkeypatch.setattr(phases, "costs", lambda *given: [])
     whole = run.make(settings_of(composed(tmp_path / "whole", *more)))
 
-    monkeypatch.setattr(kept, "EVERY", 0.0)
-    calls, extracted = [], quality.Meter.add
+    calls, extract = [], quality.Meter.extract
 
-    def counted(self, levels):
-        calls.append(self.count)
+    def counted(self, levels, numbers):
+        calls.append(numbers)
         if len(calls) in deadly:
             raise KeyboardInterrupt
-        extracted(self, levels)
+        return extract(self, levels, numbers)
 
-    monkeypatch.setattr(quality.Meter, "add", counted)
-    folder, deadly = tmp_path / "killed", (2, 6, 10)  # the scale is kept
+    monkeypatch.setattr(quality.Meter, "extract", counted)
+    folder, deadly = tmp_path / "killed", (4, 6, 10)  # two of the scale, then two of each seed
     for _ in deadly:
         with pytest.raises(KeyboardInterrupt):
             run.make(settings_of(composed(folder, *more)))

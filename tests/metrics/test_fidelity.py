@@ -448,7 +448,7 @@ def test_only_the_extractors_that_a_metric_takes_are_run(weights, monkeypatch):
 def test_statistics_of_an_extractor_are_kept_once_wherever_it_stands(weights, tmp_path):
     kept([images()], joined(["fd_squeezenet"]), tmp_path / "kept")
     before = sorted((tmp_path / "kept").iterdir())
-    found = kept(iter(()), SqueezeNet(), tmp_path / "kept")
+    found = kept([], SqueezeNet(), tmp_path / "kept")
     assert len(before) == 4 and sorted((tmp_path / "kept").iterdir()) == before
     assert found[16].statistics.n == 40 and found[16].extractor == SqueezeNet().identity
 

@@ -1,14 +1,15 @@
 """The formulas of ADM's evaluator in plain NumPy and float64, as a second opinion."""
 
 import numpy as np
-from scipy import linalg
 
 
 def frechet_distance(mean, covariance, other_mean, other_covariance):
-    """|m1 - m2|² + tr(S1 + S2 - 2 (S1 S2)^½), by the principal root of the product."""
+    """|m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½; the trace of the root is the sum of the roots of
+    the eigenvalues of the product, which may be singular here."""
     difference = mean - other_mean
-    root = linalg.sqrtm(covariance @ other_covariance)
-    return float(difference @ difference + np.trace(covariance + other_covariance - 2 * root.real))
+    values = np.linalg.eigvals(covariance @ other_covariance).real
+    root = np.sqrt(np.maximum(values, 0)).sum()
+    return float(difference @ difference + np.trace(covariance + other_covariance) - 2 * root)
 
 
 def moments(features):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.conditions import EvaluationConditions
 from benchmarks.measure.pictures import FRAMES, SHOWN, film
 from hierdiff.methods import Generator
 from tests import tiny
@@ -18,5 +19,5 @@ def test_a_film_strip_shows_every_level_from_noise_to_image(name):
     sides = sorted({side for part in stage.chain for side in part.resolutions}, reverse=True)
     assert len(sides) == (1 if name == "end_to_end" else 2)
     data = images(4)
-    strip = np.asarray(film(stage, data, seed=0, precision="32-true"))
+    strip = np.asarray(film(stage, EvaluationConditions(data), seed=0, precision="32-true"))
     assert strip.shape[0] / strip.shape[1] == pytest.approx(SHOWN * len(sides) / FRAMES, rel=0.1)

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks.measure.protocol import check_files, departures
 from benchmarks.settings import Protocol, group_of, settings_of
@@ -16,8 +18,6 @@ from hierdiff.metrics.reference import Reference
 from hierdiff.metrics.table import METRICS
 from tests.benchmarks.rows import record
 from tests.test_configs import CONFIGS, group
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
 NAMES = group("protocol")
 
@@ -25,7 +25,8 @@ NAMES = group("protocol")
 def settings(*words):
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("benchmark", [*words, "folder=x", "name=x", "label=x", "budget_name=x", "recipe_name=null"])
+        names = [f"{name}=x" for name in ("folder", "name", "label", "budget_name")]
+        cfg = compose("benchmark", [*words, *names, "recipe_name=null"])
     return settings_of({k: v for k, v in plain_config(cfg).items() if k != "hydra"})
 
 
@@ -73,7 +74,7 @@ def test_every_other_condition_is_a_departure():
         "mean of 2 draws instead of one",
         "test labels instead of random",
         "32 px instead of 256 px",
-        "extractor random-conv instead of inception",
+        "extractor random_conv instead of inception",
         "the training images instead of VIRTUAL_imagenet256_labeled.npz",
         "without sfid, pr_all",
     ]
@@ -124,7 +125,7 @@ def test_an_option_that_a_protocol_does_not_have_is_refused():
 
 
 def test_a_table_says_the_protocol_and_what_departs_from_it():
-    one = record()
+    one = record("mdm")
     name = "fid50k_imagenet_256"
 
     def with_departures(found):

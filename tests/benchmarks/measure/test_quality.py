@@ -286,7 +286,7 @@ def test_the_scale_is_kept_for_its_metrics(data, extractor, tmp_path, monkeypatc
     def again(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(scales, "quality", again)
+    monkeypatch.setattr(scales, "measure_source", again)
     assert scale(data, extractor, tmp_path) == first
     for change in ({"seed": 1}, {"metrics": ["kd", "fd"]}):
         with pytest.raises(AssertionError, match="measured again"):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import phases
 from benchmarks import run as benchmark
-from benchmarks.measure import selection
 from benchmarks.measure.kept import Kept, weights_hash
 from benchmarks.measure.selection import Choice, choices, select_choice, with_choice
 from benchmarks.ready import ready
@@ -59,8 +59,8 @@ def test_the_best_is_chosen_and_the_first_of_equal_ones():
 
 def test_candidates_of_a_killed_process_are_not_drawn_again(tmp_path):
     path = tmp_path / "measuring.safetensors"
-    assert chosen_from([3.0, 1.0], kept=Kept(path, "k", every=0.0)) == (1.0, 2)
-    assert chosen_from([9.0, 9.0, 0.5], kept=Kept(path, "k", every=0.0)) == (2.0, 1)
+    assert chosen_from([3.0, 1.0], kept=Kept(path, "k")) == (1.0, 2)
+    assert chosen_from([9.0, 9.0, 0.5], kept=Kept(path, "k")) == (2.0, 1)
 
 
 def test_all_combinations_are_candidates():
@@ -84,23 +84,23 @@ def test_a_choice_has_the_weights_of_its_half_life_and_its_sampler(tmp_path):
 
 @pytest.fixture(scope="module")
 def selected(tmp_path_factory):
-    """A record with a selection, and the draws that were made for it: number, seed, images."""
+    """A record with a selection, and what was drawn for it: seed and images of the conditions."""
     folder, draws = tmp_path_factory.mktemp("run") / "run", []
-    real = selection.samples
+    real = phases.Draw
 
-    def watched(method, data, n, **options):
-        draws.append((n, options["seed"], len(data)))
-        return real(method, data, n, **options)
+    def watched(method, conditions, seed, *others):
+        draws.extend([(seed, len(conditions.data))] if seed else [])
+        return real(method, conditions, seed, *others)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "samples", watched)
+        patch.setattr(phases, "Draw", watched)
         made = benchmark.make(options_of(folder, *QUICK, SELECT))
     return made, draws, folder
 
 
 def test_candidates_see_noise_and_conditions_of_their_own(selected):
     made, draws, _ = selected
-    assert draws == [(6, 1000, 1513)] * 4  # the training images
+    assert draws == [(1000, 1513)] * 4  # the training images
     assert {row.identity.rows for row in made.selection} == {"rows=permuted(1513)"}
     assert {row.identity.rows for row in made.quality} == {"rows=permuted(535)"}
     assert made.provenance["seeds"] == {"training": 0, "samples": [0], "selection": 1000}
