@@ -510,13 +510,8 @@ def test_a_run_killed_in_measuring_goes_on_and_ends_as_one_that_was_not(tmp_path
     """Killed at the second block of one seed, the first of the other, and at the second snapshot of
     the curve."""
     more = ("measure.samples=20", "measure.batch=8", "measure.seeds=[0,1]")
-    more = (
-        *more,
-        "measure.curve.samples=8",
-        "trainer.steps=4",
-        "trainer.snapshots=2",
-        "measure.curve.metrics=[fd]",
-    )
+    more = (*more, "measure.curve.samples=8", "measure.curve.metrics=[fd]")
+    more = (*more, "trainer.steps=4", "trainer.snapshots=2")
     monkeypatch.setattr(phases, "costs", lambda *given: [])
     whole = run.make(settings_of(composed(tmp_path / "whole", *more)))
 

@@ -41,6 +41,8 @@ LINES = {  # of the commands that are not run, and why
     "stated.source=https://arxiv.org/abs/2404.02905": "its images are of another model",
     "python -m benchmarks.evaluate images=RUN/samples/seed0/64.npz label=again data=... "
     "conditions=test": "its run is the reader's: tests/benchmarks/test_run.py measures one again",
+    "torchrun --nproc_per_node=8 -m benchmarks.run method=mdm protocol=fid50k_imagenet_256 "
+    "data=folder data.root=IMAGENET": "it takes eight devices, and files that are not here",
     "make test": "it is what runs this test, here on one file",
 }
 ADDED = {  # to the first of these that a command begins with
@@ -57,6 +59,7 @@ ADDED = {  # to the first of these that a command begins with
 }
 NEEDS = {  # what a command needs that is not here: it is composed alone
     "data=fluent_emoji": "its images come from a package registry (hierdiff.data.fetch)",
+    "protocol=": "its files are not here",
     "data=elpv": "its images come from a package (elpv-dataset), which may not be installed",
     "data=cifar": "its images are an archive that is not here",
     "data=tiny_imagenet": "its images are an archive that is not here",
