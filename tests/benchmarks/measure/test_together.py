@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from benchmarks.measure.stored import Stored
 
 from benchmarks.conditions import EvaluationConditions
 from benchmarks.measure.exposure import exposure_bias
@@ -12,7 +13,6 @@ from benchmarks.measure.kept import Kept
 from benchmarks.measure.quality import Meter
 from benchmarks.measure.samples import Draw
 from benchmarks.measure.scale import real_references, scale_rows
-from benchmarks.measure.stored import Stored
 from benchmarks.measure.stream import Source, measure_seeds, measure_source
 from benchmarks.progress import quiet
 from hierdiff.metrics.extractors import RandomConv
