@@ -292,7 +292,7 @@ def picture(bench: Bench, shown: PixelImages) -> None:
     finest = resolution_of(looked_at.shape[2:])
     write_png(folder / "samples.png", sheet(list(shown.values())))
     count = len(next(iter(shown.values())))
-    facts = sample_facts(bench.test, bench.settings.measure.seeds[0], range(count))
+    facts = sample_facts(bench.conditions(bench.seed), bench.seed, range(count))
     write(folder / "shown.json", json.dumps(facts, indent=1).encode())
     write_png(folder / "real.png", sheet([real_images(bench.test, SHOWN)]))
     alone = finest in files_of(bench.settings.measure.references)
