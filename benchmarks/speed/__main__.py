@@ -154,9 +154,8 @@ def row_of(case: Case, numbers: Mapping[str, Any], clock: str) -> list[str]:
     ratio = numbers["ratio"][clock]
     times = numbers["times"]
     best = {side: 1e3 * min(times[f"{side}_{clock}"]) for side in ("ours", "plain")}
-    memory = ", ".join(
-        f"{side} {peaks['peak']:.0f}" for side, peaks in numbers.get("memory", {}).items()
-    )
+    peaks = numbers.get("memory", {})
+    memory = " / ".join(f"{peaks[side]['own']:.0f}" for side in best if side in peaks)
     return [
         name,
         case.what,
@@ -172,8 +171,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, writes records and prints a table."""
     chosen = parser().parse_args(arguments)
     started, todo = now(), list(cases(chosen))
-    table = Table(title=f"plain / ours, {chosen.clock} time, {chosen.threads} thread(s)")
-    for column in ("layout", "step", "precision", "ratio (quartiles)", "best, ms", "MiB"):
+    table = Table(title=f"by {chosen.clock} time, {chosen.threads} thread(s); ours / plain")
+    for column in (
+        "layout",
+        "step",
+        "precision",
+        "plain / ours (quartiles)",
+        "best, ms",
+        "own MiB",
+    ):
         table.add_column(column)
     with worked_in(chosen.folder):
         for case in track(todo, "speed", len(todo)):
