@@ -95,8 +95,20 @@ def facts(shapes: Shapes) -> dict[str, int]:
 
 
 def side(shapes: Shapes) -> int:
-    """The side of the states that the network was trained on, from its table of positions."""
-    return isqrt(shapes[POSITIONS][1]) * shapes["x_embedder.proj.weight"][2]
+    """The side of the states that the network was trained on, from its table of positions.
+
+    Raises:
+        ValueError: for a table of another form.
+    """
+    width, _, patch, _ = shapes["x_embedder.proj.weight"]
+    table = tuple(shapes[POSITIONS])
+    tokens = isqrt(table[1]) if len(table) == 3 else 0
+    if not tokens or table != (1, tokens**2, width):
+        raise ValueError(
+            f"{POSITIONS} of shape {table} is no table of a square of tokens {width} wide: the "
+            f"file is damaged, or of another layout"
+        )
+    return tokens * patch
 
 
 def positions(side: int, width: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from hierdiff.codec import Pyramid
 from hierdiff.denoisers import denoisers
 from hierdiff.denoisers.dit import column_row_positions
 from hierdiff.guidance import guided
-from hierdiff.interop import load
+from hierdiff.interop import dit, load
 from hierdiff.interop.dit import rename
 from hierdiff.methods import Diffusion, Sampling
 from hierdiff.objective import ScoreMatching
@@ -108,6 +108,14 @@ def test_positions_are_the_ones_that_checkpoints_store():
     table = official()["pos_embed"][0]
     found = column_row_positions(4, 4, table.shape[1], torch.device("cpu"))
     torch.testing.assert_close(found.double(), table, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 15, 48), (1, 16, 24), (16, 48)])
+def test_a_table_of_positions_of_another_form_is_refused(shape):
+    shapes = {name: tuple(tensor.shape) for name, tensor in official().items()}
+    assert dit.side(shapes) == 8
+    with pytest.raises(ValueError, match="pos_embed of shape"):
+        dit.side({**shapes, "pos_embed": shape})
 
 
 def test_parameters_count_as_published_without_the_table_of_positions():
