@@ -9,6 +9,7 @@ from its beginning up to there, by each process and worker of the run.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -216,6 +217,9 @@ class _Stream:
 def _stream(place: Place, split: str, shard: int) -> _Stream:
     part = _parts(place)[split]
     return _Stream(part.shard(num_shards=part.num_shards, index=shard))
+
+
+atexit.register(_stream.cache_clear)  # a reader that is open when modules go complains
 
 
 def splits(place: Place) -> list[str]:
