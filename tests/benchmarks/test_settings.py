@@ -19,8 +19,9 @@ from tests.benchmarks.test_ready import config_of
 
 def config(*words: str) -> dict[str, Any]:
     whole = config_of(Path("x"), *words)
-    if whole["recipe_name"] is None:  # it is left out, as in records from before there were recipes
-        del whole["recipe_name"]
+    for name in ("recipe_name", "checkpoint"):
+        if whole[name] is None:  # it is left out, as in records from before there were any
+            del whole[name]
     return whole
 
 
