@@ -7,6 +7,7 @@ again goes on from the newest checkpoint of the run folder.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from hierdiff.noise import seed_of
 from hierdiff.options import Count, Length, check, literal
 from hierdiff.registry import build
 from hierdiff.training import Recipe, check_run, train
+from hierdiff.training.interrupt import REQUEUE, Interrupted
 from hierdiff.training.published import completed
 
 log = logging.getLogger(__name__)
@@ -193,7 +195,11 @@ The same command again goes on from the newest checkpoint there.
 
 @command("train", ABOUT)
 def main(cfg: Any) -> None:
-    """The command: trains, or resumes, a run."""
+    """The command: trains, or resumes, a run.
+
+    Raises:
+        Interrupted: where a user ends it; the exit code is `REQUEUE` where a cluster does.
+    """
     options = plain_config(cfg)
     check(options["folder"], str | Path, "folder")
     folder = Path(options["folder"])
@@ -201,7 +207,15 @@ def main(cfg: Any) -> None:
     check_run(shapes.method, folder, shapes.recipe, shapes.config)
     run = with_weights(shapes)
     with worked_in(folder):
-        summary = train(run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config)
+        try:
+            summary = train(
+                run.method, run.part, folder, run.recipe, seed=run.seed, config=run.config
+            )
+        except Interrupted as stop:
+            if not stop.requeue:
+                raise
+            print(stop, file=sys.stderr)
+            sys.exit(REQUEUE)
     log.info("weights %s, samples %s, curve %s/loss.png", summary.weights, summary.sheet, folder)
 
 

@@ -108,6 +108,7 @@ class AutoencoderStage(Stage):
 
     name = "autoencoder"
     compiles = False  # the adaptive weight takes gradients inside the loss
+    shards = False  # two turns, each with gradients of its own
     tied = False  # an autoencoder is of use for other data
 
     def __init__(

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from benchmarks.cost.cases import Case
-from benchmarks.cost.steps import noise_on
 from benchmarks.device import autocast
 from hierdiff.batch import Cond
 from hierdiff.images import to_uint8
@@ -17,6 +16,7 @@ from hierdiff.methods import Generator, Part, Request
 from hierdiff.metrics.cost import energy_of, flops, parameters, seconds_of, time_call
 from hierdiff.noise import Noise
 from hierdiff.text import TextEncoder, encoders
+from hierdiff.training.untrained import noise_on
 
 
 class SamplingTimer:

@@ -14,7 +14,6 @@ import torch
 from benchmarks.conditions import example_caption
 from benchmarks.cost.cases import Case, trajectories
 from benchmarks.cost.sampling import SamplingTimer, flops_of_sample, flops_of_text
-from benchmarks.cost.steps import META, ShapeFabric, TimedSteps
 from benchmarks.cost.work import untrained_stage
 from benchmarks.device import device_of
 from hierdiff.denoisers.protocol import PredictionError
@@ -23,6 +22,7 @@ from hierdiff.metrics.cost import flops, time_call
 from hierdiff.train import Prepared
 from hierdiff.training.fabric import fabric_of
 from hierdiff.training.run import stage_steps
+from hierdiff.training.untrained import META, ShapeFabric, UntrainedSteps
 
 REPEATS = 4  # timings of a step or a sample, of which the median is taken
 Price = Callable[[Stage, Prepared, int], Callable[[int | None], float]]
@@ -58,7 +58,7 @@ def in_operations(stage: Stage, run: Prepared, batch: int) -> Callable[[int | No
     of encoding the images of a step."""
     recipe = replace(run.recipe, precision="32-true", compile=False)
     with torch.device(META):
-        steps = TimedSteps(ShapeFabric(), stage, recipe, facts=run.data.facts, images=batch)
+        steps = UntrainedSteps(ShapeFabric(), stage, recipe, facts=run.data.facts, images=batch)
     return lambda step: flops(steps.prepare if step is None else lambda: steps(step))
 
 
@@ -66,7 +66,7 @@ def in_seconds(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None]
     """A function from the number of a step in the stage to its seconds, and from None to those of
     encoding the images of a step."""
     fabric = fabric_of(run.recipe, alone=True)
-    steps = TimedSteps(fabric, stage, run.recipe, facts=run.data.facts, images=batch)
+    steps = UntrainedSteps(fabric, stage, run.recipe, facts=run.data.facts, images=batch)
 
     def price(step: int | None) -> float:
         fn = steps.prepare if step is None else lambda: steps(step)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.cost.steps import noise_on
 from benchmarks.device import autocast
 from benchmarks.speed.plain import PlainSampling, PlainTraining
 from hierdiff.batch import Batch, Cond
@@ -25,6 +24,7 @@ from hierdiff.training.fabric import fabric_of
 from hierdiff.training.layout import channels_last, with_channels_last
 from hierdiff.training.recipe import Precision, Recipe
 from hierdiff.training.step import TrainingStep
+from hierdiff.training.untrained import noise_on
 
 WHATS = ("train", "sample", "guided")
 ATTENTION = {  # by name; auto: as torch chooses

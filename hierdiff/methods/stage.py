@@ -50,6 +50,7 @@ class Stage(nn.Module, ABC):
     weights: str | None = None  # file of another run; starts from its stage of the same name
     teacher: str | None = None  # file of another run; learns from its stage of the same name
     compiles: bool = True  # whether its loss compiles as one graph
+    shards: bool = True  # whether its weights may be cut over processes (one turn, plain gradients)
     notes: tuple[str, ...] = ()  # what a reader of its row in a table must know
     tied: bool = True  # True: the weights may be reused only on the data they were trained on
     resolutions: tuple[Name, ...]  # names of the images that it is trained on, finest first

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from hierdiff.files.digest import read_json
 from hierdiff.methods import Method
 from hierdiff.training.checkpoint import all_in, check_config
-from hierdiff.training.fabric import process_count
+from hierdiff.training.fabric import process_count, table_of
 from hierdiff.training.feed import batches_of
 from hierdiff.training.format import as_json, header
 from hierdiff.training.initial import check_networks
@@ -19,6 +20,7 @@ from hierdiff.training.load import check_stage
 from hierdiff.training.optimizer import optimizer_of
 from hierdiff.training.recipe import Recipe
 from hierdiff.training.run import stage_steps
+from hierdiff.training.shards import FACTS
 from hierdiff.training.step import parameters_of
 
 
@@ -32,7 +34,9 @@ def check_run(method: Method, folder: Path, recipe: Recipe, config: Mapping[str,
         FileNotFoundError: where weights of another run are absent.
     """
     counts = stage_steps(method, recipe.steps)
-    batches_of(method, recipe, process_count(recipe))
+    count = process_count(recipe)
+    batches_of(method, recipe, count)
+    table_of(recipe, count)
     optimizer_of(
         [nn.Parameter(torch.zeros(1, 1))],
         name=recipe.optimizer,
@@ -43,7 +47,7 @@ def check_run(method: Method, folder: Path, recipe: Recipe, config: Mapping[str,
     reached = 0
     for path in reversed(all_in(folder / "checkpoints")):
         try:
-            _, facts = header(path)
+            facts = read_json(path / FACTS) if path.is_dir() else header(path)[1]
             old, reached = dict(facts["config"]), int(facts["stage"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # `train` skips it too, with a warning

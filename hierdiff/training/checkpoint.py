@@ -2,13 +2,15 @@
 
 A checkpoint says what step comes next; randomness is a function of seed and step, so no generator
 is in it. Tensors: `model/NAME`, `ema/WHICH/NAME`, `optimizer/TURN/PARAMETER/KEY`; a tensor that
-several stages share is stored once, under its first name.
+several stages share is stored once, under its first name. A run whose weights are cut over
+processes writes a folder of parts (`shards`) in place of a single file.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from hierdiff.config import one_line
 from hierdiff.data.classes import natural
 from hierdiff.files.atomic import write
 from hierdiff.inputs import changed
+from hierdiff.training import shards
 from hierdiff.training.format import as_json, packed, unpacked
 
 log = logging.getLogger(__name__)
@@ -31,9 +34,9 @@ FREE = frozenset(  # options that do not; the digest of the data stands for wher
         *(
             f"trainer.{name}"
             for name in (
-                *("accelerator", "devices", "strategy", "compile", "channels_last", "progress"),
-                *("tensorboard", "keep", "checkpoint_every", "sheet_every", "sheet_images"),
-                *("snapshots", "loggers", "recompute"),
+                *("accelerator", "devices", "strategy", "shard_over", "async_checkpoints"),
+                *("compile", "recompute", "channels_last", "progress", "tensorboard", "loggers"),
+                *("keep", "checkpoint_every", "sheet_every", "sheet_images", "snapshots"),
             )
         ),
     }
@@ -61,26 +64,66 @@ class Checkpoint:
     optimizers: dict[str, Any] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
 
-    def part(self, prefix: str) -> dict[str, Tensor]:
+    def part(self, prefix: str) -> Mapping[str, Tensor]:
         """Tensors below `prefix/`, by the rest of their names."""
-        start = f"{prefix}/"
-        return {k.removeprefix(start): t for k, t in self.tensors.items() if k.startswith(start)}
+        return Part(self.tensors, f"{prefix}/")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is no tensor."""
+        return {
+            "kind": "checkpoint",
+            **{name: value for name, value in vars(self).items() if name != "tensors"},
+        }
+
+
+class Part(Mapping[str, Tensor]):
+    """The tensors whose names begin with `start`, by the rest of their names; none is read before
+    it is asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], start: str):
+        self.tensors, self.start = tensors, start
+        self.names = [k.removeprefix(start) for k in tensors if k.startswith(start)]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[self.start + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Writes a checkpoint into `folder` at once and removes all but the newest `keep` up to it."""
-    facts = {k: v for k, v in vars(checkpoint).items() if k != "tensors"}
-    path = folder / f"step_{checkpoint.total_step:07d}.safetensors"
-    write(path, packed(checkpoint.tensors, {"kind": "checkpoint", **facts}))
-    older = [p for p in all_in(folder) if natural(p.name) <= natural(path.name)]
-    for old in older[: max(0, len(older) - keep)]:
-        old.unlink(missing_ok=True)
+    path = folder / f"{name_at(checkpoint.total_step)}.safetensors"
+    write(path, packed(checkpoint.tensors, checkpoint.facts))
+    remove_older(path, keep)
     return path
 
 
+def name_at(total_step: int) -> str:
+    """The name of the checkpoint of a step, without the ending of a single file."""
+    return f"step_{total_step:07d}"
+
+
+def remove_older(path: Path, keep: int) -> None:
+    """Removes all but the newest `keep` checkpoints up to `path`."""
+    older = [p for p in all_in(path.parent) if natural(p.stem) <= natural(path.stem)]
+    for old in older[: max(0, len(older) - keep)]:
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink(missing_ok=True)
+
+
 def all_in(folder: Path) -> list[Path]:
-    """Paths of the checkpoints in a folder, oldest first, also after step 9,999,999."""
-    return sorted(folder.glob("step_*.safetensors"), key=lambda path: natural(path.name))
+    """Paths of the checkpoints in a folder, oldest first, also after step 9,999,999: single files,
+    and folders of parts."""
+    whole, parts = folder.glob("step_*.safetensors"), folder.glob(f"step_*/{shards.FACTS}")
+    found = [*whole, *(path.parent for path in parts)]
+    return sorted(found, key=lambda path: natural(path.stem))
 
 
 class Broken(ValueError):
@@ -121,7 +164,7 @@ def newest(
 
 def _read(path: Path) -> Checkpoint:
     try:
-        tensors, facts = unpacked(path)
+        tensors, facts = shards.read(path) if path.is_dir() else unpacked(path)
         if facts.pop("kind") != "checkpoint":
             raise ValueError(f"{path} holds final weights, not the state of a run")
         return Checkpoint(tensors=tensors, **facts)

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from hierdiff.training.sharding import part, put, whole
+
 RAMP = 0.05
 
 
@@ -66,7 +68,7 @@ class EMA:
         for length, copies in zip(self.half_lives, self._copies, strict=True):
             if copies is not self._weights:
                 weight = 1 - decay(length, images, step_images, self.ramp)
-                torch._foreach_lerp_(copies, self._weights, weight)
+                torch._foreach_lerp_(_parts(copies), _parts(self._weights), weight)
 
     def weights(self, which: int = 0) -> dict[str, Tensor]:
         """The average number `which` by the names of the weights; not a copy."""
@@ -78,7 +80,7 @@ class EMA:
         """Sets the weights to their average; errors as in `check`."""
         self.check(which)
         if self._copies[which] is not self._weights:
-            torch._foreach_copy_(self._weights, self._copies[which])
+            torch._foreach_copy_(_parts(self._weights), _parts(self._copies[which]))
 
     def check(self, which: int = 0) -> None:
         """Checks that an average is finite.
@@ -87,7 +89,8 @@ class EMA:
             FloatingPointError: names a tensor that holds NaN or infinities.
         """
         copies = self._copies[which]
-        finite = torch.stack([copy.isfinite().all() for copy in copies]).tolist() if copies else []
+        each = [whole(copy.isfinite().all()) for copy in copies]
+        finite = torch.stack(each).tolist() if copies else []
         names = [name for name, one in zip(self._names, finite, strict=True) if not one]
         if names:
             raise FloatingPointError(
@@ -105,7 +108,7 @@ class EMA:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self._weights, raw)
+                torch._foreach_copy_(_parts(self._weights), _parts(raw))
 
     def state(self) -> dict[str, Tensor]:
         """The averages that are copies, by `WHICH/NAME`, as checkpoints have them; not copied
@@ -117,8 +120,11 @@ class EMA:
             for name, copy in zip(self._names, copies, strict=True)
         }
 
-    @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Copies the averages of a `state` into these."""
         for key, copy in self.state().items():
-            copy.copy_(state[key])
+            put(state[key], copy)
+
+
+def _parts(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [part(tensor) for tensor in tensors]

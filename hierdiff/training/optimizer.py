@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hierdiff.options import literal, suggest
 from hierdiff.registry import check_node
+from hierdiff.training.sharding import put
 
 OPTIONS = "trainer.optimizer_options"
 States = dict[Tensor, dict[str, Any]]  # states of an optimizer, by parameter
@@ -173,20 +174,28 @@ def signature(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
 
 
 def load_state(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any]
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: dict[str, Any]
 ) -> None:
     """The inverse of `state_of`, on an optimizer of the same parameters; layouts are kept."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
-    for place, value in {**rest["numbers"], **tensors}.items():
+    for place in (*rest["numbers"], *tensors):
         index, _, key = place.partition("/")
-        like = parameters[int(index)]
-        if isinstance(value, Tensor) and value.shape == like.shape:
-            value = torch.empty_like(like, dtype=value.dtype, requires_grad=False).copy_(value)
-        elif isinstance(value, Tensor):
-            value = value.clone()
+        value = tensors[place] if place in tensors else rest["numbers"][place]
+        if isinstance(value, Tensor):
+            value = laid_out(value, parameters[int(index)])
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
+
+
+def laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """A copy of a state; one of the shape of its parameter has the parameter's layout too, and is
+    cut over processes as it is."""
+    if value.shape != like.shape:
+        return value.clone()
+    found = torch.empty_like(like, dtype=value.dtype, requires_grad=False)
+    put(value, found)
+    return found
 
 
 def moments_of(optimizers: Sequence[torch.optim.Optimizer]) -> States:

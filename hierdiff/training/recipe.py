@@ -50,6 +50,9 @@ class Recipe:
     weights); ema_ramp: a half-life is at most this part of the images seen in the stage.
     precision: 32-true, bf16-mixed or 64-true. compile: the loss, as one graph. recompute: blocks
     compute their activations again in the backward pass: less memory, more time.
+    strategy: of several processes: ddp (auto), a whole copy on each, or fsdp: weights, gradients,
+    optimizer and averages cut over `shard_over` processes (None: all; fewer: each such group holds
+    a copy, HSDP). async_checkpoints: under fsdp, training goes on while a checkpoint is written.
     log_every, checkpoint_every, sheet_every: steps (0: only at the end); keep: checkpoints.
     snapshots: times, evenly over each stage, at which the weights of every average are kept for
     learning curves; each is a file of all weights. loggers: where numbers and sheets are shown
@@ -75,6 +78,8 @@ class Recipe:
     accelerator: str = "auto"
     devices: Count | Literal["auto"] = 1
     strategy: str = "auto"
+    shard_over: Count | None = None
+    async_checkpoints: bool = False
     compile: bool = False
     recompute: bool = False
     channels_last: bool = False
@@ -90,6 +95,12 @@ class Recipe:
     def __post_init__(self) -> None:
         check_fields(self, "trainer")
         check_optimizer(self.optimizer, self.betas, self.optimizer_options, type(self).betas)
+        if self.strategy != "fsdp" and (self.shard_over or self.async_checkpoints):
+            option = "shard_over" if self.shard_over else "async_checkpoints"
+            raise ValueError(
+                f"trainer.{option} is of sharded training: set trainer.strategy=fsdp, or leave it "
+                f"out"
+            )
 
     def of(self, part: Stage | Turn) -> Recipe:
         """This recipe with what a stage, or a turn of it, has otherwise.

@@ -24,13 +24,21 @@ from hierdiff.files.atomic import write, write_png
 from hierdiff.methods import Method, Stage
 from hierdiff.noise import seed_of
 from hierdiff.training.bounds import tensors_of
-from hierdiff.training.checkpoint import Broken, Checkpoint, check_config, newest, save_checkpoint
+from hierdiff.training.checkpoint import (
+    Broken,
+    Checkpoint,
+    check_config,
+    name_at,
+    newest,
+    remove_older,
+    save_checkpoint,
+)
 from hierdiff.training.ema import EMA
-from hierdiff.training.fabric import all_reduce, fabric_of
+from hierdiff.training.fabric import all_reduce, fabric_of, is_loss_of_process, mesh_of
 from hierdiff.training.feed import Feed, batches_of
 from hierdiff.training.format import as_json, save_weights
 from hierdiff.training.initial import start_networks
-from hierdiff.training.interrupt import Interrupted, StopRequest
+from hierdiff.training.interrupt import CLUSTER, USER, Interrupted, StopRequest
 from hierdiff.training.layout import with_channels_last
 from hierdiff.training.load import load_tensors, stage_in, stage_tensors
 from hierdiff.training.log import Log, read_log
@@ -44,7 +52,9 @@ from hierdiff.training.optimizer import (
 from hierdiff.training.pictures import sample_sheet, write_curves
 from hierdiff.training.progress import Progress
 from hierdiff.training.recipe import Recipe
-from hierdiff.training.step import Player, TrainingStep, optimizer_for
+from hierdiff.training.sharding import ShardedStage, can_shard, whole
+from hierdiff.training.shards import Writing, begin
+from hierdiff.training.step import TrainingStep, optimizer_for
 from hierdiff.training.whole import Whole
 
 if TYPE_CHECKING:
@@ -102,12 +112,24 @@ def train(
         ValueError: for options that do not fit, or another run's checkpoint.
         FloatingPointError: where a loss or gradient is not finite.
         OSError: where the disk is full.
-        Interrupted: at Ctrl-C or SIGTERM; a checkpoint was written.
+        Interrupted: at Ctrl-C, SIGTERM or SIGUSR1; a checkpoint was written.
+        ConnectionError: where another process of the run is gone.
+        RuntimeError: of torch, for anything else.
     """
     method.check_facts(data.facts)
     fabric = fabric_of(recipe)
     fabric.launch()
-    return Run(fabric, method, data, Path(folder), recipe, seed, dict(config or {})).go()
+    run = Run(fabric, method, data, Path(folder), recipe, seed, dict(config or {}))
+    try:
+        return run.go()
+    except RuntimeError as error:
+        if fabric.world_size == 1 or not is_loss_of_process(error):
+            raise
+        raise ConnectionError(
+            f"process {fabric.global_rank} of {fabric.world_size} lost another one "
+            f"({str(error).splitlines()[0][:200]}); the last checkpoint is {run.last_saved}: see "
+            f"what that one said, then give the same command again"
+        ) from error
 
 
 def log_data(method: Method, data: ImageData) -> None:
@@ -171,6 +193,7 @@ class Run:
     moments: States = field(default_factory=dict)  # of the stage before, if the next keeps them
     images_here: int = 0
     last_saved: Path | None = None
+    writing: Writing | None = None  # the checkpoint in parts that is not finished yet
 
     def __post_init__(self) -> None:
         self.main = self.fabric.is_global_zero
@@ -247,26 +270,15 @@ class Run:
             self.place.stage, self.place.step = index + 1, 0
             return
         stage.train()
-        work = TrainingStep(
-            self.fabric,
-            stage,
-            self.recipe,
-            named=dict(self.method.named_parameters()),
-            images=self.batches[index],
-            place=(self.seed, index),
-        )
+        work = self._work(stage, index)
         players, ema = work.players, work.ema
         for player in players:
-            hand_on(self.moments, player.optimizer)
+            hand_on(work.moments_from(self.moments), player.optimizer)
         self.moments = {}
         if resumed is not None:
-            ema.load(resumed.part("ema"))
-            for player in players:
-                name = player.turn.name
-                state = resumed.part(f"optimizer/{name}")
-                load_state(player.optimizer, state, resumed.optimizers[name])
+            self.restore(work, resumed)
             if self._sheet_due():  # a kill came between the checkpoint and the sheet
-                with ema.applied():
+                with work.averaged():
                     self._pictures(stage, again=False)
         feed = Feed(
             data,
@@ -281,12 +293,42 @@ class Run:
                 if due(self.place.step, self.counts[index], self.recipe.snapshots):
                     self._snapshot(ema)
                 if self.place.step < self.counts[index]:
-                    self._between(stage, players, ema)
+                    self._between(stage, work)
         finally:
             feed.close()
             if feed.decodes and self.main and feed.speed.images:
                 log.info("stage %s  %s", stage.name, feed.speed.text(self.place.seconds[index]))
-        self._end_stage(stage, index, players, ema)
+        self._end_stage(stage, index, work)
+
+    def _work(self, stage: Stage, index: int) -> TrainingStep:
+        """The training step of a stage, cut over processes where that is wanted and can be."""
+        sharded = None
+        if self.recipe.strategy == "fsdp" and can_shard(stage):
+            sharded = ShardedStage(stage, mesh_of(self.fabric, self.recipe))
+            if self.recipe.compile and self.main:
+                log.warning("stage %s is cut over processes, and not compiled", stage.name)
+        elif self.recipe.strategy == "fsdp" and self.main:
+            log.warning(
+                "stage %s cannot be sharded (its losses take gradients of their own): every "
+                "process holds a whole copy of it (ddp)", stage.name,
+            )  # fmt: skip
+        return TrainingStep(
+            self.fabric,
+            stage,
+            self.recipe,
+            named=dict(self.method.named_parameters()),
+            images=self.batches[index],
+            place=(self.seed, index),
+            sharded=sharded,
+        )
+
+    def restore(self, work: TrainingStep, checkpoint: Checkpoint) -> None:
+        """Gives averages and optimizers the state of a checkpoint inside their stage."""
+        work.ema.load(checkpoint.part("ema"))
+        for player in work.players:
+            name = player.turn.name
+            state = checkpoint.part(f"optimizer/{name}")
+            load_state(player.optimizer, state, checkpoint.optimizers[name])
 
     def _step(self, stage: Stage, index: int, work: TrainingStep, feed: Feed) -> None:
         began = time.perf_counter()
@@ -325,67 +367,105 @@ class Run:
 
     # -- between steps -----------------------------------------------------------------------------
 
-    def _between(self, stage: Stage, players: list[Player], ema: EMA) -> None:
-        stop = bool(self.stop_request)
-        if self.fabric.world_size > 1:
-            flag = torch.tensor(float(stop), device=self.device)
-            stop = bool(all_reduce(self.fabric, flag, "sum") > 0)
+    def _between(self, stage: Stage, work: TrainingStep) -> None:
+        stop, unwritten = self._requests()
         step, recipe = self.place.total_step, self.recipe
+        if not unwritten:
+            self._finish_writing()
         if stop or (recipe.checkpoint_every and step % recipe.checkpoint_every == 0):
-            self._save(players, ema)
+            self._save(work, work.ema)
         if stop:
+            self._finish_writing()
             raise Interrupted(
                 f"stopped after step {step} of {sum(self.counts)} with {self.last_saved}: "
-                f"give the same command again to go on"
+                f"give the same command again to go on",
+                requeue=stop == CLUSTER,
             )
         if self._sheet_due():
-            with ema.applied():
+            with work.averaged():
                 self._pictures(stage)
+
+    def _requests(self) -> tuple[int, bool]:
+        """Who asks to stop, and whether a checkpoint is still being written, on any process."""
+        stop = self.stop_request.by
+        unwritten = self.writing is not None and not self.writing.done
+        if self.fabric.world_size == 1:
+            return stop, unwritten
+        ours = (stop == USER, stop == CLUSTER, unwritten)
+        flags = torch.tensor([float(flag) for flag in ours], device=self.device)
+        user, cluster, some = (all_reduce(self.fabric, flags, "sum") > 0).tolist()
+        return (CLUSTER if cluster else USER if user else 0), some
 
     def _sheet_due(self) -> bool:
         every = self.recipe.sheet_every
         return bool(every) and self.place.total_step % every == 0
 
-    def _save(self, players: list[Player], ema: EMA | None) -> None:
-        """The state of the run; at the border of two stages `ema` is None, and the players are
-        those of the stage before whose moments the next one keeps."""
-        path = self.checkpoints / f"step_{self.place.total_step:07d}.safetensors"
-        if self.main:
-            tensors = {f"model/{k}": t for k, t in tensors_of(self.method).items()}
-            tensors |= {f"ema/{k}": t for k, t in (ema.state() if ema else {}).items()}
-            rests = {}
-            for player in players:
-                name = player.turn.name
-                state, rests[name] = state_of(player.optimizer)
-                tensors |= {f"optimizer/{name}/{k}": t for k, t in state.items()}
-            save_checkpoint(
-                self.checkpoints,
-                Checkpoint(
-                    config=self.config,
-                    started=ema is not None,
-                    log=self.log.state(),
-                    tensors=tensors,
-                    optimizers=rests,
-                    **vars(self.place),
-                ),
-                self.recipe.keep,
+    def _save(self, work: TrainingStep | None, ema: EMA | None) -> None:
+        """The state of the run; at the border of two stages `ema` is None, and `work` is that of
+        the stage before if the next one keeps its moments."""
+        self._finish_writing()
+        checkpoint = self._checkpoint(work, ema)
+        if self.recipe.strategy == "fsdp":
+            path = self.checkpoints / name_at(self.place.total_step)
+            later = self.recipe.async_checkpoints
+            self.writing = begin(
+                self.fabric, path, checkpoint.tensors, checkpoint.facts, later=later
             )
+            if not later:
+                self._finish_writing()
+            return
+        path = self.checkpoints / f"{name_at(self.place.total_step)}.safetensors"
+        if self.main:
+            save_checkpoint(self.checkpoints, checkpoint, self.recipe.keep)
         self.fabric.barrier()
         self.last_saved = path
 
+    def _checkpoint(self, work: TrainingStep | None, ema: EMA | None) -> Checkpoint:
+        """The state as it stands; tensors are those that training goes on with."""
+        cut = work.sharded.tensors() if ema and work and work.sharded else {}
+        tensors = {f"model/{k}": cut.get(t, t) for k, t in tensors_of(self.method).items()}
+        tensors |= {f"ema/{k}": t for k, t in (ema.state() if ema else {}).items()}
+        rests = {}
+        for player in work.players if work is not None else ():
+            name = player.turn.name
+            state, rests[name] = state_of(player.optimizer)
+            tensors |= {f"optimizer/{name}/{k}": t for k, t in state.items()}
+        return Checkpoint(
+            config=self.config,
+            started=ema is not None,
+            log=self.log.state(),
+            tensors=tensors,
+            optimizers=rests,
+            **vars(self.place),
+        )
+
+    def _finish_writing(self) -> None:
+        """Waits for a checkpoint that is being written, which then is the last one saved."""
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.finish()
+            self.last_saved = writing.path
+            if self.main:
+                remove_older(writing.path, self.recipe.keep)
+
     def _snapshot(self, ema: EMA) -> None:
         """Every average of the weights as a file of weights that knows where it was taken."""
-        if self.main:
-            raw, place = tensors_of(self.method), vars(self.place)
-            for which, half_life in enumerate(ema.half_lives):
-                name = f"step_{self.place.total_step:07d}_ema_{half_life:g}.safetensors"
-                save_weights(
-                    self.folder / SNAPSHOTS / name,
-                    {**raw, **ema.weights(which)},
-                    self.config,
-                    taken={**place, "half_life": half_life},
-                )
+        for which, half_life in enumerate(ema.half_lives):
+            weights = self._with_average(ema, which)
+            if self.main:
+                name = f"{name_at(self.place.total_step)}_ema_{half_life:g}.safetensors"
+                taken = {**vars(self.place), "half_life": half_life}
+                save_weights(self.folder / SNAPSHOTS / name, weights, self.config, taken=taken)
         self.fabric.barrier()
+
+    def _with_average(self, ema: EMA, which: int) -> dict[str, Tensor]:
+        """All tensors of the method, with the weights of an average; on the first process alone."""
+        found = tensors_of(self.method) if self.main else {}
+        for name, tensor in ema.weights(which).items():
+            gathered = whole(tensor)
+            if self.main:
+                found[name] = gathered.cpu() if gathered is not tensor else tensor
+        return found
 
     def _check(self, path: Path, checkpoint: Checkpoint) -> None:
         """Checks that a checkpoint is this run's, and that it is whole.
@@ -460,27 +540,30 @@ class Run:
 
     # -- ends --------------------------------------------------------------------------------------
 
-    def _end_stage(self, stage: Stage, index: int, players: list[Player], ema: EMA) -> None:
+    def _end_stage(self, stage: Stage, index: int, work: TrainingStep) -> None:
         """The averaged weights become the weights; what comes next grows from those. Buffers become
         those of the first process: batch norms have seen the rows of their own process only. The
         optimizers end with the stage, unless the next one keeps their moments."""
+        ema = work.ema
         if self.fabric.world_size > 1:
-            for buffer in stage.buffers():
+            for buffer in work.stage.buffers():
                 buffer.copy_(self.fabric.broadcast(buffer))
         if index == last_trained(self.counts):
-            raw = tensors_of(self.method)
             for which, length in list(enumerate(ema.half_lives))[1:]:
+                weights = self._with_average(ema, which)
                 if self.main:
                     path = self.folder / f"weights_ema_{length:g}.safetensors"
-                    save_weights(path, {**raw, **ema.weights(which)}, self.config)
+                    save_weights(path, weights, self.config)
         ema.into_weights()
+        work.hand_back()
         if index != last_trained(self.counts):
             self._pictures(stage)
         self.place.stage, self.place.step = index + 1, 0
         after = self.method.stages[index + 1 : index + 2]
-        kept = players if after and after[0].keeps_moments else []
-        self.moments = moments_of([player.optimizer for player in kept])
+        kept = work if after and after[0].keeps_moments else None
+        self.moments = work.moments() if kept is not None else {}
         self._save(kept, None)
+        self._finish_writing()
 
     def _end(self, resumed_at: int | None) -> Summary:
         self.method.eval()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,9 @@ from hierdiff.noise import Noise, from_generator, generator_of, seed_of
 from hierdiff.objective import Loss
 from hierdiff.training.ema import EMA
 from hierdiff.training.fabric import all_reduce
-from hierdiff.training.optimizer import optimizer_of, set_lr
+from hierdiff.training.optimizer import States, laid_out, moments_of, optimizer_of, set_lr
 from hierdiff.training.recipe import Recipe
+from hierdiff.training.sharding import ShardedStage, whole
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -77,7 +78,8 @@ class TrainingStep:
     recipe: of the run, of which the stage may have options otherwise. named: parameters by name, of
     which those that a turn trains are averaged. images: of one step, in all its micro batches on
     all devices. place: what the randomness is a function of, beside turn, step and micro batch: the
-    seed of the run and the number of the stage.
+    seed of the run and the number of the stage. sharded: a copy of the stage, cut over processes,
+    which is trained in its place.
     """
 
     def __init__(
@@ -89,8 +91,14 @@ class TrainingStep:
         named: Mapping[str, nn.Parameter],
         images: int,
         place: tuple[int, int],
+        sharded: ShardedStage | None = None,
     ):
         recipe = recipe.of(stage)
+        self.sharded = sharded
+        if sharded is not None:
+            cut = sharded.tensors()
+            named = {name: cast("nn.Parameter", cut[p]) for name, p in named.items() if p in cut}
+            stage = sharded.stage
         self.fabric, self.stage, self.recipe = fabric, stage, recipe
         self.images, self.place = images, place
         self.device = stage.device
@@ -102,8 +110,11 @@ class TrainingStep:
     def _player(self, turn: Turn) -> Player:
         parameters, recipe = parameters_of(turn), self.recipe
         optimizer = optimizer_for(turn, recipe)
+        if self.sharded is not None:
+            module = in_precision(self.fabric, Wrapped(self.stage, compiled=False))
+            return Player(turn, module, optimizer, parameters, recipe.of(turn).clip)
+        wrapped = Wrapped(self.stage, recipe.compile and self.stage.compiles)
         with only(self.stage, parameters):
-            wrapped = Wrapped(self.stage, recipe.compile and self.stage.compiles)
             module = self.fabric.setup_module(wrapped, move_to_device=self.device.type != "meta")
         return Player(turn, module, optimizer, parameters, recipe.of(turn).clip)
 
@@ -129,6 +140,47 @@ class TrainingStep:
         self.ema.update(step * self.images, self.images)
         return numbers
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the weights are their first average, those of the whole stage on the device."""
+        with self.ema.applied():
+            if self.sharded is not None:
+                self.sharded.gather()
+                self.sharded.release()
+            yield
+            if self.sharded is not None:
+                self.sharded.whole.to("cpu")
+
+    def hand_back(self) -> None:
+        """The whole stage gets the weights as they stand, for good."""
+        if self.sharded is not None:
+            self.sharded.gather()
+            self.sharded.release()
+
+    def moments(self) -> States:
+        """The states of the optimizers, whole, by the parameters of the whole stage."""
+        states = moments_of([player.optimizer for player in self.players])
+        if self.sharded is None:
+            return states
+        return {
+            parameter: {key: whole(value) if isinstance(value, Tensor) else value
+                        for key, value in states[cut].items()}
+            for parameter, cut in self.sharded.tensors().items()
+            if cut in states
+        }  # fmt: skip
+
+    def moments_from(self, moments: States) -> States:
+        """`moments` of a stage before, by the parameters that this one trains and cut as they
+        are."""
+        if self.sharded is None:
+            return moments
+        return {
+            cut: {key: laid_out(value, cut) if isinstance(value, Tensor) else value
+                  for key, value in moments[parameter].items()}
+            for parameter, cut in self.sharded.tensors().items()
+            if parameter in moments
+        }  # fmt: skip
+
     def _gradients(
         self, player: Player, step: int, chunks: Sequence[tuple[int, Batch]]
     ) -> dict[str, float]:
@@ -141,11 +193,21 @@ class TrainingStep:
             draws = self.stage.draw(batch, self._noise(batch, *place))
             torch.manual_seed(seed_of("dropout", *place))
             call = partial(loss_of, batch, draws, name, step)
-            with self.fabric.no_backward_sync(player.module, enabled=i + 1 < count):
+            with self._accumulating(player, i + 1 < count):
                 column, names = player.module(call)
                 self.fabric.backward(column[0] / count)
             sums = sums + column.detach() / count
         return self._checked(player, ("loss", *names, "grad_norm"), sums)
+
+    @contextmanager
+    def _accumulating(self, player: Player, enabled: bool) -> Iterator[None]:
+        """Inside, if enabled, processes do not exchange gradients yet."""
+        if self.sharded is None:
+            with self.fabric.no_backward_sync(player.module, enabled=enabled):
+                yield
+        else:
+            with self.sharded.accumulating(enabled):
+                yield
 
     def _noise(self, batch: Batch, *place: int | str) -> Noise:
         dtype = batch.images.dtype
@@ -161,6 +223,8 @@ class TrainingStep:
             FloatingPointError: with the numbers, where one is not finite.
         """
         norm = nn.utils.get_total_norm([p.grad for p in player.parameters if p.grad is not None])
+        if self.sharded is not None:
+            norm = whole(norm)
         column = torch.cat([sums, norm[None].to(sums.dtype)])
         if self.fabric.world_size > 1:
             column = all_reduce(self.fabric, column, "mean")
@@ -172,6 +236,16 @@ class TrainingStep:
         if not all(math.isfinite(value) for value in values.values()):
             raise FloatingPointError(", ".join(f"{k} {value:.4g}" for k, value in values.items()))
         return values
+
+
+def in_precision(fabric: Fabric, module: nn.Module) -> Callable[..., Any]:
+    """A module whose forward pass has the precision of the run, as Fabric's own wrapper has it."""
+
+    def call(*args: Any) -> Any:
+        with fabric.autocast():
+            return module(*args)
+
+    return call
 
 
 class Wrapped(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hierdiff.methods import Method, Stage
 from hierdiff.training.bounds import tensors_of
-from hierdiff.training.checkpoint import Broken, Checkpoint
+from hierdiff.training.checkpoint import Broken, Checkpoint, Part
 from hierdiff.training.load import check_values
 from hierdiff.training.log import counts_in
 from hierdiff.training.optimizer import signature
@@ -120,7 +120,7 @@ class Whole:
             fresh = optimizer_for(turn, recipe)
             _groups(rest["groups"], fresh)
             start = f"{turn.name}/"
-            state = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+            state = Part(tensors, start)
             descriptions = rest.get("state")  # older checkpoints do not list it
             _demand(
                 signature(state) == descriptions if descriptions is not None else bool(state),

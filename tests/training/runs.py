@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 import time
@@ -102,6 +103,37 @@ def kept_in_process(
     train(method, images(), folder, recipe(**options), config=config(node))
     state = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     save_file(state, folder / f"rank_{environment['RANK']}.safetensors")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def environments(count: int) -> list[dict[str, str]]:
+    """What torchrun tells each of `count` processes on this machine."""
+    shared = {
+        **{"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1"},
+        **{"MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)},
+        **{"LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0"},
+    }
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def in_processes(
+    count: int, work: Any, folder: Path, node: dict[str, Any], **options: Any
+) -> list[int | None]:
+    """Exit codes of `work(folder, node, environment, **options)` in so many processes."""
+    processes = [
+        server.Process(target=work, args=(folder, node, environment), kwargs=options)
+        for environment in environments(count)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    return [process.exitcode for process in processes]
 
 
 def entry(module: str, folder: Path, arguments: Sequence[str], largest: int | None) -> None:

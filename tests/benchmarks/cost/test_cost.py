@@ -19,7 +19,6 @@ from benchmarks.cost.__main__ import main
 from benchmarks.cost.again import time_again
 from benchmarks.cost.cases import Case, by_resolution, cases_of, trajectories
 from benchmarks.cost.sampling import SamplingTimer, flops_of_sample
-from benchmarks.cost.steps import ShapeFabric, TimedSteps
 from benchmarks.cost.work import serve, untrained_stage
 from benchmarks.cost.worker import CaseFailure, Worker, best_batch, costs
 from benchmarks.settings import TimingOptions
@@ -33,6 +32,7 @@ from hierdiff.results.cost import BatchTrial, Cost
 from hierdiff.results.record import Record
 from hierdiff.training import Recipe, train
 from hierdiff.training.step import TrainingStep
+from hierdiff.training.untrained import ShapeFabric, UntrainedSteps
 from tests import tiny
 from tests.benchmarks.rows import cells, record
 from tests.training import runs
@@ -465,7 +465,7 @@ def test_the_step_that_is_timed_is_the_trainers_own(monkeypatch, tmp_path):
 
 def test_adamw_is_timed_fused_as_it_is_trained():
     case = replace(CASE, what="train")
-    steps = TimedSteps(
+    steps = UntrainedSteps(
         ShapeFabric(), untrained_stage(case), case.trainer, facts=case.facts, images=2
     )
     (player,) = steps.step.players
@@ -477,7 +477,7 @@ def test_timing_a_step_leaves_the_weights_as_drawn():
     case = replace(CASE, what="train", recipe={"lr": 1e30})
     stage = untrained_stage(case)
     before = [p.detach().clone() for p in stage.parameters()]
-    steps = TimedSteps(ShapeFabric(), stage, case.trainer, facts=case.facts, images=2)
+    steps = UntrainedSteps(ShapeFabric(), stage, case.trainer, facts=case.facts, images=2)
     for _ in range(3):
         steps()
     assert all(torch.equal(a, b) for a, b in zip(before, stage.parameters(), strict=True))
