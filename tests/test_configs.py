@@ -1,5 +1,6 @@
 """Every file of `configs/` composes and builds, on the `meta` device where it is a network."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,11 @@ def without_files(name: str) -> list[str]:
     return [one for one in group(name) if one != "published"]
 
 
-def composed(*overrides: str, name: str = "benchmark") -> dict:
+def composed(*overrides: str, name: str = "benchmark", parts: Sequence[str] = PARTS) -> dict:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose(name, overrides=list(overrides))
-        return {key: plain_config(cfg[key]) for key in PARTS if key in cfg}
+        return {key: plain_config(cfg[key]) for key in parts if key in cfg}
 
 
 @pytest.mark.parametrize("name", group("denoiser"))

@@ -36,6 +36,7 @@ ORDER = (
         *("hierdiff.train", "hierdiff.sample", "hierdiff.convert", "hierdiff.loader"),
         *("hierdiff.results", "hierdiff.list"),
     ),
+    ("hierdiff.plan",),
     (
         "baselines",
         *("benchmarks.conditions", "benchmarks.device", "benchmarks.naming"),

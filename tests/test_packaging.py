@@ -22,6 +22,7 @@ MAINTAINERS = {  # commands that make what ships or are started by others; they 
     "benchmarks.speed.work",
     "hierdiff.data.critters.make",
     "hierdiff.interop.isolated",  # the process that reads pickles, started by hierdiff.convert
+    "hierdiff.plan.measure",  # the process that is measured
     "hierdiff.metrics.make_classifier",
 }
 BUILD = "import setuptools.build_meta as backend; print(backend.build_wheel('dist'))"
