@@ -34,6 +34,18 @@ from tests.test_command import composed
 
 ROOT = Path(__file__).resolve().parents[2]
 NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+PUBLISHED = (  # of networks whose files are not here; tests/interop and tests/training run them
+    "python -m hierdiff.convert vis_model_256x256.pth -o mdm_256.safetensors",
+    "python -m hierdiff.sample checkpoint=mdm_256.safetensors n=4",
+    "python -m hierdiff.convert mdm_256.safetensors --to mdm -o official.pth",
+    "python -m benchmarks.run method=published "
+    "checkpoint=mdm_256.safetensors data=folder data.root=DIR data.resolution=256",
+    "python -m benchmarks.run method=published "
+    "checkpoint=[adm_64.safetensors,adm_64_256.safetensors] "
+    "data=folder data.root=DIR data.resolution=256",
+    "python -m hierdiff.train method=published method.share=1 "
+    "checkpoint=mdm_256.safetensors data=folder data.root=DIR data.resolution=256",
+)
 LINES = {  # of the commands that are not run, and why
     ". .venv/bin/activate": "it changes the shell alone",
     "python -m benchmarks.evaluate images=samples.npz label=VAR data=folder data.root=PHOTOS "
@@ -44,6 +56,7 @@ LINES = {  # of the commands that are not run, and why
     "torchrun --nproc_per_node=8 -m benchmarks.run method=mdm protocol=fid50k_imagenet_256 "
     "data=folder data.root=IMAGENET": "it takes eight devices, and files that are not here",
     "make test": "it is what runs this test, here on one file",
+    **dict.fromkeys(PUBLISHED, "the released files are not here"),
 }
 ADDED = {  # to the first of these that a command begins with
     "make bench": ["args=budget=smoke"],
