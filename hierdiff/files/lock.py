@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from hierdiff.files.atomic import PART, remove_abandoned
+from hierdiff.files.claim import Held, claimed, holder_at
 
 # of torchrun, of processes that Fabric starts, of Slurm
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
@@ -24,6 +23,8 @@ class Busy(OSError):
 def worked_in(folder: Path) -> Iterator[None]:
     """Holds the folder for this process, which lets go of it also when it is killed.
 
+    The folder may be on a network file system: a claim (`hierdiff.files.claim`) holds it, and a
+    process on another machine is waited for until it is known to live or to be gone.
     Files that a killed process left half-written in it are removed; a folder that was made here is
     removed if nothing was written into it. Of the processes of one run the first one holds it for
     all.
@@ -36,20 +37,20 @@ def worked_in(folder: Path) -> Iterator[None]:
         return
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        with claimed(folder / LOCK):
+            clean(folder)
+            try:
+                yield
+            finally:
+                if made and folder.is_dir() and [one.name for one in folder.iterdir()] == [LOCK]:
+                    (folder / LOCK).unlink()
+    except Held:
         raise Busy(
-            f"another process works in {folder}: wait for it, or give another folder=..."
+            f"another process works in {folder} ({holder_at(folder / LOCK) or 'it has just ended'})"
+            f": wait for it, or give another folder=..."
         ) from None
-    try:
-        clean(folder)
-        yield
     finally:
-        if made and folder.is_dir() and [one.name for one in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()
-        lock.release()
         with suppress(OSError):  # of the first that holds anything
             for one in made:
                 one.rmdir()

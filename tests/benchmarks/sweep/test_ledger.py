@@ -19,6 +19,7 @@ from benchmarks.sweep.ledger import (
     open_ledger,
     seconds_left,
 )
+from hierdiff.files.lock import LOCK
 
 NOW = 1000.0
 
@@ -90,6 +91,7 @@ def test_the_ledger_of_a_killed_sweep_is_not_read_and_goes_away(tmp_path):
     with open_ledger(tmp_path, 2) as first:
         first.put(0, Job("a", MADE, 1.0, 2.0))
         killed = shutil.copytree(first.folder, first.folder.with_name("killed"))
+        (killed / LOCK).unlink()
         with open_ledger(tmp_path, 2) as second:  # beside the first, which is at work
             assert second.jobs() == {}
             assert first.jobs() and not killed.exists()
