@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 import baselines  # noqa: F401  (registers)
 from hierdiff.batch import Batch, Cond
@@ -145,3 +146,10 @@ def batch(kind: str, n: int = 4, side: int = 16) -> Batch:
 
 def noise(seed: int = 0):
     return from_generator(torch.Generator().manual_seed(seed))
+
+
+def count_evaluations(network: nn.Module, calls: list[int], rows: int = 2) -> RemovableHandle:
+    """Adds a 1 to `calls` for each `rows` of a call: guidance may have both passes in one."""
+    return network.register_forward_hook(
+        lambda _, given, out: calls.extend([1] * (len(given[0][0]) // rows))
+    )

@@ -30,7 +30,7 @@ def test_a_start_in_the_middle_is_the_tail_of_the_whole_trajectory(threshold):
     one, seen, calls = stage(threshold={"name": threshold}), {}, []
     watch = lambda i, s, x: seen.update({s: x})  # noqa: E731
     whole = one.run(Request(2, LABELS, noise=tiny.noise(), watch=watch))
-    one.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    tiny.count_evaluations(one.denoiser, calls)
     tail = one.run(Request(2, LABELS, noise=tiny.noise(7)), seen[0.5], start_t=0.5)
     assert all(torch.equal(a, b) for a, b in zip(whole, tail, strict=True))
     assert len(calls) == 3  # guided at 0.5, not at 0.25
@@ -42,7 +42,7 @@ def test_a_stop_on_the_way_calls_nothing_below():
     one, seen, calls = stage(), {}, []
     watch = lambda i, s, x: seen.update({s: x})  # noqa: E731
     one.run(Request(2, LABELS, noise=tiny.noise(), watch=watch))
-    one.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    tiny.count_evaluations(one.denoiser, calls)
     early = one.run(Request(2, LABELS, noise=tiny.noise()), stop=0.5)
     assert all(torch.equal(a, b) for a, b in zip(early, seen[0.5], strict=True))
     assert len(calls) == 3 == sum(part.calls for part in one.parts(stop=0.5))
@@ -51,7 +51,7 @@ def test_a_stop_on_the_way_calls_nothing_below():
 
 def test_heun_in_a_window_has_both_calls_of_its_last_step():
     one, calls = stage(rule={"name": "heun"}, guidance=1.0), []
-    one.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    tiny.count_evaluations(one.denoiser, calls)
     one.run(Request(2, LABELS, noise=tiny.noise()), stop=0.5)
     assert len(calls) == 4 == one.parts(stop=0.5)[0].calls
     assert one.evaluations == 7
@@ -61,7 +61,7 @@ def test_heun_in_a_window_has_both_calls_of_its_last_step():
 def test_evaluations_of_every_rule_on_every_grid_are_counted_calls(rule):
     """Guided within an interval, through to the end of the grid and to a stop on the way."""
     one, calls = stage(rule={"name": rule}, interval=[0.2, 0.8]), []
-    one.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    tiny.count_evaluations(one.denoiser, calls)
     for name in grids.names():
         one.sampling = replace(one.sampling, grid=grids.build({"name": name}))
         for stop in (0.0, 0.5):
@@ -76,7 +76,7 @@ def test_evaluations_of_every_rule_on_every_grid_are_counted_calls(rule):
 )
 def test_heun_calls_twice_in_the_last_step_of_a_grid_that_ends_above_zero(grid, expected):
     one, calls = stage(rule={"name": "heun"}, grid=grid, guidance=1.0), []
-    one.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    tiny.count_evaluations(one.denoiser, calls)
     one.run(Request(2, LABELS, noise=tiny.noise()))
     assert len(calls) == one.evaluations == expected
 
@@ -96,7 +96,7 @@ class Thrice(Sampler):
 def test_a_rule_of_three_calls_counts_three():
     rule = {"name": "tests.methods.test_trajectories:Thrice"}
     one, calls = stage(rule=rule, guidance=2.0, interval=[0.2, 0.8]), []
-    one.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    tiny.count_evaluations(one.denoiser, calls)
     one.run(Request(2, LABELS, noise=tiny.noise()))
     assert len(calls) == one.evaluations == 10 + 9  # guided at all times but 1
 
