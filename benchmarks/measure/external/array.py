@@ -8,19 +8,20 @@ import numpy as np
 from jaxtyping import UInt8
 from typing_extensions import override
 
-from benchmarks.measure.external.base import External
+from benchmarks.measure.external.base import External, Label
 from hierdiff.files.arrays import Rows, names_in
 
 ARRAY, LABELS, CAPTIONS = "arr_0", "arr_1", "captions"
 
 
 class Stack(External):
-    """Images in one array: `arr_0`, uint8, n h w c; classes in `arr_1`, as numbers, names or one of
-    k, and texts in `captions`.
+    """Images in one array: `arr_0`, uint8, n h w c; classes in `arr_1`, as numbers (-1 for none),
+    names or one of k, and texts in `captions`.
 
     Raises:
         FileNotFoundError: where there is no file.
-        ValueError: for a file without such an array, or labels or captions of another number.
+        ValueError: for a file without such an array, or labels or captions of another number or
+            kind.
     """
 
     def __init__(self, path: Path):
@@ -40,8 +41,7 @@ class Stack(External):
             )
         self.shape = shape[1], shape[2], shape[3]
         if LABELS in names:
-            labels = self._beside(path, LABELS, "label")
-            self.labels = (labels.argmax(1) if labels.ndim == 2 else labels).tolist()
+            self.labels = _classes(self._beside(path, LABELS, "label"), path)
         if CAPTIONS in names:
             captions = self._beside(path, CAPTIONS, "caption")
             if captions.dtype.kind != "U":
@@ -69,3 +69,20 @@ class Stack(External):
     @override
     def read(self, start: int, stop: int) -> UInt8[np.ndarray, "n h w c"]:
         return self.rows.read(start, stop)
+
+
+def _classes(labels: np.ndarray, path: Path) -> list[Label | None]:
+    """The class of each row; labels: (n,) or (n, 1), or (n, k) of which one is 1.
+
+    Raises:
+        ValueError: for what is none of these.
+    """
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2:
+        if not (((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
+            raise ValueError(f"{path}: a row of {LABELS} is not one of k: give a single 1 in each")
+        labels = labels.argmax(1)
+    if labels.dtype.kind not in "iuU":
+        raise ValueError(f"{path}: {LABELS} is {labels.dtype}: give whole numbers or names")
+    return [None if label == -1 else label for label in labels.tolist()]

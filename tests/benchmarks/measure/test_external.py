@@ -127,6 +127,13 @@ def test_captions_and_classes_stand_beside_images(tmp_path):
     assert external_images(tmp_path / "a.npz").labels == [2, 0, 0, 1]
 
 
+def test_labels_of_an_array_are_a_column_or_a_row_and_minus_one_is_no_class(tmp_path):
+    for labels in (np.array([2, -1, 0]), np.array([[2], [-1], [0]])):
+        np.savez(tmp_path / "a.npz", arr_0=pixels(3), arr_1=labels)
+        read = external_images(tmp_path / "a.npz")
+        assert read.labels == [2, None, 0] and read.classes == 2
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -221,6 +228,8 @@ def test_what_is_damaged_is_said_in_a_sentence(tmp_path):
             r"arr_1 is of shape \(3,\) for 12 images: give one label",
         ),
         ({"arr_0": pixels(), "arr_1": np.array([None] * 12)}, "cannot be read"),
+        ({"arr_0": pixels(), "arr_1": np.arange(12) / 2}, "arr_1 is float64: give whole numbers"),
+        ({"arr_0": pixels(), "arr_1": np.full((12, 3), 0.3)}, "a row of arr_1 is not one of k"),
         ({"arr_0": np.asfortranarray(pixels())}, "order is Fortran's"),
     ],
 )
