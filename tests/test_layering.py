@@ -34,7 +34,7 @@ ORDER = (
     ("hierdiff.training", "hierdiff.metrics", "hierdiff.interop", "hierdiff.command"),
     (
         *("hierdiff.train", "hierdiff.sample", "hierdiff.convert", "hierdiff.loader"),
-        *("hierdiff.results", "hierdiff.list"),
+        *("hierdiff.results", "hierdiff.list", "hierdiff.pretrained"),
     ),
     ("hierdiff.plan",),
     (
@@ -65,7 +65,7 @@ ENTRY_POINTS = (  # who may import hydra
 HEAVY = (
     *("timm", "torchvision", "torchmetrics", "torch_fidelity", "transformers"),
     *("hydra", "omegaconf", "lightning_fabric", "matplotlib", "pandas", "tensorboard"),
-    *("wandb", "mlflow", "trackio"),
+    *("wandb", "mlflow", "trackio", "huggingface_hub"),
 )
 
 

@@ -46,6 +46,10 @@ PUBLISHED = (  # of networks whose files are not here; tests/interop and tests/t
     "python -m hierdiff.train method=published method.share=1 "
     "checkpoint=mdm_256.safetensors data=folder data.root=DIR data.resolution=256",
 )
+HUB = (
+    "python -m hierdiff.pretrained push mdm-critters OWNER/mdm-critters",
+    "python -m hierdiff.pretrained fetch OWNER/mdm-critters",
+)
 LINES = {  # of the commands that are not run, and why
     ". .venv/bin/activate": "it changes the shell alone",
     "python -m benchmarks.evaluate images=samples.npz label=VAR data=folder data.root=PHOTOS "
@@ -57,6 +61,7 @@ LINES = {  # of the commands that are not run, and why
     "data=folder data.root=IMAGENET": "it takes eight devices, and files that are not here",
     "make test": "it is what runs this test, here on one file",
     **dict.fromkeys(PUBLISHED, "the released files are not here"),
+    **dict.fromkeys(HUB, "the hub is reached by its owner alone: tests/pretrained has a fake"),
 }
 ADDED = {  # to the first of these that a command begins with
     "make bench": ["args=budget=smoke"],
