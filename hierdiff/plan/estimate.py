@@ -150,7 +150,7 @@ def estimates(
         raw = noise_batch(stage.train(), micro_batch(stage, recipe, gpus), facts, recipe)
         batches.append(stage.prepare_batch(raw))
         sizes.append(bytes_of(stage, recipe))
-    shapes = Shapes(method.stages)
+    shapes = Shapes(list(method.stages))
     found = []
     for (stage, count), batch, size in zip(trained, batches, sizes, strict=True):
         images = stage.batch_size or recipe.batch_size

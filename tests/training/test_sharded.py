@@ -19,11 +19,10 @@ from hierdiff.methods import Stage
 from hierdiff.training import Recipe
 from hierdiff.training.checkpoint import Checkpoint, newest
 from hierdiff.training.fabric import fabric_of, mesh_of, table_of
-from hierdiff.training.run import Run
 from hierdiff.training.sharding import ShardedStage, can_shard, whole
 from hierdiff.training.shards import FACTS, read
 from tests import tiny
-from tests.training.runs import GROWN, built, config, images, in_process, in_processes, recipe, run
+from tests.training.runs import GROWN, built, in_process, in_processes, run
 from tests.training.test_run import LATENT
 
 OPTIONS: dict[str, Any] = {
@@ -108,39 +107,6 @@ def test_a_run_goes_on_with_another_number_of_processes(
             two / "weights.safetensors"
         ).read_bytes()
     assert_close(folder, two)
-
-
-def saved_again(folder: Path, node: dict[str, Any], environment: dict[str, str], to: str) -> None:
-    """Reads the newest checkpoint as a run that goes on does, and writes it once more."""
-    os.environ.update(environment)
-    method, options = built(node), recipe(**FSDP)
-    fabric = fabric_of(options)
-    fabric.launch()
-    here = Run(fabric, method, images(), folder, options, 0, config(node))
-    method.to(here.device, here.dtype)
-    found = newest(here.checkpoints, here._check)
-    assert found is not None
-    checkpoint = here._resume(*found)
-    stage = method.stages[checkpoint.stage]
-    work = here._work(stage, checkpoint.stage)
-    here.restore(work, checkpoint)
-    here.log = type("Open", (), {"state": lambda _: checkpoint.log})()
-    here.checkpoints = Path(to)
-    here._save(work, work.ema)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_the_state_that_two_saved_is_bit_for_bit_what_others_read(
-    two: Path, tmp_path: Path, processes: int
-):
-    folder = cut_short(two, tmp_path / "run")
-    again = tmp_path / "again"
-    codes = in_processes(processes, saved_again, folder, GROWN, to=str(again))
-    assert codes == [0] * processes
-    (before, facts), (after, same) = read(two / "checkpoints" / LAST), read(again / LAST)
-    assert set(before) == set(after) and facts == same
-    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.slow
