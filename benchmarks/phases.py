@@ -324,8 +324,9 @@ def measure_codecs(bench: Bench) -> Rows:
         precision=bench.precision,
         conditions=bench.test,
     )
-    shown = [real_images(bench.test, SHOWN), made[:SHOWN]]
-    write_png(bench.folder / "reconstructions.png", sheet(shown))
+    shown = made[:SHOWN]
+    real = real_images(bench.test, len(shown))
+    write_png(bench.folder / "reconstructions.png", sheet([real, shown]))
     return rows
 
 
@@ -366,7 +367,8 @@ def measure_cost(bench: Bench) -> list[Cost]:
 
 def training_of(bench: Bench) -> dict[str, Any]:
     """The training of a record: planned and spent, and notes of the stages."""
-    notes = [note for stage in bench.method.stages for note in stage.notes]
+    told = [(*stage.notes, stage.origin) for stage in bench.method.stages]
+    notes = [note for one in told for note in one if note is not None]
     return {**bench.plan.training(bench.summary), "notes": notes}
 
 

@@ -141,9 +141,9 @@ def prepare(cfg: Mapping[str, Any], *, shapes_alone: bool = False) -> Prepared:
     seed, part_name = cfg.get("seed", 0), cfg.get("part", "train")
     check(seed, int, "seed", 0)
     check(part_name, Literal["train", "test", "all"], "part")
+    node = completed(method_node(cfg))
     data = datasets.build(cfg["data"], at="data")
     part = data.part(part_name)
-    node = completed(method_node(cfg))
     torch.manual_seed(seed_of(seed, "init"))
     elsewhere = {option: group for option, group in GROUPS.items() if option not in cfg["method"]}
     make = on_shapes if shapes_alone else methods.build

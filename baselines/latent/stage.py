@@ -179,7 +179,7 @@ class AutoencoderStage(Stage):
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """What a row of a table says of the autoencoder."""
         lines = []
-        if self.weights is not None:
+        if self.weights is not None and self.origin is None:
             lines.append(f"autoencoder of another run ({self.weights})")
         if self.imagenet:
             lines.append("perceptual loss on an ImageNet network, which flatters Frechet distances")

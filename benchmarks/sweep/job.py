@@ -118,7 +118,7 @@ def failure_record(config: Mapping[str, Any], reason: str) -> Record:
         method=config["method"]["name"],
         data=config["data"]["name"],
         budget=config["budget_name"],
-        resolutions=tuple(config["method"]["resolutions"]),
+        resolutions=tuple(config["method"].get("resolutions", ())),  # of a published one in files
         config=config,
         failure=reason,
     )

@@ -52,6 +52,7 @@ class Stage(nn.Module, ABC):
     compiles: bool = True  # whether its loss compiles as one graph
     shards: bool = True  # whether its weights may be cut over processes (one turn, plain gradients)
     notes: tuple[str, ...] = ()  # what a reader of its row in a table must know
+    origin: str | None = None  # of weights that were trained elsewhere, a further note
     tied: bool = True  # True: the weights may be reused only on the data they were trained on
     resolutions: tuple[Name, ...]  # names of the images that it is trained on, finest first
     facts: Mapping[str, int] = MappingProxyType({})  # of the data; they complete conditions

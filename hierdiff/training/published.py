@@ -33,6 +33,7 @@ def published(
     config: Mapping[str, Any] | None = None,
     share: NonNegative = 0.0,
     sampling: Mapping[str, Any] | None = None,
+    source: str | None = None,
     channels: Count = 3,
     classes: Natural = 0,
     text_width: Natural = 0,
@@ -42,8 +43,8 @@ def published(
     checkpoint: what `hierdiff.convert` wrote, or the weights.safetensors of a run; of a cascade the
     base first. config: method and facts of the files, None to read them. share: of the budget's
     steps, for each of its stages; 0 leaves the weights as they are. sampling: options of the
-    sampler that replace those of every stage; what is null stays. channels, classes, text_width: of
-    the data.
+    sampler that replace those of every stage; what is null stays. source: where the files come
+    from, as is said where one is absent. channels, classes, text_width: of the data.
 
     Raises:
         ValueError: where files do not fit each other or the data.
@@ -59,7 +60,7 @@ def published(
         trained = len(paths) > 1 or stage.ready
         stage.share, stage.weights = share, str(path) if trained else None
         stage.tied = False
-        stage.notes = (*stage.notes, f"weights of {path.name}, trained elsewhere")
+        stage.origin = f"weights of {path.name}, trained elsewhere"
     return method
 
 
@@ -72,7 +73,20 @@ def completed(node: Node) -> dict[str, Any]:
     """
     if node.get("name") != NAME or node.get("config") is not None or not node.get("checkpoint"):
         return dict(node)
-    return {**node, "config": config_of(_paths(node["checkpoint"]))}
+    paths = _paths(node["checkpoint"])
+    _check_present(paths, node.get("source"))
+    return {**node, "config": config_of(paths)}
+
+
+def _check_present(paths: Sequence[Path], source: str | None) -> None:
+    """Checks that files are there whose source is known.
+
+    Raises:
+        FileNotFoundError: names those that are not, and where they come from.
+    """
+    absent = [str(path) for path in paths if not path.exists()]
+    if absent and source is not None:
+        raise FileNotFoundError(f"there is no checkpoint {' and no '.join(absent)}: {source}")
 
 
 def _paths(checkpoint: str | Sequence[str]) -> list[Path]:
