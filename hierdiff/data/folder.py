@@ -151,7 +151,8 @@ class Tree:
     """The images below a root, a folder or a zip, by key; and how its text files are read.
 
     odd: "PATH: reason" for what cannot be listed; text: content of a file by its path below the
-    root, None where there is none; identity: changes with the images.
+    root, None where there is none; identity: changes with the images; others: lists the paths below
+    the root of the files that are no images, without hidden ones.
     """
 
     root: Path
@@ -159,9 +160,10 @@ class Tree:
     odd: list[str]
     text: Callable[[str], str | None]
     identity: str
+    others: Callable[[], list[str]]
 
 
-def opened_tree(root: Path, option: str, apart: Path | None = None) -> Tree:
+def opened_tree(root: Path, option: str = "root", apart: Path | None = None) -> Tree:
     """The images of a folder or a zip; option: its name, for errors; apart: a folder left out.
 
     Raises:
@@ -176,8 +178,13 @@ def opened_tree(root: Path, option: str, apart: Path | None = None) -> Tree:
         path = root / name
         return read_text(path) if os.path.lexists(path) else None
 
+    def others() -> list[str]:
+        found = (path for path in root.rglob("*") if path.is_file())
+        names = (path.relative_to(root).as_posix() for path in found)
+        return [name for name in names if name not in paths and not _is_hidden(name)]
+
     images = {key: FileSource(str(path)) for key, path in paths.items()}
-    return Tree(root, images, odd, text, fingerprint(root, paths.values()))
+    return Tree(root, images, odd, text, fingerprint(root, paths.values()), others)
 
 
 def _zipped(root: Path) -> Tree:
@@ -208,7 +215,10 @@ def _zipped(root: Path) -> Tree:
         with damage(Path(f"{root}/{name}")):
             return archive.read(base + name).decode("utf-8-sig").replace("\r\n", "\n")
 
-    return Tree(root, images, [], text, fingerprint(root.parent, [root]))
+    def others() -> list[str]:
+        return [name.removeprefix(base) for name in names if not _is_image(name)]
+
+    return Tree(root, images, [], text, fingerprint(root.parent, [root]), others)
 
 
 def _is_hidden(name: str) -> bool:

@@ -17,12 +17,12 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from hierdiff.data.cache import fingerprint
-from hierdiff.data.captions import CAPTION
+from hierdiff.data.captions import of_file, stated
 from hierdiff.data.classes import in_natural_order
 from hierdiff.data.image_data import ImageData, datasets
 from hierdiff.data.listing import Listing, Reading, image_data
@@ -34,7 +34,6 @@ from hierdiff.files.reading import Damaged, check_regular, damage, from_json, wi
 from hierdiff.registry import Node
 
 END = 512  # bytes of zeros that end a `.tar`, at least
-LABEL = ("label", "cls", "class")  # of a mapping
 LARGEST = 2**24  # bytes of a caption or a mapping
 BESIDE = (".cls", ".txt", ".json")
 
@@ -143,8 +142,7 @@ def shards_in(place: Path, option: str) -> list[Path]:
     """
     if place.is_file():
         return [place]
-    names = [one.name for one in place.glob("*.tar")] if place.is_dir() else []
-    found = [place / name for name in in_natural_order(names) if not name.startswith(".")]
+    found = tars_in(place)
     if not found:
         raise FileNotFoundError(
             f"{place} holds no .tar shard: set data.{option} to a folder of shards, or to one"
@@ -152,42 +150,84 @@ def shards_in(place: Path, option: str) -> list[Path]:
     return found
 
 
+def tars_in(folder: Path) -> list[Path]:
+    """The `.tar` files of a folder in natural order, without hidden ones."""
+    names = [one.name for one in folder.glob("*.tar")] if folder.is_dir() else []
+    return [folder / name for name in in_natural_order(names) if not name.startswith(".")]
+
+
+class Example(NamedTuple):
+    """An image of a shard and what stands beside it; label: None for none, as it is written."""
+
+    image: Range
+    caption: str
+    label: Any
+
+
 def read_shard(path: Path, members: Members) -> None:
     """Adds the images of a shard; no image is read.
 
     Raises:
-        Damaged: for a shard that is no `.tar`, is cut short, or has a label that is none.
-        ValueError: for an example without or with two images, or a name that is there twice.
+        ValueError: as `examples_in`, and for a class that is no number.
     """
     members.shards.append(path)
-    examples: dict[str, dict[str, Any]] = {}
+    for image, caption, label in examples_in(path):
+        members.shard.append(len(members.shards) - 1)
+        members.start.append(image.start)
+        members.size.append(image.size)
+        members.names.append(image.name)
+        members.labels.append(_number(label, str(image)))
+        members.captions.append(caption)
+
+
+def examples_in(path: Path) -> list[Example]:
+    """The images of a shard in its order; no image is read.
+
+    Raises:
+        FileNotFoundError: where there is no shard.
+        ValueError: `Damaged`, for one that is no `.tar`, is cut short, has an example without or
+            with two images, a name that is there twice, or what cannot be read beside an image.
+    """
     with damage(path):
         check_regular(path)
         with tarfile.open(path, "r:") as archive, path.open("rb") as file:
-            for one in archive:
-                if not one.isreg() or is_hidden(one.name):
-                    continue
-                stem, suffix = split_name(one.name)
-                parts = examples.setdefault(stem, {})
-                if suffix in parts:
-                    raise ValueError(f"it holds {with_escapes(one.name)} twice: rename one")
-                parts[suffix] = one
+            examples = _members(archive)
             file.seek(archive.offset)
             if set(file.read(END)) != {0}:
                 raise ValueError("it has no end, and was cut short: copy it anew")
-            for stem, parts in examples.items():
-                _add(members, stem, parts, file)
+            found = (_example(path, stem, parts, file) for stem, parts in examples.items())
+            return [example for example in found if example is not None]
 
 
-def _add(members: Members, stem: str, parts: Mapping[str, Any], file: Any) -> None:
-    """One example.
+def _members(archive: tarfile.TarFile) -> dict[str, dict[str, tarfile.TarInfo]]:
+    """The members of each example by their suffix.
+
+    Raises:
+        ValueError: for a name that is there twice.
+    """
+    examples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    for one in archive:
+        if not one.isreg() or is_hidden(one.name):
+            continue
+        stem, suffix = split_name(one.name)
+        parts = examples.setdefault(stem, {})
+        if suffix in parts:
+            raise ValueError(f"it holds {with_escapes(one.name)} twice: rename one")
+        parts[suffix] = one
+    return examples
+
+
+def _example(
+    path: Path, stem: str, parts: Mapping[str, tarfile.TarInfo], file: IO[bytes]
+) -> Example | None:
+    """One example; None for what is neither an image nor beside one.
 
     Raises:
         ValueError: where it has no image or two, or what is beside it cannot be read.
     """
     images = [suffix for suffix in parts if suffix in SUFFIXES]
     if not images and not any(suffix in BESIDE for suffix in parts):
-        return
+        return None
     if len(images) != 1:
         raise ValueError(
             f"the example {with_escapes(stem)} has {len(images)} images ({', '.join(parts)}): "
@@ -196,36 +236,29 @@ def _add(members: Members, stem: str, parts: Mapping[str, Any], file: Any) -> No
     image = parts[images[0]]
     said = {suffix: _text(file, parts[suffix]) for suffix in BESIDE if suffix in parts}
     facts = from_json(said[".json"]) if ".json" in said else {}
-    facts = facts if isinstance(facts, dict) else {}
-    label = next((facts[name] for name in LABEL if name in facts), None)
-    caption = next((facts[name] for name in CAPTION if name in facts), "")
-    label = said[".cls"].strip() if ".cls" in said else label
+    caption, label = stated(facts) if isinstance(facts, dict) else (None, None)
+    label = unicodedata.normalize("NFC", said[".cls"].strip()) if ".cls" in said else label
     caption = said.get(".txt", caption)
-    members.shard.append(len(members.shards) - 1)
-    members.start.append(image.offset_data)
-    members.size.append(image.size)
-    members.names.append(image.name)
-    members.labels.append(_number(label, stem))
-    members.captions.append(unicodedata.normalize("NFC", " ".join(str(caption or "").split())))
+    place = Range(str(path), image.name, image.offset_data, image.size)
+    return Example(place, of_file(str(caption or "")), None if label == "" else label)
 
 
-def _text(file: Any, member: Any) -> str:
+def _text(file: IO[bytes], member: tarfile.TarInfo) -> str:
     if member.size > LARGEST:
         raise Damaged(f"{member.name} takes {member.size} bytes, more than {LARGEST}")
     file.seek(member.offset_data)
-    content: bytes = file.read(member.size)
-    return content.decode("utf-8-sig")
+    return file.read(member.size).decode("utf-8-sig")
 
 
-def _number(label: Any, stem: str) -> int | None:
-    if label is None or label == "":
+def _number(label: Any, place: str) -> int | None:
+    if label is None:
         return None
     try:
         return int(str(label))
     except ValueError:
         raise ValueError(
-            f"the class {label!r} of the example {with_escapes(stem)} is no whole number: write "
-            f"its number, and the names in a file for data.class_names"
+            f"{with_escapes(place)}: its class {label!r} is no whole number: write its number, "
+            f"and the names in a file for data.class_names"
         ) from None
 
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from benchmarks.measure.external.array import Stack
 from benchmarks.measure.external.base import External
-from benchmarks.measure.external.files import Files, files_of_folder, files_of_shards, files_of_zip
+from benchmarks.measure.external.files import Files, files_of_shards, files_of_tree
 from benchmarks.measure.external.function import Function, drawn, function_of
-from hierdiff.data.classes import in_natural_order
+from hierdiff.data.folder import opened_tree
+from hierdiff.data.webdataset import tars_in
 
 __all__ = ["External", "Files", "Function", "Stack", "external_images"]
 
@@ -46,9 +47,13 @@ def external_images(
         )
     path = Path(images).expanduser()
     if path.is_dir():
-        shards = in_natural_order(one.name for one in path.glob("*.tar"))
-        found = [path / name for name in shards]
-        return files_of_shards(path, found) if shards else files_of_folder(path)
+        shards, tree = tars_in(path), opened_tree(path)
+        if shards and tree.images:
+            raise ValueError(
+                f"images={path} holds {len(shards)} .tar shards and {len(tree.images)} images of "
+                f"their own: give a folder of either"
+            )
+        return files_of_shards(path, shards) if shards else files_of_tree(tree)
     if not path.exists():
         raise FileNotFoundError(
             f"images={path} does not exist: give a folder, .npz, .zip or .tar, or a function as "
@@ -57,7 +62,7 @@ def external_images(
     if path.suffix == ".npz":
         return Stack(path)
     if path.suffix == ".zip":
-        return files_of_zip(path)
+        return files_of_tree(opened_tree(path))
     if path.suffix == ".tar":
         return files_of_shards(path, [path])
     raise ValueError(f"images={path} is no folder, .npz, .zip or .tar: give one of these")

@@ -14,9 +14,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from benchmarks.measure.samples import BATCH
+from hierdiff.data.captions import Label
 from hierdiff.levels import Resolution, resolution_of
-
-Label = str | int
 
 
 class External(ABC):

@@ -1,26 +1,23 @@
 """What stands beside images from elsewhere: captions and classes, in files of their own.
 
     0.png  0.txt  0.cls              caption and class of 0.png, as in a shard of webdataset
-    metadata.jsonl                   {"file_name": "0.png", "text": "a cat", "label": 3} a line,
-                                     as of a Hugging Face image folder; also "caption" for "text"
+    metadata.jsonl                   {"file_name": "0.png", "text": "a cat", "label": 3} a line, or
+                                     another table of `hierdiff.data.captions`, in any folder
 
-A file of an image's own wins over a line of metadata, both over the folder that the image is in.
+A file of an image's own wins over a line of a table, both over the folder that the image is in.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
 
-from benchmarks.measure.external.base import Label
-from hierdiff.files.reading import from_json, with_escapes
+from hierdiff.data.captions import TABLES, Label, of_file, read_table
+from hierdiff.data.folder import Tree
+from hierdiff.files.reading import with_escapes
 
-METADATA = "metadata.jsonl"
 TEXT, CLASS = ".txt", ".cls"
-Reader = Callable[[], bytes]
 
 
 @dataclass
@@ -32,79 +29,57 @@ class Beside:
     files: set[str] = field(default_factory=set)
 
 
-def beside(
-    place: Path,
-    images: Sequence[str],
-    others: Mapping[str, Reader],
-    key: Callable[[str], str],
-) -> Beside:
-    """What `others` say of images.
-
-    images, others: paths below `place`, and what reads the content of each of the others. key: what
-    the names of an image and of a file of its own share.
+def beside(tree: Tree, others: list[str]) -> Beside:
+    """What the other files of a tree say of its images.
 
     Raises:
-        ValueError: for a file that is no UTF-8, a line that is no metadata, or one that names no
-            image.
+        ValueError: for a file that is no UTF-8, a line that is no caption and no class, or one that
+            names no image.
     """
     found = Beside()
-    owners = {key(name): name for name in images}
-    for name, read in others.items():
-        if PurePosixPath(name).name == METADATA:
-            _read_metadata(found, place, name, _text(place, name, read), set(images))
-    for name, read in others.items():
-        suffix, owner = PurePosixPath(name).suffix.lower(), owners.get(key(name))
+    for name in first_tables(others):
+        _add_table(found, tree, name)
+    owners = {_stem(name): name for name in tree.images}
+    for name in others:
+        suffix, owner = PurePosixPath(name).suffix.lower(), owners.get(_stem(name))
         if owner is None or suffix not in (TEXT, CLASS):
             continue
-        content = unicodedata.normalize("NFC", _text(place, name, read).strip())
+        content = tree.text(name) or ""
         if suffix == TEXT:
-            found.captions[owner] = content
+            found.captions[owner] = of_file(content)
         else:
-            found.labels[owner] = content
+            found.labels[owner] = unicodedata.normalize("NFC", content.strip())
         found.files.add(name)
     return found
 
 
-def _read_metadata(found: Beside, place: Path, name: str, text: str, images: set[str]) -> None:
-    """Adds the lines of a `metadata.jsonl`, whose file names are below its own folder.
+def first_tables(names: list[str]) -> list[str]:
+    """In each folder that holds tables, the one that counts."""
+    paths = [PurePosixPath(name) for name in names]
+    tables = sorted((p for p in paths if p.name in TABLES), key=lambda p: TABLES.index(p.name))
+    return [path.as_posix() for path in {path.parent: path for path in reversed(tables)}.values()]
+
+
+def _add_table(found: Beside, tree: Tree, name: str) -> None:
+    """Adds the lines of a table, whose file names are below its own folder.
 
     Raises:
-        ValueError: names the line that is none.
+        ValueError: names a line that is none.
     """
-    folder = PurePosixPath(name).parent
-    for number, line in _lines(text):
-        where = f"{place}: {with_escapes(name)}:{number}"
-        try:
-            entry: Any = from_json(line)
-            file = (folder / entry["file_name"]).as_posix()
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f'{where} is no metadata ({error}): write {{"file_name": ..., "text": ...}}'
-            ) from error
-        if file not in images:
-            raise ValueError(f"{where} names {with_escapes(file)}, which is no image there")
-        caption, label = entry.get("text", entry.get("caption")), entry.get("label")
-        if not isinstance(caption, str | None) or not isinstance(label, str | int | None):
-            raise ValueError(f"{where}: text must be a string, label a name or a whole number")
-        if caption is not None:
-            found.captions[file] = unicodedata.normalize("NFC", caption)
-        if label is not None:
-            found.labels[file] = label
+    folder, place = PurePosixPath(name).parent, tree.root / with_escapes(name)
+    known = {
+        PurePosixPath(image).relative_to(folder).as_posix(): image
+        for image in tree.images
+        if PurePosixPath(image).is_relative_to(folder)
+    }
+    table = read_table(tree.text(name) or "", place, known)
+    for line, file in table.strangers.items():
+        raise ValueError(f"{place}:{line} names {with_escapes(file)}, which is no image there")
+    found.captions |= table.captions
+    found.labels |= table.labels
     found.files.add(name)
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    return ((i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip())
-
-
-def _text(place: Path, name: str, read: Reader) -> str:
-    """The text of a file.
-
-    Raises:
-        ValueError: where it is no UTF-8.
-    """
-    try:
-        text = read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{place}: {with_escapes(name)} is no UTF-8: save it as UTF-8") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def _stem(name: str) -> str:
+    """What the paths of an image and of a file of its own share: `a.b` of `a.b.png`."""
+    return PurePosixPath(name).with_suffix("").as_posix()

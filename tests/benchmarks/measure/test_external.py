@@ -77,6 +77,41 @@ def test_shards_are_the_same_images(tmp_path):
     assert alone.sha256() == read.sha256()
 
 
+def test_what_data_reads_beside_images_is_read_beside_images_from_elsewhere(tmp_path):
+    """Captions and classes of a JSON in a shard, and of every table that training data may have."""
+    images = put(tmp_path / "png", pixels(2))
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, data in (
+            ("0.png", (images / "0.png").read_bytes()),
+            ("0.json", b'{"text": "a  red owl", "label": 3}'),
+            ("1.png", (images / "1.png").read_bytes()),
+        ):
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            archive.addfile(about, io.BytesIO(data))
+    (images / "captions.csv").write_text("file,prompt,label\n.\\0.png,a red owl,3\n")
+    for place, label in ((tmp_path / "a.tar", 3), (images, "3")):
+        read = external_images(place)
+        assert read.captions == ["a red owl", ""] and read.labels == [label, None]
+        assert not read.skipped
+
+
+def test_images_of_one_name_or_beside_shards_are_refused_and_not_left_out(tmp_path):
+    images = put(tmp_path / "png", pixels(2))
+    with tarfile.open(tmp_path / "png" / "a.tar", "w") as archive:
+        archive.add(images / "0.png", "0.png")
+        archive.add(images / "1.png", "0.png")
+    with pytest.raises(ValueError, match="a.tar cannot be read .*holds 0.png twice"):
+        external_images(images / "a.tar")
+    with pytest.raises(ValueError, match="1 .tar shards and 2 images of their own"):
+        external_images(images)
+    with pytest.warns(UserWarning), zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(images / "0.png", "0.png")
+        archive.write(images / "1.png", "0.png")
+    with pytest.raises(ValueError, match="a.zip holds 0.png twice"):
+        external_images(tmp_path / "a.zip")
+
+
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.45])
 def test_a_shard_that_was_cut_short_is_refused(share, tmp_path):
     shard = sharded(pixels(4), tmp_path / "shards", each=4) / "0.tar"
@@ -138,9 +173,10 @@ def test_labels_of_an_array_are_a_column_or_a_row_and_minus_one_is_no_class(tmp_
     ("line", "message"),
     [
         ('{"file_name": "9.png", "text": "a"}', "metadata.jsonl:1 names 9.png, which is no image"),
-        ('{"text": "a"}', "metadata.jsonl:1 is no metadata"),
-        ("a cat", "metadata.jsonl:1 is no metadata"),
-        ('{"file_name": "0.png", "text": 3}', "text must be a string"),
+        ('{"text": "a"}', "metadata.jsonl:1 is no caption"),
+        ("a cat", "metadata.jsonl:1 is no caption"),
+        ('{"file_name": "0.png", "text": 3}', "file and caption must be strings"),
+        ('{"file_name": "0.png", "label": true}', "class must be a name or a whole number"),
     ],
 )
 def test_metadata_that_is_none_is_refused_with_its_line(line, message, tmp_path):
@@ -153,7 +189,7 @@ def test_metadata_that_is_none_is_refused_with_its_line(line, message, tmp_path)
 def test_text_beside_an_image_is_utf_8(tmp_path):
     put(tmp_path, pixels(2))
     (tmp_path / "0.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="0.txt is no UTF-8: save it as UTF-8"):
+    with pytest.raises(ValueError, match="0.txt:1 is no UTF-8 .*: save the file as UTF-8"):
         external_images(tmp_path)
 
 
