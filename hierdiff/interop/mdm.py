@@ -126,7 +126,7 @@ class MDMReader(Reader):
     """
 
     project: ClassVar[str] = "apple/ml-mdm"
-    licence: ClassVar[str] = "Apple Sample Code License; weights as their page says"
+    licence: ClassVar[str] = "MIT, before 2024-09-04 Apple's; of the weights none is stated"
 
     resolution: Count = 64
     shift: float | None = None

@@ -34,18 +34,6 @@ from tests.test_command import composed
 
 ROOT = Path(__file__).resolve().parents[2]
 NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-PUBLISHED = (  # of networks whose files are not here; tests/interop and tests/training run them
-    "python -m hierdiff.convert vis_model_256x256.pth -o mdm_256.safetensors",
-    "python -m hierdiff.sample checkpoint=mdm_256.safetensors n=4",
-    "python -m hierdiff.convert mdm_256.safetensors --to mdm -o official.pth",
-    "python -m benchmarks.run method=published "
-    "checkpoint=mdm_256.safetensors data=folder data.root=DIR data.resolution=256",
-    "python -m benchmarks.run method=published "
-    "checkpoint=[adm_64.safetensors,adm_64_256.safetensors] "
-    "data=folder data.root=DIR data.resolution=256",
-    "python -m hierdiff.train method=published method.share=1 "
-    "checkpoint=mdm_256.safetensors data=folder data.root=DIR data.resolution=256",
-)
 HUB = (
     "python -m hierdiff.pretrained push mdm-critters OWNER/mdm-critters",
     "python -m hierdiff.pretrained fetch OWNER/mdm-critters",
@@ -60,7 +48,6 @@ LINES = {  # of the commands that are not run, and why
     "torchrun --nproc_per_node=8 -m benchmarks.run method=mdm protocol=fid50k_imagenet_256 "
     "data=folder data.root=IMAGENET": "it takes eight devices, and files that are not here",
     "make test": "it is what runs this test, here on one file",
-    **dict.fromkeys(PUBLISHED, "the released files are not here"),
     **dict.fromkeys(HUB, "the hub is reached by its owner alone: tests/pretrained has a fake"),
 }
 ADDED = {  # to the first of these that a command begins with
@@ -102,11 +89,27 @@ def blocks(language: str, *, of: Iterable[Path] = TEXTS) -> list[str]:
     return [block for path in of for block in fence.findall(TEXTS[path])]
 
 
-def commands() -> list[str]:
+def commands(*, of: Iterable[Path] = TEXTS) -> list[str]:
     """Lines of the shell blocks without their comments, each once."""
-    texts = [re.sub(r"\\\n\s*", "", text) for text in blocks("sh")]  # one line, not several
+    texts = [re.sub(r"\\\n\s*", "", text) for text in blocks("sh", of=of)]  # one line, not several
     lines = [line.partition("#")[0].strip() for text in texts for line in text.splitlines()]
     return list(dict.fromkeys(line for line in lines if line))
+
+
+def on_published_files() -> list[str]:
+    """Commands on networks of others, and on what they were converted to."""
+    page = commands(of=[ROOT / "docs" / "checkpoints.md"])
+    files = re.compile(r"hierdiff\.convert |method=published |checkpoint=mdm_256\.safetensors")
+    return [*page, *filter(files.search, commands())]
+
+
+# tests/interop, tests/training and tests/benchmarks run them on tiny files of the same layout
+LINES |= dict.fromkeys(on_published_files(), "the released files are not here")
+LINES |= {
+    line: "it takes several devices"
+    for line in commands()
+    if line.startswith(("torchrun ", "sbatch ")) and line not in LINES
+}
 
 
 def words_of(command: str) -> list[str]:
@@ -210,7 +213,12 @@ ELSEWHERE = (  # words of other commands, and options of a part that is named be
     *("trust=", "labels=", "checkpoint=", "methods=", "out=", "format=", "allow_download="),
     *("resolutions=", "weights=", "vgg=", "dataset=", "split=", "conditions=", "negative="),
     *("images=", "recipe=NAME", "sampler=adm", "sampler=dit", "method.objective.vlb="),
-    *("denoiser=dit_s_2", "sampler.grid.respacing=", "method.codec.perceptual.vgg="),
+    *(
+        "experiment=reproduce/",
+        "denoiser=dit_s_2",
+        "sampler.grid.respacing=",
+        "method.codec.perceptual.vgg=",
+    ),
     "method=custom",  # has no denoiser of its own: tests/methods/test_strangers.py runs it
 )
 
