@@ -30,6 +30,7 @@ from hierdiff.options import Natural, Positive, check_fields
 from hierdiff.registry import check_node
 
 LABEL = re.compile(r"[A-Za-z0-9:._/-]+")
+EXAMPLE = "examples/table.yaml"
 T = TypeVar("T")
 
 
@@ -96,8 +97,11 @@ class Spec:
         """Reads a file of YAML.
 
         Raises:
+            FileNotFoundError: where there is no file.
             ValueError: for an unknown option or a wrong value, with the file.
         """
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: give a file such as {EXAMPLE}")
         node = from_yaml(path)
         try:
             columns = [_entry(ShownColumn, "column", one) for one in _list(node, "columns")]

@@ -36,7 +36,7 @@ OPEN = 4  # data sets, and streams, that a process holds open
 @datasets.register("huggingface")
 def huggingface(
     *,
-    root: str,
+    root: str | Path,
     config: str | None = None,
     split: str = "train",
     test_split: str | None = None,

@@ -80,8 +80,10 @@ def named_numbers(
     told = told or tuple(map(str, range(most + 1)))
     wrong = next((number for number in given if not 0 <= number < len(told)), None)
     if wrong is not None:
+        if wrong < 0:
+            raise ValueError(f"{place}: class {wrong} is below 0: leave it out where there is none")
         raise ValueError(
-            f"{place}: class {wrong} is none of 0 to {len(told) - 1}: give a number from 0 on that "
-            f"the names of classes have"
+            f"{place}: class {wrong} has no name, because {len(told)} are named, from 0 on: write "
+            f"a line for each class into data.class_names"
         )
     return [None if number is None else told[number] for number in numbers], told

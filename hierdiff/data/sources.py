@@ -108,7 +108,10 @@ def _stamp(path: str) -> tuple[int, int, int]:
 @lru_cache(maxsize=HANDLES)
 def _opened_zip(path: str, stamp: tuple[int, int, int]) -> zipfile.ZipFile:
     check_regular(Path(path))
-    return zipfile.ZipFile(path)
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"it is no zip file, or was cut short ({error}): copy it anew") from error
 
 
 @lru_cache(maxsize=HANDLES)

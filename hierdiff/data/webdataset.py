@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import tarfile
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -190,13 +191,29 @@ def examples_in(path: Path) -> list[Example]:
     """
     with damage(path):
         check_regular(path)
-        with tarfile.open(path, "r:") as archive, path.open("rb") as file:
+        with _opened_tar(path) as archive, path.open("rb") as file:
             examples = _members(archive)
             file.seek(archive.offset)
             if set(file.read(END)) != {0}:
                 raise ValueError("it has no end, and was cut short: copy it anew")
             found = (_example(path, stem, parts, file) for stem, parts in examples.items())
             return [example for example in found if example is not None]
+
+
+@contextmanager
+def _opened_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """A `.tar` whose headers are read inside.
+
+    Raises:
+        ValueError: where it is none, or ends too early.
+    """
+    try:
+        with tarfile.open(path, "r:") as archive:
+            yield archive
+    except tarfile.TarError as error:
+        raise ValueError(
+            f"it is no plain .tar, or was cut short ({error}): unpack a .tar.gz, copy another anew"
+        ) from error
 
 
 def _members(archive: tarfile.TarFile) -> dict[str, dict[str, tarfile.TarInfo]]:

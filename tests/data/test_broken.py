@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from hierdiff.data import ImageData, datasets
+from hierdiff.data.names import named_numbers
 from tests.data import formats
 from tests.data.formats import example, png, write_tar
 
@@ -36,7 +38,9 @@ def test_a_shard_that_was_cut_short(tmp_path):
     content = whole.read_bytes()
     for size in (len(content) // 2, 700, 10, 0):
         whole.write_bytes(content[:size])
-        refused(tmp_path, "a.tar", "cannot be read")
+        refused(tmp_path, "a.tar", "cannot be read", "cut short", "anew")
+    whole.write_bytes(gzip.compress(content))
+    refused(tmp_path, "a.tar", "it is no plain .tar", "unpack a .tar.gz")
 
 
 def test_a_broken_image_is_refused_or_skipped(tmp_path):
@@ -93,7 +97,9 @@ def test_a_folder_without_shards(tmp_path):
 def test_a_zip_that_was_cut_short(tmp_path):
     path = formats.write_zip(tmp_path / "photos.zip", formats.files(4))
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"photos\.zip cannot be read"):
+    with pytest.raises(
+        ValueError, match=r"photos\.zip cannot be read .*cut short .*: copy it anew"
+    ):
         datasets.build({"name": "folder", "root": str(path), "cache": str(tmp_path)})
 
 
@@ -122,6 +128,13 @@ def test_names_of_classes_that_do_not_fit(tmp_path):
     data = datasets.build({**node, "class_names": str(names)})
     assert data.class_names == ("beetle", "crane")
     assert data.labels[data.keys.index("train/Käfer/02.png")] == 0
+
+
+def test_numbers_of_classes_without_a_name_and_below_0():
+    with pytest.raises(ValueError, match="class 2 has no name, because 2 are named"):
+        named_numbers([0, 2], ["cat", "dog"], "shards")
+    with pytest.raises(ValueError, match="class -1 is below 0: leave it out"):
+        named_numbers([0, -1], None, "shards")
 
 
 def test_a_table_of_captions_beats_the_files_beside_the_images(tmp_path):

@@ -193,3 +193,8 @@ def test_the_example_of_four_columns_fits_one_column_of_a_paper(tmp_path: Path):
     command = ["pdflatex", "-halt-on-error", "-interaction=batchmode", "t.tex"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert "Overfull \\hbox" not in (tmp_path / "t.log").read_text(errors="replace")
+
+
+def test_a_spec_that_does_not_exist_is_refused_with_an_example(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no\.yaml does not exist: give a file such as ex"):
+        Spec.read(tmp_path / "no.yaml")
