@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hierdiff.files.digest import read_json, write_json
+from hierdiff.files.digest import read_json, sha256_of_file, write_json
 from hierdiff.files.reading import Damaged
 from hierdiff.registry import PLUGINS
 from hierdiff.trust import imported_names, is_installed, origins
@@ -202,8 +202,7 @@ def sha256(path: Path) -> str:
             return str(read_json(cached))
     if stat.st_size == 0:
         return hashlib.sha256().hexdigest()
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of_file(path)
     if cached is not None:
         with contextlib.suppress(OSError):  # a cache that cannot be written is none
             write_json(cached, found)

@@ -9,7 +9,6 @@ of what its samples.json lists; with anything else in it, it is refused.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -24,6 +23,7 @@ from hierdiff.batch import Cond
 from hierdiff.command import command, plain_config
 from hierdiff.data import conditions
 from hierdiff.files.atomic import PART, write, write_png
+from hierdiff.files.digest import sha256_of_file
 from hierdiff.files.lock import LOCK, worked_in
 from hierdiff.files.reading import from_json
 from hierdiff.files.samples import METADATA, Samples
@@ -147,8 +147,7 @@ def origins(
     method: Method, n: int, cond: Cond, cfg: Mapping[str, Any], names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """What each image is made from, as `samples.json` has it; names: of the classes."""
-    with open(cfg["checkpoint"], "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of_file(Path(cfg["checkpoint"]))
     common = {
         "seed": cfg["seed"],
         "guidance": sampling_option(method, cfg, "guidance"),

@@ -28,7 +28,7 @@ import numpy as np
 from hierdiff.data.workers import Workers
 from hierdiff.files.arrays import read_npy, read_npz
 from hierdiff.files.cache import built_by_one, remove
-from hierdiff.files.digest import check_seal, seal
+from hierdiff.files.digest import check_seal, seal, sha256_of_file
 from hierdiff.files.reading import Damaged, with_escapes
 from hierdiff.levels import Resolution, sides_of, text_of
 
@@ -362,8 +362,7 @@ def _decode(made: _Made[Any], part: Path) -> None:
         _header(file, len(index.rows), shape)
         file.flush()
         os.fsync(file.fileno())
-    with (part / IMAGES).open("rb") as file:
-        seal(part / IMAGES, hashlib.file_digest(file, "sha256").hexdigest())
+    seal(part / IMAGES, sha256_of_file(part / IMAGES))
     _write_index(part, index)
 
 

@@ -34,6 +34,12 @@ def read_json(path: Path) -> Any:
         return record["content"]
 
 
+def sha256_of_file(path: Path) -> str:
+    """The SHA-256 of the content of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def seal(path: Path, sha256: str) -> None:
     """Writes the SHA-256 of a large file beside its place, for `check_seal`; the file comes
     later."""
@@ -58,8 +64,7 @@ def check_seal(path: Path) -> None:
         if record.get("checked") == now:
             return
         check_regular(path)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = sha256_of_file(path)
         if sha256 != record["sha256"]:
             raise ValueError("its content does not match its sha256")
     with suppress(OSError):  # a cache that others own is checked each time

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from hierdiff.config import check_depth
 from hierdiff.files.atomic import write, write_pieces
+from hierdiff.files.digest import sha256_of_file
 from hierdiff.files.reading import check_regular, from_json, read_text
 from hierdiff.methods import Method
 from hierdiff.pretrained.card import model_card
@@ -65,7 +65,7 @@ def save_pretrained(
         "library": "hierdiff",
         "schema": SCHEMA,
         "version": hierdiff_version(),
-        "sha256": sha256_of(source),
+        "sha256": sha256_of_file(source),
         "config": plain(config, "config", free=True),
     }
     write_pieces(folder / WEIGHTS, _pieces(source), source.stat().st_size)
@@ -144,7 +144,7 @@ def check_folder(folder: Path) -> None:
     source = folder / WEIGHTS
     if not source.is_file():
         raise FileNotFoundError(f"{folder} has no {WEIGHTS}: it is not whole, fetch it again")
-    if about["sha256"] != sha256_of(source):
+    if about["sha256"] != sha256_of_file(source):
         raise ValueError(
             f"{source} does not have the sha256 that {CONFIG} states: it is damaged or of another "
             f"release, fetch the folder again"
@@ -155,12 +155,6 @@ def check_folder(folder: Path) -> None:
             f"{folder / CONFIG} is not the config that its weights were saved with: it was changed "
             f"by hand, and the method is built from the weights' own; fetch it again"
         )
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _weights_of(path: Path) -> Path:

@@ -8,7 +8,6 @@ needs.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from hierdiff.files.atomic import clean_beside, part_of
-from hierdiff.files.digest import read_json, write_json
+from hierdiff.files.digest import read_json, sha256_of_file, write_json
 from hierdiff.training.format import SCHEMA, hierdiff_version
 
 if TYPE_CHECKING:
@@ -85,18 +84,12 @@ def read(folder: Path) -> tuple[Shards, dict[str, Any]]:
     facts.pop("version", None)
     for name, digest in facts.pop(FILES).items():
         path = folder / str(name)
-        if path.parent != folder or not path.is_file() or file_sha256(path) != digest:
+        if path.parent != folder or not path.is_file() or sha256_of_file(path) != digest:
             raise ValueError(
                 f"{path} is absent or damaged (its sha256 is another): copy the folder again, or "
                 f"use another checkpoint of the run"
             )
     return Shards(folder), facts
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of the content of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass
@@ -129,7 +122,7 @@ class Writing:
         self.fabric.barrier()
         ours, count = self.fabric.global_rank, self.fabric.world_size
         names = sorted(path.name for path in self.part.glob("*.safetensors"))
-        digests = {name: file_sha256(self.part / name) for name in names[ours::count]}
+        digests = {name: sha256_of_file(self.part / name) for name in names[ours::count]}
         everyone: list[Any] = [digests]
         if count > 1:
             everyone = [None] * count
