@@ -47,6 +47,7 @@ from benchmarks.progress import Track, quiet, track
 from benchmarks.ready import Ready, resolutions_of
 from benchmarks.settings import Analysis, Settings
 from benchmarks.sweep.finished import inputs_of
+from benchmarks.sweep.retry import tries_of
 from hierdiff import training
 from hierdiff.data import ImageData
 from hierdiff.data.order import RULE
@@ -385,6 +386,7 @@ def provenance_of(bench: Bench, digests: Mapping[str, str]) -> dict[str, Any]:
         **evaluation_of(bench),
         "rows": {"rule": RULE, "n": len(bench.test)},
         "inputs": dict(digests),
+        "tries": tries_of(bench.folder),
         **provenance(
             started=bench.started,
             seeds=seeds,

@@ -27,6 +27,7 @@ from benchmarks.settings import Settings, check_run_names, settings_of
 from benchmarks.sweep import job as sweeping
 from benchmarks.sweep.launch import in_sweep, launch_jobs
 from benchmarks.sweep.process import BUSY, follow_sweep
+from benchmarks.sweep.retry import may_pass, set_aside
 from benchmarks.tables.beside import beside
 from benchmarks.tables.formats.terminal import rich_table, terminal_text
 from benchmarks.tables.table import tabulate
@@ -35,6 +36,7 @@ from hierdiff.config import one_line
 from hierdiff.files.lock import Busy, worked_in
 from hierdiff.processes import leads
 from hierdiff.results.record import FILE, Record
+from hierdiff.training.interrupt import REQUEUE, Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,11 @@ the runs in the same folder. The same command again goes on where it stopped.
 
 @command("benchmark", ABOUT)
 def main(cfg: Any) -> None:
-    """One run, or one job of a sweep."""
+    """One run, or one job of a sweep.
+
+    Raises:
+        Interrupted: where a user ends it; the exit code is `REQUEUE` where a cluster does.
+    """
     config = plain_config(cfg)
     check_run_names(config)
     label, folder = str(config["label"]), Path(config["folder"])
@@ -72,8 +78,8 @@ def main(cfg: Any) -> None:
         return
     if in_sweep():
         record = sweeping.run_job(config, folder)
-        if record is not None:
-            show(record, folder, preset="main")
+        if record is not None and record.path is not None:
+            show(record, record.path.parent, preset="main")
         return
     check_folder(folder)
     try:
@@ -82,6 +88,11 @@ def main(cfg: Any) -> None:
     except Busy as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(BUSY)
+    except Interrupted as stop:
+        if not stop.requeue:
+            raise
+        print(one_line(str(stop)), file=sys.stderr)
+        sys.exit(REQUEUE)
     show(record, folder)
     for what, place in outputs_of(record, folder).items() if leads() else ():
         console().print(terminal_text(f"{what:<9}{place}"), soft_wrap=True)
@@ -103,13 +114,14 @@ def make(settings: Settings) -> Record:
     folder, path = settings.place, settings.place / FILE
     if job.record is None and path.exists() and leads():
         log.info("tried again, it had failed: %s", Record.read(path).failure)
-        path.unlink()
+        set_aside(folder)
     try:
         return complete_run(job)
     except Exception as error:
         if leads() and not path.exists():
             reason = sweeping.reason_of(error)
-            sweeping.failure_record(job.settings.to_config(), reason).write(folder)
+            config, again = job.settings.to_config(), may_pass(error)
+            sweeping.failure_record(config, reason, folder, may_pass=again).write(folder)
         raise
 
 

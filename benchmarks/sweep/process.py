@@ -24,7 +24,8 @@ BUSY = 75  # exit code of a run whose folder another process works on (EX_TEMPFA
 def noting_signals(ledger: Ledger | None = None) -> Iterator[list[int]]:
     """A context in which signals are added to the list and work goes on.
 
-    Ctrl-C reaches the job as well. SIGTERM and SIGHUP reach this process alone and stop the ledger.
+    Ctrl-C reaches the job as well. SIGTERM, SIGHUP and SIGUSR1 may reach this process alone: they
+    stop the ledger.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -34,15 +35,22 @@ def noting_signals(ledger: Ledger | None = None) -> Iterator[list[int]]:
     def notice(number: int, frame: FrameType | None) -> None:
         received.append(number)
         if number != signal.SIGINT and ledger is not None:
-            ledger.stop()
+            ledger.stop("cluster" if of_cluster([number]) else "user")
 
-    numbers = (signal.SIGINT, *stop_signals())
+    numbers = [signal.SIGINT, *stop_signals()]
+    if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+        numbers.append(signal.SIGUSR1)
     before = {number: signal.signal(number, notice) for number in numbers}
     try:
         yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def of_cluster(numbers: Sequence[int]) -> bool:
+    """Whether a cluster sent one of these signals, which starts again what it ends."""
+    return bool({signal.SIGTERM, signal.SIGUSR1} & set(numbers))
 
 
 def run_process(

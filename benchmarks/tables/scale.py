@@ -13,9 +13,9 @@ SCALE = {"real": "real images", "gaussian": "Gaussian"}  # key in a record, labe
 
 def newest_rows(records: Iterable[Record], kind: str, level: Name) -> Iterator[Quality]:
     """The rows of the scale at the resolution of a level; of several records the newest speaks, by
-    metric."""
+    metric, and of those that ended at once the last."""
     resolution = resolution_of(level)
-    newest = sorted(records, key=lambda r: (str(r.provenance.get("ended")), r.hash))
+    newest = sorted(records, key=lambda record: str(record.provenance.get("ended")))
     found = {
         q.metric: q
         for record in newest

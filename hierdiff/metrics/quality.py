@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,6 +32,12 @@ BETTER = (LOW, HIGH, None)
 FINEST = "finest/"  # begins the key that says which place is a method's finest, among outputs
 WHOLE = ("frechet", "kernel", "sliced")  # how estimators that compare whole distributions begin
 R = TypeVar("R", bound="Quality")
+
+
+@lru_cache(maxsize=4096)
+def _identity(parts: tuple[tuple[str, Any], ...]) -> Identity:
+    """The identity of these parts, which many rows share."""
+    return Identity(**dict(parts))
 
 
 @dataclass(frozen=True)
@@ -96,13 +103,13 @@ class Quality:
     @classmethod
     def read(cls: type[R], row: Mapping[str, Any]) -> R:
         """Reads a row in the form of `hierdiff.results.form`; unknown keys are ignored."""
-        known = {f.name for f in fields(cls)} & set(row)
+        known = {key: value for key, value in row.items() if key in cls.__dataclass_fields__}
         own = {
             "level": level_of(row),
-            "identity": Identity(**row["identity"]),
+            "identity": _identity(tuple(sorted(row["identity"].items()))),
             "values": tuple(row.get("values") or ()),
         }
-        return cls(**{**{name: row[name] for name in known}, **own})
+        return cls(**{**known, **own})
 
 
 @dataclass(frozen=True)

@@ -165,43 +165,56 @@ def broken(value: Any, form: Any = FORM, where: str = "") -> str | None:
     form: a rule; a list of one form, for every member; a mapping of forms; or a tuple of one form,
     in whose place None may stand.
     """
-    if isinstance(form, tuple) and len(form) == 1:
-        return None if value is None else broken(value, form[0], where)
-    if form is UNKNOWN:
-        return f"{where} is no field that this version knows, a later one may read it"
     if isinstance(form, tuple):
-        what, holds = form
-        return None if holds(value) else f"{where} is {_short(value)}, where {what} is needed"
+        if len(form) == 1:
+            return None if value is None else broken(value, form[0], where)
+        return None if form[1](value) else _sentence(value, form, where)
     if isinstance(form, list):
         if not isinstance(value, (list, tuple)):
             return f"{where} is {_short(value)}, where a list is needed"
-        children = [(member, form[0], f"{where}[{i}]") for i, member in enumerate(value)]
-    else:
-        if not isinstance(value, Mapping):
-            return f"{where or 'it'} is {_short(value)}, where a mapping is needed"
-        needed = [key for key in form if key[-1] not in "?*" and key not in value]
-        if needed:
-            return f"{where or 'it'} lacks {needed[0]!r}"
-        prefix = f"{where}." if where else ""
-        rules, rest = _rules(form)
-        children = [
-            (child, rule, f"{prefix}{key}")
-            for key, child in value.items()
-            if (rule := rules.get(key, rest)) is not ANY
-        ]
-    return next(filter(None, (broken(*child) for child in children)), None)
+        for i, member in enumerate(value):
+            fault = broken(member, form[0], f"{where}[{i}]")
+            if fault is not None:
+                return fault
+        return None
+    if not isinstance(value, Mapping):
+        return f"{where or 'it'} is {_short(value)}, where a mapping is needed"
+    rules, rest, needed = _rules(form)
+    lacking = next((key for key in needed if key not in value), None)
+    if lacking is not None:
+        return f"{where or 'it'} lacks {lacking!r}"
+    for key, child in value.items():
+        rule: Any = rules.get(key, rest)
+        if rule is ANY or (len(rule) == 2 and isinstance(rule, tuple) and rule[1](child)):
+            continue  # a leaf that holds: without a call, as a record has thousands
+        fault = broken(child, rule, f"{where}.{key}" if where else str(key))
+        if fault is not None:
+            return fault
+    return None
 
 
-def _rules(form: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    """The rules of a mapping by key, and that of every other key; made once for each form."""
+def _sentence(value: Any, rule: Rule, where: str) -> str:
+    """How a value breaks a rule."""
+    if rule is UNKNOWN:
+        return f"{where} is no field that this version knows, a later one may read it"
+    return f"{where} is {_short(value)}, where {rule[0]} is needed"
+
+
+Rules = tuple[dict[str, Any], Any, list[str]]
+
+
+def _rules(form: Mapping[str, Any]) -> Rules:
+    """The rules of a mapping by key, that of every other key, and the keys that are needed; made
+    once for each form."""
     found = _KNOWN.get(id(form))
     if found is None or found[0] is not form:
         rules = {key.rstrip("?"): rule for key, rule in form.items()}
-        found = _KNOWN[id(form)] = (form, rules, form.get("*", ANY))
-    return found[1], found[2]
+        needed = [key for key in form if key[-1] not in "?*"]
+        found = _KNOWN[id(form)] = (form, (rules, form.get("*", ANY), needed))
+    return found[1]
 
 
-_KNOWN: dict[int, tuple[Mapping[str, Any], dict[str, Any], Any]] = {}
+_KNOWN: dict[int, tuple[Mapping[str, Any], Rules]] = {}
 
 
 def too_deep(value: Any, left: int = DEEPEST) -> bool:

@@ -28,10 +28,13 @@ from benchmarks.sweep.ledger import (
     open_ledger,
 )
 from hierdiff.config import folder_of_configs
+from hierdiff.files.claim import claimed
 from hierdiff.results.folders import records
 from hierdiff.results.record import Record
+from hierdiff.training.interrupt import REQUEUE
 from tests.benchmarks.test_run import QUICK as MEASURED
 
+JOBS = [["seed=0"], ["seed=1"]]
 QUICK = (*(word for word in MEASURED if not word.startswith("cost.")), "cost.repeats=0")
 
 
@@ -73,12 +76,28 @@ def test_the_jobs_of_a_sweep_are_known_before_the_first(overrides, jobs):
     ],
 )
 def test_the_exit_code_is_made_of_what_the_jobs_left(tmp_path, left, stopped, code, lines):
-    with open_ledger(tmp_path, 2) as ledger:
+    with open_ledger(tmp_path, JOBS) as ledger:
         for number, state in left.items():
             ledger.put(number, Job(f"job{number}", state, 0, 1))
         if stopped:
             ledger.stop()
         assert launch.verdict(ledger) == (code, lines)
+
+
+@pytest.mark.parametrize(("reason", "code"), [("cluster", REQUEUE), ("user", 130)])
+def test_a_sweep_that_a_cluster_stopped_says_so_by_its_exit_code(tmp_path, reason, code):
+    with open_ledger(tmp_path, JOBS) as ledger:
+        ledger.stop(reason)
+        assert launch.verdict(ledger)[0] == code
+
+
+def test_a_job_that_another_command_holds_is_busy_and_one_that_nobody_holds_has_failed(tmp_path):
+    with open_ledger(tmp_path, JOBS) as ledger, claimed(ledger.claim(0)):
+        for number in (0, 1):
+            ledger.put(number, Job(f"job{number}", RUNNING, 0))
+        code, lines = launch.verdict(ledger)
+        assert code == 1
+        assert lines[0].startswith("failed: job1;") and "works on job0;" in lines[1]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +152,7 @@ def test_a_sweep_that_is_ended_asks_its_job_to_save_and_waits(tmp_path, number):
         os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    with open_ledger(tmp_path, 2) as ledger:
+    with open_ledger(tmp_path, JOBS) as ledger:
         threading.Thread(target=tell).start()
         with process.noting_signals(ledger) as interrupts:
             command = [
@@ -149,7 +168,7 @@ def test_a_sweep_that_is_ended_asks_its_job_to_save_and_waits(tmp_path, number):
 
 
 def test_a_job_of_a_stopped_sweep_that_had_ctrl_c_itself_is_not_asked_twice(tmp_path):
-    with open_ledger(tmp_path, 2) as ledger:
+    with open_ledger(tmp_path, JOBS) as ledger:
         ledger.stop()
         command = [sys.executable, "-c", "import time; time.sleep(0.6)"]
         assert process.run_process(command, ledger, [signal.SIGINT])[0] == 0
@@ -271,6 +290,21 @@ def test_options_of_some_methods_apply_where_they_exist(overrides, lines, values
             assert {key: cfg.method.get(key) for key in expected} == expected
 
 
+def test_seeds_and_budgets_are_axes_whose_folders_differ():
+    axes = ["method=mdm", "budget=smoke,default", "seed=0,1", "match.flops=1e11,2e11"]
+    with a_sweep(*axes) as (config, jobs):
+        runs = launch.composed(config, jobs)
+        assert len({run["folder"] for run in runs}) == len(jobs) == 8
+        launch.check_folders(runs)
+
+
+def test_two_jobs_that_would_share_a_folder_are_refused_by_the_option_that_differs():
+    with a_sweep("method=mdm", "seed=0,1", "folder=runs/x") as (config, jobs):
+        runs = launch.composed(config, jobs)
+        with pytest.raises(ValueError, match=r"folder=runs/x, which differ in seed \(0 and 1\)"):
+            launch.check_folders(runs)
+
+
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_slurm"])
 def test_a_launcher_that_is_not_installed_names_the_extra(monkeypatch, launcher):
     launch.check_launcher(["-m", "hydra/launcher=basic", f"hydra/launcher={launcher}"])
@@ -357,7 +391,7 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.slow
 def test_a_dry_run_shows_every_plan_and_leaves_nothing(tmp_path):
-    asked = ("method=end_to_end", "seed=0,1", "match.flops=1e11", f"hydra.sweep.dir={tmp_path}")
+    asked = ("method=end_to_end", "label=a,b", "match.flops=1e11", f"hydra.sweep.dir={tmp_path}")
     ended = swept(tmp_path, *asked, "--dry-run")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("sampler steps") == 2 and "no word" not in ended.stderr
@@ -466,12 +500,13 @@ def test_an_interrupted_sweep_ends_with_checkpoints_and_goes_on(tmp_path, launch
         while not log.exists() and process.poll() is None:
             time.sleep(0.1)
         time.sleep(1)
+        code = REQUEUE if how.startswith("SIGTERM") else 130
         if how.startswith("SIGTERM"):
             os.kill(process.pid, signal.SIGTERM)
         else:
             os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
+    assert process.returncode == code, said
     assert "the same command goes on" in said
     assert list((tmp_path / "end_to_end" / "checkpoints").glob("step_*"))
     assert not (tmp_path / "end_to_end" / "record.json").exists()
