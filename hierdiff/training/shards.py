@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from lightning_fabric import Fabric
+    from torch.distributed import ProcessGroup
 
 FACTS = "facts.json"
 FILES = "files"  # {name: SHA-256}, among the facts
@@ -97,7 +98,8 @@ class Writing:
     """A checkpoint on its way into the folder `path`: all processes begin and finish it together.
 
     part: the folder beside it that is written into. future: of the writing of this process, None
-    where it is done.
+    where it is done. group: the processes as those that write beside training talk to each other,
+    apart from what training exchanges.
     """
 
     fabric: Fabric
@@ -105,6 +107,7 @@ class Writing:
     part: Path
     facts: Mapping[str, Any]
     future: Future[Any] | None
+    group: ProcessGroup | None = None
 
     @property
     def done(self) -> bool:
@@ -120,6 +123,8 @@ class Writing:
         if self.future is not None:
             self.future.result()
         self.fabric.barrier()
+        if self.group is not None:
+            torch.distributed.destroy_process_group(self.group)
         ours, count = self.fabric.global_rank, self.fabric.world_size
         names = sorted(path.name for path in self.part.glob("*.safetensors"))
         digests = {name: sha256_of_file(self.part / name) for name in names[ours::count]}
@@ -163,9 +168,11 @@ def begin(
     fabric.barrier()
     state = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     writer = checkpoint.HuggingFaceStorageWriter(str(part), save_distributed=True)
-    future = None
+    future, group = None, None
     if later:
-        future = cast("Future[Any]", checkpoint.async_save(state, storage_writer=writer))
+        group = cast("ProcessGroup", torch.distributed.new_group(backend="gloo"))
+        saving = checkpoint.async_save(state, storage_writer=writer, process_group=group)
+        future = cast("Future[Any]", saving)
     else:
         checkpoint.save(state, storage_writer=writer)
-    return Writing(fabric, path, part, json.loads(json.dumps(facts)), future)
+    return Writing(fabric, path, part, json.loads(json.dumps(facts)), future, group)

@@ -29,7 +29,9 @@ from hierdiff.training import Recipe, Summary, train
 
 # a clean server that has imported everything once; its children start at once
 server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["tests.training.runs", "hierdiff.train", "hierdiff.sample"])
+server.set_forkserver_preload(
+    ["tests.training.runs", "hierdiff.train", "hierdiff.sample", "lightning_fabric"]
+)
 
 INNER = {
     **{"name": "unet", "width": 8, "multiples": [1], "blocks": 1, "attention": 0},
