@@ -1,7 +1,8 @@
 """What entry points share: errors in one line, what a terminal can show, and the resolved config as
 a file.
 
-Exit codes: 1 for an error, 130 for Ctrl-C, SIGTERM and SIGHUP, 141 where nobody reads the output.
+Exit codes: 1 for an error, 130 for Ctrl-C, SIGTERM and SIGHUP, 141 where nobody reads the output;
+`hierdiff.train` has 85 for SIGTERM and SIGUSR1 (`hierdiff.training.interrupt`).
 HIERDIFF_TRACEBACK=1 shows where an error came from.
 """
 

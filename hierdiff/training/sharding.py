@@ -96,10 +96,13 @@ class ShardedStage:
         yield
 
     @torch.no_grad()
-    def gather(self) -> None:
-        """The whole stage, on the CPU, gets the weights as they stand; on all processes at once."""
+    def gather(self, *, keep: bool = True) -> None:
+        """The whole stage, on the CPU, gets the weights as they stand. All processes call it; those
+        that do not keep them only send their parts."""
         for mine, cut in self.tensors().items():
-            mine.copy_(whole(cut))
+            found = whole(cut)
+            if keep:
+                mine.copy_(found)
 
     def release(self) -> None:
         """The whole stage comes back to the device; its weights are those of the last `gather`."""

@@ -142,11 +142,14 @@ class TrainingStep:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the weights are their first average, those of the whole stage on the device."""
+        """Inside, the weights are their first average; those of the whole stage too, on the device
+        of the first process alone."""
+        main = self.fabric.is_global_zero
         with self.ema.applied():
             if self.sharded is not None:
-                self.sharded.gather()
-                self.sharded.release()
+                self.sharded.gather(keep=main)
+                if main:
+                    self.sharded.release()
             yield
             if self.sharded is not None:
                 self.sharded.whole.to("cpu")
