@@ -2,7 +2,7 @@
 a file.
 
 Exit codes: 1 for an error, 130 for Ctrl-C, SIGTERM and SIGHUP, 141 where nobody reads the output;
-`hierdiff.train` has 85 for SIGTERM and SIGUSR1 (`hierdiff.training.interrupt`).
+commands that train have 85 for SIGTERM and SIGUSR1 (`hierdiff.training.interrupt`).
 HIERDIFF_TRACEBACK=1 shows where an error came from.
 """
 
