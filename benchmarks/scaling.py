@@ -105,9 +105,10 @@ def scaling_settings(words: Sequence[str]) -> ScalingSettings:
 
 
 def method_names() -> list[str]:
-    """Those of `configs/method`, but for `custom`, which is no method before it has a name."""
+    """Those of `configs/method`, but for `custom` and `published`, which are no methods before they
+    have a name or files."""
     paths = (Path(folder_of_configs()) / "method").glob("*.yaml")
-    return sorted(path.stem for path in paths if path.stem != "custom")
+    return sorted(path.stem for path in paths if path.stem not in ("custom", "published"))
 
 
 def _sides(word: str) -> list[int]:

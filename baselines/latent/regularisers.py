@@ -144,6 +144,9 @@ class Unregularised(Regulariser):
     expansion = 1
     published = 0.0
 
+    def __init__(self) -> None:
+        super().__init__()
+
     @override
     def forward(
         self,

@@ -121,7 +121,7 @@ def check_same_options(record: Record, config: Mapping[str, Any], folder: Path) 
         ignored |= {key for key in {*was, *now} if key.startswith("select.")}
     if "measure.pack" not in was:  # earlier versions made 64 images in a call
         ignored |= {"measure.pack"}
-    was = {**UNSAID, **was}
+    was = {**{key: value for key, value in UNSAID.items() if key in now}, **was}
     if record.provenance.get("inputs") is not None:
         ignored |= {"data.root", "data.test_root", "images"}  # digests of contents stand for them
     for key in sorted({*was, *now} - ignored):

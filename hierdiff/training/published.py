@@ -47,10 +47,13 @@ def published(
     from, as is said where one is absent. channels, classes, text_width: of the data.
 
     Raises:
+        FileNotFoundError: where a file is absent.
         ValueError: where files do not fit each other or the data.
     """
     paths = _paths(checkpoint)
-    config = config_of(paths) if config is None else config
+    if config is None:
+        _check_present(paths, source)
+        config = config_of(paths)
     node, facts = config["method"], config["facts"]
     _check_facts(facts, channels, classes, text_width, paths[-1])
     chosen = {name: value for name, value in (sampling or {}).items() if value is not None}

@@ -173,6 +173,7 @@ def measure(**options: Any) -> Measure:
     """Little, with a random network."""
     usual = {"extractor": {"name": "random_conv"}, "metrics": ["fd"], "samples": 8, "seeds": [0]}
     usual |= {"resolutions": [32, 16], "batch": 8, "curve": Curve(0, [], 0), "references": {}}
+    usual |= {"labels": "test", "pack": 8, "scale": True}
     return Measure(**{**usual, "perceptual": {"name": "none"}, **options})
 
 

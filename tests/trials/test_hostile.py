@@ -24,8 +24,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save
 
-from baselines.latent import convert
 from benchmarks.cost import again, worker
+from hierdiff.interop.reading import read_content
 from hierdiff.metrics import weights
 from hierdiff.metrics.extractors import extractors
 from hierdiff.metrics.reference import read_moments
@@ -209,7 +209,7 @@ def of_others(folder: Path, source: Path, draw: random.Random) -> Iterator[Case]
         path.write_bytes(bent((folder / "whole.pt").read_bytes(), draw))
         if i % 5 == 0:
             path.write_bytes(pickle.dumps({"state_dict": Trap()}))
-        read = weights.read_weights if i % 2 else convert.read_state
+        read = weights.read_weights if i % 2 else read_content
         yield "released", lambda path=path, read=read: read(path)
 
 

@@ -5,16 +5,16 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from benchmarks.measure.stored import Stored
 
 from benchmarks.conditions import EvaluationConditions
 from benchmarks.measure.exposure import exposure_bias
 from benchmarks.measure.kept import Kept
 from benchmarks.measure.quality import Meter
-from benchmarks.measure.samples import Draw
+from benchmarks.measure.samples import Draw, sample_facts, stored_form
 from benchmarks.measure.scale import real_references, scale_rows
 from benchmarks.measure.stream import Source, measure_seeds, measure_source
 from benchmarks.progress import quiet
+from hierdiff.files.samples import Samples
 from hierdiff.metrics.extractors import RandomConv
 from hierdiff.processes import ALONE, Processes
 from tests.benchmarks.measure.test_exposure import cascade
@@ -38,11 +38,12 @@ def everything(processes, folder, batch):
 
     def measure_seed(seed):
         conditions = EvaluationConditions(test, seed=seed)
-        stored = Stored(folder, "npz", seed, N, conditions)
+        stored = Samples(folder / f"seed{seed}", "npz", N)
         source = Source(
             f"seed {seed}", N, Draw(method, conditions, seed, "32-true", pack=8), batch, 8,
-            look=lambda numbers, drawn: stored.add(numbers.start, drawn),
-            seen=N, close=stored.close,
+            look=lambda numbers, drawn: stored.add(numbers.start, stored_form(drawn)),
+            seen=N,
+            close=lambda: stored.close(sample_facts(conditions, seed, range(N))),
         )  # fmt: skip
         return measure_source(
             source, Meter(extractor, references, METRICS, conditions), kept, quiet
@@ -76,7 +77,8 @@ def test_two_processes_make_the_images_and_rows_of_one(tmp_path):
     mp.spawn(work, args=(2, tmp_path / "two"), nprocs=2)
     for rank in range(2):
         assert torch.load(tmp_path / "two" / f"{rank}.pt", weights_only=False) == alone
-    for path in (tmp_path / "one").glob("seed*.npz"):
-        pixels, same = (np.load(folder / path.name) for folder in (path.parent, tmp_path / "two"))
+    for path in (tmp_path / "one").glob("seed*/*.npz"):
+        other = tmp_path / "two" / path.relative_to(tmp_path / "one")
+        pixels, same = np.load(path), np.load(other)
         assert len(pixels["arr_0"]) == N and np.array_equal(pixels["arr_0"], same["arr_0"])
-    assert len(list((tmp_path / "one").glob("seed*.npz"))) == 4
+    assert len(list((tmp_path / "one").glob("seed*/*.npz"))) == 4
