@@ -219,7 +219,10 @@ ELSEWHERE = (  # words of other commands, and options of a part that is named be
         "sampler.grid.respacing=",
         "method.codec.perceptual.vgg=",
     ),
-    "method=custom",  # has no denoiser of its own: tests/methods/test_strangers.py runs it
+    *("gpus=", "gpu.memory=", "mfu=", "check=", "hydra.", "download=", "row_group_size="),
+    *("trainer.shard_over=", "trainer.async_checkpoints=", "data.text.read_padding=", "heads="),
+    # without a denoiser of their own: tests/methods/test_strangers.py and tests/training run them
+    *("method=custom", "method=published"),
 )
 
 
@@ -253,7 +256,7 @@ FACTS = {"channels": 3, "classes": 2, "text_width": 16, "text_length": 4}
 def tried(words: list[str], method: str) -> None:
     """Composed, its method and extractor built on shapes, its options known."""
     chosen = [] if any(word.startswith("method=") for word in words) else [f"method={method}"]
-    sweep = re.compile(r"^(method=[a-z_]+|[a-z_.]+=\[[^]]*\]),.*")
+    sweep = re.compile(r"^(method=[a-z_]+|[a-z_.]+=\[[^]]*\]|(?:seed|match\.[a-z_]+)=[^,]+),.*")
     first = [sweep.sub(r"\1", word) for word in words]
     cfg = composed(*chosen, *first)
     options = {k: plain_config(cfg[k]) for k in ("method", "denoiser", "sampler", "measure")}

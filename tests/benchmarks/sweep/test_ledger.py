@@ -142,6 +142,9 @@ from pathlib import Path
 from benchmarks.sweep.ledger import *
 place, dies = Path(sys.argv[1]), len(sys.argv) > 2
 with open_ledger(place, [[f"seed={n}"] for n in range(12)]) as ledger:
+    (place / f"ready{os.getpid()}").touch()
+    while len([*place.glob("ready*")]) < 3:  # a later one would begin the sweep anew
+        time.sleep(0.01)
     made = 0
     while any(map(ledger.is_open, ledger.order)):
         with ExitStack() as held:
@@ -162,7 +165,8 @@ def test_processes_share_a_sweep_and_each_job_is_made_once(tmp_path):
     told = [sys.executable, "-c", WORKS, str(tmp_path)]
     processes = [subprocess.Popen([*told, *more]) for more in ([], [], ["dies"])]
     assert sorted(process.wait() for process in processes) in ([0, 0, 9], [0, 0, 0])
-    left = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert len([*tmp_path.glob("ready*")]) == 3
+    left = {path.name: path.read_text() for path in tmp_path.iterdir() if path.stat().st_size}
     assert left == {f"made{number}": "x" for number in range(12)}
 
 
