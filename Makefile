@@ -5,6 +5,7 @@
 #   make compare                    all methods at a small matched budget: table and report
 #   make table                      the runs in runs/ side by side; format=latex or csv, out=FILE
 #   make report                     the same as a page to look at, report/index.html
+#   make search                     the candidates of docs/study.md for mdm and its twin, three seeds each; resumes
 #   make study                      the runs of docs/study.md, over as many hours as it takes; resumes
 #   make study-table                its tables and report from the records in results/
 #   make test  test-slow  lint    make speed times the hot paths
@@ -30,7 +31,7 @@ finished = $(or $(patsubst %/record.json,%,$(wildcard $(runs)/*/record.json)),$(
 # options of benchmarks.run that are passed on when they are set
 given = $(foreach option,data budget,$(if $($(option)),$(option)=$($(option))))
 
-.PHONY: install bench compare table report study study-table test test-slow trials speed lint docs
+.PHONY: install bench compare table report search study study-table test test-slow trials speed lint docs
 .DELETE_ON_ERROR:
 
 install: $(installed)
@@ -73,6 +74,35 @@ study: $(installed)
 			"folder=runs/$$place/\$${label}-s\$${seed}" $(args) || [ $$? -eq 1 ] || exit; \
 		(cd runs && find $$place -name record.json -exec cp --parents {} ../results ';'); \
 	done
+
+# row, then its options; the pair's learning rates, and what may move mdm towards its twin
+define candidates
+end_to_end method=end_to_end
+mdm method=mdm
+mdm-reference method=mdm method.reference=null
+mdm-weights21 method=mdm method.objective.level_weights=[2,1]
+mdm-weights11 method=mdm method.objective.level_weights=null
+mdm-deep method=mdm denoiser.multiples=[1,2] denoiser.inner.width=64 denoiser.inner.multiples=[1,1.25] denoiser.inner.heads=4 trainer.clip=2
+mdm-growth method=mdm method.growth=[0.15]
+mdm_3 method=mdm_3
+mdm_control method=mdm_control
+end_to_end-reference method=end_to_end method.reference=22.627
+end_to_end-lr1e-3 method=end_to_end trainer.lr=1e-3
+mdm-lr1e-3 method=mdm trainer.lr=1e-3
+end_to_end-lr4e-3 method=end_to_end trainer.lr=4e-3
+mdm-lr4e-3 method=mdm trainer.lr=4e-3
+endef
+export candidates
+seeds ?= 0 1 2
+
+search: $(installed)
+	$(bin)/python -m hierdiff.metrics.make_squeezenet
+	mkdir -p results
+	for seed in $(seeds); do echo "$$candidates" | while read row options; do \
+		$(bin)/python -m benchmarks.run experiment=search data=critters label=$$row seed=$$seed $$options \
+			folder=runs/search/$$row-s$$seed $(args) </dev/null || exit; \
+	done || exit; done
+	cd runs && find search -name record.json -exec cp --parents {} ../results ';'
 
 study-table: $(installed)
 	for place in results/study/*; do echo; echo "$${place##*/}"; echo; \
