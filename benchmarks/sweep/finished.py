@@ -26,11 +26,15 @@ OPTIONS = ("guidance", "steps", "ema")  # that a selection may have
 NAMES = ("folder", "name", "label", "analysis", "dry_run")
 APPEARANCE = (  # options that do not change its numbers
     *("data.cache", "method.codec.cache", "trainer.progress", "trainer.tensorboard"),
-    "trainer.loggers",
+    *("trainer.loggers", "data.reading.workers", "data.reading.decoded"),
     *("trainer.keep", "trainer.checkpoint_every", "trainer.sheet_every", "trainer.sheet_images"),
     *("trainer.log_every", "samples", "trust"),
 )
-UNSAID = {"measure.labels": "test", "measure.scale": True}  # what older records do not say
+UNSAID = {  # what older records do not say, and what their runs did
+    **{"measure.labels": "test", "measure.scale": True, "trainer.recompute": False},
+    **{"data.reading.crop": "center", "data.reading.filter": "area"},
+    **{"data.reading.broken": "skip", "data.reading.uncaptioned": "empty"},
+}
 
 
 class Unlike(ValueError):

@@ -389,6 +389,27 @@ def test_steps_that_a_budget_decides_are_no_other_run(tmp_path):
     check_same(Record.read(tmp_path), changed("match", budget), tmp_path)
 
 
+def test_what_an_older_record_does_not_say_is_what_its_run_did(tmp_path):
+    rows.record("a", config=changed("folder", "a")).write(tmp_path)
+    now = changed("folder", "a")
+    now["trainer"] |= {"recompute": False, "loggers": []}
+    now["measure"] |= {"labels": "test", "scale": True, "pack": 16}
+    reading = {"decoded": True, "crop": "center", "filter": "area", "workers": None}
+    now["data"] = {
+        **now.get("data", {}),
+        "reading": {**reading, "broken": "skip", "uncaptioned": "empty"},
+    }
+    check_same(Record.read(tmp_path), now, tmp_path)
+    for part, option, value in (
+        ("trainer", "recompute", True),
+        ("measure", "labels", "random"),
+        ("data", "reading", {**now["data"]["reading"], "crop": "adm_random"}),
+    ):
+        other = {**now, part: {**now[part], option: value}}
+        with pytest.raises(Unlike, match=rf"{part}\.{option}"):
+            check_same(Record.read(tmp_path), other, tmp_path)
+
+
 def test_parts_of_data_without_a_law_are_refused_before_compute():
     made = prepared()
     lawless = replace(made, data=replace(made.data, law=None))
