@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
+from typing_extensions import override
 
 from hierdiff.registry import Registry
 
@@ -53,6 +54,25 @@ class Logger(ABC):
     @abstractmethod
     def finish(self) -> None:
         """Ends the run."""
+
+
+class RunLogger(Logger):
+    """A logger whose package has W&B's interface: `start` sets `run`, which logs what it is given,
+    and the package has an `Image`."""
+
+    run: Any
+
+    @override
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self.run.log(dict(values), step=step)
+
+    @override
+    def image(self, name: str, image: Image.Image, step: int) -> None:
+        self.run.log({name: self.module().Image(image)}, step=step)
+
+    @override
+    def finish(self) -> None:
+        self.run.finish()
 
 
 loggers = Registry("logger", Logger)

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PIL import Image
 from typing_extensions import override
 
-from hierdiff.training.loggers.logger import Logger, loggers, run_id
+from hierdiff.training.loggers.logger import RunLogger, loggers, run_id
 
 
 @loggers.register("trackio")
-class Trackio(Logger):
+class Trackio(RunLogger):
     """Writes where `trackio show` looks. project: of the run. space: of Hugging Face, to which it
     is sent; None for this machine alone."""
 
@@ -25,7 +24,7 @@ class Trackio(Logger):
 
     @override
     def start(self, folder: Path, config: Mapping[str, Any], step: int) -> None:
-        self._run = self.module().init(
+        self.run = self.module().init(
             project=self.project,
             name=f"{folder.name}-{run_id(folder)[:6]}",
             space_id=self.space,
@@ -35,15 +34,3 @@ class Trackio(Logger):
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
-
-    @override
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(values), step=step)
-
-    @override
-    def image(self, name: str, image: Image.Image, step: int) -> None:
-        self._run.log({name: self.module().Image(image)}, step=step)
-
-    @override
-    def finish(self) -> None:
-        self._run.finish()

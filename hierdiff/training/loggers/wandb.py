@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from PIL import Image
 from typing_extensions import override
 
-from hierdiff.training.loggers.logger import Logger, loggers, run_id
+from hierdiff.training.loggers.logger import RunLogger, loggers, run_id
 
 QUIET = ("offline", "disabled")  # values of WANDB_MODE that are stronger than an option
 
 
 @loggers.register("wandb")
-class WandB(Logger):
+class WandB(RunLogger):
     """Writes to `wandb/` of the run folder.
 
     project, entity: where a run belongs. mode: "offline" keeps it in the folder, "online" sends it;
@@ -42,7 +41,7 @@ class WandB(Logger):
         if mode != "online":  # read where it is imported; reports of errors are sent otherwise
             os.environ["WANDB_ERROR_REPORTING"] = "false"
         wandb = self.module()
-        self._run = wandb.init(
+        self.run = wandb.init(
             project=self.project,
             entity=self.entity,
             name=folder.name,
@@ -53,15 +52,3 @@ class WandB(Logger):
             config=dict(config),
             settings=wandb.Settings(console="off", silent=True, disable_git=True),
         )
-
-    @override
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(values), step=step)
-
-    @override
-    def image(self, name: str, image: Image.Image, step: int) -> None:
-        self._run.log({name: self.module().Image(image)}, step=step)
-
-    @override
-    def finish(self) -> None:
-        self._run.finish()
