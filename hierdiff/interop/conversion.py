@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -211,8 +212,9 @@ def save_official(
     elif out.suffix == ".safetensors":
         write(out, save(flat))
     elif out.suffix in (".pt", ".pth", ".ckpt", ".bin"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"state_dict": flat}, out)
+        content = io.BytesIO()
+        torch.save({"state_dict": flat}, content)
+        write(out, content.getvalue())
     else:
         raise ValueError(f"{out}: end its name in .safetensors, .pt or .pth")
 
