@@ -5,6 +5,8 @@ import pickle
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
+from torch import nn
 
 from hierdiff.metrics.extractors import (
     CLIP,
@@ -16,6 +18,7 @@ from hierdiff.metrics.extractors import (
 )
 from hierdiff.metrics.extractors.base import pil_bicubic
 from hierdiff.metrics.extractors.dinov2 import released_positions
+from hierdiff.metrics.extractors.efficientnet_lite0 import fold_norms
 from tests.metrics.foreign_inception import write_random
 from tests.metrics.foreign_weights import write_clip, write_dinov2
 
@@ -227,3 +230,36 @@ def test_clip_embeddings_are_those_of_transformers(tmp_path):
     torch.testing.assert_close(extractor.embed(captions), both.text_embeds)
     # their processor resizes with torch, ours with Pillow: a grey level here and there
     torch.testing.assert_close(extractor(images), both.image_embeds, rtol=0, atol=5e-3)
+
+
+class Block(nn.Module):
+    """A convolution, a norm with an activation of its own as timm has it, and a block inside."""
+
+    def __init__(self, inside: nn.Module | None = None):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.bn = BatchNormAct2d(3, act_layer=nn.ReLU6)
+        self.inside = nn.Identity() if inside is None else inside
+
+    def forward(self, x):
+        return self.inside(self.bn(self.conv(x)))
+
+
+def test_folded_norms_compute_what_they_computed_apart():
+    network, x = Block(Block()).double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    for norm in (network.bn, network.inside.bn):
+        for values in (norm.running_mean, norm.weight.data, norm.bias.data):
+            values.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    before = network(x)
+    fold_norms(network)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
+    torch.testing.assert_close(network(x), before, rtol=1e-12, atol=1e-12)
+
+
+def test_features_do_not_depend_on_the_images_beside():
+    """More than a pass holds, and cut otherwise at the borders of passes."""
+    extractor = RandomConv(width=8)
+    images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
+    whole = extractor(images)
+    assert torch.equal(torch.cat([extractor(images[:32]), extractor(images[32:])]), whole)

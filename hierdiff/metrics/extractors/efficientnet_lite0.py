@@ -51,7 +51,7 @@ class EfficientNetLite0(Extractor):
         network.reset_classifier(0)
         self.network = network
         self._freeze()
-        _fold_norms(network)  # a third of the time of a pass; features move by 2e-6 of the largest
+        fold_norms(network)  # a third of the time of a pass; features move by 2e-6 of the largest
         network.to(memory_format=torch.channels_last)
 
     @override
@@ -61,7 +61,7 @@ class EfficientNetLite0(Extractor):
         return self.network(x.contiguous(memory_format=torch.channels_last))
 
 
-def _fold_norms(module: nn.Module) -> None:
+def fold_norms(module: nn.Module) -> None:
     """Makes each batch norm in evaluation mode a part of the convolution before it."""
     before = ""
     for name, part in list(module.named_children()):
@@ -69,7 +69,7 @@ def _fold_norms(module: nn.Module) -> None:
         if isinstance(part, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
             setattr(module, before, fuse_conv_bn_eval(convolution, part))
             setattr(module, name, getattr(part, "act", nn.Identity()))
-        _fold_norms(part)
+        fold_norms(part)
         before = name
 
 
