@@ -13,7 +13,7 @@
 #   make trials                     every command of README.md and docs/, in about half an hour
 
 PYTHON ?= python3
-EXTRAS ?= dev,docs,elpv,sweep,tensorboard,text
+EXTRAS ?= dev,docs,elpv,huggingface,parquet,sweep,tensorboard,text
 
 method ?= mdm
 methods ?= mdm,end_to_end,cascaded,latent,simple_diffusion,chen,rin

@@ -2,9 +2,8 @@
 
 torch has no kernel for the three together, and on a CPU each of its own is a pass over memory that
 takes as long as a small convolution; the gradient of its group normalisation, for images that are
-channels last in memory, takes several times as long. Here, for
-such images, the forward pass keeps one tensor, the normalised one, and the backward pass computes
-the rest anew from it in few passes:
+channels last in memory, takes several times as long. Here, for such images, the forward pass keeps
+one tensor, the normalised one, and the backward pass computes the rest anew from it in few passes:
 
     y = silu(z), z = a n + b, n = (x - mean) / std,
     dx = (a dz - mean(a dz) - n mean(a dz n)) / std, means over each group.
