@@ -22,17 +22,7 @@ from baselines.degradation import Degradation
 from hierdiff.batch import Batch, Cond
 from hierdiff.codec import Pyramid
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import (
-    Levels,
-    Resolution,
-    Resolutions,
-    Sides,
-    check_resolutions,
-    down,
-    resolution_of,
-    sides_of,
-    text_of,
-)
+from hierdiff.levels import Levels, down
 from hierdiff.methods import Diffusion, Method, Sampling, methods
 from hierdiff.methods.bridge import CLEAN, Bridge, Handover, bridges
 from hierdiff.methods.bridged import Bridged, BridgedDraws
@@ -51,6 +41,15 @@ from hierdiff.options import (
 )
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Later, Node, build, check_node, suggest
+from hierdiff.resolution import (
+    Resolution,
+    Resolutions,
+    Sides,
+    check_resolutions,
+    resolution_of,
+    sides_of,
+    text_of,
+)
 from hierdiff.schedules import Schedule, Shifted, schedules
 
 log = logging.getLogger(__name__)

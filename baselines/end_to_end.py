@@ -10,12 +10,12 @@ from typing import Any
 
 from hierdiff.codec import Pyramid
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Resolutions, Sides, check_resolutions
 from hierdiff.methods import Method, Sampling, methods
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.objective import Objective, ScoreMatching
 from hierdiff.options import Count, Natural, NonNegative
 from hierdiff.registry import Later
+from hierdiff.resolution import Resolutions, Sides, check_resolutions
 from hierdiff.schedules import Cosine, Schedule, Shifted
 
 

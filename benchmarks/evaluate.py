@@ -40,16 +40,6 @@ from hierdiff.data.cache import cache_folder
 from hierdiff.files.atomic import write_png
 from hierdiff.files.lock import worked_in
 from hierdiff.images import sheet
-from hierdiff.levels import (
-    Resolution,
-    Sides,
-    check_resolutions,
-    finest_first,
-    plain_of,
-    px,
-    resolution_of,
-    text_of,
-)
 from hierdiff.metrics.attributes import ATTRIBUTES
 from hierdiff.metrics.cached import CachedFeatures
 from hierdiff.metrics.extractors import Extractor, extractors
@@ -65,6 +55,16 @@ from hierdiff.metrics.table import (
 from hierdiff.options import Count, check, hints
 from hierdiff.processes import Processes
 from hierdiff.registry import Later, Node
+from hierdiff.resolution import (
+    Resolution,
+    Sides,
+    check_resolutions,
+    finest_first,
+    plain_of,
+    px,
+    resolution_of,
+    text_of,
+)
 from hierdiff.results.provenance import now, provenance
 from hierdiff.results.record import EXTERNAL, FILE, SCHEMA, UNKNOWN, Record
 

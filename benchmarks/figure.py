@@ -17,7 +17,7 @@ from benchmarks.tables.labels import labels
 from hierdiff.config import printable, reported
 from hierdiff.files.atomic import write_png
 from hierdiff.images import COLUMNS, first_images
-from hierdiff.levels import resolution_of
+from hierdiff.resolution import resolution_of
 from hierdiff.results.folders import readable
 from hierdiff.results.record import Record
 

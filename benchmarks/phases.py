@@ -54,7 +54,6 @@ from hierdiff.data.order import RULE
 from hierdiff.files.atomic import write, write_png
 from hierdiff.files.samples import Samples
 from hierdiff.images import sheet
-from hierdiff.levels import Resolution, plain_of, resolution_of
 from hierdiff.methods import Generator, Method, methods
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL
@@ -63,6 +62,7 @@ from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.quality import Candidate, CurvePoint
 from hierdiff.metrics.reference import Reference
 from hierdiff.processes import Processes
+from hierdiff.resolution import Resolution, plain_of, resolution_of
 from hierdiff.results.cost import Cost
 from hierdiff.results.provenance import now, provenance
 from hierdiff.results.record import SCHEMA, Record

@@ -20,13 +20,13 @@ from benchmarks.plan.plan import Plan
 from benchmarks.settings import Analysis, Measure, Selection, Settings
 from benchmarks.sweep.finished import check_same
 from hierdiff import training
-from hierdiff.levels import Resolution, check_resolutions, finest_first, resolution_of, sides_of
 from hierdiff.methods import Generator, Method
 from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.reference import read_moments
 from hierdiff.metrics.table import CAPTIONED, check_metrics, check_reference, join_extractors
+from hierdiff.resolution import Resolution, check_resolutions, finest_first, resolution_of, sides_of
 from hierdiff.results.record import FILE, Record
 from hierdiff.train import Prepared, prepare
 

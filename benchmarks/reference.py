@@ -19,7 +19,6 @@ from hierdiff.command import command, plain_config
 from hierdiff.data import ImageData, datasets
 from hierdiff.data.cache import cache_folder
 from hierdiff.files.atomic import clean_beside
-from hierdiff.levels import Resolution, Resolutions, check_resolutions, finest_first, text_of
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.reference import (
     OPERATOR,
@@ -31,6 +30,7 @@ from hierdiff.metrics.reference import (
 )
 from hierdiff.options import check, hints
 from hierdiff.processes import ALONE, Processes
+from hierdiff.resolution import Resolution, Resolutions, check_resolutions, finest_first, text_of
 
 log = logging.getLogger(__name__)
 

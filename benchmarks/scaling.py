@@ -43,10 +43,10 @@ from hierdiff.files.digest import read_json, write_json
 from hierdiff.files.lock import worked_in
 from hierdiff.files.reading import Damaged
 from hierdiff.inputs import inputs
-from hierdiff.levels import Resolutions, place_of
 from hierdiff.methods import on_shapes
 from hierdiff.options import check
 from hierdiff.registry import build
+from hierdiff.resolution import Resolutions, place_of
 from hierdiff.results.cost import Cost
 from hierdiff.results.hardware import hardware_of
 from hierdiff.results.plain import content_hash

@@ -18,11 +18,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from benchmarks.conditions import Labels
 from hierdiff.guidance import Scale
-from hierdiff.levels import Sides
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.options import Between, Count, Length, Natural, Positive, check, hints
 from hierdiff.registry import Later, Node, check_node, complete
+from hierdiff.resolution import Sides
 from hierdiff.train import check_chosen
 
 Several = Between(2)  # one image has no covariance

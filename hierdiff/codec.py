@@ -13,19 +13,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from hierdiff.levels import (
-    Levels,
+from hierdiff.levels import Levels, pyramid
+from hierdiff.options import Count
+from hierdiff.registry import Registry
+from hierdiff.resolution import (
     Name,
     Resolution,
     Sides,
     check_resolutions,
     level_names,
-    pyramid,
     resolution_of,
     sides_of,
 )
-from hierdiff.options import Count
-from hierdiff.registry import Registry
 
 
 class Codec(ABC):

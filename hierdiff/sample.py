@@ -30,10 +30,10 @@ from hierdiff.files.samples import METADATA, Samples
 from hierdiff.guidance import Scale, is_off
 from hierdiff.images import sheet, strip, to_uint8
 from hierdiff.inputs import changed, sources
-from hierdiff.levels import Name, text_of
 from hierdiff.methods import Generator, Method, Request
 from hierdiff.noise import per_example, seed_of
 from hierdiff.options import Count, Length, check
+from hierdiff.resolution import Name, text_of
 from hierdiff.text import encoders
 from hierdiff.training import load_method
 

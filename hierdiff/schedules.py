@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from hierdiff.levels import Sides, side_of
 from hierdiff.options import Between, Count, Limit, Positive, Share
 from hierdiff.registry import Registry
+from hierdiff.resolution import Sides, side_of
 
 Times = Float[Tensor, "*b"]
 TableSteps = Annotated[int, Between(2)]  # of a table

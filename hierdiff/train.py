@@ -20,11 +20,11 @@ from hierdiff.command import command, plain_config
 from hierdiff.data import ImageData, datasets
 from hierdiff.files.lock import worked_in
 from hierdiff.inputs import inputs
-from hierdiff.levels import divides, plain_of, resolution_of
 from hierdiff.methods import Method, methods, on_shapes
 from hierdiff.noise import seed_of
 from hierdiff.options import Count, Length, check, literal
 from hierdiff.registry import build
+from hierdiff.resolution import divides, plain_of, resolution_of
 from hierdiff.training import Recipe, check_run, train
 from hierdiff.training.interrupt import REQUEUE, Interrupted
 from hierdiff.training.published import completed

@@ -18,6 +18,7 @@ PACKAGES = ("hierdiff", "baselines", "benchmarks")
 # and from the lines above it.
 ORDER = (
     ("hierdiff.options",),
+    ("hierdiff.resolution",),
     (
         *("hierdiff.registry", "hierdiff.trust", "hierdiff.batch", "hierdiff.noise"),
         *("hierdiff.config", "hierdiff.files", "hierdiff.processes"),

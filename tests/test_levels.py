@@ -9,21 +9,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierdiff.levels import (
+from hierdiff.levels import down, pyramid, up
+from hierdiff.resolution import (
     Named,
     check_resolutions,
     divides,
-    down,
     finest_first,
     level_names,
     name_of,
     plain_of,
-    pyramid,
     resolution_of,
     side_of,
     sides_of,
     text_of,
-    up,
 )
 
 small = st.integers(1, 4)

@@ -19,10 +19,11 @@ from baselines.latent.discriminator import PatchGAN
 from baselines.latent.regularisers import KL
 from baselines.latent.stage import AutoencoderStage, Losses
 from hierdiff.codec import Codec, codecs
-from hierdiff.levels import Levels, Name, clipped
+from hierdiff.levels import Levels, clipped
 from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.options import Count, NonNegative, Positive, fits
 from hierdiff.registry import Later
+from hierdiff.resolution import Name
 
 
 @runtime_checkable

@@ -9,12 +9,12 @@ from baselines.latent.codec import AutoencoderCodec
 from baselines.latent.stage import LatentDiffusion
 from hierdiff.codec import Codec, codecs
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Resolutions, Sides, check_resolutions, resolution_of
 from hierdiff.methods import Diffusion, Method, Sampling, methods
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.objective import Objective, ScoreMatching
 from hierdiff.options import Count, Natural, NonNegative
 from hierdiff.registry import Later
+from hierdiff.resolution import Resolutions, Sides, check_resolutions, resolution_of
 from hierdiff.schedules import Cosine, Schedule, Shifted
 
 

@@ -25,13 +25,14 @@ from baselines.latent.discriminator import PatchGAN, adaptive_weight, generator_
 from baselines.latent.regularisers import Regulariser, reduced
 from hierdiff.batch import Batch, Cond
 from hierdiff.files.shards import Shards, kept_shards
-from hierdiff.levels import Levels, clipped, sides_of
+from hierdiff.levels import Levels, clipped
 from hierdiff.methods import Diffusion, Handover, Images, Request, Stage, Turn
 from hierdiff.metrics.perceptual import Perceptual, perceptuals
 from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss
 from hierdiff.options import Count, NonNegative, Positive, check_fields
 from hierdiff.registry import Later, build, single
+from hierdiff.resolution import sides_of
 
 if TYPE_CHECKING:  # it trains its autoencoder by a stage of this file
     from baselines.latent.codec import AutoencoderCodec

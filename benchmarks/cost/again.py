@@ -17,7 +17,7 @@ from benchmarks.settings import TimingOptions, group_of
 from hierdiff.config import from_yaml
 from hierdiff.files.lock import worked_in
 from hierdiff.inputs import changed, inputs
-from hierdiff.levels import Name, name_of, text_of
+from hierdiff.resolution import Name, name_of, text_of
 from hierdiff.results.cost import Cost
 from hierdiff.results.folders import paths
 from hierdiff.results.provenance import machine, now

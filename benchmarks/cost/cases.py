@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hierdiff.levels import Name, resolution_of, text_of
 from hierdiff.methods import Method
+from hierdiff.resolution import Name, resolution_of, text_of
 from hierdiff.results.cost import ALONE, Cost
 from hierdiff.training.recipe import Precision, Recipe
 

@@ -29,7 +29,6 @@ from hierdiff.config import one_line
 from hierdiff.data import ImageData
 from hierdiff.data.classes import natural
 from hierdiff.data.order import evaluation_rows, evaluation_rule
-from hierdiff.levels import Resolution, size_of, text_of
 from hierdiff.methods import Generator, Method, Stage
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL, Identity
@@ -37,6 +36,7 @@ from hierdiff.metrics.quality import NATIVE, CurvePoint, Quality, Spent, finite
 from hierdiff.metrics.reference import Reference
 from hierdiff.noise import from_generator, generator_of
 from hierdiff.processes import ALONE, Processes
+from hierdiff.resolution import Resolution, size_of, text_of
 from hierdiff.training.format import unpacked
 from hierdiff.training.load import load_tensors
 from hierdiff.training.run import SNAPSHOTS

@@ -28,13 +28,14 @@ from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows
 from hierdiff.files.atomic import write
 from hierdiff.images import to_uint8
-from hierdiff.levels import Levels, Resolution, resolution_of, text_of
+from hierdiff.levels import Levels
 from hierdiff.methods import Bridge, Generator, Method, Request
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.quality import NATIVE
 from hierdiff.metrics.reference import Reference
 from hierdiff.noise import per_example, seed_of
 from hierdiff.processes import ALONE, Processes
+from hierdiff.resolution import Resolution, resolution_of, text_of
 
 SOURCES = ("real", "generated")
 

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from hierdiff.files.atomic import write
 from hierdiff.files.reading import check_regular, from_json
-from hierdiff.levels import Name, name_of, text_of
 from hierdiff.metrics.quality import R
 from hierdiff.processes import ALONE, Processes
+from hierdiff.resolution import Name, name_of, text_of
 
 log = logging.getLogger(__name__)
 

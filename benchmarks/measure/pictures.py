@@ -14,9 +14,10 @@ from benchmarks.device import autocast
 from benchmarks.measure.samples import draw_rows
 from hierdiff.data import ImageData
 from hierdiff.images import sheet, strip, to_uint8
-from hierdiff.levels import Levels, Name
+from hierdiff.levels import Levels
 from hierdiff.methods import Generator
 from hierdiff.metrics.reference import pooled
+from hierdiff.resolution import Name
 
 FRAMES = 10  # of a film strip
 SHOWN = 3  # trajectories of a film strip

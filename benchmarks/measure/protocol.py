@@ -11,10 +11,10 @@ from typing import Any
 
 from benchmarks.measure.scale import files_of
 from benchmarks.settings import Measure, Protocol
-from hierdiff.levels import Resolution, px
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.reference import Reference
 from hierdiff.metrics.weights import located, search_paths
+from hierdiff.resolution import Resolution, px
 
 TRAIN, CAPTIONS = "train", "captions"  # references that are no files
 

@@ -21,13 +21,13 @@ from torch import Tensor
 from benchmarks.conditions import Conditions, EvaluationConditions
 from hierdiff.data import ImageData
 from hierdiff.data.law import Law
-from hierdiff.levels import Name, Resolution, text_of
 from hierdiff.metrics.attributes import ATTRIBUTES, AttributeMeter, hindrance
 from hierdiff.metrics.classifier import classifier_of
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.fidelity import FeatureSource, FidelityMeter
 from hierdiff.metrics.quality import Quality, row_order
 from hierdiff.metrics.reference import Reference, feature_batches
+from hierdiff.resolution import Name, Resolution, text_of
 
 log = logging.getLogger(__name__)
 Rows = list[Quality]

@@ -17,7 +17,6 @@ from hierdiff.codec import Codec
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rule
 from hierdiff.images import to_float, to_uint8
-from hierdiff.levels import text_of
 from hierdiff.methods import Generator
 from hierdiff.metrics.extra import psnr, ssim
 from hierdiff.metrics.extractors import Extractor
@@ -25,6 +24,7 @@ from hierdiff.metrics.identity import PROTOCOL, Identity
 from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.metrics.quality import HIGH, LOW, finite
 from hierdiff.metrics.reference import Reference, framewise
+from hierdiff.resolution import text_of
 
 log = logging.getLogger(__name__)
 

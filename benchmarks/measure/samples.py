@@ -23,10 +23,10 @@ from benchmarks.device import autocast
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows
 from hierdiff.images import to_uint8
-from hierdiff.levels import Name, text_of
 from hierdiff.methods import Generator, Method, Request
 from hierdiff.metrics.reference import BATCH as FEATURES
 from hierdiff.noise import per_example, seed_of
+from hierdiff.resolution import Name, text_of
 from hierdiff.samplers.integrate import Watch
 
 PixelImages = dict[Name, UInt8[Tensor, "n c *_sides"]]  # by name of a level

@@ -23,7 +23,6 @@ from hierdiff.files.digest import read_json, write_json
 from hierdiff.files.lock import clean
 from hierdiff.files.reading import Damaged
 from hierdiff.images import to_uint8
-from hierdiff.levels import Resolution, finest_first, name_of, plain_of, resolution_of
 from hierdiff.metrics.attributes import ATTRIBUTES
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL
@@ -41,6 +40,7 @@ from hierdiff.metrics.table import needs_features
 from hierdiff.metrics.weights import located
 from hierdiff.noise import from_generator, generator_of
 from hierdiff.processes import ALONE, Processes
+from hierdiff.resolution import Resolution, finest_first, name_of, plain_of, resolution_of
 from hierdiff.results.record import SCHEMA
 
 log = logging.getLogger(__name__)

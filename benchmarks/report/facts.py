@@ -17,7 +17,7 @@ from benchmarks.report.parts import (
     mapping,
 )
 from benchmarks.tables.formats.cells import MISSING
-from hierdiff.levels import order_of, px
+from hierdiff.resolution import order_of, px
 from hierdiff.results.hardware import device_name, hardware
 
 OWN = ("folder", "label", "name")  # options that only say what a run is called

@@ -9,7 +9,7 @@ from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
-from hierdiff.levels import text_of
+from hierdiff.resolution import text_of
 from hierdiff.results.record import Record
 
 

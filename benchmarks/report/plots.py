@@ -9,9 +9,9 @@ from dataclasses import replace
 from benchmarks.report.charts import DASHES, Axis, Line, Point, compact, lines, scatter
 from benchmarks.report.parts import Charts, LabelledRecord, finite_number
 from benchmarks.tables.scale import SCALE
-from hierdiff.levels import Name, finest_first, order_of, px, resolution_of
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import Candidate, CurvePoint, Quality
+from hierdiff.resolution import Name, finest_first, order_of, px, resolution_of
 
 COSTS = (  # key of a cost row, axis, factor to its unit
     ("sample_images_per_s", Axis("sampled images/s", "high"), 1.0),

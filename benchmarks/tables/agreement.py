@@ -17,8 +17,8 @@ from benchmarks.tables.best import Numbers
 from benchmarks.tables.columns import levels_in, metrics_of, quality_columns, spread_of
 from benchmarks.tables.layout import Column, Table
 from benchmarks.tables.mixing import same_identity
-from hierdiff.levels import px
 from hierdiff.metrics.quality import HIGH, Quality
+from hierdiff.resolution import px
 from hierdiff.results.record import Record
 
 FEWEST = 3  # methods that have an order worth a number

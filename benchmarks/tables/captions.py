@@ -8,8 +8,8 @@ from benchmarks.tables.costs import ALIKE, COSTS
 from benchmarks.tables.digits import number
 from benchmarks.tables.formats.cells import MISSING
 from benchmarks.tables.presets import UNITS, Preset
-from hierdiff.levels import Name, order_of, px
 from hierdiff.metrics.quality import Quality
+from hierdiff.resolution import Name, order_of, px
 from hierdiff.results.cost import Cost
 from hierdiff.results.hardware import hardware
 from hierdiff.results.record import Record

@@ -12,8 +12,8 @@ from benchmarks.tables.layout import Column, Spread, Spreads
 from benchmarks.tables.mixing import same_hardware, same_identity
 from benchmarks.tables.presets import UNITS, Preset
 from benchmarks.tables.scale import SCALE, newest_rows
-from hierdiff.levels import Name, finest_first, px
 from hierdiff.metrics.quality import Quality
+from hierdiff.resolution import Name, finest_first, px
 from hierdiff.results.cost import ALONE, Cost
 from hierdiff.results.record import Record
 

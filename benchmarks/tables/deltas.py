@@ -19,8 +19,8 @@ from benchmarks.tables.columns import levels_in, quality_columns
 from benchmarks.tables.digits import is_spread
 from benchmarks.tables.formats.cells import SIGNIFICANT
 from benchmarks.tables.layout import DELTA, Column, Spread
-from hierdiff.levels import px
 from hierdiff.metrics.quality import Quality
+from hierdiff.resolution import px
 from hierdiff.results.record import Record
 
 Seeds = tuple[str, tuple[Any, ...]]  # what they are of, "training" or "sampling", and which

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from hierdiff.levels import joint_text
+from hierdiff.resolution import joint_text
 from hierdiff.results.flat import NAMED
 from hierdiff.results.record import Record
 

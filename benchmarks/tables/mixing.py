@@ -7,9 +7,9 @@ from typing import Any
 
 from benchmarks.tables.costs import COSTS
 from benchmarks.tables.scale import SCALE
-from hierdiff.levels import px
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import Quality
+from hierdiff.resolution import px
 from hierdiff.results.cost import Cost
 from hierdiff.results.hardware import hardware
 from hierdiff.results.record import Record

@@ -10,7 +10,7 @@ from benchmarks.tables.digits import number
 from benchmarks.tables.formats.cells import MISSING
 from benchmarks.tables.presets import UNITS, Preset
 from benchmarks.tables.scale import newest_rows
-from hierdiff.levels import Name, joint_text, order_of, px
+from hierdiff.resolution import Name, joint_text, order_of, px
 from hierdiff.results.cost import ALONE, Cost
 from hierdiff.results.hardware import device_name
 from hierdiff.results.record import UNKNOWN, Record

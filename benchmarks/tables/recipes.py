@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from benchmarks.tables.agreement import Ranking, rankings
 from benchmarks.tables.columns import levels_in
 from benchmarks.tables.digits import printed
-from hierdiff.levels import Name, px
+from hierdiff.resolution import Name, px
 from hierdiff.results.record import Record
 
 SHARED = "shared"  # by its name in `configs/recipe`

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from hierdiff.levels import Name, resolution_of
 from hierdiff.metrics.quality import Quality
+from hierdiff.resolution import Name, resolution_of
 from hierdiff.results.record import Record
 
 SCALE = {"real": "real images", "gaussian": "Gaussian"}  # key in a record, label of the row

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from hierdiff.batch import Batch
-from hierdiff.levels import Resolutions, check_resolutions
 from hierdiff.methods import Generator, Images, Method, Request, methods
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss
 from hierdiff.options import Count
+from hierdiff.resolution import Resolutions, check_resolutions
 
 BANDWIDTHS = (0.5, 1.0, 2.0, 4.0)  # of the Gaussian kernels, times the mean distance of two images
 

@@ -30,7 +30,7 @@ from hierdiff.files.arrays import read_npy, read_npz
 from hierdiff.files.cache import built_by_one, remove
 from hierdiff.files.digest import check_seal, seal, sha256_of_file
 from hierdiff.files.reading import Damaged, with_escapes
-from hierdiff.levels import Resolution, sides_of, text_of
+from hierdiff.resolution import Resolution, sides_of, text_of
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

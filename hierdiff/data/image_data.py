@@ -26,8 +26,8 @@ from hierdiff.data.encoded import EncodedImages
 from hierdiff.data.law import Law
 from hierdiff.files.reading import with_escapes
 from hierdiff.images import to_float
-from hierdiff.levels import Resolution, resolution_of, text_of
 from hierdiff.registry import Node, Registry
+from hierdiff.resolution import Resolution, resolution_of, text_of
 from hierdiff.text import Encoded, TextEncoder, encoded, encoders, vocabulary_of
 
 HASHED = "a quarter of the names is test, by their hash"

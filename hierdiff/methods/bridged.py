@@ -9,13 +9,14 @@ import torch
 from typing_extensions import override
 
 from hierdiff.batch import Batch, Cond
-from hierdiff.levels import Levels, text_of
+from hierdiff.levels import Levels
 from hierdiff.methods.bridge import CLEAN, Bridge, Handover
 from hierdiff.methods.diffusion import Diffusion
 from hierdiff.methods.generator import Generator, Part, Request
 from hierdiff.methods.stage import Images
 from hierdiff.noise import Noise
 from hierdiff.objective import Draws
+from hierdiff.resolution import text_of
 
 
 class BridgedDraws(NamedTuple):

@@ -26,7 +26,7 @@ from hierdiff.guidance import (
     is_off,
     thresholded,
 )
-from hierdiff.levels import Levels, joint_text
+from hierdiff.levels import Levels
 from hierdiff.methods.bridge import Handover
 from hierdiff.methods.generator import Generator, Part, Request
 from hierdiff.methods.method import check_cond
@@ -36,6 +36,7 @@ from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss, Objective, ScoreMatching
 from hierdiff.process import GaussianProcess, Moment, processes
 from hierdiff.registry import Later
+from hierdiff.resolution import joint_text
 from hierdiff.samplers import integrate
 from hierdiff.samplers.integrate import Watch, check_times
 from hierdiff.schedules import Schedule

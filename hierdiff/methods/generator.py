@@ -13,11 +13,12 @@ from typing_extensions import override
 
 from hierdiff.batch import UNCONDITIONAL, Batch, Cond
 from hierdiff.guidance import Scale
-from hierdiff.levels import Levels, Name, pyramid, resolution_of, sides_of
+from hierdiff.levels import Levels, pyramid
 from hierdiff.methods.bridge import Bridge
 from hierdiff.methods.sampling import Sampling
 from hierdiff.methods.stage import Images, Stage
 from hierdiff.noise import Noise
+from hierdiff.resolution import Name, resolution_of, sides_of
 from hierdiff.samplers.integrate import Watch
 
 

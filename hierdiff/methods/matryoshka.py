@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from hierdiff.codec import Pyramid
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Resolutions, Sides, check_resolutions
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.methods.method import Method, methods
 from hierdiff.methods.sampling import Sampling
 from hierdiff.objective import Objective, ScoreMatching
 from hierdiff.options import Count, Natural, Positive, Share, check_fields
 from hierdiff.registry import Later, single
+from hierdiff.resolution import Resolutions, Sides, check_resolutions
 from hierdiff.schedules import Cosine, Schedule, Shifted
 
 

@@ -11,10 +11,10 @@ from torch import nn
 from hierdiff.batch import Cond
 from hierdiff.denoisers import Denoiser
 from hierdiff.denoisers.protocol import Reads
-from hierdiff.levels import Name
 from hierdiff.methods.generator import Generator, Request
 from hierdiff.methods.stage import Images, Stage
 from hierdiff.registry import Node, Registry
+from hierdiff.resolution import Name
 
 
 class Method(nn.Module):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from hierdiff.batch import Batch, Cond
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Name
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss
+from hierdiff.resolution import Name
 
 Images = dict[Name, Float[Tensor, "n c *_sides"]]  # by name of a level, finest first
 

@@ -20,7 +20,6 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from hierdiff.data.law import Law
-from hierdiff.levels import Name, Resolution, finest_first, sides_of, size_of, text_of
 from hierdiff.metrics.classifier import SHA256, SIDES, classifier_of, no_classifier
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL
@@ -35,6 +34,7 @@ from hierdiff.metrics.quality import (
     row_order,
 )
 from hierdiff.metrics.reference import feature_batches, pooled
+from hierdiff.resolution import Name, Resolution, finest_first, sides_of, size_of, text_of
 
 ATTRIBUTES = "attributes"  # name of these metrics in a benchmark's list
 

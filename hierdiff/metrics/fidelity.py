@@ -24,12 +24,12 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from hierdiff.levels import Name, Resolution, finest_first, size_of, text_of
 from hierdiff.metrics.extractors import CLIP, Extractor
 from hierdiff.metrics.frechet import Statistics
 from hierdiff.metrics.quality import FINEST, NATIVE, POOLED, Place, Quality, row_order
 from hierdiff.metrics.reference import BATCH, Reference, feature_batches, pooled
 from hierdiff.metrics.table import METRICS, View, check_metrics, check_reference, join_extractors
+from hierdiff.resolution import Name, Resolution, finest_first, size_of, text_of
 
 log = logging.getLogger(__name__)
 FeatureSource = Callable[[Extractor, Tensor, set[str]], Iterable[Mapping[str, Tensor]]]

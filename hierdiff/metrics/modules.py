@@ -29,13 +29,13 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
-from hierdiff.levels import Resolution, resolution_of
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.frechet import Moments, Statistics
 from hierdiff.metrics.quality import NATIVE
 from hierdiff.metrics.reference import Reference, feature_batches
 from hierdiff.metrics.table import METRICS, View, check_metrics, check_reference
 from hierdiff.registry import Later
+from hierdiff.resolution import Resolution, resolution_of
 
 DEFAULT = {"name": "efficientnet_lite0"}
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 from typing_extensions import override
 
-from hierdiff.levels import (
+from hierdiff.metrics.identity import Identity
+from hierdiff.resolution import (
     Name,
     Named,
     Resolution,
@@ -23,7 +24,6 @@ from hierdiff.levels import (
     size_of,
     text_of,
 )
-from hierdiff.metrics.identity import Identity
 
 NATIVE, POOLED = "native", "pooled"
 VIEWS = (NATIVE, POOLED)

@@ -29,11 +29,12 @@ from hierdiff.files.arrays import Rows, names_in, read_npz, write_npz
 from hierdiff.files.atomic import write
 from hierdiff.files.reading import Damaged
 from hierdiff.images import to_float, to_uint8
-from hierdiff.levels import Name, Resolution, down, sides_of, text_of
+from hierdiff.levels import down
 from hierdiff.metrics import weights
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.frechet import Statistics
 from hierdiff.processes import ALONE, Processes
+from hierdiff.resolution import Name, Resolution, sides_of, text_of
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from math import isinf
 from jaxtyping import Float
 from torch import Tensor
 
-from hierdiff.levels import Name, Resolution, px, resolution_of, sides_of
 from hierdiff.metrics.extra import inception_score, inception_score_in_order
 from hierdiff.metrics.extractors import CLIP, Extractor
 from hierdiff.metrics.extractors.haar import SCALES, bands
@@ -33,6 +32,7 @@ from hierdiff.metrics.quality import HIGH, LOW, Quality
 from hierdiff.metrics.reference import CAP, Reference, frames_of
 from hierdiff.metrics.sliced import DIRECTIONS, mind, relative_distance
 from hierdiff.registry import suggest
+from hierdiff.resolution import Name, Resolution, px, resolution_of, sides_of
 
 CAPTIONED = "clip_score"  # the metric that needs captions
 K_MANIFOLD, K_DENSITY, SPLITS, RUN = 3, 5, 10, 5000

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.protocol import Denoiser
-from hierdiff.levels import Levels, level_names, resolution_of, spread
+from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
 from hierdiff.objective.base import Objective, Teacher, objectives
 from hierdiff.objective.loss import Draws, Loss
@@ -24,6 +24,7 @@ from hierdiff.objective.times import uniforms
 from hierdiff.objective.weights import TruncatedSNR, Weight
 from hierdiff.options import Count
 from hierdiff.process import GaussianProcess, Moment
+from hierdiff.resolution import level_names, resolution_of
 from hierdiff.samplers.integrate import eps_of
 from hierdiff.solve import solve
 

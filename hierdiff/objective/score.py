@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.protocol import Denoiser
-from hierdiff.levels import Levels, down, level_names, resolution_of, spread, text_of
+from hierdiff.levels import Levels, down, spread
 from hierdiff.noise import Noise
 from hierdiff.objective.base import Objective, Teacher, objectives
 from hierdiff.objective.bound import variational_bound
@@ -30,6 +30,7 @@ from hierdiff.objective.times import TimeDensity, Uniform, uniforms
 from hierdiff.options import Between, Count, NonNegative, Share
 from hierdiff.parameterization import check_kind, error_ratio, target
 from hierdiff.process import GaussianProcess
+from hierdiff.resolution import level_names, resolution_of, text_of
 from hierdiff.solve import solve
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hierdiff.levels import px
 from hierdiff.metrics.quality import NATIVE, Quality
+from hierdiff.resolution import px
 from hierdiff.results.record import Record
 
 UNKNOWN = "not stated"

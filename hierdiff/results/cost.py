@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from hierdiff.levels import Name, Resolution, level_of, place_of, plain_of, resolution_of
+from hierdiff.resolution import Name, Resolution, level_of, place_of, plain_of, resolution_of
 
 ALONE = "alone"  # part of a cost row
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hierdiff.levels import NAME_WORD
+from hierdiff.resolution import NAME_WORD
 
 DEEPEST = 40  # levels of nesting; a config of this project has less than ten
 LARGEST = 1e100  # of a number, so that its square and sums of squares are finite too

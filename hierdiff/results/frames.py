@@ -15,8 +15,8 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hierdiff.levels import Name, name_of, order_of, text_of
 from hierdiff.metrics.quality import Quality
+from hierdiff.resolution import Name, name_of, order_of, text_of
 from hierdiff.results.record import Record
 
 if TYPE_CHECKING:

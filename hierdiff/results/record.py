@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 from hierdiff.files.atomic import write
 from hierdiff.files.reading import from_json
-from hierdiff.levels import Name, resolution_of
 from hierdiff.metrics.quality import Candidate, CurvePoint, Quality
+from hierdiff.resolution import Name, resolution_of
 from hierdiff.results.cost import Cost
 from hierdiff.results.flat import flat
 from hierdiff.results.form import broken, too_deep

@@ -9,8 +9,8 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any
 
-from hierdiff.levels import Name, text_of
 from hierdiff.metrics.quality import Quality
+from hierdiff.resolution import Name, text_of
 from hierdiff.results.cost import Cost
 from hierdiff.results.flat import NAMED
 from hierdiff.results.hardware import hardware

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hierdiff.batch import Batch, Cond
-from hierdiff.levels import sides_of
 from hierdiff.methods import Stage
 from hierdiff.noise import Noise, from_generator, generator_of
+from hierdiff.resolution import sides_of
 from hierdiff.training.layout import channels_last
 from hierdiff.training.recipe import Recipe
 from hierdiff.training.step import TrainingStep

@@ -10,11 +10,11 @@ from torch import nn
 from hierdiff.codec import Codec
 from hierdiff.denoisers import Denoiser
 from hierdiff.denoisers.protocol import Prediction
-from hierdiff.levels import Named, Resolutions, sides_of
 from hierdiff.methods import Method, Sampling
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.options import Count
 from hierdiff.registry import Later
+from hierdiff.resolution import Named, Resolutions, sides_of
 from hierdiff.schedules import schedules
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from hierdiff.codec import Codec, codecs
 from hierdiff.data import ImageData, datasets
 from hierdiff.denoisers import OneLevelDenoiser, denoisers
-from hierdiff.levels import resolution_of
 from hierdiff.options import Count
+from hierdiff.resolution import resolution_of
 
 
 @datasets.register("squares")

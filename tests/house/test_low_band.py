@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Named, Resolutions, sides_of
 from hierdiff.methods import Bridge, Bridged, Handover, Method, Sampling
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.registry import Later
+from hierdiff.resolution import Named, Resolutions, sides_of
 from hierdiff.schedules import Cosine
 from tests.house.bands import Details, Low
 from tests.house.runs import bench

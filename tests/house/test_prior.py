@@ -6,10 +6,10 @@ import pytest
 
 from hierdiff.codec import Pyramid
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Resolutions
 from hierdiff.methods import Bridged, Method, Sampling
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.registry import Later
+from hierdiff.resolution import Resolutions
 from hierdiff.schedules import Cosine
 from tests.house.embedding import Colour, Embedded, Linear
 from tests.house.runs import bench

@@ -6,13 +6,13 @@ import pytest
 
 from hierdiff.codec import Pyramid
 from hierdiff.denoisers import Denoiser
-from hierdiff.levels import Resolutions
 from hierdiff.methods import Bridge, Bridged, Handover, Method, Sampling
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.objective import ScoreMatching
 from hierdiff.objective.times import Window
 from hierdiff.options import Count, Natural
 from hierdiff.registry import Later
+from hierdiff.resolution import Resolutions
 from hierdiff.schedules import Cosine
 from tests.house.runs import bench
 

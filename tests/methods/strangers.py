@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hierdiff.batch import Batch
-from hierdiff.levels import Resolutions
 from hierdiff.methods import Generator, Images, Method, Part, Request, Turn
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss
 from hierdiff.options import Count, Natural
+from hierdiff.resolution import Resolutions
 
 LATENT, BINS = 16, 8
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hierdiff.images import to_float, to_uint8
-from hierdiff.levels import Named, pyramid
+from hierdiff.levels import pyramid
 from hierdiff.metrics import fidelity, table
 from hierdiff.metrics.extra import inception_score
 from hierdiff.metrics.extractors import CLIP, Extractor, Haar, RandomConv, SqueezeNet, squeezenet
@@ -27,6 +27,7 @@ from hierdiff.metrics.quality import Quality
 from hierdiff.metrics.reference import framewise, levels_of, pooled, references
 from hierdiff.metrics.sliced import mind
 from hierdiff.metrics.table import METRICS, check_metrics
+from hierdiff.resolution import Named
 from tests.metrics.foreign_weights import write_clip, write_squeezenet
 from tests.metrics.sets import RESOLUTIONS, images, kept
 from tests.reference import frechet_nuclear

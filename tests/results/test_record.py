@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from benchmarks.tables.table import tabulate
 from hierdiff.data.captions import read_captions
-from hierdiff.levels import Named, plain_of, resolution_of
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import CurvePoint, Quality
+from hierdiff.resolution import Named, plain_of, resolution_of
 from hierdiff.results import dataframe
 from hierdiff.results.cost import BatchTrial, Cost, CostPart
 from hierdiff.results.form import COST, CURVE, IDENTITY, PART, QUALITY, TRIAL

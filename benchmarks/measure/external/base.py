@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.measure.samples import BATCH
 from hierdiff.data.captions import Label
-from hierdiff.levels import Resolution, resolution_of
+from hierdiff.resolution import Resolution, resolution_of
 
 
 class External(ABC):
