@@ -16,10 +16,10 @@ from benchmarks.tables.choices import require_runs
 from benchmarks.tables.labels import labels
 from hierdiff.config import printable, reported
 from hierdiff.files.atomic import write_png
-from hierdiff.images import COLUMNS, first_images
 from hierdiff.resolution import resolution_of
 from hierdiff.results.folders import readable
 from hierdiff.results.record import Record
+from hierdiff.sheets import COLUMNS, first_images
 
 SAMPLES, REAL = "samples.png", "real.png"  # of a run folder
 LABEL, GAP = 18, 6  # height of the letters, and space around images, in pixels

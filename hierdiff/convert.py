@@ -16,7 +16,6 @@ import yaml
 
 from hierdiff.config import reported
 from hierdiff.files.reading import read_text
-from hierdiff.interop.conversion import convert, official, official_config, save_official
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--ignore", action="append", default=[], help="package.module.Class beside the weights"
     )
     given = parser.parse_intermixed_args(arguments)
+    # here, so that `--help` does without torch
+    from hierdiff.interop.conversion import convert, official, official_config, save_official
+
     if given.to is not None:
         if given.options or given.reader:
             raise ValueError(f"--to {given.to} takes no options of a reader: leave them out")

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from hierdiff.resolution import Resolution, sides_of
+from hierdiff.sheets import CELL, COLUMNS, GAP
 
 
 def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
@@ -49,9 +49,6 @@ def strip(images: UInt8[Tensor, "n c *sides"]) -> UInt8[Tensor, "n c h w"]:
     return images[:, :, None] if images.ndim == 3 else images
 
 
-COLUMNS, CELL, GAP = 8, 96, 4  # of a sheet: images in a row, least height of one, white between
-
-
 def sheet(
     levels: Sequence[UInt8[Tensor, "n c *_sides"]],
     columns: int = COLUMNS,
@@ -73,28 +70,6 @@ def sheet(
         canvas.paste(block, (x, 0))
         x += block.width + 3 * gap
     return canvas
-
-
-def first_images(picture: Image.Image, finest: Resolution, n: int) -> list[Image.Image]:
-    """The first n finest images in the first row of a `sheet` of its default layout, as enlarged
-    there.
-
-    finest: resolution of the sheet's first level; n: at most `COLUMNS`.
-
-    Raises:
-        ValueError: where the picture is smaller than such a row.
-    """
-    frames, height, width = (1, 1, *sides_of(finest))[-3:]
-    tall = max(CELL, height)
-    wide = round(frames * width * tall / height)
-    right = GAP + n * (wide + GAP)
-    if picture.width < right or picture.height < tall + 2 * GAP:
-        raise ValueError(
-            f"a sheet of {picture.width} x {picture.height} pixels has no row of {n} images of "
-            f"{wide} x {tall}: draw it again"
-        )
-    lefts = range(GAP, right, wide + GAP)
-    return [picture.crop((left, GAP, left + wide, GAP + tall)) for left in lefts]
 
 
 def _grid(images: UInt8[Tensor, "n c h w"], columns: int, height: int, gap: int) -> Image.Image:

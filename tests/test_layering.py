@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.rows import quality, record
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("hierdiff", "baselines", "benchmarks")
 
@@ -23,6 +25,7 @@ ORDER = (
         *("hierdiff.registry", "hierdiff.trust", "hierdiff.batch", "hierdiff.noise"),
         *("hierdiff.config", "hierdiff.files", "hierdiff.processes"),
     ),
+    ("hierdiff.sheets",),
     ("hierdiff.levels", "hierdiff.schedules", "hierdiff.images"),
     ("hierdiff.process", "hierdiff.parameterization", "hierdiff.codec"),
     (
@@ -167,6 +170,40 @@ def test_import_hierdiff_loads_no_heavy_library():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert ran.stdout.strip() == ""
+
+
+# commands whose `--help`, and `benchmarks.tables` itself, do without what takes seconds to load
+LIGHT = (
+    *("hierdiff.list", "hierdiff.convert", "benchmarks.tables", "benchmarks.report"),
+    *("benchmarks.figure", "benchmarks.cost"),
+)
+SLOW = {"torch", "scipy.stats", "pandas", "matplotlib", "lightning_fabric"}
+
+
+def loaded(module: str, *words: str) -> set[str]:
+    """What of `SLOW` a command of these words has loaded at its end."""
+    code = (
+        f"import runpy, sys\nsys.argv = {[module, *words]!r}\n"
+        f"try:\n    runpy.run_module({module!r}, run_name='__main__')\n"
+        f"except SystemExit as end:\n    assert not end.code\n"
+        f"print('loaded:', *({SLOW!r} & set(sys.modules)))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(ran.stdout.rpartition("loaded:")[2].split())
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_help_loads_nothing_slow(module: str):
+    assert loaded(module, "--help") == set()
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex", "terminal"])
+def test_a_table_loads_nothing_slow(form: str, tmp_path: Path):
+    for name in ("mdm", "end_to_end"):
+        record(name, quality=(quality(8, "native", 2.0),)).write(tmp_path / name)
+    assert loaded("benchmarks.tables", str(tmp_path), f"--format={form}") == set()
 
 
 def test_the_reader_of_imports_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from benchmarks.cost.again import time_again
 from hierdiff.config import reported
 
 
@@ -32,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="packages, or paths of code, whose classes the runs may name (my_nets ./nets.py)",
     )
     chosen = parser.parse_args(arguments)
+    from benchmarks.cost.again import time_again  # `--help` does without torch
+
     overrides = {
         "repeats": chosen.repeats,
         "batches": chosen.batches,

@@ -16,7 +16,8 @@ from typing import Any
 from benchmarks.cost.cases import OUT_OF_MEMORY, Case
 from benchmarks.cost.steps import WARMUP
 from benchmarks.progress import Track
-from hierdiff.metrics.cost import load_average, timing
+from hierdiff.metrics.cost import load_average
+from hierdiff.metrics.timing import timing
 from hierdiff.results.cost import BatchTrial, Cost, CostPart
 
 

@@ -13,9 +13,8 @@ from benchmarks.report.charts import Axis, Line, lines
 from benchmarks.report.parts import Charts, Figure, Gallery, mapping
 from benchmarks.report.pictures import ReportFiles
 from hierdiff.config import from_yaml
+from hierdiff.files.log import losses, read_log
 from hierdiff.results.record import FILE
-from hierdiff.training.log import read_log
-from hierdiff.training.pictures import losses
 
 LOG = "log.jsonl"
 ALIVE = 3600.0  # seconds without a change, after which a run counts as ended

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
 
 from benchmarks.tables.best import Numbers
 from benchmarks.tables.columns import levels_in, metrics_of, quality_columns, spread_of
@@ -73,13 +72,24 @@ def tau(one: Ranking, other: Ranking) -> float | None:
 
     None for fewer than `FEWEST` methods, or where one gives all the same value.
     """
-    from scipy.stats import kendalltau
-
     both = [row for row in one.values if row in other.values]
     if len(both) < FEWEST:
         return None
-    value = float(kendalltau(*([r.values[row] for row in both] for r in (one, other))).statistic)
-    return None if isnan(value) else value
+    return tau_b(*([r.values[row] for row in both] for r in (one, other)))
+
+
+def tau_b(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Kendall's tau-b, pairs in the same order minus pairs in the other, over the geometric mean of
+    the pairs that are not tied in x and in y; None where one of them is constant."""
+    import numpy as np
+
+    in_order = in_x = in_y = 0
+    a, b = np.asarray(x), np.asarray(y)
+    for i in range(len(a) - 1):  # a row of the matrix of pairs at a time
+        dx, dy = np.sign(a[i + 1 :] - a[i]), np.sign(b[i + 1 :] - b[i])
+        in_order += int(dx @ dy)
+        in_x, in_y = in_x + int(abs(dx).sum()), in_y + int(abs(dy).sum())
+    return in_order / (in_x * in_y) ** 0.5 if in_x and in_y else None
 
 
 def agreement_notes(places: Mapping[str, Sequence[Ranking]]) -> Iterator[str]:

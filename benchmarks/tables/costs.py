@@ -8,7 +8,7 @@ from functools import cache
 from statistics import NormalDist
 
 from benchmarks.tables.layout import Column, Spread
-from hierdiff.metrics.cost import is_unsteady
+from hierdiff.metrics.timing import is_unsteady
 from hierdiff.results.cost import Cost
 
 ALIKE = (
@@ -21,7 +21,7 @@ def expected_iqr(n: int) -> float:
     """The expected interquartile range of n standard normals: 1.35 for many, 0.56 for two.
 
     Blom's approximation of the expected order statistics; quartiles are interpolated between them
-    as in `hierdiff.metrics.cost.Timing.iqr`.
+    as in `hierdiff.metrics.timing.Timing.iqr`.
     """
     drawn = [NormalDist().inv_cdf((i - 0.375) / (n + 0.25)) for i in range(1, n + 1)]
     place = 0.25 * (n - 1)

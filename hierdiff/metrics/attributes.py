@@ -207,7 +207,7 @@ class AttributeMeter:
         Raises:
             ValueError: for a resolution not in `resolutions`.
         """
-        places = {name: Place.of(name, images) for name, images in levels.items()}
+        places = {name: Place.of(name, images.shape[2:]) for name, images in levels.items()}
         for place in places.values():
             if place.resolution not in self.resolutions:
                 known = [one.resolution for one in places.values()]

@@ -7,7 +7,6 @@ seconds, memory is MiB. An unknown value is None, never zero.
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -24,8 +23,9 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
+from hierdiff.metrics.timing import Timing, timing
+
 MIB = 2**20
-UNSTEADY = 0.2  # a spread over this share of the median marks a timing
 
 
 def flops(fn: Callable[[], Any]) -> int:
@@ -64,31 +64,6 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one call: median and interquartile range over `repeats` calls after `warmup`.
-
-    iqr: None for a single repeat; load: the machine's 1-minute load average when the timing began.
-    """
-
-    median: float
-    iqr: float | None
-    minimum: float
-    repeats: int
-    warmup: int
-    load: float | None
-
-    @property
-    def unsteady(self) -> bool:
-        """Whether the spread is too large, or unknown, to trust the median."""
-        return is_unsteady(self.median, self.iqr)
-
-
-def is_unsteady(median: float, iqr: float | None) -> bool:
-    """Whether the spread is unknown, or above a fifth of the median."""
-    return iqr is None or iqr > UNSTEADY * median
-
-
 def time_call(
     fn: Callable[[], Any],
     *,
@@ -117,15 +92,6 @@ def seconds_of(fn: Callable[[], Any], device: torch.device | str = "cpu") -> flo
     fn()
     _synchronize(device)
     return time.perf_counter() - start
-
-
-def timing(times: list[float], *, warmup: int, load: float | None = None) -> Timing:
-    """Summary of the seconds of several calls."""
-    iqr = None
-    if len(times) > 1:
-        low, _, high = statistics.quantiles(times, n=4, method="inclusive")
-        iqr = high - low
-    return Timing(statistics.median(times), iqr, min(times), len(times), warmup, load)
 
 
 @dataclass(frozen=True)

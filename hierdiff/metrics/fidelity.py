@@ -95,7 +95,7 @@ class FidelityMeter:
         Raises:
             ValueError: for a resolution without a reference, or a CLIP score without captions.
         """
-        places = {name: Place.of(name, images) for name, images in levels.items()}
+        places = {name: Place.of(name, images.shape[2:]) for name, images in levels.items()}
         for place in places.values():
             if place.resolution not in self.references:
                 known = finest_first([one.resolution for one in places.values()])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple, TypeVar
 
-from torch import Tensor
 from typing_extensions import override
 
 from hierdiff.metrics.identity import Identity
@@ -74,15 +73,17 @@ class Quality:
     draws: int | None = None
 
     def __post_init__(self) -> None:
-        where = f"{self.metric} at {px(self.level)} ({self.view}, {self.n} images)"
         if self.view not in VIEWS:
-            raise ValueError(f"{where} has view {self.view!r}: it is one of {list(VIEWS)}")
+            raise ValueError(f"{self._where} has view {self.view!r}: it is one of {list(VIEWS)}")
         if self.better not in BETTER:
-            raise ValueError(f"{where} has better {self.better!r}: it is one of {BETTER}")
-        if self.value is not None:
-            finite(self.value, where)
-        if self.floor is not None:
-            finite(self.floor, f"the noise floor of {where}")
+            raise ValueError(f"{self._where} has better {self.better!r}: it is one of {BETTER}")
+        for number, what in ((self.value, ""), (self.floor, "the noise floor of ")):
+            if number is not None and not isfinite(number):
+                finite(number, f"{what}{self._where}")
+
+    @property
+    def _where(self) -> str:
+        return f"{self.metric} at {px(self.level)} ({self.view}, {self.n} images)"
 
     @property
     def resolution(self) -> Resolution:
@@ -190,10 +191,10 @@ class Place(NamedTuple):
     view: str
 
     @classmethod
-    def of(cls, name: Name, images: Tensor) -> Place:
-        """The level of this name in a method; images: b, c, then the sides."""
+    def of(cls, name: Name, sides: Sequence[int]) -> Place:
+        """The level of this name in a method, whose images have these sides."""
         level = str(name) if isinstance(name, str) else None
-        return cls(resolution_of(images.shape[2:]), level, NATIVE)
+        return cls(resolution_of(sides), level, NATIVE)
 
     @property
     def name(self) -> Name:

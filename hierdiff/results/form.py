@@ -18,9 +18,16 @@ Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, in words, and 
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if type(value) not in _NUMBERS:  # as JSON gives them; bool is no number
         return False
-    return abs(value) <= LARGEST  # neither infinite nor NaN
+    return -LARGEST <= value <= LARGEST  # neither infinite nor NaN
+
+
+def _is_amount(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+_NUMBERS = frozenset((int, float))
 
 
 def _is_text(value: Any) -> bool:
@@ -55,7 +62,8 @@ def or_none(rule: Rule) -> Rule:
     return f"{rule[0]} or null", lambda value: value is None or rule[1](value)
 
 
-AMOUNT, WORD = or_none(NUMBER), or_none(TEXT)
+AMOUNT: Rule = (f"{NUMBER[0]} or null", _is_amount)
+WORD: Rule = (f"{TEXT[0]} or null", lambda value: value is None or isinstance(value, str))
 TRUTH = or_none(("true or false", lambda value: isinstance(value, bool)))
 WHOLE = or_none(("a whole number", lambda value: _is_number(value) and isinstance(value, int)))
 IDENTITY: dict[str, Any] = {
@@ -165,29 +173,31 @@ def broken(value: Any, form: Any = FORM, where: str = "") -> str | None:
     form: a rule; a list of one form, for every member; a mapping of forms; or a tuple of one form,
     in whose place None may stand.
     """
-    if isinstance(form, tuple):
+    if type(form) is tuple:
         if len(form) == 1:
             return None if value is None else broken(value, form[0], where)
         return None if form[1](value) else _sentence(value, form, where)
-    if isinstance(form, list):
+    if type(form) is list:
         if not isinstance(value, (list, tuple)):
             return f"{where} is {_short(value)}, where a list is needed"
+        inner = form[0]
+        if _is_leaf(inner) and all(map(inner[1], value)):
+            return None
         for i, member in enumerate(value):
-            fault = broken(member, form[0], f"{where}[{i}]")
+            fault = broken(member, inner, f"{where}[{i}]")
             if fault is not None:
                 return fault
         return None
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):
         return f"{where or 'it'} is {_short(value)}, where a mapping is needed"
-    rules, rest, needed = _rules(form)
+    rules, rest, needed, leaves = _rules(form)
     lacking = next((key for key in needed if key not in value), None)
     if lacking is not None:
         return f"{where or 'it'} lacks {lacking!r}"
     for key, child in value.items():
-        rule: Any = rules.get(key, rest)
-        if rule is ANY or (len(rule) == 2 and isinstance(rule, tuple) and rule[1](child)):
-            continue  # a leaf that holds: without a call, as a record has thousands
-        fault = broken(child, rule, f"{where}.{key}" if where else str(key))
+        if leaves.get(key, _no_leaf)(child):
+            continue  # a leaf that holds: first and in one call, as a record has thousands
+        fault = broken(child, rules.get(key, rest), f"{where}.{key}" if where else str(key))
         if fault is not None:
             return fault
     return None
@@ -200,30 +210,46 @@ def _sentence(value: Any, rule: Rule, where: str) -> str:
     return f"{where} is {_short(value)}, where {rule[0]} is needed"
 
 
-Rules = tuple[dict[str, Any], Any, list[str]]
+Rules = tuple[dict[str, Any], Any, list[str], dict[str, Callable[[Any], bool]]]
 
 
 def _rules(form: Mapping[str, Any]) -> Rules:
-    """The rules of a mapping by key, that of every other key, and the keys that are needed; made
-    once for each form."""
+    """The rules of a mapping by key, that of every other key, the keys that are needed, and by key
+    whether a value holds a rule that has no form inside; made once for each form."""
     found = _KNOWN.get(id(form))
     if found is None or found[0] is not form:
         rules = {key.rstrip("?"): rule for key, rule in form.items()}
         needed = [key for key in form if key[-1] not in "?*"]
-        found = _KNOWN[id(form)] = (form, (rules, form.get("*", ANY), needed))
+        leaves = {key: rule[1] for key, rule in rules.items() if _is_leaf(rule)}
+        found = _KNOWN[id(form)] = (form, (rules, form.get("*", ANY), needed, leaves))
     return found[1]
+
+
+def _is_leaf(rule: Any) -> bool:
+    return isinstance(rule, tuple) and len(rule) == 2
+
+
+def _no_leaf(value: Any) -> bool:
+    return False
 
 
 _KNOWN: dict[int, tuple[Mapping[str, Any], Rules]] = {}
 
 
-def too_deep(value: Any, left: int = DEEPEST) -> bool:
-    """Whether a tree of JSON has more than `left` levels."""
-    if type(value) not in (dict, list):
-        return False
-    children = value.values() if isinstance(value, dict) else value
-    nested = [child for child in children if type(child) in (dict, list)]
-    return left == 0 or any(too_deep(child, left - 1) for child in nested)
+def too_deep(value: Any) -> bool:
+    """Whether a tree of JSON has more than `DEEPEST` levels below its own."""
+    level = [value] if type(value) in _NESTED else []
+    for _ in range(DEEPEST + 1):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if type(node) is dict else node)
+            if type(child) in _NESTED
+        ]
+    return bool(level)
+
+
+_NESTED = frozenset((dict, list))
 
 
 def _short(value: Any) -> str:

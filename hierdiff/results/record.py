@@ -146,7 +146,7 @@ class Record:
         path = Path(path)
         path = path / FILE if path.is_dir() else path
         try:
-            content = _read_json(path)
+            content, actual = _read_json(path)
         except ValueError as error:
             raise ValueError(f"{path} is no JSON ({error}): remove it and run again") from error
         schema = content.get("schema") if isinstance(content, dict) else None
@@ -155,7 +155,7 @@ class Record:
                 f"{path} has record schema {schema!r}, this version reads {SCHEMA}: "
                 f"read it with the hierdiff that wrote it, or remove it and run again"
             )
-        stated, actual = content.pop("hash", None), content_hash(content)
+        stated = content.pop("hash", None)
         content = {**READ[schema], **content, "schema": SCHEMA}
         known = {f.name for f in fields(cls)} - {"path", "edited"}
         unknown, missing = sorted(set(content) - known), sorted(known - set(content))
@@ -185,8 +185,8 @@ class Record:
         return record
 
 
-def _read_json(path: Path) -> Any:
-    """The content of a file, which may be anything.
+def _read_json(path: Path) -> tuple[Any, str]:
+    """The content of a file, which may be anything, and the hash of it without its own `hash`.
 
     Raises:
         ValueError: for what is no JSON of this size.
@@ -197,10 +197,15 @@ def _read_json(path: Path) -> Any:
     if about.st_size > LARGEST:
         raise ValueError(f"it has {about.st_size / 1e6:.0f} MB, a record has less than one")
     text = path.read_text(encoding="utf-8-sig")
-    content = from_json(text, parse_constant=_no_number, parse_float=_finite)
+    content = from_json(text)
     if too_deep(content):
         raise ValueError("it is nested too deeply")
-    return content
+    parts = content.items() if isinstance(content, dict) else ()
+    try:
+        return content, content_hash({key: part for key, part in parts if key != "hash"})
+    except ValueError:  # NaN or infinite: name it
+        from_json(text, parse_constant=_no_number, parse_float=_finite)
+        raise
 
 
 def _no_number(word: str) -> NoReturn:

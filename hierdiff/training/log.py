@@ -16,7 +16,6 @@ from typing import Any
 from PIL import Image
 
 from hierdiff.files.atomic import raise_write_error
-from hierdiff.files.reading import from_json, read_text
 from hierdiff.training.loggers import Logger
 
 
@@ -90,18 +89,3 @@ def counts_in(state: Mapping[str, Any]) -> dict[str, Any]:
     They are as in the file: what is no whole number is for the caller to refuse.
     """
     return dict(state.get("counts") or dict.fromkeys(state["sums"], state.get("count")))
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a half line at its end is left out.
-
-    Raises:
-        ValueError: names a line that is no JSON.
-    """
-    lines = []
-    for number, line in enumerate(read_text(path).split("\n")[:-1] if path.exists() else [], 1):
-        try:
-            lines.append(from_json(line))
-        except ValueError as error:
-            raise ValueError(f"{path}:{number} is no line of a log ({error}): remove it") from error
-    return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from PIL import Image
 from hierdiff.batch import Cond
 from hierdiff.data.order import evaluation_rows
 from hierdiff.files.atomic import write
+from hierdiff.files.log import losses, read_log
 from hierdiff.images import sheet, to_uint8
 from hierdiff.methods import Stage
 from hierdiff.noise import per_example, seed_of
-from hierdiff.training.log import read_log
 
 
 def sheet_cond(data: Any, real: Cond) -> Cond:
@@ -79,24 +79,6 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> Any:
             axes.axvline(end, color="0.5", linewidth=0.8, linestyle=":")
         axes.legend(frameon=False)
     return figure
-
-
-def losses(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[np.ndarray]]:
-    """(images, value) of each loss by its name in the log, a piece for each stage.
-
-    A total that is its only part is left out.
-    """
-    series: dict[str, list[np.ndarray]] = {}
-    for _, rows in groupby(lines, key=lambda line: line["stage"]):
-        pieces: dict[str, list[tuple[float, float]]] = {}
-        for row in rows:
-            for name in row:
-                if name.startswith("loss"):
-                    pieces.setdefault(name, []).append((row["images"], row[name]))
-        for name, piece in pieces.items():
-            if name != "loss" or list(pieces.values()).count(piece) == 1:
-                series.setdefault(name, []).append(np.array(piece, dtype=float))
-    return series
 
 
 def draw_curve(axes: Any, name: str, pieces: Sequence[np.ndarray], *, log: bool) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from hierdiff.config import to_yaml
 from hierdiff.data import ImageData
 from hierdiff.files.atomic import write, write_png
+from hierdiff.files.log import read_log
 from hierdiff.methods import Method, Stage
 from hierdiff.noise import seed_of
 from hierdiff.training.bounds import tensors_of
@@ -41,7 +42,7 @@ from hierdiff.training.initial import start_networks
 from hierdiff.training.interrupt import CLUSTER, USER, Interrupted, StopRequest
 from hierdiff.training.layout import with_channels_last
 from hierdiff.training.load import load_tensors, stage_in, stage_tensors
-from hierdiff.training.log import Log, read_log
+from hierdiff.training.log import Log
 from hierdiff.training.optimizer import (
     States,
     hand_on,

@@ -8,7 +8,8 @@ import torch
 
 from benchmarks import figure
 from hierdiff.files.atomic import write_png
-from hierdiff.images import COLUMNS, first_images, sheet
+from hierdiff.images import sheet
+from hierdiff.sheets import COLUMNS, first_images
 from tests.benchmarks.rows import record
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils import flop_counter
 
 from hierdiff.metrics import cost
-from hierdiff.metrics.cost import flops, parameters, time_call, timing
+from hierdiff.metrics.cost import flops, parameters, time_call
+from hierdiff.metrics.timing import timing
 
 B, H, S, D = 2, 3, 16, 8
 

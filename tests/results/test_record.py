@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks.tables.table import tabulate
 from hierdiff.data.captions import read_captions
+from hierdiff.files.log import read_log
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import CurvePoint, Quality
 from hierdiff.resolution import Named, plain_of, resolution_of
@@ -25,7 +26,6 @@ from hierdiff.results.plain import content_hash, plain
 from hierdiff.results.provenance import git_state, now, provenance
 from hierdiff.results.record import SCHEMA, Record
 from hierdiff.sample import own_files
-from hierdiff.training import log
 from tests.benchmarks.rows import cost, five, identity, of_schema, point, quality, record
 
 
@@ -123,7 +123,7 @@ def test_json_that_nests_too_deeply_is_an_error_of_its_file(tmp_path: Path, name
     readers = {
         "record.json": lambda: Record.read(path),
         "samples.json": lambda: own_files(tmp_path),
-        "log.jsonl": lambda: log.read_log(path),
+        "log.jsonl": lambda: read_log(path),
         "captions.jsonl": lambda: read_captions(path, {"a": "a"}),
     }
     with pytest.raises(ValueError, match=name):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hierdiff.training.log import Log, read_log
+from hierdiff.files.log import read_log
+from hierdiff.training.log import Log
 
 
 def test_a_mean_is_over_the_steps_that_told_its_name(tmp_path: Path):

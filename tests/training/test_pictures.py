@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hierdiff.files.log import losses
 from hierdiff.training.log import Log
-from hierdiff.training.pictures import curves, losses, write_curves
+from hierdiff.training.pictures import curves, write_curves
 
 
 def line(stage, images, **values):

@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import pandas as pd
-from pandas.api.types import is_numeric_dtype
-
 from benchmarks.tables.layout import Table
 from hierdiff.config import printable
 
@@ -15,6 +12,9 @@ from hierdiff.config import printable
 def csv(table: Table) -> str:
     """Every digit, empty where missing; headings without arrows; deviations, seeds and p-values
     beside. No caption and no notes."""
+    import pandas as pd
+    from pandas.api.types import is_numeric_dtype
+
     columns: dict[str, Any] = {}
     columns["data"] = [table.published.get(row, table.data) for row in table.rows]
     for column in table.columns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-import pandas as pd
+from tabulate import tabulate
 
 from benchmarks.tables.formats.cells import MISSING, cell_texts, label_of
 from benchmarks.tables.layout import BENEATH, FOOTNOTE, Table
@@ -14,12 +14,16 @@ from hierdiff.config import printable
 
 def markdown(table: Table) -> str:
     """The table in Markdown: the best of a column is bold, published numbers are in italics."""
-    flat = _cells(table)
+    names, headings, lines = _cells(table)
     left = [column.is_text for column in table.columns]
     if table.transposed:
-        flat, left = flat.T, [False] * len(table.rows)
+        names, headings, left = headings, names, [False] * len(table.rows)
+        lines = [list(line) for line in zip(*lines, strict=True)]
     align = ("left", *("left" if is_left else "right" for is_left in left))
-    body = flat.to_markdown(disable_numparse=True, colalign=align)
+    whole = [[name, *line] for name, line in zip(names, lines, strict=True)]
+    body = tabulate(
+        whole, headers=["", *headings], tablefmt="pipe", disable_numparse=True, colalign=align
+    )
     notes = [markdown_text(note) for note in table.notes]
     caption = markdown_text(table.caption)
     if notes and table.notes_in == FOOTNOTE:
@@ -35,23 +39,23 @@ def markdown_appendix(table: Table) -> str:
     return f"### Conditions of {label_of(table)}\n\n{lines}"
 
 
-def _cells(table: Table) -> pd.DataFrame:
-    """The cells as Markdown, a row for each row of the table."""
+def _cells(table: Table) -> tuple[list[str], list[str], list[list[str]]]:
+    """Names of rows, headings of columns, and the cells of each row, all as Markdown."""
 
     def dressed(cell: str, strong: bool, slanted: bool) -> str:
         mark = "**" if strong else "*" if slanted and cell != MISSING else ""
         return f"{mark}{markdown_text(cell)}{mark}"
 
-    return pd.DataFrame(
-        {
-            markdown_text(column.heading): [
-                dressed(cell, table.place(column, row) == 1, row in table.published)
-                for row, cell in cell_texts(table, column).items()
-            ]
-            for column in table.columns
-        },
-        index=[dressed(row, False, row in table.published) for row in table.rows],
-    )
+    columns = [
+        [
+            dressed(cell, table.place(column, row) == 1, row in table.published)
+            for row, cell in cell_texts(table, column).items()
+        ]
+        for column in table.columns
+    ]
+    names = [dressed(row, False, row in table.published) for row in table.rows]
+    lines = [[column[i] for column in columns] for i in range(len(names))]
+    return names, [markdown_text(column.heading) for column in table.columns], lines
 
 
 MARKDOWN = (  # what would be a sign of Markdown or HTML, and how it is read as text

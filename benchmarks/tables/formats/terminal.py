@@ -45,7 +45,7 @@ def rich_table(table: Table) -> Group:
     for row in table.rows:
         out.add_column(terminal_text(row), justify="right", overflow="fold")
     following = [*(column.group for column in table.columns[1:]), None]
-    for (column, cells), after in zip(printed.items(), following, strict=True):
+    for (column, cells), after in zip(printed.items(), following, strict=False):
         heading = terminal_text(column.heading)
         out.add_row(heading, *cells.values(), end_section=after != column.group)
     return Group(terminal_text(table.caption), out, *map(terminal_text, table.notes))

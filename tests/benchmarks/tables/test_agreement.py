@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
-from benchmarks.tables.agreement import rankings, tau
+from benchmarks.tables.agreement import rankings, tau, tau_b
 from benchmarks.tables.formats.markdown import markdown
 from benchmarks.tables.table import tabulate
 from hierdiff.metrics.extractors import RandomConv
@@ -58,6 +60,13 @@ def test_tau_is_that_of_pairs_in_and_out_of_order(order, expected):
     found = {"FD": {"a": 1.0, "b": 2.0, "c": 3.0}, "KD": dict(zip("abc", order, strict=True))}
     (own,) = rankings({r.name: r for r in rows(found)}).values()
     assert tau(*own) == pytest.approx(expected) and tau(own[1], own[0]) == tau(*own)
+
+
+def test_tau_is_that_of_scipy_also_with_ties():
+    drawn = np.random.default_rng(0).integers(0, 6, (20, 2, 9)).astype(float).tolist()
+    for x, y in drawn:
+        assert tau_b(x, y) == pytest.approx(kendalltau(x, y).statistic, abs=1e-12)
+    assert tau_b([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
 
 
 def test_of_a_metric_that_is_better_when_high_the_order_is_turned_round():

@@ -28,7 +28,7 @@ from benchmarks.tables.costs import expected_iqr
 from benchmarks.tables.formats.csv import csv
 from benchmarks.tables.formats.latex import latex
 from benchmarks.tables.formats.markdown import markdown
-from benchmarks.tables.formats.terminal import rich_table
+from benchmarks.tables.formats.terminal import rich_table, terminal
 from benchmarks.tables.layout import Table
 from benchmarks.tables.mixing import Company
 from benchmarks.tables.presets import PRESETS
@@ -796,6 +796,10 @@ def test_the_terminal_shows_every_number_of_the_table():
     text = printed(five(), 200)
     words = ("98.42 ± 0.02", "mdm (2 seeds)", "Gaussian", "out of memory", "matched by flops")
     assert all(word in text for word in words)
+
+
+def test_the_terminal_shows_a_table_without_columns():
+    assert "mdm" in terminal(tabulate([record("mdm")]))
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 80), (6, 160)])
