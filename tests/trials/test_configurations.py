@@ -372,13 +372,13 @@ def test_some_configurations_are_refused_in_a_sentence_or_train_and_sample(start
     check(range(start, start + CHUNK))
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 @pytest.mark.parametrize("start", range(50, EXAMPLES, CHUNK))
 def test_any_configuration_is_refused_in_a_sentence_or_trains_and_samples(start):
     check(range(start, start + CHUNK))
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_a_good_part_of_the_configurations_is_accepted():
     kinds = []
     for number in range(EXAMPLES):

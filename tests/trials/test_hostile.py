@@ -38,7 +38,7 @@ from hierdiff.training.whole import Whole
 from tests.benchmarks import rows
 from tests.training.runs import GROWN, built, config, recipe, run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.trial
 REFUSALS = (ValueError, OSError, ImportError)  # what commands print as one line
 SECONDS, KIB = 20.0, 1_500_000  # a file takes at most; more memory than before at most
 PAYLOAD = "payload_of_trial"

@@ -53,7 +53,7 @@ def changed(node: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str
     return whole
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 @pytest.mark.parametrize("method", ["mdm", "cascaded", "latent", "simple_diffusion", "rin"])
 def test_an_odd_value_is_refused_in_one_sentence_if_at_all(method, tmp_path):
     usual = options(method, tmp_path)
