@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:  # a process that is timed needs none of what it imports
-    from hierdiff.train import Prepared
+    from hierdiff.prepared import Prepared
 
 
 def device_for(accelerator: str | None) -> torch.device:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from itertools import chain
 
+from omegaconf import OmegaConf
+
 # Overrides left out of the folder name: they do not change the run.
 LEFT_OUT = ("method", "data", "budget", "analysis", "folder", "name", "label", "dry_run")
 SIGNS = re.compile(r"[^A-Za-z0-9._-]+")  # they need quotes in a shell, a URL or hydra's grammar
@@ -35,3 +37,6 @@ def folder_name(name: str, overrides: Sequence[str]) -> str:
 
 def _unquoted(part: str) -> str:
     return SIGNS.sub("-", part).strip("-") if SIGNS.search(part) else part
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

@@ -61,12 +61,12 @@ from hierdiff.metrics.neighbours import nearest_images
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.quality import Candidate, CurvePoint
 from hierdiff.metrics.reference import Reference
+from hierdiff.prepared import Prepared, with_weights
 from hierdiff.processes import Processes
 from hierdiff.resolution import Resolution, plain_of, resolution_of
 from hierdiff.results.cost import Cost
 from hierdiff.results.provenance import now, provenance
 from hierdiff.results.record import SCHEMA, Record
-from hierdiff.train import Prepared, with_weights
 from hierdiff.training import Summary
 
 log = logging.getLogger(__name__)

@@ -26,9 +26,9 @@ from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.reference import read_moments
 from hierdiff.metrics.table import CAPTIONED, check_metrics, check_reference, join_extractors
+from hierdiff.prepared import Prepared, prepare
 from hierdiff.resolution import Resolution, check_resolutions, finest_first, resolution_of, sides_of
 from hierdiff.results.record import FILE, Record
-from hierdiff.train import Prepared, prepare
 
 DECISIVE = (
     *("fd", "kd", "fd_squeezenet", "kd_squeezenet", "fd_infinity", "is", "sfid", "cmmd"),

@@ -2,55 +2,26 @@
 
 `python -m benchmarks.run method=mdm`; `-m method=mdm,end_to_end` runs one after another. The same
 command again resumes where it stopped; a finished run prints its record. `--dry-run` checks the run
-and shows its plan, in seconds, and does nothing else; `--dry-run=time` also times some steps.
+and shows its plan, in seconds, and does nothing else; `--dry-run=time` also times some steps. What
+takes seconds to load is imported by the command itself, so that `--help` does without it.
 """
 
 from __future__ import annotations
 
-import logging
-import shlex
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from rich.console import Console
+from benchmarks import naming as naming  # registers
+from hierdiff.command import HELP, command, plain_config
 
-from benchmarks import phases
-from benchmarks.measure.kept import FILE as MEASURING
-from benchmarks.measure.kept import remove_kept
-from benchmarks.naming import folder_name
-from benchmarks.plan.table import plan_table
-from benchmarks.ready import TIME, Ready, check_folder, ready
-from benchmarks.settings import Settings, check_run_names, settings_of
-from benchmarks.sweep import job as sweeping
-from benchmarks.sweep.launch import in_sweep, launch_jobs
-from benchmarks.sweep.process import BUSY, follow_sweep
-from benchmarks.sweep.retry import may_pass, set_aside
-from benchmarks.tables.beside import beside
-from benchmarks.tables.formats.terminal import rich_table, terminal_text
-from benchmarks.tables.table import tabulate
-from hierdiff.command import command, plain_config
-from hierdiff.config import one_line
-from hierdiff.files.lock import Busy, worked_in
-from hierdiff.processes import leads
-from hierdiff.results.record import FILE, Record
-from hierdiff.training.interrupt import REQUEUE, Interrupted
-
-log = logging.getLogger(__name__)
-
-OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
-
-
-ABOUT = f"""Trains a method, samples it, measures it, times it and prints its row beside those of
+ABOUT = """Trains a method, samples it, measures it, times it and prints its row beside those of
 the runs in the same folder. The same command again goes on where it stopped.
 
     python -m benchmarks.run method=mdm data=critters budget=default
 
     -m method=mdm,cascaded    a sweep, one run after another; a failure is a row
     --dry-run                 shows the plan, and what a run would refuse, in seconds
-    --dry-run={TIME}            and how long it would take
+    --dry-run=time            and how long it would take
     budget=smoke              a small run: smoke, default, compare, gpu
     match.flops=1e15          steps of training that cost as much; also images, seconds
     measure.metrics=[fd,pr]   what is measured; measure.samples=5000 images
@@ -64,116 +35,22 @@ the runs in the same folder. The same command again goes on where it stopped.
 
 @command("benchmark", ABOUT)
 def main(cfg: Any) -> None:
-    """One run, or one job of a sweep.
+    """One run, or one job of a sweep; errors as in `benchmarks.single.run_one`."""
+    from benchmarks.single import run_one
 
-    Raises:
-        Interrupted: where a user ends it; the exit code is `REQUEUE` where a cluster does.
-    """
-    config = plain_config(cfg)
-    check_run_names(config)
-    label, folder = str(config["label"]), Path(config["folder"])
-    if config["dry_run"]:
-        check: Callable[[], None] = lambda: show_plan(settings_of(config))  # noqa: E731
-        sweeping.check_job(label, check) if in_sweep() else check()
-        return
-    if in_sweep():
-        record = sweeping.run_job(config, folder)
-        if record is not None and record.path is not None:
-            show(record, record.path.parent, preset="main")
-        return
-    check_folder(folder)
-    try:
-        with worked_in(folder):
-            record = make(settings_of(config))
-    except Busy as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(BUSY)
-    except Interrupted as stop:
-        if not stop.requeue:
-            raise
-        print(one_line(str(stop)), file=sys.stderr)
-        sys.exit(REQUEUE)
-    show(record, folder)
-    for what, place in outputs_of(record, folder).items() if leads() else ():
-        console().print(terminal_text(f"{what:<9}{place}"), soft_wrap=True)
-
-
-def show_plan(settings: Settings) -> None:
-    """Checks a run and prints its data and its plan."""
-    job = ready(settings)
-    log.info(job.run.data.summary())
-    console().print(plan_table({str(settings.label): job.plan}))
-
-
-def make(settings: Settings) -> Record:
-    """The record of one run, read or made; a failure is written as a record and raised again.
-
-    Errors are those of `ready`, and FloatingPointError for weights that are not finite.
-    """
-    job = ready(settings)
-    folder, path = settings.place, settings.place / FILE
-    if job.record is None and path.exists() and leads():
-        log.info("tried again, it had failed: %s", Record.read(path).failure)
-        set_aside(folder)
-    try:
-        return complete_run(job)
-    except Exception as error:
-        if leads() and not path.exists():
-            reason = sweeping.reason_of(error)
-            config, again = job.settings.to_config(), may_pass(error)
-            sweeping.failure_record(config, reason, folder, may_pass=again).write(folder)
-        raise
-
-
-def complete_run(job: Ready) -> Record:
-    """The record of a run, after the phases of it that are missing."""
-    settings, record, bench = job.settings, job.record, None
-    if record is None:
-        if leads():
-            console(stderr=True).print(plan_table({str(settings.label): job.plan}))
-        bench = phases.train_method(job)
-        record = phases.measure(bench)
-    else:
-        log.info("%s is there: remove it to measure again", settings.place / FILE)
-        # of a process that was killed just after it wrote the record
-        remove_kept(settings.place / MEASURING)
-    analysis = settings.analysis
-    if analysis is not None and analysis.name not in record.analysis:
-        record = phases.analyse(bench or phases.train_method(job), record, analysis)
-    return record
-
-
-def show(record: Record, folder: Path, preset: str = "all") -> None:
-    """Prints the table of a record and of the runs beside it, once for all processes of a run."""
-    if leads():
-        console().print(rich_table(tabulate(beside(record, folder), preset)))
-
-
-def console(stderr: bool = False) -> Console:
-    """A console as wide as the terminal, or 160 columns in a file."""
-    out = Console(stderr=stderr)
-    out.width = out.width if out.is_terminal else 160
-    return out
-
-
-def outputs_of(record: Record, folder: Path) -> dict[str, str]:
-    """The files and the command with which to look at a run, by kind."""
-    lines = {
-        "record": f"{folder / FILE}",
-        "samples": f"{folder / 'samples.png'} (each level side by side)",
-        "loss": f"{folder / 'loss.png'}",
-        "table": f"python -m benchmarks.tables {shlex.quote(str(folder.parent))} --format markdown",
-    }
-    for name, result in record.analysis.items():
-        gaps = ", ".join(f"{stage} {gap:+.3g}" for stage, gap in result["gap"].items())
-        lines[name] = f"{folder / f'{name}.png'} (gap {gaps})"
-    return lines
+    run_one(plain_config(cfg))
 
 
 def launch() -> None:
     """The command: one run, a sweep, or the check of either (`--dry-run`)."""
-    dry_runs = {"--dry-run": "dry_run=true", f"--dry-run={TIME}": f"dry_run={TIME}"}
+    dry_runs = {"--dry-run": "dry_run=true", "--dry-run=time": "dry_run=time"}
     sys.argv[1:] = [dry_runs.get(word, word) for word in sys.argv[1:]]
+    if HELP & set(sys.argv[1:]):
+        main()
+        return
+    from benchmarks.sweep.launch import launch_jobs
+    from benchmarks.sweep.process import follow_sweep
+
     follow_sweep()
     launch_jobs(main)
 

@@ -21,9 +21,9 @@ from hierdiff.guidance import Scale
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.options import Between, Count, Length, Natural, Positive, check, hints
+from hierdiff.prepared import check_chosen
 from hierdiff.registry import Later, Node, check_node, complete
 from hierdiff.resolution import Sides
-from hierdiff.train import check_chosen
 
 Several = Between(2)  # one image has no covariance
 Text = str | int | float  # a name, as YAML reads it

@@ -28,6 +28,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from hierdiff import resolvers as resolvers  # registers
 from hierdiff.config import folder_of_configs, reported
 from hierdiff.options import literal, suggest
 

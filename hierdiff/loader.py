@@ -12,12 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from hierdiff.command import command, plain_config
-from hierdiff.data import ImageData, datasets
-from hierdiff.data.encoded import EncodedImages
-from hierdiff.data.order import indices
 from hierdiff.options import Count, Natural, Positive, check
 
 log = logging.getLogger(__name__)
@@ -34,8 +29,13 @@ ABOUT = """Measures how fast images are read, without training.
 """
 
 
-def images_per_second(data: ImageData, batch_size: int, batches: int) -> float:
-    """Speed of reading batches in training order, as a step of one process gets them."""
+def images_per_second(data: Any, batch_size: int, batches: int) -> float:
+    """Speed of reading batches of `ImageData` in training order, as a step of one process gets
+    them."""
+    import torch
+
+    from hierdiff.data.order import indices
+
     began = 0.0
     for step in range(WARM + batches):
         if step == WARM:
@@ -48,6 +48,9 @@ def images_per_second(data: ImageData, batch_size: int, batches: int) -> float:
 @command("loader", ABOUT)
 def main(cfg: Any) -> None:
     """The command: prints a line for each number of workers."""
+    from hierdiff.data import datasets  # here, so that `--help` does without torch
+    from hierdiff.data.encoded import EncodedImages
+
     options = plain_config(cfg)
     check(options["batch_size"], Count, "batch_size", 64)
     check(options["batches"], Count, "batches", 20)

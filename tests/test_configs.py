@@ -15,9 +15,9 @@ from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import denoisers
 from hierdiff.methods import Sampling, methods
 from hierdiff.metrics.extractors import extractors
+from hierdiff.prepared import definite, method_node, prepare
 from hierdiff.registry import build
 from hierdiff.samplers.ddim import DDIM
-from hierdiff.train import definite, method_node, prepare
 from hierdiff.training import Recipe
 
 CONFIGS = Path(folder_of_configs())

@@ -35,9 +35,13 @@ ORDER = (
         *("hierdiff.data", "hierdiff.text", "hierdiff.inputs"),
     ),
     ("hierdiff.methods",),
-    ("hierdiff.training", "hierdiff.metrics", "hierdiff.interop", "hierdiff.command"),
+    (
+        *("hierdiff.training", "hierdiff.metrics", "hierdiff.interop", "hierdiff.command"),
+        "hierdiff.resolvers",
+    ),
     (
         *("hierdiff.train", "hierdiff.sample", "hierdiff.convert", "hierdiff.loader"),
+        *("hierdiff.prepared", "hierdiff.sampled"),
         *("hierdiff.results", "hierdiff.list", "hierdiff.pretrained"),
     ),
     ("hierdiff.plan",),
@@ -62,9 +66,9 @@ APART = (  # who never imports whom, whatever the order says
     ("baselines", "benchmarks"),
 )
 ENTRY_POINTS = (  # who may import hydra
-    *("hierdiff.command", "hierdiff.train", "hierdiff.sample", "benchmarks.run"),
+    *("hierdiff.command", "hierdiff.resolvers", "hierdiff.plan.shown", "benchmarks.naming"),
     *("benchmarks.sweep.launch", "benchmarks.sweep.shared", "benchmarks.sweep.job"),
-    *("benchmarks.scaling", "benchmarks.speed.layouts"),
+    *("benchmarks.sides", "benchmarks.speed.layouts"),
 )
 HEAVY = (
     *("timm", "torchvision", "torchmetrics", "torch_fidelity", "transformers"),
@@ -175,7 +179,9 @@ def test_import_hierdiff_loads_no_heavy_library():
 # commands whose `--help`, and `benchmarks.tables` itself, do without what takes seconds to load
 LIGHT = (
     *("hierdiff.list", "hierdiff.convert", "benchmarks.tables", "benchmarks.report"),
-    *("benchmarks.figure", "benchmarks.cost"),
+    *("benchmarks.figure", "benchmarks.cost", "benchmarks.run", "benchmarks.evaluate"),
+    *("benchmarks.reference", "benchmarks.scaling", "hierdiff.train", "hierdiff.sample"),
+    *("hierdiff.loader", "hierdiff.plan"),
 )
 SLOW = {"torch", "scipy.stats", "pandas", "matplotlib", "lightning_fabric"}
 

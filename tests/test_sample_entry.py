@@ -18,7 +18,7 @@ from hierdiff.files.atomic import part_of
 from hierdiff.files.lock import worked_in
 from hierdiff.files.samples import KINDS, Samples
 from hierdiff.inputs import inputs
-from hierdiff.sample import (
+from hierdiff.sampled import (
     check_options,
     negative_of,
     origins,

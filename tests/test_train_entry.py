@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 from hierdiff.command import plain_config
 from hierdiff.config import folder_of_configs, reported
 from hierdiff.data import datasets
-from hierdiff.train import half, method_node, prepare
+from hierdiff.prepared import method_node, prepare
+from hierdiff.resolvers import half
 from hierdiff.training import load_method
 from hierdiff.training.interrupt import Interrupted
 from tests.training.runs import NESTED, command

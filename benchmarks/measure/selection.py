@@ -20,7 +20,7 @@ from benchmarks.settings import Measure, Selection
 from hierdiff.guidance import Scale, is_off
 from hierdiff.methods import methods, on_shapes
 from hierdiff.metrics.quality import HIGH, Candidate, Quality
-from hierdiff.train import Prepared
+from hierdiff.prepared import Prepared
 from hierdiff.training.format import unpacked
 from hierdiff.training.layout import with_channels_last
 from hierdiff.training.load import load_tensors

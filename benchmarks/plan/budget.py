@@ -37,8 +37,8 @@ from benchmarks.plan.prices import (
 from benchmarks.settings import Match
 from hierdiff.files.digest import read_json, write_json
 from hierdiff.methods import Method
+from hierdiff.prepared import Prepared
 from hierdiff.results.plain import content_hash, plain
-from hierdiff.train import Prepared
 from hierdiff.training.run import stage_steps
 
 log = logging.getLogger(__name__)

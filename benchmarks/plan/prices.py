@@ -19,7 +19,7 @@ from benchmarks.device import device_of
 from hierdiff.denoisers.protocol import PredictionError
 from hierdiff.methods import Method, Stage, methods
 from hierdiff.metrics.cost import flops, time_call
-from hierdiff.train import Prepared
+from hierdiff.prepared import Prepared
 from hierdiff.training.fabric import fabric_of
 from hierdiff.training.run import stage_steps
 from hierdiff.training.untrained import META, ShapeFabric, UntrainedSteps

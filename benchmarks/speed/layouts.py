@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from hierdiff.command import plain_config, with_sentences
 from hierdiff.config import folder_of_configs
-from hierdiff.train import method_node
+from hierdiff.prepared import method_node
 
 TEXT = {"text_width": 64, "text_length": 16}  # of the small layouts
 T5 = {"text_width": 2048, "text_length": 128}  # of the official ones

@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmarks.plan.budget import make_plan
 from benchmarks.settings import settings_of
+from hierdiff.prepared import prepare
 from hierdiff.results.plain import content_hash, plain
-from hierdiff.train import prepare
 
 log = logging.getLogger(__name__)
 ALIKE = ("seed", "label", "name", "folder", "analysis", "dry_run")  # options that cost nothing

@@ -12,8 +12,8 @@ from hydra.errors import HydraException
 from omegaconf import open_dict
 
 from hierdiff.command import absent_group, new_part, parts_of, plain_config, sentence
+from hierdiff.prepared import prepare
 from hierdiff.registry import UnknownOption
-from hierdiff.train import prepare
 
 
 def job_options(config: Any, overrides: Sequence[str]) -> dict[str, Any]:

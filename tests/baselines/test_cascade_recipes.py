@@ -6,7 +6,7 @@ import torch
 from hierdiff.batch import Batch, Cond
 from hierdiff.denoisers import denoisers
 from hierdiff.methods import Request, methods
-from hierdiff.train import method_node
+from hierdiff.prepared import method_node
 from hierdiff.training.run import stage_steps
 from tests import tiny
 from tests.test_configs import composed

@@ -13,7 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from benchmarks.evaluate import evaluate, external_settings
+from benchmarks.external import evaluate, external_settings
 from benchmarks.measure.quality import quality
 from benchmarks.measure.scale import real_references
 from benchmarks.report.content import page
@@ -188,7 +188,7 @@ def test_the_same_command_reads_the_record_and_another_is_refused(place, monkeyp
     def measured_twice(*_: Any, **__: Any) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("benchmarks.evaluate.measure_images", measured_twice)
+    monkeypatch.setattr("benchmarks.external.measure_images", measured_twice)
     assert measured(place, out="again").hash == first.hash
     assert measured(place, images="png", out="again").hash == first.hash  # the same pixels
     with pytest.raises(Unlike, match="made with stated.steps='unknown', now it is 50"):

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from benchmarks import run
+from benchmarks import single
 from benchmarks.plan.budget import make_plan
 from benchmarks.ready import ready
 from benchmarks.settings import Settings, settings_of
@@ -26,7 +26,7 @@ from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import OneLevelDenoiser
 from hierdiff.files.atomic import write
 from hierdiff.metrics.extractors import squeezenet
-from hierdiff.train import prepare
+from hierdiff.prepared import prepare
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.format import as_json, packed, save_weights
 from tests.benchmarks import rows
@@ -183,7 +183,7 @@ def test_a_dry_run_refuses_what_a_run_refuses_in_the_same_words(what, tmp_path, 
     for dry_run in ("true", "false"):
         with pytest.raises((ValueError, OSError, ImportError)) as error:
             options = options_of(folder, f"dry_run={dry_run}", *words)
-            run.show_plan(options) if dry_run == "true" else run.make(options)
+            single.show_plan(options) if dry_run == "true" else single.make(options)
         said.append(str(error.value))
     assert said[0] == said[1] and message in said[0] and "\n" not in said[0]
     assert not folder.exists()
@@ -240,7 +240,7 @@ def test_a_dry_run_leaves_nothing_and_counts_what_the_run_counts(tmp_path, capsy
     assert not list(tmp_path.iterdir())
     plan = make_plan(prepare(options.to_config()), options.match, tmp_path, dry=False)
     assert job.plan == plan and plan.steps == 100
-    run.show_plan(options)
+    single.show_plan(options)
     assert "sampler steps" in capsys.readouterr().out
     assert job.run.data.summary() in caplog.messages
 

@@ -16,8 +16,8 @@ from benchmarks.settings import settings_of
 from hierdiff.command import plain_config
 from hierdiff.config import folder_of_configs
 from hierdiff.methods import methods
+from hierdiff.prepared import definite, method_node
 from hierdiff.registry import build
-from hierdiff.train import definite, method_node
 from hierdiff.training import Recipe
 
 CONFIGS = Path(folder_of_configs())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.reference import (
+from benchmarks.references import (
     build_references,
     reference_line,
     reference_settings,

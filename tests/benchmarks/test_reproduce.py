@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks import run
+from benchmarks import single
 from benchmarks.settings import settings_of
 from hierdiff import convert as convert_command
 from hierdiff.interop.mdm import INNER
-from hierdiff.train import prepare
+from hierdiff.prepared import prepare
 from tests.baselines.latent import test_readers as latent
 from tests.interop.published import OPTIONS, released, weights_of
 from tests.test_configs import group, whole
@@ -144,7 +144,7 @@ def test_it_runs_from_a_file_to_a_record_that_says_how_it_departs(name, tmp_path
         *(f"data.root={pictures(tmp_path)}", f"data.resolution={side}", *QUICK, *more),
     )
     options["measure"]["references"] = {}  # the training images
-    record = run.make(settings_of({**options, "folder": str(tmp_path / "run")}))
+    record = single.make(settings_of({**options, "folder": str(tmp_path / "run")}))
     assert record.training["steps"] == 0 and record.method == "published"
     assert any("trained elsewhere" in note for note in record.training["notes"])
     rows = {one.metric: one for one in record.quality if (one.level, one.view) == (side, "native")}

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from benchmarks import evaluate, phases, ready, run
+from benchmarks import external, phases, ready, single
 from benchmarks.measure import kept, quality
 from benchmarks.naming import folder_name
 from benchmarks.ready import check_measure, check_method
@@ -29,8 +29,8 @@ from hierdiff import training
 from hierdiff.command import plain_config
 from hierdiff.config import folder_of_configs
 from hierdiff.metrics.extractors import INCEPTION_FILE, extractors
+from hierdiff.prepared import prepare
 from hierdiff.results.record import Record
-from hierdiff.train import prepare
 from hierdiff.training import train
 from tests.benchmarks import rows
 from tests.test_registry import announce
@@ -520,7 +520,7 @@ def test_weights_that_are_not_finite_are_a_failure_row_with_stage_step_and_level
 
     monkeypatch.setattr(training, "train", spoilt)
     with pytest.raises(FloatingPointError):
-        run.make(settings_of(composed(tmp_path)))
+        single.make(settings_of(composed(tmp_path)))
     record = Record.read(tmp_path)
     assert "stage 32x16 are not finite" in record.failure
     assert "step 1 of 2" in record.failure and "level 0 (3 x 32 x 32)" in record.failure
@@ -535,7 +535,7 @@ def test_a_run_killed_in_measuring_goes_on_and_ends_as_one_that_was_not(tmp_path
     more = (*more, "measure.curve.samples=8", "measure.curve.metrics=[fd]")
     more = (*more, "trainer.steps=4", "trainer.snapshots=2")
     monkeypatch.setattr(phases, "costs", lambda *given: [])
-    whole = run.make(settings_of(composed(tmp_path / "whole", *more)))
+    whole = single.make(settings_of(composed(tmp_path / "whole", *more)))
 
     calls, extract = [], quality.Meter.extract
 
@@ -549,9 +549,9 @@ def test_a_run_killed_in_measuring_goes_on_and_ends_as_one_that_was_not(tmp_path
     folder, deadly = tmp_path / "killed", (2, 4, 8)  # two of each seed; the scale is cached
     for _ in deadly:
         with pytest.raises(KeyboardInterrupt):
-            run.make(settings_of(composed(folder, *more)))
+            single.make(settings_of(composed(folder, *more)))
         assert (folder / kept.FILE).exists() and not (folder / "record.json").exists()
-    again = run.make(settings_of(composed(folder, *more)))
+    again = single.make(settings_of(composed(folder, *more)))
     assert again.quality == whole.quality
     assert [row.value for row in again.curves] == [row.value for row in whole.curves]
     assert not (folder / kept.FILE).exists()
@@ -563,19 +563,19 @@ def test_a_run_killed_in_measuring_goes_on_and_ends_as_one_that_was_not(tmp_path
 def test_more_samples_than_test_images_are_drawn_and_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr(phases, "costs", lambda *given: [])
     part = prepared().data.part("test")
-    record = run.make(settings_of(composed(tmp_path, f"measure.samples={len(part) + 8}")))
+    record = single.make(settings_of(composed(tmp_path, f"measure.samples={len(part) + 8}")))
     assert {row.n for row in record.quality if row.metric.startswith("FD")} == {len(part) + 8}
     assert {row.n for row in record.scale["real"]} == {len(part)}
     assert f"rows=permuted({len(part)})" in str(record.quality[0].identity)
     assert record.provenance["rows"]["n"] == len(part)
-    run.show(record, tmp_path)
+    single.show(record, tmp_path)
 
 
 @pytest.mark.slow
 def test_samples_that_stay_are_measured_again_with_the_same_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(phases, "costs", lambda *given: [])
     words = ("samples=npz", "measure.seeds=[0]", "measure.metrics=[fd,kd]")
-    record = run.make(settings_of(composed(tmp_path / "run", *words)))
+    record = single.make(settings_of(composed(tmp_path / "run", *words)))
     GlobalHydra.instance().clear()
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         words = (
@@ -584,8 +584,8 @@ def test_samples_that_stay_are_measured_again_with_the_same_numbers(tmp_path, mo
             *("measure.extractor={name: random_conv}", "measure.metrics=[fd,kd]"),
             "measure.batch=8",
         )
-        again = evaluate.evaluate(
-            evaluate.external_settings(plain_config(compose("evaluate", overrides=list(words))))
+        again = external.evaluate(
+            external.external_settings(plain_config(compose("evaluate", overrides=list(words))))
         )
     assert len(again.quality) == 2 * 2 * 2 - 2  # the finest in both views, the other pooled
     assert set(again.quality) <= set(record.quality)

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from benchmarks import scaling
-from benchmarks.scaling import (
+from benchmarks import sides
+from benchmarks.sides import (
     ScalingSettings,
     case_of,
     exponent,
@@ -24,7 +24,7 @@ def row(name, side, value, **more):
     return {
         "method": name,
         "resolution": side,
-        **dict.fromkeys(scaling.QUANTITIES, value),
+        **dict.fromkeys(sides.QUANTITIES, value),
         **more,
     }
 
@@ -108,22 +108,22 @@ def test_what_is_no_option_is_refused(words, message):
 def test_what_a_run_refuses_is_refused_before_the_first_is_timed(
     word, message, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(scaling, "facts_of", lambda rest: {"channels": 3, "classes": 0})
-    monkeypatch.setattr(scaling, "costs", lambda *args: pytest.fail("it was timed"))
+    monkeypatch.setattr(sides, "facts_of", lambda rest: {"channels": 3, "classes": 0})
+    monkeypatch.setattr(sides, "costs", lambda *args: pytest.fail("it was timed"))
     with pytest.raises(ValueError, match=message):
-        scaling.measure_scaling(ScalingSettings(("mdm",), (16,), tmp_path, (word,)))
+        sides.measure_scaling(ScalingSettings(("mdm",), (16,), tmp_path, (word,)))
 
 
 def test_a_side_that_a_method_cannot_have_is_no_reason_to_refuse_the_others():
     facts = {"channels": 3, "classes": 0}
-    scaling.check_parts("mdm", [case_of("mdm", side, [], facts) for side in (17, 32)])
+    sides.check_parts("mdm", [case_of("mdm", side, [], facts) for side in (17, 32)])
     with pytest.raises(ValueError, match="resolution 8 does not divide 17"):
-        scaling.check_parts("mdm", [case_of("mdm", 17, [], facts)])
+        sides.check_parts("mdm", [case_of("mdm", 17, [], facts)])
 
 
 def test_methods_are_built_for_sides_that_the_data_does_not_have():
     facts = facts_of([])
-    for name in scaling.method_names():
+    for name in sides.method_names():
         scale = ["method.schedule.scale=0.5"] if name == "chen" else []  # none released at 256 px
         case = case_of(name, 256, scale, facts)
         assert case.finest == 256 and case.what == "sample" and list(case.batches) == [1]
@@ -145,25 +145,25 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
             for case in cases
         ]  # fmt: skip
 
-    monkeypatch.setattr(scaling, "costs", costs)
+    monkeypatch.setattr(sides, "costs", costs)
     settings = ScalingSettings(("mdm", "end_to_end"), (32, 64), tmp_path, ())
-    rows = scaling.measure_scaling(settings)
+    rows = sides.measure_scaling(settings)
     assert [len(call) for call in calls] == [2, 2]
     assert rows[0]["seconds"] == 0.5 and rows[0]["memory_mib"] == 100
     assert rows[2]["failure"] == "out of memory at batch 1"
-    again = scaling.measure_scaling(settings)
+    again = sides.measure_scaling(settings)
     assert calls[2:] == [[], [("mdm", 64)]] and again == rows  # the failure is tried again
     content = json.loads((tmp_path / "scaling.json").read_text())
     assert content["exponents"]["end_to_end"]["flops"] == "2.00"
     assert (tmp_path / "scaling.png").stat().st_size > 1000
-    scaling.measure_scaling(ScalingSettings(("mdm",), (32,), tmp_path, ("sampler.steps=3",)))
+    sides.measure_scaling(ScalingSettings(("mdm",), (32,), tmp_path, ("sampler.steps=3",)))
     assert calls[-1] == [("mdm", 32)]  # other options are other cases
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": ', b"[1]", b"\xff", b"[" * 100_000])
 def test_damaged_rows_are_measured_again(tmp_path, caplog, content):
     (tmp_path / "rows.json").write_bytes(content)
-    kept = scaling.RowFile(tmp_path)
+    kept = sides.RowFile(tmp_path)
     assert kept.rows == {} and "all is measured again" in caplog.text
     kept.add({"key": {"value": 1.5}})
-    assert scaling.RowFile(tmp_path).rows == {"key": {"value": 1.5}}
+    assert sides.RowFile(tmp_path).rows == {"key": {"value": 1.5}}

@@ -13,7 +13,7 @@ from benchmarks import ready as readiness
 from benchmarks.ready import ready
 from benchmarks.settings import Match, settings_of
 from hierdiff.methods import methods
-from hierdiff.train import prepare, with_weights
+from hierdiff.prepared import prepare, with_weights
 from tests.benchmarks.test_ready import config_of
 
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hierdiff.batch import Cond
 from hierdiff.methods import Method, on_shapes
-from hierdiff.train import method_node
+from hierdiff.prepared import method_node
 from tests.benchmarks.test_ready import config_of
 
 PAIR = ("mdm", "end_to_end")

@@ -6,7 +6,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from benchmarks import run
+from benchmarks import single
 from benchmarks.ready import ready
 from benchmarks.report.__main__ import main as report
 from benchmarks.settings import Settings, settings_of
@@ -46,9 +46,9 @@ def composed(folder, cls, *more: str) -> Settings:
 @pytest.mark.parametrize(("cls", "calls"), [(Adversarial, 1), (Autoregressive, 64)])
 def test_a_method_of_no_known_class_has_a_full_record_costs_and_a_report(cls, calls, tmp_path):
     folder = tmp_path / "runs" / "mine"
-    run.show_plan(composed(folder, cls, "dry_run=true"))
+    single.show_plan(composed(folder, cls, "dry_run=true"))
     assert not folder.exists()
-    record = run.make(composed(folder, cls))
+    record = single.make(composed(folder, cls))
     assert record.failure is None
     views = {(row.resolution, row.view): row.value for row in record.quality}
     assert set(views) >= {(8, "native"), (4, "pooled")} and all(v > 0 for v in views.values())

@@ -13,10 +13,11 @@ from torch import nn
 from hierdiff.config import folder_of_configs
 from hierdiff.methods import on_shapes
 from hierdiff.metrics.cost import flops
-from hierdiff.plan.__main__ import facts_of, fits, main, with_experiment
+from hierdiff.plan.__main__ import main, with_experiment
 from hierdiff.plan.estimate import GPU, Layout, Memory, best, bytes_of, estimates
 from hierdiff.plan.measure import error_of, measured_peak
 from hierdiff.plan.memory import Allocations
+from hierdiff.plan.shown import facts_of, fits
 from hierdiff.registry import build
 from hierdiff.training import Recipe
 from hierdiff.training.untrained import ShapeFabric, UntrainedSteps

@@ -25,7 +25,7 @@ from hierdiff.results.form import COST, CURVE, IDENTITY, PART, QUALITY, TRIAL
 from hierdiff.results.plain import content_hash, plain
 from hierdiff.results.provenance import git_state, now, provenance
 from hierdiff.results.record import SCHEMA, Record
-from hierdiff.sample import own_files
+from hierdiff.sampled import own_files
 from tests.benchmarks.rows import cost, five, identity, of_schema, point, quality, record
 
 

@@ -30,7 +30,7 @@ from hierdiff.training import Recipe, Summary, train
 # a clean server that has imported everything once; its children start at once
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
-    ["tests.training.runs", "hierdiff.train", "hierdiff.sample", "lightning_fabric"]
+    ["tests.training.runs", "hierdiff.prepared", "hierdiff.sampled", "lightning_fabric"]
 )
 
 INNER = {

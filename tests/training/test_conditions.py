@@ -8,7 +8,7 @@ import torch
 
 from hierdiff.batch import Cond
 from hierdiff.methods import Request, methods
-from hierdiff.sample import load_method
+from hierdiff.sampled import load_method
 from hierdiff.training import train
 from tests import tiny
 from tests.training import runs

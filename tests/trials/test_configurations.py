@@ -308,7 +308,7 @@ def noise():
 
 
 def built(node: Node, facts: Node) -> Method:
-    """As `hierdiff.train.prepare` does."""
+    """As `hierdiff.prepared.prepare` does."""
     torch.manual_seed(0)
     method = methods.build(node, offered=facts, at="method")
     method.check_facts(facts)

@@ -26,8 +26,8 @@ from hierdiff.codec import Pyramid
 from hierdiff.command import plain_config
 from hierdiff.methods import on_shapes
 from hierdiff.metrics.extractors import extractors
+from hierdiff.prepared import definite, method_node
 from hierdiff.registry import build, check_node
-from hierdiff.train import definite, method_node
 from hierdiff.training import Recipe
 from tests.data import formats
 from tests.test_command import composed

@@ -33,7 +33,7 @@ KILLS = int(os.environ.get("HIERDIFF_KILLS", "8"))
 ROOT = Path(__file__).parents[2]
 SIGNALS = [signal.SIGKILL] * 8 + [signal.SIGTERM, signal.SIGINT]
 server.set_forkserver_preload(
-    ["hierdiff.train", "hierdiff.sample", "benchmarks.run", "benchmarks.report.__main__",
+    ["hierdiff.prepared", "hierdiff.sampled", "benchmarks.single", "benchmarks.report.__main__",
      "lightning_fabric"]
 )  # fmt: skip
 

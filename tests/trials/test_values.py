@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks.settings import settings_of
 from hierdiff.command import plain_config
-from hierdiff.train import prepare
+from hierdiff.prepared import prepare
 from tests.test_configs import CONFIGS
 
 ODD = [None, "x", 1.5, -1, 0, [], {}, True, math.nan, [None], ["x"]]

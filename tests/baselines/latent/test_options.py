@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hierdiff.command import plain_config
 from hierdiff.config import folder_of_configs
 from hierdiff.methods import methods
-from hierdiff.train import Prepared, method_node, prepare
+from hierdiff.prepared import Prepared, method_node, prepare
 from tests import tiny
 
 PIXELS = ("denoiser=small", "sampler=dpmpp_2m", "method.reference=32")

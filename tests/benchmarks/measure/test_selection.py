@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import phases
-from benchmarks import run as benchmark
+from benchmarks import phases, single
 from benchmarks.measure.kept import Kept, weights_hash
 from benchmarks.measure.selection import Choice, choices, select_choice, with_choice
 from benchmarks.ready import ready
@@ -17,8 +16,8 @@ from benchmarks.report.parts import LabelledRecord
 from benchmarks.report.plots import selection_charts
 from benchmarks.tables.notes import selections
 from hierdiff.metrics.quality import HIGH, LOW, Candidate
+from hierdiff.prepared import Prepared
 from hierdiff.results.record import Record
-from hierdiff.train import Prepared
 from hierdiff.training import load_method
 from tests.benchmarks.rows import quality, record
 from tests.benchmarks.test_ready import options_of
@@ -94,7 +93,7 @@ def selected(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(phases, "Draw", watched)
-        made = benchmark.make(options_of(folder, *QUICK, SELECT))
+        made = single.make(options_of(folder, *QUICK, SELECT))
     return made, draws, folder
 
 
@@ -125,9 +124,9 @@ def test_the_same_command_again_reads_the_record_and_another_selection_does_not(
 
 
 def test_a_selection_of_what_the_run_has_anyway_changes_no_number(tmp_path):
-    alone = benchmark.make(options_of(tmp_path / "alone", *QUICK))
+    alone = single.make(options_of(tmp_path / "alone", *QUICK))
     one = "select={guidance: [1], ema: [16], steps: [2], samples: 6}"
-    chosen = benchmark.make(options_of(tmp_path / "chosen", *QUICK, one))
+    chosen = single.make(options_of(tmp_path / "chosen", *QUICK, one))
     assert [row.value for row in chosen.quality] == [row.value for row in alone.quality]
     assert len(chosen.selection) == 1 and not alone.selection
 

@@ -23,7 +23,7 @@ from benchmarks.settings import Match, TimingOptions
 from hierdiff.denoisers import OneLevelDenoiser
 from hierdiff.methods import Method, Stage
 from hierdiff.metrics.cost import flops
-from hierdiff.train import Prepared
+from hierdiff.prepared import Prepared
 from hierdiff.training import Summary, train
 from hierdiff.training.run import stage_steps
 from tests.benchmarks.test_run import prepared
