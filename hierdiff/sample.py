@@ -24,7 +24,9 @@ ABOUT = """Makes images with a trained model, one file each, and a sheet of them
     negative="low quality"        what guidance leads away from; "" for the empty caption
     steps=50 guidance=2.0         of the sampler; without them as the model was configured
     seed=1                        image i depends on seed and i alone
-    samples=npz                   or webdataset, in place of PNG files, with class, caption and seed
+    samples=npz                   or webdataset, in place of PNG files, with class, caption and
+                                  seed; float: arrays that are not rounded to 8 bits
+    given=start.npz               noise and conditions out of a file of arrays (hierdiff/given.py)
     out=samples                   the folder; what an earlier call wrote there is replaced
     trust=[my_package]            packages whose classes the checkpoint may import
 """

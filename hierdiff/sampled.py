@@ -19,6 +19,7 @@ from hierdiff.files.digest import sha256_of_file
 from hierdiff.files.lock import LOCK, worked_in
 from hierdiff.files.reading import from_json
 from hierdiff.files.samples import METADATA, Samples
+from hierdiff.given import Given, read
 from hierdiff.guidance import Scale, is_off
 from hierdiff.images import sheet, strip, to_uint8
 from hierdiff.inputs import changed, sources
@@ -50,7 +51,8 @@ OPTIONS = {  # what each may be, and an example
     "device": (str | None, None),
     "trust": (Sequence[str], ["my_package"]),
     "batch_size": (Count, 64),
-    "samples": (Literal["png", "npz", "webdataset"], "png"),
+    "samples": (Literal["png", "npz", "webdataset", "float"], "png"),
+    "given": (str | None, "start.npz"),
 }
 
 
@@ -62,14 +64,32 @@ def check_options(cfg: Mapping[str, Any]) -> None:
             check(cfg[name], kind, name, example)
 
 
-def requested(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, Cond]:
-    """Number of images and their conditions; config: of the model.
+def requested(
+    cfg: Mapping[str, Any], config: Mapping[str, Any], given: Given | None = None
+) -> tuple[int, Cond]:
+    """Number of images and their conditions; config: of the model. given: those of a file.
 
     Raises:
         ValueError: before compute, where the model cannot do what the options say.
     """
     check_options(cfg)
     labels, captions = cfg["labels"], cfg["captions"]
+    if given is not None:
+        if cfg["n"] not in (None, given.n):
+            raise ValueError(f"n={cfg['n']} and {given.n} rows in {cfg['given']}: leave n out")
+        if given.cond.names and (labels is not None or captions is not None):
+            raise ValueError(
+                f"conditions as labels or captions and in {cfg['given']}: give them once"
+            )
+        classes, most = len(config.get("class_names") or ()), given.cond.labels
+        if most is not None and not (int(most.min()) >= -1 and int(most.max()) < classes):
+            raise ValueError(
+                f"{cfg['given']} has labels from {int(most.min())} to {int(most.max())}: the model "
+                f"has {classes} classes, numbered from 0, and -1 is none"
+            )
+        if given.cond.names:
+            return given.n, given.cond
+        cfg = {**cfg, "n": given.n}
     lists = [one for one in (labels, captions) if one is not None]
     n = cfg["n"] if cfg["n"] is not None else max(map(len, lists), default=DEFAULT)
     if any(len(one) > n for one in lists):
@@ -148,12 +168,15 @@ def origins(
         "checkpoint": str(cfg["checkpoint"]),
         "sha256": digest,
     }
+    if cfg["given"] is not None:
+        given = Path(cfg["given"])
+        common |= {"given": str(given), "given_sha256": sha256_of_file(given)}
     numbers = [-1] * n if cond.labels is None else cond.labels.tolist()
     captions = [None] * n if cfg["captions"] is None else repeated(cfg["captions"], n)
     return [
         {
             "image": i,
-            "class": names[number] if number >= 0 else None,
+            "class": names[number] if 0 <= number < len(names) else None,
             "class_index": number if number >= 0 else None,
             "caption": caption,
             **common,
@@ -255,11 +278,12 @@ def sample(
     cfg: Mapping[str, Any],
     device: torch.device,
     negative: Cond | None = None,
+    given: Given | None = None,
 ) -> Path:
     """Writes one sample for each of `images` (see `origins`) into `out`; the path of the sheet.
 
     cond, negative: of all images. cfg: the options of the command, of which `batch_size` images are
-    made at once.
+    made at once. given: holds the noise of all images, or none.
 
     Raises:
         FloatingPointError: where a sample is not finite.
@@ -272,6 +296,8 @@ def sample(
         part = rows_of(cond, rows)
         weak = None if negative is None else rows_of(negative, rows)
         noise = per_example([seed_of(cfg["seed"], "sample", i) for i in rows], device)
+        if given is not None:
+            noise = given.source(rows, noise)
         options = {"steps": cfg["steps"], "guidance": cfg["guidance"], "negative": weak}
         samples = method.sample(Request(len(rows), part, noise=noise, **options))
         levels = {name: to_uint8(batch).cpu() for name, batch in samples.items()}
@@ -279,7 +305,10 @@ def sample(
             start(stored, images, list(levels))
         for name, pixels in levels.items():
             sheet_images.setdefault(name, []).append(pixels[: max(0, SHEET - first)])
-        arrays = {text_of(name): strip(pixels).movedim(1, -1) for name, pixels in levels.items()}
+        if cfg["samples"] == "float":
+            arrays = {text_of(name): batch.float().cpu() for name, batch in samples.items()}
+        else:
+            arrays = {text_of(name): strip(u).movedim(1, -1) for name, u in levels.items()}
         stored.add(first, {name: array.numpy() for name, array in arrays.items()})
         log.info("%d of %d images", rows.stop, n)
     stored.close(images)
@@ -299,7 +328,8 @@ def make(options: Mapping[str, Any]) -> None:
     own_files(out)  # refuses a folder of other files before the checkpoint is read
     method, config = load_method(options["checkpoint"], options["trust"])
     warn_of_changed_code(config)
-    n, cond = requested(options, config)
+    given = None if options["given"] is None else read(options["given"], method)
+    n, cond = requested(options, config, given)
     negative = negative_of(options, config, n)
     names = config.get("class_names") or ()
     device = options["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -312,5 +342,5 @@ def make(options: Mapping[str, Any]) -> None:
     if names:
         log.info("drawn: %s", class_counts(images))
     with worked_in(out):
-        path = sample(method, images, cond, out, options, place, negative)
+        path = sample(method, images, cond, out, options, place, negative, given)
     log.info("sheet %s, single images in %s by level, listed in %s", path, out, out / LIST)

@@ -41,7 +41,7 @@ ORDER = (
     ),
     (
         *("hierdiff.train", "hierdiff.sample", "hierdiff.convert", "hierdiff.loader"),
-        *("hierdiff.prepared", "hierdiff.sampled"),
+        *("hierdiff.prepared", "hierdiff.given", "hierdiff.sampled"),
         *("hierdiff.results", "hierdiff.list", "hierdiff.pretrained"),
     ),
     ("hierdiff.plan",),

@@ -17,6 +17,7 @@ from hierdiff.batch import Cond
 from hierdiff.files.atomic import part_of
 from hierdiff.files.lock import worked_in
 from hierdiff.files.samples import KINDS, Samples
+from hierdiff.images import to_uint8
 from hierdiff.inputs import inputs
 from hierdiff.sampled import (
     check_options,
@@ -38,7 +39,8 @@ TEXT = {"class_names": [], "text": {"name": "vocabulary", "words": ["a", "red", 
 
 def options(**given: Any) -> dict[str, Any]:
     nothing = {"n": None, "labels": None, "captions": None, "guidance": None, "steps": 2}
-    return {**nothing, "negative": None, "seed": 0, "batch_size": 64, "samples": "png", **given}
+    nothing |= {"given": None, "negative": None, "seed": 0}
+    return {**nothing, "batch_size": 64, "samples": "png", **given}
 
 
 @pytest.fixture
@@ -203,6 +205,7 @@ def test_every_form_has_the_same_pixels_classes_and_seeds(kind: str, tmp_path: P
         "png": {f"{side}/{name}" for side in (8, 4) for name in (*PNGS, "metadata.jsonl")},
         "npz": {"8.npz", "4.npz"},
         "webdataset": {"8/000000.tar", "4/000000.tar"},
+        "float": {"8.npy", "4.npy"},
     }
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
     files = {name for name in files if (tmp_path / name).is_file()}
@@ -225,6 +228,10 @@ def stored(folder: Path, kind: str, side: int) -> np.ndarray:
         kept = np.load(folder / f"{side}.npz")
         assert kept["arr_1"].tolist() == [0, 1, -1] and kept["seeds"].tolist() == [0, 0, 0]
         return kept["arr_0"]
+    if kind == "float":
+        kept = np.load(folder / f"{side}.npy")
+        assert kept.dtype == np.float32
+        return to_uint8(torch.from_numpy(kept)).movedim(1, -1).numpy()
     if kind == "png":
         return np.stack([np.asarray(Image.open(folder / str(side) / name)) for name in PNGS])
     with tarfile.open(folder / str(side) / "000000.tar") as archive:

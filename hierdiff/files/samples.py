@@ -4,7 +4,8 @@ In the folder of a seed, by level: `64.npz` with `arr_0` (uint8, n h w c) and, w
 `arr_1` (int64, -1 for no class), `captions` and `seeds`, as ADM and EDM write them;
 `64/000000.png` beside a `metadata.jsonl`, as of a Hugging Face image folder; or shards of 1000
 samples as webdataset reads them, `64/000000.tar` with `000000.png`, `000000.txt` (caption),
-`000000.cls` (class number) and `000000.json` (all that is known).
+`000000.cls` (class number) and `000000.json` (all that is known). `float` is `64.npy`, float32,
+n c h w in [-1, 1] and not rounded.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from PIL import Image
 
 from hierdiff.files.atomic import part_of, write, write_png
 
-KINDS = ("png", "npz", "webdataset")
+KINDS = ("png", "npz", "webdataset", "float")
 METADATA = "metadata.jsonl"
 SHARD = 1000  # samples in a shard
 Facts = Mapping[str, Any]  # of one sample: class_index, caption, seed, ...; None is not known
@@ -47,11 +48,15 @@ class Samples:
             "png": f"{level}/{number:0{self.digits}}.png",
             "npz": f"{level}.npz",
             "webdataset": f"{level}/{number // SHARD:06}.tar",
+            "float": f"{level}.npy",
         }
         return places[self.kind]
 
-    def add(self, start: int, images: Mapping[str, UInt8[np.ndarray, "_ h w c"]]) -> None:
-        """Images number `start` and following, of each level; number 0 removes older ones."""
+    def add(self, start: int, images: Mapping[str, np.ndarray]) -> None:
+        """Images number `start` and following, of each level; number 0 removes older ones.
+
+        images: uint8, n h w c; of the kind "float" float32, n c and sides.
+        """
         if start == 0:
             for level in images:
                 shutil.rmtree(self.folder / level, ignore_errors=True)
@@ -60,7 +65,7 @@ class Samples:
                 for number, image in enumerate(pixels, start):
                     write_png(self.folder / self.files(level, number), _picture(image))
                 continue
-            rows = self._rows(level, start, pixels.shape[1:])
+            rows = self._rows(level, start, pixels)
             if rows is not None:
                 rows[start : start + len(pixels)] = pixels
                 rows.flush()
@@ -71,7 +76,7 @@ class Samples:
             if self.kind == "png" and place.is_dir():
                 names = [Path(self.files(place.name, row)).name for row in range(self.n)]
                 write_metadata(place, names, facts)
-            elif self.kind != "png" and place.suffix == ".npy":
+            elif self.kind in ("npz", "webdataset") and place.suffix == ".npy":
                 pixels = np.load(place, mmap_mode="r")
                 if self.kind == "npz":
                     write_array(place.with_suffix(".npz"), pixels, facts)
@@ -79,7 +84,7 @@ class Samples:
                     write_shards(place.with_suffix(""), pixels, facts)
                 place.unlink()
 
-    def _rows(self, level: str, start: int, shape: tuple[int, ...]) -> np.memmap | None:
+    def _rows(self, level: str, start: int, like: np.ndarray) -> np.memmap | None:
         """The rows of a level; None where a killed process has closed them already."""
         path = self.folder / f"{level}.npy"
         if start and not path.exists() and (self.folder / self.files(level, 0)).exists():
@@ -87,7 +92,7 @@ class Samples:
         self.folder.mkdir(parents=True, exist_ok=True)
         if start:  # of this process or of one that was killed
             return np.lib.format.open_memmap(path, "r+")
-        return np.lib.format.open_memmap(path, "w+", np.uint8, (self.n, *shape))
+        return np.lib.format.open_memmap(path, "w+", like.dtype, (self.n, *like.shape[1:]))
 
 
 def write_array(path: Path, pixels: UInt8[np.ndarray, "n h w c"], facts: Sequence[Facts]) -> None:
