@@ -179,7 +179,7 @@ def trajectories_of(record: Record) -> list[tuple[Name, ...]]:
 
 REQUIRED: dict[str, Any] = {  # parts of a config that a case needs, with their types
     **{"method": dict, "facts": dict, "trainer": dict, "text": (dict, type(None))},
-    **{"trainer.precision": str, "trainer.channels_last": bool, "trainer.compile": bool},
+    **{"trainer.precision": str, "trainer.channels_last": bool, "trainer.compile": (bool, str)},
 }
 
 

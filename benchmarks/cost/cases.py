@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -39,7 +39,7 @@ class Case:
     precision: Precision
     device: str
     channels_last: bool = False
-    compile: bool = False
+    compile: bool | Literal["blocks"] = False
     recipe: Mapping[str, Any] = field(default_factory=dict)
     alone: bool = False
     repeats: int = 3
@@ -97,7 +97,7 @@ def trajectories(method: Method) -> list[tuple[Name, ...]]:
 
 STEP = (  # options of `trainer` on which the time and memory of a step depend, beside those of Case
     *("accumulate", "optimizer", "optimizer_options", "lr", "betas", "weight_decay", "clip"),
-    *("ema", "ema_ramp", "recompute"),
+    *("ema", "ema_ramp", "recompute", "matmul"),
 )
 
 

@@ -75,7 +75,9 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--channels-first", action="store_true", help="in memory; not channels last")
     out.add_argument("--attention", choices=("auto", *ATTENTION), default="auto")
-    out.add_argument("--compile", action="store_true", help="of the training step")
+    out.add_argument(
+        "--compile", choices=("loss", "blocks"), help="of the training step: which part"
+    )
     out.add_argument("--recompute", action="store_true", help="activations, in the backward pass")
     out.add_argument(
         "--memory",
@@ -107,7 +109,10 @@ def cases(chosen: argparse.Namespace) -> Iterator[Case]:
                     device=chosen.device,
                     channels_last=not chosen.channels_first,
                     attention=chosen.attention,
-                    recipe={"compile": chosen.compile, "recompute": chosen.recompute},
+                    recipe={
+                        "compile": {"loss": True, "blocks": "blocks"}.get(chosen.compile, False),
+                        "recompute": chosen.recompute,
+                    },
                     steps=chosen.steps,
                     repeats=chosen.repeats,
                     threads=chosen.threads,

@@ -35,7 +35,15 @@ FREE = frozenset(  # options that do not; the digest of the data stands for wher
             f"trainer.{name}"
             for name in (
                 *("accelerator", "devices", "strategy", "shard_over", "async_checkpoints"),
-                *("compile", "recompute", "channels_last", "progress", "tensorboard", "loggers"),
+                *(
+                    "compile",
+                    "matmul",
+                    "recompute",
+                    "channels_last",
+                    "progress",
+                    "tensorboard",
+                    "loggers",
+                ),
                 *("keep", "checkpoint_every", "sheet_every", "sheet_images", "snapshots"),
             )
         ),

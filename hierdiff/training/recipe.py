@@ -48,8 +48,10 @@ class Recipe:
     which is gone through, 1 to end at zero; clip: of the global gradient norm, 0 for none.
     ema: half-lives in images, the first one is used for sheets, weights and to end a stage (0: raw
     weights); ema_ramp: a half-life is at most this part of the images seen in the stage.
-    precision: 32-true, bf16-mixed or 64-true. compile: the loss, as one graph. recompute: blocks
-    compute their activations again in the backward pass: less memory, more time.
+    precision: 32-true, bf16-mixed or 64-true; matmul: of products of float32 numbers on a GPU:
+    highest, high (TF32) or medium (bfloat16). compile: true, the loss as one graph, or blocks, each
+    by itself (under fsdp either means blocks). recompute: blocks compute their activations again in
+    the backward pass: less memory, more time.
     strategy: of several processes: ddp (auto), a whole copy on each, or fsdp: weights, gradients,
     optimizer and averages cut over `shard_over` processes (None: all; fewer: each such group holds
     a copy, HSDP). async_checkpoints: under fsdp, training goes on while a checkpoint is written.
@@ -80,7 +82,8 @@ class Recipe:
     strategy: str = "auto"
     shard_over: Count | None = None
     async_checkpoints: bool = False
-    compile: bool = False
+    matmul: Literal["highest", "high", "medium"] = "highest"
+    compile: bool | Literal["blocks"] = False
     recompute: bool = False
     channels_last: bool = False
     log_every: Count = 10

@@ -306,8 +306,6 @@ class Run:
         sharded = None
         if self.recipe.strategy == "fsdp" and can_shard(stage):
             sharded = ShardedStage(stage, mesh_of(self.fabric, self.recipe))
-            if self.recipe.compile and self.main:
-                log.warning("stage %s is cut over processes, and not compiled", stage.name)
         elif self.recipe.strategy == "fsdp" and self.main:
             log.warning(
                 "stage %s cannot be sharded (its losses take gradients of their own): every "

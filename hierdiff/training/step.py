@@ -6,7 +6,9 @@ optimizer. Then the averages of the weights.
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from hierdiff.denoisers.recompute import recompute
 from hierdiff.methods import Stage, Turn
 from hierdiff.noise import Noise, from_generator, generator_of, seed_of
 from hierdiff.objective import Loss
+from hierdiff.training.compiled import compile_blocks
 from hierdiff.training.ema import EMA
 from hierdiff.training.fabric import all_reduce
 from hierdiff.training.optimizer import States, laid_out, moments_of, optimizer_of, set_lr
@@ -30,6 +33,7 @@ from hierdiff.training.sharding import ShardedStage, whole
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+log = logging.getLogger(__name__)
 TOTALS = ("loss", "grad_norm")  # keys that get the turn's name when a stage has several turns
 
 
@@ -102,6 +106,13 @@ class TrainingStep:
         self.fabric, self.stage, self.recipe = fabric, stage, recipe
         self.images, self.place = images, place
         self.device = stage.device
+        if recipe.compile == "blocks" or (recipe.compile and sharded is not None):
+            count = compile_blocks(stage)
+            if count and fabric.is_global_zero:
+                log.info(
+                    "%d blocks are compiled at their first call, which takes minutes, once on a "
+                    "machine (kept in %s)", count, os.environ["TORCHINDUCTOR_CACHE_DIR"],
+                )  # fmt: skip
         if recipe.recompute:
             recompute(stage)
         self.players = [self._player(turn) for turn in stage.turns]
@@ -113,7 +124,7 @@ class TrainingStep:
         if self.sharded is not None:
             module = in_precision(self.fabric, Wrapped(self.stage, compiled=False))
             return Player(turn, module, optimizer, parameters, recipe.of(turn).clip)
-        wrapped = Wrapped(self.stage, recipe.compile and self.stage.compiles)
+        wrapped = Wrapped(self.stage, recipe.compile is True and self.stage.compiles)
         with only(self.stage, parameters):
             module = self.fabric.setup_module(wrapped, move_to_device=self.device.type != "meta")
         return Player(turn, module, optimizer, parameters, recipe.of(turn).clip)
@@ -132,7 +143,8 @@ class TrainingStep:
         numbers: dict[str, float] = {}
         for player in self.players:
             name = "" if len(self.players) == 1 else f"/{player.turn.name}"
-            with only(self.stage, player.parameters) if name else nullcontext():
+            frozen = only(self.stage, player.parameters) if name else nullcontext()
+            with frozen, products(self.recipe.matmul):
                 values = self._gradients(player, step, chunks)
             set_lr(player.optimizer, lr * player.turn.lr)
             player.optimizer.step()
@@ -239,6 +251,17 @@ class TrainingStep:
         if not all(math.isfinite(value) for value in values.values()):
             raise FloatingPointError(", ".join(f"{k} {value:.4g}" for k, value in values.items()))
         return values
+
+
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Inside, products of float32 numbers have this precision: `Recipe.matmul`."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def in_precision(fabric: Fabric, module: nn.Module) -> Callable[..., Any]:

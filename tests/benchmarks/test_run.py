@@ -392,7 +392,7 @@ def test_steps_that_a_budget_decides_are_no_other_run(tmp_path):
 def test_what_an_older_record_does_not_say_is_what_its_run_did(tmp_path):
     rows.record("a", config=changed("folder", "a")).write(tmp_path)
     now = changed("folder", "a")
-    now["trainer"] |= {"recompute": False, "loggers": []}
+    now["trainer"] |= {"recompute": False, "matmul": "highest", "loggers": []}
     now["measure"] |= {"labels": "test", "scale": True, "pack": 16}
     reading = {"decoded": True, "crop": "center", "filter": "area", "workers": None}
     now["data"] = {
