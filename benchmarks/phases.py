@@ -41,6 +41,7 @@ from benchmarks.measure.scale import (
     statistics_folder,
 )
 from benchmarks.measure.selection import Choice, choices, select_choice, with_choice
+from benchmarks.measure.steps import quality_by_steps, write_steps_picture
 from benchmarks.measure.stream import Source, measure_seeds, measure_source
 from benchmarks.plan.plan import Plan
 from benchmarks.progress import Track, quiet, track
@@ -49,6 +50,7 @@ from benchmarks.settings import Analysis, Settings
 from benchmarks.sweep.finished import inputs_of
 from benchmarks.sweep.retry import tries_of
 from hierdiff import training
+from hierdiff.config import one_line
 from hierdiff.data import ImageData
 from hierdiff.data.order import RULE
 from hierdiff.files.atomic import write, write_png
@@ -66,7 +68,7 @@ from hierdiff.processes import Processes
 from hierdiff.resolution import Resolution, plain_of, resolution_of
 from hierdiff.results.cost import Cost
 from hierdiff.results.provenance import now, provenance
-from hierdiff.results.record import SCHEMA, Record
+from hierdiff.results.record import FILE, SCHEMA, Record
 from hierdiff.training import Summary
 
 log = logging.getLogger(__name__)
@@ -370,7 +372,30 @@ def training_of(bench: Bench) -> dict[str, Any]:
     """The training of a record: planned and spent, and notes of the stages."""
     told = [(*stage.notes, stage.origin) for stage in bench.method.stages]
     notes = [note for one in told for note in one if note is not None]
-    return {**bench.plan.training(bench.summary), "notes": notes}
+    before = trained_before(bench.method)
+    more = {"before": before} if before else {}
+    notes += [
+        f"before, {one['weights']}: training of {one['spent']['flops']:.3g} FLOPs, not counted here"
+        for one in before
+        if one["spent"].get("flops")
+    ]
+    return {**bench.plan.training(bench.summary), **more, "notes": notes}
+
+
+def trained_before(method: Method) -> list[dict[str, Any]]:
+    """What the runs have spent whose weights stages of a method have, where their records are
+    beside them: {weights, spent}."""
+    found = []
+    for weights in dict.fromkeys(stage.weights for stage in method.stages if stage.weights):
+        path = Path(weights).parent / FILE
+        try:
+            spent = Record.read(path).training.get("spent") if path.exists() else None
+        except (OSError, ValueError) as error:
+            log.warning("the training behind %s is not told: %s", weights, one_line(str(error)))
+            continue
+        if spent:
+            found.append({"weights": weights, "spent": dict(spent)})
+    return found
 
 
 def provenance_of(bench: Bench, digests: Mapping[str, str]) -> dict[str, Any]:
@@ -412,15 +437,33 @@ def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
     best = next((one for one in record.selection if one.chosen), None)
     if best is not None:
         bench = choose(bench, Choice(best.guidance, best.steps, best.half_life))
-    folder, method = statistics_folder(bench.settings.data), bench.method
-    resolutions = [resolution_of(name) for name in method.resolutions]
+    names = [resolution_of(name) for name in bench.method.resolutions]
+    references = real_references(
+        bench.run.data,
+        bench.extractor,
+        names,
+        statistics_folder(bench.settings.data),
+        processes=bench.processes,
+    )
+    look = by_steps if analysis.name == "steps" else by_exposure
+    result = look(bench, analysis, references)
+    record = replace(record, analysis={**record.analysis, analysis.name: result})
+    if bench.processes.first:
+        record.write(bench.folder)
+    return record
+
+
+References = Mapping[Resolution, Reference]
+
+
+def by_exposure(bench: Bench, analysis: Analysis, references: References) -> dict[str, Any]:
+    """The exposure bias of a cascade, and its picture."""
+    method = bench.method
     rows = exposure.exposure_bias(
         method,
         bench.test,
         bench.extractor,
-        real_references(
-            bench.run.data, bench.extractor, resolutions, folder, processes=bench.processes
-        ),
+        references,
         n=analysis.samples,
         log_snrs=analysis.log_snrs,
         seed=bench.seed,
@@ -431,8 +474,24 @@ def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
     own = {one.stage.name: one.bridge.output_log_snr for one in exposure.upsamplers(method)}
     if bench.processes.first:
         exposure.write_picture(bench.folder / f"{analysis.name}.png", rows, own)
-    result = {"rows": rows, "gap": exposure.gaps(rows, method), "level": own}
-    record = replace(record, analysis={**record.analysis, analysis.name: result})
+    return {"rows": rows, "gap": exposure.gaps(rows, method), "level": own}
+
+
+def by_steps(bench: Bench, analysis: Analysis, references: References) -> dict[str, Any]:
+    """The quality over the number of steps, and its picture."""
+    rows = quality_by_steps(
+        bench.method,
+        bench.test,
+        bench.extractor,
+        references,
+        n=analysis.samples,
+        steps=analysis.steps,
+        seed=bench.seed,
+        precision=bench.precision,
+        pack=bench.settings.measure.pack,
+        track=bench.track,
+        processes=bench.processes,
+    )
     if bench.processes.first:
-        record.write(bench.folder)
-    return record
+        write_steps_picture(bench.folder / f"{analysis.name}.png", rows)
+    return {"rows": rows}

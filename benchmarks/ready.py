@@ -15,6 +15,7 @@ from benchmarks.measure.protocol import check_files
 from benchmarks.measure.quality import settle_metrics
 from benchmarks.measure.scale import check_sides, files_of
 from benchmarks.measure.selection import check_selection
+from benchmarks.measure.steps import check_steps
 from benchmarks.plan.budget import SAMPLING, make_plan, with_plan
 from benchmarks.plan.plan import Plan
 from benchmarks.settings import Analysis, Measure, Selection, Settings
@@ -129,7 +130,9 @@ def check_folder(folder: Path) -> None:
 def check_method(method: Method, analysis: Analysis | None) -> None:
     """Refuses a method that cannot be sampled or analysed; ValueError is raised for it."""
     method.check_ready()
-    if analysis is not None:
+    if analysis is not None and analysis.name == "steps":
+        check_steps(method)
+    elif analysis is not None:
         exposure.check_exposure(method, analysis.log_snrs)
 
 

@@ -115,12 +115,13 @@ class TimingOptions:
 
 @dataclass(frozen=True)
 class Analysis:
-    """An analysis beside the row. name: "exposure_bias"; samples: images; log_snrs: of the
-    augmentation."""
+    """An analysis beside the row. samples: images of each point. log_snrs: of the augmentation, in
+    "exposure_bias". steps: of the sampler, in "steps"; None for those of the method."""
 
-    name: str
+    name: Literal["exposure_bias", "steps"]
     samples: Annotated[int, Several]
-    log_snrs: Sequence[float]
+    log_snrs: Sequence[float] = ()
+    steps: Annotated[Sequence[Count], Length(1, more=True)] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ class Settings:
     label: of its row. folder: where it works. dry_run: true for the plan alone, "time" to time some
     steps for it. analysis, recipe_name, protocol: None for none. samples: whether all measured
     samples stay in the folder, and as what (`hierdiff.files.samples`). The options of
-    `hierdiff.train` are as there; checkpoint: of `method=published`.
+    `hierdiff.train` are as there; checkpoint: of `method=published`; of, steps: of
+    `method=distilled`.
     """
 
     measure: Measure
@@ -177,6 +179,8 @@ class Settings:
     protocol: Protocol | None = None
     samples: Literal["npz", "png", "webdataset"] | None = None
     checkpoint: str | Sequence[str] | None = None
+    of: str | None = None
+    steps: Sequence[Count] | None = None
 
     @property
     def place(self) -> Path:
@@ -186,7 +190,10 @@ class Settings:
     def to_config(self) -> dict[str, Any]:
         """The config of these settings, as new dicts, lists and plain values."""
         config = thaw(self)
-        unchosen = ("denoiser", "sampler", "analysis", "recipe_name", "protocol", "checkpoint")
+        unchosen = (
+            *("denoiser", "sampler", "analysis", "recipe_name", "protocol", "checkpoint"),
+            *("of", "steps"),
+        )
         for group in unchosen:
             if config[group] is None:  # as hydra leaves out a group of which nothing is chosen
                 del config[group]

@@ -135,6 +135,6 @@ def outputs_of(record: Record, folder: Path) -> dict[str, str]:
         "table": f"python -m benchmarks.tables {shlex.quote(str(folder.parent))} --format markdown",
     }
     for name, result in record.analysis.items():
-        gaps = ", ".join(f"{stage} {gap:+.3g}" for stage, gap in result["gap"].items())
-        lines[name] = f"{folder / f'{name}.png'} (gap {gaps})"
+        gaps = ", ".join(f"{stage} {gap:+.3g}" for stage, gap in result.get("gap", {}).items())
+        lines[name] = f"{folder / f'{name}.png'}{f' (gap {gaps})' if gaps else ''}"
     return lines

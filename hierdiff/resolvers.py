@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from omegaconf import OmegaConf
 
+from hierdiff.files.weights import weights_of
 from hierdiff.options import Count, Length, check, literal
 
 Plane = Annotated[Sequence[Count], Length(2, more=True)]  # sides, height and width the last of them
@@ -47,3 +48,4 @@ def clipping(codec: str | None) -> str:
 OmegaConf.register_new_resolver("half", half, replace=True)
 OmegaConf.register_new_resolver("chen_scale", chen_scale, replace=True)
 OmegaConf.register_new_resolver("clipping", clipping, replace=True)
+OmegaConf.register_new_resolver("weights_of", weights_of, replace=True)

@@ -19,6 +19,7 @@ from hierdiff.denoisers import Denoiser, denoisers
 from hierdiff.levels import Levels
 from hierdiff.methods import Method, methods
 from hierdiff.noise import from_generator
+from hierdiff.training.published import FILES
 
 SIDES = (16, 8, 4)
 CLASSES, WIDTH, LENGTH = 3, 6, 4
@@ -110,8 +111,8 @@ def denoiser_cases() -> Iterator[Case]:
         yield from (Case(name, depth) for depth in ((1, 2, 3) if nests else (1,)))
 
 
-# Methods that are made of options; the published one is made of files (tests/training).
-METHODS = [name for name in methods.names() if name != "published"]
+# Methods that are made of options; the others are made of files (tests/training).
+METHODS = [name for name in methods.names() if name not in FILES]
 
 
 def method_node(name: str, resolutions: tuple[int, ...] | None = None, **options) -> dict:

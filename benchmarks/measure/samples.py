@@ -52,7 +52,7 @@ def blocks(n: int, batch: int, pack: int = PACK, start: int = 0) -> list[range]:
 class Draw:
     """The images of one sampling seed, by their numbers.
 
-    pack: images in one call of the networks.
+    pack: images in one call of the networks. steps: of the sampler, None for the method's own.
     """
 
     method: Method | Generator
@@ -60,6 +60,7 @@ class Draw:
     seed: int
     precision: str
     pack: int = PACK
+    steps: int | None = None
 
     def __call__(self, numbers: range) -> PixelImages:
         """Images of these numbers, which begin at the border of a pack, uint8 on the CPU."""
@@ -75,6 +76,7 @@ class Draw:
             range(first, first + self.pack),
             seed=self.seed,
             precision=self.precision,
+            steps=self.steps,
         )
         return {name: to_uint8(x).cpu() for name, x in images.items()}
 
@@ -87,9 +89,10 @@ def draw_rows(
     seed: int,
     precision: str,
     watch: Watch | None = None,
+    steps: int | None = None,
 ) -> dict[Name, Float[Tensor, "n c *_sides"]]:
     """Images number `rows`, float, each from its own noise and conditions."""
-    request = request_of(method, conditions, rows, seed=seed, watch=watch)
+    request = request_of(method, conditions, rows, seed=seed, watch=watch, steps=steps)
     with autocast(next(method.parameters()).device, precision):
         return method.sample(request)
 
@@ -101,11 +104,12 @@ def request_of(
     *,
     seed: int,
     watch: Watch | None = None,
+    steps: int | None = None,
 ) -> Request:
     """The request for images number `rows`."""
     device = next(method.parameters()).device
     noise = per_example([seed_of(seed, "sample", row) for row in rows], device)
-    return Request(len(rows), conditions.cond(rows), noise=noise, watch=watch)
+    return Request(len(rows), conditions.cond(rows), noise=noise, watch=watch, steps=steps)
 
 
 def sample_facts(

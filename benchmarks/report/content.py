@@ -20,7 +20,12 @@ from benchmarks.report.numbers import (
 )
 from benchmarks.report.parts import Charts, Gallery, Group, LabelledRecord, PlainTable
 from benchmarks.report.pictures import ReportFiles, galleries, scaling
-from benchmarks.report.plots import curve_charts, selection_charts, trade_charts
+from benchmarks.report.plots import (
+    curve_charts,
+    selection_charts,
+    steps_charts,
+    trade_charts,
+)
 from benchmarks.tables.labels import labels
 from benchmarks.tables.published import Published
 from hierdiff.results.record import Record
@@ -160,7 +165,7 @@ def section(
         data=data,
         entries=entries,
         groups=groups,
-        curves=[*selection_charts(entries), *curve_charts(entries)],
+        curves=[*steps_charts(entries), *selection_charts(entries), *curve_charts(entries)],
         galleries=list(galleries(data, entries, files)),
         budgets=facts.budget_table(entries),
         differences=differences,

@@ -114,6 +114,10 @@ EXPOSURE = (
     "What an upsampler loses because it is given generated images: distance over the level of "
     "augmentation (log-SNR), for real and for generated input."
 )
+STEPS = (
+    "The quality over the number of sampler steps, under the same noise and conditions. A student "
+    "has a network for each number of steps; its teacher has one, under its own sampler."
+)
 SCALING = (
     "What an image costs as its side grows, with untrained weights. An exponent of 2 is "
     "proportional to the pixels."
@@ -125,7 +129,7 @@ HEADS = {
     "memory_mib": "MiB",
     "flops": "FLOPs/image",
 }
-NUMBERS = ("stage", "source", "level", "resolution", "metric", "value", "floor", "n")
+NUMBERS = ("stage", "steps", "source", "level", "resolution", "metric", "value", "floor", "n")
 
 
 def galleries(
@@ -182,6 +186,9 @@ def analysis(name: str, entries: Sequence[LabelledRecord], files: ReportFiles) -
     alt = "Curves of {label}, whose numbers stand in the table below."
     figures = [figure for _, figure in _figures(entries, f"{Path(name).name}.png", alt, files)]
     gaps, numbers = [], []
+    results = [mapping(entry.record.analysis[name]) for entry in entries]
+    own = [mapping(row) for result in results for row in result.get("rows") or ()]
+    heads = [key for key in NUMBERS if any(row.get(key) not in (None, "") for row in own)]
     for entry in entries:
         result = mapping(entry.record.analysis[name])
         log_snrs = mapping(result.get("level"))
@@ -189,15 +196,15 @@ def analysis(name: str, entries: Sequence[LabelledRecord], files: ReportFiles) -
             cells = [value_cell(stage), value_cell(gap), value_cell(log_snrs.get(stage))]
             gaps.append(TableRow(entry.label, cells, entry.look))
         for row in map(mapping, result.get("rows") or ()):
-            cells = [value_cell(row.get(key)) for key in NUMBERS]
+            cells = [value_cell(row.get(key)) for key in heads]
             numbers.append(TableRow(entry.label, cells, entry.look))
     title = name.replace("_", " ")
     head = ("row", "stage", "gap: generated − real input", "log-SNR in sampling")
     tables = [
         *([PlainTable(f"Gaps of {title}", head, gaps)] if gaps else []),
-        *([PlainTable(f"Numbers of {title}", ("row", *NUMBERS), numbers)] if numbers else []),
+        *([PlainTable(f"Numbers of {title}", ("row", *heads), numbers)] if numbers else []),
     ]
-    note = EXPOSURE if name == "exposure_bias" else ""
+    note = {"exposure_bias": EXPOSURE, "steps": STEPS}.get(name, "")
     return Gallery(title[:1].upper() + title[1:], note, figures, tables=tables)
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from benchmarks.report.charts import DASHES, Axis, Line, Point, compact, lines, scatter
-from benchmarks.report.parts import Charts, LabelledRecord, finite_number
+from benchmarks.report.parts import Charts, LabelledRecord, finite_number, mapping
 from benchmarks.tables.scale import SCALE
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import Candidate, CurvePoint, Quality
-from hierdiff.resolution import Name, finest_first, order_of, px, resolution_of
+from hierdiff.resolution import Name, finest_first, level_of, order_of, px, resolution_of
 
 COSTS = (  # key of a cost row, axis, factor to its unit
     ("sample_images_per_s", Axis("sampled images/s", "high"), 1.0),
@@ -161,6 +161,42 @@ def selection_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
             )
             note = f"{_counts_text(points)} They are not those of the tables. Chosen: {chosen}."
             yield Charts(f"Selection by {_name(side, view, metric, side)}", images, note)
+
+
+def steps_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
+    """The quality over the number of steps (`analysis=steps`), a line for each contrast of a row,
+    for each metric; with what the training of the rows has cost."""
+    shared: dict[tuple[Name, str], dict[tuple[str, str], list[tuple[float, float]]]] = {}
+    for entry in entries:
+        for row in map(mapping, mapping(entry.record.analysis.get("steps")).get("rows") or ()):
+            x, y = finite_number(row.get("steps")), finite_number(row.get("value"))
+            if x is not None and y is not None and "resolution" in row:
+                curves = shared.setdefault((level_of(row), str(row.get("metric"))), {})
+                curves.setdefault((entry.label, str(row.get("stage"))), []).append((x, y))
+    looks = {entry.label: entry.look for entry in entries}
+    spent = " ".join(text for e in entries if "steps" in e.record.analysis
+                     for text in [_training_text(e)] if text)  # fmt: skip
+    for (level, metric), curves in shared.items():
+        drawn = [
+            Line(label, sorted(points), looks[label], i % len(DASHES), name)
+            for i, ((label, name), points) in enumerate(curves.items())
+        ]
+        name = f"{metric} at {px(level)}"
+        image = lines(drawn, Axis("sampler steps"), Axis(name, "low"))
+        yield Charts(f"{name} over steps", [("steps", image)], spent)
+
+
+def _training_text(entry: LabelledRecord) -> str:
+    """What the training of a row has cost, and before it that of the runs it starts from."""
+    training = mapping(entry.record.training)
+    here = finite_number(mapping(training.get("spent")).get("flops"))
+    before = [
+        finite_number(mapping(mapping(one).get("spent")).get("flops"))
+        for one in training.get("before") or ()
+    ]
+    known = [amount for amount in before if amount is not None]
+    after = f", after {compact(sum(known))} of the runs that it starts from" if known else ""
+    return f"{entry.label}: {compact(here)} training FLOPs{after}." if here is not None else ""
 
 
 def _selection_lines(

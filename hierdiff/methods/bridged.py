@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from typing_extensions import override
@@ -13,9 +13,10 @@ from hierdiff.levels import Levels
 from hierdiff.methods.bridge import CLEAN, Bridge, Handover
 from hierdiff.methods.diffusion import Diffusion
 from hierdiff.methods.generator import Generator, Part, Request
+from hierdiff.methods.sampling import Sampling
 from hierdiff.methods.stage import Images
 from hierdiff.noise import Noise
-from hierdiff.objective import Draws
+from hierdiff.objective import Draws, Objective
 from hierdiff.resolution import text_of
 
 
@@ -65,6 +66,20 @@ class Bridged(Diffusion):
     @override
     def identity(self) -> str:
         return f"{super().identity}, {self.bridge!r}"
+
+    @override
+    def pupil(
+        self,
+        objective: Objective,
+        sampling: Sampling,
+        *,
+        name: str,
+        previous: Generator | None = None,
+        **changed: Any,
+    ) -> Bridged:
+        pupil = cast(Bridged, super().pupil(objective, sampling, name=name, **changed))
+        pupil._previous = self._previous if previous is None else (previous,)
+        return pupil
 
     @override
     def draw(self, batch: Batch, noise: Noise) -> Any:

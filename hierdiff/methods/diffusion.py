@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -120,6 +121,7 @@ class Diffusion(Generator):
             distilled = f"distilled from the network of another run ({self.teacher})"
             self.notes = (*self.notes, distilled)
         self._teacher: tuple[Diffusion, ...] = ()  # in a tuple: not a submodule of this stage
+        self._pupil_of: tuple[Diffusion, ...] = ()  # who teaches it, if not the stage before
 
     @property
     @override
@@ -173,6 +175,43 @@ class Diffusion(Generator):
             trainer=self.trainer,
         )
 
+    def pupil(
+        self,
+        objective: Objective,
+        sampling: Sampling,
+        *,
+        name: str,
+        previous: Generator | None = None,
+        **changed: Any,
+    ) -> Diffusion:
+        """A stage like this one with a network of its own, which this one teaches.
+
+        Everything but the network is the same object. objective, sampling, name: of the pupil.
+        previous: the stage that it continues from, None for that of this one. changed: further
+        attributes of a `Stage`, such as share and lr.
+
+        Raises:
+            ValueError: where the objective needs no teacher or does not fit, and for a `previous`
+                of a stage that continues from none.
+        """
+        if not objective.needs_teacher:
+            raise ValueError(f"{type(objective).__name__} learns from no teacher: take another")
+        if previous is not None:
+            raise ValueError(f"stage {self.name} stands on no other: leave `previous` out")
+        objective.check(self.process, self.denoiser, self.shapes_in_training())
+        pupil = copy.copy(self)
+        pupil._modules = dict(self._modules)  # else a network would be set in both
+        pupil.denoiser = copy.deepcopy(self.denoiser)
+        for part in pupil.denoiser.modules():
+            if isinstance(part, Denoiser):
+                part.weights = None  # it starts from its teacher
+        pupil.objective, pupil.sampling, pupil.name = objective, sampling, name
+        pupil.weights = pupil.origin = pupil.teacher = None
+        pupil._teacher, pupil._pupil_of = (), (self,)
+        for attribute, value in changed.items():
+            setattr(pupil, attribute, value)
+        return pupil
+
     @override
     def check(self, previous: Stage | None = None) -> None:
         """As in `Stage`.
@@ -181,7 +220,8 @@ class Diffusion(Generator):
             ValueError: where the objective needs a teacher, and has neither a file nor a `previous`
                 stage of the same network.
         """
-        if self.objective.needs_teacher and self.teacher is None and not self._is_as(previous):
+        teacher = self._pupil_of[0] if self._pupil_of else previous
+        if self.objective.needs_teacher and self.teacher is None and not self._is_as(teacher):
             raise ValueError(
                 f"stage {self.name} has no teacher: give objective.teacher, the weights of another "
                 f"run, or put it behind a stage of the same network and process"
@@ -199,7 +239,7 @@ class Diffusion(Generator):
     def start(self, previous: Stage | None, data: Any) -> Any:
         if self.objective.needs_teacher and self.teacher is None:
             self.check(previous)
-            self.learn_from(cast(Stage, previous))
+            self.learn_from(cast(Stage, self._pupil_of[0] if self._pupil_of else previous))
         return data
 
     @property

@@ -24,6 +24,7 @@ class Method(nn.Module):
     """
 
     stages: Sequence[Stage]
+    few_steps: Sequence[int] = (1, 2, 4, 8, 16)  # numbers of steps that are worth a comparison
 
     def __init__(self, resolutions: Sequence[Name], stages: Iterable[Stage]):
         super().__init__()
@@ -47,14 +48,21 @@ class Method(nn.Module):
         finest = next((name for name in self.resolutions if name in names), None)
         if finest is None:
             raise ValueError("images at no resolution are asked for: name one, or None for all")
-        images = self.at(finest).sample(request)
+        images = self.at(finest, request.steps).sample(request)
         return {name: image for name, image in images.items() if request.wants(name)}
 
-    def at(self, name: Name) -> Generator:
+    @property
+    def contrasts(self) -> Mapping[str, Method | Generator]:
+        """What quality is compared over the number of steps, by name: this method, and others that
+        make the same images, such as the teacher of a distilled one."""
+        return {"": self}
+
+    def at(self, name: Name, steps: int | None = None) -> Generator:
         """The stage that makes the method's images of that name.
 
         Names whose images come from one trajectory give the same object, which is what costs refer
-        to.
+        to. steps: of the sampler, None for the method's own; a method may have a network for each
+        number of them.
 
         Raises:
             ValueError: where the method makes no images of that name.

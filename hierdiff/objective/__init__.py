@@ -2,14 +2,20 @@
 
 from hierdiff.objective.base import Objective, Teacher, objectives
 from hierdiff.objective.bound import variational_bound
-from hierdiff.objective.distillation import ProgressiveDistillation
+from hierdiff.objective.distillation import (
+    Distillation,
+    GuidanceDistillation,
+    ProgressiveDistillation,
+)
 from hierdiff.objective.loss import Draws, Loss
 from hierdiff.objective.score import ScoreMatching
 from hierdiff.objective.times import TimeDensity, densities, uniforms
 from hierdiff.objective.weights import Weight, weights
 
 __all__ = [
+    "Distillation",
     "Draws",
+    "GuidanceDistillation",
     "Loss",
     "Objective",
     "ProgressiveDistillation",

@@ -1,21 +1,25 @@
-"""Progressive distillation: a student whose one step does what two steps of a teacher do.
+"""Distillation into few steps: a student whose one step does what several calls of a teacher do.
 
-Salimans & Ho, arXiv 2202.00512, section 3 and algorithm 2. The teacher is a frozen stage of the
-same network, from whose weights the student starts.
+Progressive distillation, Salimans & Ho, arXiv 2202.00512, section 3 and algorithm 2: one step for
+two. Guidance distilled in, Meng et al., arXiv 2210.03142: one call for the two of guidance. The
+teacher is a frozen stage of the same network, from whose weights the student starts.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
 from hierdiff.batch import Cond
 from hierdiff.denoisers.protocol import Denoiser
+from hierdiff.guidance import Scale, check_scale, guided
 from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
 from hierdiff.objective.base import Objective, Teacher, objectives
@@ -29,10 +33,9 @@ from hierdiff.samplers.integrate import eps_of
 from hierdiff.solve import solve
 
 
-@objectives.register("progressive_distillation")
 @dataclass(frozen=True)
-class ProgressiveDistillation(Objective):
-    """One step of the student does what two DDIM steps of its teacher do (arXiv 2202.00512).
+class Distillation(Objective):
+    """The x0 of a student is compared with one that a teacher's calls give, in `targets`.
 
     steps: of the student, N; it is trained only at the times i / N, i = 1 .. N, and is sampled by
     `ddim` on the uniform grid of N steps. teacher: file of weights of another run, whose stage of
@@ -60,6 +63,17 @@ class ProgressiveDistillation(Objective):
         drop = self.draw_drop(b, noise)
         return Draws((u * self.steps).ceil() / self.steps, tuple(map(noise, shapes)), drop)
 
+    @abstractmethod
+    def targets(
+        self,
+        process: GaussianProcess,
+        teacher: Teacher,
+        x_t: Levels,
+        i: Float[Tensor, " b"],
+        cond: Cond,
+    ) -> Levels:
+        """The x0 that the student shall give for x_t, at its times i / N."""
+
     @override
     def __call__(
         self,
@@ -78,15 +92,15 @@ class ProgressiveDistillation(Objective):
         """
         if teacher is None:
             raise ValueError(
-                "progressive distillation has no teacher here: train the stage, or give "
-                "objective.teacher, the weights of another run"
+                "distillation has no teacher here: train the stage, or give objective.teacher, "
+                "the weights of another run"
             )
         i = (draws.t * self.steps).round()
-        t, middle, s = (process.moment((i - back) / self.steps) for back in (0, 0.5, 1))
+        t = process.moment(i / self.steps)
         x_t = process.corrupt(x0, draws.eps, i / self.steps)
         cond = cond.dropped(draws.drop)
         with torch.no_grad():
-            targets = two_steps(teacher, x_t, t, middle, s, cond)
+            targets = self.targets(process, teacher, x_t, i, cond)
         clean, _, prediction = solve(
             denoiser, self.parameterization, x_t, t, denoiser.prepare(cond)
         )
@@ -101,6 +115,66 @@ class ProgressiveDistillation(Objective):
         for name, value in (prediction.losses or {}).items():
             total, logs[f"loss/{name}"] = total + value.mean(), value.mean()
         return Loss(total, logs)
+
+
+@objectives.register("progressive_distillation")
+@dataclass(frozen=True)
+class ProgressiveDistillation(Distillation):
+    """One step of the student does what two DDIM steps of its teacher do (arXiv 2202.00512).
+
+    Options as in `Distillation`.
+    """
+
+    @override
+    def targets(
+        self,
+        process: GaussianProcess,
+        teacher: Teacher,
+        x_t: Levels,
+        i: Float[Tensor, " b"],
+        cond: Cond,
+    ) -> Levels:
+        t, middle, s = (process.moment((i - back) / self.steps) for back in (0, 0.5, 1))
+        return two_steps(teacher, x_t, t, middle, s, cond)
+
+
+@objectives.register("guidance_distillation")
+@dataclass(frozen=True)
+class GuidanceDistillation(Distillation):
+    """One call of the student does what both calls of its guided teacher do (arXiv 2210.03142).
+
+    guidance: the scale, one number or one for each level; the student knows this one alone, where
+    the paper's reads any as a condition. Other options as in `Distillation`.
+
+    Raises:
+        ValueError: for a scale that is no number.
+    """
+
+    guidance: Scale = field(kw_only=True)
+
+    @override
+    def check(
+        self,
+        process: GaussianProcess,
+        denoiser: Denoiser | None = None,
+        shapes: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().check(process, denoiser, shapes)
+        check_scale(self.guidance, len(process.schedules))
+
+    @override
+    def targets(
+        self,
+        process: GaussianProcess,
+        teacher: Teacher,
+        x_t: Levels,
+        i: Float[Tensor, " b"],
+        cond: Cond,
+    ) -> Levels:
+        without = cond.dropped(torch.ones_like(i, dtype=torch.bool))
+        both = guided(teacher(cond), teacher(without), self.guidance)
+        t = process.moment(i / self.steps)
+        return both(x_t, t._replace(time=1.0), None).x0  # at any time, each row has its own
 
 
 def two_steps(

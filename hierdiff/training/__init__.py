@@ -1,5 +1,6 @@
 """Training: one loop on Lightning Fabric, averages of weights, checkpoints that resume exactly."""
 
+from hierdiff.training import distilled as distilled  # registers
 from hierdiff.training import published as published  # registers
 from hierdiff.training.check import check_run
 from hierdiff.training.load import load_method

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hierdiff.files.weights import weights_of
 from hierdiff.methods import Method, methods
 from hierdiff.options import Count, Natural, NonNegative
 from hierdiff.registry import Node
@@ -23,6 +24,7 @@ from hierdiff.trust import check_trust
 
 log = logging.getLogger(__name__)
 NAME = "published"
+FILES = {NAME: "checkpoint"}  # methods that are made of files, and the option that names these
 JOINT = ("shift", "fractions", "growth", "keep_moments")  # of several levels, nothing for one
 
 
@@ -68,17 +70,20 @@ def published(
 
 
 def completed(node: Node) -> dict[str, Any]:
-    """The node of a method; a published one with the config of its files.
+    """The node of a method; one that is made of files (`FILES`) with their config.
 
     Raises:
         ValueError: as `config_of`.
         FileNotFoundError: where there is no such file.
     """
-    if node.get("name") != NAME or node.get("config") is not None or not node.get("checkpoint"):
+    option = FILES.get(str(node.get("name")))
+    if option is None or node.get("config") is not None or not node.get(option):
         return dict(node)
-    paths = _paths(node["checkpoint"])
+    paths = _paths(node[option])
     _check_present(paths, node.get("source"))
-    return {**node, "config": config_of(paths)}
+    files = [str(path) for path in paths]
+    named = files[0] if isinstance(node[option], str) else files
+    return {**node, option: named, "config": config_of(paths)}
 
 
 def _check_present(paths: Sequence[Path], source: str | None) -> None:
@@ -96,7 +101,7 @@ def _paths(checkpoint: str | Sequence[str]) -> list[Path]:
     names = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
     if not names:
         raise ValueError(f"checkpoint={names}: name a file, or the base and its upsamplers")
-    return [Path(name) for name in names]
+    return [Path(weights_of(name)) for name in names]
 
 
 def config_of(paths: Sequence[Path]) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""Quality over the number of steps: of a method, and of others that it stands against.
+
+What a method stands against it says itself (`Method.contrasts`): a distilled one against its
+teacher. Every point has the same noise and conditions.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.conditions import EvaluationConditions
+from benchmarks.measure.kept import Kept
+from benchmarks.measure.quality import Meter
+from benchmarks.measure.samples import PACK, Draw
+from benchmarks.measure.stream import Source, measure_source
+from benchmarks.progress import Track
+from hierdiff.data import ImageData
+from hierdiff.files.atomic import write
+from hierdiff.methods import Method
+from hierdiff.metrics.extractors import Extractor
+from hierdiff.metrics.quality import NATIVE
+from hierdiff.metrics.reference import Reference
+from hierdiff.processes import ALONE, Processes
+from hierdiff.resolution import Resolution, resolution_of, text_of
+
+
+def check_steps(method: Method) -> None:
+    """Refuses a method without a sampler.
+
+    Raises:
+        ValueError: where it has none.
+    """
+    if method.at(method.resolutions[0]).sampling is None:
+        raise ValueError(
+            "analysis=steps compares numbers of sampler steps, and the method makes its images "
+            "without any: leave the analysis out"
+        )
+
+
+def quality_by_steps(
+    method: Method,
+    data: ImageData,
+    extractor: Extractor,
+    references: Mapping[Resolution, Reference],
+    *,
+    n: int,
+    steps: Sequence[int] | None,
+    seed: int,
+    precision: str,
+    pack: int = PACK,
+    track: Track,
+    processes: Processes = ALONE,
+) -> list[dict[str, Any]]:
+    """A row with a distance of the finest images for each contrast and number of steps.
+
+    data: the test images, whose conditions are used. steps: None for those of the method. A
+    collective call of the processes; all of them get the rows.
+    """
+    rows = []
+    finest = resolution_of(method.resolutions[0])
+    conditions = EvaluationConditions(data)
+    for name, part in method.contrasts.items():
+        for count in sorted(method.few_steps if steps is None else steps):
+            draw = Draw(part, conditions, seed, precision, pack, count)
+            meter = Meter(extractor, {finest: references[finest]}, conditions=conditions)
+            source = Source(f"{name or 'samples'} in {count} steps", n, draw, pack=pack)
+            found = measure_source(source, meter, Kept(processes=processes), track)
+            about = {"stage": name, "steps": count}
+            rows += [
+                {**about, **row.plain()}
+                for row in found
+                if row.view == NATIVE and row.level == method.resolutions[0]
+            ]
+    return processes.agree(lambda: rows)
+
+
+def write_steps_picture(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draws the distance over the number of steps, a line for each contrast."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(row["stage"] for row in rows):
+        curve = [row for row in rows if row["stage"] == name]
+        axes.plot(
+            [row["steps"] for row in curve],
+            [row["value"] for row in curve],
+            marker="o",
+            label=name or None,
+        )
+    counts = sorted({row["steps"] for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, list(map(str, counts)))
+    axes.set(
+        xlabel="sampler steps",
+        ylabel=f"{rows[0]['metric']} at {text_of(rows[0]['resolution'])} px",
+    )
+    if len({row["stage"] for row in rows}) > 1:
+        axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    write(path, buffer.getvalue())
