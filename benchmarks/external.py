@@ -13,6 +13,7 @@ from benchmarks.device import device_for
 from benchmarks.measure.external import External, external_images
 from benchmarks.measure.kept import FILE as MEASURING
 from benchmarks.measure.kept import Kept, measuring_key
+from benchmarks.measure.protocol import Sets, check_files, departures
 from benchmarks.measure.quality import AUTO, Meter, Rows, settle_metrics
 from benchmarks.measure.samples import ImageBatches, PixelImages, real_images
 from benchmarks.measure.scale import (
@@ -26,7 +27,7 @@ from benchmarks.measure.stream import Source, measure_seeds, measure_source
 from benchmarks.naming import folder_name
 from benchmarks.progress import quiet, track
 from benchmarks.ready import check_folder
-from benchmarks.settings import Several, freeze, group_of, thaw
+from benchmarks.settings import Measure, Protocol, Several, freeze, group_of, thaw
 from benchmarks.single import show
 from benchmarks.sweep.finished import check_same_inputs, check_same_options, inputs_of
 from hierdiff.data import ImageData, datasets
@@ -70,7 +71,10 @@ Fact = str | int | float | bool | Sequence[Any]
 
 @dataclass(frozen=True)
 class Stated:
-    """What the maker of the images says of them; "unknown" where it is not said."""
+    """What the maker of the images says of them; "unknown" where it is not said.
+
+    labels: how classes were drawn, "random" or "balanced", which a protocol asks for.
+    """
 
     method: Fact = UNKNOWN
     checkpoint: Fact = UNKNOWN
@@ -80,6 +84,7 @@ class Stated:
     ema: Fact = UNKNOWN
     precision: Fact = UNKNOWN
     seed: Fact = UNKNOWN
+    labels: Fact = UNKNOWN
     source: Fact = UNKNOWN
     licence: Fact = UNKNOWN
 
@@ -95,8 +100,12 @@ class ExternalMeasure:
     samples: Annotated[int, Several] | None
     resolutions: Sequence[Count | Sides]
     batch: Count
-    references: Mapping[int | str, str | Path]
+    references: Mapping[int | str, str | Path] | None
     seed: int
+
+
+# options of measuring that runs alone have
+OF_RUNS = {one.name for one in fields(Measure)} - {one.name for one in fields(ExternalMeasure)}
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ class ExternalSettings:
     """The settings of the command. images, trust: see `external_images`. data: None where all
     references are files. dataset: its name in tables, None for that of the data or of the file.
     conditions: "test" where image i was made under evaluation row i of the test part, "own" where
-    it was made under the caption and label beside it."""
+    it was made under the caption and label beside it. protocol: None for none."""
 
     images: str | Path | Node
     label: str | int | float
@@ -116,6 +125,7 @@ class ExternalSettings:
     stated: Stated
     measure: ExternalMeasure
     data: Node | None = None
+    protocol: Protocol | None = None
 
     @property
     def place(self) -> Path:
@@ -123,9 +133,11 @@ class ExternalSettings:
         return Path(self.folder or Path("runs") / folder_name(str(self.label), []))
 
     def to_config(self) -> dict[str, Any]:
-        """As new dicts, lists and plain values; without `data` where there is none."""
+        """As new dicts, lists and plain values; without `data` and `protocol` where there are
+        none."""
         config = thaw(self)
-        return {name: node for name, node in config.items() if (name, node) != ("data", None)}
+        chosen = {"data", "protocol"}
+        return {name: one for name, one in config.items() if name not in chosen or one is not None}
 
 
 @dataclass(frozen=True)
@@ -171,7 +183,13 @@ class Job:
 def external_settings(config: Mapping[str, Any]) -> ExternalSettings:
     """The settings of a composed config; ValueError is raised for a value that is none."""
     kinds = hints(ExternalSettings)
-    groups = {
+    protocol = config.get("protocol")
+    if protocol is not None:  # its file also sets options that only runs have
+        measure = {k: v for k, v in config["measure"].items() if k not in OF_RUNS}
+        config = {**config, "measure": measure}
+        protocol = group_of(Protocol, protocol, "protocol")
+    groups: dict[str, Any] = {
+        "protocol": protocol,
         "stated": group_of(Stated, config["stated"], "stated"),
         "measure": group_of(ExternalMeasure, config["measure"], "measure"),
     }
@@ -180,7 +198,7 @@ def external_settings(config: Mapping[str, Any]) -> ExternalSettings:
     }
     for name, value in rest.items():
         check(value, kinds[name], name)
-    return ExternalSettings(**{name: freeze(value) for name, value in rest.items()}, **groups)  # type: ignore[arg-type]
+    return ExternalSettings(**{name: freeze(value) for name, value in rest.items()}, **groups)
 
 
 def ready_to_evaluate(settings: ExternalSettings) -> Job:
@@ -193,6 +211,8 @@ def ready_to_evaluate(settings: ExternalSettings) -> Job:
     """
     check_folder(settings.place)
     measure = settings.measure
+    if settings.protocol is not None:
+        check_files(settings.protocol, measure.extractor, measure.references)
     images = external_images(settings.images, settings.trust)
     files = files_of(measure.references)
     data = None if settings.data is None else datasets.build(settings.data, at="data")
@@ -355,7 +375,7 @@ def evaluate(settings: ExternalSettings) -> Record:
         quality=tuple(quality),
         scale=scale,
         config=job.config,
-        provenance=provenance_of(job, started),
+        provenance={**provenance_of(job, started), **evaluation_of(job, extractor, references)},
     )
     if processes.first:
         picture(job)
@@ -462,6 +482,19 @@ def name_of_data(job: Job) -> str:
     if job.settings.dataset is not None:
         return job.settings.dataset
     return Path(job.files[job.resolutions[0]]).stem if job.data is None else job.data.name
+
+
+def evaluation_of(
+    job: Job, extractor: Extractor, references: Mapping[Resolution, Reference]
+) -> dict[str, Any]:
+    """The published protocol of the images and how they depart from it; {} without one."""
+    protocol, finest = job.settings.protocol, job.images.resolution
+    if protocol is None:
+        return {}
+    draws = range(len(job.images) // job.set_size)
+    asked = Sets(job.metrics, job.set_size, draws, str(job.settings.stated.labels))
+    found = departures(protocol, asked, finest, extractor, references[finest])
+    return {"evaluation": {"protocol": protocol.name, "departures": found}}
 
 
 def provenance_of(job: Job, started: str) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def ready(settings: Settings) -> Ready:
     if settings.samples is not None and len(sides_of(sides[0])) != 2:
         raise ValueError(f"samples={settings.samples}: clips are not stored, leave it out")
     if settings.protocol is not None:
-        check_files(settings.protocol, measure)
+        check_files(settings.protocol, measure.extractor, measure.references)
     settings = settings.settle(metrics=settle_metrics(measure.metrics, run.data.law, sides))
     extractor = check_measure(settings.measure, run)
     if settings.select.options:

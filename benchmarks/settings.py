@@ -56,7 +56,7 @@ class Measure:
     labels: Labels
     pack: Count
     scale: bool
-    references: Mapping[int | str, str | Path]
+    references: Mapping[int | str, str | Path] | None
     perceptual: Later[Perceptual]
 
 

@@ -6,7 +6,9 @@ options of measuring to them. Options may be changed afterwards; the record then
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.measure.scale import files_of
@@ -19,9 +21,19 @@ from hierdiff.resolution import Resolution, px
 TRAIN, CAPTIONS = "train", "captions"  # references that are no files
 
 
+@dataclass(frozen=True)
+class Sets:
+    """What is asked of images from elsewhere. seeds: the numbers of the sets; labels: as stated."""
+
+    metrics: Sequence[str]
+    samples: int
+    seeds: Sequence[int]
+    labels: str
+
+
 def departures(
     protocol: Protocol,
-    measure: Measure,
+    measure: Measure | Sets,
     finest: Resolution,
     extractor: Extractor,
     reference: Reference,
@@ -38,7 +50,7 @@ def departures(
     ]
 
 
-def _of_samples(protocol: Protocol, measure: Measure, finest: Resolution) -> Iterator[str]:
+def _of_samples(protocol: Protocol, measure: Measure | Sets, finest: Resolution) -> Iterator[str]:
     if measure.samples != protocol.samples:
         yield f"{measure.samples:,} of {protocol.samples:,} samples"
     if len(measure.seeds) > 1:
@@ -67,25 +79,31 @@ def _of_scale(protocol: Protocol, extractor: Extractor, reference: Reference) ->
         yield f"{reference.statistics.n:,} instead of {protocol.images:,} real images"
 
 
-def check_files(protocol: Protocol, measure: Measure) -> None:
+def check_files(
+    protocol: Protocol, extractor: Any, references: Mapping[int | str, str | Path] | None
+) -> None:
     """Refuses a protocol whose files are not there.
+
+    extractor: its node. references: files by resolution.
 
     Raises:
         FileNotFoundError: names all of them, and where they come from.
     """
-    absent = dict(_absent(protocol, measure))
+    absent = dict(_absent(protocol, extractor, references))
     if absent:
         places = search_paths("x")
         named = ", and ".join(f"{name} ({url})" if url else name for name, url in absent.items())
         raise FileNotFoundError(
             f"protocol={protocol.name} needs {named}: put what is missing into "
             f"{' or '.join(str(place.parent) for place in places)}, or give the path in "
-            f"measure.extractor.weights and measure.references"
+            f"measure.extractor.weights and measure.references; measure.references=null compares "
+            f"with the images of the data"
         )
 
 
-def _absent(protocol: Protocol, measure: Measure) -> Iterator[tuple[str, str | None]]:
-    node: Any = measure.extractor
+def _absent(
+    protocol: Protocol, node: Any, references: Mapping[int | str, str | Path] | None
+) -> Iterator[tuple[str, str | None]]:
     kind = extractors.named(node)
     released, weights = getattr(kind, "released", None), node.get("weights")
     if weights is None and released is not None and not node.get("allow_download"):
@@ -93,7 +111,7 @@ def _absent(protocol: Protocol, measure: Measure) -> Iterator[tuple[str, str | N
             yield released, getattr(kind, "released_at", None)
     elif weights is not None and not located(weights).exists():
         yield str(weights), getattr(kind, "released_at", None)
-    for path in files_of(measure.references).values():
+    for path in files_of(references).values():
         if not located(path).is_file():
             own = str(path) == protocol.reference
             yield str(path), protocol.url if own else None

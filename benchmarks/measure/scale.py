@@ -91,14 +91,14 @@ def statistics_folder(data: Mapping[str, Any]) -> Path:
     return folder
 
 
-def files_of(wanted: Mapping[int | str, str | Path]) -> dict[Resolution, str | Path]:
+def files_of(wanted: Mapping[int | str, str | Path] | None) -> dict[Resolution, str | Path]:
     """The option `measure.references`, whose keys are 32 or 8x32x32, by resolution; a file that is
     named without a folder is looked for where weights are (`weights.search_paths`).
 
     Raises:
         ValueError: for a key that is a word.
     """
-    names = {name_of(str(key)): located(path) for key, path in wanted.items()}
+    names = {name_of(str(key)): located(path) for key, path in (wanted or {}).items()}
     for name in names:
         if isinstance(name, str):
             raise ValueError(

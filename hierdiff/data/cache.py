@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 FORMAT = 2  # raised when the decoding of the same file, or the form of an entry, changes
 IMAGES = "images.npy"
 LARGE = 10**8  # bytes of an entry that is told of before it is written
-SHOWN = 5  # skipped files that are named in the log when they were skipped before
+SHOWN = 20  # skipped files that are named in the log
 
 
 @dataclass(frozen=True)
@@ -336,7 +336,8 @@ def _results(made: _Made[Any], write: Callable[[bytes], Any] | None = None) -> _
             text = (isinstance(result, OSError) and result.strerror) or str(result)
             reason = " ".join(text.split()) or type(result).__name__
             index.skipped.append(with_escapes(f"{source}: {reason}"))
-            log.warning("skipped %s", index.skipped[-1])
+            if len(index.skipped) <= SHOWN:
+                log.warning("skipped %s", index.skipped[-1])
             continue
         content, side = result
         if write is not None:
@@ -349,6 +350,8 @@ def _results(made: _Made[Any], write: Callable[[bytes], Any] | None = None) -> _
     if not index.rows:
         why = f"; the first: {index.skipped[0]}" if index.skipped else ""
         raise ValueError(f"{made.name}: none of {len(made.sources)} images could be read{why}")
+    if len(index.skipped) > SHOWN:
+        log.warning("skipped %d more", len(index.skipped) - SHOWN)
     return index
 
 

@@ -20,6 +20,7 @@ from benchmarks.report.content import page
 from benchmarks.report.pictures import ReportFiles
 from benchmarks.sweep.finished import Unlike
 from benchmarks.tables.beside import beside
+from benchmarks.tables.notes import protocols
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.table import tabulate
 from hierdiff.command import plain_config
@@ -280,7 +281,8 @@ def test_the_same_images_under_another_folder_compute_no_feature_again(place, ca
 def test_every_table_and_the_report_say_what_the_maker_states_and_what_not(preset, place):
     facts = {
         **{"method": "VAR", "checkpoint": "d30", "guidance": 1.5, "sampler": "top-k", "steps": 10},
-        **{"ema": "none", "precision": "bf16", "seed": 7, "source": "a paper", "licence": "MIT"},
+        **{"ema": "none", "precision": "bf16", "seed": 7, "labels": "random"},
+        **{"source": "a paper", "licence": "MIT"},
     }
     unknown = measured(place, out="states/nothing")
     all_known = measured(place, *(f"stated.{k}={v}" for k, v in facts.items()), out="states/all")
@@ -313,3 +315,26 @@ def test_parts_agree_with_the_captions_beside_real_images_and_not_with_those_of_
         (found,) = {q.value for q in record.quality if q.metric == "attribute accuracy"}
         agreement[name] = found
     assert agreement["right"] > 0.9 > 0.5 > agreement["wrong"]
+
+
+def test_a_published_protocol_measures_as_it_says_and_departures_are_told(place):
+    words = ("protocol=fid50k_imagenet_256", f"measure.samples={N}", "measure.references=null")
+    record = measured(place, *words, "stated.labels=random", out="as a paper")
+    assert record.provenance["evaluation"] == {
+        "protocol": "fid50k_imagenet_256",
+        "departures": [
+            "40 of 50,000 samples",
+            "8 px instead of 256 px",
+            "extractor random_conv instead of inception",
+            "the training images instead of VIRTUAL_imagenet256_labeled.npz",
+            "without sfid, is_in_order, pr_all",
+        ],
+    }
+    silent = measured(place, *words, out="labels unknown")
+    assert "unknown labels instead of random" in silent.provenance["evaluation"]["departures"]
+    assert ", from which it departs: 40 of 50,000 samples" in str(list(protocols({"VAR": silent})))
+
+
+def test_a_protocol_without_its_files_names_them_before_an_image_is_read(place):
+    with pytest.raises(FileNotFoundError, match="needs VIRTUAL_imagenet256_labeled.npz .*https://"):
+        measured(place, "protocol=fid50k_imagenet_256", images="absent.npz")

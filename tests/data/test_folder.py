@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from hierdiff.data import datasets
+from hierdiff.data.cache import SHOWN
 
 
 def build(root, tmp_path, **options):
@@ -470,3 +471,15 @@ def test_captions_that_cannot_be_read_are_an_error_with_the_way_out(tmp_path, pu
     put(tmp_path / "photos/captions.jsonl")
     with pytest.raises(OSError, match=r"captions .* cannot be read .*data\.captions=FILE"):
         build(tmp_path / "photos", tmp_path)
+
+
+def test_a_log_names_no_more_skipped_files_than_a_person_reads(tmp_path, caplog):
+    for number in range(SHOWN + 3):
+        paint(tmp_path / "images" / f"{number:02}.png", size=(3, 3))
+    paint(tmp_path / "images" / "whole.png", size=(8, 8))
+    for _ in range(2):  # when they are read, and when that is known
+        caplog.clear()
+        data = build(tmp_path / "images", tmp_path)
+        lines = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+        assert len(data.skipped) == SHOWN + 3 and len(lines) == SHOWN + 1
+        assert "3 more" in lines[-1]

@@ -43,6 +43,8 @@ LINES = {  # of the commands that are not run, and why
     "python -m benchmarks.evaluate images=samples.npz label=VAR data=folder data.root=PHOTOS "
     "data.resolution=256 stated.method=VAR stated.guidance=1.5 stated.steps=10 "
     "stated.source=https://arxiv.org/abs/2404.02905": "its images are of another model",
+    "python -m benchmarks.evaluate images=samples.npz label=VAR protocol=fid50k_imagenet_256 "
+    "stated.labels=random": "its images are of another model",
     "python -m benchmarks.evaluate images=RUN/samples/seed0/64.npz label=again data=... "
     "conditions=test": "its run is the reader's: tests/benchmarks/test_run.py measures one again",
     "torchrun --nproc_per_node=8 -m benchmarks.run method=mdm protocol=fid50k_imagenet_256 "

@@ -105,7 +105,7 @@ def test_absent_files_are_named_with_their_source_in_one_sentence(tmp_path, monk
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
     made = settings("protocol=fid50k_imagenet_256")
     with pytest.raises(FileNotFoundError) as error:
-        check_files(made.protocol, made.measure)
+        check_files(made.protocol, made.measure.extractor, made.measure.references)
     text = str(error.value)
     assert "weights-inception-2015-12-05-6726825d.pth (https://github.com/toshas/" in text
     assert "VIRTUAL_imagenet256_labeled.npz (https://openaipublic.blob" in text
@@ -113,7 +113,7 @@ def test_absent_files_are_named_with_their_source_in_one_sentence(tmp_path, monk
     for name in ("weights-inception-2015-12-05-6726825d.pth", "VIRTUAL_imagenet256_labeled.npz"):
         np.save(tmp_path / "x.npy", np.zeros(1))
         (tmp_path / "x.npy").rename(tmp_path / name)
-    check_files(made.protocol, made.measure)
+    check_files(made.protocol, made.measure.extractor, made.measure.references)
 
 
 def test_an_option_that_a_protocol_does_not_have_is_refused():
