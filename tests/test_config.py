@@ -142,8 +142,13 @@ STRANGE: dict[str, dict[str, str | None]] = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", STRANGE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "no home" else pytest.mark.trial)
+        for name in STRANGE
+    ],
+)
 def test_a_run_ends_with_its_row(name: str, tmp_path: Path):
     environment = {k: v for k, v in {**os.environ, **STRANGE[name]}.items() if v is not None}
     words = ["method=end_to_end", "data.resolution=16", "method.resolutions=[16]", *QUICK]

@@ -2,9 +2,10 @@
 
 A column holds the files: bytes, or {bytes, path}. Another may hold the class (a number, whose
 names Hugging Face writes beside it, or a name), another the caption. An image can be read by
-itself, but a row group is read whole for it: small groups (`row_group_size=16`) are for training
-in random order, large ones for `reading.decoded=true`. The key of an image is its `path`, or what
-the column `key` says, or its number.
+itself, but a row group is read whole for it, and a process keeps the last `KEPT` bytes of them:
+training in random order is fast where the table is no larger or its groups are small
+(`row_group_size=16`), and `reading.decoded=true` is for others. The key of an image is its `path`,
+or what the column `key` says, or its number.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from hierdiff.files.reading import Damaged, check_regular, damage, from_json
 from hierdiff.registry import Node
 
 log = logging.getLogger(__name__)
-GROUPS = 4  # row groups that a process keeps
+KEPT = 2**28  # bytes of row groups that a process keeps
 HEAVY = 2**25  # bytes of a row group that are much for one image
 
 
@@ -143,12 +144,21 @@ def read_cell(cell: Cell) -> bytes:
     return content
 
 
-@lru_cache(maxsize=GROUPS)
-def _group(path: str, changed: int, group: int, column: str) -> Any:
+_groups: OrderedDict[tuple[Any, ...], Any] = OrderedDict()  # the last ones used, newest last
+
+
+def _group(*place: Any) -> Any:
+    """The column of a row group; place: path, time of change, group, column."""
     from pyarrow.parquet import ParquetFile
 
-    with ParquetFile(path) as file:
-        return file.read_row_group(group, columns=[column]).column(0)
+    if place not in _groups:
+        path, _, group, column = place
+        with ParquetFile(path) as file:
+            _groups[place] = file.read_row_group(group, columns=[column]).column(0)
+    _groups.move_to_end(place)
+    while len(_groups) > 1 and sum(one.nbytes for one in _groups.values()) > KEPT:
+        _groups.popitem(last=False)
+    return _groups[place]
 
 
 def tables_in(place: Path, option: str) -> list[Path]:

@@ -563,7 +563,9 @@ def test_a_run_killed_in_measuring_goes_on_and_ends_as_one_that_was_not(tmp_path
 def test_more_samples_than_test_images_are_drawn_and_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr(phases, "costs", lambda *given: [])
     part = prepared().data.part("test")
-    record = single.make(settings_of(composed(tmp_path, f"measure.samples={len(part) + 8}")))
+    cheap = ("measure.extractor={name: random_conv}", "measure.metrics=[fd]")
+    options = composed(tmp_path, f"measure.samples={len(part) + 8}", *cheap)
+    record = single.make(settings_of(options))
     assert {row.n for row in record.quality if row.metric.startswith("FD")} == {len(part) + 8}
     assert {row.n for row in record.scale["real"]} == {len(part)}
     assert f"rows=permuted({len(part)})" in str(record.quality[0].identity)

@@ -49,7 +49,7 @@ RUNS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 @pytest.mark.parametrize(("installed", "words"), RUNS.items(), indirect=["installed"])
 def test_a_package_is_found_by_name_and_gets_a_row(installed: Path, words, tmp_path: Path):
     ran(["-m", "benchmarks.run", *words, *FEW, "measure.metrics=[fd]"], tmp_path, installed)

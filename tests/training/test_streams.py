@@ -6,7 +6,7 @@ import hashlib
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -19,11 +19,26 @@ from tests.data import formats
 from tests.training.runs import Line, Lines, config, recipe, server
 from tests.training.test_run import free_port
 
-STEPS, BATCH, KILLS = 9, 8, (2, 5, 7)  # 18 training images: an epoch ends within the third step
-OPTIONS = {"steps": STEPS, "batch_size": BATCH, "checkpoint_every": 1, "precision": "64-true"}
+
+class Plan(NamedTuple):
+    """A run over so many images, and the steps before which it is killed."""
+
+    images: int
+    steps: int
+    batch: int
+    kills: tuple[int, ...]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        fixed = {"checkpoint_every": 1, "precision": "64-true"}
+        return {"steps": self.steps, "batch_size": self.batch, **fixed}
 
 
-def line(node: dict[str, Any], folder: Path, accumulate: int, kill: int | None) -> None:
+SMALL = Plan(24, 9, 8, (2, 5, 7))  # 18 training images: an epoch ends within the third step
+LARGE = Plan(5000, 36, 256, (6, 15, 29))  # 3750 training images: one ends within the fifteenth
+
+
+def line(plan: Plan, node: dict[str, Any], folder: Path, accumulate: int, kill: int | None) -> None:
     """A run that writes the digest of each batch it sees, and dies before the step `kill`."""
     data = datasets.build(node).part("train")
     chunks = Feed.chunks
@@ -44,18 +59,18 @@ def line(node: dict[str, Any], folder: Path, accumulate: int, kill: int | None) 
     Feed.chunks = seen  # type: ignore[method-assign]
     torch.manual_seed(0)
     method = Lines([Line()])
-    train(method, data, folder, recipe(accumulate=accumulate, **OPTIONS), config=config())
+    train(method, data, folder, recipe(accumulate=accumulate, **plan.options), config=config())
 
 
-def work(
-    node: dict[str, Any], folder: Path, environment: dict[str, str], accumulate: int, kill: int
-) -> None:
+def work(environment: dict[str, str], *given: Any) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
-    line(node, folder, accumulate, kill)
+    line(*given)
 
 
-def ended(node: dict[str, Any], folder: Path, processes: int, kill: int | None = None) -> None:
+def ended(
+    plan: Plan, node: dict[str, Any], folder: Path, processes: int, kill: int | None = None
+) -> None:
     """One start of the command, in as many processes."""
     shared = {
         **{"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "GROUP_RANK": "0"},
@@ -64,11 +79,12 @@ def ended(node: dict[str, Any], folder: Path, processes: int, kill: int | None =
     started = []
     for rank in range(processes):
         own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-        process = server.Process(target=work, args=(node, folder, own, 2 // processes, kill))
+        given = (own, plan, node, folder, 2 // processes, kill)
+        process = server.Process(target=work, args=given)
         process.start()
         started.append(process)
     for process in started:
-        process.join(120)
+        process.join(300)
         assert process.exitcode == (0 if kill is None else -signal.SIGKILL)
 
 
@@ -76,32 +92,55 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in (folder / "seen").iterdir()}
 
 
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def nodes(root: Path, plan: Plan) -> dict[str, dict[str, Any]]:
     pytest.importorskip("pyarrow")
-    root = tmp_path_factory.mktemp("streams")
-    found = formats.write_all(root, formats.files(24))
+    found = formats.write_all(root, formats.files(plan.images))
     options = {"resolution": 8, "cache": str(root / "cache"), "flip": True}
     return {name: {**node, **options} for name, node in found.items()}
 
 
-@pytest.fixture(scope="module")
-def whole(nodes, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run on a decoded folder in one process that nobody killed."""
-    folder = tmp_path_factory.mktemp("whole")
-    ended(nodes["folder"], folder, 1)
-    return folder
+class Runs(NamedTuple):
+    """One set of images in several formats, and the run on a decoded folder that nobody killed."""
+
+    plan: Plan
+    nodes: dict[str, dict[str, Any]]
+    whole: Path
 
 
-@pytest.mark.parametrize(("name", "processes"), [("webdataset", 2), ("parquet", 1)])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(SMALL, marks=pytest.mark.slow),
+        pytest.param(LARGE, marks=pytest.mark.trial),
+    ],
+    ids=lambda plan: f"{plan.images} images",
+)
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    plan, folder = request.param, tmp_path_factory.mktemp("whole")
+    made = nodes(tmp_path_factory.mktemp("streams"), plan)
+    ended(plan, made["folder"], folder, 1)
+    return Runs(plan, made, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "processes"),
+    [
+        ("webdataset", 2),
+        ("parquet", 1),
+        pytest.param("webdataset", 1, marks=pytest.mark.trial),
+        pytest.param("parquet", 2, marks=pytest.mark.trial),
+        pytest.param("encoded folder", 2, marks=pytest.mark.trial),
+    ],
+)
 def test_three_kills_and_another_format_change_no_batch_and_no_weight(
-    nodes, whole, tmp_path, name, processes
+    runs: Runs, tmp_path: Path, name: str, processes: int
 ):
-    for kill in KILLS:
-        ended(nodes[name], tmp_path, processes, kill)
-    ended(nodes[name], tmp_path, processes)
-    assert contents(tmp_path) == contents(whole)
-    assert len(contents(whole)) == 2 * STEPS
-    weights, expected = (load_file(f / "weights.safetensors") for f in (tmp_path, whole))
+    plan, node = runs.plan, runs.nodes[name]
+    for kill in plan.kills:
+        ended(plan, node, tmp_path, processes, kill)
+    ended(plan, node, tmp_path, processes)
+    assert contents(tmp_path) == contents(runs.whole)
+    assert len(contents(runs.whole)) == 2 * plan.steps
+    weights, expected = (load_file(f / "weights.safetensors") for f in (tmp_path, runs.whole))
     for key, tensor in expected.items():
         torch.testing.assert_close(weights[key], tensor, rtol=1e-12, atol=1e-14)

@@ -409,7 +409,7 @@ def test_a_dry_sweep_lists_every_refusal_and_ends_with_code_1(tmp_path):
     assert "failed: end_to_end" in ended.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_a_sweep_at_equal_operations_is_timed_together_and_ends_in_table_and_page(tmp_path):
     """What `make compare` does, small."""
     place = tmp_path / "runs"
@@ -464,7 +464,7 @@ def test_two_sweeps_into_one_folder_make_whole_records(tmp_path):
         assert record.failure is None and not record.edited and record.quality
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_jobs_at_once_leave_what_jobs_in_turn_leave(tmp_path):
     several = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     ended = swept(tmp_path, BOTH, "method.resolutions=[32]", *several)
@@ -475,7 +475,7 @@ def test_jobs_at_once_leave_what_jobs_in_turn_leave(tmp_path):
     assert not list((tmp_path.parent / "runs").glob(".sweeps/*"))
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_jobs_that_are_submitted_leave_what_jobs_in_turn_leave(tmp_path):
     """Slurm's launcher on this machine: it shares all but the queue."""
     place = ("hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path}")
@@ -487,9 +487,18 @@ def test_jobs_that_are_submitted_leave_what_jobs_in_turn_leave(tmp_path):
     assert not (tmp_path / ".sweeps").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-@pytest.mark.parametrize("how", ["a terminal's Ctrl-C", "SIGTERM to the sweep alone"])
+CTRL_C, SIGTERM = "a terminal's Ctrl-C", "SIGTERM to the sweep alone"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "how"),
+    [
+        pytest.param("basic", SIGTERM, marks=pytest.mark.slow),
+        pytest.param("basic", CTRL_C, marks=pytest.mark.trial),
+        pytest.param("joblib", SIGTERM, marks=pytest.mark.trial),
+        pytest.param("joblib", CTRL_C, marks=pytest.mark.trial),
+    ],
+)
 def test_an_interrupted_sweep_ends_with_checkpoints_and_goes_on(tmp_path, launcher, how):
     more = ["trainer.steps=3000", "trainer.checkpoint_every=0", f"hydra/launcher={launcher}"]
     told = [*command(tmp_path, BOTH, *more), f"hydra.sweep.dir={tmp_path}"]
