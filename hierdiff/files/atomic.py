@@ -35,7 +35,7 @@ def write(path: Path, content: bytes) -> None:
     write_pieces(path, [content], len(content))
 
 
-def write_pieces(path: Path, pieces: Iterable[bytes], size: int) -> None:
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], size: int) -> None:
     """Writes the pieces one after another as the file `path` at once.
 
     size: bytes of all pieces, for the message.

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from hierdiff.config import one_line
 from hierdiff.data.classes import natural
-from hierdiff.files.atomic import write
 from hierdiff.inputs import changed
 from hierdiff.training import shards
-from hierdiff.training.format import as_json, packed, unpacked
+from hierdiff.training.format import as_json, unpacked, write_packed
 
 log = logging.getLogger(__name__)
 DECISIVE = ("data", "method", "trainer", "seed", "data_sha256")  # parts that decide the weights
@@ -106,7 +105,7 @@ class Part(Mapping[str, Tensor]):
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Writes a checkpoint into `folder` at once and removes all but the newest `keep` up to it."""
     path = folder / f"{name_at(checkpoint.total_step)}.safetensors"
-    write(path, packed(checkpoint.tensors, checkpoint.facts))
+    write_packed(path, checkpoint.tensors, checkpoint.facts)
     remove_older(path, keep)
     return path
 

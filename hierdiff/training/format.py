@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from hierdiff.config import check_depth
-from hierdiff.files.atomic import write
+from hierdiff.files.atomic import write_pieces
 
 SCHEMA = 1
 KEY = "hierdiff"  # of the metadata
@@ -31,15 +31,47 @@ def save_weights(
     path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], **more: Any
 ) -> None:
     """Writes weights with the config that they are rebuilt from; more: further facts, as JSON."""
-    write(path, packed(tensors, {"kind": "weights", "config": config, **more}))
+    write_packed(path, tensors, {"kind": "weights", "config": config, **more})
 
 
-def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
-    """The bytes of a file of tensors and facts, with schema, version and the SHA-256 of the
-    tensors."""
+def write_packed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Writes a file of tensors and facts, with schema, version and the SHA-256 of the tensors.
+
+    One tensor after another goes to the disk, so that memory holds no second copy of them.
+    """
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     own = {"schema": SCHEMA, "version": hierdiff_version(), DIGEST: sha256_of_tensors(flat)}
-    return save(flat, {KEY: json.dumps({**own, **facts})})
+    ordered = sorted(flat.items(), key=lambda item: (-ORDER.index(item[1].dtype), item[0]))
+    head = header_of(ordered, {KEY: json.dumps({**own, **facts})})
+    pieces = (raw(tensor) for _, tensor in ordered)
+    write_pieces(path, chain([head], pieces), len(head) + sum(t.nbytes for _, t in ordered))
+
+
+ORDER = (  # of the safetensors format, which puts the widest last; its names
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.float16, torch.bfloat16),
+    *(torch.int32, torch.float32, torch.float64, torch.int64),
+)
+DTYPES = ("BOOL", "U8", "I8", "I16", "F16", "BF16", "I32", "F32", "F64", "I64")
+
+
+def header_of(tensors: Sequence[tuple[str, Tensor]], metadata: Mapping[str, str]) -> bytes:
+    """What stands before the values in a safetensors file: length, and places as JSON."""
+    places: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in tensors:
+        start, end = end, end + tensor.nbytes
+        dtype = DTYPES[ORDER.index(tensor.dtype)]
+        places[name] = {
+            "dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]
+        }  # fmt: skip
+    text = json.dumps(places, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor, in its own memory."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -47,7 +79,7 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        total.update(raw(tensor))
     return total.hexdigest()
 
 

@@ -24,11 +24,10 @@ from hierdiff import training
 from hierdiff.command import plain_config, with_sentences
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import OneLevelDenoiser
-from hierdiff.files.atomic import write
 from hierdiff.metrics.extractors import squeezenet
 from hierdiff.prepared import prepare
 from hierdiff.training.bounds import tensors_of
-from hierdiff.training.format import as_json, packed, save_weights
+from hierdiff.training.format import as_json, save_weights, write_packed
 from tests.benchmarks import rows
 from tests.metrics.foreign_weights import write_squeezenet
 
@@ -194,7 +193,7 @@ def test_a_dry_run_refuses_a_record_and_a_checkpoint_of_other_options(tmp_path):
     made = prepare(config_of(tmp_path))
     facts = {"kind": "checkpoint", "config": as_json(made.config), "stage": 0}
     path = tmp_path / "checkpoints" / "step_0000003.safetensors"
-    write(path, packed({"model/x": torch.zeros(1)}, facts))
+    write_packed(path, {"model/x": torch.zeros(1)}, facts)
     with pytest.raises(ValueError, match="was written with seed=0, now it is 1"):
         ready(changed)
     rows.record("a", config=config_of(tmp_path)).write(tmp_path)

@@ -162,10 +162,9 @@ def test_a_class_that_a_config_names_is_imported_only_where_it_is_trusted(tmp_pa
 def test_a_checkpoint_of_training_is_refused(tmp_path: Path):
     path = weights(tmp_path)
     tensors = tensors_of(load_method(path)[0])
-    from hierdiff.files.atomic import write
-    from hierdiff.training.format import packed
+    from hierdiff.training.format import write_packed
 
-    write(path, packed(tensors, {"kind": "checkpoint", "config": load_method(path)[1]}))
+    write_packed(path, tensors, {"kind": "checkpoint", "config": load_method(path)[1]})
     with pytest.raises(ValueError, match="checkpoint of training"):
         save_pretrained(path, tmp_path / "out")
 

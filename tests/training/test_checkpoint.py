@@ -18,7 +18,7 @@ from safetensors.torch import save, save_file
 from hierdiff.files.atomic import write
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.checkpoint import Checkpoint, all_in, check_config, newest, save_checkpoint
-from hierdiff.training.format import SCHEMA, packed, save_weights, unpacked
+from hierdiff.training.format import SCHEMA, opened, save_weights, unpacked, write_packed
 from hierdiff.training.load import load_method
 from tests.training.runs import GROWN, INNER, built, config, run
 
@@ -201,7 +201,7 @@ def test_weights_of_another_method_are_refused(tmp_path: Path):
     path = tmp_path / "w.safetensors"
     facts = {"kind": "weights", "config": config(GROWN)}
     tensors = tensors_of(built())
-    path.write_bytes(packed(dict(list(tensors.items())[1:]), facts))
+    write_packed(path, dict(list(tensors.items())[1:]), facts)
     with pytest.raises(ValueError, match="another method"):
         load_method(path)
 
@@ -238,3 +238,16 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(
         write(path, b"new and longer")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_bytes() == b"old"
+
+
+def test_a_file_is_that_of_safetensors_written_piece_by_piece(tmp_path: Path):
+    kinds = (torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float32, torch.float64)
+    tensors = {f"ä{i}": (torch.arange(6).view(2, 3) - i).to(kind) for i, kind in enumerate(kinds)}
+    tensors |= {"none": torch.zeros(0, 3), "one": torch.tensor(2.0), "turned": torch.eye(3).T[1:]}
+    write_packed(tmp_path / "own", tensors, {"kind": "weights"})
+    read, facts = unpacked(tmp_path / "own")
+    assert facts == {"kind": "weights"}
+    torch.testing.assert_close(read, tensors, rtol=0, atol=0)
+    flat = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with opened(tmp_path / "own") as (file, _):
+        assert (tmp_path / "own").read_bytes() == save(flat, file.metadata())

@@ -12,7 +12,7 @@ from benchmarks.plan.plan import Plan, StagePlan
 from benchmarks.progress import quiet
 from benchmarks.settings import Curve
 from hierdiff.metrics.extractors import RandomConv
-from hierdiff.training.format import packed, unpacked
+from hierdiff.training.format import unpacked, write_packed
 from hierdiff.training.run import SNAPSHOTS
 from tests.training.runs import GROWN, NODE, built, images, run
 
@@ -127,14 +127,14 @@ def without(name):
     def damage(path):
         tensors, facts = unpacked(path)
         taken = {key: value for key, value in facts["taken"].items() if key != name}
-        path.write_bytes(packed(tensors, {**facts, "taken": taken}))
+        write_packed(path, tensors, {**facts, "taken": taken})
 
     return damage
 
 
 def of_another_stage(path):
     tensors, facts = unpacked(path)
-    path.write_bytes(packed(tensors, {**facts, "taken": {**facts["taken"], "stage": 7}}))
+    write_packed(path, tensors, {**facts, "taken": {**facts["taken"], "stage": 7}})
 
 
 @pytest.mark.parametrize("damage", [cut, without("stage"), without("seconds"), of_another_stage])
