@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from hierdiff.files.reading import from_json, read_text
+from hierdiff.files.reading import from_json
 
 log = logging.getLogger(__name__)
 
@@ -32,43 +32,27 @@ Label = str | int  # name of a class, or its number
 SIDECARS = "txt"  # what `captions` is set to for these alone
 
 
-def read_captions(path: Path, known: Mapping[str, str]) -> dict[str, str]:
-    """As `captions_in`, of a file.
+def told_in(text: str, path: Path, known: Mapping[str, str]) -> Table:
+    """As `read_table`, of a data set; what names no image is left out with a warning.
 
     Raises:
-        OSError: where the file cannot be read.
-        ValueError: as `captions_in`.
-    """
-    try:
-        text = read_text(path)
-    except OSError as error:
-        raise OSError(
-            f"captions {path} cannot be read ({error.strerror}): replace the file, remove it, or "
-            f"name another by data.captions=FILE"
-        ) from error
-    return captions_in(text, path, known)
-
-
-def captions_in(text: str, path: Path, known: Mapping[str, str]) -> dict[str, str]:
-    """The captions of a table by key, as `read_table`; what names no image is left out with a
-    warning.
-
-    Raises:
-        ValueError: names a line that is no caption; or where no line names an image.
+        ValueError: names a line that is no caption where others are; or where no line names an
+            image.
     """
     table = read_table(text, path, known)
-    if without := [line for key, line in table.lines.items() if key not in table.captions]:
+    without = [line for key, line in table.lines.items() if key not in table.captions]
+    if without and (table.captions or not table.labels):
         raise ValueError(
             f"{path}:{min(without)} is no caption (it has none of {', '.join(CAPTION)}): "
             f'write {{"file": ..., "caption": ...}}'
         )
-    if not table.captions:
+    if not table.lines:
         raise ValueError(f"{path} names no image of {path.parent}: write paths as they are there")
     if table.strangers:
         log.warning(
             "%s: %d lines name no image of the folder and are left out", path, len(table.strangers)
         )
-    return table.captions
+    return table
 
 
 @dataclass(frozen=True)
@@ -172,10 +156,10 @@ def _rows(text: str, path: Path) -> Iterator[_Entry]:
     try:
         names = [name.strip() for name in next(table, [])]
         file = next((name for name in FILE if name in names), None)
-        if file is None or not any(name in names for name in CAPTION):
+        if file is None or not any(name in names for name in (*CAPTION, *LABEL)):
             raise ValueError(
                 f"{path}:1 names the columns {', '.join(names)}: name one of them "
-                f"{', '.join(FILE)} and one {', '.join(CAPTION)}"
+                f"{', '.join(FILE)} and one {', '.join(CAPTION)}, or {', '.join(LABEL)}"
             )
         for row in table:
             if not row:

@@ -1,9 +1,10 @@
-"""Any folder of images, or a zip of one: class = sub-folder, captions from tables or `.txt` files.
+"""Any folder of images, or a zip of one: class = sub-folder; tables or `.txt` files beside them.
 
     photos/cat/1.jpg  photos/dog/2.png  ...        classes cat, dog (in natural order: 2 before 10)
     photos/1.jpg  photos/2.png  ...                no classes
     photos/train/cat/1.jpg  photos/val/cat/2.jpg   training and test part
     photos/captions.jsonl                          {"file": "cat/1.jpg", "caption": "a cat"} a line
+    photos/metadata.csv                            file_name,label    classes without sub-folders
     photos/cat/1.txt                               a cat
 
 The key of an image is its path below the folder. What cannot be read, is smaller than the
@@ -17,19 +18,21 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hierdiff.data.cache import fingerprint
 from hierdiff.data.captions import (
     SIDECARS,
     TABLES,
-    captions_in,
+    Label,
+    Table,
     is_utf8,
-    read_captions,
     sidecars,
+    told_in,
 )
 from hierdiff.data.image_data import HASHED, ImageData, datasets
 from hierdiff.data.listing import Listing, Reading, image_data
-from hierdiff.data.names import named_folders, read_names
+from hierdiff.data.names import named_folders, named_numbers, read_names
 from hierdiff.data.pixels import SUFFIXES
 from hierdiff.data.sources import FileSource, Member, Source, content, opened_zip
 from hierdiff.data.split import TEST, TRAIN
@@ -113,13 +116,18 @@ def folder(
         kinds = ", ".join(sorted(SUFFIXES))
         raise FileNotFoundError(f"image folder {empty[0]} holds no image: put some there ({kinds})")
     keys = list(found)
+    written = beside(tree, inside if own is not None else None, captions, split, keys)
     classes: list[str | None] = list(map(split.class_of, keys))
     names: tuple[str, ...] = ()
-    if class_names is not None:
+    if not any(classes):
+        classes, names = classes_of(written.labels, keys, class_names, top)
+    elif class_names is not None:
+        check_agreement(written.labels, dict(zip(keys, classes, strict=True)))
         folders = {name for name in classes if name is not None}
         told, names = named_folders(read_names(class_names), folders, class_names)
         classes = [None if name is None else told[name] for name in classes]
-    written = folder_captions(tree, inside if own is not None else None, captions, split, keys)
+    else:
+        check_agreement(written.labels, dict(zip(keys, classes, strict=True)))
     listing = Listing(
         name="folder",
         sources=list(found.values()),
@@ -128,7 +136,7 @@ def folder(
         identity=identity + repr(split),
         classes=classes,
         class_names=names,
-        captions=None if written is None else [written.get(key, "") for key in keys],
+        captions=[written.captions.get(key, "") for key in keys] if written.captions else None,
         in_test=None if split.test is None else list(map(split.tests, keys)),
         split=split.words,
         odd=tuple(odd),
@@ -323,57 +331,110 @@ def _parts(
     return Split(f"{base}{train}/", test, words)
 
 
-def folder_captions(
+def classes_of(
+    labels: Mapping[str, Label], keys: Sequence[str], file: str | Path | None, root: Path
+) -> tuple[list[str | None], tuple[str, ...]]:
+    """Classes by image and their names in order, out of the labels of tables.
+
+    labels: by key, numbers or names. file: of the names.
+
+    Raises:
+        ValueError: where some are numbers and some are names, or a number has no name.
+    """
+    labels = {key: label for key, label in labels.items() if str(label) != "-1"}  # none
+    words = [label for label in labels.values() if not str(label).isdecimal()]
+    if words and len(words) < len(labels):
+        number = next(label for label in labels.values() if str(label).isdecimal())
+        raise ValueError(f"{root}: classes {words[0]!r} and {number!r}: write names, or numbers")
+    told = read_names(file) if file is not None and labels else None
+    if not words:
+        numbers = [int(labels[key]) if key in labels else None for key in keys]
+        return named_numbers(numbers, told, str(root))
+    named = {key: str(label) for key, label in labels.items()}
+    if told is None:
+        return [named.get(key) for key in keys], ()
+    by_name, names = named_folders(told, set(named.values()), str(file))
+    return [by_name[named[key]] if key in named else None for key in keys], names
+
+
+def check_agreement(labels: Mapping[str, Label], folders: Mapping[str, str | None]) -> None:
+    """Refuses labels of a table that part the images otherwise than their folders do.
+
+    folders: the class of each image by key.
+
+    Raises:
+        ValueError: names an image whose label is that of another folder.
+    """
+    stands: dict[Label, str | None] = {}
+    for key, label in labels.items():
+        first = stands.setdefault(label, folders[key])
+        told = str(label) in set(folders.values())
+        if first != folders[key] or (told and folders[key] != label):
+            other = first if first != folders[key] else label
+            raise ValueError(
+                f"{key} is in folder {folders[key]}, and its table gives it the class {label!r}, "
+                f"which is folder {other}: mend the table, or move the image"
+            )
+
+
+def beside(
     tree: Tree, own: Tree | None, file: str | Path | None, split: Split, keys: Sequence[str]
-) -> dict[str, str] | None:
-    """Captions by key, or None where there are none.
+) -> Table:
+    """Captions and labels by key.
 
     They are in `file`, else in a table beside the images, in the root and in the folders of its
-    parts, else in a `.txt` beside each image.
+    parts; captions also in a `.txt` beside each image, where no table has any.
 
     Raises:
         FileNotFoundError: where `file` does not exist, or is "txt" and no image has a `.txt`.
-        ValueError: for a line that is no caption (`captions_in`).
+        ValueError: for a line that is no caption (`told_in`).
     """
     if file is not None and file != SIDECARS:
         path = Path(os.path.expanduser(file))
         if not path.is_file():
             raise FileNotFoundError(f"captions file {path} does not exist: set data.captions")
-        return read_captions(path, {key: key for key in keys})
-    captions = {} if file == SIDECARS else _tables(tree, own, split, keys)
-    if captions:
-        return captions
+        return told_in(_text(read_text, path), path, {key: key for key in keys})
+    found = Table() if file == SIDECARS else _tables(tree, own, split, keys)
+    if found.captions:
+        return found
     for part, inside in ((tree, False), (own, True)):
         if part is not None:
             own_keys = {k: k.removeprefix(f"{OWN}/") for k in keys if k.startswith(OWN) == inside}
-            captions |= sidecars(own_keys, part.text) or {}
-    if file == SIDECARS and not captions:
+            found.captions.update(sidecars(own_keys, part.text) or {})
+    if file == SIDECARS and not found.captions:
         raise FileNotFoundError(f"{tree.root}: no image has a .txt beside it: leave data.captions")
-    return captions or None
+    return found
 
 
-def _tables(tree: Tree, own: Tree | None, split: Split, keys: Sequence[str]) -> dict[str, str]:
-    """Captions by key out of the tables in the root and in the folders of its parts.
-
-    Raises:
-        OSError: where a table cannot be read.
-    """
+def _tables(tree: Tree, own: Tree | None, split: Split, keys: Sequence[str]) -> Table:
+    """What the tables in the root and in the folders of its parts say."""
     places = {"": (tree, ""), split.train: (tree, split.train)}
     if split.test is not None:
         places[split.test] = (tree, split.test) if own is None else (own, "")
-    captions: dict[str, str] = {}
+    found = Table()
     for prefix, (part, place) in places.items():
         for name in TABLES:
             path = part.root / place / name
-            try:
-                text = part.text(place + name)
-            except OSError as error:
-                raise OSError(
-                    f"captions {path} cannot be read ({error.strerror}): replace the file, remove "
-                    f"it, or name another by data.captions=FILE"
-                ) from error
+            text = _text(part.text, place + name, path)
             if text is not None:
                 known = {key.removeprefix(prefix): key for key in keys if key.startswith(prefix)}
-                captions |= captions_in(text, path, known)
+                table = told_in(text, path, known)
+                found.captions.update(table.captions)
+                found.labels.update(table.labels)
                 break
-    return captions
+    return found
+
+
+def _text(read: Callable[[Any], Any], what: Any, path: Path | None = None) -> Any:
+    """What `read(what)` gives; path: of the table.
+
+    Raises:
+        OSError: where it cannot be read.
+    """
+    try:
+        return read(what)
+    except OSError as error:
+        raise OSError(
+            f"captions {path or what} cannot be read ({error.strerror}): replace the file, remove "
+            f"it, or name another by data.captions=FILE"
+        ) from error

@@ -483,3 +483,61 @@ def test_a_log_names_no_more_skipped_files_than_a_person_reads(tmp_path, caplog)
         lines = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
         assert len(data.skipped) == SHOWN + 3 and len(lines) == SHOWN + 1
         assert "3 more" in lines[-1]
+
+
+def labelled(root: Path, table: str, content: str, places=("1.png", "2.png", "3.png")) -> Path:
+    for place in places:
+        paint(root / place)
+    (root / table).write_text(content)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("table", "content", "names", "labels", "options"),
+    [
+        ("metadata.csv", "file_name,label\n1.png,dog\n3.png,cat\n", ("cat", "dog"), [1, -1, 0], {}),
+        ("metadata.csv", "file_name,label\n1.png,1\n2.png,0\n3.png,\n", ("0", "1"), [1, 0, -1], {}),
+        ("metadata.jsonl", '{"file": "2.png", "class": -1}\n{"file": "1.png", "class": 2}\n',
+         ("0", "1", "2"), [2, -1, -1], {}),
+        ("metadata.jsonl", '{"file": "2.png", "class": 1}', ("a cat", "a dog"), [-1, 1, -1],
+         {"class_names": "a cat\na dog\n"}),
+    ],
+)  # fmt: skip
+def test_a_table_gives_classes_where_no_folder_does(
+    tmp_path, table, content, names, labels, options
+):
+    root = labelled(tmp_path / "images", table, content)
+    if options:
+        (tmp_path / "names.txt").write_text(options["class_names"])
+        options = {"class_names": str(tmp_path / "names.txt")}
+    data = build(root, tmp_path, **options)
+    found = dict(zip(data.keys, data.labels.tolist(), strict=True))
+    assert data.class_names == names
+    assert [found[f"{i}.png"] for i in (1, 2, 3)] == labels
+
+
+def test_a_table_that_agrees_with_the_folders_says_nothing_new(tmp_path):
+    places = ("cat/1.png", "dog/2.png")
+    for number, table in enumerate(("cat/1.png,cat\ndog/2.png,dog", "cat/1.png,7\ndog/2.png,3")):
+        root = labelled(tmp_path / str(number), "metadata.csv", f"file,label\n{table}\n", places)
+        assert build(root, tmp_path).class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("cat/1.png,dog", "cat/1.png is in folder cat, and its table gives it the class 'dog'"),
+        ("cat/1.png,0\ndog/2.png,0", "dog/2.png is in folder dog, .* class '0', .* folder cat"),
+    ],
+)
+def test_a_table_that_contradicts_the_folders_is_refused(tmp_path, table, message):
+    places = ("cat/1.png", "dog/2.png")
+    root = labelled(tmp_path / "images", "metadata.csv", f"file,label\n{table}\n", places)
+    with pytest.raises(ValueError, match=message):
+        build(root, tmp_path)
+
+
+def test_numbers_and_names_are_not_mixed(tmp_path):
+    root = labelled(tmp_path / "images", "metadata.csv", "file,label\n1.png,cat\n2.png,1\n")
+    with pytest.raises(ValueError, match="classes 'cat' and '1': write names, or numbers"):
+        build(root, tmp_path)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.tables.table import tabulate
-from hierdiff.data.captions import read_captions
+from hierdiff.data.captions import told_in
 from hierdiff.files.log import read_log
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import CurvePoint, Quality
@@ -124,7 +124,7 @@ def test_json_that_nests_too_deeply_is_an_error_of_its_file(tmp_path: Path, name
         "record.json": lambda: Record.read(path),
         "samples.json": lambda: own_files(tmp_path),
         "log.jsonl": lambda: read_log(path),
-        "captions.jsonl": lambda: read_captions(path, {"a": "a"}),
+        "captions.jsonl": lambda: told_in(path.read_text(), path, {"a": "a"}),
     }
     with pytest.raises(ValueError, match=name):
         readers[name]()
