@@ -115,17 +115,25 @@ def denoiser_cases() -> Iterator[Case]:
 METHODS = [name for name in methods.names() if name not in FILES]
 
 
+def takes(name: str, *options: str) -> bool:
+    """Whether the constructor of a method has these options."""
+    return {*options} <= {*inspect.signature(methods.get(name)).parameters}
+
+
+# Those among them that go through steps of a sampler.
+SAMPLED = [name for name in METHODS if takes(name, "sampling")]
+
+
 def method_node(name: str, resolutions: tuple[int, ...] | None = None, **options) -> dict:
-    """With as many resolutions as the method takes, joint in one network if it can."""
+    """With as many resolutions as the method takes, joint in one network if it can; a denoiser and
+    a sampler where it has these."""
+    parameters = inspect.signature(methods.get(name)).parameters
+    small = {k: v for k, v in SMALL.items() if k in parameters and k in ("width", "blocks")}
     candidates = [resolutions] if resolutions else [SIDES[:2], SIDES[:1]]
     for sides, depth in [(some, n) for some in candidates for n in {len(some): 0, 1: 0}]:
-        node = {
-            "name": name,
-            "resolutions": list(sides),
-            "denoiser": denoiser_node("nested_unet", depth),
-            "sampling": {"steps": 3},
-            **options,
-        }
+        common = {"denoiser": denoiser_node("nested_unet", depth), "sampling": {"steps": 3}}
+        common = {option: value for option, value in common.items() if option in parameters}
+        node = {"name": name, "resolutions": list(sides), **small, **common, **options}
         try:
             methods.build(node)
         except ValueError as error:

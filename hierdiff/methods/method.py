@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from hierdiff.batch import Cond
-from hierdiff.denoisers import Denoiser
 from hierdiff.denoisers.protocol import Reads
 from hierdiff.methods.generator import Generator, Request
 from hierdiff.methods.stage import Images, Stage
@@ -82,13 +81,17 @@ class Method(nn.Module):
 
     @property
     def reads(self) -> Reads | None:
-        """The conditions that its networks read together; None where one does not declare them."""
+        """The conditions that its networks read together; None where one does not declare them.
+
+        A network declares them by an attribute `reads`, as every `Denoiser` does.
+        """
         whole = Reads()
-        for network in self.modules():
-            if isinstance(network, Denoiser):
-                if network.reads is None:
+        for stage in self.stages:
+            for network in stage.modules():
+                reads = getattr(network, "reads", whole)
+                if reads is None:
                     return None
-                whole = whole | network.reads
+                whole = whole | reads
         return whole
 
     def check_facts(self, facts: Mapping[str, Any]) -> None:

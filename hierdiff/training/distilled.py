@@ -149,11 +149,17 @@ def _students(
                 share=1 / (len(plan) * len(teachers)),
                 lr=lr,
                 tied=False,
-                notes=(*teacher.notes, f"{name} distilled into {words}"),
+                notes=(f"{name} distilled into {_listed(rounds)} steps",)
+                if n == rounds[-1]
+                else (),
             )
             chain.append(student)
         found[n], teachers = chain, chain
     return found
+
+
+def _listed(rounds: Sequence[int]) -> str:
+    return " and ".join(filter(None, (", ".join(map(str, rounds[:-1])), str(rounds[-1]))))
 
 
 def _objective(

@@ -211,7 +211,7 @@ def test_guidance_of_one_call_is_checked_too():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", tiny.METHODS)
+@pytest.mark.parametrize("name", tiny.SAMPLED)
 def test_weights_that_are_not_finite_give_no_images(name, value):
     """Also behind a threshold, which would clip an infinity to white; the stage has its name."""
     method = tiny.method(name)

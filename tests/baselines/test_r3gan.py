@@ -1,0 +1,208 @@
+"""R3GAN: loss and penalties in closed form, networks, sizes, turns, what is refused."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from baselines.r3gan import GAIN, Block, Judge, Maker, Resample, gradient_penalty, relativistic
+from hierdiff.batch import Batch, Cond
+from hierdiff.methods import Request, methods, on_shapes
+from tests import tiny
+from tests.training.runs import built, images, run
+
+NODE = {"name": "r3gan", "resolutions": [8], "width": 16, "latent": 8}
+W = torch.tensor([0.5, -2.0, 1.0, 0.25], dtype=torch.float64).reshape(1, 2, 2)
+
+
+def stage(**options):
+    return tiny.randomised(built({**NODE, **options})).stages[0]
+
+
+def linear(x):
+    """The logit w . x + 3 of an image."""
+    return (x * W.to(x)).flatten(1).sum(1) + 3
+
+
+def pairs():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 5, 1, 2, 2, generator=generator, dtype=torch.float64)
+
+
+def test_the_loss_of_a_linear_discriminator_is_its_closed_form():
+    """log(1 + exp(-w . (real - made))), pair by pair; the constant of the logit falls out."""
+    real, made = pairs()
+    wanted = torch.log1p(torch.exp(-((real - made) * W).flatten(1).sum(1))).mean()
+    torch.testing.assert_close(relativistic(linear(real), linear(made)), wanted)
+    same = relativistic(linear(real), linear(real))
+    assert float(same) == pytest.approx(math.log(2))
+
+
+def test_the_gradient_at_a_made_image_is_the_closed_form():
+    """Minus w times the chance of the pair to be judged right, over the batch."""
+    real, made = pairs()
+    made.requires_grad_()
+    relativistic(linear(made), linear(real)).backward()
+    chance = torch.sigmoid(((real - made) * W).flatten(1).sum(1)).detach()
+    torch.testing.assert_close(made.grad, -chance[:, None, None, None] * W / len(real))
+
+
+def test_the_penalty_of_a_linear_discriminator_is_the_square_of_its_weights():
+    real, _ = pairs()
+    real.requires_grad_()
+    assert float(gradient_penalty(linear(real), real).detach()) == pytest.approx(
+        float((W**2).sum())
+    )
+    torch.testing.assert_close(  # of |x|^2 / 2 it is the mean of |x|^2
+        gradient_penalty((real**2).flatten(1).sum(1) / 2, real), (real**2).flatten(1).sum(1).mean()
+    )
+
+
+def test_the_penalty_can_be_minimised():
+    weight = W.clone().requires_grad_()
+    real, _ = pairs()
+    real.requires_grad_()
+    gradient_penalty((real * weight).flatten(1).sum(1), real).backward()
+    torch.testing.assert_close(weight.grad, 2 * W)
+
+
+def test_the_discriminators_loss_has_both_penalties_by_half_of_gamma():
+    """With a discriminator that is linear, in closed form."""
+    one = stage(gamma=[3.0, 3.0]).double()
+
+    class Linear(nn.Module):
+        def forward(self, x, labels):
+            return (x * 0.1).flatten(1).sum(1)
+
+    one.discriminator = Linear()
+    batch = Batch(torch.rand(4, 3, 8, 8, dtype=torch.float64) * 2 - 1, Cond())
+    draws = one.draw(batch, lambda shape: torch.ones(tuple(shape), dtype=torch.float64))
+    made = one.generator(draws.z, torch.full((4,), -1))
+    adversarial = F.softplus(0.1 * (made - batch.images).flatten(1).sum(1)).mean()
+    found = one(batch, draws, "discriminator")
+    square = 0.01 * 3 * 8 * 8
+    torch.testing.assert_close(found.total, adversarial + 3.0 / 2 * 2 * square)
+    assert [float(found.logs[f"penalty/{of}"]) for of in ("real", "made")] == [
+        pytest.approx(square)
+    ] * 2
+
+
+def test_gamma_falls_by_a_cosine():
+    one = stage(gamma=[2.0, 1.0])
+    assert one.gamma_at(7) == 2.0  # before it is known how long the training is
+    one.steps = 100
+    assert [one.gamma_at(step) for step in (0, 50, 100)] == pytest.approx([2.0, 1.5, 1.0])
+
+
+def test_each_turn_reaches_its_own_network_alone():
+    one, batch = stage(), images().batch(torch.arange(4))
+    for turn, others in ((0, 1), (1, 0)):
+        one.zero_grad()
+        own, other = one.turns[turn], one.turns[others]
+        other.module.requires_grad_(False)
+        one(batch, one.draw(batch, tiny.noise()), own.name).total.backward()
+        assert all(p.grad is not None for p in own.module.parameters())
+        assert all(p.grad is None for p in other.module.parameters())
+        other.module.requires_grad_(True)
+
+
+def test_a_block_begins_as_the_identity_and_keeps_the_variance_of_the_rectifier():
+    x = torch.randn(2, 16, 4, 4)
+    assert torch.equal(Block(16, 2, 16, 4)(x), x)
+    wide = torch.randn(100_000, dtype=torch.float64)
+    assert float((GAIN * F.leaky_relu(wide, 0.2)).square().mean()) == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_a_constant_image_stays_constant_when_its_side_changes(up):
+    x = torch.ones(1, 4, 8, 8)
+    found = Resample(4, 4, up=up)(x)
+    assert found.shape[-1] == (16 if up else 4)
+    torch.testing.assert_close(found[..., 1:-1, 1:-1], torch.ones_like(found[..., 1:-1, 1:-1]))
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_the_published_layout_at_32_px_has_its_number_of_parameters():
+    """By hand, from its widths: blocks, basis, what joins them and the image."""
+    options = {"widths": [768] * 4, "blocks": 2}
+    method = on_shapes({**NODE, "resolutions": [32], "latent": 64, **options})
+    inside = 2 * 768
+    block = 2 * 768 * inside + inside * 16 * 9 + 2 * inside
+    body = 8 * block
+    one = method.stages[0]
+    assert count(one.generator) == body + 768 * 16 + 64 * 768 + 768 * 3 == 20_732_160
+    assert count(one.discriminator) == body + 768 * 16 + 768 + 768 * 3
+
+
+def test_classes_make_and_judge_differently():
+    torch.manual_seed(0)
+    maker, judge = (
+        tiny.randomised(network)
+        for network in (
+            Maker([16, 16], 8, 4, 3, blocks=1, expansion=2, group=16),
+            Judge([16, 16], 4, 3, blocks=1, expansion=2, group=16),
+        )
+    )
+    z, x = torch.randn(1, 8).expand(2, -1), torch.randn(1, 3, 8, 8).expand(2, -1, -1, -1)
+    labels = torch.tensor([0, 3])
+    assert not torch.equal(*maker(z, labels)) and not torch.equal(*judge(x, labels))
+    none = torch.tensor([-1, -1])
+    assert torch.equal(maker(z, None), maker(z, none))
+    assert torch.equal(judge(x, None), judge(x, none))
+
+
+def test_one_call_makes_the_images_and_the_discriminator_is_not_counted():
+    one = stage()
+    assert one.evaluations == 1 and one.networks == (one.generator,)
+    found = one.sample(Request(2, noise=tiny.noise(), steps=9))[8]
+    assert float(found.abs().max()) <= 1
+
+
+def test_weights_that_are_not_finite_give_no_images():
+    one = stage()
+    with torch.no_grad():
+        one.generator.basis.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="stage r3gan gives images that are not finite"):
+        one.sample(Request(2, noise=tiny.noise()))
+
+
+def test_the_data_needs_no_captions_and_its_classes_are_read():
+    method = built(NODE)
+    assert method.reads.classes == 4
+    method.check_facts({"channels": 3, "classes": 4})
+    with pytest.raises(ValueError, match="captions that no network of the method reads"):
+        method.check_facts({"channels": 3, "classes": 4, "text_width": 6})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resolutions": [16, 8]}, r"r3gan has one resolution, got \[16, 8\]"),
+        ({"resolutions": [12]}, r"a power of 2 from 4 on, got 12"),
+        ({"widths": [16]}, r"widths=\[16\] for 8 px: give 2, for 4 to 8 px"),
+        ({"width": 12}, r"a width of 12 times expansion=2 is no multiple of group=16"),
+        ({"gamma": [1.0]}, r"gamma takes"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        methods.build({**NODE, **options})
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_same_weights(tmp_path):
+    whole = run(tmp_path / "whole", NODE, keep=9)
+    assert {"loss/generator", "loss/discriminator", "loss/8"} <= set(whole.loss)
+    run(tmp_path / "run", NODE, keep=9)
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        if path.stem > "step_0000008":
+            path.unlink()
+    (tmp_path / "run" / "weights.safetensors").unlink()
+    again = run(tmp_path / "run", NODE, keep=9)
+    assert again.resumed_at == 8
+    assert again.weights.read_bytes() == whole.weights.read_bytes()
