@@ -308,10 +308,10 @@ class R3GANStage(Generator):
 class R3GAN(Method):
     """A generator trained against a discriminator (arXiv 2501.05441); images in one pass.
 
-    width: channels at every side, or `widths`, coarsest first, of 4, 8, ... pixels. blocks: at each
-    side. expansion: of the width inside of a block, in which `group` channels see each other in
-    3x3. latent: numbers that an image is made of. gamma, drop, lr: see `R3GANStage`. channels,
-    classes: of the data.
+    width: channels at the finest side, twice as many at each coarser one, at most 8 times; or
+    `widths`, coarsest first, of 4, 8, ... pixels. blocks: at each side. expansion: of the width
+    inside of a block, in which `group` channels see each other in 3x3. latent: numbers that an
+    image is made of. gamma, drop, lr: see `R3GANStage`. channels, classes: of the data.
 
     Raises:
         ValueError: for more than one resolution or a side that is no power of 2, and for widths
@@ -322,7 +322,7 @@ class R3GAN(Method):
         self,
         *,
         resolutions: Resolutions,
-        width: Count = 48,
+        width: Count = 16,
         widths: Sequence[Count] | None = None,
         blocks: Count = 1,
         expansion: Count = 2,
@@ -347,7 +347,8 @@ class R3GAN(Method):
                 f"{side}: choose another data.resolution"
             )
         stages = (sides[0] // BASIS).bit_length()
-        chosen = [width] * stages if widths is None else list(widths)
+        doubled = [width * min(2**i, 8) for i in reversed(range(stages))]
+        chosen = doubled if widths is None else list(widths)
         if len(chosen) != stages:
             raise ValueError(
                 f"widths={chosen} for {sides[0]} px: give {stages}, for {BASIS} to {sides[0]} px, "

@@ -19,6 +19,7 @@ from hierdiff.prepared import definite, method_node, prepare
 from hierdiff.registry import build
 from hierdiff.samplers.ddim import DDIM
 from hierdiff.training import Recipe
+from hierdiff.training.published import FILES
 
 CONFIGS = Path(folder_of_configs())
 FACTS = {"channels": 3, "classes": 7, "text_width": 16, "text_length": 5}
@@ -33,8 +34,8 @@ def group(name: str) -> list[str]:
 
 
 def without_files(name: str) -> list[str]:
-    """As `group`, but for the method that is made of files, and what its sampler leaves to them."""
-    return [one for one in group(name) if one != "published"]
+    """As `group`, but for methods that are made of files, and what their sampler leaves to them."""
+    return [one for one in group(name) if one not in FILES]
 
 
 def composed(*overrides: str, name: str = "benchmark", parts: Sequence[str] = PARTS) -> dict:
@@ -160,7 +161,8 @@ def test_a_group_that_is_no_mapping_is_refused(group, value):
 @pytest.mark.parametrize("name", group("budget"))
 def test_every_option_of_a_benchmark_s_groups_is_known(name):
     config = whole(f"budget={name}", "analysis=exposure_bias")
-    assert config.pop("checkpoint") is None  # of method=published, left out elsewhere
+    for name in ("checkpoint", "of", "steps"):  # of methods of files, left out elsewhere
+        assert config.pop(name) is None
     assert settings_of(config).to_config() == config
 
 

@@ -24,7 +24,7 @@ from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.quality import NATIVE
 from hierdiff.metrics.reference import Reference
 from hierdiff.processes import ALONE, Processes
-from hierdiff.resolution import Resolution, resolution_of, text_of
+from hierdiff.resolution import Resolution, text_of
 
 
 def check_steps(method: Method) -> None:
@@ -60,12 +60,11 @@ def quality_by_steps(
     collective call of the processes; all of them get the rows.
     """
     rows = []
-    finest = resolution_of(method.resolutions[0])
     conditions = EvaluationConditions(data)
     for name, part in method.contrasts.items():
         for count in sorted(method.few_steps if steps is None else steps):
             draw = Draw(part, conditions, seed, precision, pack, count)
-            meter = Meter(extractor, {finest: references[finest]}, conditions=conditions)
+            meter = Meter(extractor, references, conditions=conditions)
             source = Source(f"{name or 'samples'} in {count} steps", n, draw, pack=pack)
             found = measure_source(source, meter, Kept(processes=processes), track)
             about = {"stage": name, "steps": count}

@@ -153,6 +153,8 @@ def _students(
                 if n == rounds[-1]
                 else (),
             )
+            if n == rounds[-1]:
+                student.notes = (f"{name} distilled into {_listed(rounds)} steps",)
             chain.append(student)
         found[n], teachers = chain, chain
     return found

@@ -19,7 +19,7 @@ from tests.benchmarks.test_ready import config_of
 
 def config(*words: str) -> dict[str, Any]:
     whole = config_of(Path("x"), *words)
-    for name in ("recipe_name", "checkpoint"):
+    for name in ("recipe_name", "checkpoint", "of", "steps"):
         if whole[name] is None:  # it is left out, as in records from before there were any
             del whole[name]
     return whole
