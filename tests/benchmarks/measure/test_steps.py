@@ -15,6 +15,7 @@ from benchmarks.report.plots import steps_charts
 from hierdiff.methods import Method
 from hierdiff.metrics.extractors import RandomConv
 from hierdiff.results.record import FILE
+from tests import tiny
 from tests.benchmarks.rows import record
 from tests.training.runs import NODE, built, images
 
@@ -36,7 +37,7 @@ def rows(tmp_path_factory):
     data, extractor = images(40), RandomConv(width=12)
     references = real_references(data, extractor, [8, 4], tmp_path_factory.mktemp("references"))
     seen: list[int] = []
-    method = Contrasted(built(), built(seed=1))
+    method = Contrasted(*(tiny.randomised(built(), seed) for seed in (0, 1)))
     method.stages[-1].denoiser.register_forward_hook(lambda *_: seen.append(1))
     found = quality_by_steps(
         method, data.part("test"), extractor, references,
