@@ -229,7 +229,7 @@ class R3GANStage(Generator):
         **block: int,
     ):
         super().__init__()
-        self.resolutions, self.level_names = (side,), (str(side),)
+        self.side, self.resolutions, self.level_names = side, (side,), (str(side),)
         self.facts, self.lr, self.latent, self.drop = dict(facts), lr, latent, drop
         self.gamma = tuple(gamma)
         known = {"classes": facts["classes"], "channels": facts["channels"], **block}
@@ -263,7 +263,7 @@ class R3GANStage(Generator):
 
     @override
     def forward(self, batch: Batch, draws: Draws, turn: str = "generator", step: int = 0) -> Loss:
-        real = down(batch.images, self.resolutions[0])
+        real = down(batch.images, self.side)
         labels = self.complete(batch.cond, len(batch)).labels
         if labels is not None:
             labels = torch.where(draws.drop, -1, labels)
@@ -297,7 +297,7 @@ class R3GANStage(Generator):
         labels = self.complete(request.cond, request.n).labels
         z = request.noise((request.n, self.latent)).to(self.generator.basis)
         images = self.generator(z, labels)
-        if not bool(images.isfinite().all()):
+        if not images.is_meta and not bool(images.isfinite().all()):
             raise FloatingPointError(
                 f"stage {self.name} gives images that are not finite: use earlier weights"
             )

@@ -10,6 +10,7 @@ from torch import nn
 from baselines.r3gan import GAIN, Block, Judge, Maker, Resample, gradient_penalty, relativistic
 from hierdiff.batch import Batch, Cond
 from hierdiff.methods import Request, methods, on_shapes
+from hierdiff.metrics.cost import flops
 from tests import tiny
 from tests.training.runs import built, images, run
 
@@ -161,6 +162,19 @@ def test_one_call_makes_the_images_and_the_discriminator_is_not_counted():
     assert one.evaluations == 1 and one.networks == (one.generator,)
     found = one.sample(Request(2, noise=tiny.noise(), steps=9))[8]
     assert float(found.abs().max()) <= 1
+
+
+def test_training_and_sampling_are_counted_without_being_computed():
+    with torch.device("meta"):
+        one = methods.build(NODE, offered={"channels": 3, "classes": 4}).stages[0]
+        batch = Batch(torch.empty(2, 3, 8, 8), one.complete(Cond(), 2))
+        noise = lambda shape: torch.empty(tuple(shape), device="meta")  # noqa: E731
+        image = flops(lambda: one.sample(Request(2, noise=noise)))
+        generator, discriminator = (
+            flops(lambda name=turn.name: one(batch, one.draw(batch, noise), name).total.backward())
+            for turn in one.turns
+        )
+    assert 0 < image < generator < discriminator
 
 
 def test_weights_that_are_not_finite_give_no_images():
