@@ -275,7 +275,8 @@ class R3GANStage(Generator):
         with torch.no_grad():
             made = self.generator(draws.z, labels)
         with torch.enable_grad():  # the penalties are part of the value too
-            real, made = (x.detach().requires_grad_() for x in (real, made))
+            # a copy, as counting follows no gradient at a leaf
+            real, made = (x.detach().requires_grad_().clone() for x in (real, made))
             logits, others = (self.discriminator(x, labels) for x in (real, made))
             total = relativistic(logits, others)
             at_real, at_made = gradient_penalty(logits, real), gradient_penalty(others, made)
