@@ -1,5 +1,7 @@
 """Progressive distillation: the target, its optimal student, whom the gradient reaches, a run."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -12,8 +14,9 @@ from hierdiff.levels import spread
 from hierdiff.noise import from_generator, from_tensors
 from hierdiff.objective import ProgressiveDistillation, objectives
 from hierdiff.objective.distillation import two_steps
+from hierdiff.objective.weights import EDMWeight, TruncatedSNR
 from hierdiff.parameterization import Parameterization, target
-from hierdiff.process import Flow, VarianceExploding, VariancePreserving
+from hierdiff.process import Flow, Moment, VarianceExploding, VariancePreserving
 from hierdiff.samplers import integrate, samplers
 from hierdiff.schedules import Cosine, LinearFlow, Power, Shifted
 from hierdiff.solve import solve
@@ -79,6 +82,28 @@ class Student(Denoiser):
                 for x, g, a, sigma in parts
             )
         )
+
+
+def at_angle(degrees: float) -> Moment:
+    """The variance-preserving moment of alpha = cos, sigma = sin, for one example and level."""
+    angle = torch.tensor([[math.radians(degrees)]], dtype=torch.float64)
+    return Moment(0.5, 2 * (1 / angle.tan()).log(), angle.cos(), angle.sin())
+
+
+def test_known_answers_of_data_of_unit_variance():
+    """From 60 degrees by two steps of 15, x_t = 1, where the oracle's x0 is alpha x."""
+    t, middle, s = map(at_angle, (60, 45, 30))
+    x_t = (torch.ones(1, 1, 1, 1, dtype=torch.float64),)
+
+    def oracle(x, moment, carry):
+        return Denoised((moment.alpha[..., None, None] * x[0],))
+
+    assert float(oracle(x_t, t, None).x0[0]) == pytest.approx(0.5)
+    (found,) = two_steps(lambda cond: oracle, x_t, t, middle, s, Cond())
+    assert float(found) == pytest.approx(0.6160254038, abs=1e-10)
+    one = torch.ones_like(t.log_snr)
+    assert float(TruncatedSNR()(t.log_snr, one)) == 1
+    assert float(EDMWeight(sigma_data=1.0)(t.log_snr, one)) == pytest.approx(4 / 3)
 
 
 @each_process
