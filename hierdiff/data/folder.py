@@ -369,7 +369,7 @@ def check_agreement(labels: Mapping[str, Label], folders: Mapping[str, str | Non
     for key, label in labels.items():
         first = stands.setdefault(label, folders[key])
         told = str(label) in set(folders.values())
-        if first != folders[key] or (told and folders[key] != label):
+        if first != folders[key] or (told and folders[key] != str(label)):
             other = first if first != folders[key] else label
             raise ValueError(
                 f"{key} is in folder {folders[key]}, and its table gives it the class {label!r}, "

@@ -541,3 +541,12 @@ def test_numbers_and_names_are_not_mixed(tmp_path):
     root = labelled(tmp_path / "images", "metadata.csv", "file,label\n1.png,cat\n2.png,1\n")
     with pytest.raises(ValueError, match="classes 'cat' and '1': write names, or numbers"):
         build(root, tmp_path)
+
+
+def test_numbers_in_a_table_agree_with_folders_that_are_called_by_them(tmp_path):
+    root = tmp_path / "images"
+    lines = [{"file": f"{number}/a.png", "label": number} for number in (3, 7)]
+    for line in lines:
+        paint(root / line["file"])
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert build(root, tmp_path).class_names == ("3", "7")
