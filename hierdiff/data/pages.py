@@ -27,15 +27,16 @@ BOOLEANS = {1: True, 2: False}  # types of thrift's compact protocol that are va
 
 
 class Page(NamedTuple):
-    """A page: its first row in the row group, count of values, and bytes in the file.
+    """A page: its first row in the row group, its values, and bytes in the file.
 
-    start, packed, unpacked: place of what is behind the header, its bytes there and in memory;
-    plain: values stand in it, not numbers of the dictionary; levels: bytes before the packed part
-    that tell what is null, None where these are packed too; squeezed: whether it is compressed.
+    rows: values in it; start, packed, unpacked: place of what is behind the header, its bytes there
+    and in memory; plain: values stand in it, not numbers of the dictionary; levels: bytes before
+    the packed part that tell what is null, None where these are packed too; squeezed: whether it is
+    compressed.
     """
 
     first: int
-    count: int
+    rows: int
     start: int
     packed: int
     unpacked: int
@@ -60,7 +61,7 @@ class Chunk(NamedTuple):
             IndexError: where none does.
         """
         page = self.pages[bisect_right(self.pages, row, key=lambda one: one.first) - 1]
-        if not 0 <= row - page.first < page.count:
+        if not 0 <= row - page.first < page.rows:
             raise IndexError(f"{self.path}: no page holds row {row} of its group")
         return page
 
@@ -104,7 +105,7 @@ def chunk_of(path: str, changed: int, group: int, column: str) -> Chunk | None:
             dictionary = page
         else:
             pages.append(page)
-            row += page.count
+            row += page.rows
     if row != about.num_rows or (dictionary is None and not all(page.plain for page in pages)):
         return None
     return Chunk(path, chunk.compression, kind.max_definition_level, dictionary, tuple(pages))
@@ -126,12 +127,12 @@ def values_of(chunk: Chunk, page: Page, dictionary: Sequence[bytes]) -> list[byt
 
         codec = Codec(chunk.codec.lower())
         content = codec.decompress(content, page.unpacked - apart, asbytes=True)
-    present = np.ones(page.count, bool)
+    present = np.ones(page.rows, bool)
     if chunk.depth and page is not chunk.dictionary:
         if page.levels is None:
             size = int.from_bytes(content[:4], "little")
             told, content = content[4 : 4 + size], content[4 + size :]
-        present = _numbers(told, chunk.depth.bit_length(), page.count) == chunk.depth
+        present = _numbers(told, chunk.depth.bit_length(), page.rows) == chunk.depth
     count = int(present.sum())
     if page.plain:
         found = iter(_plain(content, count))
