@@ -13,6 +13,8 @@ def weights_of(run: object) -> str:
     Raises:
         ValueError: where no run is named.
     """
+    if run is None:
+        raise ValueError("of=null: name the run to go on from, of=runs/NAME")
     check(run, str | Path, "of", "runs/NAME")
     path = Path(str(run))
     return str(path / "weights.safetensors" if path.is_dir() else path)

@@ -9,6 +9,7 @@ import torch
 
 import baselines  # noqa: F401  (registers)
 from hierdiff.batch import Cond
+from hierdiff.files.weights import weights_of
 from hierdiff.methods import Method, Request, methods, on_shapes
 from hierdiff.noise import per_example
 from hierdiff.samplers.ddim import DDIM
@@ -192,6 +193,8 @@ def test_what_cannot_be_distilled_is_refused_in_a_sentence(tmp_path: Path, files
 
     refused(files["mdm"], r"steps=\[4, 1\]: a student takes half the steps", steps=[4, 1])
     refused(files["mdm"], r"guidance=2.0 is distilled in by a round", guidance=2.0, steps=[])
+    with pytest.raises(ValueError, match="of=null: name the run"):
+        weights_of(None)
     refused(tmp_path / "nowhere", r"there is no checkpoint .*nowhere")
     eps = {"parameterization": {"prediction": "eps"}}
     schedule = {"name": "cosine"}
