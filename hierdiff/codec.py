@@ -6,7 +6,7 @@ The pyramid is the codec of pixel methods; a pyramid of one resolution is the id
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxtyping import Float
@@ -53,6 +53,10 @@ class Codec(ABC):
     @abstractmethod
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shape of each level without the batch: channels, then sides."""
+
+    def limited(self, levels: Levels, limit: Callable[[Levels], Levels]) -> Levels:
+        """Clean levels whose values `limit` keeps in range; by default those of the levels."""
+        return limit(levels)
 
     def names(self) -> tuple[str, ...]:
         """Names of the levels in logs, finest first; by default their resolutions."""

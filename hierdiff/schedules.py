@@ -46,6 +46,8 @@ class Schedule(ABC):
 
 schedules: Registry[Schedule] = Registry("schedule", Schedule)
 
+OUTSIDE = 1.0  # log-SNR that a schedule loses in a unit of time outside of its interval
+
 # Times at which a schedule is checked: evenly spaced, and near the ends.
 CHECKED = (0.0, 1e-3, 2e-3, *(i / 64 for i in range(1, 64)), 0.998, 0.999, 1.0)
 
@@ -406,6 +408,36 @@ class Shifted(Schedule):
     @override
     def inverse(self, log_snr: Times) -> Times:
         return self.base.inverse(log_snr - self.shift)
+
+
+@schedules.register("interval")
+@dataclass(frozen=True)
+class Interval(Schedule):
+    """All of `base` in the times from `start` to `stop`: before, a level is clean; after, noise.
+
+    With an interval of its own for each level the coarse ones are made first, as LapFlow (arXiv
+    2602.19461) stages the bands of a Laplacian pyramid. Outside of it log_snr goes on to fall by
+    `OUTSIDE` a unit of time, because a schedule falls everywhere; base must be finite at 0 and 1.
+
+    Raises:
+        ValueError: where `start` is not below `stop`.
+    """
+
+    base: Schedule
+    start: Share = 0.0
+    stop: Share = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.start < self.stop:
+            raise ValueError(
+                f"an interval of times from {self.start} to {self.stop}: give the smaller first"
+            )
+
+    @override
+    def __call__(self, t: Times) -> Times:
+        inside = self.base(((t - self.start) / (self.stop - self.start)).clamp(0, 1))
+        before, after = (self.start - t).clamp(min=0), (t - self.stop).clamp(min=0)
+        return inside + OUTSIDE * (before - after)
 
 
 @schedules.register("input_scaled")

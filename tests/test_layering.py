@@ -28,6 +28,7 @@ ORDER = (
     ("hierdiff.sheets",),
     ("hierdiff.levels", "hierdiff.schedules", "hierdiff.images"),
     ("hierdiff.process", "hierdiff.parameterization", "hierdiff.codec"),
+    ("hierdiff.bands",),
     (
         *("hierdiff.objective", "hierdiff.guidance", "hierdiff.samplers", "hierdiff.denoisers"),
         "hierdiff.solve",

@@ -32,7 +32,7 @@ APPEARANCE = (  # options that do not change its numbers
 )
 UNSAID = {  # what older records do not say, and what their runs did
     **{"measure.labels": "test", "measure.scale": True, "trainer.recompute": False},
-    "trainer.matmul": "highest",
+    **{"trainer.matmul": "highest", "method.basis": "pyramid", "method.times": "joint"},
     **{"data.reading.crop": "center", "data.reading.filter": "area"},
     **{"data.reading.broken": "skip", "data.reading.uncaptioned": "empty"},
 }

@@ -338,7 +338,8 @@ class Diffusion(Generator):
                 interval=plan.interval,
                 shared_carry=plan.shared_carry,
             )
-        return thresholded(denoise, plan.thresholding())
+        limit = plan.thresholding()
+        return thresholded(denoise, lambda x0: self.codec.limited(x0, limit))
 
     @override
     def complete(self, cond: Cond, n: int) -> Cond:

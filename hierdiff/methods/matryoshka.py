@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from hierdiff.codec import Pyramid
+from hierdiff.bands import BASES
 from hierdiff.denoisers import Denoiser
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.methods.method import Method, methods
@@ -18,7 +19,7 @@ from hierdiff.objective import Objective, ScoreMatching
 from hierdiff.options import Count, Natural, Positive, Share, check_fields
 from hierdiff.registry import Later, single
 from hierdiff.resolution import Resolutions, Sides, check_resolutions
-from hierdiff.schedules import Cosine, Schedule, Shifted
+from hierdiff.schedules import Cosine, Interval, Schedule, Shifted
 
 
 @single("growth stage")
@@ -46,7 +47,12 @@ class Matryoshka(Method):
     (1 at 256 and 2 at 1024 in the official configurations); None or 0: all levels on one schedule.
     reference: None, and the coarsest level has `schedule` itself, as in the official code; or, as
     in `end_to_end`, the resolution at which the finest level has it: log_snr of the finest is lower
-    by 2 ln(finest / reference). fractions: see `Diffusion`. growth: shares of the
+    by 2 ln(finest / reference). basis: of the levels, see `hierdiff.bands`: the images themselves,
+    the residuals of a Laplacian pyramid under the coarsest, or Haar bands, whose networks have
+    `channels` 3 c and, the innermost, 4 c. times: "joint", or "staggered": level i of n, finest
+    first, has all of its schedule in the times from i / (n + 1) to (i + 2) / (n + 1), half of it
+    beside the next one, so that coarse levels are made first (LapFlow, arXiv 2602.19461, whose own
+    intervals were not read). fractions: see `Diffusion`. growth: shares of the
     budget spent on the 1, 2, ... coarsest levels alone before all are trained together, each a
     number or the options of a `Growth`. keep_moments: the stages after the first go on with the
     optimizer's moments of the weights that they share with the one before (the learning rate warms
@@ -66,6 +72,8 @@ class Matryoshka(Method):
         schedule: Schedule = Cosine(),
         shift: float | None = 1.0,
         reference: Count | Sides | None = None,
+        basis: Literal["pyramid", "laplacian", "haar"] = "pyramid",
+        times: Literal["joint", "staggered"] = "joint",
         process: str = "variance_preserving",
         objective: Objective = ScoreMatching(),
         sampling: Sampling = Sampling(),
@@ -82,9 +90,15 @@ class Matryoshka(Method):
         level, base = sides[-1], schedule  # the level that has the schedule `base`
         if reference is not None:
             level, base = sides[0], Shifted(schedule, sides[0], reference)
+        schedules = [Shifted(base, side, level, shift) if shift else base for side in sides]
+        if times == "staggered":
+            n = len(sides) + 1
+            schedules = [
+                Interval(one, i / n, min(1.0, (i + 2) / n)) for i, one in enumerate(schedules)
+            ]
         whole = diffusion(
-            codec=Pyramid(sides, channels),
-            schedules=[Shifted(base, side, level, shift) if shift else base for side in sides],
+            codec=BASES[basis](sides, channels),
+            schedules=schedules,
             denoiser=denoiser,
             process=process,
             objective=objective,

@@ -1,0 +1,146 @@
+"""Bases of joint levels beside the pyramid: residuals of a Laplacian pyramid, and Haar bands.
+
+Each is linear and exact: from the block means of an image at several resolutions (`Pyramid`) to
+levels that together have as many numbers as they need, and back. A limit of pixels (thresholds of
+the sampler) is one of the images, in whatever basis their levels are; Haar bands, which cannot say
+that a limited image has other block means than the limited coarser one, take its details alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from hierdiff.codec import Pyramid
+from hierdiff.levels import Levels, up
+from hierdiff.resolution import Name, level_names, sides_of
+
+
+class Bands(Pyramid):
+    """A pyramid in another basis; a subclass writes `split` and `join`, inverse to each other."""
+
+    def split(self, images: Levels) -> Levels:
+        """The levels of a pyramid's images, finest first."""
+        raise NotImplementedError
+
+    def join(self, levels: Levels) -> Levels:
+        """The pyramid's images of the levels, finest first."""
+        raise NotImplementedError
+
+    @override
+    def encode(self, images: Float[Tensor, "b c *sides"]) -> Levels:
+        return self.split(super().encode(images))
+
+    @override
+    def decode(self, levels: Levels) -> dict[Name, Float[Tensor, "b c *_sides"]]:
+        return super().decode(self.join(levels))
+
+    @override
+    def limited(self, levels: Levels, limit: Callable[[Levels], Levels]) -> Levels:
+        return self.split(limit(self.join(levels)))
+
+    @override
+    def names(self) -> tuple[str, ...]:
+        return level_names(self.resolutions)
+
+
+class Laplacian(Bands):
+    """The coarsest image, and of each finer one what its block means do not say.
+
+    r_i = x_i - up(x_{i+1}) with repeated pixels (Burt and Adelson 1983, with block means in place
+    of the Gaussian; LapFlow, arXiv 2602.19461, with the same sum: x_0 = r_0 + up(r_1) + ...).
+    Residuals are in [-2, 2] and have block means of 0.
+    """
+
+    @override
+    def split(self, images: Levels) -> Levels:
+        finer = [
+            high - up(low, side)
+            for (high, low), side in zip(pairwise(images), self.resolutions, strict=False)
+        ]
+        return (*finer, images[-1])
+
+    @override
+    def join(self, levels: Levels) -> Levels:
+        images = [levels[-1]]
+        for residual, side in zip(levels[-2::-1], self.resolutions[-2::-1], strict=True):
+            images.append(up(images[-1], side) + residual)
+        return tuple(reversed(images))
+
+    @override
+    def tail(self, n: int) -> Laplacian:
+        return Laplacian(self.resolutions[-n:], self.channels)
+
+
+class Haar(Bands):
+    """Orthonormal Haar bands, each level at half the side of its image.
+
+    A level has the three details of its image, 3 c channels (across, down, diagonal), and the
+    coarsest the low band behind them, 4 c. With one level this is the image in another orthonormal
+    basis: white noise stays white noise. Neighbouring resolutions must be a factor of 2 apart.
+
+    Raises:
+        ValueError: for other resolutions, and sides that are odd.
+    """
+
+    def __init__(self, resolutions: Sequence[int | Sequence[int]], channels: int = 3):
+        super().__init__(resolutions, channels)
+        sides = [sides_of(one) for one in self.resolutions]
+        for high, low in pairwise(sides):
+            if tuple(2 * side for side in low) != high:
+                raise ValueError(
+                    f"Haar bands of {high} and {low}: each resolution is half the one before"
+                )
+        if len(sides[0]) != 2 or any(side % 2 for side in sides[-1]):
+            raise ValueError(
+                f"Haar bands of {sides[-1]}: they are for images whose coarsest sides are even"
+            )
+
+    @override
+    def split(self, images: Levels) -> Levels:
+        bands = [_haar(image) for image in images]
+        return (*(band[:, : 3 * self.channels] for band in bands[:-1]), bands[-1])
+
+    @override
+    def join(self, levels: Levels) -> Levels:
+        images = [_image(levels[-1])]
+        for details in levels[-2::-1]:
+            images.append(_image(torch.cat([details, 2 * images[-1]], 1)))  # 2: of a block mean
+        return tuple(reversed(images))
+
+    @override
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        halves = [tuple(side // 2 for side in sides_of(one)) for one in self.resolutions]
+        counts = [3 * self.channels] * (len(halves) - 1) + [4 * self.channels]
+        return tuple((count, *half) for count, half in zip(counts, halves, strict=True))
+
+    @override
+    def tail(self, n: int) -> Haar:
+        return Haar(self.resolutions[-n:], self.channels)
+
+
+def _haar(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 4*c h//2 w//2"]:
+    """Across, down, diagonal and low, each c channels; an orthonormal transform."""
+    a, b, c, d = (x[..., i::2, j::2] for i in (0, 1) for j in (0, 1))
+    bands = (a - b + c - d, a + b - c - d, a - b - c + d, a + b + c + d)
+    return torch.cat(bands, 1) / 2
+
+
+def _image(bands: Float[Tensor, "b _bands h w"]) -> Float[Tensor, "b _c 2*h 2*w"]:
+    """The inverse of `_haar`."""
+    across, along, both, low = bands.chunk(4, 1)
+    quarters = (
+        low + across + along + both,
+        low - across + along - both,
+        low + across - along - both,
+        low - across - along + both,
+    )
+    return torch.nn.functional.pixel_shuffle(torch.stack(quarters, 2).flatten(1, 2) / 2, 2)
+
+
+BASES: dict[str, type[Pyramid]] = {"pyramid": Pyramid, "laplacian": Laplacian, "haar": Haar}
