@@ -12,7 +12,7 @@ def attended(
     q: Float[Tensor, "b m n d"],
     k: Float[Tensor, "b m l d"],
     v: Float[Tensor, "b m l d"],
-    mask: Bool[Tensor, "b 1 1 l"] | None = None,
+    mask: Bool[Tensor, "b 1 #n l"] | None = None,
 ) -> Float[Tensor, "b m n d"]:
     """Attention of n queries to l keys and values, in m heads of d features; mask: True where seen.
 
