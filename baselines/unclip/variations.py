@@ -113,7 +113,8 @@ def make(options: Mapping[str, Any]) -> None:
     images = read(paths, finest).to(device)
     (embeddings,) = prior.encode(images)
     rows = []
-    for i in range(len(paths) - (1 if options["between"] else 0)):
+    count = len(paths) - (1 if options["between"] else 0)
+    for i in range(count):
         seeds = [seed_of(options["seed"], "vary", 0 if options["between"] else k) for k in range(n)]
         z = embeddings[i].expand(n, -1)
         if options["between"]:
@@ -138,7 +139,7 @@ def make(options: Mapping[str, Any]) -> None:
         ends = [images[i : i + 1], made]
         ends += [images[i + 1 : i + 2]] if options["between"] else []
         rows.append(to_uint8(torch.cat(ends)).cpu())
-        log.info("%d of %d rows", i + 1, len(paths))
+        log.info("%d of %d rows", i + 1, count)
     path = Path(options["out"]) / "sheet.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_png(path, sheet([torch.cat(rows)], columns=rows[0].shape[0]))
