@@ -30,6 +30,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hierdiff import resolvers as resolvers  # registers
 from hierdiff.config import folder_of_configs, reported
+from hierdiff.heap import keep_freed_memory
 from hierdiff.options import literal, suggest
 
 PARTS = ("data", "denoiser", "sampler", "method", "trainer")  # groups that constructors check
@@ -63,6 +64,7 @@ def command(config_name: str, about: str) -> Callable[[Callable[[Any], None]], C
             sys.argv[1:] = in_order(sys.argv[1:])
             if HELP & set(sys.argv[1:]):
                 print(f"{about.strip()}\n\n{MORE}", end="\n\n")
+            keep_freed_memory()
             with_sentences(composed)()
 
         return run

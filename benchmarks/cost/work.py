@@ -13,6 +13,7 @@ import torch
 from benchmarks.cost.cases import OUT_OF_MEMORY, Case
 from benchmarks.cost.sampling import SamplingTimer
 from benchmarks.cost.steps import TrainingTimer
+from hierdiff.heap import keep_freed_memory
 from hierdiff.methods import Generator, methods
 from hierdiff.metrics.cost import MIB, MemoryMeter, is_out_of_memory
 from hierdiff.training.fabric import fabric_of
@@ -88,6 +89,7 @@ def release(device: torch.device) -> None:
 
 def main() -> None:
     """Serves stdin; answers are the only lines on stdout."""
+    keep_freed_memory()  # as the commands that train and sample
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print goes to stderr
     serve(sys.stdin, lambda answer: print(json.dumps(answer), file=out))
