@@ -176,6 +176,12 @@ class AutoencoderStage(Stage):
             return state
         return {k: tensor for k, tensor in state.items() if not k.startswith("discriminator.")}
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """Also takes the state of the stage alone; its own discriminator stays as it is then."""
+        own = super().state_dict()
+        kept = {k: tensor for k, tensor in own.items() if k.startswith("discriminator.")}
+        return super().load_state_dict({**kept, **state_dict}, *args, **options)
+
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """What a row of a table says of the autoencoder."""
@@ -355,7 +361,10 @@ class LatentDiffusion(Diffusion):
             for mirrored in views
         )
         found = LatentData(data, tuple(kept))
-        self.statistics.find(found, codec.network)
+        if self.objective.needs_teacher:  # whose statistics are those of the network too
+            super().start(previous, data)
+        else:
+            self.statistics.find(found, codec.network)
         return found
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ from hierdiff.objective import ScoreMatching
 from hierdiff.objective.times import Window
 from hierdiff.schedules import Cosine
 from hierdiff.training import load_method, train
+from hierdiff.training.published import completed
 from hierdiff.training.step import optimizer_for
 from tests import tiny
 from tests.house.test_refiner import START, Takeover
@@ -391,6 +392,30 @@ def test_an_autoencoder_of_another_layout_is_refused(tmp_path: Path, whole, chan
     with pytest.raises(ValueError, match=r"'autoencoder'.*widths \[8, 8, 16\].*here") as refused:
         trained(tmp_path, wanted)
     assert len(str(refused.value)) < 900 and not (tmp_path / "checkpoints").exists()
+
+
+def test_a_stage_takes_the_state_of_another_that_comes_without_its_discriminator():
+    one, other = (built(seed).stages[0] for seed in (0, 1))
+    state = one.state_dict()
+    kept = {name: part.clone() for name, part in other.discriminator.state_dict().items()}
+    other.load_state_dict(state)
+    assert all(torch.equal(part, state[name]) for name, part in other.state_dict().items())
+    own = other.discriminator.state_dict()
+    assert kept and all(torch.equal(own[name], part) for name, part in kept.items())
+
+
+@pytest.mark.slow
+def test_a_latent_run_is_distilled_with_its_autoencoder(tmp_path: Path, whole):
+    node = completed({"name": "distilled", "of": str(whole.weights), "steps": [1]})
+    method = methods.build(node, offered=images().facts)
+    summary = train(method, images(), tmp_path, recipe(steps=2), config=config(node))
+    assert summary.stage_steps == (0, 0, 2)
+    teacher = load_method(whole.weights)[0].state_dict()
+    found = method.state_dict()
+    assert all(
+        torch.equal(found[name], part) for name, part in teacher.items() if "discr" not in name
+    )
+    assert set(method.sample(Request(1, noise=tiny.noise()))) == set(method.resolutions)
 
 
 def test_an_autoencoder_comes_without_its_discriminator(tmp_path: Path, whole):
