@@ -1,9 +1,11 @@
 """Tables of images in `.parquet` files, as Hugging Face's hub has them; needs pyarrow.
 
 A column holds the files: bytes, or {bytes, path}. Another may hold the class (a number, whose
-names Hugging Face writes beside it, or a name), another the caption. For an image the page of about
-1 MB is read that holds it, and a process keeps the last `KEPT` bytes of pages. The key of an image
-is its `path`, or what the column `key` says, or its number.
+names Hugging Face writes beside it, or a name), another the caption. An image can be read by
+itself, but a row group is read whole for it, and a process keeps the last `KEPT` bytes of them:
+training in random order is fast where the table is no larger or its groups are small
+(`row_group_size=16`), and `reading.decoded=true` is for others. The key of an image is its `path`,
+or what the column `key` says, or its number.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import logging
 import os
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,13 +25,12 @@ from hierdiff.data.classes import in_natural_order
 from hierdiff.data.image_data import ImageData, datasets
 from hierdiff.data.listing import Listing, Reading, image_data
 from hierdiff.data.names import named_numbers, read_names
-from hierdiff.data.pages import Chunk, Page, chunk_of, stamp, values_of
 from hierdiff.data.split import parts_by_name
 from hierdiff.files.reading import Damaged, check_regular, damage, from_json
 from hierdiff.registry import Node
 
 log = logging.getLogger(__name__)
-KEPT = 2**28  # bytes of pages that a process keeps
+KEPT = 2**28  # bytes of row groups that a process keeps
 HEAVY = 2**25  # bytes of a row group that are much for one image
 
 
@@ -135,58 +136,29 @@ def read_cell(cell: Cell) -> bytes:
     Raises:
         Damaged: where the row has none.
     """
-    found = _value(cell, stamp(cell.path))
+    value = _group(cell.path, os.stat(cell.path).st_mtime_ns, cell.group, cell.column)[cell.row]
+    found = value.as_py()
     content = found.get("bytes") if isinstance(found, Mapping) else found
     if not isinstance(content, bytes):
         raise Damaged("its row holds no bytes")
     return content
 
 
-def _value(cell: Cell, changed: int) -> Any:
-    """What a cell holds, out of its page, or of its row group where pages cannot be read alone."""
-    chunk = chunk_of(cell.path, changed, cell.group, cell.column)
-    place = (cell.path, changed, cell.group, cell.column)
-    if chunk is None:
-        return _kept(place, lambda: _group(cell))[cell.row].as_py()
-    first = chunk.dictionary
-    known = [] if first is None else _kept((*place, -1), lambda: _Values(chunk, first, []))
-    page = chunk.page_of(cell.row)
-    values = _kept((*place, page.first), lambda: _Values(chunk, page, known))
-    return values[cell.row - page.first]
+_groups: OrderedDict[tuple[Any, ...], Any] = OrderedDict()  # the last ones used, newest last
 
 
-class _Values(list[bytes | None]):
-    """The values of a page; nbytes: that they take."""
-
-    def __init__(self, chunk: Chunk, page: Page, dictionary: Any):
-        super().__init__(values_of(chunk, page, dictionary))
-        self.nbytes = page.unpacked
-
-
-_pages: OrderedDict[tuple[Any, ...], Any] = OrderedDict()  # the last ones used, newest last
-
-
-def _kept(place: tuple[Any, ...], read: Callable[[], Any]) -> Any:
-    """What `read` gave for a place, while the last `KEPT` bytes hold it."""
-    if place not in _pages:
-        _pages[place] = read()
-    _pages.move_to_end(place)
-    found = _pages[place]
-    while len(_pages) > 1 and sum(one.nbytes for one in _pages.values()) > KEPT:
-        _pages.popitem(last=False)
-    return found
-
-
-def _group(cell: Cell) -> Any:
-    """The column of a row group."""
+def _group(*place: Any) -> Any:
+    """The column of a row group; place: path, time of change, group, column."""
     from pyarrow.parquet import ParquetFile
 
-    with ParquetFile(cell.path) as file:
-        found = file.read_row_group(cell.group, columns=[cell.column]).column(0)
-    if found.nbytes > HEAVY:
-        size = found.nbytes / 1e6
-        log.info("%s: a row group of %.0f MB is read whole for one image", cell.path, size)
-    return found
+    if place not in _groups:
+        path, _, group, column = place
+        with ParquetFile(path) as file:
+            _groups[place] = file.read_row_group(group, columns=[column]).column(0)
+    _groups.move_to_end(place)
+    while len(_groups) > 1 and sum(one.nbytes for one in _groups.values()) > KEPT:
+        _groups.popitem(last=False)
+    return _groups[place]
 
 
 def tables_in(place: Path, option: str) -> list[Path]:
@@ -229,6 +201,12 @@ def read_table(path: Path, columns: Columns) -> list[Row]:
             for group in range(file.num_row_groups)
             for row in range(file.metadata.row_group(group).num_rows)
         ]
+        heavy = max(
+            (file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)),
+            default=0,
+        )
+    if heavy > HEAVY:
+        log.info("%s has row groups of %.0f MB, each read whole for one image", path, heavy / 1e6)
     empty = [None] * len(cells)
     paths = [one and one.get("path") for one in table.get(columns.image, empty)]
     keys = paths if chosen.key is None else table[chosen.key]

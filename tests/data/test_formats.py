@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 import torch
 
 from hierdiff.data import ImageData, datasets
+from hierdiff.data import parquet as tables
 from hierdiff.data.encoded import EncodedImages
+from hierdiff.data.parquet import Columns, read_cell, read_table, tables_in
 from hierdiff.training.feed import Feed
 from tests.data import formats
 from tests.training.runs import recipe
@@ -107,3 +110,28 @@ def test_each_example_comes_once_an_epoch_with_another_crop_and_flip_in_the_next
 def test_crops_are_refused_where_one_decoded_copy_is_kept(nodes, place):
     with pytest.raises(ValueError, match=r"data\.reading\.decoded=false"):
         built(nodes["folder"], place / "c", reading={"decoded": True, "crop": "adm_random"})
+
+
+def test_row_groups_are_read_once_where_they_fit_and_one_is_kept_where_not(tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    content = formats.files(28)
+    root = formats.write_parquet(tmp_path / "tables", content)
+    columns = Columns("image", None, None, None)
+    rows = [row for path in tables_in(root, "root") for row in read_table(path, columns)]
+    groups = {(row.cell.path, row.cell.group) for row in rows}
+    opened = []
+
+    class Counted(parquet.ParquetFile):
+        def read_row_group(self, *given, **more):
+            opened.append(given)
+            return super().read_row_group(*given, **more)
+
+    monkeypatch.setattr(parquet, "ParquetFile", Counted)
+    monkeypatch.setattr(tables, "_groups", OrderedDict())
+    in_turn = [*rows[::3], *rows[1::3], *rows[2::3]]
+    for _ in range(2):
+        assert all(read_cell(row.cell) == content[row.key] for row in in_turn)
+    assert len(opened) == len(groups) > 3
+    monkeypatch.setattr(tables, "KEPT", 1)
+    assert all(read_cell(row.cell) == content[row.key] for row in in_turn)
+    assert len(opened) > 2 * len(groups) and len(tables._groups) == 1
