@@ -336,8 +336,6 @@ def _results(made: _Made[Any], write: Callable[[bytes], Any] | None = None) -> _
             text = (isinstance(result, OSError) and result.strerror) or str(result)
             reason = " ".join(text.split()) or type(result).__name__
             index.skipped.append(with_escapes(f"{source}: {reason}"))
-            if len(index.skipped) <= SHOWN:
-                log.warning("skipped %s", index.skipped[-1])
             continue
         content, side = result
         if write is not None:
@@ -350,6 +348,8 @@ def _results(made: _Made[Any], write: Callable[[bytes], Any] | None = None) -> _
     if not index.rows:
         why = f"; the first: {index.skipped[0]}" if index.skipped else ""
         raise ValueError(f"{made.name}: none of {len(made.sources)} images could be read{why}")
+    for line in index.skipped[:SHOWN]:
+        log.warning("skipped %s", line)
     if len(index.skipped) > SHOWN:
         log.warning("skipped %d more", len(index.skipped) - SHOWN)
     return index

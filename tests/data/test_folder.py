@@ -550,3 +550,11 @@ def test_numbers_in_a_table_agree_with_folders_that_are_called_by_them(tmp_path)
         paint(root / line["file"])
     (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert build(root, tmp_path).class_names == ("3", "7")
+
+
+def test_a_resolution_above_that_of_all_images_is_one_line(tmp_path, caplog):
+    for number in range(4):
+        paint(tmp_path / "images" / f"{number}.png", size=(3, 3))
+    with pytest.raises(ValueError, match="none of 4 images could be read; the first: ") as error:
+        build(tmp_path / "images", tmp_path)
+    assert "\n" not in str(error.value) and not caplog.records
