@@ -7,7 +7,7 @@
 #   make report                     the same as a page to look at, report/index.html
 #   make search                     the candidates of docs/study.md for mdm and its twin, three seeds each; resumes
 #   make study                      the runs of docs/study.md, over as many hours as it takes; resumes
-#   make study-table                its tables and report from the records in results/
+#   make study-table                tables and reports of both from the records in results/
 #   make test  test-slow  lint    make speed times the hot paths
 #   make docs                       the pages of docs/ and the reference as a site, site/index.html
 #   make trials                     every command of README.md and docs/, in about half an hour
@@ -86,7 +86,7 @@ mdm-deep method=mdm denoiser.multiples=[1,2] denoiser.inner.width=64 denoiser.in
 mdm-growth method=mdm method.growth=[0.15]
 mdm_3 method=mdm_3
 mdm_control method=mdm_control
-end_to_end-reference method=end_to_end method.reference=22.627
+end_to_end-reference method=end_to_end method.reference=23
 end_to_end-lr1e-3 method=end_to_end trainer.lr=1e-3
 mdm-lr1e-3 method=mdm trainer.lr=1e-3
 end_to_end-lr4e-3 method=end_to_end trainer.lr=4e-3
@@ -105,9 +105,9 @@ search: $(installed)
 	cd runs && find search -name record.json -exec cp --parents {} ../results ';'
 
 study-table: $(installed)
-	for place in results/study/*; do echo; echo "$${place##*/}"; echo; \
-		$(bin)/python -m benchmarks.tables $$place --format $(format) $(args) || exit; done
-	$(bin)/python -m benchmarks.report results/study -o report/study
+	for place in results/search $(wildcard results/study/*); do echo; echo "$${place#results/}"; echo; \
+		$(bin)/python -m benchmarks.tables $$place --format $(format) $(args) || exit; \
+		$(bin)/python -m benchmarks.report $$place -o report/$${place#results/} || exit; done
 
 # two processes of one thread each
 test test-slow: export OMP_NUM_THREADS ?= 1

@@ -94,10 +94,11 @@ def scaling_settings(words: Sequence[str]) -> ScalingSettings:
 
 
 def method_names() -> list[str]:
-    """Those of `configs/method`, but for `custom` and `published`, which are no methods before they
-    have a name or files."""
+    """Those of `configs/method`, but for those that are no methods before they have a name or
+    files."""
     paths = (Path(folder_of_configs()) / "method").glob("*.yaml")
-    return sorted(path.stem for path in paths if path.stem not in ("custom", "published"))
+    without = ("custom", "published", "distilled")
+    return sorted(path.stem for path in paths if path.stem not in without)
 
 
 def _sides(word: str) -> list[int]:
@@ -126,6 +127,7 @@ def case_of(name: str, side: int, rest: Sequence[str], facts: Mapping[str, Any])
         options = {
             key: plain_config(cfg[key])
             for key in ("method", "denoiser", "sampler", "trainer", "cost")
+            if key in cfg
         }
     node = method_node(options)
     timing = replace(group_of(TimingOptions, options["cost"], "cost"), alone=False)

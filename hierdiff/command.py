@@ -120,7 +120,8 @@ def in_order(words: Sequence[str]) -> list[str]:
     """Flags before options, as hydra's parser wants them, and no `+` before a group of ours.
 
     Raises:
-        ValueError: for an unknown flag, or where `~` or `[]` removes what every run has.
+        ValueError: for an unknown flag or analysis (hydra passes over a choice that is missing from
+            an optional group), or where `~` or `[]` removes what every run has.
     """
     parser = get_args_parser()
     known, rest = parser.parse_known_args(words)
@@ -137,6 +138,11 @@ def in_order(words: Sequence[str]) -> list[str]:
         key, _, value = word.lstrip("~").partition("=")
         if key in PARTS and (word.startswith("~") or value == "[]"):
             raise ValueError(f"{word}: every run has one of these, choose it by {key}=NAME")
+        if key == "analysis" and not known.config_dir and value != "null":
+            names = sorted(path.stem for path in Path(folder_of_configs(), key).glob("*.yaml"))
+            if value.isidentifier() and value not in names:
+                near = suggest(value, names) or ","
+                raise ValueError(f"unknown {key} {value!r}{near} known: {', '.join(names)}")
     if known.multirun:  # chosen for each job, as some methods alone have the group
         options = [_swept(word) for word in options]
     return [*flags, *options]

@@ -62,16 +62,28 @@ def method_node(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return {**{k: v for k, v in groups.items() if v is not None}, **cfg["method"]}
 
 
+# options of a run that one method reads
+OF_ONE = {"checkpoint": "published", "of": "distilled", "steps": "distilled"}
+
+
 def check_chosen(cfg: Mapping[str, Any]) -> None:
-    """Checks that a config has the three groups of every run.
+    """Checks that a config has the three groups of every run, and no option of another method.
 
     Raises:
-        ValueError: names the one to choose.
+        ValueError: names the one to choose, or to leave out.
     """
     for group in ("data", "method", "trainer"):
         if not isinstance(cfg.get(group), Mapping):
             raise ValueError(
                 f"{group}={literal(cfg.get(group))}: choose one by its name, {group}=NAME"
+            )
+    chosen = cfg["method"].get("name")
+    for option, method in OF_ONE.items():
+        if cfg.get(option) is not None and chosen != method:
+            other = ", or set trainer.steps or sampler.steps" if option == "steps" else ""
+            raise ValueError(
+                f"{option}={literal(cfg[option])} is an option of method={method}, and the method "
+                f"is {chosen}: leave it out{other}"
             )
 
 

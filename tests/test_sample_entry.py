@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from hierdiff.batch import Cond
 from hierdiff.files.atomic import part_of
 from hierdiff.files.lock import worked_in
-from hierdiff.files.samples import KINDS, Samples
+from hierdiff.files.samples import FORMS, Samples
 from hierdiff.images import to_uint8
 from hierdiff.inputs import inputs
 from hierdiff.sampled import (
@@ -194,12 +194,12 @@ def test_a_second_call_leaves_nothing_of_the_first_one(tmp_path: Path):
     assert files - {".lock"} == {*singles, "sheet.png", "samples.json"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FORMS)
 def test_every_form_has_the_same_pixels_classes_and_seeds(kind: str, tmp_path: Path):
     """And one call after another leaves nothing of the form before."""
     cond, cpu = Cond(labels=torch.tensor([0, 1, -1])), torch.device("cpu")
     facts = [{"image": i, "class_index": c, "seed": 0} for i, c in enumerate((0, 1, None))]
-    for samples in (*(set(KINDS) - {kind}), kind):
+    for samples in (*(set(FORMS) - {kind}), kind):
         sample(built(), facts, cond, tmp_path, options(samples=samples, batch_size=2), cpu)
     listed = {
         "png": {f"{side}/{name}" for side in (8, 4) for name in (*PNGS, "metadata.jsonl")},

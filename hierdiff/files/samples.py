@@ -25,7 +25,8 @@ from PIL import Image
 
 from hierdiff.files.atomic import part_of, write, write_png
 
-KINDS = ("png", "npz", "webdataset", "float")
+KINDS = ("png", "npz", "webdataset")  # that others read
+FORMS = (*KINDS, "float")
 METADATA = "metadata.jsonl"
 SHARD = 1000  # samples in a shard
 Facts = Mapping[str, Any]  # of one sample: class_index, caption, seed, ...; None is not known
@@ -34,7 +35,7 @@ Facts = Mapping[str, Any]  # of one sample: class_index, caption, seed, ...; Non
 class Samples:
     """Samples of all levels on their way into a folder, also over a kill.
 
-    kind: one of `KINDS`. n: how many there will be. digits: of the number in the name of a PNG.
+    kind: one of `FORMS`. n: how many there will be. digits: of the number in the name of a PNG.
     Until `close` an `.npz` and shards are a `.npy`, into which a process that goes on writes the
     rest.
     """

@@ -80,6 +80,9 @@ def test_the_transformer_is_causal():
     assert float(difference[:2].max()) == 0 and float(difference[2:].min()) > 1e-4
 
 
+WIDTH = tiny.SMALL["width"]  # of the embedding
+
+
 def unclip(kind="class and text", **options):
     return tiny.randomised(tiny.method("unclip", kind, **options))
 
@@ -109,7 +112,7 @@ def test_the_decoder_drops_the_embedding_and_the_caption_at_rates_of_their_own()
 def test_extra_tokens_follow_the_words():
     decoder = unclip(tokens=3).stages[1].denoiser
     assert isinstance(decoder, ExtraTokens)
-    cond = replace(tiny.cond("class and text", 2), vectors={NAME: torch.randn(2, 64)})
+    cond = replace(tiny.cond("class and text", 2), vectors={NAME: torch.randn(2, WIDTH)})
     seen = {}
     decoder.denoiser.prepare = lambda cond: seen.setdefault("cond", cond)
     decoder.prepare(cond)
@@ -159,7 +162,7 @@ def test_images_between_two_start_and_end_at_them_and_keep_their_norm():
 def test_images_follow_from_an_embedding_through_all_stages():
     method = unclip("unconditional")
     prior_of(method)
-    z = torch.randn(1, 64).expand(2, -1)
+    z = torch.randn(1, WIDTH).expand(2, -1)
     request = Request(2, noise=per_example([0, 1]))
     (images,) = decoded(method, z, request).values()
     assert images.shape == (2, 3, 16, 16)

@@ -35,7 +35,8 @@ OWN = {  # the words of a run under each recipe of a paper
 }
 SHARED = [
     *("chen", "cascaded", "end_to_end", "latent", "mdm", "mdm_3", "mdm_control", "rin"),
-    *("simple_diffusion", "sit"),
+    *("simple_diffusion", "sit", "mdm_haar", "mdm_laplacian", "mdm_laplacian_staggered"),
+    "mdm_staggered",
 ]
 RUNS = [
     *(("shared", [f"method={method}"]) for method in SHARED),
@@ -55,8 +56,10 @@ def config_of(recipe: str | None, *words: str) -> dict[str, Any]:
 def test_every_recipe_and_every_method_is_tried():
     assert {path.stem for path in (CONFIGS / "recipe").glob("*.yaml")} == {"shared", *OWN}
     names = {path.stem for path in (CONFIGS / "method").glob("*.yaml")}
-    # nothing is known of the first two before they have a name or files; the third is of 64 px
-    assert names == {*SHARED, "custom", "published", "rin_released"}
+    # nothing is known of the first three before they have a name or files; the next is of 64 px;
+    # the last two have no one loss and sampler to share
+    others = {"custom", "published", "distilled", "rin_released", "unclip", "r3gan"}
+    assert names == {*SHARED, *others}
 
 
 @pytest.mark.parametrize(("recipe", "words"), RUNS)
