@@ -282,6 +282,7 @@ def test_weights_that_are_not_finite_end_the_command_and_write_nothing(tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_bad_commands_are_one_line(tmp_path: Path, weights: Path):
     foreign = tmp_path / "foreign.safetensors"
     save_file({"a": torch.ones(1)}, foreign)

@@ -83,6 +83,7 @@ def work(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_values_of_one(tmp_path):
     mp.spawn(work, args=(tmp_path,), nprocs=2)
     for name, counts in (("few", FEW), ("many", MANY)):

@@ -337,6 +337,7 @@ def test_ctrl_c_ends_with_a_checkpoint_and_a_message(tmp_path: Path):
     assert later.name > saved.name
 
 
+@pytest.mark.slow
 def test_a_run_killed_five_times_ends_as_one_that_was_not(tmp_path: Path):
     options = {"steps": 80, "checkpoint_every": 4, "log_every": 3}
     moments = random.Random(0)
@@ -496,6 +497,7 @@ LATENT: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_two_processes_hold_the_same_after_a_stage_of_two_turns(tmp_path: Path):
     """Also the running means of a discriminator's batch norms, of which each saw its own rows."""
     node = {**LATENT, "codec": {**LATENT["codec"], "cache": str(tmp_path / "cache")}}

@@ -341,6 +341,7 @@ class Refiner(Bridged, LatentDiffusion):
     """Continues in the latents of the stage before."""
 
 
+@pytest.mark.slow
 def test_a_refiner_takes_over_in_the_latents(tmp_path: Path):
     codec = codecs.build(node()["codec"], offered={"resolution": 8, "channels": 3})
     shared = {"codec": codec, "schedules": [Cosine()], "denoiser": NET, "facts": LATENT_FACTS}

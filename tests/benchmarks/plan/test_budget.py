@@ -99,6 +99,7 @@ def _noise(seed: int) -> Any:
     return lambda shape: torch.randn(tuple(shape), generator=generator)
 
 
+@pytest.mark.slow
 def test_an_adversarial_stage_costs_more_once_its_discriminator_has_started(tmp_path):
     run = prepared(*SMALL, "method=latent")
     (before, cheap), (after, dear) = plan(run, tmp_path).stages[0].parts
@@ -234,6 +235,7 @@ def test_sampler_steps_meet_a_budget_for_an_image(tmp_path):
         assert made.steps == 700 and made.sampler_steps != 20
 
 
+@pytest.mark.slow
 def test_guidance_halves_the_sampler_steps_of_a_budget(tmp_path):
     free = plan(prepared(), tmp_path / "a", flops_per_image=4e10)
     guided = plan(prepared("sampler.guidance=2"), tmp_path / "b", flops_per_image=4e10)
@@ -317,6 +319,7 @@ class Clock:
         return lambda step: 0.0 if step is None else self.factor * batch
 
 
+@pytest.mark.slow
 def test_seconds_are_planned_from_timed_steps_and_a_plan_is_kept(tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(budget, "in_seconds", clock)
@@ -336,6 +339,7 @@ def test_a_kept_plan_is_for_one_method_alone(tmp_path, monkeypatch):
     assert plan(other, tmp_path, seconds=800).steps == 50
 
 
+@pytest.mark.slow
 def test_a_timed_dry_run_leaves_nothing_and_reads_what_was_kept(tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(budget, "in_seconds", clock)

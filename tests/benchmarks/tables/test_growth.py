@@ -49,6 +49,7 @@ def grown(tmp_path: Path, work: Callable[[Path], Any]) -> float:
     return calls(lambda: work(many)) / calls(lambda: work(few))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_calls_for_a_table_grow_in_proportion_to_its_records(tmp_path: Path, preset: str):
     def work(folder: Path) -> None:
