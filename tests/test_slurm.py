@@ -24,17 +24,20 @@ def command(folder: Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
-def submitted(folder: Path, *words: str, **job: str) -> tuple[int, str]:
+def submitted(folder: Path, *words: str, hosts: str = "a1 a2", **job: str) -> tuple[int, str]:
     """Exit code of the script, and what it told `scontrol`; srun runs its command once."""
     command(folder, "srun", 'while [[ $1 == --* ]]; do shift; done; exec "$@"')
     command(
         folder,
         "scontrol",
-        f'echo "$@" >> {folder}/scontrol.log\n[ "$1" != show ] || printf "a1\\na2\\n"',
+        f'echo "$@" >> {folder}/scontrol.log\n[ "$1" != show ] || printf "%s\\n" {hosts}',
     )
     path = f"{folder}:{os.environ['PATH']}"
     ran = subprocess.run(
-        ["bash", str(SCRIPT), *words], env={**os.environ, **JOB, **job, "PATH": path}, check=False
+        ["bash", str(SCRIPT), *words],
+        env={**os.environ, **JOB, **job, "PATH": path},
+        check=False,
+        timeout=120,
     )
     return ran.returncode, (folder / "scontrol.log").read_text()
 
@@ -66,20 +69,27 @@ def test_a_run_that_gets_sigusr1_is_requeued_and_goes_on(tmp_path: Path):
     words = [
         *("method.resolutions=[8,4]", "data.resolution=8", "denoiser.width=8", "budget=smoke"),
         *("denoiser.groups=4", "denoiser.inner.groups=4", "denoiser.inner.width=8"),
+        "denoiser.inner.heads=4",
         *(f"folder={folder}", "trainer.precision=32-true", "trainer.accelerator=cpu"),
         *("trainer.progress=false", "trainer.warmup=0"),
     ]
-    early = (  # the signal that Slurm sends, once a checkpoint is there
-        f'{sys.executable} "$@" & run=$!; until ls {folder}/checkpoints/*/facts.json; '
-        f"do sleep 0.1; done; kill -USR1 $run; wait $run"
-    )
+
+    def early(after: str) -> str:
+        """The signal that Slurm sends, once there is a checkpoint after the one of that path."""
+        newest = f"$(ls {folder}/checkpoints/*/facts.json 2>/dev/null | tail -1)"
+        return (
+            f'{sys.executable} "$@" & run=$!; while kill -0 $run; '
+            f'do [[ "{newest}" > "{after}" ]] && kill -USR1 $run && break; sleep 0.1; done; '
+            f"wait $run"
+        )
+
     alone = {"SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1"}
-    command(tmp_path, "python", early)
+    command(tmp_path, "python", early(""))
     long = ["trainer.steps=4000", "trainer.checkpoint_every=2"]
-    code, said = submitted(tmp_path, *words, *long, **alone)
+    code, said = submitted(tmp_path, *words, *long, hosts="localhost", **alone)
     assert code == REQUEUE and said.endswith("requeue 77\n")
     first = max(path.name for path in (folder / "checkpoints").iterdir())
-    command(tmp_path, "python", early)
-    code, _ = submitted(tmp_path, *words, *long, **alone)
+    command(tmp_path, "python", early(str(folder / "checkpoints" / first / "facts.json")))
+    code, _ = submitted(tmp_path, *words, *long, hosts="localhost", **alone)
     assert code == REQUEUE
     assert max(path.name for path in (folder / "checkpoints").iterdir()) > first
