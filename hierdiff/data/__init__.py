@@ -2,6 +2,7 @@
 
 from hierdiff.data import (
     cifar,
+    clips,
     critters,
     elpv,
     fluent_emoji,
@@ -19,6 +20,7 @@ __all__ = [
     "ImageData",
     "cifar",
     "class_index",
+    "clips",
     "conditions",
     "critters",
     "datasets",

@@ -24,10 +24,10 @@ T = TypeVar("T")
 class Decoder(Generic[T]):
     """From a source to pixels. content: what gives the bytes of its file; picklable."""
 
-    content: Callable[[T], bytes]
+    content: Callable[[T], Any]
     prepare: Preparation
 
-    def __call__(self, source: T) -> tuple[UInt8[np.ndarray, "c s s"], int]:
+    def __call__(self, source: T) -> tuple[UInt8[np.ndarray, "c *frames s s"], int]:
         """The square as it is measured, and the shorter side of the original in pixels."""
         return self.prepare(self.content(source))
 
@@ -45,19 +45,18 @@ class _Draw(Generic[T]):
 
     decoder: Decoder[T]
 
-    def __call__(self, job: _Job) -> UInt8[np.ndarray, "c s s"]:
+    def __call__(self, job: _Job) -> UInt8[np.ndarray, "c *frames s s"]:
         content = self.decoder.content(job.source)
         return self.decoder.prepare(content, job.chance)[0]
 
 
 class EncodedImages(Generic[T]):
-    """uint8 images (n c s s), each decoded anew at each reading.
+    """uint8 images (n c s s) or clips (n c f s s), each decoded anew at each reading.
 
     sources: of all files, made on the fly where they are many; rows: which of them these images
     are, in order; workers: processes that decode.
     """
 
-    ndim = 4
     dtype = np.dtype(np.uint8)
 
     def __init__(
@@ -69,8 +68,8 @@ class EncodedImages(Generic[T]):
     ):
         self.sources, self.decoder, self.rows = sources, decoder, rows
         self._workers: Workers[_Job, Any] = Workers(_Draw(decoder), workers)
-        side = decoder.prepare.resolution
-        self.shape = (len(rows), decoder.prepare.channels, side, side)
+        self.shape = (len(rows), *decoder.prepare.shape)
+        self.ndim = len(self.shape)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -93,7 +92,7 @@ class EncodedImages(Generic[T]):
 
     def read(
         self, places: Int[np.ndarray, " b"], chances: Float[np.ndarray, "b 3"] | None = None
-    ) -> UInt8[np.ndarray, "b c s s"]:
+    ) -> UInt8[np.ndarray, "b c *frames s s"]:
         """The pixels of images; chances: in [0, 1), what random crops draw, None for the middle.
 
         Neighbours in a file are read one after another, whatever their order in the batch.

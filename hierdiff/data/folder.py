@@ -7,6 +7,10 @@
     photos/metadata.csv                            file_name,label    classes without sub-folders
     photos/cat/1.txt                               a cat
 
+At a resolution of three sides, [frames, side, side], these are clips: an animated file (GIF, WebP,
+APNG) is one, and so is a folder of images that do not move, in natural order, whose key is the
+folder's. `reading.every` takes every second, third ... frame, so that clips of one rate stay so.
+
 The key of an image is its path below the folder. What cannot be read, is smaller than the
 resolution, is no regular file or has a name that is no UTF-8 is skipped with a warning that names
 it, and counted in `skipped`; nothing else stops, unless `reading.broken` is "refuse".
@@ -16,7 +20,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +35,17 @@ from hierdiff.data.captions import (
     sidecars,
     told_in,
 )
+from hierdiff.data.classes import in_natural_order
 from hierdiff.data.image_data import HASHED, ImageData, datasets
 from hierdiff.data.listing import Listing, Reading, image_data
 from hierdiff.data.names import named_folders, named_numbers, read_names
-from hierdiff.data.pixels import SUFFIXES
-from hierdiff.data.sources import FileSource, Member, Source, content, opened_zip
+from hierdiff.data.pixels import SUFFIXES, opened
+from hierdiff.data.sources import FileSource, Frames, Member, Source, content, opened_zip
 from hierdiff.data.split import TEST, TRAIN
 from hierdiff.files.reading import damage, read_text, with_escapes
+from hierdiff.options import Count
 from hierdiff.registry import Node
+from hierdiff.resolution import sides_of
 
 OWN = "test_root"  # begins the keys of images below another root
 
@@ -73,7 +81,7 @@ def folder(
     *,
     root: str | Path,
     test_root: str | Path | None = None,
-    resolution: int = 64,
+    resolution: Count | Sequence[Count] = 64,
     channels: int = 3,
     cache: str | Path | None = None,
     text: Node | None = None,
@@ -91,19 +99,20 @@ def folder(
     else a quarter of the images. channels: 3 or 1; captions: a file other than those that are found
     in ROOT, or "txt" for the files beside the images alone; class_names: a file, see
     `hierdiff.data.names`; scalars: ["scale"] hands the side of the original in pixels to the
-    denoiser.
+    denoiser. resolution: [frames, side, side] takes the files for clips, see above.
 
     Raises:
         ValueError: for options that do not fit, and images that are refused.
         FileNotFoundError: where a folder is absent or holds no image.
     """
     top, own = Path(os.path.expanduser(root)), None
+    clips = len(sides_of(resolution)) == 3
     if test_root is not None:
         own = Path(os.path.expanduser(test_root))
         if own.resolve() in (top.resolve(), *top.resolve().parents):
             raise ValueError(f"data.test_root={own} holds data.root={top}: give one apart from it")
-        inside = opened_tree(own, "test_root")
-    tree = opened_tree(top, "root", apart=own)
+        inside = opened_tree(own, "test_root", clips=clips)
+    tree = opened_tree(top, "root", apart=own, clips=clips)
     split = split_of(tuple(tree.images), own)
     found = {key: source for key, source in tree.images.items() if split.holds(key)}
     empty = [] if found else [top]
@@ -171,13 +180,19 @@ class Tree:
     others: Callable[[], list[str]]
 
 
-def opened_tree(root: Path, option: str = "root", apart: Path | None = None) -> Tree:
-    """The images of a folder or a zip; option: its name, for errors; apart: a folder left out.
+def opened_tree(
+    root: Path, option: str = "root", apart: Path | None = None, clips: bool = False
+) -> Tree:
+    """The images of a folder or a zip; option: its name, for errors; apart: a folder left out;
+    clips: animated files and folders of frames are listed instead.
 
     Raises:
         FileNotFoundError: where there is none.
         Damaged: for a zip that cannot be read.
     """
+    if clips:
+        tree = opened_tree(root, option, apart)
+        return replace(tree, images=clips_of(tree.images))
     if root.is_file() and root.suffix.lower() == ".zip":
         return _zipped(root)
     paths, odd = image_paths(existing(root, option), apart)
@@ -193,6 +208,29 @@ def opened_tree(root: Path, option: str = "root", apart: Path | None = None) -> 
 
     images = {key: FileSource(str(path)) for key, path in paths.items()}
     return Tree(root, images, odd, text, fingerprint(root, paths.values()), others)
+
+
+def clips_of(images: Mapping[str, Any]) -> dict[str, Any]:
+    """Sources of clips by key: animated files, and folders whose first image does not move."""
+    folders: dict[str, list[str]] = {}
+    for key in images:
+        folders.setdefault(key.rpartition("/")[0], []).append(key)
+    clips: dict[str, Any] = {}
+    for folder, keys in folders.items():
+        if not folder or _moves(images[keys[0]]):
+            clips |= {key: images[key] for key in keys}
+        else:
+            parts = tuple(images[key] for key in in_natural_order(keys))
+            clips[folder] = Frames(folder, parts)
+    return dict(sorted(clips.items()))
+
+
+def _moves(source: Source) -> bool:
+    try:
+        with opened(BytesIO(source.read())) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except Exception:  # a file that cannot be read is told of when it is decoded
+        return True
 
 
 def _zipped(root: Path) -> Tree:

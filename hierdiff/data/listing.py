@@ -23,8 +23,9 @@ from hierdiff.data.image_data import HASHED, ImageData, in_split_order
 from hierdiff.data.preparation import Crop, Filter, Preparation
 from hierdiff.data.workers import default_workers
 from hierdiff.files.reading import with_escapes
-from hierdiff.options import Natural
+from hierdiff.options import Count, Natural
 from hierdiff.registry import Node, single
+from hierdiff.resolution import plain_of, resolution_of, sides_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class Reading:
     `hierdiff.data.preparation`. workers: processes that decode; null: as many as cores are left.
     broken: an image that cannot be read is refused, or skipped with a warning that names it.
     uncaptioned: where some images have captions, one without is refused, or has the empty one.
+    every: of a clip's frames each second, third ... one is taken, in its middle.
 
     Raises:
         ValueError: for a random crop of images that are decoded once.
@@ -52,6 +54,7 @@ class Reading:
     workers: Natural | None = None
     broken: Literal["refuse", "skip"] = "refuse"
     uncaptioned: Literal["refuse", "empty"] = "refuse"
+    every: Count = 1
 
     def __post_init__(self) -> None:
         if self.decoded and self.crop == "adm_random":
@@ -65,17 +68,17 @@ class Reading:
 class Listing(Generic[T]):
     """The images of some files before one is decoded; every sequence has an entry for each.
 
-    sources: where each is, whose text names it in messages; content: gives the bytes of one's file,
-    picklable. keys: stable names, by which images are split and ordered. identity: changes with the
-    files. classes: name of the class, None for none; class_names: in the order of their numbers,
-    empty: those that occur, in natural order. captions: "" for none, None where there are no
-    captions. in_test, split, shards: as in `ImageData`. odd: "PATH: reason" for what could not be
-    listed.
+    sources: where each is, whose text names it in messages; content: gives the bytes of one's file
+    (of each of its files), picklable. keys: stable names, by which images are split and ordered.
+    identity: changes with the files. classes: name of the class, None for none; class_names: in the
+    order of their numbers, empty: those that occur, in natural order. captions: "" for none, None
+    where there are no captions. in_test, split, shards: as in `ImageData`. odd: "PATH: reason" for
+    what could not be listed.
     """
 
     name: str
     sources: Sequence[T]
-    content: Callable[[T], bytes]
+    content: Callable[[T], Any]
     keys: Sequence[str]
     identity: str
     classes: Sequence[str | None] | None = None
@@ -106,7 +109,7 @@ def image_data(
     listing: Listing[T],
     reading: Reading,
     *,
-    resolution: int,
+    resolution: int | Sequence[int],
     channels: int = 3,
     licence: str,
     flip: bool = False,
@@ -122,7 +125,15 @@ def image_data(
         OSError: where the cache cannot be written.
     """
     name = listing.name
-    prepare = Preparation(resolution, channels, reading.crop, reading.filter)
+    *frames, height, width = sides_of(resolution)
+    if height != width or len(frames) > 1:
+        raise ValueError(
+            f"{name} at resolution {plain_of(resolution)}: images are squares, and clips frames of "
+            f"them: choose a side such as 32, or [frames, side, side]"
+        )
+    prepare = Preparation(
+        height, channels, reading.crop, reading.filter, (*frames, None)[0], reading.every
+    )
     if unknown := set(scalars) - {"scale"}:
         raise ValueError(f"{name} has no scalar {sorted(unknown)}: it knows ['scale']")
     check_keys(listing)
@@ -141,8 +152,10 @@ def image_data(
         sources,
         decoder,
         channels=channels,
-        resolution=resolution,
-        identity=listing.identity + ("" if plain else f"{reading.crop}/{reading.filter}"),
+        resolution=resolution_of(resolution),
+        identity=listing.identity
+        + ("" if plain else f"{reading.crop}/{reading.filter}")
+        + (f"every {reading.every}" if frames else ""),
         cache=cache_folder(cache),
         workers=workers if len(order) >= WORTH else 0,
     )

@@ -19,7 +19,20 @@ from PIL import Image, ImageOps
 from hierdiff.files.reading import check_regular
 
 SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+    (
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+    )
 )
 
 GREY = ("1", "L", "I", "F")  # how the modes of Pillow that know no colour begin

@@ -1,5 +1,7 @@
 """The bytes of an image file to a square of the wanted side: crops and filters by published names.
 
+Of a clip every frame is treated so, with one crop for all of them.
+
 - `center`, filter `area`: the largest middle square, then the mean over the area of each new pixel,
   which is what the levels of the process are (`pixels.area`). Filters `box`, `bilinear`, `bicubic`
   and `lanczos` are Pillow's; `center` with `lanczos` is `center-crop` of EDM's dataset tool.
@@ -11,6 +13,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal, NamedTuple
@@ -38,6 +41,9 @@ class Chance(NamedTuple):
 class Preparation:
     """What is done to each image. channels: 3 (grey is repeated) or 1 (colour becomes luma).
 
+    frames: of clips, None for images; every: of a clip's frames each second, third ... one is
+    taken, as many as are wanted, in its middle.
+
     Raises:
         ValueError: for options that do not fit.
     """
@@ -46,6 +52,8 @@ class Preparation:
     channels: int = 3
     crop: Crop = "center"
     filter: Filter = "area"
+    frames: int | None = None
+    every: int = 1
 
     def __post_init__(self) -> None:
         if self.resolution < 1 or self.channels not in (1, 3):
@@ -63,17 +71,53 @@ class Preparation:
         """Whether a crop differs from one reading to the next."""
         return self.crop == "adm_random"
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels and sides of what comes out."""
+        frames = () if self.frames is None else (self.frames,)
+        return (self.channels, *frames, self.resolution, self.resolution)
+
     def __call__(
-        self, content: bytes, chance: Chance | None = None
-    ) -> tuple[UInt8[np.ndarray, "c s s"], int]:
+        self, content: bytes | Sequence[bytes], chance: Chance | None = None
+    ) -> tuple[UInt8[np.ndarray, "c *frames s s"], int]:
         """The square, and the shorter side of the original in pixels.
 
-        chance: of a random crop; None: the middle, as for measuring. Errors: as in `as_uint8` and
-        `area`, and Pillow's own.
+        content: of a file; of a clip, also those of its frames. chance: of a random crop; None: the
+        middle, as for measuring. Errors: as in `as_uint8` and `area`, and Pillow's own.
         """
+        if self.frames is not None:
+            clip = self._clip([content] if isinstance(content, bytes) else content)
+            squares = [self.square(frame, chance) for frame in clip]
+            return np.stack(squares, axis=1), min(clip[0].shape[1:])
+        assert isinstance(content, bytes)
         with opened(BytesIO(content)) as image:
             pixels = as_uint8(ImageOps.exif_transpose(image), self.channels)
         return self.square(pixels, chance), min(pixels.shape[1:])
+
+    def _clip(self, contents: Sequence[bytes]) -> list[UInt8[np.ndarray, "c h w"]]:
+        """The frames that are taken of all those in one file, or in one file each.
+
+        Raises:
+            ValueError: where there are too few, or they differ in size.
+        """
+        images = [opened(BytesIO(content)) for content in contents]
+        there = _ticks(images[0]) if len(images) == 1 else list(range(len(images)))
+        assert self.frames is not None
+        span = (self.frames - 1) * self.every + 1
+        if len(there) < span:
+            raise ValueError(
+                f"it has {len(there)} frames and {span} are needed: lower frames or `every`"
+            )
+        start = (len(there) - span) // 2
+        found: list[UInt8[np.ndarray, "c h w"]] = []
+        for place in there[start : start + span : self.every]:
+            image = images[place] if len(images) > 1 else images[0]
+            if len(images) == 1:
+                image.seek(place)
+            found.append(as_uint8(ImageOps.exif_transpose(image), self.channels))
+        if len({frame.shape for frame in found}) > 1:
+            raise ValueError("its frames differ in size: give them one")
+        return found
 
     def square(
         self, pixels: UInt8[np.ndarray, "c h w"], chance: Chance | None = None
@@ -95,6 +139,18 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+def _ticks(image: Image.Image) -> list[int]:
+    """The frame that is shown at each tick, the shortest duration: writers store equal frames
+    once, with a duration of several."""
+    durations = []
+    for frame in range(getattr(image, "n_frames", 1)):
+        image.seek(frame)
+        image.load()
+        durations.append(float(image.info.get("duration") or 0))
+    shortest = min((one for one in durations if one > 0), default=1.0)
+    return [i for i, one in enumerate(durations) for _ in range(max(1, round(one / shortest)))]
 
 
 def _random_crop(

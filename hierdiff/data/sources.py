@@ -1,4 +1,4 @@
-"""Where the bytes of one image lie: a file, a member of a zip, a range of a shard.
+"""Where the bytes of an image lie: a file, a member of a zip, a range of a shard; or of a clip.
 
 A source is small and picklable, so that it can be sent to a worker; its text names it in messages.
 Handles are kept open by process.
@@ -11,7 +11,7 @@ import weakref
 import zipfile
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hierdiff.files.reading import Damaged, check_regular, damage
 
@@ -80,11 +80,25 @@ class Range(NamedTuple):
         return content
 
 
+class Frames(NamedTuple):
+    """A clip whose frames are files of their own, in order."""
+
+    name: str
+    parts: tuple[FileSource | Member, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read(self) -> list[bytes]:
+        """The bytes of each frame; errors as of its files."""
+        return [part.read() for part in self.parts]
+
+
 Source = FileSource | Member | Range
 
 
-def content(source: Source) -> bytes:
-    """The bytes of a source; what cannot be read raises many kinds."""
+def content(source: Source | Frames) -> Any:
+    """The bytes of a source, or of each of its files; what cannot be read raises many kinds."""
     return source.read()
 
 

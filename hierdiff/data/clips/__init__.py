@@ -1,0 +1,81 @@
+"""The embedded clips: 1,024 creatures that blink, walk, turn or hop, 16 frames of 32 px.
+
+They are drawn by `drawing.py` when they are first used, which takes some seconds, and kept in the
+cache. Light falls from the left and a walk to the left is a class of its own: no flip. The key of
+an example is its seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hierdiff.data.cache import cache_folder, decoded
+from hierdiff.data.clips.drawing import COUNT, FRAMES, NAMES, SHA256, SIDE, caption, draw, parts_of
+from hierdiff.data.image_data import ImageData, datasets, in_split_order
+from hierdiff.data.pixels import area
+from hierdiff.options import Count
+from hierdiff.registry import Node
+from hierdiff.resolution import plain_of, resolution_of, sides_of
+
+LICENCE = "CC0 1.0 (drawn by hierdiff)"
+
+
+@datasets.register("clips")
+def clips(
+    *,
+    resolution: Count | Sequence[Count] = (FRAMES, SIDE, SIDE),
+    cache: str | Path | None = None,
+    text: Node | None = None,
+    flip: bool = False,
+) -> ImageData:
+    """Class = what the creature does (6), captions from the parts, whose codes are `attributes`.
+
+    resolution: [frames, side, side], where frames divides 16 and side 32. Fewer frames are every
+    second, fourth ... one, smaller sides are block means. One number, a side, gives images: the
+    first frame of each clip.
+
+    Raises:
+        ValueError: for another resolution.
+    """
+    *frames, height, width = sides_of(resolution)
+    count = frames[0] if frames else 1
+    if len(frames) > 1 or height != width or SIDE % height or FRAMES % count:
+        raise ValueError(
+            f"clips have {FRAMES} frames of {SIDE} px and resolution {plain_of(resolution)} does "
+            f"not divide that: choose [16, 32, 32], [8, 16, 16], or a side such as 32 for images"
+        )
+    seeds = [f"{seed:04d}" for seed in range(COUNT)]
+    order = in_split_order(seeds)
+
+    def read(row: int) -> tuple[np.ndarray, int]:
+        pixels = area(draw(row)[:, :: FRAMES // count], height)
+        return (pixels if frames else pixels[:, 0]), SIDE
+
+    folder = cache_folder(cache)
+    found = decoded(
+        "clips",
+        order,
+        read,
+        channels=3,
+        resolution=resolution_of(resolution),
+        identity=SHA256,
+        cache=folder,
+    )
+    parts = [parts_of(row) for row in order]
+    codes = {name: np.array([one[name] for one in parts], np.int64) for name in NAMES}
+    return ImageData(
+        name="clips",
+        images=found.images,
+        keys=tuple(seeds[row] for row in order),
+        licence=LICENCE,
+        labels=codes["motion"],
+        captions=tuple(map(caption, parts)),
+        class_names=NAMES["motion"],
+        flip=flip,
+        attributes=codes,
+        attribute_names=NAMES,
+        digests=found.digests,
+    ).with_text(text, folder)

@@ -1,0 +1,42 @@
+"""Draws the embedded clips: `python -m hierdiff.data.clips.make [FOLDER]`.
+
+Checks that they come out as those that are meant and, given a folder, writes each there as an
+animated WebP without loss, in a folder for its class, with its caption beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hierdiff.data.clips.drawing import COUNT, FRAMES, NAMES, SHA256, SIDE, caption, draw, parts_of
+
+DURATION = 125  # ms of a frame: a clip takes two seconds
+
+
+def main(folder: Path | None) -> None:
+    """Draws all clips and compares their SHA-256; writes them to `folder` unless it is None.
+
+    Raises:
+        SystemExit: where they differ.
+    """
+    clips = np.stack([draw(seed) for seed in range(COUNT)])
+    digest = hashlib.sha256(clips.tobytes()).hexdigest()
+    if digest != SHA256:
+        raise SystemExit(f"clips have sha256 {digest}, those that are meant {SHA256}")
+    print(f"{COUNT} clips of {FRAMES} frames of {SIDE} px, sha256 {digest}, as they are meant")
+    for seed, clip in enumerate(clips if folder is not None else ()):
+        parts = parts_of(seed)
+        file = Path(folder or "", NAMES["motion"][parts["motion"]], f"{seed:04d}.webp")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        first, *others = [Image.fromarray(frame) for frame in clip.transpose(1, 2, 3, 0)]
+        first.save(file, save_all=True, append_images=others, duration=DURATION, lossless=True)
+        file.with_suffix(".txt").write_text(caption(parts) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
