@@ -350,7 +350,7 @@ class LatentDiffusion(Diffusion):
         views = (False, True) if getattr(data, "flip", False) else (False,)
         (first,) = data.batch(torch.arange(1)).images
         shape = (len(views), len(data), *codec.moments(self._placed(first[None]))[0].shape)
-        dtype = np.dtype(str(self.statistics.mean.dtype).removeprefix("torch."))
+        dtype = np.dtype(str(codec.statistics.mean.dtype).removeprefix("torch."))
         place = moments.place(codec.cache, data.name, data.sha256, codec.network, shape, dtype)
         kept = (
             kept_shards(
@@ -364,7 +364,7 @@ class LatentDiffusion(Diffusion):
         if self.objective.needs_teacher:  # whose statistics are those of the network too
             super().start(previous, data)
         else:
-            self.statistics.find(found, codec.network)
+            codec.statistics.find(found, codec.network)
         return found
 
     @torch.no_grad()
@@ -379,12 +379,12 @@ class LatentDiffusion(Diffusion):
                 log.info("stage latent  encoded %d/%d images", int(rows[-1]) + 1, len(data))
 
     def _placed(self, images: Tensor) -> Tensor:
-        return images.to(self.device, self.statistics.mean.dtype)
+        return images.to(self.device, self.codec.statistics.mean.dtype)
 
     @override
     def start_untrained(self) -> None:
         super().start_untrained()
-        self.statistics.set(1.0, self.codec.network)
+        self.codec.statistics.set(1.0, self.codec.network)
 
     @override
     def prepare_batch(self, batch: Batch) -> Batch:

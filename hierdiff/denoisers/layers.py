@@ -208,23 +208,34 @@ class ScalarEmbeddings(nn.ModuleDict):
         Raises:
             ValueError: where a scalar without a default is missing.
         """
-        rows = len(vector)
         for name, embedding in self.items():
-            limit, scalar = self.limits[name], cond.scalars.get(name)
-            bounded = math.isfinite(limit)
-            if scalar is None and not bounded:
-                raise ValueError(
-                    f"this denoiser reads the scalar {name!r} and was given none: give "
-                    f"cond.scalars[{name!r}], one number for each example, NaN for none"
-                )
-            if scalar is None:
-                scalar = vector.new_full((rows,), limit, dtype=torch.float32)
-            scalar = scalar[:rows]
-            none = scalar.isnan()
-            scalar = torch.where(none, limit if bounded else 0.0, scalar).clamp(max=limit)
-            part = embedding(scalar)
-            vector = vector + (part if bounded else torch.where(none[:, None], 0.0, part))
+            scalar, none = scalar_of(cond, name, self.limits[name], len(vector), vector.device)
+            vector = vector + torch.where(none[:, None], 0.0, embedding(scalar))
         return vector
+
+
+def scalar_of(
+    cond: Cond, name: str, limit: float, rows: int, device: torch.device
+) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
+    """A scalar of the first `rows` examples, at most `limit`, and where it is "none".
+
+    A finite limit takes the place of "none".
+
+    Raises:
+        ValueError: where a scalar without a finite limit is missing.
+    """
+    bounded, scalar = math.isfinite(limit), cond.scalars.get(name)
+    if scalar is None and not bounded:
+        raise ValueError(
+            f"this denoiser reads the scalar {name!r} and was given none: give "
+            f"cond.scalars[{name!r}], one number for each example, NaN for none"
+        )
+    if scalar is None:
+        scalar = torch.full((rows,), limit, device=device)
+    scalar = scalar[:rows]
+    none = scalar.isnan()
+    scalar = torch.where(none, limit if bounded else 0.0, scalar).clamp(max=limit)
+    return scalar, torch.zeros_like(none) if bounded else none
 
 
 class VectorProjections(nn.ModuleDict):
@@ -250,16 +261,66 @@ class VectorProjections(nn.ModuleDict):
         """
         for name, linear in self.items():
             assert isinstance(linear, nn.Linear)
-            own = cond.vectors.get(name)
-            if own is None or own.shape[1] != linear.in_features:
-                other = "none" if own is None else f"one of {own.shape[1]}"
-                raise ValueError(
-                    f"this denoiser reads the vector {name!r} of width {linear.in_features} and "
-                    f"was given {other}: give cond.vectors[{name!r}], zeros for none"
-                )
-            part = linear(own.to(linear.weight.dtype))
+            part = linear(vector_of(cond, name, linear.in_features).to(linear.weight.dtype))
             vector = part if vector is None else vector + part
         return vector
+
+
+def vector_of(cond: Cond, name: str, width: int) -> Float[Tensor, "b width"]:
+    """A named vector of the conditions.
+
+    Raises:
+        ValueError: where it is missing or has another width.
+    """
+    own = cond.vectors.get(name)
+    if own is None or own.shape[1] != width:
+        other = "none" if own is None else f"one of {own.shape[1]}"
+        raise ValueError(
+            f"this denoiser reads the vector {name!r} of width {width} and "
+            f"was given {other}: give cond.vectors[{name!r}], zeros for none"
+        )
+    return own
+
+
+class JointConditions(nn.Module):
+    """Vectors, then Fourier features of scalars, side by side through one MLP, added to the time.
+
+    So SDXL reads its pooled text and its micro-conditions (arXiv 2307.01952, section 2.2 and its
+    code). scalars, vectors: as in `ScalarEmbeddings` and `VectorProjections`, in the order that
+    they are named in. features: sines and cosines of a scalar; "none" has zeros. width: of the
+    result. The last layer starts at zero.
+
+    Raises:
+        ValueError: for an odd number of features.
+    """
+
+    def __init__(self, scalars: Scalars | None, vectors: Vectors | None, features: int, width: int):
+        super().__init__()
+        if features % 2:
+            raise ValueError(
+                f"{features} Fourier features of a scalar: choose an even number, half are sines"
+            )
+        limits = scalars if isinstance(scalars, Mapping) else dict.fromkeys(scalars or (), math.inf)
+        self.limits, self.widths, self.features = dict(limits), dict(vectors or {}), features
+        check_condition_names(self.limits, "scalar")
+        check_condition_names(self.widths, "vector")
+        inputs = sum(self.widths.values()) + features * len(self.limits)
+        self.first, self.last = nn.Linear(inputs, width), zeroed(nn.Linear(width, width))
+
+    @override
+    def forward(self, vector: Float[Tensor, "b w"], cond: Cond) -> Float[Tensor, "b w"]:
+        """`vector` plus the conditions; its rows are the first of the batch.
+
+        Raises:
+            ValueError: where a vector, or a scalar without a default, is missing.
+        """
+        rows, dtype = len(vector), self.first.weight.dtype
+        parts = [vector_of(cond, name, size)[:rows].to(dtype) for name, size in self.widths.items()]
+        for name, limit in self.limits.items():
+            scalar, none = scalar_of(cond, name, limit, rows, vector.device)
+            waves = sinusoid(scalar, self.features).to(dtype)
+            parts.append(torch.where(none[:, None], 0.0, waves))
+        return vector + self.last(F.silu(self.first(torch.cat(parts, dim=1))))
 
 
 def check_condition_names(names: Iterable[str], what: str) -> None:

@@ -27,6 +27,7 @@ from hierdiff.denoisers.layers import (
     AttentionBlock,
     Clock,
     Embedding,
+    JointConditions,
     LogSNRClock,
     Modules,
     Multiples,
@@ -218,10 +219,12 @@ class LDMUNet(Backbone):
     width, multiples: channels are width * multiple at the side, its half, its quarter ... blocks:
     residual blocks of each on the way down (one more on the way up). attention: spatial
     transformers after each residual block, one number or one for each of `multiples`; the bottom
-    always has one, unless `middle_attention` is false. depth: transformer blocks in each. heads: of
-    attention, or as many as are `head_width` wide. dropout: in residual blocks. scalars: names of
-    micro-conditions, or {name: largest and default value}. vectors: {name: width}. clock: the
-    number that log_snr is embedded as.
+    always has one, unless `middle_attention` is false. depth: transformer blocks in each, one
+    number or one for each of `multiples`, of which the bottom has the last; 0 for a side without.
+    heads: of attention, or as many as are `head_width` wide. dropout: in residual blocks. scalars:
+    names of micro-conditions, or {name: largest and default value}. vectors: {name: width}.
+    fourier: sines and cosines of a scalar, which go with the vectors through one MLP, as in SDXL;
+    None: a map for each scalar and vector. clock: the number that log_snr is embedded as.
 
     context: width of the tokens of cross-attention, if the text is to be projected to another width
     than its own. class_token: the class is a token beside the text instead of a part of the time
@@ -239,8 +242,9 @@ class LDMUNet(Backbone):
     upsampler, 0 for none; augmentation: embed its log-SNR.
 
     Raises:
-        ValueError: for widths that groups or heads do not divide, a list of `attention` of another
-            length than `multiples`, and a class token without a transformer.
+        ValueError: for widths that groups or heads do not divide, a list of `attention` or `depth`
+            of another length than `multiples`, a bottom of depth 0, and a class token without a
+            transformer.
     """
 
     rank = 2
@@ -253,13 +257,14 @@ class LDMUNet(Backbone):
         multiples: Multiples = (1, 2, 3, 5),
         blocks: Natural = 2,
         attention: Natural | Sequence[Natural] = (0, 1, 1, 1),
-        depth: Count = 1,
+        depth: Natural | Sequence[Natural] = 1,
         heads: Count = 1,
         head_width: Count | None = None,
         groups: Count = 32,
         dropout: Rate = 0.0,
         scalars: Scalars | None = None,
         vectors: Vectors | None = None,
+        fourier: Count | None = None,
         clock: Clock = LogSNRClock(),
         context: Count | None = None,
         class_token: bool = False,
@@ -279,7 +284,13 @@ class LDMUNet(Backbone):
         super().__init__()
         widths = [int(width * multiple) for multiple in multiples]
         counts = [attention] * len(widths) if isinstance(attention, int) else list(attention)
-        _check_widths(widths, counts, groups)
+        depths = [depth] * len(widths) if isinstance(depth, int) else list(depth)
+        _check_widths(widths, counts, depths, groups)
+        if middle_attention and not depths[-1]:
+            raise ValueError(
+                f"depth {depths}: the bottom has a transformer of the last depth, which is 0: give "
+                f"it 1 or more, or set middle_attention to false"
+            )
         if not transformer and class_token:
             raise ValueError(
                 "plain self-attention reads no class token: set transformer to true, or "
@@ -303,7 +314,7 @@ class LDMUNet(Backbone):
         def residual(inputs: int, outputs: int, resize: nn.Module | None = None) -> Residual:
             return Residual(inputs, outputs, self.time_width, groups, dropout, scale_shift, resize)
 
-        def attend(w: int) -> nn.Module:
+        def attend(w: int, depth: int) -> nn.Module:
             if w % (head_width or heads):
                 parts = f"heads of width {head_width}" if head_width else f"{heads} heads"
                 raise ValueError(
@@ -322,6 +333,10 @@ class LDMUNet(Backbone):
                 self._readers.append(reader)
             return reader
 
+        def attentions(i: int) -> list[nn.Module]:
+            n = counts[i] if depths[i] else 0
+            return [attend(widths[i], depths[i]) for _ in range(n)]
+
         def shrink(w: int) -> nn.Module:
             if resample_blocks:
                 return residual(w, w, nn.AvgPool2d(2))
@@ -333,8 +348,13 @@ class LDMUNet(Backbone):
             return ImageOnly(Upsample(w))
 
         self.time = Embedding(self.time_width)
-        self.scalars = ScalarEmbeddings(scalars, self.time_width)
-        self.vectors = VectorProjections(vectors, self.time_width)
+        joint = fourier is not None and bool(scalars or vectors)
+        self.scalars: nn.Module = (
+            JointConditions(scalars, vectors, fourier or 0, self.time_width)
+            if joint
+            else ScalarEmbeddings(scalars, self.time_width)
+        )
+        self.vectors = VectorProjections(None if joint else vectors, self.time_width)
         table = read if self.class_token else self.time_width
         self.label = nn.Embedding(classes + 1, table) if classes else None  # row 0: none
         self.text: nn.Module | None = None
@@ -351,19 +371,17 @@ class LDMUNet(Backbone):
         skips = [here]
         for i, w in enumerate(widths):
             for _ in range(blocks):
-                self.down.append(
-                    Layers([residual(here, w), *(attend(w) for _ in range(counts[i]))])
-                )
+                self.down.append(Layers([residual(here, w), *attentions(i)]))
                 skips.append(here := w)
             if i + 1 < len(widths):
                 self.down.append(Layers([shrink(w)]))
                 skips.append(w)
-        inside = [attend(here)] if middle_attention else []
+        inside = [attend(here, depths[-1])] if middle_attention else []
         self.middle = Layers([residual(here, here), *inside, residual(here, here)])
         self.up = nn.ModuleList()
         for i, w in reversed(list(enumerate(widths))):
             for j in range(blocks + 1):
-                layers = [residual(here + skips.pop(), w), *(attend(w) for _ in range(counts[i]))]
+                layers = [residual(here + skips.pop(), w), *attentions(i)]
                 if i and j == blocks:
                     layers.append(grow(w))
                 self.up.append(Layers(layers))
@@ -452,11 +470,14 @@ class LDMUNet(Backbone):
         return mask[:, None, None]
 
 
-def _check_widths(widths: Sequence[int], counts: Sequence[int], groups: int) -> None:
-    if len(counts) != len(widths):
-        raise ValueError(
-            f"attention {list(counts)} for {len(widths)} widths: give one for each of `multiples`"
-        )
+def _check_widths(
+    widths: Sequence[int], counts: Sequence[int], depths: Sequence[int], groups: int
+) -> None:
+    for name, own in (("attention", counts), ("depth", depths)):
+        if len(own) != len(widths):
+            raise ValueError(
+                f"{name} {list(own)} for {len(widths)} widths: give one for each of `multiples`"
+            )
     if any(w % groups for w in widths):
         raise ValueError(
             f"{groups} groups do not divide all widths {list(widths)}: choose `groups` that does"

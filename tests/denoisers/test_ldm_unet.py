@@ -9,7 +9,7 @@ import yaml
 from hierdiff.batch import Cond
 from hierdiff.config import folder_of_configs
 from hierdiff.denoisers import denoisers
-from hierdiff.denoisers.layers import AttentionBlock
+from hierdiff.denoisers.layers import AttentionBlock, JointConditions, sinusoid
 from hierdiff.denoisers.ldm_unet import Context, LDMUNet, Residual, SpatialTransformer
 from tests import tiny
 
@@ -22,6 +22,8 @@ PUBLISHED = {
     "ldm_text": (872_300_484, {"channels": 4, "text_width": 1280}, 0),
     "sd_1": (859_520_964, {"channels": 4, "text_width": 768}, 0),
     "sd_2": (865_910_724, {"channels": 4, "text_width": 1024}, 0),
+    "sdxl": (2_567_463_684, {"channels": 4, "text_width": 2048}, 0),
+    "sdxl_refiner": (2_259_526_660, {"channels": 4, "text_width": 1280}, 0),
     "adm_64": (295_904_454, {"channels": 3, "classes": 1000}, 768),
     "adm_128": (421_529_606, {"channels": 3, "classes": 1000}, 1024),
     "adm_256": (553_838_086, {"channels": 3, "classes": 1000}, 1024),
@@ -100,6 +102,41 @@ def test_keys_and_values_are_made_once_and_none_is_left_out():
                 block.text.weight.zero_()
         without = network((tiny.state(1, 3)[0][0],), torch.zeros(3, 1), prepared).levels[0]
     assert torch.equal(usual, without)
+
+
+def test_transformers_have_the_depth_of_their_side_and_none_where_it_is_0():
+    network = ldm("text", depth=[0, 2], attention=1)
+    assert [len(layer.blocks) for layer in transformers(network)] == [2] * 4
+    assert not any(isinstance(layer, SpatialTransformer) for layer in network.down[1])
+    with pytest.raises(ValueError, match=r"depth \[1\] for 2 widths"):
+        ldm("text", depth=[1])
+    with pytest.raises(ValueError, match="the bottom has a transformer of the last depth"):
+        ldm("text", depth=[1, 0])
+    ldm("text", depth=[1, 0], attention=1, middle_attention=False)
+
+
+def test_scalars_and_vectors_go_side_by_side_through_one_mlp():
+    network = ldm(fourier=4, scalars=["crop_top", "side"], vectors={"pooled_text": 3})
+    joint, seen = network.scalars, []
+    joint.first.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    scalars = {"crop_top": torch.tensor([0.0, 2.0]), "side": torch.tensor([torch.nan, 7.0])}
+    vectors = {"pooled_text": torch.arange(6.0).view(2, 3)}
+    run(network, Cond(scalars=scalars, vectors=vectors), torch.zeros(2, 3, 8, 8))
+    waves = [sinusoid(scalar, 4) for scalar in scalars.values()]
+    waves[1][0] = 0  # "none" has no features
+    torch.testing.assert_close(seen[0], torch.cat([vectors["pooled_text"], *waves], 1))
+    assert not seen[0].isnan().any() and len(network.vectors) == 0
+    with pytest.raises(ValueError, match="vector 'pooled_text' of width 3 and was given none"):
+        run(network, Cond(scalars=scalars), torch.zeros(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="3 Fourier features of a scalar: choose an even"):
+        ldm(fourier=3, scalars=["side"])
+
+
+def test_conditions_that_were_just_named_change_no_prediction():
+    layer = JointConditions(["side"], {"pooled_text": 3}, 4, 8)
+    time = torch.randn(2, 8)
+    told = Cond(scalars={"side": torch.ones(2)}, vectors={"pooled_text": torch.ones(2, 3)})
+    assert torch.equal(layer(time, told), time)
 
 
 def test_both_blocks_of_a_deeper_transformer_read_their_own_keys_and_values():

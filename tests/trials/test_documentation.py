@@ -204,7 +204,10 @@ def test_the_toml_that_is_shown_is_an_entry_point():
 
 OPTION = re.compile(r"[a-z_]+(?:@[a-z_.]+)?(?:[./][a-z0-9_]+)*=\S.*", re.DOTALL)
 WORDS = re.compile(r"(?<!\S)(?:[a-z_@./0-9]+=\S+ ?)+")
-METHODS = ("mdm", "cascaded", "latent", "end_to_end", "simple_diffusion", "chen", "unclip", "r3gan")
+METHODS = (
+    *("mdm", "cascaded", "latent", "sdxl", "end_to_end", "simple_diffusion", "chen", "unclip"),
+    "r3gan",
+)
 PLACEHOLDERS = {
     "package.module:Class": "tests.trials.test_documentation:Own",
     "my_codec": "tests.trials.test_documentation:Own",
