@@ -2,7 +2,7 @@
 #
 #   make bench                      Matryoshka diffusion: train, sample, measure, table
 #   make bench method=end_to_end    its end-to-end twin; also data=elpv, budget=smoke, args="..."
-#   make compare                    all methods at a small matched budget: table and report
+#   make compare                    all methods at a small matched budget: table and report; spec=FILE
 #   make table                      the runs in runs/ side by side; format=latex or csv, out=FILE
 #   make report                     the same as a page to look at, report/index.html
 #   make search                     the candidates of docs/study.md for mdm and its twin, three seeds each; resumes
@@ -50,11 +50,13 @@ compare: $(installed)
 	$(bin)/python -m benchmarks.run -m budget=compare method=$(methods) $(if $(data),data=$(data)) \
 		hydra.sweep.dir=$(compared) 'folder=$(compared)/$${label}' $(args) || [ $$? -eq 1 ]
 	$(bin)/python -m benchmarks.cost $(compared)
-	$(bin)/python -m benchmarks.tables $(compared) --format $(format) $(if $(out),-o $(out))
+	$(bin)/python -m benchmarks.tables $(compared) --format $(format) $(if $(spec),--spec $(spec)) \
+		$(if $(out),-o $(out))
 	$(bin)/python -m benchmarks.report $(compared) -o report
 
 table: $(installed)
-	$(bin)/python -m benchmarks.tables $(finished) --format $(format) $(if $(out),-o $(out)) $(args)
+	$(bin)/python -m benchmarks.tables $(finished) --format $(format) $(if $(spec),--spec $(spec)) \
+		$(if $(out),-o $(out)) $(args)
 
 report: $(installed)
 	$(bin)/python -m benchmarks.report $(finished) -o $(or $(out),report) $(args)

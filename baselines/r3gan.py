@@ -14,11 +14,12 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from hierdiff.batch import Batch
+from hierdiff.batch import Batch, Cond
+from hierdiff.denoisers.layers import AttentionPool
 from hierdiff.denoisers.protocol import Reads
 from hierdiff.levels import clipped, down
 from hierdiff.methods import Generator, Images, Method, Request, Turn, methods
@@ -121,67 +122,90 @@ class Resample(nn.Module):
         return self.change(F.conv2d(x, kernel, stride=2, padding=1, groups=width))
 
 
-class Maker(nn.Module):
-    """Noise and a class to an image: learnt maps of 4x4 pixels, each times a number, then blocks at
-    every side.
+class Given(nn.Module):
+    """Class and caption as one vector: an embedding of the class, -1 being none, plus the words,
+    pooled by attention. gain: standard deviation that either begins with, about.
 
-    widths: coarsest first, of 4, 8, ... pixels. The class -1 is none. `reads`: its conditions.
+    The published networks know classes alone; the words are ours.
+    """
+
+    def __init__(self, classes: int, text_width: int, size: int, gain: float = 1.0):
+        super().__init__()
+        self.label = nn.Embedding(classes + 1, size) if classes else None
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, 0, gain)
+        self.text = AttentionPool(text_width, size) if text_width else None
+        if self.text is not None:
+            _scaled(self.text.out, gain)
+
+    def forward(self, cond: Cond) -> Float[Tensor, "b size"]:
+        """The sum; `cond` has a value or "none" for each, as `Stage.complete` sees to."""
+        parts = []
+        if self.label is not None and cond.labels is not None:
+            parts.append(self.label(cond.labels + 1))
+        if self.text is not None and cond.tokens is not None and cond.mask is not None:
+            parts.append(self.text(cond.tokens, cond.mask))
+        return sum(parts[1:], parts[0])
+
+
+class Maker(nn.Module):
+    """Noise and conditions to an image: learnt maps of 4x4 pixels, each times a number, then blocks
+    at every side.
+
+    widths: coarsest first, of 4, 8, ... pixels. `reads`: its conditions.
     """
 
     def __init__(
-        self, widths: Sequence[int], latent: int, classes: int, channels: int, **block: int
+        self,
+        widths: Sequence[int],
+        latent: int,
+        *,
+        classes: int,
+        text_width: int,
+        channels: int,
+        **block: int,
     ):
         super().__init__()
-        self.reads = Reads(classes=classes)
-        self.label = nn.Embedding(classes + 1, latent) if classes else None
-        size = latent * (2 if classes else 1)
+        self.reads = Reads(classes=classes, text_width=text_width)
+        self.given = Given(classes, text_width, latent) if self.reads.names else None
+        size = latent * (1 if self.given is None else 2)
         self.basis = nn.Parameter(torch.randn(widths[0], BASIS, BASIS))
         self.amount = _scaled(nn.Linear(size, widths[0], bias=False))
         self.body = nn.Sequential(*_body(widths, up=True, **block))
         self.image = _pointwise(widths[-1], channels)
 
-    def forward(
-        self, z: Float[Tensor, "b latent"], labels: Int[Tensor, " b"] | None
-    ) -> Float[Tensor, "b c h w"]:
+    def forward(self, z: Float[Tensor, "b latent"], cond: Cond) -> Float[Tensor, "b c h w"]:
         """Images, not clipped."""
-        if self.label is not None:
-            z = torch.cat([z, self.label(_known(labels, z) + 1)], 1)
+        if self.given is not None:
+            z = torch.cat([z, self.given(cond)], 1)
         return self.image(self.body(self.amount(z)[:, :, None, None] * self.basis))
 
 
 class Judge(nn.Module):
-    """An image and its class to a logit: the maker's layout in reverse, and the class as a
-    direction in which the last features are read.
+    """An image and its conditions to a logit: the maker's layout in reverse, and the conditions as
+    a direction in which the last features are read.
 
     widths: coarsest first.
     """
 
-    def __init__(self, widths: Sequence[int], classes: int, channels: int, **block: int):
+    def __init__(
+        self, widths: Sequence[int], *, classes: int, text_width: int, channels: int, **block: int
+    ):
         super().__init__()
         self.image = _pointwise(channels, widths[-1])
         self.body = nn.Sequential(*_body(widths, up=False, **block))
         width = widths[0]
         self.basis = _scaled(nn.Conv2d(width, width, BASIS, groups=width, bias=False))
-        self.features = _scaled(nn.Linear(width, width if classes else 1, bias=False))
-        self.label = None
-        if classes:
-            self.label = nn.Embedding(classes + 1, width)
-            nn.init.normal_(self.label.weight, 0, width**-0.5)
+        some = bool(classes or text_width)
+        self.features = _scaled(nn.Linear(width, width if some else 1, bias=False))
+        self.given = Given(classes, text_width, width, width**-0.5) if some else None
 
-    def forward(
-        self, x: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"] | None
-    ) -> Float[Tensor, " b"]:
+    def forward(self, x: Float[Tensor, "b c h w"], cond: Cond) -> Float[Tensor, " b"]:
         """Higher for real images."""
         features = self.features(self.basis(self.body(self.image(x))).flatten(1))
-        if self.label is None:
+        if self.given is None:
             return features[:, 0]
-        return (features * self.label(_known(labels, x) + 1)).sum(1)
-
-
-def _known(labels: Int[Tensor, " b"] | None, x: Tensor) -> Int[Tensor, " b"]:
-    if labels is not None:
-        return labels
-    return torch.full((len(x),), -1, dtype=torch.long, device=x.device)
+        return (features * self.given(cond)).sum(1)
 
 
 def _body(
@@ -198,7 +222,7 @@ def _body(
 
 
 class Draws(NamedTuple):
-    """z: noise behind the made images. drop: which examples lose their labels."""
+    """z: noise behind the made images. drop: which examples lose their conditions."""
 
     z: Float[Tensor, "b latent"]
     drop: Bool[Tensor, " b"]
@@ -208,8 +232,8 @@ class R3GANStage(Generator):
     """Two turns: the generator, and the discriminator that tells its images from real ones.
 
     gamma: weight of half of each gradient penalty at the first and at the last step, by a cosine
-    between. drop: rate at which an example loses its label, so that images without one can be had.
-    lr: over the trainer's learning rate.
+    between. drop: rate at which an example loses class and caption, so that images without them can
+    be had. lr: over the trainer's learning rate.
     """
 
     name = "r3gan"
@@ -232,7 +256,7 @@ class R3GANStage(Generator):
         self.side, self.resolutions, self.level_names = side, (side,), (str(side),)
         self.facts, self.lr, self.latent, self.drop = dict(facts), lr, latent, drop
         self.gamma = tuple(gamma)
-        known = {"classes": facts["classes"], "channels": facts["channels"], **block}
+        known = {**block, **{name: facts[name] for name in ("channels", "classes", "text_width")}}
         self.generator = Maker(widths, latent, **known)
         self.discriminator = Judge(widths, **known)
 
@@ -264,20 +288,18 @@ class R3GANStage(Generator):
     @override
     def forward(self, batch: Batch, draws: Draws, turn: str = "generator", step: int = 0) -> Loss:
         real = down(batch.images, self.side)
-        labels = self.complete(batch.cond, len(batch)).labels
-        if labels is not None:
-            labels = torch.where(draws.drop, -1, labels)
+        cond = self.complete(batch.cond, len(batch)).dropped(draws.drop)
         if turn == "generator":
-            made = self.generator(draws.z, labels)
-            logits, others = (self.discriminator(x, labels) for x in (made, real))
+            made = self.generator(draws.z, cond)
+            logits, others = (self.discriminator(x, cond) for x in (made, real))
             total = relativistic(logits, others)
             return Loss(total, {f"loss/{self.level_names[0]}": total})
         with torch.no_grad():
-            made = self.generator(draws.z, labels)
+            made = self.generator(draws.z, cond)
         with torch.enable_grad():  # the penalties are part of the value too
             # a copy, as counting follows no gradient at a leaf
             real, made = (x.detach().requires_grad_().clone() for x in (real, made))
-            logits, others = (self.discriminator(x, labels) for x in (real, made))
+            logits, others = (self.discriminator(x, cond) for x in (real, made))
             total = relativistic(logits, others)
             at_real, at_made = gradient_penalty(logits, real), gradient_penalty(others, made)
         logs = {
@@ -295,9 +317,9 @@ class R3GANStage(Generator):
         Raises:
             FloatingPointError: where images are not finite.
         """
-        labels = self.complete(request.cond, request.n).labels
+        cond = self.complete(request.cond, request.n)
         z = request.noise((request.n, self.latent)).to(self.generator.basis)
-        images = self.generator(z, labels)
+        images = self.generator(z, cond)
         if not images.is_meta and not bool(images.isfinite().all()):
             raise FloatingPointError(
                 f"stage {self.name} gives images that are not finite: use earlier weights"
@@ -312,7 +334,8 @@ class R3GAN(Method):
     width: channels at the finest side, twice as many at each coarser one, at most 8 times; or
     `widths`, coarsest first, of 4, 8, ... pixels. blocks: at each side. expansion: of the width
     inside of a block, in which `group` channels see each other in 3x3. latent: numbers that an
-    image is made of. gamma, drop, lr: see `R3GANStage`. channels, classes: of the data.
+    image is made of. gamma, drop, lr: see `R3GANStage`. channels, classes, text_width, text_length:
+    of the data.
 
     Raises:
         ValueError: for more than one resolution or a side that is no power of 2, and for widths
@@ -334,6 +357,8 @@ class R3GAN(Method):
         lr: Positive = 1.0,
         channels: Count = 3,
         classes: Natural = 0,
+        text_width: Natural = 0,
+        text_length: Natural = 0,
     ):
         side, *coarser = check_resolutions(resolutions)
         if coarser:
@@ -367,7 +392,12 @@ class R3GAN(Method):
             gamma=gamma,
             drop=drop,
             lr=lr,
-            facts={"channels": channels, "classes": classes},
+            facts={
+                "channels": channels,
+                "classes": classes,
+                "text_width": text_width,
+                "text_length": text_length,
+            },
             blocks=blocks,
             expansion=expansion,
             group=group,

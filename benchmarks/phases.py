@@ -40,7 +40,13 @@ from benchmarks.measure.scale import (
     scale_rows,
     statistics_folder,
 )
-from benchmarks.measure.selection import Choice, choices, select_choice, with_choice
+from benchmarks.measure.selection import (
+    Choice,
+    choices,
+    select_choice,
+    selection_of,
+    with_choice,
+)
 from benchmarks.measure.steps import quality_by_steps, write_steps_picture
 from benchmarks.measure.stream import Source, measure_seeds, measure_source
 from benchmarks.plan.plan import Plan
@@ -222,7 +228,9 @@ def resumed_measuring(bench: Bench) -> Kept:
 
 def select_options(bench: Bench, kept: Kept) -> tuple[Bench, list[Candidate]]:
     """The bench with the options that were selected, and all candidates, [] for none."""
-    selection = bench.settings.select
+    selection = selection_of(bench.run, bench.settings.select)
+    if selection != bench.settings.select:
+        log.info("no sampler: select.guidance and select.steps are not for this method")
     if not selection.options:
         return bench, []
     train_part = EvaluationConditions(bench.run.data.part("train"))

@@ -45,6 +45,14 @@ class Choice:
         return {name: value for name, value in known.items() if value is not None}
 
 
+def selection_of(run: Prepared, selection: Selection) -> Selection:
+    """What of a selection the run can choose: a method without a sampler has no guidance and no
+    steps, so that it stands beside others whose guidance is chosen."""
+    if "sampling" in run.config["method"]:
+        return selection
+    return replace(selection, guidance=(), steps=())
+
+
 def choices(selection: Selection) -> list[Choice]:
     """All combinations of the options, in their order."""
     lists = (selection.guidance, selection.steps, selection.ema)
@@ -124,11 +132,6 @@ def check_selection(selection: Selection, measure: Measure, run: Prepared) -> No
             f"select.ema={list(selection.ema)}: training averages over {list(run.recipe.ema)} "
             f"images, set trainer.ema to have {absent[0]:g} among them"
         )
-    if (selection.guidance or selection.steps) and "sampling" not in run.config["method"]:
-        raise ValueError(
-            f"{run.config['method']['name']} has no sampling options to choose: leave "
-            f"select.guidance and select.steps out"
-        )
     facts = run.data.facts
     guided = [one for one in selection.guidance if not is_off(one)]
     if guided and not (facts.get("classes") or facts.get("text_width")):
@@ -136,7 +139,7 @@ def check_selection(selection: Selection, measure: Measure, run: Prepared) -> No
             f"select.guidance={list(selection.guidance)} needs data with classes or captions: "
             f"leave it out"
         )
-    for choice in choices(replace(selection, ema=())):
+    for choice in choices(replace(selection_of(run, selection), ema=())):
         on_shapes(node_with(run, choice), offered=run.data.facts)  # its parts check their options
 
 

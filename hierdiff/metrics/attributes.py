@@ -2,8 +2,9 @@
 
 A classifier (`hierdiff.metrics.classifier`) names the parts of every image. There are three
 metrics: how far the frequencies of parts are from the law, how often an image has parts that
-exclude each other, and how often a part is the one in the condition. The classifier errs, more
-often at low resolutions: read a value beside that of real images.
+exclude each other, and how often a part is the one in the condition, over all parts and, where
+conditions state several, for each. The classifier errs, more often at low resolutions: read a value
+beside that of real images.
 
 Views are those of `quality`: `native` is a level of the method, `pooled` its finest image reduced.
 """
@@ -307,6 +308,11 @@ class AttributeMeter:
             estimator = f"accuracy-{'+'.join(counts.accuracies)}"
             n = int(counts.conditioned)
             rows.append(row("attribute accuracy", share, estimator, better=HIGH, n=n))
+        if len(counts.accuracies) > 1:  # captions, which state several
+            told = dict(zip(self.law.frequencies, counts.conditions.tolist(), strict=True))
+            for name, share in counts.accuracies.items():
+                metric = f"{name.replace('_', ' ')} accuracy"
+                rows.append(row(metric, share, "accuracy", better=HIGH, n=told[name]))
         return rows
 
     def _codes(self, images: Tensor, place: Place) -> dict[str, Tensor]:

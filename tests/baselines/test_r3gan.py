@@ -7,10 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from baselines.r3gan import GAIN, Block, Judge, Maker, Resample, gradient_penalty, relativistic
+from baselines.r3gan import (
+    GAIN,
+    Block,
+    Given,
+    Judge,
+    Maker,
+    Resample,
+    gradient_penalty,
+    relativistic,
+)
 from hierdiff.batch import Batch, Cond
 from hierdiff.methods import Request, methods, on_shapes
 from hierdiff.metrics.cost import flops
+from hierdiff.text import Vocabulary
 from tests import tiny
 from tests.training.runs import built, images, run
 
@@ -74,13 +84,13 @@ def test_the_discriminators_loss_has_both_penalties_by_half_of_gamma():
     one = stage(gamma=[3.0, 3.0]).double()
 
     class Linear(nn.Module):
-        def forward(self, x, labels):
+        def forward(self, x, cond):
             return (x * 0.1).flatten(1).sum(1)
 
     one.discriminator = Linear()
     batch = Batch(torch.rand(4, 3, 8, 8, dtype=torch.float64) * 2 - 1, Cond())
     draws = one.draw(batch, lambda shape: torch.ones(tuple(shape), dtype=torch.float64))
-    made = one.generator(draws.z, torch.full((4,), -1))
+    made = one.generator(draws.z, one.complete(Cond(), 4))
     adversarial = F.softplus(0.1 * (made - batch.images).flatten(1).sum(1)).mean()
     found = one(batch, draws, "discriminator")
     square = 0.01 * 3 * 8 * 8
@@ -140,21 +150,39 @@ def test_the_published_layout_at_32_px_has_its_number_of_parameters():
     assert count(one.discriminator) == body + 768 * 16 + 768 + 768 * 3
 
 
-def test_classes_make_and_judge_differently():
+@pytest.mark.parametrize(
+    ("width", "cond"),
+    [
+        ({"classes": 4}, Cond(labels=torch.tensor([0, 3]))),
+        (
+            {"text_width": 6},
+            Cond(tokens=torch.eye(6)[:4].reshape(2, 2, 6), mask=torch.ones(2, 2) > 0),
+        ),
+    ],
+    ids=["class", "caption"],
+)
+def test_conditions_make_and_judge_differently_and_none_alike(width, cond):
     torch.manual_seed(0)
-    maker, judge = (
-        tiny.randomised(network)
-        for network in (
-            Maker([16, 16], 8, 4, 3, blocks=1, expansion=2, group=16),
-            Judge([16, 16], 4, 3, blocks=1, expansion=2, group=16),
-        )
-    )
+    known = {"classes": 0, "text_width": 0, "channels": 3, **width}
+    layout = {"blocks": 1, "expansion": 2, "group": 16}
+    maker = tiny.randomised(Maker([16, 16], 8, **known, **layout))
+    judge = tiny.randomised(Judge([16, 16], **known, **layout))
     z, x = torch.randn(1, 8).expand(2, -1), torch.randn(1, 3, 8, 8).expand(2, -1, -1, -1)
-    labels = torch.tensor([0, 3])
-    assert not torch.equal(*maker(z, labels)) and not torch.equal(*judge(x, labels))
-    none = torch.tensor([-1, -1])
-    assert torch.equal(maker(z, None), maker(z, none))
-    assert torch.equal(judge(x, None), judge(x, none))
+    for one, of in ((maker, z), (judge, x)):
+        assert not torch.equal(*one(of, cond))
+        none = one(of, cond.dropped(torch.tensor([True, True])))
+        torch.testing.assert_close(none[0], none[1])
+        assert float(none.detach().abs().max()) > 0
+
+
+def test_the_order_of_words_counts():
+    """The colour of the body and of the background may have the same names."""
+    torch.manual_seed(0)
+    (states,), (mask,) = Vocabulary(width=16, length=4).encode(["mint on rust"])
+    (others,), _ = Vocabulary(width=16, length=4).encode(["rust on mint"])
+    given = tiny.randomised(Given(0, 16, 8))
+    one, other = given(Cond(tokens=torch.stack([states, others]), mask=mask.expand(2, -1))).detach()
+    assert float((one - other).abs().max()) > 1e-3
 
 
 def test_one_call_makes_the_images_and_the_discriminator_is_not_counted():
@@ -185,12 +213,15 @@ def test_weights_that_are_not_finite_give_no_images():
         one.sample(Request(2, noise=tiny.noise()))
 
 
-def test_the_data_needs_no_captions_and_its_classes_are_read():
-    method = built(NODE)
-    assert method.reads.classes == 4
-    method.check_facts({"channels": 3, "classes": 4})
-    with pytest.raises(ValueError, match="captions that no network of the method reads"):
-        method.check_facts({"channels": 3, "classes": 4, "text_width": 6})
+def test_classes_and_captions_are_read_where_the_data_has_them():
+    assert built(NODE).reads.names == {"label"}
+    facts = {"channels": 3, "classes": 4, "text_width": 6, "text_length": 5}
+    method = methods.build(NODE, offered=facts)
+    assert method.reads.names == {"label", "caption"}
+    method.check_facts(facts)
+    alone = methods.build({**NODE, "classes": 0}, offered=facts)
+    assert alone.reads.names == {"caption"}
+    alone.check_facts(facts)
 
 
 @pytest.mark.parametrize(

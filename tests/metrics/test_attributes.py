@@ -107,6 +107,12 @@ def test_attribute_accuracy_is_the_share_of_what_conditions_said():
     assert found.value == pytest.approx(3 / 5)  # shapes yes, no, yes; hats no, yes
     assert found.n == 3 and found.better == "high"
     assert found.identity.estimator == "accuracy-shape+hat"
+    own = rows({16: made}, wanted=wanted)
+    assert own[16, "native", "shape accuracy"].value == pytest.approx(2 / 3)
+    hats = own[16, "native", "hat accuracy"]
+    assert (hats.value, hats.n, hats.better) == (1 / 2, 2, "high")
+    one = rows({16: made}, wanted={"shape": wanted["shape"]})
+    assert {metric for *_, metric in one if "accuracy" in metric} == {"attribute accuracy"}
 
 
 @pytest.mark.parametrize("wanted", [None, {}, {"hat": torch.full((4,), -1)}])

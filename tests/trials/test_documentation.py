@@ -50,6 +50,8 @@ LINES = {  # of the commands that are not run, and why
     "torchrun --nproc_per_node=8 -m benchmarks.run method=mdm protocol=fid50k_imagenet_256 "
     "data=folder data.root=IMAGENET": "it takes eight devices, and files that are not here",
     "make search": "it takes two hours",
+    "make compare methods=mdm,cascaded,end_to_end,latent,unclip,r3gan runs=runs/text "
+    "args=experiment=text spec=examples/text.yaml": "it takes an hour",
     "make study-table": "tests/test_shipped_results.py prints the same tables",
     "make test": "it is what runs this test, here on one file",
     **dict.fromkeys(HUB, "the hub is reached by its owner alone: tests/pretrained has a fake"),

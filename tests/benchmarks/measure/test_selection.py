@@ -10,7 +10,13 @@ import torch
 
 from benchmarks import phases, single
 from benchmarks.measure.kept import Kept, weights_hash
-from benchmarks.measure.selection import Choice, choices, select_choice, with_choice
+from benchmarks.measure.selection import (
+    Choice,
+    choices,
+    select_choice,
+    selection_of,
+    with_choice,
+)
 from benchmarks.ready import ready
 from benchmarks.report.parts import LabelledRecord
 from benchmarks.report.plots import selection_charts
@@ -158,6 +164,13 @@ def test_what_cannot_be_selected_is_refused_before_compute(tmp_path, options, me
     with pytest.raises(ValueError, match=message):
         ready(options_of(tmp_path, options))
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_method_without_a_sampler_stands_beside_rows_whose_guidance_is_chosen(tmp_path):
+    select = "select={guidance: [1, 2], steps: [3], samples: 6}"
+    found = ready(options_of(tmp_path, "method=r3gan", select))
+    chosen = selection_of(found.run, options_of(tmp_path, select).select)
+    assert not chosen.options and chosen.samples == 6
 
 
 def test_a_budget_of_sampling_and_a_selection_exclude_each_other(tmp_path):
