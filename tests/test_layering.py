@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -42,6 +43,7 @@ ORDER = (
     ),
     (
         *("hierdiff.train", "hierdiff.sample", "hierdiff.convert", "hierdiff.loader"),
+        "hierdiff.fetch",
         *("hierdiff.prepared", "hierdiff.given", "hierdiff.sampled"),
         *("hierdiff.results", "hierdiff.list", "hierdiff.pretrained"),
     ),
@@ -182,35 +184,44 @@ LIGHT = (
     *("hierdiff.list", "hierdiff.convert", "benchmarks.tables", "benchmarks.report"),
     *("benchmarks.figure", "benchmarks.cost", "benchmarks.run", "benchmarks.evaluate"),
     *("benchmarks.reference", "benchmarks.scaling", "hierdiff.train", "hierdiff.sample"),
-    *("hierdiff.loader", "hierdiff.plan"),
+    *("hierdiff.loader", "hierdiff.plan", "hierdiff.pretrained", "hierdiff.fetch"),
+    *("hierdiff.metrics.make_squeezenet", "benchmarks.speed"),
 )
 SLOW = {"torch", "scipy.stats", "pandas", "matplotlib", "lightning_fabric"}
 
 
-def loaded(module: str, *words: str) -> set[str]:
-    """What of `SLOW` a command of these words has loaded at its end."""
-    code = (
-        f"import runpy, sys\nsys.argv = {[module, *words]!r}\n"
-        f"try:\n    runpy.run_module({module!r}, run_name='__main__')\n"
-        f"except SystemExit as end:\n    assert not end.code\n"
-        f"print('loaded:', *({SLOW!r} & set(sys.modules)))\n"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return set(ran.stdout.rpartition("loaded:")[2].split())
+RUN = f"""
+import json, runpy, sys
+for words in json.loads(sys.argv[1]):
+    sys.argv = list(words)
+    try:
+        runpy.run_module(words[0], run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, words
+    loaded = {SLOW!r} & set(sys.modules)
+    print()
+    print("loaded:", *words, "/", *loaded)
+"""
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_help_loads_nothing_slow(module: str):
-    assert loaded(module, "--help") == set()
+def loaded(*commands: Sequence[str]) -> dict[str, set[str]]:
+    """What of `SLOW` is loaded after each of these commands, in one process, by their modules."""
+    command = [sys.executable, "-c", RUN, json.dumps(commands)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [line.split() for line in ran.stdout.splitlines() if line.startswith("loaded: ")]
+    return {line[1]: set(line[line.index("/") + 1 :]) for line in lines}
 
 
-@pytest.mark.parametrize("form", ["markdown", "latex", "terminal"])
-def test_a_table_loads_nothing_slow(form: str, tmp_path: Path):
+def test_help_loads_nothing_slow():
+    assert loaded(*[(module, "--help") for module in LIGHT]) == {module: set() for module in LIGHT}
+
+
+def test_tables_load_nothing_slow(tmp_path: Path):
     for name in ("mdm", "end_to_end"):
         record(name, quality=(quality(8, "native", 2.0),)).write(tmp_path / name)
-    assert loaded("benchmarks.tables", str(tmp_path), f"--format={form}") == set()
+    forms = ("markdown", "latex", "terminal")
+    words = [("benchmarks.tables", str(tmp_path), f"--format={form}") for form in forms]
+    assert loaded(*words) == {"benchmarks.tables": set()}
 
 
 def test_the_reader_of_imports_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

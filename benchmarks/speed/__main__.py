@@ -11,19 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.progress import track
+from benchmarks.speed.case import ATTENTION, WHATS, Case, Precision
 from benchmarks.speed.layouts import LAYOUTS, method_of
-from benchmarks.speed.pair import ATTENTION, WHATS, Case
-from benchmarks.tables.formats.terminal import terminal_text
 from hierdiff.config import reported
 from hierdiff.files.digest import write_json
 from hierdiff.files.lock import worked_in
-from hierdiff.results.provenance import now, provenance
-from hierdiff.training.recipe import Precision
 
 FOLDER = "runs/speed"
 
@@ -65,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--batch", type=int, help="images at once, for those of the layout")
     out.add_argument("--steps", type=int, default=4, help="of a trajectory (4)")
     out.add_argument("--repeats", type=int, default=9, help="pairs of each timing (9)")
-    out.add_argument("--threads", type=int, default=torch.get_num_threads())
+    out.add_argument("--threads", type=int, help="of a CPU (as many as torch takes)")
     out.add_argument(
         "--clock",
         choices=("wall", "cores"),
@@ -95,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
 
 def cases(chosen: argparse.Namespace) -> Iterator[Case]:
     """The cases of a command line."""
+    import torch  # here, so that `--help` does without
+
+    threads = chosen.threads or torch.get_num_threads()
     for name in chosen.layouts:
         layout, node = LAYOUTS[name], method_of(name)
         for precision in chosen.dtypes:
@@ -115,7 +111,7 @@ def cases(chosen: argparse.Namespace) -> Iterator[Case]:
                     },
                     steps=chosen.steps,
                     repeats=chosen.repeats,
-                    threads=chosen.threads,
+                    threads=threads,
                 )
 
 
@@ -175,8 +171,15 @@ def row_of(case: Case, numbers: Mapping[str, Any], clock: str) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, writes records and prints a table."""
     chosen = parser().parse_args(arguments)
+    # here, so that `--help` does without them
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks.tables.formats.terminal import terminal_text
+    from hierdiff.results.provenance import now, provenance
+
     started, todo = now(), list(cases(chosen))
-    table = Table(title=f"by {chosen.clock} time, {chosen.threads} thread(s); ours / plain")
+    table = Table(title=f"by {chosen.clock} time, {todo[0].threads} thread(s); ours / plain")
     for column in (
         "layout",
         "step",

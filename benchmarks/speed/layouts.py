@@ -6,12 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-
-from hierdiff.command import plain_config, with_sentences
-from hierdiff.config import folder_of_configs
-from hierdiff.prepared import method_node
-
 TEXT = {"text_width": 64, "text_length": 16}  # of the small layouts
 T5 = {"text_width": 2048, "text_length": 128}  # of the official ones
 MDM_15M: dict[str, Any] = {  # the official network, small: 64 > 32 px, 14,977,638 parameters
@@ -81,6 +75,13 @@ LAYOUTS: dict[str, Layout] = {
 
 def method_of(name: str) -> dict[str, Any]:
     """The node of a layout's method, sampled by DDIM and clipped to [-1, 1]."""
+    # here, so that names of layouts do without them
+    from hydra import compose, initialize_config_dir
+
+    from hierdiff.command import plain_config, with_sentences
+    from hierdiff.config import folder_of_configs
+    from hierdiff.prepared import method_node
+
     layout = LAYOUTS[name]
     with initialize_config_dir(folder_of_configs(), version_base="1.3"):
         cfg = with_sentences(compose)("benchmark", overrides=list(layout.overrides))

@@ -6,14 +6,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.device import autocast
+from benchmarks.speed.case import Case
 from benchmarks.speed.plain import PlainSampling, PlainTraining
 from hierdiff.batch import Batch, Cond
 from hierdiff.levels import Levels
@@ -22,12 +22,11 @@ from hierdiff.methods.diffusion import Diffusion
 from hierdiff.metrics.cost import flops, parameters
 from hierdiff.training.fabric import fabric_of
 from hierdiff.training.layout import channels_last, with_channels_last
-from hierdiff.training.recipe import Precision, Recipe
+from hierdiff.training.recipe import Recipe
 from hierdiff.training.step import TrainingStep
 from hierdiff.training.untrained import noise_on
 
-WHATS = ("train", "sample", "guided")
-ATTENTION = {  # by name; auto: as torch chooses
+BACKENDS = {  # of attention; auto: as torch chooses
     "math": SDPBackend.MATH,
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -36,42 +35,16 @@ ATTENTION = {  # by name; auto: as torch chooses
 WARMUP = 2
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is timed, and how.
-
-    layout: its name. method: node, facts: of its data. what: a training step, or a sampler step
-    ("guided": with guidance, of which the twin makes two calls). batch: images at once. steps: of
-    the trajectory over which a sampler step is averaged. channels_last, attention, recipe: of
-    `hierdiff`'s side alone; recipe: further options of `trainer`. threads: of a CPU.
-    """
-
-    layout: str
-    method: Mapping[str, Any]
-    facts: Mapping[str, Any]
-    what: Literal["train", "sample", "guided"]
-    batch: int
-    precision: Precision = "32-true"
-    device: str = "cpu"
-    channels_last: bool = True
-    attention: str = "auto"
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    steps: int = 4
-    guidance: float = 3.0
-    repeats: int = 7
-    threads: int = 1
-
-    @property
-    def trainer(self) -> Recipe:
-        """The recipe of a training step."""
-        return Recipe(
-            steps=1,
-            batch_size=self.batch,
-            precision=self.precision,
-            channels_last=self.channels_last,
-            accelerator=self.device,
-            **self.recipe,
-        )
+def recipe_of(case: Case) -> Recipe:
+    """The recipe of a training step."""
+    return Recipe(
+        steps=1,
+        batch_size=case.batch,
+        precision=case.precision,
+        channels_last=case.channels_last,
+        accelerator=case.device,
+        **case.recipe,
+    )
 
 
 def untrained(case: Case) -> Diffusion:
@@ -109,7 +82,7 @@ class Ours:
             with_channels_last(stage)
         self.batch = example(case, stage)
         if case.what == "train":
-            recipe = case.trainer
+            recipe = recipe_of(case)
             named = dict(stage.named_parameters())
             self.step = TrainingStep(
                 fabric_of(recipe, alone=True),
@@ -136,7 +109,7 @@ class Ours:
                 return self.stage.run(request)
 
     def _attention(self) -> AbstractContextManager[Any]:
-        backend = ATTENTION.get(self.case.attention)
+        backend = BACKENDS.get(self.case.attention)
         return nullcontext() if backend is None else sdpa_kernel(backend)
 
 
@@ -148,7 +121,7 @@ class Plain:
         self.batch = example(case, stage)
         self.batch = self.batch.map(lambda tensor: tensor.contiguous())
         if case.what == "train":
-            self.training = PlainTraining(stage, case.trainer)
+            self.training = PlainTraining(stage, recipe_of(case))
         else:
             self.sampling = PlainSampling(stage)
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.speed.pair import SIDES, WARMUP, Case, clocked, synchronize, untrained
+from benchmarks.speed.case import Case
+from benchmarks.speed.pair import SIDES, WARMUP, clocked, synchronize, untrained
 from hierdiff.files.atomic import write
 from hierdiff.metrics.cost import flops
 

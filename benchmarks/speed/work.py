@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed.pair import SIDES, WARMUP, Case, timed_pair, untrained
+from benchmarks.speed.case import Case
+from benchmarks.speed.pair import SIDES, WARMUP, recipe_of, timed_pair, untrained
 from benchmarks.speed.profile import profiled
 from hierdiff.metrics.cost import MemoryMeter, is_out_of_memory
 from hierdiff.training.fabric import fabric_of
@@ -26,7 +27,7 @@ def memory_of(case: Case, side: str) -> dict[str, float | None]:
     all and built nothing: weights, gradients, optimizer, averages, activations. On a GPU both are
     those of its allocator.
     """
-    fabric_of(case.trainer, alone=True)  # imports 100 MiB, which the twin does not need
+    fabric_of(recipe_of(case), alone=True)  # imports 100 MiB, which the twin does not need
     meter = MemoryMeter(case.device)
     step = SIDES[side](case, untrained(case))
     for _ in range(WARMUP + 1):

@@ -3,7 +3,7 @@
 Deitsch et al., "Automatic classification of defective photovoltaic module cells in
 electroluminescence images", Solar Energy 185 (2019). Licence CC BY-NC-SA 4.0: not for commercial
 use. The source module of a cell is not given, so cells of one module stand on both sides of the
-split. Read from the package elpv-dataset, a local folder, or what `hierdiff.data.fetch` fetched.
+split. Read from the package elpv-dataset, a local folder, or what `hierdiff.fetch` fetched.
 """
 
 from __future__ import annotations

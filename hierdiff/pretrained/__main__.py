@@ -11,7 +11,6 @@ import logging
 from collections.abc import Sequence
 
 from hierdiff.config import reported
-from hierdiff.pretrained.folder import check_folder, fetched, push_to_hub, save_pretrained
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fetch.add_argument("name", help="OWNER/NAME")
     fetch.add_argument("--revision", help="a branch, tag or commit")
     given = parser.parse_args(arguments)
+    # here, so that `--help` does without torch
+    from hierdiff.pretrained.folder import check_folder, fetched, push_to_hub, save_pretrained
+
     if given.word == "save":
         options = {"record": given.record, "licence": given.licence}
         out = save_pretrained(

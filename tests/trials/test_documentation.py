@@ -69,7 +69,7 @@ ADDED = {  # to the first of these that a command begins with
     "python": [],
 }
 NEEDS = {  # what a command needs that is not here: it is composed alone
-    "data=fluent_emoji": "its images come from a package registry (hierdiff.data.fetch)",
+    "data=fluent_emoji": "its images come from a package registry (hierdiff.fetch)",
     "protocol=": "its files are not here",
     "data=elpv": "its images come from a package (elpv-dataset), which may not be installed",
     "data=cifar": "its images are an archive that is not here",

