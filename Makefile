@@ -113,6 +113,8 @@ study-table: $(installed)
 
 # two processes of one thread each
 test test-slow: export OMP_NUM_THREADS ?= 1
+# compiled once: both processes, and every command that a test starts, import the same
+test test-slow: export PYTHONDONTWRITEBYTECODE :=
 workers ?= 2
 
 test: $(installed)

@@ -20,7 +20,9 @@ def calls(monkeypatch):
         time.sleep(0.02)
         (folder / "file").write_text("whole")
 
-    monkeypatch.setitem(packages.SOURCES, "toy", (get, lambda cache: cache / "sources" / "toy", "toy"))
+    monkeypatch.setitem(
+        packages.SOURCES, "toy", (get, lambda cache: cache / "sources" / "toy", "toy")
+    )
     return calls
 
 

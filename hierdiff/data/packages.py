@@ -17,7 +17,6 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from hierdiff.data import elpv, fluent_emoji
-from hierdiff.data.cache import cache_folder
 from hierdiff.files.cache import built_by_one
 
 NPM = {  # package: (folder, SHA-256 of the archive)
