@@ -411,6 +411,26 @@ def build_stage(
     )
 
 
+def parts_of(
+    options: Node, stage: str, without: Sequence[str] = ("bridge", "crop")
+) -> tuple[dict[str, Any], Schedule, Any]:
+    """Options of `diffusion` for a stage whose bridge is its own; its schedule and its reference.
+
+    stage: whose options they are. without: options that it does not have.
+
+    Raises:
+        ValueError: for an option that such a stage does not have.
+    """
+    parts = dict(options)
+    for name in without:
+        if parts.pop(name, None) is not None:
+            raise ValueError(f"option {name!r} of {stage}: leave it out")
+    schedule, reference = schedules.build(parts.pop("schedule")), parts.pop("reference")
+    parts["objective"] = objectives.build(parts["objective"])
+    parts["sampling"] = build(Sampling, parts["sampling"])
+    return parts, schedule, reference
+
+
 def say_whose(
     denoiser: Later[Denoiser] | None, stages: Sequence[Node], names: Sequence[str]
 ) -> None:

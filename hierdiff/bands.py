@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from hierdiff.codec import Pyramid
-from hierdiff.levels import Levels, up
-from hierdiff.resolution import Name, level_names, sides_of
+from hierdiff.codec import Codec, Pyramid
+from hierdiff.levels import Levels, down, up
+from hierdiff.resolution import Name, level_names, resolution_of, sides_of
 
 
 class Bands(Pyramid):
@@ -91,11 +92,7 @@ class Haar(Bands):
     def __init__(self, resolutions: Sequence[int | Sequence[int]], channels: int = 3):
         super().__init__(resolutions, channels)
         sides = [sides_of(one) for one in self.resolutions]
-        for high, low in pairwise(sides):
-            if tuple(2 * side for side in low) != high:
-                raise ValueError(
-                    f"Haar bands of {high} and {low}: each resolution is half the one before"
-                )
+        check_halves(self.resolutions)
         if len(sides[0]) != 2 or any(side % 2 for side in sides[-1]):
             raise ValueError(
                 f"Haar bands of {sides[-1]}: they are for images whose coarsest sides are even"
@@ -124,6 +121,82 @@ class Haar(Bands):
         return Haar(self.resolutions[-n:], self.channels)
 
 
+class Details(Codec):
+    """The Haar details of an image alone, at half its side; its low band stands beside them.
+
+    resolution: of the image. channels: of the image, of which there are three details each. gain:
+    of the details over orthonormal ones, whose numbers are small. `decode` and `limited` take the
+    levels (details, low), low being the block means of the image at half its side. Where details
+    lead out of [-1, 1], `decode` shortens the three of a block together until its four pixels are
+    inside, so that their mean remains that of the low band.
+
+    Raises:
+        ValueError: for a resolution that is not two even sides.
+    """
+
+    def __init__(self, resolution: int | Sequence[int], channels: int = 3, *, gain: float = 1.0):
+        sides = sides_of(resolution)
+        if len(sides) != 2 or any(side % 2 for side in sides):
+            raise ValueError(f"Haar details of {sides}: they are for images of even sides")
+        self.resolutions = (resolution_of(resolution),)
+        self.low = resolution_of([side // 2 for side in sides])
+        self.channels, self.gain = channels, gain
+
+    @override
+    def encode(self, images: Float[Tensor, "b c *sides"]) -> Levels:
+        bands = _haar(down(images, self.resolutions[0]))
+        return (self.gain * bands[:, : 3 * self.channels],)
+
+    @override
+    def decode(self, levels: Levels) -> dict[Name, Float[Tensor, "b c *_sides"]]:
+        return {self.resolutions[0]: inside(self._joined(levels), levels[1])}
+
+    @override
+    def limited(self, levels: Levels, limit: Callable[[Levels], Levels]) -> Levels:
+        (images,) = limit((self._joined(levels),))
+        return (*self.encode(images), *levels[1:])
+
+    @override
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return ((3 * self.channels, *sides_of(self.low)),)
+
+    @override
+    def names(self) -> tuple[str, ...]:
+        return level_names(self.resolutions)
+
+    @override
+    def tail(self, n: int) -> Details:
+        return self
+
+    def _joined(self, levels: Levels) -> Tensor:
+        details, low = levels
+        return _image(torch.cat([details / self.gain, 2 * low], 1))
+
+
+def inside(
+    images: Float[Tensor, "b c h w"], low: Float[Tensor, "b c h//2 w//2"]
+) -> Float[Tensor, "b c h w"]:
+    """Images of these block means, their contrast lowered in each block until it is in [-1, 1]."""
+    mean = low.repeat_interleave(2, -2).repeat_interleave(2, -1)
+    apart = images - mean
+    room = (1 - apart.sign() * mean) / apart.abs().clamp(min=1e-12)
+    share = -F.max_pool2d(-room, 2).clamp(-1, 0)
+    return mean + apart * share.repeat_interleave(2, -2).repeat_interleave(2, -1)
+
+
+def check_halves(resolutions: Sequence[int | Sequence[int]]) -> None:
+    """Refuses resolutions that are not each half of the one before, as Haar bands need.
+
+    Raises:
+        ValueError: naming the first two that are not.
+    """
+    for high, low in pairwise(map(sides_of, resolutions)):
+        if tuple(2 * side for side in low) != high:
+            raise ValueError(
+                f"Haar bands of {high} and {low}: each resolution is half the one before"
+            )
+
+
 def _haar(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 4*c h//2 w//2"]:
     """Across, down, diagonal and low, each c channels; an orthonormal transform."""
     a, b, c, d = (x[..., i::2, j::2] for i in (0, 1) for j in (0, 1))
@@ -140,7 +213,7 @@ def _image(bands: Float[Tensor, "b _bands h w"]) -> Float[Tensor, "b _c 2*h 2*w"
         low + across - along - both,
         low - across - along + both,
     )
-    return torch.nn.functional.pixel_shuffle(torch.stack(quarters, 2).flatten(1, 2) / 2, 2)
+    return F.pixel_shuffle(torch.stack(quarters, 2).flatten(1, 2) / 2, 2)
 
 
 BASES: dict[str, type[Pyramid]] = {"pyramid": Pyramid, "laplacian": Laplacian, "haar": Haar}

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from hierdiff.bands import BASES, Haar, Laplacian
+from hierdiff.bands import BASES, Details, Haar, Laplacian
 from hierdiff.batch import Batch
 from hierdiff.denoisers import Denoiser
 from hierdiff.guidance import static_threshold
@@ -192,3 +192,35 @@ def test_posterior_means_lead_from_noise_to_the_image_in_any_times(times: str):
         assert bool((variance >= 0).all())
     for level, wanted in zip(state, clean, strict=True):
         torch.testing.assert_close(level, wanted, rtol=0, atol=2e-3)
+
+
+def test_details_beside_their_low_band_are_the_image_and_those_of_joint_bands():
+    x, codec = images(), Details(16, gain=4.0)
+    (details,) = codec.encode(x)
+    assert codec.shapes() == (tuple(details.shape[1:]),) and codec.names() == ("16",)
+    torch.testing.assert_close(details, 4 * Haar((16, 8)).encode(x)[0])
+    torch.testing.assert_close(codec.decode((details, down(x, 8)))[16], x)
+
+
+def test_details_that_lead_out_of_range_are_shortened_and_keep_their_mean():
+    x, codec = images(), Details(16)
+    low = down(x, 8)
+    (details,) = codec.encode(x)
+    image = codec.decode((3 * details, low))[16]
+    assert float(image.abs().max()) == pytest.approx(1)
+    torch.testing.assert_close(down(image, 8), low)
+    inner = codec.decode((0.2 * details, 0.5 * low))[16]  # blocks that fit stay as they are
+    torch.testing.assert_close(inner - up(down(inner, 8), 16), 0.2 * (x - up(low, 16)))
+
+
+def test_a_limit_of_details_is_one_of_the_image():
+    x, codec = 2 * images(), Details(16, gain=2.0)
+    (details,), low = codec.encode(x), down(x, 8)
+    limited, same = codec.limited((details, low), static_threshold())
+    torch.testing.assert_close(limited, codec.encode(clipped(x))[0])
+    assert same is low
+
+
+def test_details_of_odd_sides_are_refused():
+    with pytest.raises(ValueError, match=r"Haar details of \(9, 9\): they are for images of even"):
+        Details(9)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from baselines.cascaded import build_stage, check_options, merged
+from baselines.cascaded import build_stage, check_options, merged, parts_of
 from baselines.unclip.embedding import (
     FITTED,
     NAME,
@@ -36,13 +36,14 @@ from hierdiff.methods.bridged import Bridged
 from hierdiff.methods.diffusion import diffusion
 from hierdiff.methods.generator import Part
 from hierdiff.methods.stage import Images
-from hierdiff.objective import Objective, objectives
+from hierdiff.objective import Objective
 from hierdiff.options import Count, Natural, Share
-from hierdiff.registry import Later, Node, build
+from hierdiff.registry import Later, Node
 from hierdiff.resolution import Resolutions, Sides, check_resolutions
-from hierdiff.schedules import Schedule, Shifted, schedules
+from hierdiff.schedules import Schedule, Shifted
 
 log = logging.getLogger(__name__)
+OWN = ("unclip's prior or decoder", ("bridge", "crop", "denoiser"))
 TEXT = 64  # width of the decoder's extra tokens where the data has no text
 
 
@@ -299,29 +300,13 @@ def _unread(options: Node) -> bool:
     return isinstance(objective, Mapping) and isinstance(objective.get("drop"), Mapping)
 
 
-def _parts(options: Node) -> tuple[dict[str, Any], Any, Any]:
-    """Options of `diffusion`, the schedule and its reference.
-
-    Raises:
-        ValueError: for an option that these stages do not have.
-    """
-    parts = dict(options)
-    for name in ("bridge", "crop", "denoiser"):
-        if parts.pop(name, None) is not None:
-            raise ValueError(f"option {name!r} of unclip's prior or decoder: leave it out")
-    schedule, reference = schedules.build(parts.pop("schedule")), parts.pop("reference")
-    parts["objective"] = objectives.build(parts["objective"])
-    parts["sampling"] = build(Sampling, parts["sampling"])
-    return parts, schedule, reference
-
-
 def _prior(
     node: Later[Prior], codec: EmbeddingCodec, options: Node, facts: Mapping[str, int]
 ) -> EmbeddingPrior:
     clean = {"parameterization": {"prediction": "x0"}, "loss_space": "x0"}
     changed = {"objective": clean, "sampling": {"threshold": {"name": "none"}}}
     options = merged(options, changed)
-    parts, schedule, _ = _parts(options)
+    parts, schedule, _ = parts_of(options, *OWN)
     network = priors.build(node, offered={**facts, "channels": codec.width})
     stage: Callable[..., EmbeddingPrior] = EmbeddingPrior
     return cast(
@@ -358,7 +343,7 @@ def _decoder(
     facts: Mapping[str, int],
     previous: EmbeddingPrior,
 ) -> Diffusion:
-    parts, schedule, reference = _parts(options)
+    parts, schedule, reference = parts_of(options, *OWN)
     return diffusion(
         codec=Pyramid([side], facts["channels"]),
         schedules=[Shifted(schedule, side, reference or side)],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from benchmarks.measure.quality import Meter
 from benchmarks.measure.samples import PACK, PixelImages, request_of
 from benchmarks.measure.stream import Source, measure_source
 from benchmarks.progress import Track
+from hierdiff.batch import Batch
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows
 from hierdiff.files.atomic import write
@@ -71,7 +73,7 @@ def check_exposure(method: Method, log_snrs: Sequence[float]) -> None:
     """Refuses a method without upsamplers, or log-SNRs outside of their training; ValueError is
     raised for it."""
     for _, previous, bridge in upsamplers(method):
-        shapes = [(1, *shape) for shape in previous.shapes()]
+        shapes = [(1, *shape) for shape in previous.handed_over()]
         for log_snr in log_snrs:
             bridge.draw_at(shapes, lambda shape: torch.zeros(tuple(shape)), log_snr)
 
@@ -151,11 +153,10 @@ class Upsampling:
         if kind == "real":
             data = self.conditions.data
             images = data.batch(evaluation_rows(len(data), numbers)).images
-            return self.previous.encode(images.to(self.previous.device))
+            return self.previous.state(Batch(images.to(self.previous.device)))
+        request = request_of(self.previous, self.conditions, numbers, seed=self.seed)
         with autocast(self.previous.device, self.precision):
-            return self.previous.run(
-                request_of(self.previous, self.conditions, numbers, seed=self.seed)
-            )
+            return self.previous.hand_over(replace(request, resolutions=()))[0]
 
 
 def gaps(rows: Sequence[Mapping[str, Any]], method: Method) -> dict[str, float]:

@@ -4,6 +4,7 @@ from hierdiff.denoisers import (  # noqa: F401  (registers)
     dit,
     efficient_unet,
     ldm_unet,
+    local,
     rin,
     unet,
     uvit,

@@ -1,4 +1,5 @@
-"""Exact denoisers of Gaussian data: one pixel, and an image with its pyramid under joint noise.
+"""Exact denoisers of Gaussian data: one pixel, an image with its pyramid under joint noise, and
+the details of an image given its low band.
 
 For x ~ N(0, C) seen through z = B x + e, with B the stack of alpha_r D_r (block means) and e noise
 of covariance S = diag(sigma_r^2), E[x | z] = C B' (B C B' + S)^-1 z, and level r of the denoiser is
@@ -14,9 +15,16 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from hierdiff.bands import Details
 from hierdiff.guidance import Carry, Denoised
 from hierdiff.levels import Levels, pyramid, spread
 from hierdiff.process import GaussianProcess, Moment
+
+
+def exponential(side: int, length: float = 1.5) -> Tensor:
+    """Stationary covariance exp(-distance / length) of the pixels of a square, float64."""
+    place = torch.cartesian_prod(*[torch.arange(side, dtype=torch.float64)] * 2)
+    return torch.exp(-torch.cdist(place, place) / length)
 
 
 class Pixel:
@@ -48,8 +56,7 @@ class Joint:
         n = sides[0] ** 2
         basis = torch.eye(n, dtype=torch.float64).reshape(n, 1, sides[0], sides[0])
         self.pooled = [level.flatten(1).T for level in pyramid(basis, self.sides)]  # D_r
-        place = torch.cartesian_prod(*[torch.arange(sides[0], dtype=torch.float64)] * 2)
-        covariance = torch.exp(-torch.cdist(place, place) / 1.5)
+        covariance = exponential(sides[0])
         covariance += 0.3 * torch.diag(torch.linspace(0, 1, n, dtype=torch.float64))
         self.covariance = std**2 * covariance / covariance.diagonal().mean()
 
@@ -112,3 +119,54 @@ class Joint:
 
         solution = solve_ivp(slope, (start, end), z[0].numpy(), "DOP853", rtol=1e-11, atol=1e-13)
         return torch.from_numpy(solution.y[:, -1])[None]
+
+
+class Conditional:
+    """The Haar details d of a Gaussian image of one channel, given its clean low band l.
+
+    d given l is N(A l, S), A = C_dl C_ll^-1, S = C_dd - A C_ld. Seen through x = alpha d + sigma e,
+    E[d | x, l] = A l + alpha S (alpha^2 S + sigma^2)^-1 (x - alpha A l). covariance: of the pixels
+    of a square image. gain: of the details, as in `Details`.
+    """
+
+    def __init__(self, covariance: Tensor, *, gain: float = 1.0):
+        self.side = round(len(covariance) ** 0.5)
+        basis = torch.eye(len(covariance), dtype=covariance.dtype)
+        image = basis.reshape(-1, 1, self.side, self.side)
+        codec = Details(self.side, 1, gain=gain)
+        details, low = codec.encode(image)[0].flatten(1).T, pyramid(image, [codec.low])[0]
+        low = low.flatten(1).T
+        self.details, self.across = details @ covariance @ details.T, details @ covariance @ low.T
+        self.low = low @ covariance @ low.T
+        self.mean = torch.linalg.solve(self.low, self.across.T).T  # A
+        self.covariance = self.details - self.mean @ self.across.T  # S
+
+    def __call__(self, x: Tensor, low: Tensor, alpha: float, sigma: float) -> Tensor:
+        """E[d | x, l] of x: b 3 h w, given low: b 1 h w."""
+        noise = sigma**2 * torch.eye(len(self.covariance), dtype=x.dtype)
+        gain = alpha * torch.linalg.solve(alpha**2 * self.covariance + noise, self.covariance).T
+        mean = low.flatten(1) @ self.mean.T
+        return (mean + (x.flatten(1) - alpha * mean) @ gain.T).reshape(x.shape)
+
+    def error(self, receptive: int, alpha: float, sigma: float) -> float:
+        """Mean squared error of the best estimate of a pixel's three details from its field.
+
+        The pixel is in the middle, and sees x and l in the receptive x receptive pixels around it,
+        as far as there are any.
+        """
+        half = self.side // 2
+        away = (torch.arange(half) - half // 2).abs() <= receptive // 2
+        field = (away[:, None] & away).flatten()
+        seen = torch.cat([field.repeat(3), field])
+        n = len(self.details)
+        whole = torch.cat(
+            [
+                torch.cat([alpha**2 * self.details, alpha * self.across], 1),
+                torch.cat([alpha * self.across.T, self.low], 1),
+            ]
+        )
+        whole[:n, :n] += sigma**2 * torch.eye(n, dtype=whole.dtype)
+        middle = half // 2 * (half + 1) + half**2 * torch.arange(3)
+        targets = torch.cat([alpha * self.details[middle], self.across[middle]], 1)[:, seen]
+        known = targets @ torch.linalg.solve(whole[seen][:, seen], targets.T)
+        return float((self.details[middle][:, middle] - known).diagonal().mean())

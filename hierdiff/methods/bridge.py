@@ -29,7 +29,8 @@ class Handover(NamedTuple):
 
     cond: its conditions. start: the state from which its trajectory continues at time `start_t`,
     None for noise at time 1; ignored in training. beside: levels that its codec decodes behind its
-    own (`decode((*x, *beside))`), such as a low band that the stage does not generate itself.
+    own (`decode((*x, *beside))`), such as a low band that the stage does not generate itself; the
+    stage hands them on behind its state.
     """
 
     cond: Cond

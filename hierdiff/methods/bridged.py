@@ -136,5 +136,5 @@ class Bridged(Diffusion):
         return {**images, **self.previous.decode(x)}
 
     def _crossed(self, n: int) -> list[tuple[int, ...]]:
-        """Shapes of the previous stage's state."""
-        return [(n, *shape) for shape in self.previous.shapes()]
+        """Shapes of what the previous stage hands over."""
+        return [(n, *shape) for shape in self.previous.handed_over()]

@@ -339,7 +339,11 @@ class Diffusion(Generator):
                 shared_carry=plan.shared_carry,
             )
         limit = plan.thresholding()
-        return thresholded(denoise, lambda x0: self.codec.limited(x0, limit))
+        return thresholded(denoise, lambda x0: self.limited(x0, limit, cond))
+
+    def limited(self, x0: Levels, limit: Callable[[Levels], Levels], cond: Cond) -> Levels:
+        """Predicted clean levels, kept in range by `limit`, under the conditions of the network."""
+        return self.codec.limited(x0, limit)
 
     @override
     def complete(self, cond: Cond, n: int) -> Cond:
@@ -413,13 +417,13 @@ class Diffusion(Generator):
     def finish(
         self, request: Request, opening: Handover, stop: float = 0.0
     ) -> tuple[Levels, Images]:
-        """The state at time `stop`, and this stage's own images if the request wants some.
+        """The state at `stop` with what is beside it, and this stage's images if some are wanted.
 
         Only for images is the trajectory continued below `stop`.
         """
         x = state = self._first(request, opening)
         if not any(map(request.wants, self.resolutions)):
-            return self._integrated(request, opening, x, stop), {}
+            return (*self._integrated(request, opening, x, stop), *opening.beside), {}
 
         def watch(i: int, s: float, x: Levels) -> None:
             nonlocal state
@@ -428,7 +432,7 @@ class Diffusion(Generator):
                 request.watch(i, s, x)
 
         x = self._integrated(replace(request, watch=watch), opening, x, through=stop)
-        return state, self.codec.decode((*x, *opening.beside))
+        return (*state, *opening.beside), self.codec.decode((*x, *opening.beside))
 
     @override
     def parts(self, stop: float = 0.0) -> tuple[Part, ...]:

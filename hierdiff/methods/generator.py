@@ -102,12 +102,15 @@ class Generator(Stage):
         return tuple(images[name] for name in self.resolutions)
 
     def hand_over(self, request: Request, stop: float = 0.0) -> tuple[Levels, Images]:
-        """The state at time `stop`, and the requested images of this and earlier stages."""
+        """The state at time `stop`, and the requested images of this and earlier stages.
+
+        Behind the state are the levels that stand beside it: the levels that `decode` takes.
+        """
         x = self.run(request, stop=stop)
         return x, dict(zip(self.resolutions, x, strict=True))
 
     def follow(self, request: Request, x: Levels, log_snr: float | None = None) -> Images:
-        """Images of this stage from a clean state x of the previous one, such as real images.
+        """Images of this stage from clean levels x of the previous one, such as real images.
 
         log_snr: to which the bridge noises x, None for the bridge's own.
 
@@ -135,12 +138,16 @@ class Generator(Stage):
         """Shape of each level of its state without the batch: channels, then sides."""
         return [(self.facts.get("channels", 3), *sides_of(name)) for name in self.resolutions]
 
+    def handed_over(self) -> Sequence[tuple[int, ...]]:
+        """Shapes of the levels that it hands over, without the batch; by default `shapes()`."""
+        return self.shapes()
+
     def encode(self, images: Float[Tensor, "b c *sides"]) -> Levels:
         """The clean state of real images in [-1, 1]."""
         return pyramid(images, [resolution_of(name) for name in self.resolutions])
 
     def state(self, batch: Batch) -> Levels:
-        """The clean state of a batch of images, or of one as the data of its training hold it."""
+        """What it would hand over of a batch of images, or of one as its data hold it: clean."""
         return self.encode(batch.images)
 
     def decode(self, x: Levels) -> Images:

@@ -36,7 +36,7 @@ OWN = {  # the words of a run under each recipe of a paper
 SHARED = [
     *("chen", "cascaded", "end_to_end", "latent", "mdm", "mdm_3", "mdm_control", "rin"),
     *("simple_diffusion", "sit", "mdm_haar", "mdm_laplacian", "mdm_laplacian_staggered"),
-    *("mdm_staggered", "sdxl"),
+    *("mdm_staggered", "local", "sdxl"),
 ]
 RUNS = [
     *(("shared", [f"method={method}"]) for method in SHARED),

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from hierdiff.exact import Joint, Mixture, Pixel
+from hierdiff.bands import Details
+from hierdiff.exact import Conditional, Joint, Mixture, Pixel, exponential
+from hierdiff.levels import down
 from hierdiff.process import Flow, VarianceExploding, VariancePreserving
 from hierdiff.schedules import Cosine, LinearFlow, Power
 
@@ -77,3 +79,50 @@ def test_levels_of_joint_data_are_pooled_from_its_finest():
     fine, coarse = joint(x, t).x0
     torch.testing.assert_close(torch.nn.functional.avg_pool2d(fine, 2), coarse)
     assert torch.equal(joint.stacked(joint.split(joint.stacked(x))), joint.stacked(x))
+
+
+def test_the_density_of_an_image_is_that_of_its_low_band_times_that_of_its_details_given_it():
+    covariance = exponential(4)
+    exact, zeros = Conditional(covariance), torch.zeros(16, dtype=torch.float64)
+    image = torch.randn(1, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    image.requires_grad_()
+    (details,), low = Details(4, 1).encode(image), down(image, 2).flatten()
+    normal = torch.distributions.MultivariateNormal
+    whole = normal(zeros, covariance).log_prob(image.flatten())
+    coarse = normal(zeros[:4], exact.low).log_prob(low)
+    given = normal(exact.mean @ low, exact.covariance).log_prob(details.flatten())
+    volume = -low.numel() * torch.log(at(2.0))  # a block mean is half its orthonormal coefficient
+    torch.testing.assert_close(whole, coarse + given + volume[0])
+    scores = [torch.autograd.grad(part, image, retain_graph=True)[0] for part in (coarse, given)]
+    torch.testing.assert_close(torch.autograd.grad(whole, image)[0], scores[0] + scores[1])
+
+
+def test_details_given_the_low_band_are_the_posterior_mean_of_both():
+    exact = Conditional(exponential(8), gain=2.0)
+    alpha, sigma = 0.6, 0.8
+    generator = torch.Generator().manual_seed(1)
+    x, low = (torch.randn(2, n, 4, 4, dtype=torch.float64, generator=generator) for n in (3, 1))
+    n = len(exact.details)
+    observed = torch.cat(
+        [
+            torch.cat([alpha**2 * exact.details, alpha * exact.across], 1),
+            torch.cat([alpha * exact.across.T, exact.low], 1),
+        ]
+    )
+    observed[:n, :n] += sigma**2 * torch.eye(n, dtype=x.dtype)
+    towards = torch.cat([alpha * exact.details, exact.across], 1)
+    seen = torch.cat([x.flatten(1), low.flatten(1)], 1)
+    wanted = seen @ torch.linalg.solve(observed, towards.T)
+    torch.testing.assert_close(exact(x, low, alpha, sigma).flatten(1), wanted)
+
+
+def test_a_field_as_large_as_the_image_is_no_bound_and_a_smaller_one_costs():
+    exact = Conditional(exponential(8))
+    middle = [16 * i + 10 for i in range(3)]
+    for alpha, sigma in ((0.3, 0.95), (0.9, 0.4)):
+        noise = sigma**2 * torch.eye(48, dtype=torch.float64)
+        inverse = torch.linalg.inv(alpha**2 * exact.covariance + noise)
+        posterior = sigma**2 * (exact.covariance @ inverse)
+        errors = [exact.error(field, alpha, sigma) for field in (1, 3, 5, 7)]
+        assert errors[-1] == pytest.approx(float(posterior.diagonal()[middle].mean()))
+        assert sorted(errors, reverse=True) == errors and errors[0] > 1.01 * errors[-1]

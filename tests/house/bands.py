@@ -1,4 +1,4 @@
-"""Wavelet codecs of joint bands and of either alone, with a network and a method of one's own."""
+"""A wavelet codec of joint bands, with a network and a method of one's own."""
 
 from __future__ import annotations
 
@@ -51,60 +51,6 @@ class Haar(Codec):
 
     def names(self):
         return "detail", "low"
-
-    def tail(self, n):
-        return self if n == 2 else Low(self.side, self.channels)
-
-
-@dataclass(frozen=True)
-class Low(Codec):
-    """The low band alone."""
-
-    side: int
-    channels: int = 3
-
-    @property
-    def resolutions(self):
-        return Haar(self.side).resolutions[1:]
-
-    def encode(self, images):
-        return Haar(self.side).encode(images)[1:]
-
-    def decode(self, levels):
-        return {"low": levels[0]}
-
-    def shapes(self):
-        return Haar(self.side, self.channels).shapes()[1:]
-
-    def names(self):
-        return ("low",)
-
-    def tail(self, n):
-        return self
-
-
-@dataclass(frozen=True)
-class Details(Codec):
-    """The detail bands alone, decoded with the low band beside them."""
-
-    side: int
-    channels: int = 3
-
-    @property
-    def resolutions(self):
-        return (self.side,)
-
-    def encode(self, images):
-        return Haar(self.side).encode(images)[:1]
-
-    def decode(self, levels):
-        return {self.side: Haar(self.side).decode(levels)[self.side]}
-
-    def shapes(self):
-        return Haar(self.side, self.channels).shapes()[:1]
-
-    def names(self):
-        return ("detail",)
 
     def tail(self, n):
         return self

@@ -12,9 +12,7 @@ from hierdiff.objective import ScoreMatching
 from hierdiff.parameterization import Parameterization
 from hierdiff.process import processes
 from tests import tiny
-from tests.house.bands import Details, Low
 from tests.house.embedding import Colour, Embedded
-from tests.house.test_low_band import Beside
 from tests.house.test_refiner import Takeover
 
 VP = processes.build({"name": "variance_preserving", "schedules": [{"name": "cosine"}]})
@@ -103,17 +101,3 @@ def test_an_embedding_prior_is_a_stage_whose_sample_conditions_the_next():
         for i in (0, 2)
     )
     assert not torch.equal(red, blue)
-
-
-def test_the_states_of_a_film_hold_the_levels_that_are_decoded_beside_them():
-    low = Diffusion(**parts(Low(8), Net(3)))
-    details = Bridged(bridge=Beside(), previous=low, **parts(Details(8), Net(9, low=3)))
-    seen = []
-    works(Method([8], [low, details]))
-    request = Request(2, noise=tiny.noise(), watch=lambda i, s, x: seen.append(x))
-    made = Method([8, "low"], [low, details]).sample(request)
-    image = made[8]
-    torch.testing.assert_close(low.encode(image)[0], made["low"])
-    assert [len(x) for x in seen] == [1] * 10 + [2] * 10
-    torch.testing.assert_close(details.decode(seen[-1])[8], image)
-    torch.testing.assert_close(seen[-1][1], low.encode(image)[0])
