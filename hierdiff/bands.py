@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from hierdiff.codec import Codec, Pyramid
 from hierdiff.levels import Levels, down, up
-from hierdiff.resolution import Name, level_names, resolution_of, sides_of
+from hierdiff.resolution import Name, Resolution, level_names, resolution_of, sides_of
 
 
 class Bands(Pyramid):
@@ -133,6 +133,8 @@ class Details(Codec):
     Raises:
         ValueError: for a resolution that is not two even sides.
     """
+
+    resolutions: tuple[Resolution]
 
     def __init__(self, resolution: int | Sequence[int], channels: int = 3, *, gain: float = 1.0):
         sides = sides_of(resolution)
