@@ -146,8 +146,8 @@ def negative_of(cfg: Mapping[str, Any], config: Mapping[str, Any], n: int) -> Co
         raise ValueError(
             f"negative={cfg['negative']!r} needs a model that was trained on text: leave it out"
         )
-    tokens, mask = encoders.build(node).encode([cfg["negative"]])
-    return Cond(tokens=tokens.expand(n, -1, -1), mask=mask.expand(n, -1))
+    negative = encoders.build(node).condition([cfg["negative"]])
+    return negative.map(lambda part: part.expand(n, *part.shape[1:]))
 
 
 def repeated(values: Sequence[T], n: int) -> list[T]:

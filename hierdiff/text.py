@@ -26,24 +26,28 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import override
 
+from hierdiff.batch import Cond
 from hierdiff.files.shards import Shards, kept_shards
 from hierdiff.inputs import digest, source_of
-from hierdiff.options import Count, Length
+from hierdiff.options import Count, Length, Natural
 from hierdiff.registry import Later, Registry, suggest
 
 log = logging.getLogger(__name__)
 BATCH = 64  # captions in one call of an encoder
 FORMAT = 2  # of kept states; raised when their form changes
+POOLED = "pooled_text"  # name of the vector
 
 
 class TextEncoder(ABC):
     """A frozen map from captions to token states.
 
-    width: channels d of a state; length: tokens l of every caption, padding included.
+    width: channels d of a state; length: tokens l of every caption, padding included. pooled_width:
+    of the vector that stands for a whole caption, the condition `pooled_text`; 0: none is given.
     """
 
     width: int
     length: int
+    pooled_width: int = 0
 
     @property
     @abstractmethod
@@ -58,6 +62,17 @@ class TextEncoder(ABC):
     @abstractmethod
     def encode(self, captions: Sequence[str]) -> tuple[Float[Tensor, "n l d"], Bool[Tensor, "n l"]]:
         """States and mask, without gradient."""
+
+    def pool(self, captions: Sequence[str]) -> Float[Tensor, "n d"]:
+        """One vector for each caption: the mean of its words, zeros without any."""
+        tokens, mask = self.encode(captions)
+        return tokens.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+    def condition(self, captions: Sequence[str]) -> Cond:
+        """The captions as conditions: tokens, mask and, where it is given, `pooled_text`."""
+        tokens, mask = self.encode(captions)
+        vectors = {POOLED: self.pool(captions)} if self.pooled_width else {}
+        return Cond(tokens=tokens, mask=mask, vectors=vectors)
 
 
 encoders: Registry[TextEncoder] = Registry("text encoder", TextEncoder)
@@ -157,7 +172,8 @@ class Pretrained(TextEncoder):
     The network is loaded with the first caption that no cache holds; longer captions are cut at
     `length` tokens, with a warning. encode_empty: the empty caption has the states that the network
     gives it (of its end token), and is not "no text". read_padding: padding is read like words, and
-    so is the empty caption's. Weights must be safetensors: a pickle is never read.
+    so is the empty caption's. skip: last layers that are left out, and with them the last norm.
+    Weights must be safetensors: a pickle is never read.
     """
 
     def __init__(
@@ -169,8 +185,9 @@ class Pretrained(TextEncoder):
         local: bool,
         encode_empty: bool = False,
         read_padding: bool = False,
+        skip: int = 0,
     ):
-        self.read_padding = read_padding
+        self.read_padding, self.skip = read_padding, skip
         self.source = source
         self.architecture = architecture
         self.length = length
@@ -186,7 +203,11 @@ class Pretrained(TextEncoder):
         folder = Path(self.source)
         held = digest(folder) if folder.is_dir() else self.source
         key = hashlib.sha256(repr(held).encode()).hexdigest()[:12]
-        kinds = {"-empty": self.encode_empty, "-padding": self.read_padding}
+        kinds = {
+            "-empty": self.encode_empty,
+            "-padding": self.read_padding,
+            f"-skip{self.skip}": bool(self.skip),
+        }
         kind = "".join(word for word, chosen in kinds.items() if chosen)
         return f"{self._node['name']}-{key}-{self.length}{kind}"
 
@@ -201,6 +222,17 @@ class Pretrained(TextEncoder):
         if not captions:
             empty = torch.zeros(0, self.length, dtype=torch.bool)
             return torch.zeros(0, self.length, self.width), empty
+        given = self._given(captions)
+        if self.read_padding:
+            states = self._states(input_ids=given["input_ids"])
+            return states, torch.ones(states.shape[:2], dtype=torch.bool)
+        written = torch.tensor([self.encode_empty or bool(caption.strip()) for caption in captions])
+        mask = given["attention_mask"].bool() & written[:, None]
+        states = self._states(**given)
+        return torch.where(mask[..., None], states, 0.0), mask
+
+    def _given(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Ids and mask of the tokens, cut with a warning."""
         sizes = [len(ids) for ids in self._tokenizer(list(captions))["input_ids"]]
         if cut := sum(size > self.length for size in sizes):
             log.warning(
@@ -214,15 +246,17 @@ class Pretrained(TextEncoder):
             max_length=self.length,
             return_tensors="pt",
         )
-        if self.read_padding:
-            states = self._network(input_ids=given["input_ids"]).last_hidden_state.float()
-            return states, torch.ones(states.shape[:2], dtype=torch.bool)
-        written = torch.tensor([self.encode_empty or bool(caption.strip()) for caption in captions])
-        mask = given["attention_mask"].bool() & written[:, None]
-        states = self._network(
-            input_ids=given["input_ids"], attention_mask=given["attention_mask"]
-        ).last_hidden_state
-        return torch.where(mask[..., None], states.float(), 0.0), mask
+        return {name: given[name] for name in ("input_ids", "attention_mask")}
+
+    def _states(self, **given: Tensor) -> Float[Tensor, "n l d"]:
+        if not self.skip:
+            return self._network(**given).last_hidden_state.float()
+        every = self._network(**given, output_hidden_states=True).hidden_states
+        if self.skip >= len(every):
+            raise ValueError(
+                f"text.skip={self.skip} of a text encoder of {len(every) - 1} layers: skip fewer"
+            )
+        return every[-1 - self.skip].float()
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -251,17 +285,60 @@ class Pretrained(TextEncoder):
         return getattr(part, sub, None) or part
 
 
+class Clip(Pretrained):
+    """The text half of CLIP, whose pooled text is its projection to the space of images."""
+
+    @torch.no_grad()
+    @override
+    def pool(self, captions: Sequence[str]) -> Float[Tensor, "n d"]:
+        """As CLIP embeds a caption: the last state at its end, through the last norm and a linear
+        map; zeros for the empty caption, unless padding is read.
+
+        Raises:
+            ValueError: where the weights have no such map, or one to another width.
+        """
+        given = self._given(captions)
+        vectors = self._projected(input_ids=given["input_ids"]).text_embeds.float()
+        if vectors.shape[1] != self.width:
+            raise ValueError(
+                f"{self.source} projects texts of {self.width} to {vectors.shape[1]}: a pooled "
+                f"text has the width of its tokens, pool another encoder"
+            )
+        written = torch.tensor([self.read_padding or bool(text.strip()) for text in captions])
+        return torch.where(written[:, None], vectors, 0.0)
+
+    @cached_property
+    def _projected(self) -> torch.nn.Module:
+        options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
+        network, about = self._load("CLIPTextModelWithProjection", **options)
+        if missing := sorted(about["missing_keys"]):
+            raise ValueError(
+                f"{self.source} has no {missing[0]}, which pools a text: give the folder of a text "
+                f"encoder with its projection (text_encoder_2 of SDXL), or pool another one"
+            )
+        return network.eval().requires_grad_(False)
+
+
 class Together(TextEncoder):
     """Several encoders of one caption, their states side by side in the channels.
 
     So SDXL reads two (arXiv 2307.01952). The length is that of the longest; a token is a word where
-    it is one for any encoder.
+    it is one for any encoder. pooled: which of them, from 0, also gives the vector `pooled_text`.
+
+    Raises:
+        ValueError: for a `pooled` that is none of them.
     """
 
-    def __init__(self, parts: Sequence[TextEncoder]):
-        self.parts = tuple(parts)
+    def __init__(self, parts: Sequence[TextEncoder], pooled: int | None = None):
+        self.parts, self.pooled = tuple(parts), pooled
         self.width = sum(part.width for part in parts)
         self.length = max(part.length for part in parts)
+        if pooled is not None and pooled >= len(self.parts):
+            raise ValueError(
+                f"text.pooled={pooled} of {len(self.parts)} encoders: count them from 0, or leave "
+                f"it out"
+            )
+        self.pooled_width = 0 if pooled is None else self.parts[pooled].width
 
     @property
     @override
@@ -271,7 +348,8 @@ class Together(TextEncoder):
     @property
     @override
     def node(self) -> dict[str, Any]:
-        return {"name": "together", "parts": [part.node for part in self.parts]}
+        parts = [part.node for part in self.parts]
+        return {"name": "together", "parts": parts, "pooled": self.pooled}
 
     @override
     def encode(self, captions: Sequence[str]) -> tuple[Float[Tensor, "n l d"], Bool[Tensor, "n l"]]:
@@ -283,15 +361,26 @@ class Together(TextEncoder):
             mask |= F.pad(words, (0, self.length - part.length))
         return torch.cat(states, dim=2), mask
 
+    @override
+    def pool(self, captions: Sequence[str]) -> Float[Tensor, "n d"]:
+        """That of the chosen encoder; of all, side by side, where none is chosen."""
+        some = self.parts if self.pooled is None else (self.parts[self.pooled],)
+        return torch.cat([part.pool(captions) for part in some], dim=1)
+
 
 @encoders.register("together")
 def together(
     *,
     parts: Annotated[Sequence[Later[TextEncoder]], Length(1, more=True)],
+    pooled: Natural | None = None,
     words: Sequence[str] | None = None,
 ) -> TextEncoder:
-    """Several encoders side by side; the data offers its `words` to those that take them."""
-    return Together([encoders.build(part, offered={"words": words}) for part in parts])
+    """Several encoders side by side; the data offers its `words` to those that take them.
+
+    pooled: which of them, from 0, also gives one vector for a whole caption, None for none.
+    """
+    built = [encoders.build(part, offered={"words": words}) for part in parts]
+    return Together(built, pooled)
 
 
 @encoders.register("vocabulary")
@@ -344,15 +433,18 @@ def clip(
     weights: str | None = None,
     length: Count = 77,
     read_padding: bool = False,
+    skip: Natural = 0,
     allow_download: bool = False,
     hub: str = "openai/clip-vit-large-patch14",
 ) -> TextEncoder:
     """Text half of CLIP from the folder `weights`, or from the hub when that is allowed.
 
     read_padding: the states of padding are read like those of words, and the empty caption has
-    states, as in Stable Diffusion.
+    states, as in Stable Diffusion. skip: last layers that are left out, 1 for both encoders of
+    SDXL.
     """
-    options = {"read_padding": True} if read_padding else {}
+    options: dict[str, Any] = {"read_padding": True} if read_padding else {}
+    options |= {"skip": skip} if skip else {}
     return from_weights("clip", "CLIPTextModel", weights, length, allow_download, hub, **options)
 
 
@@ -363,11 +455,11 @@ def from_weights(
     length: int,
     allow_download: bool,
     hub: str,
-    **options: bool,
+    **options: Any,
 ) -> TextEncoder:
     """The encoder `name` from the folder `weights` or, where that is allowed, from the hub.
 
-    architecture: its class in transformers. options: those of `Pretrained` that are on.
+    architecture: its class in transformers. options: those of `Pretrained` that are not its own.
 
     Raises:
         ImportError: without transformers.
@@ -385,7 +477,8 @@ def from_weights(
     node = {"name": name, "weights": weights, "length": length}
     if weights is None:
         node |= {"allow_download": True, "hub": hub}
-    return Pretrained(weights or hub, architecture, length, node | options, local, **options)
+    kind = Clip if name == "clip" else Pretrained
+    return kind(weights or hub, architecture, length, node | options, local, **options)
 
 
 def require(package: str, name: str) -> None:
@@ -403,11 +496,12 @@ class Encoded:
     """Token states of a data set: each distinct caption once, in mapped files.
 
     states (u l d + 1): tokens, and behind them the mask, 0 for padding; `rows` (n,) says which of
-    them an example has.
+    them an example has. pooled (u d): the vectors, None where the encoder gives none.
     """
 
     states: Shards
     rows: np.ndarray
+    pooled: Shards | None = None
 
     def at(
         self, index: Int[np.ndarray, " b"]
@@ -415,6 +509,12 @@ class Encoded:
         """States and mask of the examples `index`."""
         states = torch.from_numpy(self.states[self.rows[index]])
         return states[..., :-1].contiguous(), states[..., -1] != 0
+
+    def vectors_at(self, index: Int[np.ndarray, " b"]) -> dict[str, Float[Tensor, "b d"]]:
+        """The pooled text of the examples `index`, where there is one, by its name."""
+        if self.pooled is None:
+            return {}
+        return {POOLED: torch.from_numpy(self.pooled[self.rows[index]])}
 
     def taken(self, index: Any) -> Encoded:
         """The examples `index` alone."""
@@ -442,7 +542,28 @@ def encoded(encoder: TextEncoder, captions: Sequence[str], cache: Path) -> Encod
     )
     number = {caption: row for row, caption in enumerate(distinct)}
     rows = np.array([number[caption] for caption in captions], np.int64)
-    return Encoded(states, rows)
+    if not encoder.pooled_width:
+        return Encoded(states, rows)
+    which = hashlib.sha256(repr((FORMAT, key, encoder.node, distinct)).encode()).hexdigest()[:16]
+    pooled = kept_shards(
+        cache / f"text-pooled-{which}",
+        (len(distinct), encoder.pooled_width),
+        np.dtype("float32"),
+        lambda first, stop: _pooled(encoder, distinct[first:stop]),
+        step=BATCH,
+    )
+    return Encoded(states, rows, pooled)
+
+
+def _pooled(encoder: TextEncoder, captions: Sequence[str]) -> Iterator[np.ndarray]:
+    for start in _steps(len(captions), encoder.identity):
+        vectors = encoder.pool(captions[start : start + BATCH])
+        if vectors.shape[1] != encoder.pooled_width:
+            raise ValueError(
+                f"text encoder {encoder.identity} pools a caption to {vectors.shape[1]} numbers, "
+                f"and states {encoder.pooled_width}"
+            )
+        yield vectors.float().numpy()
 
 
 def _states(encoder: TextEncoder, captions: Sequence[str]) -> Iterator[np.ndarray]:

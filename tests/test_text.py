@@ -68,6 +68,34 @@ def test_a_list_of_encoders_that_names_none_is_refused():
         encoders.build({"name": "together", "parts": [{"name": "vocabulry"}]})
 
 
+TWO = [{"name": "vocabulary", "width": 4}, {"name": "vocabulary", "width": 6}]
+
+
+def test_a_caption_is_pooled_to_its_mean_word_where_that_is_asked_for():
+    plain, pooling = (
+        encoders.build({"name": "together", "parts": TWO, "pooled": pooled}) for pooled in (None, 1)
+    )
+    assert (plain.pooled_width, pooling.pooled_width) == (0, 6)
+    assert not plain.condition(["a b"]).vectors
+    cond = pooling.condition(["a b", ""])
+    tokens, _ = Vocabulary(width=6).encode(["a b"])
+    pooled = cond.vectors["pooled_text"]
+    torch.testing.assert_close(pooled[0], tokens[0, :2].mean(0))
+    assert not pooled[1].any() and cond.tokens.shape[2] == 10
+    again = encoders.build(pooling.node)
+    assert torch.equal(again.pool(["a b"]), pooled[:1])
+    with pytest.raises(ValueError, match=r"text.pooled=2 of 2 encoders: count them from 0"):
+        encoders.build({"name": "together", "parts": TWO, "pooled": 2})
+
+
+def test_pooled_captions_are_kept_beside_the_states(tmp_path):
+    encoder = encoders.build({"name": "together", "parts": TWO, "pooled": 0})
+    kept = encoded(encoder, ["a", "b", "a"], tmp_path)
+    rows = kept.taken(np.array([1, 2])).vectors_at(np.array([1, 0]))
+    assert torch.equal(rows["pooled_text"], encoder.pool(["a", "b"]))
+    assert encoded(Vocabulary(width=4), ["a"], tmp_path).vectors_at(np.array([0])) == {}
+
+
 def test_the_order_of_words_matters():
     tokens, _ = Vocabulary().encode(["mint eyes", "eyes mint"])
     assert not torch.equal(tokens[0], tokens[1])
@@ -218,6 +246,36 @@ def test_padding_may_be_read_like_words(tmp_path):
     torch.testing.assert_close(tokens, states)
     assert mask.all() and not words.encode(["a mint", ""])[1].all()
     assert encoders.build(all_states.node).identity == all_states.identity != words.identity
+
+
+@pytest.mark.slow
+def test_last_layers_may_be_skipped_and_a_caption_pooled_by_the_projection(tmp_path):
+    """As SDXL reads its two encoders."""
+    tiny(tmp_path, "clip")
+    import transformers
+
+    node = {"name": "clip", "weights": str(tmp_path), "length": 4, "read_padding": True}
+    last, before = encoders.build(node), encoders.build({**node, "skip": 1})
+    assert last.identity != before.identity == encoders.build(before.node).identity
+    ids = torch.tensor([[2, 3, 4, 0]])
+    with torch.no_grad():
+        wanted = transformers.CLIPTextModel.from_pretrained(tmp_path)(
+            ids, output_hidden_states=True
+        ).hidden_states[-2]
+    torch.testing.assert_close(before.encode(["a mint blob"])[0], wanted)
+    with pytest.raises(ValueError, match=r"text\.skip=2 of a text encoder of 1 layers"):
+        encoders.build({**node, "skip": 2}).encode(["a"])
+    with pytest.raises(ValueError, match="has no text_projection.weight, which pools a text"):
+        before.pool(["a"])
+    config = transformers.CLIPTextConfig.from_pretrained(tmp_path)
+    config.projection_dim = 8
+    network = transformers.CLIPTextModelWithProjection(config)
+    network.save_pretrained(tmp_path)
+    both = {"name": "together", "parts": [node, {**node, "skip": 1}], "pooled": 1}
+    with torch.no_grad():
+        pooled = network.eval()(ids).text_embeds
+    cond = encoders.build(both).condition(["a mint blob"])
+    torch.testing.assert_close(cond.vectors["pooled_text"], pooled)
 
 
 @pytest.mark.slow

@@ -115,4 +115,4 @@ def flops_of_part(part: Part, noise: Noise) -> int:
 
 def flops_of_text(text: TextEncoder | None, caption: str = "") -> int:
     """Operations of encoding a caption; 0 without an encoder."""
-    return 0 if text is None else flops(lambda: text.encode([caption]))
+    return 0 if text is None else flops(lambda: text.condition([caption]))

@@ -33,8 +33,9 @@ from hierdiff.files.reading import Damaged, with_escapes
 from hierdiff.resolution import Resolution, sides_of, text_of
 
 T = TypeVar("T")
+Size = int | tuple[int, int]  # of an original in pixels: the side of a square, or height and width
 log = logging.getLogger(__name__)
-FORMAT = 2  # raised when the decoding of the same file, or the form of an entry, changes
+FORMAT = 3  # raised when the decoding of the same file, or the form of an entry, changes
 IMAGES = "images.npy"
 LARGE = 10**8  # bytes of an entry that is told of before it is written
 SHOWN = 20  # skipped files that are named in the log
@@ -42,11 +43,12 @@ SHOWN = 20  # skipped files that are named in the log
 
 @dataclass(frozen=True)
 class Checked:
-    """What of the sources could be read: for each its row in the sources, the side of the original
-    in pixels and the SHA-256 of its pixels (32 bytes); "PATH: reason" for the others."""
+    """What of the sources could be read: for each its row in the sources, height and width of the
+    original in pixels (n 2) and the SHA-256 of its pixels (32 bytes); "PATH: reason" for the
+    others."""
 
     rows: np.ndarray
-    sides: np.ndarray
+    sizes: np.ndarray
     digests: np.ndarray
     skipped: tuple[str, ...]
 
@@ -120,7 +122,7 @@ def fingerprint(root: Path, paths: Iterable[Path]) -> str:
 def decoded(
     name: str,
     sources: Sequence[T],
-    read: Callable[[T], tuple[np.ndarray, int]],
+    read: Callable[[T], tuple[np.ndarray, Size]],
     *,
     channels: int,
     resolution: Resolution,
@@ -130,7 +132,7 @@ def decoded(
 ) -> Decoded:
     """The images of `sources`, from the cache or decoded into it.
 
-    read: a source to uint8 (c and sides) and the side of its original; what it raises skips the
+    read: a source to uint8 (c and sides) and the size of its original; what it raises skips the
     source. identity: of the sources, so that a changed one is decoded again. workers: processes
     that decode; `read` is then picklable.
 
@@ -149,7 +151,7 @@ def decoded(
 def checked(
     name: str,
     sources: Sequence[T],
-    read: Callable[[T], tuple[np.ndarray, int]],
+    read: Callable[[T], tuple[np.ndarray, Size]],
     *,
     channels: int,
     resolution: Resolution,
@@ -172,12 +174,12 @@ def checked(
 class _Digest(Generic[T]):
     """A reader that gives the SHA-256 of pixels instead of these."""
 
-    def __init__(self, read: Callable[[T], tuple[np.ndarray, int]]):
+    def __init__(self, read: Callable[[T], tuple[np.ndarray, Size]]):
         self.read = read
 
-    def __call__(self, source: T) -> tuple[bytes, int]:
-        pixels, side = self.read(source)
-        return hashlib.sha256(np.ascontiguousarray(pixels, np.uint8).tobytes()).digest(), side
+    def __call__(self, source: T) -> tuple[bytes, Size]:
+        pixels, size = self.read(source)
+        return hashlib.sha256(np.ascontiguousarray(pixels, np.uint8).tobytes()).digest(), size
 
 
 class _Found(NamedTuple):
@@ -193,7 +195,7 @@ class _Made(Generic[T]):
 
     name: str
     sources: Sequence[T]
-    read: Workers[T, tuple[Any, int]]
+    read: Workers[T, tuple[Any, Size]]
     shape: tuple[int, ...] | None
 
     def found(self, cache: Path, key: tuple[Any, ...], resolution: str) -> _Found:
@@ -256,13 +258,13 @@ def _opened(entry: Path, sources: int, shape: tuple[int, ...] | None) -> Checked
             raise Damaged(f"{entry}: images {images.shape} are none of shape {shape}")
     index = read_npz(entry / "index.npz")
     n = len(index.get("rows", ())) if n is None else n
-    kinds = {"rows": ("int64", (n,)), "sides": ("int64", (n,)), "digests": ("uint8", (n, 32))}
+    kinds = {"rows": ("int64", (n,)), "sizes": ("int64", (n, 2)), "digests": ("uint8", (n, 32))}
     parts = {name: index.get(name, np.empty(0)) for name in kinds}
     if not n or any((str(parts[k].dtype), parts[k].shape) != kind for k, kind in kinds.items()):
         raise Damaged(f"{entry}: its index does not fit {n} images")
     rows = parts["rows"]
-    if rows[0] < 0 or rows[-1] >= sources or (np.diff(rows) <= 0).any() or parts["sides"].min() < 1:
-        raise Damaged(f"{entry}: its index has rows or sides out of range")
+    if rows[0] < 0 or rows[-1] >= sources or (np.diff(rows) <= 0).any() or parts["sizes"].min() < 1:
+        raise Damaged(f"{entry}: its index has rows or sizes out of range")
     try:
         skipped = json.loads(index["skipped"].tobytes())
         return Checked(skipped=tuple(map(str, skipped)), **parts)
@@ -315,10 +317,10 @@ def _check_room(folder: Path, size: int) -> None:
 
 
 class _Index(NamedTuple):
-    """Rows, sides and digests of what could be read, and why the rest could not."""
+    """Rows, sizes and digests of what could be read, and why the rest could not."""
 
     rows: list[int]
-    sides: list[int]
+    sizes: list[tuple[int, int]]
     digests: list[bytes]
     skipped: list[str]
 
@@ -337,13 +339,13 @@ def _results(made: _Made[Any], write: Callable[[bytes], Any] | None = None) -> _
             reason = " ".join(text.split()) or type(result).__name__
             index.skipped.append(with_escapes(f"{source}: {reason}"))
             continue
-        content, side = result
+        content, size = result
         if write is not None:
             content = np.ascontiguousarray(content, np.uint8).reshape(made.shape).tobytes()
             write(content)
             content = hashlib.sha256(content).digest()
         index.rows.append(row)
-        index.sides.append(side)
+        index.sizes.append((size, size) if isinstance(size, int) else size)
         index.digests.append(content)
     if not index.rows:
         why = f"; the first: {index.skipped[0]}" if index.skipped else ""
@@ -374,7 +376,7 @@ def _write_index(part: Path, index: _Index) -> None:
         np.savez(
             file,
             rows=np.array(index.rows, np.int64),
-            sides=np.array(index.sides, np.int64),
+            sizes=np.array(index.sizes, np.int64),
             digests=np.frombuffer(b"".join(index.digests), np.uint8).reshape(-1, 32),
             skipped=np.frombuffer(json.dumps(index.skipped).encode(), np.uint8),
         )

@@ -27,8 +27,8 @@ class Decoder(Generic[T]):
     content: Callable[[T], Any]
     prepare: Preparation
 
-    def __call__(self, source: T) -> tuple[UInt8[np.ndarray, "c *frames s s"], int]:
-        """The square as it is measured, and the shorter side of the original in pixels."""
+    def __call__(self, source: T) -> tuple[UInt8[np.ndarray, "c *frames s s"], tuple[int, int]]:
+        """The square as it is measured, and height and width of the original in pixels."""
         return self.prepare(self.content(source))
 
 

@@ -98,8 +98,8 @@ def folder(
     Without it the test part is `root/val` (or test, valid, validation) beside `root/train`, and
     else a quarter of the images. channels: 3 or 1; captions: a file other than those that are found
     in ROOT, or "txt" for the files beside the images alone; class_names: a file, see
-    `hierdiff.data.names`; scalars: ["scale"] hands the side of the original in pixels to the
-    denoiser. resolution: [frames, side, side] takes the files for clips, see above.
+    `hierdiff.data.names`; scalars: names of `hierdiff.data.micro`, numbers that the
+    denoiser reads. resolution: [frames, side, side] takes the files for clips, see above.
 
     Raises:
         ValueError: for options that do not fit, and images that are refused.

@@ -28,7 +28,7 @@ from hierdiff.files.reading import with_escapes
 from hierdiff.images import to_float
 from hierdiff.registry import Node, Registry
 from hierdiff.resolution import Resolution, resolution_of, text_of
-from hierdiff.text import Encoded, TextEncoder, encoded, encoders, vocabulary_of
+from hierdiff.text import POOLED, Encoded, TextEncoder, encoded, encoders, vocabulary_of
 
 HASHED = "a quarter of the names is test, by their hash"
 NAMED = 5  # classes and skipped files that a summary names
@@ -91,8 +91,11 @@ class ImageData:
             facts |= {"text_width": self.text.width, "text_length": self.text.length}
         if self.scalars:
             facts["scalars"] = tuple(sorted(self.scalars))
-        if self.vectors:
-            facts["vectors"] = {name: part.shape[1] for name, part in sorted(self.vectors.items())}
+        widths = {name: part.shape[1] for name, part in sorted(self.vectors.items())}
+        if self.text is not None and self.text.pooled_width:
+            widths[POOLED] = self.text.pooled_width
+        if widths:
+            facts["vectors"] = widths
         return facts
 
     @property
@@ -286,6 +289,7 @@ class ImageData:
         """What is known of the examples `index`, without their images."""
         rows = index.numpy()
         tokens, mask = (None, None) if self.encodings is None else self.encodings.at(rows)
+        pooled = {} if self.encodings is None else self.encodings.vectors_at(rows)
         return Cond(
             labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),
             tokens=tokens,
@@ -297,7 +301,8 @@ class ImageData:
             vectors={
                 name: torch.from_numpy(values[rows]).float()
                 for name, values in self.vectors.items()
-            },
+            }
+            | pooled,
         )
 
     def cond(
@@ -337,16 +342,16 @@ def conditions(
     count = len(labels if labels is not None else captions if captions is not None else ())
     if not count:
         return Cond()
-    numbers = tokens = mask = None
+    numbers = None
     if class_names:
         classes = (
             [-1] * count if labels is None else [class_index(one, class_names) for one in labels]
         )
         numbers = torch.tensor(classes, dtype=torch.int64)
-    if text is not None:
-        texts = [""] * count if captions is None else [_text(caption) for caption in captions]
-        tokens, mask = text.encode(texts)
-    return Cond(labels=numbers, tokens=tokens, mask=mask)
+    if text is None:
+        return Cond(labels=numbers)
+    texts = [""] * count if captions is None else [_text(caption) for caption in captions]
+    return replace(text.condition(texts), labels=numbers)
 
 
 def _text(caption: object) -> str:

@@ -20,6 +20,7 @@ from hierdiff.data.cache import cache_folder, checked, decoded
 from hierdiff.data.classes import in_natural_order
 from hierdiff.data.encoded import Decoder, EncodedImages
 from hierdiff.data.image_data import HASHED, ImageData, in_split_order
+from hierdiff.data.micro import check_names, scalars_of
 from hierdiff.data.preparation import Crop, Filter, Preparation
 from hierdiff.data.workers import default_workers
 from hierdiff.files.reading import with_escapes
@@ -134,8 +135,12 @@ def image_data(
     prepare = Preparation(
         height, channels, reading.crop, reading.filter, (*frames, None)[0], reading.every
     )
-    if unknown := set(scalars) - {"scale"}:
-        raise ValueError(f"{name} has no scalar {sorted(unknown)}: it knows ['scale']")
+    check_names(name, scalars)
+    if prepare.random and (drawn := sorted({"crop_top", "crop_left"} & set(scalars))):
+        raise ValueError(
+            f"data.scalars={drawn}: data.reading.crop={reading.crop} draws crops anew at each "
+            f"reading: leave them out, or set data.reading.crop=adm_center"
+        )
     check_keys(listing)
     if reading.uncaptioned == "refuse":
         check_captions(listing)
@@ -181,7 +186,7 @@ def image_data(
         ),
         class_names=class_names,
         flip=flip,
-        scalars={scalar: found.sides for scalar in scalars},
+        scalars=scalars_of(scalars, found.sizes, height),
         skipped=(*listing.odd, *found.skipped),
         digests=found.digests,
         in_test=(

@@ -79,8 +79,8 @@ class Preparation:
 
     def __call__(
         self, content: bytes | Sequence[bytes], chance: Chance | None = None
-    ) -> tuple[UInt8[np.ndarray, "c *frames s s"], int]:
-        """The square, and the shorter side of the original in pixels.
+    ) -> tuple[UInt8[np.ndarray, "c *frames s s"], tuple[int, int]]:
+        """The square, and height and width of the original in pixels.
 
         content: of a file; of a clip, also those of its frames. chance: of a random crop; None: the
         middle, as for measuring. Errors: as in `as_uint8` and `area`, and Pillow's own.
@@ -88,11 +88,11 @@ class Preparation:
         if self.frames is not None:
             clip = self._clip([content] if isinstance(content, bytes) else content)
             squares = [self.square(frame, chance) for frame in clip]
-            return np.stack(squares, axis=1), min(clip[0].shape[1:])
+            return np.stack(squares, axis=1), _size(clip[0])
         assert isinstance(content, bytes)
         with opened(BytesIO(content)) as image:
             pixels = as_uint8(ImageOps.exif_transpose(image), self.channels)
-        return self.square(pixels, chance), min(pixels.shape[1:])
+        return self.square(pixels, chance), _size(pixels)
 
     def _clip(self, contents: Sequence[bytes]) -> list[UInt8[np.ndarray, "c h w"]]:
         """The frames that are taken of all those in one file, or in one file each.
@@ -156,11 +156,24 @@ def _ticks(image: Image.Image) -> list[int]:
 def _random_crop(
     pixels: UInt8[np.ndarray, "c h w"], side: int, chance: Chance
 ) -> UInt8[np.ndarray, "c s s"]:
-    most = math.ceil(side / LEAST)
-    shrunk = _shrunk(pixels, side + _whole(chance.side, most - side + 1))
-    height, width = shrunk.shape[1:]
-    top, left = _whole(chance.top, height - side + 1), _whole(chance.left, width - side + 1)
+    shrunk = _shrunk(pixels, drawn_side(side, chance))
+    top, left = drawn_corner(shrunk.shape[1], shrunk.shape[2], side, chance)
     return shrunk[:, top : top + side, left : left + side]
+
+
+def drawn_side(side: int, chance: Chance) -> int:
+    """The shorter side of the image that a random crop of `side` is cut out of."""
+    return side + _whole(chance.side, math.ceil(side / LEAST) - side + 1)
+
+
+def drawn_corner(height: int, width: int, side: int, chance: Chance) -> tuple[int, int]:
+    """Top and left of a random crop of `side` in an image of that height and width."""
+    return _whole(chance.top, height - side + 1), _whole(chance.left, width - side + 1)
+
+
+def _size(pixels: UInt8[np.ndarray, "c h w"]) -> tuple[int, int]:
+    _, height, width = pixels.shape
+    return height, width
 
 
 def _whole(u: float, n: int) -> int:

@@ -327,7 +327,11 @@ class Diffusion(Generator):
             if request.negative is not None:
                 other = self.complete(request.negative, request.n)
                 without = replace(
-                    without, labels=other.labels, tokens=other.tokens, mask=other.mask
+                    without,
+                    labels=other.labels,
+                    tokens=other.tokens,
+                    mask=other.mask,
+                    vectors={**without.vectors, **other.vectors},
                 )
             weak = self.denoiser.prepare(without)
             joint = plan.together and prepared.is_like(weak)

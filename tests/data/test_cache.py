@@ -102,7 +102,7 @@ def test_the_folder_is_the_option_then_the_environment(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("times", [8, pytest.param(100, marks=pytest.mark.slow)])
 def test_any_damage_of_an_entry_makes_it_again(tmp_path, caplog, times):
-    """Of each file: never a traceback, never other pixels, rows or sides."""
+    """Of each file: never a traceback, never other pixels, rows or sizes."""
     source, chance = Source(), random.Random(0)
     found = decode(tmp_path, source)
     wanted = replace(found, images=found.images.copy())
@@ -110,7 +110,7 @@ def test_any_damage_of_an_entry_makes_it_again(tmp_path, caplog, times):
     for name in ["images.npy", "index.npz", "images.npy.seal"] * times:
         (entry / name).write_bytes(damaged((entry / name).read_bytes(), chance))
         found = decode(tmp_path, source)
-        for part in ("images", "rows", "sides", "digests"):
+        for part in ("images", "rows", "sizes", "digests"):
             np.testing.assert_array_equal(getattr(found, part), getattr(wanted, part))
         assert found.skipped == wanted.skipped
     assert caplog.text.count("is made again") > 1.5 * times
@@ -126,7 +126,7 @@ def test_any_damage_of_an_entry_makes_it_again(tmp_path, caplog, times):
         ("rows", np.array([0, 2], np.int32)),
         ("rows", np.array([0])),
         ("rows", np.array([0.0, 2.0])),
-        ("sides", np.array([2, 0])),
+        ("sizes", np.array([[2, 2], [2, 0]])),
         ("digests", np.zeros((2, 31), np.uint8)),
         ("skipped", np.zeros(3, np.uint8)),
         ("skipped", np.frombuffer(b"null", np.uint8)),
