@@ -21,6 +21,14 @@ def half(resolution: Any) -> int | list[int]:
     return int(resolution) // 2
 
 
+def coarser(resolution: Any) -> int | list[int]:
+    """Half of every side: of frames too, where there are two or more."""
+    check(resolution, Count | Plane, "data.resolution", 32)
+    if isinstance(resolution, Sequence):
+        return [max(1, side // 2) for side in resolution]
+    return int(resolution) // 2
+
+
 CHEN_SCALES = {32: 1.0, 64: 1.0}  # b of the released configs of Chen, arXiv 2301.10972, by side
 
 
@@ -46,6 +54,7 @@ def clipping(codec: str | None) -> str:
 
 
 OmegaConf.register_new_resolver("half", half, replace=True)
+OmegaConf.register_new_resolver("coarser", coarser, replace=True)
 OmegaConf.register_new_resolver("chen_scale", chen_scale, replace=True)
 OmegaConf.register_new_resolver("clipping", clipping, replace=True)
 OmegaConf.register_new_resolver("weights_of", weights_of, replace=True)

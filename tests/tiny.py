@@ -84,11 +84,13 @@ def cond(kind: str, n: int, seed: int = 0) -> Cond:
     return Cond(labels=labels, tokens=tokens * mask[..., None], mask=mask)
 
 
-def state(levels: int, n: int, seed: int = 0) -> tuple[Levels, Tensor]:
-    """Noisy levels, the coarsest at 8 px or more, and their log-SNRs."""
+def state(levels: int, n: int, seed: int = 0, rank: int = 2) -> tuple[Levels, Tensor]:
+    """Noisy levels, the coarsest at 8 px or more, and their log-SNRs; of rank 3: clips, the
+    coarsest of two frames."""
     generator = torch.Generator().manual_seed(seed)
     sides = [8 * 2**i for i in reversed(range(levels))]
-    x_t = tuple(torch.randn(n, 3, side, side, generator=generator) for side in sides)
+    shapes = [((side // 4,) if rank == 3 else ()) + (side, side) for side in sides]
+    x_t = tuple(torch.randn(n, 3, *shape, generator=generator) for shape in shapes)
     return x_t, torch.randn(n, levels, generator=generator)
 
 
@@ -98,6 +100,11 @@ class Case:
 
     name: str
     depth: int
+
+    def state(self, n: int) -> tuple[Levels, Tensor]:
+        """As `state`; clips where the network takes them."""
+        rank = denoisers.get(self.name).rank
+        return state(self.depth, n, rank=max(rank) if isinstance(rank, tuple) else 2)
 
     def __str__(self) -> str:
         return f"{self.name}-{self.depth}"

@@ -6,6 +6,7 @@ from hierdiff.denoisers import (  # noqa: F401  (registers)
     ldm_unet,
     local,
     rin,
+    space_time_unet,
     unet,
     uvit,
 )

@@ -131,11 +131,13 @@ class Denoiser(nn.Module, ABC):
     time_width: int | None = None  # of `Cond.embedding`, which the networks of a nest share
     notes: tuple[str, ...] = ()  # what a reader of its row in a table must know
     weights: str | None = None  # file that it starts from; the trainer reads it
+    fresh: str | None = None  # in the names of tensors that such a file may lack
     carries: bool = False  # whether a call reads the last `Prediction.carry`; None starts at zero
     learns_variance: bool = False  # whether it returns `Prediction.variance`
     channels: int | None = None  # of the state; None: any
-    rank: int | None = None  # number of sides of the state: 2 for h w, 3 for f h w; None: any
-    multiple: int = 1  # must divide every side
+    rank: int | tuple[int, ...] | None = None  # sides of the state: 2 for h w, 3 for f h w, or some
+    # of these; None: any
+    multiple: int = 1  # must divide every side of an image, and of the frames of a clip
     reads: Reads | None = None  # None: not declared, and it receives all conditions
     clocks: tuple[Clock | None, ...] = ()  # of its levels; None for a level without one
 
@@ -154,12 +156,14 @@ class Denoiser(nn.Module, ABC):
                 f"{type(self).__name__} is made for {self.channels} channels and the state has "
                 f"{channels}: leave `channels` out, it is a fact of the data or of the codec"
             )
-        if self.rank is not None and self.rank != len(sides):
+        ranks = (self.rank,) if isinstance(self.rank, int) else self.rank
+        if ranks is not None and len(sides) not in ranks:
             raise ValueError(
-                f"{type(self).__name__} takes states of {self.rank} sides and this one has "
+                f"{type(self).__name__} takes states of {' or '.join(map(str, ranks))} sides and "
+                f"this one has "
                 f"{len(sides)}, {tuple(sides)}: choose a network of {len(sides)} dimensions"
             )
-        if any(side % self.multiple for side in sides):
+        if any(side % self.multiple for side in sides[-2:]):
             raise ValueError(
                 f"sides {tuple(sides)} are not multiples of {self.multiple}, what "
                 f"{type(self).__name__} divides them by: choose another resolution, or a network "

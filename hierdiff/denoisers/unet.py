@@ -54,7 +54,7 @@ from hierdiff.denoisers.protocol import (
     labels_of,
     with_low,
 )
-from hierdiff.levels import Levels
+from hierdiff.levels import Levels, down, up
 from hierdiff.options import Count, Natural
 from hierdiff.registry import Later, Node
 
@@ -86,20 +86,57 @@ class TextAttentionBlock(AttentionBlock):
 
 
 class UNetBlock(nn.Module):
-    """A residual block and the attention blocks that follow it."""
+    """A residual block and the attention blocks that follow it.
 
-    def __init__(self, residual: ResidualBlock, attention: Sequence[AttentionBlock]):
+    The rows of x are images, or frames of clips, as many for each row of the conditions. mixing:
+    what mixes the frames of a clip after that, `(x, frames) -> x`; None where they stay apart.
+    """
+
+    def __init__(
+        self,
+        residual: ResidualBlock,
+        attention: Sequence[AttentionBlock],
+        mixing: nn.Module | None = None,
+    ):
         super().__init__()
         self.residual = residual
         self.attention: Modules[AttentionBlock] = Modules(attention)
+        self.mixing = mixing
 
     @override
     def forward(self, x: Tensor, vector: Tensor, cond: Cond, mask: Tensor | None) -> Tensor:
-        x = self.residual(x, vector)
+        frames = len(x) // len(vector)
+        x = self.residual(x, for_frames(vector, frames))
         for attention in self.attention:
             context = None if attention.slot is None else cond.context[attention.slot]
-            x = attention(x, context, mask)
+            x = attention(x, for_frames(context, frames), for_frames(mask, frames))
+        return x if self.mixing is None or frames == 1 else self.mixing(x, frames)
+
+
+def for_frames(rows: Tensor | None, frames: int) -> Any:
+    """Each row as often as a clip has frames; itself of images, and None of None."""
+    return rows if rows is None or frames == 1 else rows.repeat_interleave(frames, 0)
+
+
+def framewise(x: Float[Tensor, "b c *sides"]) -> Float[Tensor, "n c h w"]:
+    """Clips as their frames, one after another; images as they are."""
+    return rearrange(x, "b c f h w -> (b f) c h w") if x.ndim == 5 else x
+
+
+def like_clips(x: Float[Tensor, "n c h w"], clips: Tensor) -> Tensor:
+    """Frames one after another as clips again, as many as `clips` (b c f h w); images as they are.
+
+    The inverse of `framewise`.
+    """
+    return rearrange(x, "(b f) c h w -> b c f h w", f=clips.shape[2]) if clips.ndim == 5 else x
+
+
+def at_rate(x: Float[Tensor, "b c *sides"], clips: Tensor) -> Tensor:
+    """Features of clips with as many frames as `clips`: means of neighbours, or each repeated."""
+    if x.ndim < 5 or x.shape[2] == clips.shape[2]:
         return x
+    sides = (clips.shape[2], *x.shape[3:])
+    return down(x, sides) if len(x[0, 0]) > sides[0] else up(x, sides)
 
 
 @denoisers.register("nested_unet")
@@ -140,7 +177,7 @@ class UNet(Denoiser):
             that is frozen without weights.
     """
 
-    rank = 2
+    rank: int | tuple[int, ...] = 2
     time_width: int
 
     def __init__(
@@ -244,7 +281,8 @@ class UNet(Denoiser):
             residual = ResidualBlock(inputs, outputs, self.time_width, groups, drop)
             if not (self_attention or text):
                 layers = 0
-            return UNetBlock(residual, [attend(outputs) for _ in range(layers)])
+            mixing = self.mixing(outputs, heads if layers else 0, groups)
+            return UNetBlock(residual, [attend(outputs) for _ in range(layers)], mixing)
 
         def layers_of(i: int, last: bool) -> int:
             return attention[i] if last or attention_after == "block" else 0
@@ -307,12 +345,17 @@ class UNet(Denoiser):
         if freeze:
             self.requires_grad_(False)
 
+    def mixing(self, width: int, heads: int, groups: int) -> nn.Module | None:
+        """What mixes the frames of clips after a block, see `UNetBlock`; heads: 0 for a block
+        without attention. None of images."""
+        return None
+
     @override
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
         """As in `Denoiser`; the side at the bottom must also be that of the inner network."""
         super().check(shapes)
         if self.inner is not None:
-            for side, inner in zip(shapes[0][1:], shapes[1][1:], strict=False):
+            for side, inner in zip(shapes[0][-2:], shapes[1][-2:], strict=False):
                 self._check_meeting(side, inner)
             self.inner.check(shapes[1:])
 
@@ -402,9 +445,9 @@ class UNet(Denoiser):
         vector = self._vector(log_snr[:rows, 0], cond, side)
         mask = self._mask(cond)
 
-        h = self.first(with_low(x, cond, self.low_channels))
+        h = self.first(framewise(with_low(x, cond, self.low_channels)))
         if added is not None:
-            h = h + added
+            h = h + framewise(added)
         skips = [h] if self.each_block or not self.start else []
         for i, row in enumerate(self.down):
             if i >= self.start:
@@ -420,9 +463,10 @@ class UNet(Denoiser):
         losses: dict[str, Tensor] | None = None
         if self.inner is not None:
             more = len(x_t[1]) - rows  # examples without this level
-            features = F.pad(self.into(h), (0, 0) * 3 + (0, more))
+            features = at_rate(like_clips(self.into(h), x), x_t[1])
+            features = F.pad(features, (0, 0) * (x.ndim - 1) + (0, more))
             out = self.inner(x_t[1:], log_snr[:, 1:], cond, carry, features)
-            h = h + self.back(out.features[:rows])
+            h = h + self.back(framewise(at_rate(out.features[:rows], x)))
             levels, carry, losses = out.levels, out.carry, out.losses
         for i, row in enumerate(self.up):
             for j, block in enumerate(row):
@@ -433,7 +477,8 @@ class UNet(Denoiser):
                 h = self.grow[i](h)
         if skips:  # the first convolution's, when even the first width was at half the side
             h = h + self._scaled(skips.pop())
-        return Prediction((self.head(h), *levels), carry, losses=losses, features=h)
+        level, features = like_clips(self.head(h), x), like_clips(h, x)
+        return Prediction((level, *levels), carry, losses=losses, features=features)
 
     def _scaled(self, skip: Tensor) -> Tensor:
         return skip if self.skip_scale == 1 else self.skip_scale * skip

@@ -60,7 +60,8 @@ def start_networks(method: Method, config: Mapping[str, Any]) -> None:
     for network, path, stage in starting(method):
         tensors = _tensors(network, path, stage, config)
         for name, tensor in network.state_dict().items():
-            tensor.copy_(tensors[name])
+            if name in tensors:
+                tensor.copy_(tensors[name])
 
 
 def _tensors(
@@ -80,7 +81,8 @@ def _tensors(
         )
     tensors = _alone(path, network) if _is_bare(path) else _of_run(network, path, stage, config)
     for name, tensor in network.state_dict().items():
-        check_values(name, tensors[name], tensor, path)
+        if name in tensors:
+            check_values(name, tensors[name], tensor, path)
     return tensors
 
 
@@ -108,6 +110,8 @@ def _of_run(
     network: Denoiser, path: Path, stage: Stage, config: Mapping[str, Any]
 ) -> Mapping[str, Tensor]:
     """Tensors of the network with as many levels in the last stage of a run that has one.
+
+    A network whose tensors are in part `fresh` may start from one without these.
 
     Raises:
         ValueError: where the run has no such network.
@@ -140,6 +144,12 @@ def _unwrapped(network: Denoiser) -> Denoiser:
     return network.denoiser if isinstance(network, Wrapper) else network
 
 
+def _is_fresh(network: nn.Module, name: str) -> bool:
+    """Whether a file that the network starts from may lack what has this name."""
+    fresh = getattr(network, "fresh", None)
+    return fresh is not None and fresh in name
+
+
 def check_fit(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Checks that tensors of the file `path` have the names and shapes of a network's.
 
@@ -148,6 +158,8 @@ def check_fit(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
     """
     own = network.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
+        if name not in tensors and _is_fresh(network, name):
+            continue
         theirs, ours = (list(part[name].shape) if name in part else None for part in (tensors, own))
         if theirs != ours:
             raise ValueError(
@@ -171,6 +183,8 @@ def _check_meaning(
         mine["prediction"] = stage.objective.parameterization.prediction
         their["prediction"] = other.objective.parameterization.prediction
     for name in sorted(mine.keys() | their.keys()):
+        if name not in their and _is_fresh(network, name):
+            continue
         if mine.get(name) != their.get(name):
             raise ValueError(
                 f"{path} has other options than the network that starts from it, which its shapes "

@@ -31,7 +31,7 @@ def run(network, x_t, log_snr, cond):
 def test_shapes_in_are_shapes_out_and_values_are_finite(case, kind):
     network = tiny.denoiser(case.name, kind, case.depth)
     assert network.levels == case.depth
-    x_t, log_snr = tiny.state(case.depth, 3)
+    x_t, log_snr = case.state(3)
     out = run(network, x_t, log_snr, tiny.cond(kind, 3)).levels
     assert [level.shape for level in out] == [level.shape for level in x_t]
     assert all(torch.isfinite(level).all() for level in out)
@@ -41,7 +41,7 @@ def test_shapes_in_are_shapes_out_and_values_are_finite(case, kind):
 @kinds
 def test_every_parameter_gets_a_gradient(case, kind):
     network = tiny.denoiser(case.name, kind, case.depth)
-    x_t, log_snr = tiny.state(case.depth, 3)
+    x_t, log_snr = case.state(3)
     out = run(network, x_t, log_snr, tiny.cond(kind, 3)).levels
     sum((level * torch.randn(level.shape)).sum() for level in out).backward()
     for name, parameter in network.named_parameters():
@@ -52,7 +52,7 @@ def test_every_parameter_gets_a_gradient(case, kind):
 @kinds
 def test_one_example_does_not_touch_another(case, kind):
     network = tiny.denoiser(case.name, kind, case.depth).eval()
-    x_t, log_snr = tiny.state(case.depth, 3)
+    x_t, log_snr = case.state(3)
     cond = tiny.cond(kind, 3)
     both = run(network, x_t, log_snr, cond).levels
     for row in range(3):
@@ -71,7 +71,7 @@ def test_one_example_does_not_touch_another(case, kind):
 @kinds
 def test_state_noise_level_and_condition_all_matter(case, kind):
     network = tiny.denoiser(case.name, kind, case.depth).eval()
-    x_t, log_snr = tiny.state(case.depth, 3)
+    x_t, log_snr = case.state(3)
     cond = tiny.cond(kind, 3)
     usual = run(network, x_t, log_snr, cond).levels
     changed = [
@@ -95,7 +95,7 @@ def test_a_state_dict_rebuilds_the_network_from_its_node(case):
     node, facts = tiny.denoiser_node(case.name, case.depth), tiny.facts("class and text")
     again = denoisers.build(node, offered=facts).eval()
     again.load_state_dict(torch.load(file, weights_only=True))
-    x_t, log_snr = tiny.state(case.depth, 2)
+    x_t, log_snr = case.state(2)
     cond = tiny.cond("class and text", 2)
     first, second = (run(net, x_t, log_snr, cond).levels for net in (network, again))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -104,7 +104,7 @@ def test_a_state_dict_rebuilds_the_network_from_its_node(case):
 @each
 def test_two_calls_agree(case):
     network = tiny.denoiser(case.name, depth=case.depth).eval()
-    x_t, log_snr = tiny.state(case.depth, 2)
+    x_t, log_snr = case.state(2)
     first, second = (run(network, x_t, log_snr, tiny.cond("", 2)).levels for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -144,7 +144,7 @@ def beside(x, augmentation=None):
 @each_upsampler
 def test_an_upsampler_sees_the_low_resolution_image_and_its_noise_level(case):
     network = upsampler(case)
-    x_t, log_snr = tiny.state(case.depth, 2)
+    x_t, log_snr = case.state(2)
     cond = beside(x_t[0], 1.0)
     usual = run(network, x_t, log_snr, cond).levels[0]
     assert usual.shape == x_t[0].shape
@@ -160,7 +160,7 @@ def test_an_upsampler_sees_the_low_resolution_image_and_its_noise_level(case):
 @each_upsampler
 def test_a_low_resolution_image_is_clean_unless_told_otherwise(case):
     network = upsampler(case)
-    x_t, log_snr = tiny.state(case.depth, 2)
+    x_t, log_snr = case.state(2)
     outs = [
         run(network, x_t, log_snr, beside(x_t[0], level)).levels[0] for level in (None, 30.0, 50.0)
     ]
@@ -170,7 +170,7 @@ def test_a_low_resolution_image_is_clean_unless_told_otherwise(case):
 @each_upsampler
 def test_every_parameter_of_an_upsampler_gets_a_gradient(case):
     network = upsampler(case)
-    x_t, log_snr = tiny.state(case.depth, 3)
+    x_t, log_snr = case.state(3)
     out = run(network, x_t, log_snr, beside(x_t[0], 1.0)).levels
     sum((level * torch.randn(level.shape)).sum() for level in out).backward()
     for name, parameter in network.named_parameters():
@@ -179,7 +179,7 @@ def test_every_parameter_of_an_upsampler_gets_a_gradient(case):
 
 @each_upsampler
 def test_a_low_resolution_image_that_is_missing_is_named(case):
-    x_t, log_snr = tiny.state(case.depth, 2)
+    x_t, log_snr = case.state(2)
     with pytest.raises(ValueError, match="low"):
         run(upsampler(case), x_t, log_snr, Cond())
 
@@ -237,7 +237,7 @@ def test_features_stand_where_their_pixels_do(name):
 @each_innermost
 def test_every_parameter_of_a_nest_gets_a_gradient(name):
     network = tiny.randomised(nested(name, "class and text"))
-    x_t, log_snr = tiny.state(2, 3)
+    x_t, log_snr = tiny.Case(name, 2).state(3)
     out = run(network, x_t, log_snr, tiny.cond("class and text", 3)).levels
     sum((level * torch.randn(level.shape)).sum() for level in out).backward()
     for key, parameter in network.named_parameters():
@@ -284,7 +284,7 @@ def test_a_scalar_and_a_vector_change_nothing_until_they_are_trained(case, kind)
         return  # its vectors take the place of a learned latent
     missing = reading.load_state_dict(carried, strict=False).missing_keys
     assert missing and all("scalars" in key or "vectors" in key for key in missing)
-    x_t, log_snr = tiny.state(case.depth, 3)
+    x_t, log_snr = case.state(3)
     usual = run(plain, x_t, log_snr, tiny.cond(kind, 3)).levels
     given = run(reading, x_t, log_snr, named(kind)).levels
     assert all(torch.equal(a, b) for a, b in zip(usual, given, strict=True))
@@ -294,7 +294,7 @@ def test_a_scalar_and_a_vector_change_nothing_until_they_are_trained(case, kind)
 @kinds
 def test_a_scalar_and_a_vector_matter_once_they_are_trained(case, kind):
     network = tiny.randomised(with_named(case, kind))
-    x_t, log_snr = tiny.state(case.depth, 3)
+    x_t, log_snr = case.state(3)
     usual = run(network, x_t, log_snr, named(kind)).levels
     others = {
         "scalar": named(kind, crop=90.0),
@@ -311,7 +311,7 @@ def test_a_scalar_and_a_vector_matter_once_they_are_trained(case, kind):
 @each
 def test_every_parameter_of_a_scalar_and_a_vector_gets_a_gradient(case):
     network = tiny.randomised(with_named(case))
-    x_t, log_snr = tiny.state(case.depth, 3)
+    x_t, log_snr = case.state(3)
     out = run(network, x_t, log_snr, named()).levels
     sum((level * torch.randn(level.shape)).sum() for level in out).backward()
     for name, parameter in network.named_parameters():
@@ -321,7 +321,7 @@ def test_every_parameter_of_a_scalar_and_a_vector_gets_a_gradient(case):
 @each
 def test_a_scalar_or_a_vector_that_is_missing_or_of_another_width_is_named(case):
     network = with_named(case)
-    x_t, log_snr = tiny.state(case.depth, 3)
+    x_t, log_snr = case.state(3)
     wide = replace(named(), vectors={"image_embedding": torch.ones(3, 4)})
     for cond, message in (
         (replace(named(), scalars={}), "scalar 'crop_top' and was given none"),
@@ -354,7 +354,7 @@ def test_units_are_called_as_modules_in_their_order_and_early_parts_before_them(
     calls = []
     for module in (*units, *early):
         module.register_forward_pre_hook(lambda module, _: calls.append(module))
-    x_t, log_snr = tiny.state(case.depth, 3)
+    x_t, log_snr = case.state(3)
     run(network, x_t, log_snr, tiny.cond(kind, 3))
     assert [*calls] == [*early, *units]
     inside = [{id(part) for part in unit.modules()} for unit in units]
