@@ -47,6 +47,7 @@ from benchmarks.measure.selection import (
     selection_of,
     with_choice,
 )
+from benchmarks.measure.spectrum import spectra, write_spectrum_picture
 from benchmarks.measure.steps import quality_by_steps, write_steps_picture
 from benchmarks.measure.stream import Source, measure_seeds, measure_source
 from benchmarks.plan.plan import Plan
@@ -453,8 +454,8 @@ def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
         statistics_folder(bench.settings.data),
         processes=bench.processes,
     )
-    look = by_steps if analysis.name == "steps" else by_exposure
-    result = look(bench, analysis, references)
+    looks = {"steps": by_steps, "spectrum": by_spectrum, "exposure_bias": by_exposure}
+    result = looks[analysis.name](bench, analysis, references)
     record = replace(record, analysis={**record.analysis, analysis.name: result})
     if bench.processes.first:
         record.write(bench.folder)
@@ -502,4 +503,21 @@ def by_steps(bench: Bench, analysis: Analysis, references: References) -> dict[s
     )
     if bench.processes.first:
         write_steps_picture(bench.folder / f"{analysis.name}.png", rows)
+    return {"rows": rows}
+
+
+def by_spectrum(bench: Bench, analysis: Analysis, references: References) -> dict[str, Any]:
+    """The power spectrum of samples and of real images, and its picture."""
+    rows = spectra(
+        bench.method,
+        bench.test,
+        n=analysis.samples,
+        seed=bench.seed,
+        precision=bench.precision,
+        pack=bench.settings.measure.pack,
+        track=bench.track,
+        processes=bench.processes,
+    )
+    if bench.processes.first:
+        write_spectrum_picture(bench.folder / f"{analysis.name}.png", rows)
     return {"rows": rows}

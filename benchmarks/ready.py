@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from benchmarks.measure.protocol import check_files
 from benchmarks.measure.quality import settle_metrics
 from benchmarks.measure.scale import check_sides, files_of
 from benchmarks.measure.selection import check_selection
+from benchmarks.measure.spectrum import check_spectrum
 from benchmarks.measure.steps import check_steps
 from benchmarks.plan.budget import SAMPLING, make_plan, with_plan
 from benchmarks.plan.plan import Plan
@@ -130,10 +132,14 @@ def check_folder(folder: Path) -> None:
 def check_method(method: Method, analysis: Analysis | None) -> None:
     """Refuses a method that cannot be sampled or analysed; ValueError is raised for it."""
     method.check_ready()
-    if analysis is not None and analysis.name == "steps":
-        check_steps(method)
-    elif analysis is not None:
-        exposure.check_exposure(method, analysis.log_snrs)
+    if analysis is None:
+        return
+    checks: dict[str, Callable[[], None]] = {
+        "steps": partial(check_steps, method),
+        "spectrum": partial(check_spectrum, method),
+        "exposure_bias": partial(exposure.check_exposure, method, analysis.log_snrs),
+    }
+    checks[analysis.name]()
 
 
 def check_measure(measure: Measure, run: Prepared) -> Extractor:

@@ -27,7 +27,8 @@ the runs in the same folder. The same command again goes on where it stopped.
     measure.metrics=[fd,pr]   what is measured; measure.samples=5000 images
     samples=npz               all measured samples stay in the folder; also png
     cost.repeats=0            of each timing; 0: nothing is timed
-    analysis=exposure_bias    of a cascade; steps: the quality over the number of steps
+    analysis=exposure_bias    of a cascade; steps: the quality over the number of steps; spectrum:
+                              the power of samples and of real images over the frequency
     trainer.steps=20000       any option of hierdiff.train: data, denoiser, sampler, seed, ...
     folder=runs/mine          the run folder
 """

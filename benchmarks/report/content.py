@@ -22,7 +22,9 @@ from benchmarks.report.parts import Charts, Gallery, Group, LabelledRecord, Plai
 from benchmarks.report.pictures import ReportFiles, galleries, scaling
 from benchmarks.report.plots import (
     curve_charts,
+    option_charts,
     selection_charts,
+    spectrum_charts,
     steps_charts,
     trade_charts,
 )
@@ -165,7 +167,13 @@ def section(
         data=data,
         entries=entries,
         groups=groups,
-        curves=[*steps_charts(entries), *selection_charts(entries), *curve_charts(entries)],
+        curves=[
+            *option_charts(entries),
+            *spectrum_charts(entries),
+            *steps_charts(entries),
+            *selection_charts(entries),
+            *curve_charts(entries),
+        ],
         galleries=list(galleries(data, entries, files)),
         budgets=facts.budget_table(entries),
         differences=differences,

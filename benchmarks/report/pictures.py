@@ -118,6 +118,10 @@ STEPS = (
     "The quality over the number of sampler steps, under the same noise and conditions. A student "
     "has a network for each number of steps; its teacher has one, under its own sampler."
 )
+SPECTRUM = (
+    "The power of the finest samples and of real images over the frequency: 1 everywhere for white "
+    "noise of unit variance."
+)
 SCALING = (
     "What an image costs as its side grows, with untrained weights. An exponent of 2 is "
     "proportional to the pixels."
@@ -129,7 +133,18 @@ HEADS = {
     "memory_mib": "MiB",
     "flops": "FLOPs/image",
 }
-NUMBERS = ("stage", "steps", "source", "level", "resolution", "metric", "value", "floor", "n")
+NUMBERS = (
+    "stage",
+    "steps",
+    "source",
+    "frequency",
+    "level",
+    "resolution",
+    "metric",
+    "value",
+    "floor",
+    "n",
+)
 
 
 def galleries(
@@ -204,8 +219,8 @@ def analysis(name: str, entries: Sequence[LabelledRecord], files: ReportFiles) -
         *([PlainTable(f"Gaps of {title}", head, gaps)] if gaps else []),
         *([PlainTable(f"Numbers of {title}", ("row", *heads), numbers)] if numbers else []),
     ]
-    note = {"exposure_bias": EXPOSURE, "steps": STEPS}.get(name, "")
-    return Gallery(title[:1].upper() + title[1:], note, figures, tables=tables)
+    notes = {"exposure_bias": EXPOSURE, "steps": STEPS, "spectrum": SPECTRUM}
+    return Gallery(title[:1].upper() + title[1:], notes.get(name, ""), figures, tables=tables)
 
 
 def scaling(folders: Sequence[Path], files: ReportFiles) -> Iterator[Gallery]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from benchmarks.report.charts import DASHES, Axis, Line, Point, compact, lines, scatter
 from benchmarks.report.parts import Charts, LabelledRecord, finite_number, mapping
+from benchmarks.tables.differences import differences
 from benchmarks.tables.scale import SCALE
 from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import Candidate, CurvePoint, Quality
@@ -24,6 +25,7 @@ SPENT = (  # key of a curve's row, its name, label of the axis
     ("seconds", "time", "training time"),
 )
 OPTIONS = (("guidance", "guidance"), ("steps", "sampler steps"), ("half_life", "half-life, images"))
+REAL = "real images"
 UNITS = (("h", 3600), ("min", 60), ("s", 1))
 MetricView = tuple[Name, str, str]  # level, view, metric
 CurveKey = tuple[Name, str, str, Identity]
@@ -184,6 +186,61 @@ def steps_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
         name = f"{metric} at {px(level)}"
         image = lines(drawn, Axis("sampler steps"), Axis(name, "low"))
         yield Charts(f"{name} over steps", [("steps", image)], spent)
+
+
+def spectrum_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
+    """The power over the frequency (`analysis=spectrum`) of the samples of each row, and of the
+    real images of the first; a chart for each resolution."""
+    shared: dict[Name, dict[tuple[str, int], list[tuple[float, float]]]] = {}
+    real = (REAL, max((entry.look for entry in entries), default=0) + 1)
+    for entry in entries:
+        own: dict[tuple[Name, str], list[tuple[float, float]]] = {}
+        for row in map(mapping, mapping(entry.record.analysis.get("spectrum")).get("rows") or ()):
+            x, y = finite_number(row.get("frequency")), finite_number(row.get("value"))
+            if x is not None and y is not None and "resolution" in row:
+                own.setdefault((level_of(row), str(row.get("source"))), []).append((x, y))
+        for (level, source), points in own.items():
+            curves = shared.setdefault(level, {})
+            curves.setdefault(real if source == "real" else (entry.label, entry.look), points)
+    for level, curves in shared.items():
+        drawn = [Line(label, sorted(points), look) for (label, look), points in curves.items()]
+        name = f"Power spectrum at {px(level)}"
+        yield Charts(name, [("spectrum", lines(drawn, Axis("cycles an image"), Axis("power")))])
+
+
+def option_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
+    """The quality of the finest images, and what one costs, over the one option in which three or
+    more rows of a method differ, where it is a number; a chart for each metric."""
+    methods: dict[str, list[LabelledRecord]] = {}
+    for entry in entries:
+        if entry.record.quality:
+            methods.setdefault(entry.record.method, []).append(entry)
+    for method, own in methods.items():
+        options = differences([entry.record for entry in own])
+        name, key = next(iter(options.items()), ("", ""))
+        values = [finite_number(entry.record.options.get(key)) for entry in own]
+        if len(options) != 1 or None in values or len({*values}) < 3:
+            continue
+        found: dict[Axis, list[tuple[float, float]]] = {}
+        for entry, x in zip(own, values, strict=True):
+            finest = _finest(entry)
+            rows: dict[Axis, float] = {}
+            for q in entry.record.quality:
+                if q.value is not None and _metric_view(q, finest)[:2] == (finest, "native"):
+                    rows.setdefault(Axis(f"{q.metric} at {px(q.level)}", q.better), q.value)
+            for cost, axis, factor in COSTS:
+                value = _cost(entry, finest, cost)
+                rows |= {axis: value * factor} if value is not None else {}
+            for axis, y in rows.items():
+                if x is not None:
+                    found.setdefault(axis, []).append((x, y))
+        images = [
+            (axis.label, lines([Line(method, sorted(points), own[0].look)], Axis(name), axis))
+            for axis, points in found.items()
+            if len(points) > 1
+        ]
+        if images:
+            yield Charts(f"{method} over {name}", images)
 
 
 def _training_text(entry: LabelledRecord) -> str:

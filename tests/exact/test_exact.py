@@ -126,3 +126,25 @@ def test_a_field_as_large_as_the_image_is_no_bound_and_a_smaller_one_costs():
         errors = [exact.error(field, alpha, sigma) for field in (1, 3, 5, 7)]
         assert errors[-1] == pytest.approx(float(posterior.diagonal()[middle].mean()))
         assert sorted(errors, reverse=True) == errors and errors[0] > 1.01 * errors[-1]
+
+
+def test_details_need_a_smaller_field_than_pixels_where_correlations_are_long():
+    """The claim of arXiv 2303.02984, for Gaussian images that are correlated over 6 pixels."""
+    side, alpha, sigma = 16, 0.35, 0.94
+    covariance = exponential(side, 6.0)
+    place = torch.cartesian_prod(*[torch.arange(side)] * 2)
+    away = (place - side // 2).abs().amax(1)
+
+    def pixel(field):
+        seen = covariance[away <= field // 2][:, away <= field // 2]
+        towards = alpha * covariance[side // 2 * (side + 1)][away <= field // 2]
+        noisy = alpha**2 * seen + sigma**2 * torch.eye(len(seen), dtype=seen.dtype)
+        return float(1 - towards @ torch.linalg.solve(noisy, towards))
+
+    exact = Conditional(covariance)
+    details = [exact.error(field, alpha, sigma) for field in (3, 5, 2 * side)]
+    pixels = [
+        pixel(field) for field in (5, 9, 2 * side)
+    ]  # 3 and 5 of the bands are 6 and 10 pixels
+    assert details[0] < 1.03 * details[-1] and pixels[0] > 1.1 * pixels[-1]
+    assert details[1] < 1.003 * details[-1] and pixels[1] > 1.005 * pixels[-1]

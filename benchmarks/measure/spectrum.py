@@ -1,0 +1,119 @@
+"""The power spectrum of samples beside that of real images.
+
+Power is the mean squared coefficient of the orthonormal Fourier transform, over images, channels
+and directions, at each whole number of cycles an image: 1 everywhere for white noise of unit
+variance, and falling as a power of the frequency for photographs.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.conditions import EvaluationConditions
+from benchmarks.measure.samples import BATCH, PACK, Draw, blocks
+from benchmarks.progress import Track
+from hierdiff.data import ImageData
+from hierdiff.data.order import evaluation_rows
+from hierdiff.files.atomic import write
+from hierdiff.images import to_float, to_uint8
+from hierdiff.levels import down
+from hierdiff.methods import Method
+from hierdiff.processes import ALONE, Processes
+from hierdiff.resolution import place_of, px, resolution_of, sides_of, text_of
+
+GENERATED, REAL = "generated", "real"
+
+
+def check_spectrum(method: Method) -> None:
+    """Refuses a method of anything but images.
+
+    Raises:
+        ValueError: for clips.
+    """
+    finest = method.resolutions[0]
+    if len(sides_of(finest)) != 2:
+        raise ValueError(
+            f"analysis=spectrum at {text_of(finest)}: it is for images alone, leave it out"
+        )
+
+
+def radial_power(images: Float[Tensor, "n c h w"]) -> Float[Tensor, " k"]:
+    """Power at 1, 2, ... cycles an image, up to half of the shorter side; in float64."""
+    power = torch.fft.fft2(images.double(), norm="ortho").abs().square().mean((0, 1))
+    rows, columns = (torch.fft.fftfreq(side, 1 / side, device=power.device) for side in power.shape)
+    cycles = torch.hypot(rows[:, None], columns).round().long()
+    bands = range(1, min(power.shape) // 2 + 1)
+    return torch.stack([power[cycles == band].mean() for band in bands])
+
+
+def spectra(
+    method: Method,
+    data: ImageData,
+    *,
+    n: int,
+    seed: int,
+    precision: str,
+    pack: int = PACK,
+    track: Track,
+    processes: Processes = ALONE,
+) -> list[dict[str, Any]]:
+    """A row for each source and frequency, of the finest images.
+
+    data: the test images, whose conditions are used, and which are the real ones. A collective call
+    of the processes; all of them get the rows.
+    """
+    conditions, finest = EvaluationConditions(data), method.resolutions[0]
+    draw = Draw(method, conditions, seed, precision, pack)
+
+    def real(numbers: range) -> Tensor:
+        images = data.batch(evaluation_rows(len(data), numbers)).images
+        return to_uint8(down(images, resolution_of(finest)))
+
+    sources: dict[str, Callable[[range], Tensor]] = {
+        GENERATED: lambda numbers: draw(numbers)[finest],
+        REAL: real,
+    }
+    rows = []
+    for name, images_of in sources.items():
+        todo = blocks(n, BATCH, pack)
+        made = processes.deal(todo, partial(_power, images_of))
+        shown = track(made, f"spectrum of {name} images", len(todo)) if processes.first else made
+        power = sum(len(numbers) / n * one for numbers, one in shown)
+        about = {"source": name, "metric": "power", **place_of(finest), "n": n}
+        values = power.tolist() if isinstance(power, Tensor) else ()
+        rows += [{**about, "frequency": k, "value": value} for k, value in enumerate(values, 1)]
+    return processes.agree(lambda: rows)
+
+
+def _power(images_of: Callable[[range], Tensor], numbers: range) -> Tensor:
+    return radial_power(to_float(images_of(numbers)))
+
+
+def write_spectrum_picture(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draws the power over the frequency, a line for each source."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, look in ((GENERATED, "-"), (REAL, "k:")):
+        curve = [row for row in rows if row["source"] == name]
+        axes.loglog(
+            [row["frequency"] for row in curve],
+            [row["value"] for row in curve],
+            look,
+            label=f"{name} images",
+        )
+    axes.set(xlabel="cycles an image", ylabel=f"power at {px(rows[0]['resolution'])}")
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    write(path, buffer.getvalue())
