@@ -5,7 +5,7 @@
 #   make compare                    all methods at a small matched budget: table and report; spec=FILE
 #   make table                      the runs in runs/ side by side; format=latex or csv, out=FILE
 #   make report                     the same as a page to look at, report/index.html
-#   make search                     the candidates of docs/study.md for mdm and its twin, three seeds each; resumes
+#   make search                     the candidates of docs/study.md, three seeds each; resumes
 #   make study                      the runs of docs/study.md, over as many hours as it takes; resumes
 #   make study-table                tables and reports of both from the records in results/
 #   make test  test-slow  lint    make speed times the hot paths
@@ -61,23 +61,37 @@ table: $(installed)
 report: $(installed)
 	$(bin)/python -m benchmarks.report $(finished) -o $(or $(out),report) $(args)
 
+# rows of the study, then their options; all are of the search below
+define rows
+end_to_end method=end_to_end
+mdm method=mdm
+mdm-growth method=mdm method.growth=[0.15]
+latent method=latent
+mdm_control method=mdm_control
+cascaded method=cascaded
+mdm_3 method=mdm_3
+simple_diffusion method=simple_diffusion
+endef
+export rows
 # data:side:FLOPs:seeds of each part of the study; FLOPs grow with the pixels
 parts ?= critters:32:4e13:0,1,2 elpv:32:4e13:0,1,2 critters:32:4e14:0 critters:64:16e13:0,1,2 \
 	elpv:64:16e13:0,1,2 critters:64:16e14:0
-studied ?= mdm,mdm_3,mdm_control,end_to_end,simple_diffusion,cascaded,latent
 
 study: $(installed)
 	$(bin)/python -m hierdiff.metrics.make_squeezenet
 	mkdir -p results
 	for part in $(parts); do \
 		set -- $$(echo $$part | tr : ' '); place=study/$$1-$$2px-$$3; \
-		$(bin)/python -m benchmarks.run -m experiment=study method=$(studied) data=$$1 data.resolution=$$2 \
-			match.flops=$$3 seed=$$4 hydra.sweep.dir=runs/$$place \
-			"folder=runs/$$place/\$${label}-s\$${seed}" $(args) || [ $$? -eq 1 ] || exit; \
+		for seed in $$(echo $$4 | tr , ' '); do echo "$$rows" | while read row options; do \
+			$(bin)/python -m benchmarks.run experiment=study data=$$1 data.resolution=$$2 \
+				match.flops=$$3 label=$$row seed=$$seed $$options \
+				folder=runs/$$place/$$row-s$$seed $(args) </dev/null || [ $$? -eq 1 ] || exit; \
+		done || exit; done || exit; \
 		(cd runs && find $$place -name record.json -exec cp --parents {} ../results ';'); \
 	done
 
-# row, then its options; the pair's learning rates, and what may move mdm towards its twin
+# rows of the search, then their options: the pair's learning rates, what may move mdm towards its
+# twin, and shares of the cascade's stages
 define candidates
 end_to_end method=end_to_end
 mdm method=mdm
@@ -93,6 +107,9 @@ end_to_end-lr1e-3 method=end_to_end trainer.lr=1e-3
 mdm-lr1e-3 method=mdm trainer.lr=1e-3
 end_to_end-lr4e-3 method=end_to_end trainer.lr=4e-3
 mdm-lr4e-3 method=mdm trainer.lr=4e-3
+cascaded method=cascaded
+cascaded-split3 method=cascaded method.split=[0.3,0.7]
+cascaded-split8 method=cascaded method.split=[0.8,0.2]
 endef
 export candidates
 seeds ?= 0 1 2
