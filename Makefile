@@ -109,6 +109,7 @@ end_to_end-lr4e-3 method=end_to_end trainer.lr=4e-3
 mdm-lr4e-3 method=mdm trainer.lr=4e-3
 cascaded method=cascaded
 cascaded-split3 method=cascaded method.split=[0.3,0.7]
+cascaded-split15 method=cascaded method.split=[0.15,0.85]
 cascaded-split8 method=cascaded method.split=[0.8,0.2]
 endef
 export candidates
