@@ -68,7 +68,7 @@ mdm method=mdm
 mdm-growth method=mdm method.growth=[0.15]
 latent method=latent
 mdm_control method=mdm_control
-cascaded method=cascaded
+cascaded method=cascaded method.split=[0.15,0.85]
 mdm_3 method=mdm_3
 simple_diffusion method=simple_diffusion
 endef
