@@ -7,6 +7,7 @@
 #   make report                     the same as a page to look at, report/index.html
 #   make search                     the candidates of docs/study.md, three seeds each; resumes
 #   make study                      the runs of docs/study.md, over as many hours as it takes; resumes
+#   make study-samplers             the pair of its first part under other samplers
 #   make study-table                tables and reports of both from the records in results/
 #   make test  test-slow  lint    make speed times the hot paths
 #   make docs                       the pages of docs/ and the reference as a site, site/index.html
@@ -31,7 +32,7 @@ finished = $(or $(patsubst %/record.json,%,$(wildcard $(runs)/*/record.json)),$(
 # options of benchmarks.run that are passed on when they are set
 given = $(foreach option,data budget,$(if $($(option)),$(option)=$($(option))))
 
-.PHONY: install bench compare table report search study study-table test test-slow trials speed lint docs
+.PHONY: install bench compare table report search study study-samplers study-table test test-slow trials speed lint docs
 .DELETE_ON_ERROR:
 
 install: $(installed)
@@ -89,6 +90,23 @@ study: $(installed)
 		done || exit; done || exit; \
 		(cd runs && find $$place -name record.json -exec cp --parents {} ../results ';'); \
 	done
+
+# other samplers of the weights that the first part trained
+define samplers
+ddim1-50 sampler.rule={name:ddim,eta:1}
+dpmpp-50 sampler.rule={name:dpmpp_2m}
+endef
+export samplers
+first = study/critters-32px-4e13
+
+study-samplers: $(installed)
+	for seed in $(seeds); do for row in end_to_end mdm; do echo "$$samplers" | while read tag rule; do \
+		$(bin)/python -m benchmarks.run experiment=study method=published data=critters data.resolution=32 \
+			match.flops=null label=$$row-$$tag seed=$$seed $$rule sampler.grid={name:uniform} sampler.steps=50 \
+			checkpoint=runs/$(first)/$$row-s$$seed/weights.safetensors \
+			folder=runs/$(first)-samplers/$$row-$$tag-s$$seed $(args) </dev/null || exit; \
+	done || exit; done || exit; done
+	cd runs && find $(first)-samplers -name record.json -exec cp --parents {} ../results ';'
 
 # rows of the search, then their options: the pair's learning rates, what may move mdm towards its
 # twin, and shares of the cascade's stages
