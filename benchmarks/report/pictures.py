@@ -78,7 +78,9 @@ SHEETS = (
         SAMPLES,
         "Samples",
         "The same noise seeds for every method, not chosen. A block for each resolution that a "
-        "method makes, finest left, with the same sample at the same place.",
+        "method makes, finest left, with the same sample at the same place. Where classes and "
+        "captions are those of test images, as they are unless a row says otherwise, a sample has "
+        "those of the real image at its place.",
         "Samples of {label} at {sides} pixels, a block of images for each resolution.",
     ),
     Sheet(

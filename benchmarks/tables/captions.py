@@ -28,7 +28,8 @@ def table_caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Pr
     """Data, budget, counts, noise floor, seeds, hardware."""
     records = list(rows.values())
     budgets = sorted({record.budget for record in records})
-    parts = [", ".join([records[0].data, f"budget {', '.join(budgets)}", *matched(records)]) + "."]
+    about = [*captioned(records), f"budget {', '.join(budgets)}", *matched(records)]
+    parts = [", ".join([records[0].data, *about]) + "."]
     found = [q for r in records for q in r.quality if q.value is not None and q.metric in metrics]
     alike: dict[str, list[str]] = {}
     for metric in metrics:
@@ -72,6 +73,14 @@ def table_caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Pr
                 "a best method in common, be it within their spread."
             )
     return " ".join(parts)
+
+
+def captioned(records: Sequence[Record]) -> list[str]:
+    """What reads the captions, where every run has some."""
+    data = [record.config.get("data") for record in records]
+    texts = [one.get("text") if isinstance(one, Mapping) else None for one in data]
+    names = sorted({str(text.get("name")) for text in texts if isinstance(text, Mapping)})
+    return [f"captions read by {', '.join(names)}"] if all(texts) else []
 
 
 def batch_of(cost: Cost) -> str:

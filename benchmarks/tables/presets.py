@@ -1,9 +1,9 @@
 """The kinds of tables: what each shows, with labels and units.
 
-main: the first metric of the records, throughput, memory, what training spent. per_resolution: all
-metrics. cost: all costs and budgets. ablation: the options that differ, the first metric, costs at
-the finest resolution. all: everything, but for parts of a method alone, which
-have no quality and stand in `cost`.
+main: the first metric of the records, throughput, memory, calls of networks for an image, what
+training spent. per_resolution: all metrics. cost: all costs and budgets. ablation: the options that
+differ, the first metric, costs at the finest resolution. all: everything, but for parts of a method
+alone, which have no quality and stand in `cost`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def _costs(*keys: str) -> tuple[CostColumn, ...]:
 
 
 SHORT = ("train_images_per_s", "sample_images_per_s", "train_memory_mib", "sample_memory_mib")
+SHORT += ("evaluations",)  # few of them, or one, are why a sample is fast
 SPENT = (("spent", "images"), ("spent", "flops"))
 BUDGETS = tuple((when, what) for when in ("planned", "spent") for what in UNITS)
 PRESETS = {

@@ -439,6 +439,16 @@ def test_the_caption_says_which_budget_was_matched_and_the_columns_what_was_spen
     assert cells(tabulate([old]))[("spent", "images")].iloc[0] == 320
 
 
+def test_the_caption_says_what_read_the_captions_where_all_rows_have_some():
+    def made(name, text):
+        one = record(name)
+        return replace(one, config={**one.config, "data": {"name": "critters", "text": text}})
+
+    rows = [made("mdm", {"name": "minilm"}), made("r3gan", {"name": "minilm", "length": 40})]
+    assert ", captions read by minilm, budget " in tabulate(rows).caption
+    assert "captions read" not in tabulate([*rows, made("latent", None)]).caption
+
+
 def test_a_pretrained_stage_is_marked_and_a_trained_one_counted():
     def stages(pretrained: bool) -> dict[str, Any]:
         own = {"name": "autoencoder", "flops": 1e15, "images": 10, "pretrained": pretrained}
