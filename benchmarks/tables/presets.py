@@ -38,8 +38,10 @@ def _costs(*keys: str) -> tuple[CostColumn, ...]:
     return tuple(cost for cost in COSTS if cost.key in keys)
 
 
-SHORT = ("train_images_per_s", "sample_images_per_s", "train_memory_mib", "sample_memory_mib")
-SHORT += ("evaluations",)  # few of them, or one, are why a sample is fast
+SHORT = (
+    *("train_images_per_s", "sample_images_per_s", "train_memory_mib", "sample_memory_mib"),
+    "evaluations",  # few of them, or one, are why a sample is fast
+)
 SPENT = (("spent", "images"), ("spent", "flops"))
 BUDGETS = tuple((when, what) for when in ("planned", "spent") for what in UNITS)
 PRESETS = {
