@@ -11,7 +11,8 @@ them. rows: under which held-out rows they were made, permuted(119) for `evaluat
 
 Of clips an extractor sees every frame as an image, so that a value says nothing of motion; N counts
 clips, and frames=8 stands behind it. There is no noise floor, for frames of one clip are alike, and
-of the metrics only those are to be had that do not count on independent images.
+of the metrics only those are to be had that do not count on independent images. `fd_motion` and
+`flicker` are of clips alone and see what changes between frames (`hierdiff.metrics.motion`).
 """
 
 from __future__ import annotations
@@ -26,9 +27,17 @@ from torch import Tensor
 
 from hierdiff.metrics.extractors import CLIP, Extractor
 from hierdiff.metrics.frechet import Statistics
+from hierdiff.metrics.motion import flicker, warping_error
 from hierdiff.metrics.quality import FINEST, NATIVE, POOLED, Place, Quality, row_order
-from hierdiff.metrics.reference import BATCH, Reference, feature_batches, pooled
-from hierdiff.metrics.table import METRICS, View, check_metrics, check_reference, join_extractors
+from hierdiff.metrics.reference import BATCH, Reference, feature_batches, frames_of, pooled
+from hierdiff.metrics.table import (
+    METRICS,
+    MOVING,
+    View,
+    check_metrics,
+    check_reference,
+    join_extractors,
+)
 from hierdiff.resolution import Name, Resolution, finest_first, size_of, text_of
 
 log = logging.getLogger(__name__)
@@ -158,9 +167,13 @@ class FidelityMeter:
     def _outputs(
         self, images: Tensor, place: Place, embeddings: Tensor | None
     ) -> dict[str, Tensor]:
+        moving = {}
+        if MOVING in self._keep:
+            values = torch.stack([flicker(images), warping_error(images)], dim=1)
+            moving[f"{place.text()}/{MOVING}"] = values.cpu()
         wanted = {*self._keep} | ({"features"} if embeddings is not None else set())
         if wanted.isdisjoint(self.extractor.widths):
-            return {}
+            return moving
         batches = list(self.features(self.extractor, images, wanted))
         found = {
             output: torch.cat([parts[output].cpu() for parts in batches])
@@ -170,7 +183,7 @@ class FidelityMeter:
         if embeddings is not None:
             cosine = (found["features"] * embeddings.cpu()).sum(1)
             found["alignment"] = 100 * cosine.clamp_min(0)[:, None]
-        return {
+        return moving | {
             f"{place.text()}/{output}": rows
             for output, rows in found.items()
             if output in self._keep
@@ -196,7 +209,8 @@ class FidelityMeter:
     def _stream(self, place: Place, output: str, width: int) -> Statistics:
         streams = self.streams.setdefault(place, {})
         if output not in streams:
-            streams[output] = Statistics(width, self._keep[output])
+            frames = frames_of(place.resolution)
+            streams[output] = Statistics(width, self._keep[output], frames)
         return streams[output]
 
     def _log_few(self) -> None:

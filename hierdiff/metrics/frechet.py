@@ -107,11 +107,13 @@ class Statistics:
     """Of a stream: its moments, and the features of up to `keep` images (of `width`, while n <= d).
 
     Of a longer stream those images stay whose numbers in it hash lowest: a choice at random that
-    depends on nothing else. `rows` are the numbers of the images that are kept.
+    depends on nothing else. `rows` are the numbers of the images that are kept. group: of how many
+    images in order all stay or none, such as the frames of a clip (but for a last, cut one).
     """
 
     width: int
     keep: int = 0
+    group: int = 1
     moments: Moments = field(init=False)
     _parts: list[tuple[Tensor, Tensor]] = field(init=False, repr=False)
 
@@ -187,7 +189,7 @@ class Statistics:
     def sample(self, m: int) -> Float[Tensor, "m d"]:
         """Returns m of the features that stay (all where there are fewer), always the same ones."""
         rows, kept = self._compact()
-        return kept if m >= len(kept) else kept[_lowest(rows, m)]
+        return kept if m >= len(kept) else kept[_lowest(rows // self.group, m)]
 
     @property
     def limit(self) -> int:
@@ -201,7 +203,7 @@ class Statistics:
         parts = [part for part in self._parts if len(part[0])] or self._parts[:1]
         rows, kept = (torch.cat(column) for column in zip(*parts, strict=True))
         if len(rows) > self.limit:
-            chosen = _lowest(rows, self.limit)
+            chosen = _lowest(rows // self.group, self.limit)
             rows, kept = rows[chosen], kept[chosen]
         self._parts = [(rows, kept)]
         return rows, kept

@@ -65,7 +65,11 @@ class FeatureMetric(Metric):
         super().__init__(**options)
         self.extractor = extractors.build(extractor)
         check_metrics(metrics, self.extractor)
-        able = [name for name, one in METRICS.items() if one.takes in self.extractor.outputs]
+        able = [
+            name
+            for name, one in METRICS.items()
+            if one.takes in self.extractor.outputs and not one.moving
+        ]
         for name in metrics:
             if name not in able:
                 raise ValueError(

@@ -139,7 +139,7 @@ def references(
         lambda: {key: cached for key, name in names.items() if (cached := _cached(folder, name))}
     )
     missing = {
-        (side, output): Statistics(extractor.widths[output], KEPT.get(output, CAP))
+        (side, output): Statistics(extractor.widths[output], KEPT.get(output, CAP), frames_of(side))
         for side, output in names
         if (side, output) not in cache
     }
@@ -160,6 +160,8 @@ def references(
         if folder is not None and processes.first:
             statistics.save(_path(folder, names[key]), names[key])
     complete = cache | missing
+    for (side, _), statistics in complete.items():
+        statistics.group = frames_of(side)
     return {
         side: Reference(
             side,

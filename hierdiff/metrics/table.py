@@ -22,6 +22,7 @@ from hierdiff.metrics.frechet import (
 )
 from hierdiff.metrics.identity import PROTOCOL, Identity
 from hierdiff.metrics.kernel import SUBSETS, cmmd, kernel_distance, subset_size
+from hierdiff.metrics.motion import BLOCK, LEAST, REACH, clip_statistics
 from hierdiff.metrics.neighbours import (
     clipped_density_coverage,
     density_coverage,
@@ -37,7 +38,8 @@ from hierdiff.resolution import Name, Resolution, px, resolution_of, sides_of
 CAPTIONED = "clip_score"  # the metric that needs captions
 K_MANIFOLD, K_DENSITY, SPLITS, RUN = 3, 5, 10, 5000
 ALL = 50_000  # images whose outputs stay in memory for some metrics; 410 MB at 2048 dimensions
-SCALARS = ("consistency", "alignment")  # one number an image, not made by the extractor
+MOVING = "flicker"  # the metric and its stream: two numbers a clip
+SCALARS = ("consistency", "alignment", MOVING)  # of an image, not made by the extractor
 BESIDE = ("squeezenet", "haar")  # extractors whose features some metrics take, whatever the first
 BAND_DIRECTIONS = 64
 
@@ -71,15 +73,17 @@ class View:
         floor: float | None = None,
         route: str | None = None,
         better: str | None = LOW,
+        clips: bool = False,
     ) -> Quality:
         """A row of this view.
 
-        n, n_reference: images, of clips frames, behind the value. source: what computes numbers
-        from the images, the extractor where None. against: what the value compares with, the
-        reference where None.
+        n, n_reference: images, of clips frames (clips: whole ones), behind the value. source: what
+        computes numbers from the images, the extractor where None. against: what the value compares
+        with, the reference where None.
         """
         frames = frames_of(resolution_of(self.level))
-        n = n / frames
+        of_one = 1 if clips else frames
+        n = n / of_one
         source = source or self.extractor.base_identity
         identity = replace(
             source,
@@ -92,13 +96,13 @@ class View:
         )
         known = n_reference is not None and not isinf(n_reference)
         if known and n_reference is not None:
-            n_reference = n_reference / frames
+            n_reference = n_reference / of_one
         return Quality(
             level=self.level,
             view=self.name,
             metric=metric,
             value=value,
-            floor=floor if frames == 1 else None,
+            floor=floor if of_one == 1 else None,
             n=int(n),
             n_reference=int(n_reference) if known and n_reference is not None else None,
             identity=identity,
@@ -170,6 +174,52 @@ def _frechet(view: View, output: str, kind: str) -> Iterator[Quality]:
         floor=noise_floor(spectrum, stream.n, reference.n),
         route=result.route,
     )
+
+
+def motion_distance(view: View) -> Iterator[Quality]:
+    """Fréchet distance of clips: mean features of the frames, and how much each changes from one
+    frame to the next.
+
+    A video distance of a network of images: not FVD, whose features are those of a network of
+    clips. 0 where both are equal; clips whose frames are in another order have another value.
+    """
+    frames = frames_of(resolution_of(view.level))
+    streams = (view.streams["features"], view.reference.statistics)
+    fake, real = (clip_statistics(stream, frames) for stream in streams)
+    result, own = distance(fake, real), view.extractor.label.removeprefix("FD-")
+    yield view.quality(
+        f"FD-motion-{'Inception' if own == 'FID' else own}",
+        result.value,
+        n=fake.n,
+        n_reference=real.n,
+        estimator=f"frechet-{result.route}-mean-and-change",
+        floor=noise_floor(real.spectrum(), fake.n, real.n),
+        route=result.route,
+        clips=True,
+    )
+
+
+def moving(view: View) -> Iterator[Quality]:
+    """Flicker, the RMS second difference over frames, and the error of warping each frame from the
+    one before by blocks of 8 pixels that move at most 3: means over clips, in 0..255.
+
+    A clip that stands still has 0 in both: read them beside those of real clips.
+    """
+    stream = view.streams[MOVING]
+    estimators = ("rms-second-difference", f"rms-block{BLOCK}-reach{REACH}")
+    for place, (metric, estimator) in enumerate(
+        zip(("flicker", "warping"), estimators, strict=True)
+    ):
+        yield view.quality(
+            metric,
+            float(stream.moments.mean[place]),
+            n=stream.n,
+            estimator=estimator,
+            source=Identity("pixels", "block-mean", "uint8-round"),
+            against="none",
+            better=None,
+            clips=True,
+        )
 
 
 def extrapolated_distance(view: View) -> Iterator[Quality]:
@@ -344,8 +394,8 @@ class Metric:
     takes: output of the extractor, or one of `SCALARS`. keeps: outputs of how many images stay in
     memory at most, 0 where moments do. against: what it needs of real images, "moments", "features"
     or nothing. least: fewest images for a value. frames: whether frames of a clip may stand for
-    independent images. only: the only extractor that it is defined for. multiple: of what the sides
-    of images must be multiples.
+    independent images; moving: it is of clips alone. only: the only extractor that it is defined
+    for. multiple: of what the sides of images must be multiples.
     """
 
     compute: Callable[[View], Iterable[Quality]]
@@ -354,6 +404,7 @@ class Metric:
     against: str = "features"
     least: int = 1
     frames: bool = False
+    moving: bool = False
     only: type[Extractor] | None = None
     multiple: int = 1
 
@@ -361,6 +412,8 @@ class Metric:
 METRICS = {
     "fd": Metric(frechet_distance, keeps=0, against="moments", least=2, frames=True),
     "fd_infinity": Metric(extrapolated_distance, against="moments", least=8),
+    "fd_motion": Metric(motion_distance, least=2, frames=True, moving=True),
+    MOVING: Metric(moving, takes=MOVING, keeps=0, against="", frames=True, moving=True),
     "sfid": Metric(
         spatial_distance, takes="spatial", keeps=0, against="moments", least=2, frames=True
     ),
@@ -438,6 +491,12 @@ def check_metrics(
             raise ValueError(
                 f"metric {name!r} is not for the extractor {extractor.name!r}: "
                 f"leave it out, or measure with the extractor {able}"
+            )
+        few = [one for one in resolutions if metric.moving and frames_of(one) < LEAST]
+        if few:
+            raise ValueError(
+                f"metric {name!r} at {px(few[0])}: it compares neighbouring frames of clips of "
+                f"{LEAST} or more, leave it out"
             )
         if clips and not metric.frames:
             raise ValueError(
