@@ -13,7 +13,14 @@ from benchmarks.device import autocast
 from hierdiff.batch import Cond
 from hierdiff.images import to_uint8
 from hierdiff.methods import Generator, Part, Request
-from hierdiff.metrics.cost import energy_of, flops, parameters, seconds_of, time_call
+from hierdiff.metrics.cost import (
+    active_parameters,
+    energy_of,
+    flops,
+    parameters,
+    seconds_of,
+    time_call,
+)
 from hierdiff.noise import Noise
 from hierdiff.text import TextEncoder, encoders
 from hierdiff.training.untrained import noise_on
@@ -69,6 +76,7 @@ class SamplingTimer:
         return {
             "batch": self.batch,
             "parameters": parameters(nn.ModuleList(networks)),
+            "active_parameters": active_parameters(nn.ModuleList(networks)),
             "flops_per_call": flops_of_part(calls[-1], self.noise),
             "flops_per_image": flops_of_sample(self.stage, self.text),
             "evaluations": self.stage.evaluations,

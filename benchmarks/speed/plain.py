@@ -88,13 +88,13 @@ class PlainTransformerBlock(ldm_unet.TransformerBlock):
     """`TransformerBlock` with explicit attention."""
 
     @override
-    def forward(self, x: Tensor, keys_values: Tensor | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, keys_values: Tensor | None, context: ldm_unet.Context) -> Tensor:
         q, k, v = rearrange(self.qkv(self.norm1(x)), "b l (n m d) -> n b m l d", n=3, m=self.heads)
         x = x + self.out(rearrange(attended(q, k, v), "b m l d -> b l (m d)"))
         if keys_values is not None:
             q = rearrange(self.query(self.norm2(x)), "b l (m d) -> b m l d", m=self.heads)
             k, v = rearrange(keys_values, "b l (n m d) -> n b m l d", n=2, m=self.heads)
-            x = x + self.read(rearrange(attended(q, k, v, mask), "b m l d -> b l (m d)"))
+            x = x + self.read(rearrange(attended(q, k, v, context.mask), "b m l d -> b l (m d)"))
         h, gate = self.expand(self.norm3(x)).chunk(2, dim=-1)
         return x + self.contract(h * F.gelu(gate))
 

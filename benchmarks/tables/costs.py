@@ -121,6 +121,7 @@ COSTS = (
     CostColumn("train_batch", "train batch", hardware=False),
     CostColumn("batch", "batch", hardware=False),
     CostColumn("parameters", "params M", factor=1e-6, hardware=False),
+    CostColumn("active_parameters", "active M", factor=1e-6, hardware=False),
     CostColumn("flops_per_call", "GFLOPs/call", factor=1e-9, hardware=False),
     CostColumn("flops_per_image", "GFLOPs/image", factor=1e-9, hardware=False),
     CostColumn("evaluations", "calls", hardware=False),

@@ -50,7 +50,7 @@ PRESETS = {
     "cost": Preset("none", COSTS, BUDGETS, parts=True),
     "ablation": Preset(
         "first",
-        _costs(*SHORT[:2], "parameters", "flops_per_image"),
+        _costs(*SHORT[:2], "parameters", "active_parameters", "flops_per_image"),
         SPENT,
         options=True,
         finest=True,

@@ -5,6 +5,7 @@ from hierdiff.denoisers import (  # noqa: F401  (registers)
     efficient_unet,
     ldm_unet,
     local,
+    raphael,
     rin,
     space_time_unet,
     unet,

@@ -58,12 +58,14 @@ from hierdiff.options import Count, Natural
 class Context(NamedTuple):
     """What layers read beside the image.
 
-    vector: of time and class. keys_values: of the text, for each reader. mask: True at words.
+    vector: of time and class. keys_values: of the text, for each reader. mask: True at words. maps:
+    a list to which blocks that can do so add their cross-attention, in the order of their calls.
     """
 
     vector: Float[Tensor, "b d"]
     keys_values: tuple[Float[Tensor, "b l k"], ...] = ()
     mask: Bool[Tensor, "b 1 1 l"] | None = None
+    maps: list[Float[Tensor, "b m n l"]] | None = None
 
 
 class ImageOnly(nn.Module):
@@ -124,13 +126,20 @@ class Residual(nn.Module):
         return self.shortcut(self.resize(x)) + self.conv2(self.dropout(h))
 
 
-class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention, GEGLU of 4x width: each after a LayerNorm, added to x.
+def geglu(x: Tensor, expand: nn.Linear, contract: nn.Linear) -> Tensor:
+    """A feed-forward of two layers, the first gated by the GELU of its second half."""
+    h, gate = expand(x).chunk(2, dim=-1)
+    return contract(h * F.gelu(gate))
 
-    context: width of the tokens that cross-attention reads, 0 for no cross-attention.
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention, GEGLU: each after a LayerNorm, added to x.
+
+    context: width of the tokens that cross-attention reads, 0 for no cross-attention. feedforward:
+    hidden width of GEGLU over the width.
     """
 
-    def __init__(self, width: int, heads: int, context: int):
+    def __init__(self, width: int, heads: int, context: int, feedforward: int = 4):
         super().__init__()
         self.heads = heads
         self.norm1 = nn.LayerNorm(width)
@@ -142,26 +151,44 @@ class TransformerBlock(nn.Module):
             self.text = nn.Linear(context, 2 * width, bias=False)
             self.read = nn.Linear(width, width)
         self.norm3 = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, 8 * width)
-        self.contract = nn.Linear(4 * width, width)
+        self.expand = nn.Linear(width, 2 * feedforward * width)
+        self.contract = nn.Linear(feedforward * width, width)
+
+    @property
+    def early(self) -> tuple[nn.Module, ...]:
+        """What `keys_values` calls."""
+        return (self.text,)
+
+    def keys_values(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l k"]:
+        """What the block reads of the tokens, computed once for a whole trajectory."""
+        return self.text(tokens)
 
     @override
     def forward(
         self,
         x: Float[Tensor, "b n c"],
-        keys_values: Float[Tensor, "b l two_c"] | None,
-        mask: Bool[Tensor, "b 1 1 l"] | None,
+        keys_values: Float[Tensor, "b l k"] | None,
+        context: Context,
     ) -> Float[Tensor, "b n c"]:
-        q, k, v = heads_of(self.qkv(self.norm1(x)), 3, self.heads)
-        h = attended(q, k, v)
-        x = x + self.out(rearrange(h, "b m l d -> b l (m d)"))
+        x = self.attend(x)
         if keys_values is not None:
-            (q,) = heads_of(self.query(self.norm2(x)), 1, self.heads)
-            k, v = heads_of(keys_values, 2, self.heads)
-            h = attended(q, k, v, mask)
+            q, k, v = self.queried(x, keys_values)
+            h = attended(q, k, v, context.mask)
             x = x + self.read(rearrange(h, "b m l d -> b l (m d)"))
-        h, gate = self.expand(self.norm3(x)).chunk(2, dim=-1)
-        return x + self.contract(h * F.gelu(gate))
+        return x + geglu(self.norm3(x), self.expand, self.contract)
+
+    def attend(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        """The pixels with their self-attention."""
+        q, k, v = heads_of(self.qkv(self.norm1(x)), 3, self.heads)
+        return x + self.out(rearrange(attended(q, k, v), "b m l d -> b l (m d)"))
+
+    def queried(
+        self, x: Float[Tensor, "b n c"], keys_values: Float[Tensor, "b l two_c"]
+    ) -> tuple[Float[Tensor, "b m n d"], Float[Tensor, "b m l d"], Float[Tensor, "b m l d"]]:
+        """Queries of the pixels, keys and values of the words."""
+        (q,) = heads_of(self.query(self.norm2(x)), 1, self.heads)
+        k, v = heads_of(keys_values, 2, self.heads)
+        return q, k, v
 
 
 class SpatialTransformer(nn.Module):
@@ -172,23 +199,31 @@ class SpatialTransformer(nn.Module):
 
     slot: int | None = None
 
-    def __init__(self, width: int, heads: int, groups: int, depth: int, context: int):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        groups: int,
+        depth: int,
+        context: int,
+        feedforward: int = 4,
+    ):
         super().__init__()
         self.norm = GroupNorm(groups, width, eps=1e-6)
         self.enter = nn.Conv2d(width, width, 1)
         self.blocks: Modules[TransformerBlock] = Modules(
-            TransformerBlock(width, heads, context) for _ in range(depth)
+            TransformerBlock(width, heads, context, feedforward) for _ in range(depth)
         )
         self.leave = zeroed(nn.Conv2d(width, width, 1))
 
     @property
     def early(self) -> tuple[nn.Module, ...]:
         """What `keys_values` calls."""
-        return tuple(block.text for block in self.blocks)
+        return tuple(module for block in self.blocks for module in block.early)
 
     def keys_values(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l k"]:
         """Keys and values of the tokens, computed once for a whole trajectory."""
-        return torch.cat([block.text(tokens) for block in self.blocks], dim=-1)
+        return torch.cat([block.keys_values(tokens) for block in self.blocks], dim=-1)
 
     @override
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
@@ -198,7 +233,7 @@ class SpatialTransformer(nn.Module):
             parts = context.keys_values[self.slot].chunk(n, dim=-1)
         h = pixels(self.enter(self.norm(x)))
         for block, keys_values in zip(self.blocks, parts, strict=True):
-            h = block(h, keys_values, context.mask)
+            h = block(h, keys_values, context)
         return x + self.leave(rearrange(h, "b (h w) c -> b c h w", w=x.shape[-1]))
 
 
@@ -221,7 +256,8 @@ class LDMUNet(Backbone):
     transformers after each residual block, one number or one for each of `multiples`; the bottom
     always has one, unless `middle_attention` is false. depth: transformer blocks in each, one
     number or one for each of `multiples`, of which the bottom has the last; 0 for a side without.
-    heads: of attention, or as many as are `head_width` wide. dropout: in residual blocks. scalars:
+    feedforward: hidden width of their last layers over the width. heads: of attention, or as many
+    as are `head_width` wide. dropout: in residual blocks. scalars:
     names of micro-conditions, or {name: largest and default value}. vectors: {name: width}.
     fourier: sines and cosines of a scalar, which go with the vectors through one MLP, as in SDXL;
     None: a map for each scalar and vector. clock: the number that log_snr is embedded as.
@@ -258,6 +294,7 @@ class LDMUNet(Backbone):
         blocks: Natural = 2,
         attention: Natural | Sequence[Natural] = (0, 1, 1, 1),
         depth: Natural | Sequence[Natural] = 1,
+        feedforward: Count = 4,
         heads: Count = 1,
         head_width: Count | None = None,
         groups: Count = 32,
@@ -324,7 +361,7 @@ class LDMUNet(Backbone):
             if not transformer and not read:
                 return ImageOnly(AttentionBlock(w, m, groups, ffn=False))
             reader = (
-                SpatialTransformer(w, m, groups, depth, read)
+                SpatialTransformer(w, m, groups, depth, read, feedforward)
                 if transformer
                 else JointAttention(w, m, groups, text=read, joint=True, ffn=False)
             )
@@ -397,6 +434,11 @@ class LDMUNet(Backbone):
         return tuple(layer for layers in (*down, self.middle, *self.up) for layer in layers)
 
     @property
+    def transformers(self) -> tuple[SpatialTransformer, ...]:
+        """In the order of their calls."""
+        return tuple(part for part in self.modules() if isinstance(part, SpatialTransformer))
+
+    @property
     @override
     def early(self) -> tuple[nn.Module, ...]:
         return tuple(module for reader in self._readers for module in reader.early)
@@ -432,7 +474,17 @@ class LDMUNet(Backbone):
         cond: Cond,
         added: Float[Tensor, "b n h w"] | None,
     ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b n h w"] | None]:
-        """As in `Backbone`; twice the channels where the variance is learned.
+        """As in `Backbone`; twice the channels where the variance is learned."""
+        return self.run(x, self.context(log_snr, cond), cond, added)
+
+    def context(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Context:
+        """What the layers read beside the image, from prepared conditions."""
+        return Context(self._vector(log_snr, cond), cond.context, self._mask(cond))
+
+    def run(
+        self, x: Tensor, context: Context, cond: Cond, added: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `outputs`, of a context.
 
         Raises:
             ValueError: where the sides of x are not multiples of `reduction`.
@@ -442,7 +494,6 @@ class LDMUNet(Backbone):
                 f"sides {tuple(x.shape[-2:])} are not multiples of {self.reduction}, what this "
                 f"network divides them by: choose another resolution or fewer `multiples`"
             )
-        context = Context(self._vector(log_snr, cond), cond.context, self._mask(cond))
         first, *rest = self.down
         h = first(with_low(x, cond, self.low_channels), context)
         if added is not None:

@@ -36,7 +36,8 @@ class Prediction(NamedTuple):
 
     carry: a tree of batch-first tensors for the next step of a sampler. variance: learned
     interpolation in [-1, 1] for each level. losses: {name: (b,)}, added to the objective.
-    features: for an outer network, b nest_width *sides.
+    features: for an outer network, b nest_width *sides. edges: logits of guesses where the clean
+    image has edges, each at its own sides. logs: numbers for the training log.
     """
 
     levels: Levels
@@ -44,6 +45,8 @@ class Prediction(NamedTuple):
     variance: Levels | None = None
     losses: dict[str, Tensor] | None = None
     features: Tensor | None = None
+    edges: tuple[Float[Tensor, "b 1 h w"], ...] = ()
+    logs: Mapping[str, Float[Tensor, ""]] | None = None
 
 
 class PredictionError(ValueError):
@@ -134,6 +137,7 @@ class Denoiser(nn.Module, ABC):
     fresh: str | None = None  # in the names of tensors that such a file may lack
     carries: bool = False  # whether a call reads the last `Prediction.carry`; None starts at zero
     learns_variance: bool = False  # whether it returns `Prediction.variance`
+    guesses_edges: bool = False  # whether it returns `Prediction.edges` in training
     channels: int | None = None  # of the state; None: any
     rank: int | tuple[int, ...] | None = None  # sides of the state: 2 for h w, 3 for f h w, or some
     # of these; None: any
@@ -203,6 +207,12 @@ class Denoiser(nn.Module, ABC):
     def early(self) -> tuple[nn.Module, ...]:
         """Modules inside of units that `prepare` calls, before the units are called."""
         return ()
+
+    @property
+    def idle(self) -> int:
+        """Parameters of its own that one call for one image does not use, such as those of experts
+        that were not chosen; those of inner networks are not among them."""
+        return 0
 
     def tail(self, n: int) -> Denoiser:
         """The network of the n coarsest levels: the same object, not a copy.
@@ -345,6 +355,7 @@ class Wrapper(Denoiser):
         super().__init__()
         self.denoiser = denoiser
         self.carries, self.learns_variance = denoiser.carries, denoiser.learns_variance
+        self.guesses_edges = denoiser.guesses_edges
         self.reads, self.clocks = denoiser.reads, denoiser.clocks
         self.time_width, self.notes = denoiser.time_width, denoiser.notes
 

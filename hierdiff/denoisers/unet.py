@@ -9,7 +9,7 @@ the network is flat.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -461,13 +461,14 @@ class UNet(Denoiser):
             h = block(h, vector, cond, mask)
         levels: Levels = ()
         losses: dict[str, Tensor] | None = None
+        logs: Mapping[str, Tensor] | None = None
         if self.inner is not None:
             more = len(x_t[1]) - rows  # examples without this level
             features = at_rate(like_clips(self.into(h), x), x_t[1])
             features = F.pad(features, (0, 0) * (x.ndim - 1) + (0, more))
             out = self.inner(x_t[1:], log_snr[:, 1:], cond, carry, features)
             h = h + self.back(framewise(at_rate(out.features[:rows], x)))
-            levels, carry, losses = out.levels, out.carry, out.losses
+            levels, carry, losses, logs = out.levels, out.carry, out.losses, out.logs
         for i, row in enumerate(self.up):
             for j, block in enumerate(row):
                 if self.each_block or not j:
@@ -478,7 +479,7 @@ class UNet(Denoiser):
         if skips:  # the first convolution's, when even the first width was at half the side
             h = h + self._scaled(skips.pop())
         level, features = like_clips(self.head(h), x), like_clips(h, x)
-        return Prediction((level, *levels), carry, losses=losses, features=features)
+        return Prediction((level, *levels), carry, losses=losses, features=features, logs=logs)
 
     def _scaled(self, skip: Tensor) -> Tensor:
         return skip if self.skip_scale == 1 else self.skip_scale * skip

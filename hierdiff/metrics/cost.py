@@ -23,6 +23,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
+from hierdiff.denoisers.protocol import Denoiser
 from hierdiff.metrics.timing import Timing, timing
 
 MIB = 2**20
@@ -62,6 +63,12 @@ def _backward(
 def parameters(module: nn.Module) -> int:
     """Parameters, each counted once however often it is shared."""
     return sum(p.numel() for p in module.parameters())
+
+
+def active_parameters(module: nn.Module) -> int:
+    """Parameters without those that one call for one image leaves aside (`Denoiser.idle`)."""
+    networks = [part for part in module.modules() if isinstance(part, Denoiser)]
+    return parameters(module) - sum(network.idle for network in networks)
 
 
 def time_call(

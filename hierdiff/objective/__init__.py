@@ -7,6 +7,7 @@ from hierdiff.objective.distillation import (
     GuidanceDistillation,
     ProgressiveDistillation,
 )
+from hierdiff.objective.edges import EdgeSupervised
 from hierdiff.objective.loss import Draws, Loss
 from hierdiff.objective.score import ScoreMatching
 from hierdiff.objective.times import TimeDensity, densities, uniforms
@@ -15,6 +16,7 @@ from hierdiff.objective.weights import Weight, weights
 __all__ = [
     "Distillation",
     "Draws",
+    "EdgeSupervised",
     "GuidanceDistillation",
     "Loss",
     "Objective",

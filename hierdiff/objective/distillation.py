@@ -114,7 +114,7 @@ class Distillation(Objective):
         logs = {f"loss/{name}": loss for name, loss in zip(names, losses, strict=True)}
         for name, value in (prediction.losses or {}).items():
             total, logs[f"loss/{name}"] = total + value.mean(), value.mean()
-        return Loss(total, logs)
+        return Loss(total, {**logs, **(prediction.logs or {})})
 
 
 @objectives.register("progressive_distillation")

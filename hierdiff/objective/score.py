@@ -9,18 +9,18 @@ own, without a gradient to the mean (iDDPM, arXiv 2102.09672, section 3.1).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from typing_extensions import override
 
 from hierdiff.batch import Cond
-from hierdiff.denoisers.protocol import Denoiser
+from hierdiff.denoisers.protocol import Denoiser, Prediction
 from hierdiff.levels import Levels, down, spread
 from hierdiff.noise import Noise
 from hierdiff.objective.base import Objective, Teacher, objectives
@@ -184,10 +184,16 @@ class ScoreMatching(Objective):
             for share, name, bound in zip(shares, names, bounds, strict=True):
                 total = total + self.vlb * share * bound.mean()
                 logs[f"vlb/{name}"] = bound.mean()
-        for name, value in (prediction.losses or {}).items():
+        for name, value in self.terms(prediction, x0, draws).items():
             total = total + value.mean()
             logs[f"loss/{name}"] = value.mean()
-        return Loss(total, logs)
+        return Loss(total, {**logs, **(prediction.logs or {})})
+
+    def terms(
+        self, prediction: Prediction, x0: Levels, draws: Draws
+    ) -> Mapping[str, Float[Tensor, " b"]]:
+        """Losses beside those of the levels, by name: here those that the network gives."""
+        return prediction.losses or {}
 
 
 def masked(carry: Any, again: Bool[Tensor, " b"]) -> Any:

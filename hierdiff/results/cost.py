@@ -44,6 +44,7 @@ class Cost:
     batch, train_batch: images at once. *_sweep: batch sizes that were tried.
     latency_s: seconds of one image alone. compile_s: of a first step beyond another.
     parameters, flops_per_call, flops_per_image, evaluations: of a sample, breakdown: of its parts.
+    active_parameters: without those that one call for one image leaves aside.
     energy_j: joules an image.
     *_failure: why there are no numbers. train_step: how older versions stepped, None: as the run.
     runs: training seeds merged. *_between: standard deviation between them.
@@ -81,6 +82,7 @@ class Cost:
     latency_iqr_s: float | None = None
     batch: float | None = None
     parameters: float | None = None
+    active_parameters: float | None = None
     flops_per_call: float | None = None
     flops_per_image: float | None = None
     evaluations: float | None = None

@@ -30,7 +30,9 @@ COLUMNS = (
     *("run", "name", "method", "data", "budget", "seed", "kind", "resolution", "view", "metric"),
     *("value", "spread", "n", "identity", "path", "edited", "failure"),
 )
-ANYWHERE = ("parameters", "flops_per_call", "flops_per_image", "evaluations")  # on any hardware
+ANYWHERE = (  # on any hardware
+    *("parameters", "active_parameters", "flops_per_call", "flops_per_image", "evaluations"),
+)
 WHOLE = ("seed", "resolution", "n", "step")
 SPENT = ("step", "images", "flops", "seconds", "half_life")  # where on its curve a number is
 
