@@ -32,6 +32,7 @@ from hierdiff.files.atomic import write
 from hierdiff.images import to_uint8
 from hierdiff.levels import Levels
 from hierdiff.methods import Bridge, Generator, Method, Request
+from hierdiff.methods.bridge import CLEAN
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.quality import NATIVE
 from hierdiff.metrics.reference import Reference
@@ -70,9 +71,18 @@ def upsamplers(method: Method) -> list[UpsamplingStage]:
 
 
 def check_exposure(method: Method, log_snrs: Sequence[float]) -> None:
-    """Refuses a method without upsamplers, or log-SNRs outside of their training; ValueError is
-    raised for it."""
-    for _, previous, bridge in upsamplers(method):
+    """Refuses an analysis that cannot be made.
+
+    Raises:
+        ValueError: for a method without upsamplers, a bridge without noise, and log-SNRs outside of
+            its training.
+    """
+    for stage, previous, bridge in upsamplers(method):
+        if bridge.output_log_snr == CLEAN:
+            raise ValueError(
+                f"exposure bias is drawn over the noise of a bridge, and that of stage "
+                f"{stage.name} adds none: leave the analysis out"
+            )
         shapes = [(1, *shape) for shape in previous.handed_over()]
         for log_snr in log_snrs:
             bridge.draw_at(shapes, lambda shape: torch.zeros(tuple(shape)), log_snr)

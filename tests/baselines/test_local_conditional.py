@@ -16,17 +16,17 @@ from tests import tiny
 from tests.house.runs import bench
 
 SMALL = {"name": "local", "width": 8, "layers": 2, "receptive": 3}
+WHOLE = {**tiny.denoiser_node("unet"), "multiples": (1,), "attention": 0}
 
 
 def build(resolutions=(16, 8, 4), kind="class", **options):
-    unet = {**tiny.denoiser_node("unet"), "multiples": (1,), "attention": 0}
-    options = {"denoiser": unet, "details": SMALL, **options}
+    options = {"denoiser": WHOLE, "details": SMALL, **options}
     return tiny.randomised(tiny.method("local", kind, resolutions=resolutions, **options))
 
 
 def test_with_one_resolution_it_is_end_to_end():
     own = build((8,))
-    node = tiny.method_node("end_to_end", (8,), denoiser=own_node())
+    node = tiny.method_node("end_to_end", (8,), denoiser=WHOLE)
     other = methods.build(node, offered=tiny.facts("class"))
     other.load_state_dict(own.state_dict())
     batch = tiny.batch("class", side=8)
@@ -36,10 +36,6 @@ def test_with_one_resolution_it_is_end_to_end():
         losses.append(stage(batch, stage.draw(batch, tiny.noise())).total)
         images.append(method.sample(Request(2, tiny.cond("class", 2), noise=tiny.noise()))[8])
     assert torch.equal(*losses) and torch.equal(*images)
-
-
-def own_node():
-    return {**tiny.denoiser_node("unet"), "multiples": (1,), "attention": 0}
 
 
 def test_each_level_is_made_beside_the_one_before_and_keeps_its_block_means():

@@ -68,3 +68,15 @@ def test_away_from_the_borders_it_moves_with_the_image():
 def test_impossible_fields_are_refused_with_the_way_out(receptive, layers, message):
     with pytest.raises(ValueError, match=message):
         build(receptive, layers)
+
+
+def test_the_size_of_the_released_network():
+    """21 convolutions of 64 channels have 214,144 parameters there, of gray images and a field of
+    13; here the convolutions are as wide, and the maps of the noise level are most of the rest."""
+    node = {"name": "local", "receptive": 13, "layers": 20, "width": 64}
+    with torch.device("meta"):
+        network = denoisers.build(node, offered={"channels": 3, "low_channels": 1})
+    convolutions = [part for part in network.modules() if isinstance(part, torch.nn.Conv2d)]
+    count = sum(part.weight.numel() for part in convolutions)
+    assert count == 4 * 64 + 6 * 9 * 64**2 + 14 * 64**2 + 64 * 3
+    assert sum(part.numel() for part in network.parameters()) == 1_136_003

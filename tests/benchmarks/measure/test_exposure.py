@@ -69,3 +69,9 @@ def test_a_method_without_a_bridge_and_an_untrained_level_are_refused():
         upsamplers(flat)
     with pytest.raises(ValueError, match=r"log_snr -9 .*outside"):
         check_exposure(cascade(), [1, -9])
+
+
+def test_a_bridge_without_noise_has_nothing_to_draw():
+    method = tiny.method("local", resolutions=(16, 8))
+    with pytest.raises(ValueError, match="that of stage 8to16 adds none: leave the analysis out"):
+        check_exposure(method, [])
