@@ -1,11 +1,11 @@
-"""Reads the official checkpoints of latent diffusion, Stable Diffusion 1 and 2 and ADM into our
-`LDMUNet`.
+"""Reads the official checkpoints of latent diffusion, Stable Diffusion 1 and 2, SDXL and ADM into
+our `LDMUNet`.
 
 CompVis/latent-diffusion and openai/guided-diffusion share one layout, and so do our modules: places
 keep their numbers. What changes beside names: queries, keys and values that stand alone are joined;
 plain attention stores them head by head in the older order; the time embedding reads sines before
-cosines; the class table begins with its row of no class. The matching configurations are
-`hierdiff/configs/denoiser/{ldm,sd,adm}_*.yaml`.
+cosines, and so do SDXL's micro-conditions; the class table begins with its row of no class. The
+matching configurations are `hierdiff/configs/denoiser/{ldm,sd,adm}_*.yaml` and `sdxl*.yaml`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _PLACES = (
     (r"^output_blocks\.", "up."),
     (r"^time_embed\.0", "time.first"),
     (r"^time_embed\.2", "time.last"),
+    (r"^label_emb\.0\.0\.", "scalars.first."),
+    (r"^label_emb\.0\.2\.", "scalars.last."),
     (r"^label_emb\.", "label."),
     (r"^out\.", "head."),
     # residual blocks
@@ -58,6 +60,10 @@ _GROWN = re.compile(r"output_blocks\.\d+\.[12]\.(?:conv|in_layers\.0)\.weight") 
 
 _UNET = "model.diffusion_model."
 _CLASSES = "cond_stage_model.embedding.weight"
+_TOLD = "label_emb.0.0.weight"  # of SDXL: pooled text, then sines and cosines of each scalar
+_BOTH = ("original_height", "original_width", "crop_top", "crop_left")
+SCALARS = ((*_BOTH, "target_height", "target_width"), (*_BOTH, "aesthetic_score"))  # and refiner
+FOURIER, POOLED = 256, 1280  # features of a scalar, width of the pooled text
 
 
 def rename(
@@ -67,12 +73,15 @@ def rename(
     head_width: int | None = None,
     new_order: bool = False,
     null_class: bool = False,
+    fourier: int = FOURIER,
+    pooled: int = POOLED,
 ) -> dict[str, Tensor]:
     """An official state dict, of the U-Net alone or of all of latent diffusion, under our names.
 
     heads, head_width: as the network has them, used for plain attention unless it is in the
     `new_order` (`use_new_attention_order`). null_class: the last row of the class table stands for
     no class (LDM-4 on ImageNet); if not, no class is a row of zeros, which was never trained.
+    fourier, pooled: as in `told`.
     """
     theirs = unet(state)
     ours: dict[str, Tensor] = {}
@@ -89,8 +98,11 @@ def rename(
             continue
         ours[name] = _convolution(tensor) if _ONE_BY_ONE.search(name) else tensor
     if "time.first.weight" in ours:
-        cosines, sines = ours["time.first.weight"].chunk(2, dim=1)
-        ours["time.first.weight"] = torch.cat([sines, cosines], dim=1)
+        ours["time.first.weight"] = _sines_first(ours["time.first.weight"])
+    if "scalars.first.weight" in ours:
+        weight = ours["scalars.first.weight"]
+        text, waves = weight[:, :pooled], weight[:, pooled:].split(fourier, dim=1)
+        ours["scalars.first.weight"] = torch.cat([text, *map(_sines_first, waves)], dim=1)
     if "label.weight" in ours:
         table = ours["label.weight"]
         none = torch.zeros_like(table[:1])
@@ -101,10 +113,10 @@ def rename(
 def options(shapes: Shapes) -> dict[str, Any]:
     """Options of our `LDMUNet` that the shapes of an official U-Net show (see `unet`).
 
-    Without `heads`, which none shows, and the clock.
+    Without `heads`, which none shows, the clock, and what `told` gives.
 
     Raises:
-        ValueError: for transformers of several depths or contexts.
+        ValueError: for transformers of several depths at one side.
     """
     width = shapes["input_blocks.0.0.weight"][0]
     grown = [key for key in shapes if _GROWN.fullmatch(key)]
@@ -128,15 +140,43 @@ def options(shapes: Shapes) -> dict[str, Any]:
         "learned_variance": shapes["out.2.weight"][0] == 2 * shapes["input_blocks.0.0.weight"][1],
     }
     if found["transformer"]:
-        found["depth"] = _only(
-            "depth",
-            (
-                1 + max(_numbers(shapes, rf"{re.escape(place)}\.transformer_blocks\.(\d+)\."))
-                for place in sorted({k.partition(".transformer_blocks.")[0] for k in shapes})
-                if f"{place}.transformer_blocks.0.norm1.weight" in shapes
-            ),
-        )
+        found["depth"] = _depth(shapes, first)
     return found
+
+
+def _depth(shapes: Shapes, first: Sequence[str]) -> int | list[int]:
+    """One number or, as in SDXL, one for each level, the middle's being the last."""
+    places = {key.partition(".transformer_blocks.")[0] for key in shapes if "_blocks." in key}
+    depths = {
+        place: 1 + max(_numbers(shapes, rf"{re.escape(place)}\.transformer_blocks\.(\d+)\."))
+        for place in places
+        if f"{place}.transformer_blocks.0.norm1.weight" in shapes
+    }
+    if len({*depths.values()}) == 1:
+        return next(iter(depths.values()))
+    levels = [depths.get(f"{one}.1", 0) for one in first]
+    return [*levels[:-1], _only("depth at its bottom", {levels[-1], depths["middle_block.1"]})]
+
+
+def told(shapes: Shapes, fourier: int = FOURIER, pooled: int = POOLED) -> dict[str, Any]:
+    """Options of our `LDMUNet` for the pooled text and the scalars that a U-Net of SDXL reads.
+
+    Empty for one that is none. fourier: features of a scalar; pooled: width of the pooled text.
+
+    Raises:
+        ValueError: for another number of scalars than the base and the refiner have.
+    """
+    if _TOLD not in shapes:
+        return {}
+    count = (shapes[_TOLD][1] - pooled) / fourier
+    for names in SCALARS:
+        if len(names) == count:
+            vectors = {"pooled_text": pooled}
+            return {"fourier": fourier, "scalars": list(names), "vectors": vectors}
+    raise ValueError(
+        f"the U-Net reads {shapes[_TOLD][1]} numbers beside the time, which are not a pooled text "
+        f"of {pooled} and {fourier} features of 6 scalars (SDXL) or of 5 (its refiner)"
+    )
 
 
 def context(shapes: Shapes) -> int:
@@ -193,6 +233,12 @@ def _ours(key: str) -> str:
     for theirs, place in _PLACES:
         key = re.sub(theirs, place, key)
     return key
+
+
+def _sines_first(weight: Tensor) -> Tensor:
+    """Of a map that reads cosines, then sines."""
+    cosines, sines = weight.chunk(2, dim=1)
+    return torch.cat([sines, cosines], dim=1)
 
 
 def _convolution(weight: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from baselines.latent.autoencoder import ConvolutionalAutoencoder
+from baselines.latent.readers.ldm import LDMReader
 from hierdiff.batch import Cond
 from hierdiff.denoisers import denoisers
 from hierdiff.interop import autoencoder, diffusers, dit, ldm
@@ -95,6 +96,49 @@ def test_the_unet_computes_what_theirs_does(name):
         cond = network.prepare(Cond(tokens=context, mask=mask))
         out = network((tensors["x_t"],), log_snr(tensors), cond)
     assert relative(out.levels[0], tensors["output"]) < 1e-5
+
+
+def sdxl() -> tuple[dict, dict, dict]:
+    """Options of our network, its weights, and the tensors."""
+    weights, tensors, config, _ = read("unet_sdxl")
+    official = diffusers.unet(weights)
+    told = {"fourier": config["addition_time_embed_dim"], "pooled": tensors["pooled"].shape[1]}
+    shapes = shapes_of(official)
+    options = ldm.options(shapes) | ldm.told(shapes, **told) | diffusers.heads(config)
+    node = {**options, "groups": config["norm_num_groups"], "clock": CLOCK}
+    return node, ldm.rename(official, **told), tensors
+
+
+def test_the_unet_of_sdxl_computes_what_theirs_does():
+    """Transformers of another depth at each side, pooled text and micro-conditions."""
+    node, weights, tensors = sdxl()
+    assert (node["depth"], node["attention"]) == ([0, 1, 2], [0, 1, 1])
+    facts = {"channels": 4, "text_width": 12}
+    network = denoisers.build(node, offered=facts).eval()
+    network.load_state_dict(weights)
+    scalars = dict(zip(node["scalars"], tensors["time_ids"].unbind(1), strict=True))
+    cond = Cond(
+        tokens=tensors["context"],
+        mask=torch.ones(2, 3, dtype=torch.bool),
+        scalars=scalars,
+        vectors={"pooled_text": tensors["pooled"]},
+    )
+    with torch.no_grad():
+        out = network((tensors["x_t"],), log_snr(tensors), network.prepare(cond)).levels[0]
+    assert relative(out, tensors["output"]) < 1e-5
+
+
+def test_another_number_of_scalars_than_those_of_sdxl_is_refused():
+    shapes = {"label_emb.0.0.weight": (1280, 1280 + 4 * 256)}
+    with pytest.raises(ValueError, match="the U-Net reads 2304 numbers beside the time, which"):
+        ldm.told(shapes)
+    assert len(ldm.told({"label_emb.0.0.weight": (1536, 2560)})["scalars"]) == 5
+
+
+def test_a_whole_file_of_sdxl_is_not_made_a_method_that_is_told_nothing():
+    tensors = {"model.diffusion_model.label_emb.0.0.weight": torch.empty(1280, 2816, device="meta")}
+    with pytest.raises(ValueError, match="the U-Net is SDXL's, .* its weights alone are by"):
+        LDMReader().read(tensors, {})
 
 
 def test_dit_computes_what_theirs_does_with_the_official_frequencies():

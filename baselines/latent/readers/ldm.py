@@ -127,6 +127,11 @@ class LDMReader(Reader):
     @override
     def read(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Published:
         shapes = shapes_of(ldm.unet(tensors))
+        if ldm.told(shapes):
+            raise ValueError(
+                "the U-Net is SDXL's, which reads a pooled text and micro-conditions: as a whole "
+                "method it is not read, its weights alone are by hierdiff.interop.ldm.rename"
+            )
         node, context = ldm.options(shapes), ldm.context(shapes)
         release = release_of(node, context)
         network = self._network(tensors, shapes, node, release)
