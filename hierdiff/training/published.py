@@ -114,8 +114,8 @@ def config_of(paths: Sequence[Path]) -> dict[str, Any]:
     """
     configs = [_config(path) for path in paths]
     node = dict(configs[-1]["method"])
-    facts = {
-        name: max(int(one["facts"].get(name, 0)) for one in configs)
+    facts = {  # a method that states one itself was not built with that of its data
+        name: max(int({**one["facts"], **one["method"]}.get(name, 0)) for one in configs)
         for name in ("channels", "classes", "text_width", "text_length")
     }
     if len(paths) > 1:

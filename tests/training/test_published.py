@@ -26,8 +26,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return places
 
 
-def base(folder: Path) -> Path:
-    """Weights of a base of 8 px, like those of a run."""
+def base(folder: Path, seen: int = 0, **options: object) -> Path:
+    """Weights of a base of 8 px, like those of a run; seen: classes of its data."""
     from hierdiff.training.bounds import tensors_of
     from hierdiff.training.format import save_weights
 
@@ -36,8 +36,9 @@ def base(folder: Path) -> Path:
         "resolutions": [8],
         "denoiser": {"name": "unet", "width": 32, "multiples": [1], "blocks": 1, "attention": 0},
         "sampling": {"steps": 2},
+        **options,
     }
-    facts = {"channels": 3, "classes": 0, "text_width": 0, "text_length": 0}
+    facts = {"channels": 3, "classes": seen, "text_width": 0, "text_length": 0}
     path = folder / "base.safetensors"
     method = methods.build(node, offered=facts)
     save_weights(path, tensors_of(method), {"method": node, "facts": facts})
@@ -55,6 +56,15 @@ def test_it_has_no_steps_and_needs_none(files: dict[str, Path]):
     assert [stage.share for stage in method.stages] == [0] and method.stages[0].pretrained
     assert stage_steps(method, 100) == [0]
     method.check_ready()
+
+
+def test_a_network_that_was_built_without_classes_takes_data_of_any(tmp_path: Path):
+    """As in `experiment=captions`; one that knows them takes data of its own."""
+    (tmp_path / "without").mkdir()
+    without = node_of(base(tmp_path / "without", seen=7, classes=0))
+    assert not on_shapes(without, offered={"channels": 3, "classes": 4}).reads.classes
+    with pytest.raises(ValueError, match="knows 7 classes, the data 4"):
+        on_shapes(node_of(base(tmp_path, seen=7)), offered={"channels": 3, "classes": 4})
 
 
 def test_a_share_trains_it_further(files: dict[str, Path]):
