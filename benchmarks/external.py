@@ -32,9 +32,8 @@ from benchmarks.single import show
 from benchmarks.sweep.finished import check_same_inputs, check_same_options, inputs_of
 from hierdiff.data import ImageData, datasets
 from hierdiff.data.cache import cache_folder
-from hierdiff.files.atomic import write_png
 from hierdiff.files.lock import worked_in
-from hierdiff.images import sheet
+from hierdiff.images import write_sheet
 from hierdiff.metrics.attributes import ATTRIBUTES
 from hierdiff.metrics.cached import CachedFeatures
 from hierdiff.metrics.extractors import Extractor, extractors
@@ -467,14 +466,14 @@ def measure_images(
 def picture(job: Job) -> None:
     """Writes sheets of the first images, and of real ones."""
     (first,) = job.images.batches(0, min(SHOWN, len(job.images)), SHOWN)
-    write_png(job.settings.place / "samples.png", sheet([first]))
+    write_sheet(job.settings.place / "samples.png", [first])
     if job.data is not None and job.settings.split == "train":
         real = real_images(job.data.part("test"), SHOWN)
     elif job.data is not None:
         real = ImageBatches(job.data, SHOWN)[0]
     else:
         return
-    write_png(job.settings.place / "real.png", sheet([real]))
+    write_sheet(job.settings.place / "real.png", [real])
 
 
 def name_of_data(job: Job) -> str:

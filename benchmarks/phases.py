@@ -62,7 +62,7 @@ from hierdiff.data import ImageData
 from hierdiff.data.order import RULE
 from hierdiff.files.atomic import write, write_png
 from hierdiff.files.samples import Samples
-from hierdiff.images import sheet
+from hierdiff.images import write_sheet
 from hierdiff.methods import Generator, Method, methods
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL
@@ -302,11 +302,11 @@ def picture(bench: Bench, shown: PixelImages) -> None:
     """Writes sheets of samples, real images, nearest neighbours and trajectories."""
     folder, looked_at = bench.folder, next(iter(shown.values()))[:NEAREST]
     finest = resolution_of(looked_at.shape[2:])
-    write_png(folder / "samples.png", sheet(list(shown.values())))
+    write_sheet(folder / "samples.png", list(shown.values()))
     count = len(next(iter(shown.values())))
     facts = sample_facts(bench.conditions(bench.seed), bench.seed, range(count))
     write(folder / "shown.json", json.dumps(facts, indent=1).encode())
-    write_png(folder / "real.png", sheet([real_images(bench.test, SHOWN)]))
+    write_sheet(folder / "real.png", [real_images(bench.test, SHOWN)])
     alone = finest in files_of(bench.settings.measure.references)
     # moments alone know no neighbours, and features of frames none of clips
     if not alone and looked_at.ndim == 4:
@@ -338,7 +338,7 @@ def measure_codecs(bench: Bench) -> Rows:
     )
     shown = made[:SHOWN]
     real = real_images(bench.test, len(shown))
-    write_png(bench.folder / "reconstructions.png", sheet([real, shown]))
+    write_sheet(bench.folder / "reconstructions.png", [real, shown])
     return rows
 
 

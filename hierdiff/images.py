@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from hierdiff.files.atomic import write_png, write_webp
 from hierdiff.sheets import CELL, COLUMNS, GAP
+
+PERIOD = 2000  # ms that a clip takes on a sheet
 
 
 def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
@@ -70,6 +74,29 @@ def sheet(
         canvas.paste(block, (x, 0))
         x += block.width + 3 * gap
     return canvas
+
+
+def moving_sheet(levels: Sequence[UInt8[Tensor, "n c *_sides"]]) -> list[Image.Image]:
+    """The sheet of each moment of clips; levels of fewer frames, and images, stand still longer."""
+    count = max(frames_of_clips(images) for images in levels)
+    places = [[t * frames_of_clips(images) // count for images in levels] for t in range(count)]
+    return [
+        sheet([x[:, :, i] if x.ndim == 5 else x for x, i in zip(levels, now, strict=True)])
+        for now in places
+    ]
+
+
+def frames_of_clips(images: UInt8[Tensor, "n c *sides"]) -> int:
+    """How many frames clips have, 1 of images."""
+    return images.shape[2] if images.ndim == 5 else 1
+
+
+def write_sheet(path: Path, levels: Sequence[UInt8[Tensor, "n c *_sides"]]) -> None:
+    """Writes the sheet of these levels as a PNG file, and of clips an animated WebP beside it."""
+    write_png(path, sheet(levels))
+    if max(map(frames_of_clips, levels)) > 1:
+        moments = moving_sheet(levels)
+        write_webp(path.with_suffix(".webp"), moments, PERIOD // len(moments))
 
 
 def _grid(images: UInt8[Tensor, "n c h w"], columns: int, height: int, gap: int) -> Image.Image:

@@ -14,14 +14,14 @@ import torch
 
 from hierdiff.batch import Cond
 from hierdiff.data import conditions
-from hierdiff.files.atomic import PART, write, write_png
+from hierdiff.files.atomic import PART, write
 from hierdiff.files.digest import sha256_of_file
 from hierdiff.files.lock import LOCK, worked_in
 from hierdiff.files.reading import from_json
 from hierdiff.files.samples import METADATA, Samples
 from hierdiff.given import Given, read
 from hierdiff.guidance import Scale, is_off
-from hierdiff.images import sheet, strip, to_uint8
+from hierdiff.images import strip, to_uint8, write_sheet
 from hierdiff.inputs import changed, sources
 from hierdiff.methods import Generator, Method, Request
 from hierdiff.noise import per_example, seed_of
@@ -313,7 +313,7 @@ def sample(
         log.info("%d of %d images", rows.stop, n)
     stored.close(images)
     path = out / PICTURE
-    write_png(path, sheet([torch.cat(pixels) for pixels in sheet_images.values()]))
+    write_sheet(path, [torch.cat(pixels) for pixels in sheet_images.values()])
     return path
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hierdiff.files.atomic import write_png
-from hierdiff.images import sheet, to_float, to_pil, to_uint8
+from hierdiff.images import sheet, to_float, to_pil, to_uint8, write_sheet
 
 
 def test_the_ends_of_the_range_are_black_and_white_and_outside_is_clipped():
@@ -77,6 +77,24 @@ def test_small_pixels_are_enlarged_without_blur():
 
 def test_grey_images_make_a_sheet_too():
     assert sheet([colours(2, 4)[:, :1]], columns=2, cell=4, gap=0).size == (8, 4)
+
+
+def test_a_moving_sheet_shows_a_coarser_frame_as_long_as_the_finer_ones(tmp_path: Path):
+    fine = colours(2, 8)[:, :, None] + torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1)
+    coarse = colours(2, 4)[:, :, None] + torch.arange(2, dtype=torch.uint8).reshape(2, 1, 1)
+    write_sheet(tmp_path / "sheet.png", [fine, coarse])
+    with Image.open(tmp_path / "sheet.webp") as moving, Image.open(tmp_path / "sheet.png") as still:
+        assert (moving.n_frames, moving.is_animated) == (4, True)
+        assert still.height == moving.height and still.width > moving.width
+        for frame in range(4):
+            moving.seek(frame)
+            picture = np.asarray(moving.convert("RGB"))
+            assert moving.info["duration"] == 500
+            assert (picture[4:100, 4:100] == 10 + frame).all()
+            left = 2 * 100 + 4 + 12
+            assert (picture[4:100, left + 4 : left + 100] == 10 + frame // 2).all()
+    write_sheet(tmp_path / "images.png", [colours(2, 4)])
+    assert not (tmp_path / "images.webp").exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -29,7 +29,8 @@ from benchmarks.report.parts import (
 from hierdiff.files.reading import from_json, read_text
 
 FOLDER = "pictures"
-SAMPLES = "samples.png"
+SAMPLES, MOVING = "samples.png", "samples.webp"
+FORMATS = {".png": "PNG", ".webp": "WEBP"}
 SHOWN = "shown.json"  # what the images of the sheet of samples are made from
 
 
@@ -43,19 +44,19 @@ class ReportFiles:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def picture(self, path: Path) -> Picture | None:
-        """Adds a PNG to the report; None where there is none or it cannot be decoded."""
+        """Adds a PNG or a WebP to the report; None where there is none or it cannot be decoded."""
         if not path.is_file():
             return None
         try:
             content = path.read_bytes()
-            name = f"{FOLDER}/{hashlib.sha256(content).hexdigest()[:16]}.png"
+            name = f"{FOLDER}/{hashlib.sha256(content).hexdigest()[:16]}{path.suffix}"
             if name in self.sizes:
                 return Picture(name, *self.sizes[name])
-            with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            with Image.open(io.BytesIO(content), formats=(FORMATS[path.suffix],)) as image:
                 image.load()
                 self.sizes[name] = image.size
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            self.broken.append(f"{path.parent.name}/{path.name} is no whole PNG")
+            self.broken.append(f"{path.parent.name}/{path.name} is no whole {FORMATS[path.suffix]}")
             return None
         self.contents[name] = content
         return Picture(name, *self.sizes[name])
@@ -82,6 +83,14 @@ SHEETS = (
         "captions are those of test images, as they are unless a row says otherwise, a sample has "
         "those of the real image at its place.",
         "Samples of {label} at {sides} pixels, a block of images for each resolution.",
+    ),
+    Sheet(
+        MOVING,
+        "Samples in motion",
+        "The same samples as above, as clips of two seconds. A level of fewer frames shows each of "
+        "them longer.",
+        "Moving samples of {label} at {sides} pixels, a block of clips for each resolution.",
+        always=False,
     ),
     Sheet(
         "film.png",
@@ -157,7 +166,8 @@ def galleries(
         own = list(_figures(entries, sheet.file, sheet.alt, files))
         have = {label for label, _ in own}
         missing = [e.label for e in entries if sheet.always and e.label not in have]
-        real = _real_images(data, entries, files) if sheet.file == SAMPLES else ()
+        suffix = Path(sheet.file).suffix
+        real = _real_images(data, entries, files, suffix) if sheet.file in (SAMPLES, MOVING) else ()
         figures = [*real, *(figure for _, figure in own)]
         if figures:
             yield Gallery(sheet.name, sheet.note, figures, missing)
@@ -173,7 +183,8 @@ def _figures(
         if picture:
             failed = " (failed)" if entry.record.failure is not None else ""
             description = alt.format(label=entry.label, sides=entry.sides)
-            shown = shown_labels(entry.folder) if entry.folder and file == SAMPLES else []
+            labelled = entry.folder is not None and file in (SAMPLES, MOVING)
+            shown = shown_labels(entry.folder) if entry.folder and labelled else []
             caption = entry.label + failed
             yield entry.label, Figure(picture, caption, description, entry.look, shown)
 
@@ -190,10 +201,10 @@ def shown_labels(folder: Path) -> list[str]:
 
 
 def _real_images(
-    data: str, entries: Sequence[LabelledRecord], files: ReportFiles
+    data: str, entries: Sequence[LabelledRecord], files: ReportFiles, suffix: str
 ) -> Iterator[Figure]:
     """Each distinct sheet of real images."""
-    sheets = [files.picture(entry.folder / "real.png") for entry in entries if entry.folder]
+    sheets = [files.picture(entry.folder / f"real{suffix}") for entry in entries if entry.folder]
     for picture in dict.fromkeys(filter(None, sheets)):
         yield Figure(picture, "real images", f"Real test images of {data}.")
 

@@ -14,10 +14,10 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 try:
     import fcntl
@@ -123,6 +123,22 @@ def write_png(path: Path, image: Image.Image) -> None:
     """Writes a Pillow image as a PNG file at once."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
+    write(path, buffer.getvalue())
+
+
+def write_webp(path: Path, frames: Sequence[Image.Image], duration: int) -> None:
+    """Writes Pillow images as one animated WebP file at once, without loss.
+
+    duration: of each, in milliseconds.
+    """
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {
+        "save_all": True,
+        "append_images": list(frames[1:]),
+        "duration": duration,
+        "loop": 0,
+    }
+    frames[0].save(buffer, format="WEBP", lossless=True, method=2, **options)
     write(path, buffer.getvalue())
 
 
