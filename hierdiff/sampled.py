@@ -198,8 +198,12 @@ def sampling_option(method: Method, cfg: Mapping[str, Any], option: str) -> Any:
 
 
 def class_counts(images: Sequence[Mapping[str, Any]]) -> str:
-    """The classes that are drawn, in words, each with its number and how often."""
+    """The classes that are drawn, in words, each with its number and how often; of images under
+    captions alone how many of those there are."""
     counts = Counter((one["class"], one["class_index"]) for one in images)
+    captions = {one["caption"] for one in images} - {None}
+    if captions and set(counts) == {(None, None)}:
+        return f"{len(images)} under {len(captions)} caption{'s' * (len(captions) > 1)}"
     return ", ".join(
         f"{count} of no class" if name is None else f"{count} of {name} (class {index})"
         for (name, index), count in counts.items()

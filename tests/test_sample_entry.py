@@ -21,6 +21,7 @@ from hierdiff.images import to_uint8
 from hierdiff.inputs import inputs
 from hierdiff.sampled import (
     check_options,
+    class_counts,
     negative_of,
     origins,
     requested,
@@ -132,6 +133,14 @@ def test_options_of_the_wrong_kind_are_refused_before_anything_is_read(given: di
     with pytest.raises(ValueError, match=f"^{name}=.*: {name} takes ") as error:
         check_options(options(**given))
     assert "\n" not in str(error.value)
+
+
+def test_what_was_drawn_is_told_by_class_or_by_how_many_captions():
+    one = {"class": None, "class_index": None, "caption": "an owl"}
+    assert class_counts([one, one]) == "2 under 1 caption"
+    assert class_counts([one, one, {**one, "caption": "a fox"}]) == "3 under 2 captions"
+    labelled = {**one, "class": "owl", "class_index": 3}
+    assert class_counts([one, labelled]) == "1 of no class, 1 of owl (class 3)"
 
 
 def test_the_command_writes_a_sheet_single_images_and_what_they_are(tmp_path: Path, weights: Path):
