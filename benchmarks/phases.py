@@ -21,6 +21,7 @@ from benchmarks.cost.worker import costs
 from benchmarks.device import device_of
 from benchmarks.measure import exposure
 from benchmarks.measure.curves import learning_curves
+from benchmarks.measure.experts import watch_experts, write_experts_picture
 from benchmarks.measure.kept import FILE as MEASURING
 from benchmarks.measure.kept import Kept, measuring_key, weights_hash
 from benchmarks.measure.pictures import film, neighbour_sheet
@@ -454,7 +455,12 @@ def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
         statistics_folder(bench.settings.data),
         processes=bench.processes,
     )
-    looks = {"steps": by_steps, "spectrum": by_spectrum, "exposure_bias": by_exposure}
+    looks = {
+        "steps": by_steps,
+        "spectrum": by_spectrum,
+        "exposure_bias": by_exposure,
+        "experts": by_experts,
+    }
     result = looks[analysis.name](bench, analysis, references)
     record = replace(record, analysis={**record.analysis, analysis.name: result})
     if bench.processes.first:
@@ -521,3 +527,17 @@ def by_spectrum(bench: Bench, analysis: Analysis, references: References) -> dic
     if bench.processes.first:
         write_spectrum_picture(bench.folder / f"{analysis.name}.png", rows)
     return {"rows": rows}
+
+
+def by_experts(bench: Bench, analysis: Analysis, references: References) -> dict[str, Any]:
+    """What the experts of the networks do while samples are drawn, and its picture."""
+    watched = watch_experts(
+        bench.method,
+        bench.test,
+        n=analysis.samples,
+        seed=bench.seed,
+        precision=bench.precision,
+    )
+    if bench.processes.first:
+        write_experts_picture(bench.folder / f"{analysis.name}.png", watched)
+    return {"rows": watched.rows()}

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.conditions import EvaluationConditions
 from benchmarks.cost.cases import cases_of, trajectories
 from benchmarks.measure import exposure
+from benchmarks.measure.experts import check_experts
 from benchmarks.measure.protocol import check_files
 from benchmarks.measure.quality import settle_metrics
 from benchmarks.measure.scale import check_sides, files_of
@@ -137,6 +138,7 @@ def check_method(method: Method, analysis: Analysis | None) -> None:
     checks: dict[str, Callable[[], None]] = {
         "steps": partial(check_steps, method),
         "spectrum": partial(check_spectrum, method),
+        "experts": partial(check_experts, method),
         "exposure_bias": partial(exposure.check_exposure, method, analysis.log_snrs),
     }
     checks[analysis.name]()

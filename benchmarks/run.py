@@ -28,7 +28,8 @@ the runs in the same folder. The same command again goes on where it stopped.
     samples=npz               all measured samples stay in the folder; also png
     cost.repeats=0            of each timing; 0: nothing is timed
     analysis=exposure_bias    of a cascade; steps: the quality over the number of steps; spectrum:
-                              the power of samples and of real images over the frequency
+                              the power of samples and of real images over the frequency;
+                              experts: which one paints what
     trainer.steps=20000       any option of hierdiff.train: data, denoiser, sampler, seed, ...
     folder=runs/mine          the run folder
 """

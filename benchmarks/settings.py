@@ -118,7 +118,7 @@ class Analysis:
     """An analysis beside the row. samples: images of each point. log_snrs: of the augmentation, in
     "exposure_bias". steps: of the sampler, in "steps"; None for those of the method."""
 
-    name: Literal["exposure_bias", "steps", "spectrum"]
+    name: Literal["exposure_bias", "steps", "spectrum", "experts"]
     samples: Annotated[int, Several]
     log_snrs: Sequence[float] = ()
     steps: Annotated[Sequence[Count], Length(1, more=True)] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Int, UInt8
@@ -19,6 +20,7 @@ from hierdiff.methods import Generator
 from hierdiff.metrics.reference import pooled
 from hierdiff.resolution import Name
 
+T = TypeVar("T")
 FRAMES = 10  # of a film strip
 SHOWN = 3  # trajectories of a film strip
 
@@ -66,10 +68,10 @@ def maker_of(stage: Generator, shapes: Sequence[tuple[int, ...]]) -> Generator:
     return max(fitting, key=lambda part: len(part.shapes()))
 
 
-def evenly_spaced(states: Sequence[Levels]) -> list[Levels]:
-    """`FRAMES` of the states at equal distances, with the last one."""
+def evenly_spaced(states: Sequence[T], count: int = FRAMES) -> list[T]:
+    """As many of the states at equal distances, with the last one."""
     last = len(states) - 1
-    places = torch.linspace(0, last, FRAMES).round().long().tolist()
+    places = torch.linspace(0, last, count).round().long().tolist()
     return [states[place] for place in places]
 
 

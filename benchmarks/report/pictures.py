@@ -133,6 +133,12 @@ SPECTRUM = (
     "The power of the finest samples and of real images over the frequency: 1 everywhere for white "
     "noise of unit variance."
 )
+EXPERTS = (
+    "Above, the expert that each block chooses, a colour for each: for the noise level at each "
+    "step, and for each word of the first caption. Below, the expert that paints the most words at "
+    "each place, over the steps, beside the sample. In the table, how often each is chosen, and "
+    "the effective number of experts, exp(entropy) of that: 1 where one does all."
+)
 SCALING = (
     "What an image costs as its side grows, with untrained weights. An exponent of 2 is "
     "proportional to the pixels."
@@ -232,7 +238,7 @@ def analysis(name: str, entries: Sequence[LabelledRecord], files: ReportFiles) -
         *([PlainTable(f"Gaps of {title}", head, gaps)] if gaps else []),
         *([PlainTable(f"Numbers of {title}", ("row", *heads), numbers)] if numbers else []),
     ]
-    notes = {"exposure_bias": EXPOSURE, "steps": STEPS, "spectrum": SPECTRUM}
+    notes = {"exposure_bias": EXPOSURE, "steps": STEPS, "spectrum": SPECTRUM, "experts": EXPERTS}
     return Gallery(title[:1].upper() + title[1:], notes.get(name, ""), figures, tables=tables)
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from typing_extensions import override
 
 from hierdiff.batch import CAPTION, LABEL, LOW, Cond
@@ -47,6 +48,23 @@ class Prediction(NamedTuple):
     features: Tensor | None = None
     edges: tuple[Float[Tensor, "b 1 h w"], ...] = ()
     logs: Mapping[str, Float[Tensor, ""]] | None = None
+
+
+class Routes(NamedTuple):
+    """The experts that one call chooses, in each block that has some; 0 where there is only one.
+
+    time, words: of the noise level and of each word, None where words choose none. seen: True at
+    words. painted: for each block the share of the words that each expert paints at each place.
+    """
+
+    time: Int[Tensor, "b blocks"]
+    words: Int[Tensor, "b blocks l"] | None = None
+    seen: Bool[Tensor, "b l"] | None = None
+    painted: tuple[Float[Tensor, "b k i j"], ...] = ()
+
+    def of(self, rows: Tensor) -> Routes:
+        """Those of some rows, on the CPU."""
+        return pytree.tree_map_only(Tensor, lambda part: part[rows].cpu(), self)
 
 
 class PredictionError(ValueError):
@@ -137,6 +155,7 @@ class Denoiser(nn.Module, ABC):
     fresh: str | None = None  # in the names of tensors that such a file may lack
     carries: bool = False  # whether a call reads the last `Prediction.carry`; None starts at zero
     learns_variance: bool = False  # whether it returns `Prediction.variance`
+    experts: Mapping[str, int] = {}  # how many its time ("time") and a word ("words") choose from
     guesses_edges: bool = False  # whether it returns `Prediction.edges` in training
     channels: int | None = None  # of the state; None: any
     rank: int | tuple[int, ...] | None = None  # sides of the state: 2 for h w, 3 for f h w, or some
@@ -207,6 +226,10 @@ class Denoiser(nn.Module, ABC):
     def early(self) -> tuple[nn.Module, ...]:
         """Modules inside of units that `prepare` calls, before the units are called."""
         return ()
+
+    def routes(self, x_t: Levels, log_snr: Float[Tensor, "b levels"], cond: Cond) -> Routes:
+        """The experts that a call with these arguments chooses, of a network that has some."""
+        raise NotImplementedError(f"{type(self).__name__} has no experts")
 
     @property
     def idle(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,18 +22,11 @@ from typing_extensions import override
 from hierdiff.batch import Cond
 from hierdiff.denoisers.layers import Clock, LogSNRClock, Modules, Multiples, Rate, Scalars, Vectors
 from hierdiff.denoisers.ldm_unet import Context, LDMUNet, TransformerBlock, geglu
-from hierdiff.denoisers.protocol import Prediction, denoisers, single_level
+from hierdiff.denoisers.protocol import Prediction, Routes, denoisers, single_level
 from hierdiff.levels import Levels
 from hierdiff.options import Count, Natural, NonNegative, Share
 
 EDGE_LAYERS, EDGE_WIDTH = 5, 16  # convolutions of an edge head (section 3.2); width: chosen
-
-
-class Routes(NamedTuple):
-    """The expert that was chosen in each transformer block, of the time and of each word."""
-
-    time: Int[Tensor, "b blocks"]
-    words: Int[Tensor, "b blocks l"] | None
 
 
 class Gate(nn.Module):
@@ -290,6 +283,9 @@ class Raphael(LDMUNet):
             self.notes += ("no captions: no word chooses a space expert, so there are none",)
         self.guesses_edges = edges
         self.edges = nn.ModuleList()
+        if time_experts > 1 or (space_experts and text_width):
+            words = {"words": space_experts} if space_experts and text_width else {}
+            self.experts = {"time": time_experts, **words}
         if not space_experts and time_experts == 1 and not edges:
             return
         for transformer in self.transformers:
@@ -306,10 +302,10 @@ class Raphael(LDMUNet):
                 )
                 transformer.blocks[i] = block
         if edges:
-            self.edges = nn.ModuleList(edge_head(block.plain.heads) for block in self.experts)
+            self.edges = nn.ModuleList(edge_head(block.plain.heads) for block in self.blocks)
 
     @property
-    def experts(self) -> tuple[ExpertBlock, ...]:
+    def blocks(self) -> tuple[ExpertBlock, ...]:
         """Its transformer blocks, in the order of their calls."""
         return tuple(part for part in self.modules() if isinstance(part, ExpertBlock))
 
@@ -322,7 +318,7 @@ class Raphael(LDMUNet):
     @property
     @override
     def idle(self) -> int:
-        parts = [*(expert for block in self.experts for expert in block.time), self.edges]
+        parts = [*(expert for block in self.blocks for expert in block.time), self.edges]
         return sum(p.numel() for part in parts for p in part.parameters())
 
     @override
@@ -348,8 +344,22 @@ class Raphael(LDMUNet):
         return Prediction((out,), features=features, edges=edges, logs=self._balance(context))
 
     @torch.no_grad()
-    def routes(self, context: Context) -> Routes:
-        """The experts that are chosen, of times without noise; 0 where there is only one."""
+    @override
+    def routes(self, x_t: Levels, log_snr: Float[Tensor, "b levels"], cond: Cond) -> Routes:
+        """As in `Denoiser`; times choose without noise."""
+        x, context = single_level(self, x_t), self.context(log_snr[:, 0], cond)
+        routes, maps = self._chosen(context), list[Tensor]()
+        if routes.words is None:
+            return routes
+        self.run(x, context._replace(maps=maps), cond)
+        painted = []
+        for block, each, chosen in zip(self.blocks, maps, routes.words.unbind(1), strict=True):
+            choice = F.one_hot(chosen, block.words).to(each)
+            inside, _ = shares(each, choice, context.mask, block.threshold)
+            painted.append(image_of(inside.mT, x))
+        return routes._replace(painted=tuple(painted))
+
+    def _chosen(self, context: Context) -> Routes:
         time, words = [], []
         for transformer in self.transformers:
             slot, n = transformer.slot, len(transformer.blocks)
@@ -361,36 +371,23 @@ class Raphael(LDMUNet):
                 time.append(block.time_of(context.vector))
                 if part is not None and block.words:
                     words.append(part[..., -block.words :].argmax(-1))
-        return Routes(torch.stack(time, 1), torch.stack(words, 1) if words else None)
+        if not words:
+            return Routes(torch.stack(time, 1))
+        seen = torch.ones_like(words[0], dtype=torch.bool)
+        seen = seen if context.mask is None else context.mask[:, 0, 0]
+        return Routes(torch.stack(time, 1), torch.stack(words, 1), seen)
 
     @torch.no_grad()
-    def painted(
-        self, x: Float[Tensor, "b c h w"], context: Context, cond: Cond
-    ) -> list[Float[Tensor, "b k i j"]]:
-        """For each block the share of the words that each space expert paints at each place."""
-        maps: list[Tensor] = []
-        self.run(x, context._replace(maps=maps), cond)
-        words, blocks = self.routes(context).words, self.experts
-        if words is None:
-            return []
-        inside = [
-            shares(each, F.one_hot(chosen, block.words).to(x), context.mask, block.threshold)[0]
-            for block, each, chosen in zip(blocks, maps, words.unbind(1), strict=True)
-        ]
-        return [image_of(share.mT, x) for share in inside]
-
     def _balance(self, context: Context) -> dict[str, Tensor]:
         """Effective numbers of experts in the batch, the mean over blocks: 1 where all choose one,
         their number where all are chosen alike often."""
-        if not (blocks := self.experts):
+        if not self.blocks:
             return {}
-        routes = self.routes(context)
+        routes = self._chosen(context)
         rows = torch.ones_like(routes.time[:, 0], dtype=torch.bool)
-        logs = {"experts/time": effective(routes.time, rows, 1 + len(blocks[0].time))}
-        if routes.words is not None:
-            seen = torch.ones_like(routes.words[:, 0], dtype=torch.bool)
-            seen = seen if context.mask is None else context.mask[:, 0, 0]
-            logs["experts/words"] = effective(routes.words, seen, blocks[0].words)
+        logs = {"experts/time": effective(routes.time, rows, self.experts["time"])}
+        if routes.words is not None and routes.seen is not None:
+            logs["experts/words"] = effective(routes.words, routes.seen, self.experts["words"])
         return logs
 
 

@@ -45,7 +45,7 @@ def test_without_experts_it_is_the_plain_network_bit_for_bit(kind):
 
 def test_one_space_expert_over_the_whole_image_is_one_more_feed_forward():
     network = tiny.randomised(raphael(space_experts=1, time_experts=1, threshold=0.0)).eval()
-    block, x = network.experts[0], torch.randn(3, 16, 32)
+    block, x = network.blocks[0], torch.randn(3, 16, 32)
     seen = {}
     block.space[0].register_forward_hook(lambda _, given, out: seen.setdefault("given", given[0]))
     block.norm.register_forward_hook(lambda _, given, out: seen.update(normed=out, x=given[0]))
@@ -58,7 +58,7 @@ def test_one_space_expert_over_the_whole_image_is_one_more_feed_forward():
 
 def test_space_experts_are_the_mean_over_the_words_of_each_expert_on_its_region():
     network = tiny.randomised(raphael(space_experts=3, threshold=0.9)).eval()
-    block, x = network.experts[0], torch.randn(3, 16, 32)
+    block, x = network.blocks[0], torch.randn(3, 16, 32)
     seen = {}
     block.norm.register_forward_hook(lambda _, given, out: seen.update(h=out, x=given[0]))
     cond = tiny.cond("text", 3)
@@ -80,7 +80,7 @@ def test_space_experts_are_the_mean_over_the_words_of_each_expert_on_its_region(
 
 def test_a_row_goes_through_the_time_expert_that_it_chooses():
     network = tiny.randomised(raphael(time_experts=3)).eval()
-    block, x, vector = network.experts[0], torch.randn(6, 5, 32), torch.randn(6, 64)
+    block, x, vector = network.blocks[0], torch.randn(6, 5, 32), torch.randn(6, 64)
     chosen = block.time_of(vector).tolist()
     assert len(set(chosen)) > 1
     out = block._timed(x, vector)
@@ -136,7 +136,7 @@ def test_the_effective_number_of_experts_is_one_to_all():
 
 def test_parameters_of_time_experts_that_are_not_chosen_are_idle():
     four, one = raphael(time_experts=4), raphael(time_experts=1)
-    gates = sum(p.numel() for b in four.experts for p in b.time_gate.parameters())
+    gates = sum(p.numel() for b in four.blocks for p in b.time_gate.parameters())
     count = [sum(p.numel() for p in network.parameters()) for network in (four, one)]
     assert count[0] - four.idle == count[1] + gates and four.idle > 0 == one.idle
 
@@ -144,19 +144,18 @@ def test_parameters_of_time_experts_that_are_not_chosen_are_idle():
 def test_routes_are_those_of_each_block_and_stay_in_range():
     network = tiny.randomised(raphael(space_experts=3, time_experts=2)).eval()
     x_t, log_snr, cond = given()
-    cond = network.prepare(cond)
-    context = network.context(log_snr[:, 0], cond)
-    routes = network.routes(context)
+    routes = network.routes(x_t, log_snr, network.prepare(cond))
+    assert network.experts == {"time": 2, "words": 3}
     assert routes.time.shape == (3, 4) and routes.words.shape == (3, 4, tiny.LENGTH)
     assert 0 <= int(routes.words.min()) <= int(routes.words.max()) < 3
-    painted = network.painted(x_t[0], context, cond)
-    assert [p.shape for p in painted] == [(3, 3, 4, 4)] * 4
-    assert all(float(p.min()) >= 0 and float(p.sum(1).max()) <= 1 + 1e-6 for p in painted)
+    assert torch.equal(routes.seen, cond.mask)
+    assert [p.shape for p in routes.painted] == [(3, 3, 4, 4)] * 4
+    assert all(float(p.min()) >= 0 and float(p.sum(1).max()) <= 1 + 1e-6 for p in routes.painted)
 
 
 def test_without_captions_there_are_no_space_experts_and_the_row_says_so():
     network = raphael("class")
-    assert not any(block.words for block in network.experts)
+    assert not any(block.words for block in network.blocks)
     assert "no word chooses" in network.notes[0]
     with pytest.raises(ValueError, match="set data.text"):
         raphael("class", edges=True)

@@ -1,0 +1,151 @@
+"""What the experts of a network do while samples are drawn: who is chosen, and who paints what."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from benchmarks.conditions import EvaluationConditions
+from benchmarks.measure.pictures import evenly_spaced
+from benchmarks.measure.samples import draw_rows
+from hierdiff.data import ImageData
+from hierdiff.denoisers.protocol import Denoiser, Routes
+from hierdiff.files.atomic import write
+from hierdiff.images import to_uint8
+from hierdiff.methods import Method
+from hierdiff.text import words_of
+
+SHOWN, FRAMES = 3, 6  # samples and steps of the picture
+
+
+@dataclass(frozen=True)
+class Watched:
+    """experts: as in `Denoiser`. calls: in the order of sampling, of the rows with conditions.
+    images: the first samples. words: of the first caption, as far as each is one token."""
+
+    experts: dict[str, int]
+    calls: Sequence[Routes]
+    images: UInt8[Tensor, "n c h w"]
+    words: Sequence[str]
+
+    def loads(self) -> Iterator[tuple[str, Float[Tensor, "blocks k"]]]:
+        """How often each block chooses each expert, over all calls and rows."""
+        for name, experts in self.experts.items():
+            if name == "time":
+                chosen = torch.cat([call.time for call in self.calls])  # n blocks
+            else:  # words choose once for a trajectory
+                routes = self.calls[0]
+                assert routes.words is not None and routes.seen is not None
+                chosen = routes.words.transpose(1, 2)[routes.seen]
+            counts = torch.nn.functional.one_hot(chosen, experts).double()
+            yield name, counts.mean(0)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The share of each expert and the effective number of experts, means over blocks."""
+        rows = []
+        for name, load in self.loads():
+            about = {"source": f"{name} experts", "n": len(self.calls[0].time)}
+            effective = torch.special.entr(load).sum(1).exp().mean()
+            rows.append({**about, "metric": "effective number", "value": float(effective)})
+            for k, share in enumerate(load.mean(0).tolist()):
+                rows.append({**about, "metric": f"share of expert {k + 1}", "value": share})
+        return rows
+
+
+def networks_with_experts(method: Method) -> list[Denoiser]:
+    """In the order in which the method holds them."""
+    return [part for part in method.modules() if isinstance(part, Denoiser) and part.experts]
+
+
+def check_experts(method: Method) -> None:
+    """Refuses a method without experts.
+
+    Raises:
+        ValueError: where no network has any.
+    """
+    if not networks_with_experts(method):
+        raise ValueError(
+            "analysis=experts watches experts, and no network of the method has any: take "
+            "experiment=raphael, or leave the analysis out"
+        )
+
+
+def watch_experts(method: Method, data: ImageData, *, n: int, seed: int, precision: str) -> Watched:
+    """The experts of the last such network while n samples are drawn.
+
+    data: the test images, whose conditions are used.
+    """
+    network, calls = networks_with_experts(method)[-1], list[Routes]()
+
+    def look(module: Any, given: tuple[Any, ...]) -> None:
+        x_t, log_snr, cond = given[:3]
+        rows = torch.ones(len(log_snr), dtype=torch.bool)
+        if cond.mask is not None:  # guidance has rows without words beside those with
+            rows = cond.mask.any(1).cpu()
+        if rows.any():
+            calls.append(module.routes(x_t, log_snr, cond).of(rows.nonzero()[:, 0]))
+
+    conditions = EvaluationConditions(data)
+    handle = network.register_forward_pre_hook(look)
+    try:
+        images = draw_rows(method, conditions, range(n), seed=seed, precision=precision)
+    finally:
+        handle.remove()
+    captions = conditions.captions([0])
+    words = words_of(captions[0]) if captions else []
+    finest = to_uint8(images[method.resolutions[0]]).cpu()
+    return Watched(dict(network.experts), calls, finest[:SHOWN], words)
+
+
+def painters(routes: Routes) -> tuple[Tensor, ...]:
+    """The expert that paints the most words at each place, over all blocks: b h w; one or none."""
+    if not routes.painted:
+        return ()
+    largest = max((part.shape[-2:] for part in routes.painted), key=lambda sides: sides[0])
+    parts = [torch.nn.functional.interpolate(part.float(), largest) for part in routes.painted]
+    return (torch.stack(parts).mean(0).argmax(1),)
+
+
+def write_experts_picture(path: Path, watched: Watched) -> None:
+    """Draws the choices of steps and of words, and who paints where over the steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [painters(call) for call in evenly_spaced(watched.calls, FRAMES)]
+    rows = len(watched.images) if shown[0] else 0
+    figure = Figure(figsize=(8, 3.4 + 1.2 * rows), layout="constrained")
+    parts = figure.add_gridspec(2, 1, height_ratios=[3.4, 1.2 * rows or 0.01])
+    above, below = (figure.add_subfigure(parts[place]) for place in (0, 1))
+    look = {"cmap": "tab10", "vmin": 0, "vmax": 10, "interpolation": "nearest"}
+    left, right = above.subplots(1, 2)
+    steps = torch.stack([call.time[0] for call in watched.calls], 1)
+    left.imshow(steps.numpy(), aspect="auto", **look)
+    left.set(title="time experts", xlabel="step, from noise to image", ylabel="block")
+    first = watched.calls[0]
+    if first.words is not None and first.seen is not None:
+        chosen = first.words[0][:, first.seen[0]].T
+        right.imshow(chosen.numpy(), aspect="auto", **look)
+        fits = len(watched.words) == len(chosen)
+        labels = watched.words if fits else [str(i + 1) for i in range(len(chosen))]
+        right.set_yticks(range(len(chosen)), labels)
+        right.set(title="space experts of the words", xlabel="block")
+    else:
+        right.axis("off")
+    if rows:
+        grid = below.subplots(rows, FRAMES + 1, squeeze=False)
+        for row, (axes, image) in enumerate(zip(grid, watched.images, strict=True)):
+            for place, maps in zip(axes, shown, strict=False):
+                place.imshow(maps[0][row].numpy(), **look)
+            axes[-1].imshow(image.permute(1, 2, 0).numpy())
+        for place in grid.flat:
+            place.axis("off")
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    write(path, buffer.getvalue())
