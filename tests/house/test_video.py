@@ -53,3 +53,22 @@ def test_a_cascade_from_four_to_eight_frames_at_one_side(tmp_path):
         ((8, 16, 16), 6),
         ((4, 16, 16), 3),
     ]
+
+
+@pytest.mark.slow
+def test_joint_levels_in_space_and_time(tmp_path):
+    record = bench(
+        *(tmp_path, "tests.house.clips", "method=mdm_video", *CLIPS),
+        "measure.metrics=[fd,fd_motion,flicker,consistency]",
+        "measure.resolutions=[[8,16,16],[4,8,8]]",
+    )
+    assert record.resolutions == ([8, 16, 16], [4, 8, 8])
+    found = {(row.level, row.view, row.metric.split("-")[0]) for row in record.quality}
+    for metric in ("FD", "flicker", "warping"):
+        for level in ((8, 16, 16), (4, 8, 8)):
+            assert (level, "native", metric) in found
+    motion = next(row for row in record.quality if row.metric.startswith("FD-motion"))
+    assert motion.floor is not None and "frames=8" in str(motion.identity)
+    for name in ("samples", "real"):
+        with Image.open(tmp_path / "run" / f"{name}.webp") as moving:
+            assert moving.n_frames == 8
