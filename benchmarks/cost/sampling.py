@@ -31,7 +31,7 @@ class SamplingTimer:
     pixels."""
 
     def __init__(self, case: Case, stage: Generator, batch: int):
-        self.case, self.stage, self.batch = case, stage, batch
+        self.case, self.stage, self.batch = case, in_sampling(stage), batch
         self.device = torch.device(case.device)
         self.noise = noise_on(self.device)
         self.text = None if case.text is None else encoders.build(case.text)
@@ -106,10 +106,17 @@ def _row(name: str, seconds: float, count: int) -> dict[str, Any]:
     return {"name": name, "seconds": seconds, "flops": count}
 
 
+def in_sampling(stage: Generator) -> Generator:
+    """The stage and those before it without what networks do in training alone."""
+    for part in stage.chain:
+        part.eval()
+    return stage
+
+
 def flops_of_sample(stage: Generator, text: TextEncoder | None = None) -> int:
     """Operations of one image at the finest resolution of the stage: all network calls of all
     stages, the decoder, and the caption."""
-    noise = noise_on(stage.device)
+    noise = noise_on(in_sampling(stage).device)
     return flops_of_text(text) + sum(
         flops_of_part(part, noise) * part.calls for part in stage.parts()
     )

@@ -51,7 +51,10 @@ class Watched:
         """The share of each expert and the effective number of experts, means over blocks."""
         rows = []
         for name, load in self.loads():
-            about = {"source": f"{name} experts", "n": len(self.calls[0].time)}
+            about = {
+                "source": "time experts" if name == "time" else "space experts",
+                "n": len(self.calls[0].time),
+            }
             effective = torch.special.entr(load).sum(1).exp().mean()
             rows.append({**about, "metric": "effective number", "value": float(effective)})
             for k, share in enumerate(load.mean(0).tolist()):

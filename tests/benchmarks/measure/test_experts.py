@@ -52,7 +52,7 @@ def test_each_call_is_seen_with_the_rows_that_have_words_alone(watched):
 
 def test_shares_add_up_to_one_and_effective_numbers_stay_in_range(watched):
     rows = watched.rows()
-    for name, experts in (("time", 2), ("words", 3)):
+    for name, experts in (("time", 2), ("space", 3)):
         own = {row["metric"]: row["value"] for row in rows if row["source"] == f"{name} experts"}
         assert 1 <= own.pop("effective number") <= experts
         assert len(own) == experts and sum(own.values()) == pytest.approx(1)
