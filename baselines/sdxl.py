@@ -93,7 +93,8 @@ class SDXL(Method):
     refiner takes over, and below which it is trained; 0: there is none, 1: the base does nothing.
     assumed: values of scalars that a request leaves open, {name: value}; those that the data do not
     give are passed over. refiner_share: of the budget's steps, beside `share` of the base. All else
-    as in `Latent`. channels, classes, text_width, text_length, scalars, vectors: of the data.
+    as in `Latent`. channels, classes, text_width, text_length, scalars, vectors: of the data;
+    with `scalars=[]` those of the data are not read.
     """
 
     def __init__(
@@ -168,13 +169,20 @@ class SDXL(Method):
                 )
             )
         super().__init__(latent.resolutions, stages)
+        self.reads_scalars = bool(scalars) or self.reads is None or bool(self.reads.scalars)
         self.assumed = {name: v for name, v in (assumed or {}).items() if name in scalars}
+
+    @override
+    def check_facts(self, facts: Mapping[str, Any]) -> None:
+        """As in `Method`; a method of no scalars leaves those of the data unread."""
+        super().check_facts(facts if self.reads_scalars else {**facts, "scalars": ()})
 
     @override
     def sample(self, request: Request) -> Images:
         """As in `Method`, with the assumed scalars where the request has none."""
         scalars = {name: torch.full((request.n,), v) for name, v in self.assumed.items()}
-        cond = replace(request.cond, scalars={**scalars, **request.cond.scalars})
+        given = request.cond.scalars if self.reads_scalars else {}
+        cond = replace(request.cond, scalars={**scalars, **given})
         return super().sample(replace(request, cond=cond))
 
 

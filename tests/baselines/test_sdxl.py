@@ -112,6 +112,17 @@ def test_a_scalar_that_a_request_leaves_open_is_assumed():
     assert not torch.equal(sampled(method), sampled(method, cond()))
 
 
+def test_scalars_of_the_data_that_are_left_out_are_not_read():
+    """So that rows with and without them are of the same data."""
+    facts = {**tiny.facts("class"), **TOLD}
+    method = built(facts=TOLD, scalars=[])
+    method.check_facts(facts)
+    assert not method.reads.scalars
+    assert torch.equal(sampled(method, cond()), sampled(method, cond(crop=3.0)))
+    with pytest.raises(ValueError, match="reads the scalar 'crop_top', which the data does not"):
+        built(facts=TOLD).check_facts({**facts, "scalars": ()})
+
+
 def test_an_objective_without_times_has_no_refiner():
     with pytest.raises(ValueError, match="draws none: set method.refine=0"):
         built(objective={"name": "progressive_distillation", "steps": 4})
