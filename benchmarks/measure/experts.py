@@ -48,17 +48,19 @@ class Watched:
             yield name, counts.mean(0)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The share of each expert and the effective number of experts, means over blocks."""
+        """Effective number of experts, exp(entropy), and share of the busiest: means over blocks,
+        each of which has experts of its own."""
         rows = []
         for name, load in self.loads():
             about = {
                 "source": "time experts" if name == "time" else "space experts",
                 "n": len(self.calls[0].time),
             }
-            effective = torch.special.entr(load).sum(1).exp().mean()
-            rows.append({**about, "metric": "effective number", "value": float(effective)})
-            for k, share in enumerate(load.mean(0).tolist()):
-                rows.append({**about, "metric": f"share of expert {k + 1}", "value": share})
+            numbers = {
+                "effective number": torch.special.entr(load).sum(1).exp().mean(),
+                "largest share": load.amax(1).mean(),
+            }
+            rows += [{**about, "metric": k, "value": float(v)} for k, v in numbers.items()]
         return rows
 
 
@@ -108,12 +110,8 @@ def watch_experts(method: Method, data: ImageData, *, n: int, seed: int, precisi
 
 
 def painters(routes: Routes) -> tuple[Tensor, ...]:
-    """The expert that paints the most words at each place, over all blocks: b h w; one or none."""
-    if not routes.painted:
-        return ()
-    largest = max((part.shape[-2:] for part in routes.painted), key=lambda sides: sides[0])
-    parts = [torch.nn.functional.interpolate(part.float(), largest) for part in routes.painted]
-    return (torch.stack(parts).mean(0).argmax(1),)
+    """The expert of the last block that paints the most words at each place: b h w; one or none."""
+    return tuple(part.argmax(1) for part in routes.painted[-1:])
 
 
 def write_experts_picture(path: Path, watched: Watched) -> None:

@@ -135,9 +135,10 @@ SPECTRUM = (
 )
 EXPERTS = (
     "Above, the expert that each block chooses, a colour for each: for the noise level at each "
-    "step, and for each word of the first caption. Below, the expert that paints the most words at "
-    "each place, over the steps, beside the sample. In the table, how often each is chosen, and "
-    "the effective number of experts, exp(entropy) of that: 1 where one does all."
+    "step, and for each word of the first caption. Below, the expert of the last block that "
+    "paints the most words at each place, over the steps, beside the sample. Each block has "
+    "experts of its own: a colour means nothing across blocks. In the table, the effective number "
+    "of experts, exp(entropy) of how often each is chosen, is 1 where one does all."
 )
 SCALING = (
     "What an image costs as its side grows, with untrained weights. An exponent of 2 is "
