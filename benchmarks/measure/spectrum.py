@@ -106,12 +106,17 @@ def write_spectrum_picture(path: Path, rows: Sequence[Mapping[str, Any]]) -> Non
     axes = figure.subplots()
     for name, look in ((GENERATED, "-"), (REAL, "k:")):
         curve = [row for row in rows if row["source"] == name]
-        axes.loglog(
+        axes.plot(
             [row["frequency"] for row in curve],
             [row["value"] for row in curve],
             look,
             label=f"{name} images",
         )
+    most = max(row["frequency"] for row in rows)
+    marks = [2**i for i in range(most.bit_length())]
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(marks, list(map(str, marks)))
     axes.set(xlabel="cycles an image", ylabel=f"power at {px(rows[0]['resolution'])}")
     axes.legend(frameon=False)
     buffer = io.BytesIO()
