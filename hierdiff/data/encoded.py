@@ -84,7 +84,7 @@ class EncodedImages(Generic[T]):
         """Processes that decode, 0: the one that reads."""
         return self._workers.count
 
-    def __getitem__(self, at: Any) -> UInt8[np.ndarray, ...]:
+    def __getitem__(self, at: Any) -> UInt8[np.ndarray, "*shape"]:
         """The pixels of rows, as of an array, in the middle of each image; errors as in `read`."""
         places = np.arange(len(self))[at]
         pixels = self.read(np.atleast_1d(places))
