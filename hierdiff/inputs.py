@@ -126,9 +126,11 @@ def _source_files(module: str) -> tuple[tuple[str, Path], ...]:
         return ()
     files = _files_of(module, found[0])
     rest = list(files.values())
-    seen = set(rest)
+    seen, asked = set(rest), set[str]()
     while rest:
-        for name in _imports(rest.pop()):
+        names = dict.fromkeys(_imports(rest.pop()))
+        for name in [name for name in names if name not in asked]:
+            asked.add(name)
             package, found = name.partition(".")[0], origins(name)
             if package in _own() or not found or is_installed(found[0]):
                 continue

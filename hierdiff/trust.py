@@ -5,6 +5,7 @@ Nothing is imported here; where the code of a module lies is looked up without r
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import pkgutil
@@ -84,9 +85,15 @@ def _is_local(file: Path, source: str | Path) -> bool:
 
 def is_installed(file: Path) -> bool:
     """Among the packages of this Python, or in its standard library."""
+    return _within(file, _places())
+
+
+@functools.cache
+def _places() -> tuple[Path, ...]:
+    """The folders of what is installed."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     installed = [*map(sysconfig.get_path, kinds), *site.getsitepackages()]
-    return _within(file, [Path(one).resolve() for one in installed])
+    return tuple(Path(one).resolve() for one in installed)
 
 
 def origins(module: str) -> list[Path]:
