@@ -129,6 +129,7 @@ def test_the_same_command_again_reads_the_record_and_another_selection_does_not(
     assert len(draws) == 4
 
 
+@pytest.mark.slow
 def test_a_selection_of_what_the_run_has_anyway_changes_no_number(tmp_path):
     alone = single.make(options_of(tmp_path / "alone", *QUICK))
     one = "select={guidance: [1], ema: [16], steps: [2], samples: 6}"

@@ -107,6 +107,7 @@ def test_an_adversarial_stage_costs_more_once_its_discriminator_has_started(tmp_
     assert dear > 1.2 * cheap
 
 
+@pytest.mark.slow
 def test_a_grown_network_pays_for_the_levels_that_it_has(tmp_path):
     run = prepared(*SMALL, "trainer.steps=10", "method.growth=[0.3]")
     low, both = plan(run, tmp_path).stages
@@ -221,6 +222,7 @@ def test_stages_keep_the_proportions_of_the_recipe(tmp_path):
     assert upsampler.steps == pytest.approx(0.75 * base.steps, abs=1)
 
 
+@pytest.mark.slow
 def test_a_share_of_the_recipe_is_no_privilege_under_a_budget(tmp_path):
     whole = plan(prepared("method=rin"), tmp_path / "a", flops=2e13)
     other = plan(prepared("method=rin", "method.share=1"), tmp_path / "b", flops=2e13)
