@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -179,14 +180,14 @@ def test_import_hierdiff_loads_no_heavy_library():
     assert ran.stdout.strip() == ""
 
 
-# commands whose `--help`, and `benchmarks.tables` itself, do without what takes seconds to load
-LIGHT = (
-    *("hierdiff.list", "hierdiff.convert", "benchmarks.tables", "benchmarks.report"),
-    *("benchmarks.figure", "benchmarks.cost", "benchmarks.run", "benchmarks.evaluate"),
-    *("benchmarks.reference", "benchmarks.scaling", "hierdiff.train", "hierdiff.sample"),
-    *("hierdiff.loader", "hierdiff.plan", "hierdiff.pretrained", "hierdiff.fetch"),
-    *("hierdiff.metrics.make_squeezenet", "benchmarks.speed"),
-)
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].values()
+# what an installed command is for, its `--help` says without what takes seconds to load; a command
+# of the baselines loads all of them, as a plugin does
+LIGHT = [
+    script.partition(":")[0].removesuffix(".__main__")
+    for script in SCRIPTS
+    if not within(script, "baselines")
+]
 SLOW = {"torch", "scipy.stats", "pandas", "matplotlib", "lightning_fabric"}
 
 
