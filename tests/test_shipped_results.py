@@ -19,7 +19,7 @@ PARTS = sorted({path.parents[1] for path in RECORDS})
 
 
 def test_there_are_records():
-    assert {path.parent.name for path in RECORDS} >= {"mdm", "end_to_end"}
+    assert {path.parent.name for path in RECORDS} >= {"mdm-s0", "end_to_end-s0"}
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: "/".join(path.parts[-4:-1]))

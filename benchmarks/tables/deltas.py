@@ -19,6 +19,7 @@ from benchmarks.tables.columns import levels_in, quality_columns
 from benchmarks.tables.digits import is_spread
 from benchmarks.tables.formats.cells import SIGNIFICANT
 from benchmarks.tables.layout import DELTA, Column, Spread
+from benchmarks.tables.select import named
 from hierdiff.metrics.quality import Quality
 from hierdiff.resolution import px
 from hierdiff.results.record import Record
@@ -44,10 +45,13 @@ def deltas(rows: Mapping[str, Record], metrics: Sequence[str], baseline: str) ->
     """The differences of all rows from the baseline, in every metric at every level.
 
     Raises:
-        ValueError: where no row is the baseline.
+        ValueError: where no row is the baseline, or several are.
     """
-    if baseline not in rows:
-        raise ValueError(f"no row is the baseline {baseline!r}: choose one of {', '.join(rows)}")
+    bases = [baseline] if baseline in rows else [row for row in rows if named(row, baseline)]
+    if len(bases) != 1:
+        number = "several rows are" if bases else "no row is"
+        raise ValueError(f"{number} the baseline {baseline!r}: choose one of {', '.join(rows)}")
+    (baseline,) = bases
     found, tested, untested = Deltas(), dict[str, None](), dict[str, None]()
     for level in levels_in(rows.values()):
         for column, cells in quality_columns(px(level), rows, level, metrics).items():

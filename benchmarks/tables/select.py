@@ -1,22 +1,28 @@
-"""Rows and columns by their names, in which `*` stands for anything."""
+"""Rows and columns by their names, in which `*` stands for anything.
+
+What a label says behind a name may be left out: `mdm` finds "mdm (3 seeds)" and "mdm ‡".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+from benchmarks.tables.captions import PRETRAINED
 from hierdiff.options import suggest
 
 
 def matching(pattern: str, known: Sequence[str], what: str) -> list[str]:
-    """The known names that a pattern stands for; a name that is known stands for itself.
+    """The known names that a pattern stands for; a name that is known stands for itself alone.
 
     what: "row" or "column", for errors.
 
     Raises:
         ValueError: where there are none, with the nearest one.
     """
-    found = [pattern] if pattern in known else [k for k in known if fnmatchcase(k, pattern)]
+    found = [k for k in known if fnmatchcase(k, pattern)] or [k for k in known if named(k, pattern)]
+    if pattern in known:
+        found = [pattern]
     if not found:
         raise ValueError(
             f"there is no {what} {pattern!r}{suggest(pattern, known) or ','} "
@@ -31,3 +37,8 @@ def chosen(patterns: Sequence[str], known: Sequence[str], what: str) -> list[str
     if not patterns:
         return list(known)
     return list(dict.fromkeys(k for one in patterns for k in matching(one, known, what)))
+
+
+def named(label: str, name: str) -> bool:
+    """Whether a label is a name and what it says behind it."""
+    return label == name or label.startswith((f"{name} (", f"{name} {PRETRAINED}"))

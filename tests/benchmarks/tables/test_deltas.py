@@ -70,6 +70,15 @@ def test_runs_of_the_same_training_seeds_are_paired_by_them():
     assert any("paired t-test over 3 training seeds" in note for note in table.notes)
 
 
+def test_rows_and_baseline_are_found_without_what_their_labels_say_behind_the_name():
+    runs = [*trained("base", (9.0, 10.0, 11.0)), *trained("ours", (8.9, 9.9, 11.0))]
+    table = tabulate(runs, baseline="base", rows=["ours", "base"])
+    assert list(table.rows) == ["ours (3 seeds)", "base (3 seeds)"]
+    assert list(table.cells[table.column("64 px", f"{DELTA} FD-EffLite0")]) == ["ours (3 seeds)"]
+    with pytest.raises(ValueError, match="several rows are the baseline 'base': choose one of"):
+        tabulate([*runs, run("base", (1.0,), [0], method="external")], baseline="base")
+
+
 def test_single_runs_are_paired_by_the_seeds_of_their_samples():
     runs = [run("base", (1.0, 5.0, 9.0), [0, 1, 2]), run("ours", (3.0, 7.1, 10.9), [0, 1, 2])]
     table = tabulate(runs, baseline="base")

@@ -176,7 +176,7 @@ def test_the_example_of_four_columns_fits_one_column_of_a_paper(tmp_path: Path):
     wanted = Spec.read(ROOT / "examples" / "table.yaml")
     table = arranged(
         tabulate(
-            readable(ROOT / "results" / "pair")[0],
+            readable(ROOT / "results" / "study" / "critters-32px-4e13")[0],
             rows=[one.row for one in wanted.rows],
             columns=[one.column for one in wanted.columns],
             baseline=wanted.baseline,
