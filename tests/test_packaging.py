@@ -20,6 +20,7 @@ PACKAGES = ("hierdiff", "baselines", "benchmarks")
 MAINTAINERS = {  # commands that make what ships or are started by others; they have no script
     "benchmarks.cost.work",  # the process that measures, started by others
     "benchmarks.speed.work",
+    "hierdiff.data.clips.make",
     "hierdiff.data.critters.make",
     "hierdiff.interop.isolated",  # the process that reads pickles, started by hierdiff.convert
     "hierdiff.plan.measure",  # the process that is measured

@@ -57,8 +57,9 @@ def test_every_recipe_and_every_method_is_tried():
     assert {path.stem for path in (CONFIGS / "recipe").glob("*.yaml")} == {"shared", *OWN}
     names = {path.stem for path in (CONFIGS / "method").glob("*.yaml")}
     # nothing is known of the first three before they have a name or files; the next is of 64 px;
-    # the last two have no one loss and sampler to share
+    # two have no one loss and sampler to share; the last are of clips, and else mdm and end_to_end
     others = {"custom", "published", "distilled", "rin_released", "unclip", "r3gan"}
+    others |= {"mdm_video", "end_to_end_video"}
     assert names == {*SHARED, *others}
 
 

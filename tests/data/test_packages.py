@@ -40,7 +40,7 @@ def test_without_package_or_folder_the_way_out_is_one_command(tmp_path, monkeypa
     monkeypatch.setattr(elpv, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"pip install elpv-dataset==1\.0\.0\.post1"):
         elpv.elpv(cache=tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"python -m hierdiff\.data\.fetch fluent_emoji"):
+    with pytest.raises(FileNotFoundError, match=r"python -m hierdiff\.fetch fluent_emoji"):
         fluent_emoji.fluent_emoji(cache=tmp_path)
 
 
