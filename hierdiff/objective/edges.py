@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,8 @@ class EdgeSupervised(ScoreMatching):
     until: the largest time at which edges are learned (T_c = 500 of 1000 steps). focal_alpha,
     focal_gamma: of the focal loss (arXiv 1708.02002). Other options as in `score`.
     """
+
+    learns_edges: ClassVar[bool] = True
 
     edges: NonNegative = 1.0
     until: Share = 0.5

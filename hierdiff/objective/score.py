@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -60,6 +60,8 @@ class ScoreMatching(Objective):
         ValueError: for an unknown loss space and options out of range.
     """
 
+    learns_edges: ClassVar[bool] = False  # whether `Prediction.edges` have a loss
+
     loss_space: str = "eps"
     distance: Literal["square", "absolute"] = "square"
     time: TimeDensity = Uniform()
@@ -79,7 +81,7 @@ class ScoreMatching(Objective):
         denoiser: Denoiser | None = None,
         shapes: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """As in `Objective`; warns of a learned variance that has no loss.
+        """As in `Objective`; warns of a learned variance and of guesses that have no loss.
 
         Raises:
             ValueError: also for sides that the state does not have, and for a carry or a variance
@@ -108,6 +110,12 @@ class ScoreMatching(Objective):
             log.warning(
                 "%s learns a variance, which vlb 0 leaves untrained: set objective.vlb (1 in DiT) "
                 "or learned_variance: false, and sample by no rule with variance: learned",
+                type(denoiser).__name__,
+            )
+        if denoiser is not None and denoiser.guesses_edges and not self.learns_edges:
+            log.warning(
+                "%s guesses edges, which this objective leaves untrained: choose the objective "
+                "edge_supervised, or edges: false",
                 type(denoiser).__name__,
             )
 

@@ -87,3 +87,11 @@ def test_recomputed_blocks_have_equal_gradients_and_edges():
         EdgeSupervised(until=1.0)(PROCESS, network, x0, cond, draws).total.backward()
         grads.append([p.grad for p in network.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_guesses_that_nothing_trains_are_told(caplog):
+    network, *_ = problem()
+    EdgeSupervised().check(PROCESS, network)
+    assert not caplog.messages
+    ScoreMatching().check(PROCESS, network)
+    assert "guesses edges, which this objective leaves untrained" in caplog.text
