@@ -62,12 +62,14 @@ table: $(installed)
 report: $(installed)
 	$(bin)/python -m benchmarks.report $(finished) -o $(or $(out),report) $(args)
 
-# rows of the study, then their options; all are of the search below
+# rows of the study, then their options; all are of the search below. $$place and $$seed are those of
+# the part: an autoencoder is given from the row before
 define rows
 end_to_end method=end_to_end
 mdm method=mdm
 mdm-growth method=mdm method.growth=[0.15]
 latent method=latent
+latent-given method=latent method.codec.checkpoint=runs/$$place/latent-s$$seed/weights.safetensors
 mdm_control method=mdm_control
 cascaded method=cascaded method.split=[0.15,0.85]
 mdm_3 method=mdm_3
@@ -85,7 +87,7 @@ study: $(installed)
 		set -- $$(echo $$part | tr : ' '); place=study/$$1-$$2px-$$3; \
 		for seed in $$(echo $$4 | tr , ' '); do echo "$$rows" | while read row options; do \
 			$(bin)/python -m benchmarks.run experiment=study data=$$1 data.resolution=$$2 \
-				match.flops=$$3 label=$$row seed=$$seed $$options \
+				match.flops=$$3 label=$$row seed=$$seed $$(eval echo "$$options") \
 				folder=runs/$$place/$$row-s$$seed $(args) </dev/null || [ $$? -eq 1 ] || exit; \
 		done || exit; done || exit; \
 		(cd runs && find $$place -name record.json -exec cp --parents {} ../results ';'); \
