@@ -42,15 +42,11 @@ class Gate(nn.Module):
         self.first, self.last = nn.Linear(inputs, inputs), nn.Linear(inputs, experts)
 
     @override
-    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b k"]:
-        p = self.probabilities(x)
-        noisy = p + self.noise * torch.randn_like(p) if self.training else p
-        chosen = F.one_hot(noisy.argmax(-1), p.shape[-1]).to(p)
+    def forward(self, x: Float[Tensor, "*b d"], noisy: bool = True) -> Float[Tensor, "*b k"]:
+        p = self.last(F.gelu(self.first(x))).softmax(-1)
+        drawn = p + self.noise * torch.randn_like(p) if self.training and noisy else p
+        chosen = F.one_hot(drawn.argmax(-1), p.shape[-1]).to(p)
         return chosen * (p / p.detach().clamp_min(torch.finfo(p.dtype).tiny))
-
-    def probabilities(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b k"]:
-        """Of each expert, without noise."""
-        return self.last(F.gelu(self.first(x))).softmax(-1)
 
 
 class Expert(nn.Module):
@@ -100,8 +96,9 @@ class ExpertBlock(nn.Module):
 
     @property
     def early(self) -> tuple[nn.Module, ...]:
-        """As in the plain block."""
-        return self.plain.early if self.word_gate is None else (*self.plain.early, self.word_gate)
+        """As in the plain block, and the gates, whose choices are told too."""
+        gates = [gate for gate in (self.word_gate, self.time_gate) if gate is not None]
+        return (*self.plain.early, *gates)
 
     def keys_values(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l k"]:
         """Keys and values of the words, and beside them the expert that each chooses, one-hot."""
@@ -115,7 +112,7 @@ class ExpertBlock(nn.Module):
         """The time expert of each row, without noise."""
         if self.time_gate is None:
             return torch.zeros_like(vector[:, 0], dtype=torch.long)
-        return self.time_gate.probabilities(F.silu(vector)).argmax(-1)
+        return self.time_gate(F.silu(vector), noisy=False).argmax(-1)
 
     @override
     def forward(

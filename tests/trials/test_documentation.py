@@ -212,7 +212,8 @@ OPTION = re.compile(r"[a-z_]+(?:@[a-z_.]+)?(?:[./][a-z0-9_]+)*=\S.*", re.DOTALL)
 WORDS = re.compile(r"(?<!\S)(?:[a-z_@./0-9]+=\S+ ?)+")
 METHODS = (
     *("mdm", "cascaded", "latent", "sdxl", "end_to_end", "simple_diffusion", "chen", "unclip"),
-    "r3gan",
+    *("r3gan", "mdm_video", "end_to_end experiment=raphael"),
+    "latent method.schedule={name:scaled_linear_beta}",
 )
 PLACEHOLDERS = {
     "package.module:Class": "tests.trials.test_documentation:Own",
@@ -236,7 +237,7 @@ ELSEWHERE = (  # words of other commands, and options of a part that is named be
     *("trainer.shard_over=", "trainer.async_checkpoints=", "data.text.read_padding=", "heads="),
     # without a denoiser of their own: tests/methods/test_strangers.py and tests/training run them
     *("method=custom", "method=published", "method=distilled", "method.lr=", "method.guidance="),
-    *("stated.", "given=", "method.embedding={name:clip"),
+    *("stated.", "given=", "method.embedding={name:clip", "args=", "runs=", "spec="),
 )
 
 
@@ -269,8 +270,11 @@ FACTS = {"channels": 3, "classes": 2, "text_width": 16, "text_length": 4}
 
 def tried(words: list[str], method: str) -> None:
     """Composed, its method and extractor built on shapes, its options known."""
-    chosen = [] if any(word.startswith("method=") for word in words) else [f"method={method}"]
-    sweep = re.compile(r"^(method=[a-z_]+|[a-z_.]+=\[[^]]*\]|(?:seed|match\.[a-z_]+)=[^,]+),.*")
+    given = any(word.startswith(("method=", "experiment=raphael")) for word in words)
+    chosen = [] if given else f"method={method}".split()
+    sweep = re.compile(
+        r"^((?:method|experiment)=[a-z_]+|[a-z_.]+=\[[^]]*\]|[a-z_.]+=[0-9.e+-]+),.*"
+    )
     first = [sweep.sub(r"\1", word) for word in words]
     cfg = composed(*chosen, *first)
     groups = ("method", "denoiser", "sampler", "measure")
