@@ -50,6 +50,8 @@ LINES = {  # of the commands that are not run, and why
     "torchrun --nproc_per_node=8 -m benchmarks.run method=mdm protocol=fid50k_imagenet_256 "
     "data=folder data.root=IMAGENET": "it takes eight devices, and files that are not here",
     "make search": "it takes two hours",
+    "make study parts=critters:32:4e13:0,1,2": "it takes hours",
+    "make study-samplers seeds=0": "its weights are of the line above",
     "make compare methods=mdm,cascaded,end_to_end,latent,unclip,r3gan runs=runs/text "
     "args=experiment=text spec=examples/text.yaml": "it takes an hour",
     "python -m benchmarks.run budget=compare experiment=text method=distilled "
@@ -152,6 +154,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     formats.write_shards(folder / "SHARDS", content)
     for name in ("TABLES", "FOLDER"):
         formats.write_parquet(folder / name, content)
+    for name in ("results", "examples"):
+        (folder / name).symlink_to(ROOT / name)
     yield folder
 
 
