@@ -86,6 +86,7 @@ class ExpertBlock(nn.Module):
         feedforward = plain.contract.in_features // width
         self.time: Modules[Expert] = Modules(Expert(width, feedforward) for _ in range(time - 1))
         self.time_gate = Gate(vector, time, noise) if time > 1 else None
+        self.chosen: Tensor | None = None  # the time expert of each row in the last call, for logs
         self.words = space if context else 0  # experts that a word can choose
         if self.words:
             self.norm = nn.LayerNorm(width)
@@ -96,9 +97,8 @@ class ExpertBlock(nn.Module):
 
     @property
     def early(self) -> tuple[nn.Module, ...]:
-        """As in the plain block, and the gates, whose choices are told too."""
-        gates = [gate for gate in (self.word_gate, self.time_gate) if gate is not None]
-        return (*self.plain.early, *gates)
+        """As in the plain block."""
+        return self.plain.early if self.word_gate is None else (*self.plain.early, self.word_gate)
 
     def keys_values(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l k"]:
         """Keys and values of the words, and beside them the expert that each chooses, one-hot."""
@@ -145,7 +145,7 @@ class ExpertBlock(nn.Module):
         if self.time_gate is None:
             return geglu(x, self.plain.expand, self.plain.contract)
         choice = self.time_gate(F.silu(vector))
-        place = choice.argmax(-1)
+        self.chosen = place = choice.detach().argmax(-1)
 
         def layer(h: Tensor, name: str) -> Tensor:
             own = [getattr(expert, name) for expert in experts]
@@ -356,7 +356,9 @@ class Raphael(LDMUNet):
             painted.append(image_of(inside.mT, x))
         return routes._replace(painted=tuple(painted))
 
-    def _chosen(self, context: Context) -> Routes:
+    def _chosen(self, context: Context, last: bool = False) -> Routes:
+        """last: the times as they were chosen in the last call, with noise; their gates belong to
+        the blocks, and are not called outside of them in training."""
         time, words = [], []
         for transformer in self.transformers:
             slot, n = transformer.slot, len(transformer.blocks)
@@ -365,7 +367,8 @@ class Raphael(LDMUNet):
                 parts = context.keys_values[slot].chunk(n, dim=-1)
             for block, part in zip(transformer.blocks, parts, strict=True):
                 assert isinstance(block, ExpertBlock)
-                time.append(block.time_of(context.vector))
+                known = block.chosen if last else None
+                time.append(block.time_of(context.vector) if known is None else known)
                 if part is not None and block.words:
                     words.append(part[..., -block.words :].argmax(-1))
         if not words:
@@ -380,9 +383,9 @@ class Raphael(LDMUNet):
         their number where all are chosen alike often."""
         if not self.blocks:
             return {}
-        routes = self._chosen(context)
+        routes, logs = self._chosen(context, last=True), {}
         rows = torch.ones_like(routes.time[:, 0], dtype=torch.bool)
-        logs = {"experts/time": effective(routes.time, rows, self.experts["time"])}
+        logs["experts/time"] = effective(routes.time, rows, self.experts["time"])
         if routes.words is not None and routes.seen is not None:
             logs["experts/words"] = effective(routes.words, routes.seen, self.experts["words"])
         return logs
