@@ -62,6 +62,9 @@ table: $(installed)
 report: $(installed)
 	$(bin)/python -m benchmarks.report $(finished) -o $(or $(out),report) $(args)
 
+# $(call ship,FOLDER): the records of runs/FOLDER into results/
+ship = (cd runs && find $(1) -name record.json -exec cp --parents {} ../results ';')
+
 # rows of the study, then their options; all are of the search below. $$place and $$seed are those of
 # the part: an autoencoder is given from the row before
 define rows
@@ -90,7 +93,7 @@ study: $(installed)
 				match.flops=$$3 label=$$row seed=$$seed $$(eval echo "$$options") \
 				folder=runs/$$place/$$row-s$$seed $(args) </dev/null || [ $$? -eq 1 ] || exit; \
 		done || exit; done || exit; \
-		(cd runs && find $$place -name record.json -exec cp --parents {} ../results ';'); \
+		$(call ship,$$place); \
 	done
 
 # other samplers of the weights that the first part trained
@@ -108,7 +111,7 @@ study-samplers: $(installed)
 			checkpoint=runs/$(first)/$$row-s$$seed/weights.safetensors \
 			folder=runs/$(first)-samplers/$$row-$$tag-s$$seed $(args) </dev/null || exit; \
 	done || exit; done || exit; done
-	cd runs && find $(first)-samplers -name record.json -exec cp --parents {} ../results ';'
+	$(call ship,$(first)-samplers)
 
 # rows of the search, then their options: the pair's learning rates, what may move mdm towards its
 # twin, and shares of the cascade's stages
@@ -142,7 +145,7 @@ search: $(installed)
 		$(bin)/python -m benchmarks.run experiment=search data=critters label=$$row seed=$$seed $$options \
 			folder=runs/search/$$row-s$$seed $(args) </dev/null || exit; \
 	done || exit; done
-	cd runs && find search -name record.json -exec cp --parents {} ../results ';'
+	$(call ship,search)
 
 study-table: $(installed)
 	for place in results/search $(wildcard results/study/*); do echo; echo "$${place#results/}"; echo; \

@@ -341,16 +341,8 @@ class Cascaded(Method):
                 f"split {list(split)} for {len(sides)} stages: give a share for each, coarsest "
                 f"first"
             )
-        common: dict[str, Any] = {
-            "denoiser": denoiser,
-            "bridge": bridge or {"name": "augmented"},
-            "schedule": schedule or {"name": "cosine"},
-            "reference": reference,
-            "process": process,
-            "objective": objective,
-            "sampling": sampling,
-            "batch_size": batch_size,
-        }
+        common = common_options(schedule, reference, process, objective, sampling, batch_size)
+        common |= {"denoiser": denoiser, "bridge": bridge or {"name": "augmented"}}
         facts = {
             "channels": channels,
             "classes": classes,
@@ -377,6 +369,25 @@ class Cascaded(Method):
         say_whose(denoiser, stages or [], [stage.name for stage in built])
 
 
+def common_options(
+    schedule: Later[Schedule] | None,
+    reference: Count | Sides | None,
+    process: str,
+    objective: Later[Objective] | None,
+    sampling: Later[Sampling] | None,
+    batch_size: Count | None,
+) -> dict[str, Any]:
+    """Options of all stages of a method, over which each may have its own (`merged`)."""
+    return {
+        "schedule": schedule or {"name": "cosine"},
+        "reference": reference,
+        "process": process,
+        "objective": objective or {},
+        "sampling": sampling or {},
+        "batch_size": batch_size,
+    }
+
+
 def build_stage(
     side: Resolution,
     options: Mapping[str, Any],
@@ -395,8 +406,8 @@ def build_stage(
     if previous is None:
         options.pop("crop", None)
     base = schedules.build(options.pop("schedule"))
-    options["objective"] = objectives.build(options["objective"] or {})
-    options["sampling"] = build(Sampling, options["sampling"] or {})
+    options["objective"] = objectives.build(options["objective"])
+    options["sampling"] = build(Sampling, options["sampling"])
     if previous is not None:
         low = previous.resolutions[0]
         ends = {"low": low, "high": side, "process": previous.process}

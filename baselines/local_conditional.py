@@ -14,7 +14,13 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
-from baselines.cascaded import build_stage, check_options, merged, parts_of
+from baselines.cascaded import (
+    build_stage,
+    check_options,
+    common_options,
+    merged,
+    parts_of,
+)
 from hierdiff.bands import Details, check_halves
 from hierdiff.batch import Batch, Cond
 from hierdiff.codec import Codec
@@ -120,9 +126,7 @@ class LocalConditional(Method):
             check_options(options, place)
         facts = {"channels": channels, "classes": classes}
         facts |= {"text_width": text_width, "text_length": text_length}
-        common: dict[str, Any] = {"schedule": schedule or {"name": "cosine"}, "process": process}
-        common |= {"objective": objective or {}, "sampling": sampling or {}}
-        common |= {"reference": reference, "batch_size": batch_size}
+        common = common_options(schedule, reference, process, objective, sampling, batch_size)
         coarse = merged({**common, "denoiser": denoiser, "bridge": None}, own[0])
         built = [build_stage(sides[-1], coarse, facts, None)]
         common["denoiser"] = details or {"name": "local"}

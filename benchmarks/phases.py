@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -447,38 +448,42 @@ def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
     best = next((one for one in record.selection if one.chosen), None)
     if best is not None:
         bench = choose(bench, Choice(best.guidance, best.steps, best.half_life))
-    names = [resolution_of(name) for name in bench.method.resolutions]
-    references = real_references(
-        bench.run.data,
-        bench.extractor,
-        names,
-        statistics_folder(bench.settings.data),
-        processes=bench.processes,
-    )
     looks = {
         "steps": by_steps,
         "spectrum": by_spectrum,
         "exposure_bias": by_exposure,
         "experts": by_experts,
     }
-    result = looks[analysis.name](bench, analysis, references)
+    result, draw = looks[analysis.name](bench, analysis)
     record = replace(record, analysis={**record.analysis, analysis.name: result})
     if bench.processes.first:
+        draw(bench.folder / f"{analysis.name}.png")
         record.write(bench.folder)
     return record
 
 
-References = Mapping[Resolution, Reference]
+Look = tuple[dict[str, Any], Callable[[Path], None]]  # for the record, and what draws the picture
 
 
-def by_exposure(bench: Bench, analysis: Analysis, references: References) -> dict[str, Any]:
-    """The exposure bias of a cascade, and its picture."""
+def references_of(bench: Bench) -> Mapping[Resolution, Reference]:
+    """Those of the data at every resolution of the method."""
+    return real_references(
+        bench.run.data,
+        bench.extractor,
+        [resolution_of(name) for name in bench.method.resolutions],
+        statistics_folder(bench.settings.data),
+        processes=bench.processes,
+    )
+
+
+def by_exposure(bench: Bench, analysis: Analysis) -> Look:
+    """The exposure bias of a cascade."""
     method = bench.method
     rows = exposure.exposure_bias(
         method,
         bench.test,
         bench.extractor,
-        references,
+        references_of(bench),
         n=analysis.samples,
         log_snrs=analysis.log_snrs,
         seed=bench.seed,
@@ -487,18 +492,17 @@ def by_exposure(bench: Bench, analysis: Analysis, references: References) -> dic
         processes=bench.processes,
     )
     own = {one.stage.name: one.bridge.output_log_snr for one in exposure.upsamplers(method)}
-    if bench.processes.first:
-        exposure.write_picture(bench.folder / f"{analysis.name}.png", rows, own)
-    return {"rows": rows, "gap": exposure.gaps(rows, method), "level": own}
+    result = {"rows": rows, "gap": exposure.gaps(rows, method), "level": own}
+    return result, partial(exposure.write_picture, rows=rows, own=own)
 
 
-def by_steps(bench: Bench, analysis: Analysis, references: References) -> dict[str, Any]:
-    """The quality over the number of steps, and its picture."""
+def by_steps(bench: Bench, analysis: Analysis) -> Look:
+    """The quality over the number of steps."""
     rows = quality_by_steps(
         bench.method,
         bench.test,
         bench.extractor,
-        references,
+        references_of(bench),
         n=analysis.samples,
         steps=analysis.steps,
         seed=bench.seed,
@@ -507,13 +511,11 @@ def by_steps(bench: Bench, analysis: Analysis, references: References) -> dict[s
         track=bench.track,
         processes=bench.processes,
     )
-    if bench.processes.first:
-        write_steps_picture(bench.folder / f"{analysis.name}.png", rows)
-    return {"rows": rows}
+    return {"rows": rows}, partial(write_steps_picture, rows=rows)
 
 
-def by_spectrum(bench: Bench, analysis: Analysis, references: References) -> dict[str, Any]:
-    """The power spectrum of samples and of real images, and its picture."""
+def by_spectrum(bench: Bench, analysis: Analysis) -> Look:
+    """The power spectrum of samples and of real images."""
     rows = spectra(
         bench.method,
         bench.test,
@@ -524,13 +526,11 @@ def by_spectrum(bench: Bench, analysis: Analysis, references: References) -> dic
         track=bench.track,
         processes=bench.processes,
     )
-    if bench.processes.first:
-        write_spectrum_picture(bench.folder / f"{analysis.name}.png", rows)
-    return {"rows": rows}
+    return {"rows": rows}, partial(write_spectrum_picture, rows=rows)
 
 
-def by_experts(bench: Bench, analysis: Analysis, references: References) -> dict[str, Any]:
-    """What the experts of the networks do while samples are drawn, and its picture."""
+def by_experts(bench: Bench, analysis: Analysis) -> Look:
+    """What the experts of the networks do while samples are drawn."""
     watched = watch_experts(
         bench.method,
         bench.test,
@@ -538,6 +538,4 @@ def by_experts(bench: Bench, analysis: Analysis, references: References) -> dict
         seed=bench.seed,
         precision=bench.precision,
     )
-    if bench.processes.first:
-        write_experts_picture(bench.folder / f"{analysis.name}.png", watched)
-    return {"rows": watched.rows()}
+    return {"rows": watched.rows()}, partial(write_experts_picture, watched=watched)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import math
@@ -27,7 +26,7 @@ from benchmarks.tables.formats.terminal import terminal_text
 from hierdiff.command import in_order, plain_config, with_sentences
 from hierdiff.config import folder_of_configs, one_line
 from hierdiff.data import datasets
-from hierdiff.files.atomic import write
+from hierdiff.files.atomic import write, write_figure
 from hierdiff.files.digest import read_json, write_json
 from hierdiff.files.lock import worked_in
 from hierdiff.files.reading import Damaged
@@ -257,7 +256,6 @@ def exponent_table(rows: Sequence[Row]) -> Table:
 
 def draw_exponents(path: Path, rows: Sequence[Row], conditions: str) -> None:
     """Draws a panel for each quantity, both axes logarithmic, a line for each method."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(row["method"] for row in rows))
@@ -280,9 +278,7 @@ def draw_exponents(path: Path, rows: Sequence[Row], conditions: str) -> None:
         axes.minorticks_off()
         axes.legend(frameon=False, fontsize=7, title="exponent", title_fontsize=7)
     figure.suptitle(f"untrained, {conditions}", fontsize=9)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    write(path, buffer.getvalue())
+    write_figure(path, figure)
 
 
 class RowFile:

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from einops import rearrange
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from hierdiff.resolution import Resolution, divides, resolution_of, sides_of, text_of
@@ -54,6 +55,11 @@ def up(x: Float[Tensor, "b c *sides"], resolution: Resolution) -> Float[Tensor, 
     for dim, (low, high) in enumerate(zip(old, new, strict=True), start=2):
         x = x.repeat_interleave(high // low, dim)
     return x
+
+
+def framewise(x: Shaped[Tensor, "b c *sides"]) -> Shaped[Tensor, "n c h w"]:
+    """Clips as their frames, one after another; images as they are."""
+    return rearrange(x, "b c f h w -> (b f) c h w") if x.ndim == 5 else x
 
 
 def clipped(x: Tensor, limit: Tensor | float = 1.0) -> Tensor:

@@ -12,7 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from baselines.cascaded import build_stage, check_options, merged, parts_of
+from baselines.cascaded import (
+    build_stage,
+    check_options,
+    common_options,
+    merged,
+    parts_of,
+)
 from baselines.unclip.embedding import (
     FITTED,
     NAME,
@@ -269,9 +275,7 @@ class Unclip(Method):
             check_options(options, place)
         facts = {"channels": channels, "classes": classes}
         facts |= {"text_width": text_width, "text_length": text_length}
-        common: dict[str, Any] = {"schedule": schedule or {"name": "cosine"}, "process": process}
-        common |= {"objective": objective or {}, "sampling": sampling or {}}
-        common |= {"reference": reference, "batch_size": batch_size}
+        common = common_options(schedule, reference, process, objective, sampling, batch_size)
         node = dict(embedding or {"name": "efficientnet_lite0"})
         codec = EmbeddingCodec(node, width, text_width + classes, sides[-1])
         first = _prior(prior or {"name": "transformer"}, codec, merged(common, own[0]), facts)

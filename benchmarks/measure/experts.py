@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from benchmarks.measure.pictures import evenly_spaced
 from benchmarks.measure.samples import draw_rows
 from hierdiff.data import ImageData
 from hierdiff.denoisers.protocol import Denoiser, Routes
-from hierdiff.files.atomic import write
+from hierdiff.files.atomic import write_figure
 from hierdiff.images import to_uint8
 from hierdiff.methods import Method
 from hierdiff.text import words_of
@@ -116,7 +115,6 @@ def painters(routes: Routes) -> tuple[Tensor, ...]:
 
 def write_experts_picture(path: Path, watched: Watched) -> None:
     """Draws the choices of steps and of words, and who paints where over the steps."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = [painters(call) for call in evenly_spaced(watched.calls, FRAMES)]
@@ -147,6 +145,4 @@ def write_experts_picture(path: Path, watched: Watched) -> None:
             axes[-1].imshow(image.permute(1, 2, 0).numpy())
         for place in grid.flat:
             place.axis("off")
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    write(path, buffer.getvalue())
+    write_figure(path, figure)

@@ -8,7 +8,6 @@ grows with the noise; the gap between the curves is the bias.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,7 +27,7 @@ from benchmarks.progress import Track
 from hierdiff.batch import Batch
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows
-from hierdiff.files.atomic import write
+from hierdiff.files.atomic import write_figure
 from hierdiff.images import to_uint8
 from hierdiff.levels import Levels
 from hierdiff.methods import Bridge, Generator, Method, Request
@@ -186,7 +185,6 @@ def write_picture(path: Path, rows: Sequence[Mapping[str, Any]], own: Mapping[st
 
     own: the log-SNR at which each stage samples.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(row["stage"] for row in rows))
@@ -209,6 +207,4 @@ def write_picture(path: Path, rows: Sequence[Mapping[str, Any]], own: Mapping[st
             ylabel=f"{curve[0]['metric']} at {text_of(curve[0]['resolution'])} px",
         )
         axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    write(path, buffer.getvalue())
+    write_figure(path, figure)

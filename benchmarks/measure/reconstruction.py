@@ -17,13 +17,14 @@ from hierdiff.codec import Codec
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rule
 from hierdiff.images import to_float, to_uint8
+from hierdiff.levels import framewise
 from hierdiff.methods import Generator
 from hierdiff.metrics.extra import psnr, ssim
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL, Identity
 from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.metrics.quality import HIGH, LOW, finite
-from hierdiff.metrics.reference import Reference, framewise
+from hierdiff.metrics.reference import Reference
 from hierdiff.resolution import text_of
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ variance, and falling as a power of the frequency for photographs.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from benchmarks.measure.samples import BATCH, PACK, Draw, blocks
 from benchmarks.progress import Track
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows
-from hierdiff.files.atomic import write
+from hierdiff.files.atomic import write_figure
 from hierdiff.images import to_float, to_uint8
 from hierdiff.levels import down
 from hierdiff.methods import Method
@@ -99,7 +98,6 @@ def _power(images_of: Callable[[range], Tensor], numbers: range) -> Tensor:
 
 def write_spectrum_picture(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Draws the power over the frequency, a line for each source."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4), layout="constrained")
@@ -119,6 +117,4 @@ def write_spectrum_picture(path: Path, rows: Sequence[Mapping[str, Any]]) -> Non
     axes.set_xticks(marks, list(map(str, marks)))
     axes.set(xlabel="cycles an image", ylabel=f"power at {px(rows[0]['resolution'])}")
     axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    write(path, buffer.getvalue())
+    write_figure(path, figure)

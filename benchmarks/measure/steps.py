@@ -6,7 +6,6 @@ teacher. Every point has the same noise and conditions.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from benchmarks.measure.samples import PACK, Draw
 from benchmarks.measure.stream import Source, measure_source
 from benchmarks.progress import Track
 from hierdiff.data import ImageData
-from hierdiff.files.atomic import write
+from hierdiff.files.atomic import write_figure
 from hierdiff.methods import Method
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.quality import NATIVE
@@ -78,7 +77,6 @@ def quality_by_steps(
 
 def write_steps_picture(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Draws the distance over the number of steps, a line for each contrast."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4), layout="constrained")
@@ -100,6 +98,4 @@ def write_steps_picture(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     )
     if len({row["stage"] for row in rows}) > 1:
         axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    write(path, buffer.getvalue())
+    write_figure(path, figure)

@@ -47,7 +47,7 @@ def deltas(rows: Mapping[str, Record], metrics: Sequence[str], baseline: str) ->
     Raises:
         ValueError: where no row is the baseline, or several are.
     """
-    bases = [baseline] if baseline in rows else [row for row in rows if named(row, baseline)]
+    bases = named(baseline, rows)
     if len(bases) != 1:
         number = "several rows are" if bases else "no row is"
         raise ValueError(f"{number} the baseline {baseline!r}: choose one of {', '.join(rows)}")

@@ -5,7 +5,7 @@ What a label says behind a name may be left out: `mdm` finds "mdm (3 seeds)" and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
 from benchmarks.tables.captions import PRETRAINED
@@ -20,9 +20,7 @@ def matching(pattern: str, known: Sequence[str], what: str) -> list[str]:
     Raises:
         ValueError: where there are none, with the nearest one.
     """
-    found = [k for k in known if fnmatchcase(k, pattern)] or [k for k in known if named(k, pattern)]
-    if pattern in known:
-        found = [pattern]
+    found = named(pattern, known) or [k for k in known if fnmatchcase(k, pattern)]
     if not found:
         raise ValueError(
             f"there is no {what} {pattern!r}{suggest(pattern, known) or ','} "
@@ -39,6 +37,7 @@ def chosen(patterns: Sequence[str], known: Sequence[str], what: str) -> list[str
     return list(dict.fromkeys(k for one in patterns for k in matching(one, known, what)))
 
 
-def named(label: str, name: str) -> bool:
-    """Whether a label is a name and what it says behind it."""
-    return label == name or label.startswith((f"{name} (", f"{name} {PRETRAINED}"))
+def named(name: str, known: Collection[str]) -> list[str]:
+    """The label that is the name, or else those that begin with it and say something behind it."""
+    behind = f"{name} (", f"{name} {PRETRAINED}"
+    return [name] if name in known else [label for label in known if label.startswith(behind)]

@@ -34,8 +34,8 @@ from hierdiff.denoisers.layers import (
 from hierdiff.denoisers.protocol import (
     Backbone,
     Reads,
-    augmentation_of,
     caption_of,
+    conditioned,
     denoisers,
     labels_of,
     split_width,
@@ -248,7 +248,5 @@ class DiT(Backbone):
 
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
         waves = sinusoid(self.clock(log_snr), WAVES)
-        vector = self.scalars(self.time(waves.to(self.patches.weight.dtype)), cond)
-        if self.augmentation is not None:
-            vector = vector + self.augmentation(LogSNRClock()(augmentation_of(cond, log_snr)))
-        return vector if cond.embedding is None else vector + cond.embedding
+        time = self.time(waves.to(self.patches.weight.dtype))
+        return conditioned(time, log_snr, cond, self.scalars, self.augmentation)

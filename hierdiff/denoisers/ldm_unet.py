@@ -46,8 +46,8 @@ from hierdiff.denoisers.norms import GroupNorm, GroupNormSiLU
 from hierdiff.denoisers.protocol import (
     Backbone,
     Reads,
-    augmentation_of,
     caption_of,
+    conditioned,
     denoisers,
     labels_of,
     with_low,
@@ -508,10 +508,8 @@ class LDMUNet(Backbone):
         return self.head(h), h
 
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
-        vector = self.scalars(self.time(self.clock(log_snr)), cond)
-        if self.augmentation is not None:
-            vector = vector + self.augmentation(LogSNRClock()(augmentation_of(cond, log_snr)))
-        return vector if cond.embedding is None else vector + cond.embedding
+        time = self.time(self.clock(log_snr))
+        return conditioned(time, log_snr, cond, self.scalars, self.augmentation)
 
     def _mask(self, cond: Cond) -> Tensor | None:
         if not self.mask_text or self.text is None or cond.mask is None:

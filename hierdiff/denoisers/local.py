@@ -30,8 +30,8 @@ from hierdiff.denoisers.layers import (
 from hierdiff.denoisers.protocol import (
     Backbone,
     Reads,
-    augmentation_of,
     caption_of,
+    conditioned,
     denoisers,
     labels_of,
     with_low,
@@ -154,12 +154,8 @@ class Local(Backbone):
         cond: Cond,
         added: Float[Tensor, "b n h w"] | None,
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b n h w"] | None]:
-        vector = self.scalars(self.time(self.clock(log_snr)), cond)
-        if self.augmentation is not None:
-            augmentation = augmentation_of(cond, log_snr)
-            vector = vector + self.augmentation(LogSNRClock()(augmentation))
-        if cond.embedding is not None:
-            vector = vector + cond.embedding
+        time = self.time(self.clock(log_snr))
+        vector = conditioned(time, log_snr, cond, self.scalars, self.augmentation)
         h = self.first(with_low(x, cond, self.low_channels))
         if added is not None:
             h = h + added

@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from typing_extensions import override
 
 from hierdiff.batch import CAPTION, LABEL, LOW, Cond
-from hierdiff.denoisers.layers import Clock
+from hierdiff.denoisers.layers import Clock, LogSNRClock
 from hierdiff.levels import Levels
 from hierdiff.registry import Later, Node, Registry
 
@@ -518,6 +518,21 @@ def augmentation_of(cond: Cond, like: Float[Tensor, " b"]) -> Float[Tensor, " b"
         return torch.full_like(like, LOG_SNR_LIMIT)
     log_snr = scalar[: len(like)].to(like)
     return log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+
+
+def conditioned(
+    time: Float[Tensor, "b w"],
+    log_snr: Float[Tensor, " b"],
+    cond: Cond,
+    scalars: nn.Module,
+    augmentation: nn.Module | None,
+) -> Float[Tensor, "b w"]:
+    """The vector of the time plus those of scalars, of the augmentation of an upsampler's input and
+    of class and text as `prepare` embedded them, of which the first rows are for these times."""
+    vector = scalars(time, cond)
+    if augmentation is not None:
+        vector = vector + augmentation(LogSNRClock()(augmentation_of(cond, log_snr)))
+    return vector if cond.embedding is None else vector + cond.embedding[: len(log_snr)]
 
 
 denoisers: Registry[Denoiser] = Registry("denoiser", Denoiser)

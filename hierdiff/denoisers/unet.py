@@ -48,13 +48,13 @@ from hierdiff.denoisers.protocol import (
     Joined,
     Prediction,
     Reads,
-    augmentation_of,
     caption_of,
+    conditioned,
     denoisers,
     labels_of,
     with_low,
 )
-from hierdiff.levels import Levels, down, up
+from hierdiff.levels import Levels, down, framewise, up
 from hierdiff.options import Count, Natural
 from hierdiff.registry import Later, Node
 
@@ -116,11 +116,6 @@ class UNetBlock(nn.Module):
 def for_frames(rows: Tensor | None, frames: int) -> Any:
     """Each row as often as a clip has frames; itself of images, and None of None."""
     return rows if rows is None or frames == 1 else rows.repeat_interleave(frames, 0)
-
-
-def framewise(x: Float[Tensor, "b c *sides"]) -> Float[Tensor, "n c h w"]:
-    """Clips as their frames, one after another; images as they are."""
-    return rearrange(x, "b c f h w -> (b f) c h w") if x.ndim == 5 else x
 
 
 def like_clips(x: Float[Tensor, "n c h w"], clips: Tensor) -> Tensor:
@@ -485,11 +480,8 @@ class UNet(Denoiser):
         return skip if self.skip_scale == 1 else self.skip_scale * skip
 
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond, side: int) -> Tensor:
-        vector = self.scalars(self.time(self.clock(log_snr)), cond)
-        if self.augmentation is not None:
-            augmentation = augmentation_of(cond, log_snr)
-            vector = vector + self.augmentation(LogSNRClock()(augmentation))
-        return vector if cond.embedding is None else vector + cond.embedding[: len(log_snr)]
+        time = self.time(self.clock(log_snr))
+        return conditioned(time, log_snr, cond, self.scalars, self.augmentation)
 
     def _mask(self, cond: Cond) -> Tensor | None:
         if not self.mask_text or not self._readers or cond.mask is None:

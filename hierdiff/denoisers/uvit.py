@@ -40,8 +40,8 @@ from hierdiff.denoisers.norms import GroupNormSiLU
 from hierdiff.denoisers.protocol import (
     Backbone,
     Reads,
-    augmentation_of,
     caption_of,
+    conditioned,
     denoisers,
     labels_of,
     split_width,
@@ -278,11 +278,8 @@ class UViT(Backbone):
         return rearrange(h, "b (h w) c -> b c h w", w=columns)
 
     def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
-        vector = self.scalars(self.time(self.clock(log_snr)), cond)
-        if self.augmentation is not None:
-            augmentation = augmentation_of(cond, log_snr)
-            vector = vector + self.augmentation(LogSNRClock()(augmentation))
-        return vector if cond.embedding is None else vector + cond.embedding
+        time = self.time(self.clock(log_snr))
+        return conditioned(time, log_snr, cond, self.scalars, self.augmentation)
 
 
 def _check_options(

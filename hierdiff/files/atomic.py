@@ -126,6 +126,15 @@ def write_png(path: Path, image: Image.Image) -> None:
     write(path, buffer.getvalue())
 
 
+def write_figure(path: Path, figure: Any) -> None:
+    """Writes a figure of matplotlib as a PNG file at once."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    write(path, buffer.getvalue())
+
+
 def write_webp(path: Path, frames: Sequence[Image.Image], duration: int) -> None:
     """Writes Pillow images as one animated WebP file at once, without loss.
 

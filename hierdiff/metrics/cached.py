@@ -19,9 +19,10 @@ from torch import Tensor
 
 from hierdiff.files.arrays import arrays_sha256, read_npz, write_npz
 from hierdiff.files.reading import Damaged
+from hierdiff.levels import framewise
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL
-from hierdiff.metrics.reference import BATCH, framewise
+from hierdiff.metrics.reference import BATCH
 
 log = logging.getLogger(__name__)
 

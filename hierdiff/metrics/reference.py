@@ -29,7 +29,7 @@ from hierdiff.files.arrays import Rows, names_in, read_npz, write_npz
 from hierdiff.files.atomic import write
 from hierdiff.files.reading import Damaged
 from hierdiff.images import to_float, to_uint8
-from hierdiff.levels import down
+from hierdiff.levels import down, framewise
 from hierdiff.metrics import weights
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.frechet import Statistics
@@ -92,11 +92,6 @@ def frames_of(resolution: Resolution) -> int:
     """Images that an extractor sees of one example: the frames of a clip, else 1."""
     sides = sides_of(resolution)
     return sides[0] if len(sides) == 3 else 1
-
-
-def framewise(images: UInt8[Tensor, "b c *sides"]) -> UInt8[Tensor, "n c h w"]:
-    """Clips as their frames, one after another; images as they are."""
-    return rearrange(images, "b c f h w -> (b f) c h w") if images.ndim == 5 else images
 
 
 def feature_batches(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 
 from hierdiff.batch import Cond
 from hierdiff.data.order import evaluation_rows
-from hierdiff.files.atomic import write
+from hierdiff.files.atomic import write_figure
 from hierdiff.files.log import losses, read_log
 from hierdiff.images import sheet, to_uint8
 from hierdiff.methods import Stage
@@ -49,11 +48,7 @@ def sample_sheet(
 
 def write_curves(path: Path, log: Path) -> None:
     """Draws the loss curves of the file `log` into the PNG file `path`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    buffer = io.BytesIO()
-    FigureCanvasAgg(curves(read_log(log))).print_png(buffer)
-    write(path, buffer.getvalue())
+    write_figure(path, curves(read_log(log)))
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> Any:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hierdiff.images import to_float, to_uint8
-from hierdiff.levels import pyramid
+from hierdiff.levels import framewise, pyramid
 from hierdiff.metrics import fidelity, table
 from hierdiff.metrics.extra import inception_score
 from hierdiff.metrics.extractors import CLIP, Extractor, Haar, RandomConv, SqueezeNet, squeezenet
@@ -24,7 +24,7 @@ from hierdiff.metrics.neighbours import (
     precision_recall,
 )
 from hierdiff.metrics.quality import Quality
-from hierdiff.metrics.reference import framewise, levels_of, pooled, references
+from hierdiff.metrics.reference import levels_of, pooled, references
 from hierdiff.metrics.sliced import mind
 from hierdiff.metrics.table import METRICS, check_metrics
 from hierdiff.resolution import Named

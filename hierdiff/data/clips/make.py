@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from hierdiff.data.clips.drawing import COUNT, FRAMES, NAMES, SHA256, SIDE, caption, draw, parts_of
+from hierdiff.files.atomic import write_webp
 
 DURATION = 125  # ms of a frame: a clip takes two seconds
 
@@ -32,9 +33,8 @@ def main(folder: Path | None) -> None:
     for seed, clip in enumerate(clips if folder is not None else ()):
         parts = parts_of(seed)
         file = Path(folder or "", NAMES["motion"][parts["motion"]], f"{seed:04d}.webp")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        first, *others = [Image.fromarray(frame) for frame in clip.transpose(1, 2, 3, 0)]
-        first.save(file, save_all=True, append_images=others, duration=DURATION, lossless=True)
+        frames = [Image.fromarray(frame) for frame in clip.transpose(1, 2, 3, 0)]
+        write_webp(file, frames, DURATION)
         file.with_suffix(".txt").write_text(caption(parts) + "\n", "utf-8")
 
 
