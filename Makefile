@@ -150,6 +150,8 @@ search: $(installed)
 study-table: $(installed)
 	for place in results/search $(wildcard results/study/*); do echo; echo "$${place#results/}"; echo; \
 		$(bin)/python -m benchmarks.tables $$place --format $(format) $(args) || exit; \
+		case $$place in results/study/*) $(bin)/python -m benchmarks.tables $$place --format $(format) \
+			--spec examples/study.yaml || exit;; esac; \
 		$(bin)/python -m benchmarks.report $$place -o report/$${place#results/} || exit; done
 
 # two processes of one thread each

@@ -13,7 +13,6 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from markupsafe import Markup
 from benchmarks.report.charts import swatch
 from benchmarks.report.content import Page, page
 from benchmarks.report.live import live_folders, state_of
-from benchmarks.report.pictures import FOLDER, ReportFiles
+from benchmarks.report.parts import page_source
+from benchmarks.report.pictures import CHARTS, FOLDER, ReportFiles
 from benchmarks.tables import published as papers
 from benchmarks.tables.choices import add_choices, require_runs, select
 from hierdiff.config import one_line, printable, reported
@@ -34,13 +34,13 @@ from hierdiff.results.folders import readable
 
 INDEX = "index.html"
 MADE_BY = b'<meta name="generator" content="hierdiff report">'  # by which our pages are recognised
-OWN = re.compile(rf"({FOLDER}|tables)/[\w-][\w.-]*")  # files beside the page
+OWN = re.compile(rf"({FOLDER}|{CHARTS}|tables)/[\w-][\w.-]*")  # files beside the page
 BEGUN = ".begun.json"  # the files of a report that is being written
 
 
 def render(content: Page) -> bytes:
     """The page as an HTML file in UTF-8; all text from records is escaped."""
-    source = {name: _source(f"page.{name}") for name in ("html", "css", "js")}
+    source = {name: page_source(name) for name in ("html", "css", "js")}
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
@@ -67,10 +67,6 @@ def _printable(value: Any) -> Any:
 def _with_breaks(name: str) -> Markup:
     """A name in which a line may break after the dots of an option."""
     return Markup("<wbr>").join(re.split(r"(?<=\w\.)(?=[a-z])", printable(name)))
-
-
-def _source(name: str) -> str:
-    return resources.files("benchmarks.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _policy(css: str, js: str) -> str:

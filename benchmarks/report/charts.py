@@ -9,6 +9,7 @@ mark; there is no legend.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -280,6 +281,20 @@ def swatch(look: int) -> str:
         f'<svg class="swatch" viewBox="0 0 14 14" aria-hidden="true" focusable="false">'
         f"{mark(look, 7, 7)}</svg>"
     )
+
+
+def standalone(svg: str, style: str) -> bytes:
+    """A chart as a file of its own, in the light colours of the page.
+
+    style: that of the page, of which it takes the colours (`:root`) and the part on charts.
+    """
+    colours = dict(re.findall(r"(--\w+): (#\w+);", style.partition("@media")[0]))
+    rules = style.partition("/* charts */")[2].partition("/* pictures */")[0]
+    for name, colour in colours.items():
+        rules = rules.replace(f"var({name})", colour)
+    rules += f"svg {{ font-family: sans-serif; background: {colours['--paper']}; }}"
+    root = '<svg xmlns="http://www.w3.org/2000/svg" '
+    return svg.replace("<svg ", root, 1).replace("\n", f"\n<style>{rules}</style>\n", 1).encode()
 
 
 # ---------------------------------------------------------------- parts of a chart

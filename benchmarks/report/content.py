@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from benchmarks.report.numbers import (
     reason,
     row_key,
 )
-from benchmarks.report.parts import Charts, Gallery, Group, LabelledRecord, PlainTable
+from benchmarks.report.parts import Charts, Gallery, Group, LabelledRecord, PlainTable, slug_of
 from benchmarks.report.pictures import ReportFiles, galleries, scaling
 from benchmarks.report.plots import (
     curve_charts,
@@ -144,12 +143,7 @@ def slugs(names: Sequence[str]) -> dict[str, str]:
     """A slug for each name, for files and links; all differ even where case is ignored."""
     slugs_by_name: dict[str, str] = {}
     for name in names:
-        slug = base = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:60] or "data"
-        count = 1
-        while slug in slugs_by_name.values():
-            count += 1
-            slug = f"{base}-{count}"
-        slugs_by_name[name] = slug
+        slugs_by_name[name] = slug_of(name, slugs_by_name.values())
     return slugs_by_name
 
 
@@ -162,18 +156,13 @@ def section(
 ) -> Section:
     """The section of a data set; its pictures are added to `files`."""
     differences, alone, shared = facts.option_tables(entries)
+    kinds = (option_charts, spectrum_charts, steps_charts, selection_charts, curve_charts)
     return Section(
         slug=slug,
         data=data,
         entries=entries,
         groups=groups,
-        curves=[
-            *option_charts(entries),
-            *spectrum_charts(entries),
-            *steps_charts(entries),
-            *selection_charts(entries),
-            *curve_charts(entries),
-        ],
+        curves=[files.charts(slug, charts) for kind in kinds for charts in kind(entries)],
         galleries=list(galleries(data, entries, files)),
         budgets=facts.budget_table(entries),
         differences=differences,
@@ -197,6 +186,7 @@ def tables(
             rows = merge_runs(part)
             comparison_tables = list(comparisons(name, rows, files.contents, published))
             agreement = list(agreement_tables(rows))
-            yield Group(names, comparison_tables, agreement, list(trade_charts(rows)))
+            trade = [files.charts(name, charts) for charts in trade_charts(rows)]
+            yield Group(names, comparison_tables, agreement, trade)
         except UNFIT as error:
             yield Group(names, problem=reason(error))

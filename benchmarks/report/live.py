@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.charts import Axis, Line, lines
-from benchmarks.report.parts import Charts, Figure, Gallery, mapping
+from benchmarks.report.parts import Chart, Charts, Figure, Gallery, mapping
 from benchmarks.report.pictures import ReportFiles
 from hierdiff.config import from_yaml
 from hierdiff.files.log import losses, read_log
@@ -86,7 +86,7 @@ def _loss_chart(found: Sequence[dict[str, Any]]) -> Charts | None:
                 curves.append(Line(label, points, look))
     if not curves:
         return None
-    return Charts("Loss", [("Loss", lines(curves, Axis("images"), Axis("loss")))])
+    return Charts("Loss", [Chart("Loss", lines(curves, Axis("images"), Axis("loss")))])
 
 
 def _thinned(points: Sequence[Sequence[float]]) -> Iterator[tuple[float, float]]:

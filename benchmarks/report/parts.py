@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from itertools import groupby
 from math import ceil, isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hierdiff.resolution import text_of
 from hierdiff.results.record import Record
@@ -100,12 +102,20 @@ class Comparison:
     downloads: Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Charts:
-    """Charts that belong together. images: (name, SVG) of each; note: the text beneath."""
+class Chart(NamedTuple):
+    """A chart as SVG; href: the file of the report that holds it too, empty where there is none."""
 
     name: str
-    images: Sequence[tuple[str, str]]
+    svg: str
+    href: str = ""
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Charts that belong together; note: the text beneath."""
+
+    name: str
+    images: Sequence[Chart]
     note: str = ""
 
 
@@ -176,3 +186,18 @@ def finite_number(value: Any) -> float | None:
 def mapping(value: Any) -> Mapping[str, Any]:
     """A mapping, or an empty one for whatever else a record holds there."""
     return value if isinstance(value, Mapping) else {}
+
+
+def page_source(kind: str) -> str:
+    """The template ("html"), style ("css") or script ("js") of a page."""
+    return resources.files("benchmarks.report").joinpath(f"page.{kind}").read_text("utf-8")
+
+
+def slug_of(name: str, taken: Collection[str]) -> str:
+    """A name in small letters, digits and hyphens, for files and links; none of those `taken`."""
+    slug = base = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:60] or "data"
+    count = 1
+    while slug in taken:
+        count += 1
+        slug = f"{base}-{count}"
+    return slug

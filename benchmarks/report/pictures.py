@@ -14,9 +14,11 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks.report.charts import standalone
 from benchmarks.report.facts import value_cell
 from benchmarks.report.parts import (
     Cell,
+    Charts,
     Figure,
     Gallery,
     LabelledRecord,
@@ -25,10 +27,12 @@ from benchmarks.report.parts import (
     TableRow,
     finite_number,
     mapping,
+    page_source,
+    slug_of,
 )
 from hierdiff.files.reading import from_json, read_text
 
-FOLDER = "pictures"
+FOLDER, CHARTS = "pictures", "charts"
 SAMPLES, MOVING = "samples.png", "samples.webp"
 FORMATS = {".png": "PNG", ".webp": "WEBP"}
 SHOWN = "shown.json"  # what the images of the sheet of samples are made from
@@ -60,6 +64,16 @@ class ReportFiles:
             return None
         self.contents[name] = content
         return Picture(name, *self.sizes[name])
+
+    def charts(self, section: str, charts: Charts) -> Charts:
+        """The charts, each a file of the report as well, named after the section and itself."""
+        style, filed = page_source("css"), []
+        for chart in charts.images:
+            taken = [Path(name).stem for name in self.contents if name.startswith(f"{CHARTS}/")]
+            href = f"{CHARTS}/{slug_of(f'{section} {charts.name} {chart.name}', taken)}.svg"
+            self.contents[href] = standalone(chart.svg, style)
+            filed.append(chart._replace(href=href))
+        return replace(charts, images=filed)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from benchmarks.report.charts import DASHES, Axis, Line, Point, compact, lines, scatter
-from benchmarks.report.parts import Charts, LabelledRecord, finite_number, mapping
+from benchmarks.report.parts import Chart, Charts, LabelledRecord, finite_number, mapping
 from benchmarks.tables.differences import differences
 from benchmarks.tables.scale import SCALE
 from hierdiff.metrics.identity import Identity
@@ -57,7 +57,7 @@ def trade_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
             if points:
                 quality = Axis(f"{metric} at {px(side)}", pairs[0][1].better)
                 real = _real(entries, side, metric, pairs[0][1].identity)
-                images.append((axis.label, scatter(points, axis, quality, real)))
+                images.append(Chart(axis.label, scatter(points, axis, quality, real)))
         if images:
             yield Charts(_name(side, view, metric, finest), images)
 
@@ -135,7 +135,7 @@ def curve_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
             if spent == "seconds":
                 curves, unit = _in_hours(curves)
             if curves:
-                images.append((name, lines(curves, Axis(label + unit), axis, real)))
+                images.append(Chart(name, lines(curves, Axis(label + unit), axis, real)))
         if images:
             more = f", of {', '.join(shared[key])}" if identities[key[:3]] > 1 else ""
             note = " ".join(filter(None, (_counts_text(own), _patterns(halves))))
@@ -156,7 +156,7 @@ def selection_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
             curves = list(_selection_lines(own, option))
             if curves:
                 axis = Axis(f"{metric} at {px(side)}", points[0].better)
-                images.append((label, lines(curves, Axis(label), axis)))
+                images.append(Chart(label, lines(curves, Axis(label), axis)))
         if images:
             chosen = "; ".join(
                 f"{e.label} {r.options()}" for e, rows in own for r in rows if r.chosen
@@ -185,7 +185,7 @@ def steps_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
         ]
         name = f"{metric} at {px(level)}"
         image = lines(drawn, Axis("sampler steps"), Axis(name, "low"))
-        yield Charts(f"{name} over steps", [("steps", image)], spent)
+        yield Charts(f"{name} over steps", [Chart("steps", image)], spent)
 
 
 def spectrum_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
@@ -205,7 +205,8 @@ def spectrum_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
     for level, curves in shared.items():
         drawn = [Line(label, sorted(points), look) for (label, look), points in curves.items()]
         name = f"Power spectrum at {px(level)}"
-        yield Charts(name, [("spectrum", lines(drawn, Axis("cycles an image"), Axis("power")))])
+        chart = lines(drawn, Axis("cycles an image"), Axis("power"))
+        yield Charts(name, [Chart("spectrum", chart)])
 
 
 def option_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
@@ -235,7 +236,7 @@ def option_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
                 if x is not None:
                     found.setdefault(axis, []).append((x, y))
         images = [
-            (axis.label, lines([Line(method, sorted(points), own[0].look)], Axis(name), axis))
+            Chart(axis.label, lines([Line(method, sorted(points), own[0].look)], Axis(name), axis))
             for axis, points in found.items()
             if len(points) > 1
         ]

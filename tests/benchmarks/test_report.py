@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
 from benchmarks.report.__main__ import INDEX, MADE_BY, main, render, write_report
-from benchmarks.report.charts import BOTTOM, HEIGHT, Axis, Line, Point, lines, scatter
+from benchmarks.report.charts import BOTTOM, HEIGHT, Axis, Line, Point, escape_html, lines, scatter
 from benchmarks.report.content import page, slugs
 from benchmarks.report.facts import duration_text, option_leaves
 from benchmarks.report.parts import Figure, Gallery, LabelledRecord, Picture
@@ -321,7 +322,7 @@ def test_quality_stands_over_the_cost_of_the_trajectory_that_made_the_images():
     entries = [LabelledRecord(one.name, one, look) for look, one in enumerate((joint, low))]
     for view in ("native", "pooled"):
         charts = next(c for c in trade_charts(entries) if c.name == f"FD-EffLite0 at 32 px, {view}")
-        drawn = dict(charts.images)["sampled images/s"]
+        drawn = {one.name: one.svg for one in charts.images}["sampled images/s"]
         assert "at 20.8; low" in drawn and "at 7. " in drawn and "33.5" not in drawn
 
 
@@ -333,6 +334,21 @@ def test_failures_and_the_scale_stand_apart(runs: Path):
     assert [cell.text for cell in row.all("td")] == ["out of memory at batch_size 32: lower it"]
     (scale,) = first.all("tbody", "scale")
     assert [head.text for head in scale.all("th")] == ["real images", "Gaussian"]
+
+
+def test_each_chart_is_a_file_too_that_needs_nothing_of_the_page(runs: Path):
+    out = made(runs)
+    text = (out / INDEX).read_text(encoding="utf-8")
+    files = sorted((out / "charts").iterdir())
+    assert files and {f"charts/{file.name}" for file in files} == set(
+        re.findall(r'href="(charts/[^"]*)" download', text)
+    )
+    for file in files:
+        root = ElementTree.parse(file).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert escape_html(root.attrib["aria-label"]) in text
+        style = root.findtext("{http://www.w3.org/2000/svg}style") or ""
+        assert ".line" in style and "var(" not in style
 
 
 def test_downloads_are_what_the_formats_write(runs: Path):

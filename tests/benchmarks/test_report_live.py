@@ -34,7 +34,7 @@ def test_a_run_in_training_says_how_far_it_is(tmp_path: Path):
     files = ReportFiles()
     run = live_run(training(tmp_path / "mdm"), files)
     assert (run.name, run.progress) == ("mdm", "step 3 of 4,000, stage 32, 24 images")
-    assert run.charts is not None and "all levels" in run.charts.images[0][1]
+    assert run.charts is not None and "all levels" in run.charts.images[0].svg
     assert run.gallery is not None and run.gallery.figures[0].caption == "after 3 steps"
     assert len(files.contents) == 1
 
@@ -42,7 +42,7 @@ def test_a_run_in_training_says_how_far_it_is(tmp_path: Path):
 def test_a_long_log_is_thinned_to_its_means(tmp_path: Path):
     run = live_run(training(tmp_path / "mdm", 10 * POINTS), ReportFiles())
     assert run.charts is not None
-    assert run.charts.images[0][1].count("L") < 3 * POINTS
+    assert run.charts.images[0].svg.count("L") < 3 * POINTS
 
 
 def test_a_run_is_live_until_its_record_or_an_hour_of_silence(tmp_path: Path):

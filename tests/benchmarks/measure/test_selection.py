@@ -189,5 +189,5 @@ def test_tables_and_report_show_the_choice_and_the_curve():
     (line,) = selections({"mdm": made})
     assert "mdm: guidance 1.5 chosen out of 3 by" in line
     (chart,) = selection_charts([LabelledRecord("mdm", made, 0)])
-    assert [name for name, _ in chart.images] == ["guidance"]
+    assert [one.name for one in chart.images] == ["guidance"]
     assert "Chosen: mdm guidance 1.5." in chart.note

@@ -56,7 +56,7 @@ def test_the_picture_and_the_chart_have_samples_and_real_images(rows, tmp_path: 
     assert (tmp_path / "spectrum.png").stat().st_size > 1000
     made = [replace(record(name), analysis={"spectrum": {"rows": rows}}) for name in "ab"]
     (chart,) = spectrum_charts([LabelledRecord(one.name, one, i) for i, one in enumerate(made)])
-    ((_, svg),) = chart.images
+    (svg,) = (one.svg for one in chart.images)
     assert chart.name == "Power spectrum at 8 px" and svg.count('<path class="line') == 3
     broken = {"spectrum": {"rows": [{"frequency": "a"}, 3, {"frequency": 2, "value": None}]}}
     for analysis in ({}, {"spectrum": None}, broken):
@@ -79,12 +79,12 @@ def swept(values):
 def test_rows_that_differ_in_one_number_are_drawn_over_it():
     (chart,) = option_charts([*swept([5, 9, 13]), LabelledRecord("other", record("other"), 3)])
     assert chart.name == "local over receptive"
-    names = [name for name, _ in chart.images]
+    names = [one.name for one in chart.images]
     assert names == [
         *("FD-EffLite0 at 64 px", "sampled images/s", "sampling memory, MiB"),
         "GFLOPs per image",
     ]
-    assert "from 100 to 98" in chart.images[0][1] and "receptive" in chart.images[0][1]
+    assert "from 100 to 98" in chart.images[0].svg and "receptive" in chart.images[0][1]
 
 
 @pytest.mark.parametrize("values", [[5, 9], [5, 5, 9], [5, 9, "all"], [5]])

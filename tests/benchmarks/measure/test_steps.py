@@ -62,7 +62,7 @@ def test_the_picture_and_the_chart_have_a_line_for_each(rows, tmp_path: Path):
     made = replace(record("row"), analysis={"steps": {"rows": found}}, training=training)
     (chart,) = steps_charts([LabelledRecord("row", made, 0)])
     assert chart.name == f"{found[0]['metric']} at 8 px over steps"
-    ((_, svg),) = chart.images
+    (svg,) = (one.svg for one in chart.images)
     assert "one" in svg and "other" in svg and "sampler steps" in svg
     assert chart.note == "row: 2T training FLOPs, after 1T of the runs that it starts from."
 
