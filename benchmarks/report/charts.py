@@ -286,10 +286,11 @@ def swatch(look: int) -> str:
 def standalone(svg: str, style: str) -> bytes:
     """A chart as a file of its own, in the light colours of the page.
 
-    style: that of the page, of which it takes the colours (`:root`) and the part on charts.
+    style: that of the page, of which it takes the colours (`:root`) and what is drawn in a chart.
     """
     colours = dict(re.findall(r"(--\w+): (#\w+);", style.partition("@media")[0]))
-    rules = style.partition("/* charts */")[2].partition("/* pictures */")[0]
+    rules = style.partition("/* what is drawn in a chart */")[2].partition("/* pictures */")[0]
+    rules = re.sub(r"\.chart \.name {.*}\n", "", rules)  # a halo, beneath letters in browsers alone
     for name, colour in colours.items():
         rules = rules.replace(f"var({name})", colour)
     rules += f"svg {{ font-family: sans-serif; background: {colours['--paper']}; }}"

@@ -83,11 +83,12 @@ def page(
     records, unfit = _fit(records)
     by_data = {data: [r for r in records if r.data == data] for data in {r.data for r in records}}
     named = {data: list(_entries(own)) for data, own in sorted(by_data.items())}
-    looks = sorted({look for rows in named.values() for look, _, _ in rows})
+    looks = sorted({row for rows in named.values() for row, _, _ in rows})
     sections = []
     for data, slug in slugs(list(named)).items():
         entries = [
-            LabelledRecord(label, record, looks.index(x)) for x, label, record in named[data]
+            LabelledRecord(label, record, looks.index(row), row)
+            for row, label, record in named[data]
         ]
         groups = list(tables(slug, entries, files, published))
         sections.append(section(slug, data, entries, groups, files))

@@ -17,11 +17,20 @@ from hierdiff.results.record import Record
 
 @dataclass(frozen=True)
 class LabelledRecord:
-    """A record, its label and its look, which it keeps through the page."""
+    """A record, its label and its look, which it keeps through the page.
+
+    of: the label that it shares with the other training seeds of its row; empty: its own.
+    """
 
     label: str
     record: Record
     look: int
+    of: str = ""
+
+    @property
+    def row(self) -> str:
+        """The label of its row."""
+        return self.of or self.label
 
     @property
     def folder(self) -> Path | None:

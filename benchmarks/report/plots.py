@@ -137,7 +137,8 @@ def curve_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
             if curves:
                 images.append(Chart(name, lines(curves, Axis(label + unit), axis, real)))
         if images:
-            more = f", of {', '.join(shared[key])}" if identities[key[:3]] > 1 else ""
+            names = dict.fromkeys(entry.row for entry, _ in shared[key].values())
+            more = f", of {', '.join(names)}" if identities[key[:3]] > 1 else ""
             note = " ".join(filter(None, (_counts_text(own), _patterns(halves))))
             yield Charts(_name(side, view, metric, finest) + more, images, note)
 
@@ -316,9 +317,11 @@ def _curve_lines(
                 and (x := getattr(row, spent)) is not None
             ]
             if points:
-                note = f"half-life {compact(half)}" if half is not None and len(own) > 1 else ""
+                note = [entry.label.removeprefix(entry.row).strip(" ()")]
+                if half is not None and len(own) > 1:
+                    note.append(f"half-life {compact(half)}")
                 dash = halves.index(half) if half is not None else 0
-                yield Line(entry.label, points, entry.look, dash, note)
+                yield Line(entry.row, points, entry.look, dash, " ".join(filter(None, note)))
 
 
 def _in_hours(curves: Sequence[Line]) -> tuple[list[Line], str]:
