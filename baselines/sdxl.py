@@ -170,7 +170,7 @@ class SDXL(Method):
             )
         super().__init__(latent.resolutions, stages)
         self.reads_scalars = bool(scalars) or self.reads is None or bool(self.reads.scalars)
-        self.assumed = {name: v for name, v in (assumed or {}).items() if name in scalars}
+        self.assumed = {name: float(v) for name, v in (assumed or {}).items() if name in scalars}
 
     @override
     def check_facts(self, facts: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ from hierdiff.denoisers.protocol import (
     labels_of,
     with_low,
 )
-from hierdiff.options import Count, Natural
+from hierdiff.options import Count, Length, Natural
 
 
 class Context(NamedTuple):
@@ -266,7 +266,9 @@ class LDMUNet(Backbone):
     than its own. class_token: the class is a token beside the text instead of a part of the time
     vector. (A class token alone has attention 1 for all queries, which then learn nothing.)
     mask_text: hide padding from cross-attention, unlike the published networks; a row without words
-    sees it. Without text and class token there is no cross-attention.
+    sees it. text_part: [first, end] of the channels of the text that are read, as of one of several
+    encoders side by side (SDXL's refiner); null for all. Without text and class token there is no
+    cross-attention.
 
     Switches of ADM: transformer: false for plain self-attention, in which pixels and words of a
     text share one softmax (Imagen, arXiv 2205.11487, D.3.1). scale_shift: the vector scales and
@@ -279,8 +281,8 @@ class LDMUNet(Backbone):
 
     Raises:
         ValueError: for widths that groups or heads do not divide, a list of `attention` or `depth`
-            of another length than `multiples`, a bottom of depth 0, and a class token without a
-            transformer.
+            of another length than `multiples`, a bottom of depth 0, a class token without a
+            transformer, and a `text_part` that the text does not have.
     """
 
     rank = 2
@@ -306,6 +308,7 @@ class LDMUNet(Backbone):
         context: Count | None = None,
         class_token: bool = False,
         mask_text: bool = False,
+        text_part: Annotated[Sequence[Natural], Length(2)] | None = None,
         transformer: bool = True,
         middle_attention: bool = True,
         pooling: Pooling | None = None,
@@ -343,6 +346,14 @@ class LDMUNet(Backbone):
         self.reads = Reads(
             classes, text_width, low_channels, frozenset(scalars or ()), dict(vectors or {})
         )
+        begin, end = text_part or (0, text_width)
+        if text_part is not None and not begin < end <= text_width:
+            raise ValueError(
+                f"text_part [{begin}, {end}] of a text of {text_width} channels: give the first of "
+                f"them that is read and the one behind the last, or null for all"
+            )
+        self._text_part = slice(begin, end)
+        text_width = end - begin
         read = 0  # width of what cross-attention reads
         if text_width or self.class_token:
             read = context or text_width or self.time_width
@@ -456,7 +467,7 @@ class LDMUNet(Backbone):
                 vector = label
         if self.text is not None:
             states, words = caption_of(cond)
-            tokens.append(self.text(states))
+            tokens.append(self.text(states[..., self._text_part]))
             if self.pool is not None:
                 pooled = self.pool(tokens[-1], words)
                 vector = pooled if vector is None else vector + pooled

@@ -158,6 +158,11 @@ def _depth(shapes: Shapes, first: Sequence[str]) -> int | list[int]:
     return [*levels[:-1], _only("depth at its bottom", {levels[-1], depths["middle_block.1"]})]
 
 
+def is_told(shapes: Shapes) -> bool:
+    """Whether a U-Net, alone or in a whole checkpoint, reads the micro-conditions of SDXL."""
+    return _TOLD in shapes or f"{_UNET}{_TOLD}" in shapes
+
+
 def told(shapes: Shapes, fourier: int = FOURIER, pooled: int = POOLED) -> dict[str, Any]:
     """Options of our `LDMUNet` for the pooled text and the scalars that a U-Net of SDXL reads.
 

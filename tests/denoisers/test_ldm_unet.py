@@ -1,5 +1,6 @@
 """The U-Net of latent diffusion and ADM: published sizes, what cross-attention reads, switches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ PUBLISHED = {
     "sd_1": (859_520_964, {"channels": 4, "text_width": 768}, 0),
     "sd_2": (865_910_724, {"channels": 4, "text_width": 1024}, 0),
     "sdxl": (2_567_463_684, {"channels": 4, "text_width": 2048}, 0),
-    "sdxl_refiner": (2_259_526_660, {"channels": 4, "text_width": 1280}, 0),
+    "sdxl_refiner": (2_259_526_660, {"channels": 4, "text_width": 2048}, 0),
     "adm_64": (295_904_454, {"channels": 3, "classes": 1000}, 768),
     "adm_128": (421_529_606, {"channels": 3, "classes": 1000}, 1024),
     "adm_256": (553_838_086, {"channels": 3, "classes": 1000}, 1024),
@@ -113,6 +114,19 @@ def test_transformers_have_the_depth_of_their_side_and_none_where_it_is_0():
     with pytest.raises(ValueError, match="the bottom has a transformer of the last depth"):
         ldm("text", depth=[1, 0])
     ldm("text", depth=[1, 0], attention=1, middle_attention=False)
+
+
+def test_a_part_of_the_text_is_read_as_if_it_were_alone():
+    """As of two encoders side by side, of which SDXL's refiner reads the second."""
+    cond = tiny.cond("text", 3)
+    width = cond.tokens.shape[2]
+    alone = replace(cond, tokens=cond.tokens[..., 2:])
+    network, other = ldm("text", text_part=[2, width]), ldm("text", text_width=width - 2)
+    assert network.reads.text_width == width
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(run(network, cond), run(other, alone))
+    with pytest.raises(ValueError, match=rf"text_part \[2, 99\] of a text of {width} channels"):
+        ldm("text", text_part=[2, 99])
 
 
 def test_scalars_and_vectors_go_side_by_side_through_one_mlp():

@@ -33,20 +33,21 @@ def plain_attention(name: str, width: int) -> Named:
     yield from layer(f"{name}.proj_out", width, width, 1)
 
 
-def transformer(name: str, width: int, context: int, linear: bool) -> Named:
+def transformer(name: str, width: int, context: int, linear: bool, depth: int) -> Named:
     sides = () if linear else (1, 1)
     yield from layer(f"{name}.norm", width)
     yield from layer(f"{name}.proj_in", width, width, *sides)
-    block = f"{name}.transformer_blocks.0"
-    for attention, read in (("attn1", width), ("attn2", context)):
-        yield from layer(f"{block}.{attention}.to_q", width, width, bias=False)
-        yield from layer(f"{block}.{attention}.to_k", width, read, bias=False)
-        yield from layer(f"{block}.{attention}.to_v", width, read, bias=False)
-        yield from layer(f"{block}.{attention}.to_out.0", width, width)
-    yield from layer(f"{block}.ff.net.0.proj", 8 * width, width)
-    yield from layer(f"{block}.ff.net.2", width, 4 * width)
-    for norm in ("norm1", "norm2", "norm3"):
-        yield from layer(f"{block}.{norm}", width)
+    for i in range(depth):
+        block = f"{name}.transformer_blocks.{i}"
+        for attention, read in (("attn1", width), ("attn2", context)):
+            yield from layer(f"{block}.{attention}.to_q", width, width, bias=False)
+            yield from layer(f"{block}.{attention}.to_k", width, read, bias=False)
+            yield from layer(f"{block}.{attention}.to_v", width, read, bias=False)
+            yield from layer(f"{block}.{attention}.to_out.0", width, width)
+        yield from layer(f"{block}.ff.net.0.proj", 8 * width, width)
+        yield from layer(f"{block}.ff.net.2", width, 4 * width)
+        for norm in ("norm1", "norm2", "norm3"):
+            yield from layer(f"{block}.{norm}", width)
     yield from layer(f"{name}.proj_out", width, width, *sides)
 
 
@@ -61,16 +62,25 @@ def unet(
     scale_shift: bool = False,
     resample_blocks: bool = False,
     linear: bool = False,
+    depth: Sequence[int] | int = 1,
+    told: int = 0,
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes by name. context: 0 for plain attention. linear: around transformers, as in SD 2."""
+    """Shapes by name. context: 0 for plain attention. linear: around transformers, as in SD 2.
+    depth: of these, one for each side; told: numbers beside the time, as in SDXL."""
     time = 4 * width
+    depths = [depth] * len(multiples) if isinstance(depth, int) else depth
 
-    def attend(name: str, w: int) -> Named:
-        return transformer(name, w, context, linear) if context else plain_attention(name, w)
+    def attend(name: str, w: int, i: int) -> Named:
+        if not context:
+            return plain_attention(name, w)
+        return transformer(name, w, context, linear, depths[i])
 
     def parts() -> Named:
         yield from layer("time_embed.0", time, width)
         yield from layer("time_embed.2", time, time)
+        if told:
+            yield from layer("label_emb.0.0", time, told)
+            yield from layer("label_emb.0.2", time, time)
         yield from layer("input_blocks.0.0", width, channels, 3, 3)
         here, skips, n = width, [width], 1
         for i, multiple in enumerate(multiples):
@@ -78,7 +88,7 @@ def unet(
             for _ in range(blocks):
                 yield from residual(f"input_blocks.{n}.0", here, w, time, scale_shift)
                 if attention[i]:
-                    yield from attend(f"input_blocks.{n}.1", w)
+                    yield from attend(f"input_blocks.{n}.1", w, i)
                 here, n = w, n + 1
                 skips.append(w)
             if i + 1 < len(multiples):
@@ -89,7 +99,7 @@ def unet(
                 n += 1
                 skips.append(w)
         yield from residual("middle_block.0", here, here, time, scale_shift)
-        yield from attend("middle_block.1", here)
+        yield from attend("middle_block.1", here, -1)
         yield from residual("middle_block.2", here, here, time, scale_shift)
         n = 0
         for i, multiple in reversed(list(enumerate(multiples))):
@@ -100,7 +110,7 @@ def unet(
                 )
                 here, slot = w, 1
                 if attention[i]:
-                    yield from attend(f"output_blocks.{n}.1", w)
+                    yield from attend(f"output_blocks.{n}.1", w, i)
                     slot = 2
                 if i and j == blocks:
                     name = f"output_blocks.{n}.{slot}"

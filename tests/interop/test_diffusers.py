@@ -9,7 +9,6 @@ import torch
 from safetensors import safe_open
 
 from baselines.latent.autoencoder import ConvolutionalAutoencoder
-from baselines.latent.readers.ldm import LDMReader
 from hierdiff.batch import Cond
 from hierdiff.denoisers import denoisers
 from hierdiff.interop import autoencoder, diffusers, dit, ldm
@@ -133,12 +132,6 @@ def test_another_number_of_scalars_than_those_of_sdxl_is_refused():
     with pytest.raises(ValueError, match="the U-Net reads 2304 numbers beside the time, which"):
         ldm.told(shapes)
     assert len(ldm.told({"label_emb.0.0.weight": (1536, 2560)})["scalars"]) == 5
-
-
-def test_a_whole_file_of_sdxl_is_not_made_a_method_that_is_told_nothing():
-    tensors = {"model.diffusion_model.label_emb.0.0.weight": torch.empty(1280, 2816, device="meta")}
-    with pytest.raises(ValueError, match="the U-Net is SDXL's, .* its weights alone are by"):
-        LDMReader().read(tensors, {})
 
 
 def test_dit_computes_what_theirs_does_with_the_official_frequencies():

@@ -9,6 +9,7 @@ from torch import nn
 
 from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.readers.ldm import LDMReader
+from baselines.latent.readers.sdxl import SDXLReader
 from hierdiff.config import folder_of_configs, from_yaml
 from hierdiff.denoisers import denoisers
 from hierdiff.interop import autoencoder, dit, ldm
@@ -128,6 +129,47 @@ def test_whole_checkpoints_find_their_release(name, first, options, facts):
     assert published.method["resolutions"] == [side]
     scale = 0.18215 if name.startswith("sd") else "none"
     assert published.method["codec"]["statistics"] == scale
+
+
+BASE = {"multiples": (1, 2, 4), "attention": (0, 1, 1), "depth": (0, 2, 10), "context": 2048}
+REFINER = {"multiples": (1, 2, 4, 4), "attention": (0, 1, 1, 0), "depth": 4, "context": 1280}
+SDXL = {"channels": 4, "blocks": 2, "linear": True}
+
+
+def test_the_two_files_of_sdxl_become_one_method():
+    """A base with its autoencoder and text encoders, then the refiner on it: no tensor is left."""
+    with torch.device("meta"):
+        network = build(Autoencoder, config_of("autoencoder", "kl_f8"))
+    first = autoencoder.official(network.state_dict())
+    files = []
+    for own, width, told, parameters in (
+        (BASE, 320, 1280 + 6 * 256, 2_567_463_684),
+        (REFINER, 384, 1280 + 5 * 256, 2_259_526_660),
+    ):
+        shapes = unet(width=width, told=told, **own, **SDXL)
+        assert sum(prod(shape) for shape in shapes.values()) == parameters
+        files.append(
+            {f"first_stage_model.{key}": tensor for key, tensor in first.items()}
+            | {f"model.diffusion_model.{key}": tensor for key, tensor in meta(shapes).items()}
+            | meta({"conditioner.embedders.0.model.text_projection": (1280, 1280)})
+        )
+    reader = SDXLReader(text_weights=["clip_l", "clip_g"])
+    assert all(reader.recognises(shapes_of(file), {}) for file in files)
+    base = reader.read(files[0], {})
+    check(base, config_of_method(base), Path("sd_xl_base"))
+    assert {key: base.facts[key] for key in ("text_width", "vectors")} == {
+        "text_width": 2048,
+        "vectors": {"pooled_text": 1280},
+    }
+    assert base.method["codec"]["statistics"] == 0.13025
+    whole = reader.refined(reader.network(files[1]), base)
+    check(whole, config_of_method(whole), Path("sd_xl_refiner"))
+    for part, name in (("denoiser", "sdxl"), ("refiner", "sdxl_refiner")):
+        shipped, node = config_of("denoiser", name), whole.method[part]
+        shared = shipped.keys() & node.keys() - {"multiples", "depth", "attention", "clock"}
+        assert {key: node[key] for key in shared} == {key: shipped[key] for key in shared}
+        assert node["clock"]["schedule"] == shipped["clock"]["schedule"]
+    assert [one["skip"] for one in whole.text["parts"]] == [1, 1]
 
 
 def test_stable_diffusion_2_does_not_show_what_it_predicts():

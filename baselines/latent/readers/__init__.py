@@ -7,5 +7,6 @@ from baselines.latent.readers import (  # noqa: F401  (registers)
     diffusers,
     dit,
     ldm,
+    sdxl,
     taesd,
 )

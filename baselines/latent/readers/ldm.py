@@ -121,17 +121,14 @@ class LDMReader(Reader):
     @override
     def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:
         reads = any(".transformer_blocks.0.attn1.to_q." in name for name in shapes)
+        if ldm.is_told(shapes):  # SDXL
+            return False
         alone = "input_blocks.0.0.weight" in shapes and reads
         return alone or f"{WITHIN}input_blocks.0.0.weight" in shapes
 
     @override
     def read(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Published:
         shapes = shapes_of(ldm.unet(tensors))
-        if ldm.told(shapes):
-            raise ValueError(
-                "the U-Net is SDXL's, which reads a pooled text and micro-conditions: as a whole "
-                "method it is not read, its weights alone are by hierdiff.interop.ldm.rename"
-            )
         node, context = ldm.options(shapes), ldm.context(shapes)
         release = release_of(node, context)
         network = self._network(tensors, shapes, node, release)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from baselines.latent.autoencoder import ConvolutionalAutoencoder
 from hierdiff import convert as command
 from hierdiff.batch import Cond
-from hierdiff.interop import autoencoder
+from hierdiff.interop import autoencoder, diffusers
 from hierdiff.interop.conversion import convert
 from hierdiff.interop.published import readers, shapes_of
 from hierdiff.methods import Request
 from hierdiff.noise import from_generator, from_tensors, generator_of
 from hierdiff.training import load_method
 from tests.interop import test_published_sampling as trajectories
+from tests.interop.official_unet import unet
 from tests.interop.test_published_sampling import theirs
 from tests.training import runs
 
@@ -201,6 +203,132 @@ def test_a_whole_checkpoint_of_latent_diffusion(tmp_path):
     assert method.sample(request)[16].shape == (2, 3, 16, 16)
 
 
+TINY = [
+    *("resolution=16", "pooled=5", "fourier=4", "head_width=4", "groups=4", "text_length=3"),
+    "schedule={name: linear_beta}",
+]
+
+
+def sdxl(first: int, **more: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A file of SDXL: a U-Net, an autoencoder, text encoders. first: seed of the autoencoder."""
+    torch.manual_seed(first)
+    network = ConvolutionalAutoencoder(
+        width=32, multiples=[1, 2], blocks=1, resolution=16, latent_channels=4
+    )
+    own = autoencoder.official(network.state_dict())
+    encoders = {"0.transformer.text_model.final_layer_norm.bias": 7, "1.model.text_projection": 5}
+    return {
+        **{f"first_stage_model.{name}": tensor for name, tensor in own.items()},
+        **{f"model.diffusion_model.{name}": tensor for name, tensor in more.items()},
+        **{f"conditioner.embedders.{name}": torch.ones(n) for name, n in encoders.items()},
+    }
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A tiny base that was converted, with the weights of diffusers' reference."""
+    path = tmp_path_factory.mktemp("sdxl") / "base.safetensors"
+    weights = {name: tensor.float() for name, tensor in reference("diffusers_unet_sdxl")[0].items()}
+    save_file(sdxl(0, **diffusers.unet(weights)), path)
+    return run(path, *TINY)
+
+
+def refiner(folder: Path, context: int = 5) -> Path:
+    shapes = unet(
+        channels=4,
+        width=8,
+        multiples=(1, 2),
+        blocks=1,
+        attention=(0, 1),
+        context=context,
+        linear=True,
+        depth=2,
+        told=5 + 5 * 4,
+    )
+    torch.manual_seed(1)
+    path = folder / "refiner.safetensors"
+    save_file(sdxl(1, **{name: torch.randn(shape) / 9 for name, shape in shapes.items()}), path)
+    return path
+
+
+def told_of(tensors, **more: float) -> Cond:
+    names = ("original_height", "original_width", "crop_top", "crop_left")
+    names += ("target_height", "target_width")
+    scalars = dict(zip(names, tensors["time_ids"].unbind(1), strict=True))
+    return Cond(
+        tokens=tensors["context"],
+        mask=torch.ones(2, 3, dtype=torch.bool),
+        scalars=scalars | {name: torch.full((2,), value) for name, value in more.items()},
+        vectors={"pooled_text": tensors["pooled"]},
+    )
+
+
+def test_a_file_of_sdxl_computes_what_diffusers_does(base):
+    method, config = load_method(base)
+    stage, tensors = method.stages[1], reference("diffusers_unet_sdxl")[1]
+    t = (tensors["t"] + 1).double() / 1000
+    with torch.no_grad():
+        cond = stage.denoiser.prepare(told_of(tensors))
+        out = stage.denoiser((tensors["x_t"],), stage.process.log_snr(t), cond).levels[0]
+    assert relative(out, tensors["output"]) < 1e-5
+    assert float(stage.codec.statistics.std[0]) == pytest.approx(1 / 0.13025)
+    assert config["text"]["pooled"] == 1 and config["facts"]["vectors"] == {"pooled_text": 5}
+    given = Cond(*(getattr(told_of(tensors), name) for name in ("labels", "tokens", "mask")))
+    request = Request(
+        2,
+        replace(given, vectors=told_of(tensors).vectors),
+        noise=from_generator(generator_of(0)),
+        steps=2,
+    )
+    told = dict.fromkeys(("original_height", "original_width", "target_height", "target_width"), 16)
+    assert method.assumed == {**told, "crop_top": 0, "crop_left": 0}
+    assert method.sample(request)[16].shape == (2, 3, 16, 16)
+
+
+def test_a_refiner_of_sdxl_goes_on_behind_its_base(base):
+    """It reads the second encoder's part of the text, and its score; the base is as it was."""
+    ours = run(refiner(base.parents[1]), *TINY, f"base={base}")
+    method, tensors = load_method(ours)[0], reference("diffusers_unet_sdxl")[1]
+    alone, weights = load_file(base), load_file(ours)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in alone.items())
+    network = method.stages[2].denoiser
+    assert network.reads.scalars ^ method.stages[1].denoiser.reads.scalars == {
+        *("aesthetic_score", "target_height", "target_width")
+    }
+    assert method.assumed["aesthetic_score"] == 6 and method.stages[2].bridge.start == 0.2
+    cond = told_of(tensors, aesthetic_score=6.0)
+
+    def output(tokens):
+        with torch.no_grad():
+            prepared = network.prepare(replace(cond, tokens=tokens))
+            return network((tensors["x_t"],), torch.zeros(2, 1), prepared).levels[0]
+
+    first, second = cond.tokens.clone(), cond.tokens.clone()
+    first[..., :7], second[..., 7:] = 0, 0
+    assert torch.equal(output(cond.tokens), output(first))
+    assert not torch.equal(output(cond.tokens), output(second))
+    request = Request(2, replace(cond, scalars={}), noise=from_generator(generator_of(0)), steps=5)
+    assert torch.isfinite(method.sample(request)[16]).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "convert that first, then give what came out as base=FILE"),
+        (["base={file}"], "is no base of SDXL without a refiner"),
+        (["base={base}", "pooled=4"], "are not a pooled text of 4 and 4 features"),
+    ],
+)
+def test_a_refiner_without_its_base_is_one_sentence(base, first_stage, capsys, words, message):
+    words = [word.format(base=base, file=first_stage) for word in words]
+    with pytest.raises(SystemExit):
+        run(refiner(base.parents[1]), *TINY, *words)
+    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(refiner(base.parents[1], context=13), *TINY, f"base={base}")
+    assert "reads a text of 13 channels and the base one of 12" in capsys.readouterr().err
+
+
 def test_a_table_of_classes_beside_the_network_is_read_as_tokens(tmp_path):
     """The context of LDM-4 on ImageNet; the last row of its table is no class."""
     path = tmp_path / "model.safetensors"
@@ -361,16 +489,18 @@ TABLES = {  # what a file of each format has, and who recognises it
     "diffusers_autoencoder": ["diffusers_autoencoder"],
     "diffusers_taesd": ["taesd"],
     "mdm_two_level": ["mdm"],
+    "sdxl": ["sdxl"],
 }
 
 
 def tables() -> dict[str, dict[str, torch.Tensor]]:
-    found = {name: reference(name)[0] for name in TABLES if name != "mdm_two_level"}
+    found = {name: reference(name)[0] for name in TABLES if name not in ("mdm_two_level", "sdxl")}
     mdm = load_file(FOLDER / "mdm_two_level.safetensors")
     found["mdm_two_level"] = {
         name.removeprefix(START): tensor for name, tensor in mdm.items() if name.startswith(START)
     }
     found["whole"] = whole()
+    found["sdxl"] = sdxl(0, **diffusers.unet(reference("diffusers_unet_sdxl")[0]))
     for name, kind in (("unet", "unet"), ("transformer", "dit")):
         state = reference(f"diffusers_{kind}")[0]
         found[f"pipeline of a {name}"] = {f"{name}/{key}": one for key, one in state.items()}
