@@ -37,14 +37,14 @@ class Published:
     """A published network as a method.
 
     method: its node, with the sampler and guidance of the release as `sampling`. facts: of its
-    data: channels, classes, text_width, text_length. weights: by their names in the method, every
-    one, such as `stages.0.denoiser.first.weight` (`within`); their precision is kept. text: node of
-    the text encoder that it was trained with. class_names: in the order of its labels; () for
-    numbers. notes: what a reader of its numbers must know.
+    data: channels, classes, text_width, text_length, scalars, vectors. weights: by their names in
+    the method, every one, such as `stages.0.denoiser.first.weight` (`within`); their precision is
+    kept. text: node of the text encoder that it was trained with. class_names: in the order of its
+    labels; () for numbers. notes: what a reader of its numbers must know.
     """
 
     method: Node
-    facts: Mapping[str, int]
+    facts: Mapping[str, Any]
     weights: Mapping[str, Tensor]
     text: Node | None = None
     class_names: Sequence[str] = ()
