@@ -19,10 +19,9 @@ from torch import Tensor
 
 from hierdiff.files.arrays import arrays_sha256, read_npz, write_npz
 from hierdiff.files.reading import Damaged
-from hierdiff.levels import framewise
 from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL
-from hierdiff.metrics.reference import BATCH
+from hierdiff.metrics.reference import batches_seen
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +44,11 @@ class CachedFeatures:
         wanted: Collection[str] | None = None,
     ) -> Iterator[dict[str, Tensor]]:
         """As `hierdiff.metrics.reference.feature_batches`, on the CPU."""
-        outputs = [name for name in extractor.widths if wanted is None or name in wanted]
-        for chunk in framewise(images).split(BATCH):
+        for chunk, outputs in batches_seen(extractor, images, wanted):
             path = self._path(extractor, chunk, outputs)
             parts = self._kept(path, {name: extractor.widths[name] for name in outputs}, len(chunk))
             if parts is None:
-                found = extractor.extract(chunk, wanted)
+                found = extractor.extract(chunk, outputs)
                 parts = {name: found[name].cpu() for name in outputs}
                 self._keep(path, parts)
                 self.computed += len(chunk)

@@ -12,7 +12,8 @@ them. rows: under which held-out rows they were made, permuted(119) for `evaluat
 Of clips an extractor sees every frame as an image, so that a value says nothing of motion; N counts
 clips, and frames=8 stands behind it. There is no noise floor, for frames of one clip are alike, and
 of the metrics only those are to be had that do not count on independent images. `fd_motion` and
-`flicker` are of clips alone and see what changes between frames (`hierdiff.metrics.motion`).
+`flicker` are of clips alone and see what changes between frames (`hierdiff.metrics.motion`); so is
+`fvd`, whose extractor sees a clip as one. Levels of fewer frames than they need have no such row.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ from hierdiff.metrics.extractors import CLIP, Extractor
 from hierdiff.metrics.frechet import Statistics
 from hierdiff.metrics.motion import flicker, warping_error
 from hierdiff.metrics.quality import FINEST, NATIVE, POOLED, Place, Quality, row_order
-from hierdiff.metrics.reference import BATCH, Reference, feature_batches, frames_of, pooled
+from hierdiff.metrics.reference import (
+    BATCH,
+    Reference,
+    feature_batches,
+    frames_of,
+    pooled,
+    rows_of,
+)
 from hierdiff.metrics.table import (
     METRICS,
     MOVING,
@@ -69,7 +77,8 @@ class FidelityMeter:
                     f"{extractor.identity!r}: compute them with it"
                 )
             for name in metrics:
-                check_reference(name, reference)
+                if METRICS[name].moving <= frames_of(reference.resolution):
+                    check_reference(name, reference)
         self.extractor = extractor
         self.references = dict(references)
         self.metrics = tuple(metrics)
@@ -157,6 +166,7 @@ class FidelityMeter:
                 row
                 for metric in self.metrics
                 if METRICS[metric].takes in streams
+                and METRICS[metric].moving <= frames_of(place.resolution)
                 for row in METRICS[metric].compute(view)
             ]
             views = (NATIVE, POOLED) if place == self._finest else (place.view,)
@@ -168,7 +178,7 @@ class FidelityMeter:
         self, images: Tensor, place: Place, embeddings: Tensor | None
     ) -> dict[str, Tensor]:
         moving = {}
-        if MOVING in self._keep:
+        if MOVING in self._keep and frames_of(place.resolution) >= METRICS[MOVING].moving:
             values = torch.stack([flicker(images), warping_error(images)], dim=1)
             moving[f"{place.text()}/{MOVING}"] = values.cpu()
         wanted = {*self._keep} | ({"features"} if embeddings is not None else set())
@@ -176,9 +186,9 @@ class FidelityMeter:
             return moving
         batches = list(self.features(self.extractor, images, wanted))
         found = {
-            output: torch.cat([parts[output].cpu() for parts in batches])
+            output: torch.cat([parts[output].cpu() for parts in batches if output in parts])
             for output in self.extractor.widths
-            if output in wanted
+            if output in wanted and rows_of(self.extractor, output, place.resolution)
         }
         if embeddings is not None:
             cosine = (found["features"] * embeddings.cpu()).sum(1)
@@ -209,8 +219,8 @@ class FidelityMeter:
     def _stream(self, place: Place, output: str, width: int) -> Statistics:
         streams = self.streams.setdefault(place, {})
         if output not in streams:
-            frames = frames_of(place.resolution)
-            streams[output] = Statistics(width, self._keep[output], frames)
+            rows = rows_of(self.extractor, output, place.resolution)
+            streams[output] = Statistics(width, self._keep[output], rows)
         return streams[output]
 
     def _log_few(self) -> None:

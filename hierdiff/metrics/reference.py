@@ -99,9 +99,30 @@ def feature_batches(
     images: UInt8[Tensor, "b c *sides"],
     wanted: Collection[str] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """Outputs of `Extractor.extract` in batches of `BATCH`; of a clip those of its frames."""
-    for chunk in framewise(images).split(BATCH):
-        yield extractor.extract(chunk, wanted)
+    """Outputs of `Extractor.extract` in batches of `BATCH`, see `batches_seen`."""
+    for chunk, names in batches_seen(extractor, images, wanted):
+        yield extractor.extract(chunk, names)
+
+
+def batches_seen(
+    extractor: Extractor,
+    images: UInt8[Tensor, "b c *sides"],
+    wanted: Collection[str] | None = None,
+) -> Iterator[tuple[UInt8[Tensor, "n c *_sides"], list[str]]]:
+    """Batches of at most `BATCH` images (of clips their frames, then the clips themselves), with
+    the names of the outputs that are made of them."""
+    for inputs in (images,) if images.ndim == 4 else (framewise(images), images):
+        names = extractor.made_of(inputs.shape[2:], wanted)
+        for chunk in inputs.split(BATCH) if names else ():
+            yield chunk, names
+
+
+def rows_of(extractor: Extractor, output: str, resolution: Resolution) -> int:
+    """Rows that an output has of one example: one, or those of its frames; 0 where it has none."""
+    maker, sides = extractor.companions.get(output, extractor), sides_of(resolution)
+    if maker.clip:
+        return int(maker.sees(sides))
+    return frames_of(resolution)
 
 
 def references(
@@ -129,12 +150,15 @@ def references(
         (side, output): _identity(data, split, side, extractor, output)
         for side in resolutions
         for output in outputs
+        if rows_of(extractor, output, side)
     }
     cache = processes.agree(
         lambda: {key: cached for key, name in names.items() if (cached := _cached(folder, name))}
     )
     missing = {
-        (side, output): Statistics(extractor.widths[output], KEPT.get(output, CAP), frames_of(side))
+        (side, output): Statistics(
+            extractor.widths[output], KEPT.get(output, CAP), rows_of(extractor, output, side)
+        )
         for side, output in names
         if (side, output) not in cache
     }
@@ -155,15 +179,19 @@ def references(
         if folder is not None and processes.first:
             statistics.save(_path(folder, names[key]), names[key])
     complete = cache | missing
-    for (side, _), statistics in complete.items():
-        statistics.group = frames_of(side)
+    for (side, output), statistics in complete.items():
+        statistics.group = rows_of(extractor, output, side)
     return {
         side: Reference(
             side,
             complete[side, "features"],
             _hash(data, split, side),
             extractor.identity,
-            {output: complete[side, output] for output in outputs if output != "features"},
+            {
+                output: complete[side, output]
+                for output in outputs
+                if output != "features" and (side, output) in complete
+            },
         )
         for side in resolutions
     }
@@ -179,7 +207,7 @@ def _missing_outputs(
     for side in dict.fromkeys(side for side, _ in keys):
         wanted = {output for at, output in keys if at == side}
         for parts in feature_batches(extractor, pooled(images, side), wanted):
-            for output in wanted:
+            for output in wanted & parts.keys():
                 found[side, output].append(parts[output].cpu())
     return found
 

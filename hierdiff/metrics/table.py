@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hierdiff.metrics.extra import inception_score, inception_score_in_order
-from hierdiff.metrics.extractors import CLIP, Extractor
+from hierdiff.metrics.extractors import CLIP, I3D, Extractor
 from hierdiff.metrics.extractors.haar import SCALES, bands
 from hierdiff.metrics.frechet import (
     POINTS,
@@ -40,7 +40,7 @@ K_MANIFOLD, K_DENSITY, SPLITS, RUN = 3, 5, 10, 5000
 ALL = 50_000  # images whose outputs stay in memory for some metrics; 410 MB at 2048 dimensions
 MOVING = "flicker"  # the metric and its stream: two numbers a clip
 SCALARS = ("consistency", "alignment", MOVING)  # of an image, not made by the extractor
-BESIDE = ("squeezenet", "haar")  # extractors whose features some metrics take, whatever the first
+BESIDE = ("squeezenet", "haar", "i3d")  # extractors that some metrics take, whatever the first
 BAND_DIRECTIONS = 64
 
 
@@ -160,19 +160,25 @@ def spatial_distance(view: View) -> Iterator[Quality]:
     return _frechet(view, "spatial", "sFD")
 
 
-def _frechet(view: View, output: str, kind: str) -> Iterator[Quality]:
+def video_distance(view: View) -> Iterator[Quality]:
+    """FVD: the Fréchet distance of the logits of I3D, of whole clips (arXiv 1812.01717)."""
+    return _frechet(view.beside("i3d"), "features", "FVD", clips=True)
+
+
+def _frechet(view: View, output: str, kind: str, *, clips: bool = False) -> Iterator[Quality]:
     stream, reference = view.streams[output], view.reference.of(output)
     assert reference is not None
     result = distance(stream, reference)
     spectrum = view.reference.spectrum if output == "features" else reference.spectrum()
     yield view.quality(
-        view.extractor.label_of(kind),
+        kind if clips else view.extractor.label_of(kind),
         result.value,
         n=stream.n,
         n_reference=reference.n,
         estimator=f"frechet-{result.route}",
         floor=noise_floor(spectrum, stream.n, reference.n),
         route=result.route,
+        clips=clips,
     )
 
 
@@ -394,8 +400,9 @@ class Metric:
     takes: output of the extractor, or one of `SCALARS`. keeps: outputs of how many images stay in
     memory at most, 0 where moments do. against: what it needs of real images, "moments", "features"
     or nothing. least: fewest images for a value. frames: whether frames of a clip may stand for
-    independent images; moving: it is of clips alone. only: the only extractor that it is defined
-    for. multiple: of what the sides of images must be multiples.
+    independent images; moving: fewest frames of the clips that it is of alone, 0 where it is of
+    images. only: the only extractor that it is defined for. multiple: of what the sides of images
+    must be multiples.
     """
 
     compute: Callable[[View], Iterable[Quality]]
@@ -404,7 +411,7 @@ class Metric:
     against: str = "features"
     least: int = 1
     frames: bool = False
-    moving: bool = False
+    moving: int = 0
     only: type[Extractor] | None = None
     multiple: int = 1
 
@@ -412,8 +419,17 @@ class Metric:
 METRICS = {
     "fd": Metric(frechet_distance, keeps=0, against="moments", least=2, frames=True),
     "fd_infinity": Metric(extrapolated_distance, against="moments", least=8),
-    "fd_motion": Metric(motion_distance, least=2, frames=True, moving=True),
-    MOVING: Metric(moving, takes=MOVING, keeps=0, against="", frames=True, moving=True),
+    "fd_motion": Metric(motion_distance, least=2, frames=True, moving=LEAST),
+    "fvd": Metric(
+        video_distance,
+        takes="i3d",
+        keeps=0,
+        against="moments",
+        least=2,
+        frames=True,
+        moving=I3D.clip,
+    ),
+    MOVING: Metric(moving, takes=MOVING, keeps=0, against="", frames=True, moving=LEAST),
     "sfid": Metric(
         spatial_distance, takes="spatial", keeps=0, against="moments", least=2, frames=True
     ),
@@ -462,6 +478,11 @@ def check_metrics(
         ValueError: for an unknown metric, a repeated one, one that the extractor does not support,
             one that needs more than n images, or one that is not defined for clips.
     """
+    if extractor.clip:
+        raise ValueError(
+            f"extractor {extractor.name!r} sees clips and no images: measure with another one, and "
+            f"name the metric fvd, which takes it beside"
+        )
     clips = max(map(frames_of, resolutions), default=1) > 1
     for name in names:
         if name in others:
@@ -492,11 +513,10 @@ def check_metrics(
                 f"metric {name!r} is not for the extractor {extractor.name!r}: "
                 f"leave it out, or measure with the extractor {able}"
             )
-        few = [one for one in resolutions if metric.moving and frames_of(one) < LEAST]
-        if few:
+        if resolutions and max(map(frames_of, resolutions)) < metric.moving:
             raise ValueError(
-                f"metric {name!r} at {px(few[0])}: it compares neighbouring frames of clips of "
-                f"{LEAST} or more, leave it out"
+                f"metric {name!r} at {px(resolutions[0])}: it compares neighbouring frames of "
+                f"clips of {metric.moving} or more, leave it out"
             )
         if clips and not metric.frames:
             raise ValueError(

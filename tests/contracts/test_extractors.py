@@ -10,7 +10,7 @@ from hierdiff.metrics.extractors import extractors
 from tests.metrics import foreign_weights
 from tests.metrics.foreign_inception import write_random
 
-SLOW = {"inception", "dinov2", "clip"}
+SLOW = {"inception", "dinov2", "clip", "i3d"}
 NAMES = [
     pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
     for name in extractors.names()
@@ -20,6 +20,12 @@ IMAGES = torch.randint(
 )
 
 
+def inputs(extractor):
+    """Images, or clips of them that change from frame to frame."""
+    shifts = range(extractor.clip)
+    return torch.stack([IMAGES.roll(i, 3) for i in shifts], dim=2) if shifts else IMAGES
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     write = {
@@ -27,6 +33,7 @@ def built(tmp_path_factory):
         "dinov2": foreign_weights.write_dinov2,
         "clip": foreign_weights.write_clip,
         "squeezenet": foreign_weights.write_squeezenet,
+        "i3d": foreign_weights.write_i3d,
     }
     small = {"dinov2": {"size": "small"}}
 
@@ -43,7 +50,7 @@ def built(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_features_are_finite_float32_rows_of_the_stated_width(name, built):
     extractor = built(name)
-    found = extractor(IMAGES)
+    found = extractor(inputs(extractor))
     assert found.dtype == torch.float32 and found.shape == (3, extractor.width)
     assert torch.isfinite(found).all() and (found.std(dim=0) > 0).any()
     assert not found.requires_grad
@@ -52,27 +59,30 @@ def test_features_are_finite_float32_rows_of_the_stated_width(name, built):
 @pytest.mark.parametrize("name", NAMES)
 def test_two_calls_agree_also_after_train_and_under_autocast(name, built):
     extractor = built(name)
-    first = extractor(IMAGES)
+    images = inputs(extractor)
+    first = extractor(images)
     extractor.train()
     assert not any(module.training for module in extractor.modules())
     for context in (nullcontext(), torch.autocast("cpu", torch.bfloat16)):
         with context:
-            assert torch.equal(extractor(IMAGES), first)
+            assert torch.equal(extractor(images), first)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_image_does_not_touch_another(name, built):
     extractor = built(name)
-    together = extractor(IMAGES)
-    alone = torch.cat([extractor(image[None]) for image in IMAGES])
+    images = inputs(extractor)
+    together = extractor(images)
+    alone = torch.cat([extractor(image[None]) for image in images])
     torch.testing.assert_close(alone, together, rtol=1e-3, atol=1e-4 * float(together.abs().max()))
     assert not torch.allclose(alone[0], alone[1])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_grey_is_colour_with_three_equal_channels(name, built):
-    grey = IMAGES[:, :1]
-    assert torch.equal(built(name)(grey), built(name)(grey.expand(-1, 3, -1, -1)))
+    extractor = built(name)
+    grey = inputs(extractor)[:, :1]
+    assert torch.equal(extractor(grey), extractor(grey.repeat_interleave(3, dim=1)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -90,18 +100,20 @@ def test_only_the_published_inception_weights_may_be_called_fid(name, built):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("bad", [torch.rand(2, 3, 32, 32), IMAGES.repeat(1, 2, 1, 1)])
-def test_what_is_not_uint8_with_one_or_three_channels_is_refused(name, built, bad):
-    with pytest.raises((ValueError, TypeError)):
-        built(name)(bad)
+def test_what_is_not_uint8_with_one_or_three_channels_or_of_other_sides_is_refused(name, built):
+    images = inputs(built(name))
+    for bad in (images / 255, images.repeat_interleave(2, dim=1), images[:, :, 0]):
+        with pytest.raises((ValueError, TypeError)):
+            built(name)(bad)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_pass_gives_every_stated_output_as_finite_float32_of_its_width(name, built):
     extractor = built(name)
-    found = extractor.extract(IMAGES)
+    images = inputs(extractor)
+    found = extractor.extract(images)
     assert {key: part.shape[1] for key, part in found.items()} == extractor.outputs
     assert all(
         part.dtype == torch.float32 and torch.isfinite(part).all() for part in found.values()
     )
-    assert torch.equal(found["features"], extractor(IMAGES))
+    assert torch.equal(found["features"], extractor(images))

@@ -27,10 +27,10 @@ def few(monkeypatch):
     """16 of the clips, which are drawn in a moment."""
     monkeypatch.setattr("hierdiff.data.clips.COUNT", 16)
     monkeypatch.setattr("hierdiff.data.clips.make.COUNT", 16)
-    pixels = b"".join(draw.draw(seed).tobytes() for seed in range(16))
-    digest = hashlib.sha256(pixels).hexdigest()
-    monkeypatch.setattr("hierdiff.data.clips.SHA256", digest)
-    monkeypatch.setattr("hierdiff.data.clips.make.SHA256", digest)
+    digests = (hashlib.sha256(draw.draw(seed).tobytes()).digest() for seed in range(16))
+    digest = hashlib.sha256(b"".join(digests)).hexdigest()
+    for module in ("", ".drawing", ".make"):
+        monkeypatch.setattr(f"hierdiff.data.clips{module}.SHA256", digest)
 
 
 @pytest.mark.slow
@@ -39,10 +39,19 @@ def test_the_clips_are_those_of_the_stated_hash(capsys):
     assert "as they are meant" in capsys.readouterr().out
 
 
-def test_another_drawing_is_refused(few, monkeypatch):
-    monkeypatch.setattr("hierdiff.data.clips.make.SHA256", "0")
-    with pytest.raises(SystemExit, match="those that are meant 0"):
+def test_another_drawing_is_refused_by_the_command_and_on_loading(few, monkeypatch, tmp_path):
+    usual = draw.draw
+
+    def other(seed):
+        return usual(seed) ^ (seed == 7)
+
+    monkeypatch.setattr("hierdiff.data.clips.make.draw", other)
+    monkeypatch.setattr("hierdiff.data.clips.draw", other)
+    with pytest.raises(SystemExit, match="clips were drawn with sha256"):
         main(None)
+    for _ in range(2):  # also once they are in the cache
+        with pytest.raises(ValueError, match="draw them on another machine by python -m"):
+            build(tmp_path, name="clips", resolution=[2, 8, 8])
 
 
 def test_fewer_frames_are_every_second_one_and_a_side_is_the_first_frame(place, few):

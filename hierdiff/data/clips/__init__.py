@@ -1,8 +1,8 @@
 """The embedded clips: 1,024 creatures that blink, walk, turn or hop, 16 frames of 32 px.
 
-They are drawn by `drawing.py` when they are first used, which takes some seconds, and kept in the
-cache. Light falls from the left and a walk to the left is a class of its own: no flip. The key of
-an example is its seed.
+They are drawn by `drawing.py` when they are first used, which takes some seconds, compared with
+their SHA-256 and kept in the cache. Light falls from the left and a walk to the left is a class of
+its own: no flip. The key of an example is its seed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from hierdiff.data.cache import cache_folder, decoded
-from hierdiff.data.clips.drawing import COUNT, FRAMES, NAMES, SHA256, SIDE, caption, draw, parts_of
+from hierdiff.data.clips.drawing import (
+    COUNT,
+    FRAMES,
+    NAMES,
+    SHA256,
+    SIDE,
+    caption,
+    check,
+    draw,
+    parts_of,
+)
 from hierdiff.data.image_data import ImageData, datasets, in_split_order
 from hierdiff.data.pixels import area
 from hierdiff.options import Count
@@ -38,7 +48,7 @@ def clips(
     first frame of each clip.
 
     Raises:
-        ValueError: for another resolution.
+        ValueError: for another resolution, and where a machine draws other clips.
     """
     *frames, height, width = sides_of(resolution)
     count = frames[0] if frames else 1
@@ -50,20 +60,20 @@ def clips(
     seeds = [f"{seed:04d}" for seed in range(COUNT)]
     order = in_split_order(seeds)
 
-    def read(row: int) -> tuple[np.ndarray, int]:
-        pixels = area(draw(row)[:, :: FRAMES // count], height)
-        return (pixels if frames else pixels[:, 0]), SIDE
-
     folder = cache_folder(cache)
-    found = decoded(
-        "clips",
-        order,
-        read,
-        channels=3,
-        resolution=resolution_of(resolution),
-        identity=SHA256,
-        cache=folder,
+    kept = {"channels": 3, "identity": SHA256, "cache": folder}
+    whole = found = decoded(
+        "clips", order, lambda row: (draw(row), SIDE), resolution=(FRAMES, SIDE, SIDE), **kept
     )
+    check(whole.digests[np.argsort(order)].tobytes())
+    if sides_of(resolution) != (FRAMES, SIDE, SIDE):
+
+        def read(place: int) -> tuple[np.ndarray, int]:
+            pixels = area(whole.images[place][:, :: FRAMES // count], height)
+            return (pixels if frames else pixels[:, 0]), SIDE
+
+        places = range(len(order))
+        found = decoded("clips", places, read, resolution=resolution_of(resolution), **kept)
     parts = [parts_of(row) for row in order]
     codes = {name: np.array([one[name] for one in parts], np.int64) for name in NAMES}
     return ImageData(

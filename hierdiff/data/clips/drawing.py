@@ -16,9 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 COUNT, FRAMES, SIDE = 1024, 16, 32
-SHA256 = (
-    "553f9a12d862310257d5fdaf75b29b6c5544ef79a180035b99bd7c45a5e42b99"  # of all pixels, n c f h w
-)
+SHA256 = "1320af0f2406c27325ed87d01aad4f6c2c10dca163afe9f708d042849e5e1b98"  # see `check`
 
 BODIES = {  # half width, half height and radius of the corners in px
     "round": (8.0, 8.0, 8.0),
@@ -61,6 +59,23 @@ SHADE = 0.12  # how much darker the right side of a body is: light falls from th
 EDGE = 0.2  # cosine of the angle beyond which a face is not seen
 _Y, _X = np.mgrid[0:SIDE, 0:SIDE] + 0.5
 Values = Any  # arrays of all frames at once, in shapes that broadcast to c f h w, or one float
+
+
+def check(digests: bytes) -> None:
+    """Refuses clips of other bytes than those that are meant, which a machine that rounds otherwise
+    would draw.
+
+    digests: SHA-256 of the pixels of each clip (c f h w), in the order of the seeds.
+
+    Raises:
+        ValueError: where their SHA-256 is not `SHA256`.
+    """
+    digest = hashlib.sha256(digests).hexdigest()
+    if digest != SHA256:
+        raise ValueError(
+            f"clips were drawn with sha256 {digest}, those that are meant have {SHA256}: draw them "
+            f"on another machine by python -m hierdiff.data.clips.make FOLDER, and take data=folder"
+        )
 
 
 def parts_of(seed: int) -> dict[str, int]:

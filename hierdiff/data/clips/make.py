@@ -10,10 +10,19 @@ import hashlib
 import sys
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from hierdiff.data.clips.drawing import COUNT, FRAMES, NAMES, SHA256, SIDE, caption, draw, parts_of
+from hierdiff.data.clips.drawing import (
+    COUNT,
+    FRAMES,
+    NAMES,
+    SHA256,
+    SIDE,
+    caption,
+    check,
+    draw,
+    parts_of,
+)
 from hierdiff.files.atomic import write_webp
 
 DURATION = 125  # ms of a frame: a clip takes two seconds
@@ -25,11 +34,12 @@ def main(folder: Path | None) -> None:
     Raises:
         SystemExit: where they differ.
     """
-    clips = np.stack([draw(seed) for seed in range(COUNT)])
-    digest = hashlib.sha256(clips.tobytes()).hexdigest()
-    if digest != SHA256:
-        raise SystemExit(f"clips have sha256 {digest}, those that are meant {SHA256}")
-    print(f"{COUNT} clips of {FRAMES} frames of {SIDE} px, sha256 {digest}, as they are meant")
+    clips = [draw(seed) for seed in range(COUNT)]
+    try:
+        check(b"".join(hashlib.sha256(clip.tobytes()).digest() for clip in clips))
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"{COUNT} clips of {FRAMES} frames of {SIDE} px, sha256 {SHA256}, as they are meant")
     for seed, clip in enumerate(clips if folder is not None else ()):
         parts = parts_of(seed)
         file = Path(folder or "", NAMES["motion"][parts["motion"]], f"{seed:04d}.webp")

@@ -1,4 +1,4 @@
-"""What a feature extractor is: uint8 images in, one feature vector an image out.
+"""What a feature extractor is: uint8 images or clips in, one feature vector for each out.
 
 A distance means something only for one extractor with its weights, its resize and its
 quantisation; the three together are an extractor's `identity`. Images are 0..255, grey is repeated
@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from einops import repeat
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
@@ -35,6 +34,8 @@ OFFLINE = "efficientnet_lite0 needs no file, and its distance is called FD-EffLi
 class Extractor(nn.Module, ABC):
     """Frozen network from images to features; a subclass writes `features`.
 
+    clip: 0 where it sees images (b c h w), of a clip every frame; else the fewest frames of the
+    clips (b c f h w) that it sees each as one. Such an extractor stands beside one of images.
     width: length of a feature vector; label: what a distance on these features is called;
     weights: first 8 hex digits of the weights' sha256; resize: how images reach the input size;
     released: name of the file that is looked for where no weights are given, None for none;
@@ -49,6 +50,7 @@ class Extractor(nn.Module, ABC):
     resize: str
     released: str | None = None
     released_at: str | None = None
+    clip: int = 0
     beside: nn.ModuleDict
 
     def __init__(self) -> None:
@@ -62,15 +64,15 @@ class Extractor(nn.Module, ABC):
                 self.beside[name] = extractors.build({"name": name})
 
     @abstractmethod
-    def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Features of colour images, float32."""
+    def features(self, images: UInt8[Tensor, "b 3 *sides"]) -> Float[Tensor, "b d"]:
+        """Features of colour images (or clips, see `clip`), float32."""
 
     @property
     def outputs(self) -> dict[str, int]:
         """Width of each output of one pass: the features, and whatever else the network gives."""
         return {"features": self.width}
 
-    def parts(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _d"]]:
+    def parts(self, images: UInt8[Tensor, "b 3 *sides"]) -> dict[str, Float[Tensor, "b _d"]]:
         """One pass over colour images, an entry for each of `outputs`."""
         return {"features": self.features(images)}
 
@@ -106,41 +108,55 @@ class Extractor(nn.Module, ABC):
         source = source_of(type(self).__module__)
         return self.identity if source is None else f"{self.identity} : {source[:12]}"
 
+    def sees(self, sides: Sequence[int]) -> bool:
+        """Whether it takes inputs of these sides: (h, w) of images or (f, h, w) of clips."""
+        return len(sides) == 3 and sides[0] >= self.clip if self.clip else len(sides) == 2
+
+    def made_of(self, sides: Sequence[int], wanted: Collection[str] | None = None) -> list[str]:
+        """Names among `widths` (and `wanted`) that are made of inputs of these sides."""
+        makers = dict.fromkeys(self.outputs, self) | self.companions
+        return [
+            name
+            for name, maker in makers.items()
+            if maker.sees(sides) and (wanted is None or name in wanted)
+        ]
+
     @override
-    def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+    def forward(self, images: UInt8[Tensor, "b c *sides"]) -> Float[Tensor, "b d"]:
         """Features of uint8 images of 1 or 3 channels, on the extractor's device; see `extract`."""
-        return self.extract(images)["features"]
+        return self.extract(images, self.outputs)["features"]
 
     def extract(
-        self, images: UInt8[Tensor, "b c h w"], wanted: Collection[str] | None = None
+        self, images: UInt8[Tensor, "b c *sides"], wanted: Collection[str] | None = None
     ) -> dict[str, Float[Tensor, "b _d"]]:
-        """All of `widths`, float32, on the extractor's device; with `wanted`, those of them and
-        what the same network gives beside.
+        """All of `widths` that are made of such inputs, float32, on the extractor's device; with
+        `wanted`, those of them and what the same network gives beside.
 
         Raises:
-            ValueError: unless the images are uint8 with 1 or 3 channels.
+            ValueError: unless the images are uint8 with 1 or 3 channels, of sides that are seen.
         """
-        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
+        names = self.made_of(images.shape[2:], wanted)
+        if images.dtype != torch.uint8 or images.shape[1] not in (1, 3) or not names:
+            clips = f"f, h, w) with f of {self.clip} or more" if self.clip else "h, w)"
             raise ValueError(
-                f"an extractor takes uint8 images of shape (b, 1 or 3, h, w), got {images.dtype} "
-                f"{tuple(images.shape)}: quantise with hierdiff.images.to_uint8"
+                f"extractor {self.name!r} takes uint8 images of shape (b, 1 or 3, {clips}, got "
+                f"{images.dtype} {tuple(images.shape)}: quantise with hierdiff.images.to_uint8"
             )
         device = next(self.parameters()).device
-        images = images.to(device)
-        if images.shape[1] == 1:
-            images = repeat(images, "b 1 h w -> b 3 h w")
+        images = images.to(device).expand(-1, 3, *(-1,) * (images.ndim - 2))
+        frames = images.shape[2] if images.ndim == 5 else 1
         with torch.no_grad(), torch.autocast(device.type, enabled=False), full_float32():
-            chunk = CHUNK if device.type == "cpu" else max(1, len(images))
-            chunks = [self._extract(some, wanted) for some in images.split(chunk)]
+            chunk = max(1, CHUNK // frames if device.type == "cpu" else len(images))
+            chunks = [self._extract(some, names) for some in images.split(chunk)]
             return {name: torch.cat([some[name] for some in chunks]) for name in chunks[0]}
 
     def _extract(
-        self, images: UInt8[Tensor, "b 3 h w"], wanted: Collection[str] | None
+        self, images: UInt8[Tensor, "b 3 *sides"], names: Collection[str]
     ) -> dict[str, Float[Tensor, "b _d"]]:
-        own = wanted is None or not set(self.outputs).isdisjoint(wanted)
+        own = not set(self.outputs).isdisjoint(names)
         parts = dict(self.parts(images)) if own else {}
         for name, other in self.companions.items():
-            if wanted is None or name in wanted:
+            if name in names:
                 parts[name] = other.features(images)
         return {name: part.float() for name, part in parts.items()}
 

@@ -1,0 +1,38 @@
+"""Makes the weights of the extractor `i3d`: `python -m hierdiff.metrics.make_i3d FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0, or 1 for an error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hierdiff.metrics.make_i3d",
+        description="Makes the weights of the extractor i3d (FVD) of the public PyTorch file, of "
+        "which tensors alone are read, in the cache folder.",
+    )
+    parser.add_argument("file", type=Path, metavar="rgb_imagenet.pt")
+    chosen = parser.parse_args(arguments)
+    # here, so that `--help` does without torch
+    from safetensors.torch import save
+
+    from hierdiff.files.atomic import write
+    from hierdiff.metrics.extractors.i3d import converted, i3d_paths
+    from hierdiff.metrics.weights import read_weights
+
+    output = i3d_paths()[-1]
+    try:
+        write(output, save(converted(read_weights(chosen.file), chosen.file)))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
