@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def clips(
     order = in_split_order(seeds)
 
     folder = cache_folder(cache)
-    kept = {"channels": 3, "identity": SHA256, "cache": folder}
+    kept: dict[str, Any] = {"channels": 3, "identity": SHA256, "cache": folder}
     whole = found = decoded(
         "clips", order, lambda row: (draw(row), SIDE), resolution=(FRAMES, SIDE, SIDE), **kept
     )
