@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -25,6 +26,16 @@ settings.register_profile("hierdiff", deadline=None, derandomize=True)
 settings.load_profile("hierdiff")
 
 UNTIL = float(os.environ.get("HIERDIFF_TESTS_UNTIL", "inf"))  # seconds since the epoch
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, so the garbage collector need not walk through it again and again:
+    0.4 s each time, a tenth of all the time of the tests."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

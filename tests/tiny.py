@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -24,6 +25,11 @@ from hierdiff.training.published import FILES
 SIDES = (16, 8, 4)
 CLASSES, WIDTH, LENGTH = 3, 6, 4
 KINDS = ("unconditional", "class", "text", "class and text")
+kinds = pytest.mark.parametrize("kind", KINDS)
+# with all conditions at once; with fewer in slow tests
+swept_kinds = pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[:-1]), KINDS[-1]]
+)
 
 # a value for each option that makes a network small, used where the signature names it
 SMALL = {

@@ -13,8 +13,13 @@ from hierdiff.metrics.cost import active_parameters, parameters
 from tests import tiny
 
 CASES = list(tiny.denoiser_cases())
-each = pytest.mark.parametrize("case", CASES, ids=str)
-kinds = pytest.mark.parametrize("kind", tiny.KINDS)
+each_deep = pytest.mark.parametrize("case", CASES, ids=str)
+# a third level in slow tests, but for the contracts that a nest can break
+each = pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[pytest.mark.slow] * (c.depth > 2)) for c in CASES],
+    ids=str,
+)
 UPSAMPLERS = [
     case
     for case in CASES
@@ -35,8 +40,8 @@ def without_gradient(network, x_t, log_snr, cond):
     return [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
 
 
-@each
-@kinds
+@each_deep
+@tiny.kinds
 def test_shapes_in_are_shapes_out_and_values_are_finite(case, kind):
     network = tiny.denoiser(case.name, kind, case.depth)
     assert network.levels == case.depth
@@ -46,8 +51,8 @@ def test_shapes_in_are_shapes_out_and_values_are_finite(case, kind):
     assert all(torch.isfinite(level).all() for level in out)
 
 
-@each
-@kinds
+@each_deep
+@tiny.swept_kinds
 def test_every_parameter_gets_a_gradient(case, kind):
     network = tiny.denoiser(case.name, kind, case.depth)
     x_t, log_snr = case.state(3)
@@ -55,7 +60,7 @@ def test_every_parameter_gets_a_gradient(case, kind):
 
 
 @each
-@kinds
+@tiny.swept_kinds
 def test_one_example_does_not_touch_another(case, kind):
     network = tiny.denoiser(case.name, kind, case.depth).eval()
     x_t, log_snr = case.state(3)
@@ -74,7 +79,7 @@ def test_one_example_does_not_touch_another(case, kind):
 
 
 @each
-@kinds
+@tiny.swept_kinds
 def test_state_noise_level_and_condition_all_matter(case, kind):
     network = tiny.denoiser(case.name, kind, case.depth).eval()
     x_t, log_snr = case.state(3)
@@ -115,7 +120,7 @@ def test_two_calls_agree(case):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@each
+@each_deep
 def test_the_tail_is_the_same_object_inside(case):
     network = tiny.denoiser(case.name, depth=case.depth)
     inside = {id(module) for module in network.modules()}
@@ -198,7 +203,7 @@ each_innermost = pytest.mark.parametrize("name", [c.name for c in CASES if c.dep
 
 
 @each_innermost
-@kinds
+@tiny.swept_kinds
 def test_adapters_as_drawn_leave_the_prediction_of_the_inner_network_unchanged(name, kind):
     network = nested(name, kind)
     tiny.randomised(network.inner)
@@ -275,7 +280,7 @@ def named(kind="unconditional", crop=7.0, embedding=1.0):
 
 
 @each
-@kinds
+@tiny.swept_kinds
 def test_a_scalar_and_a_vector_change_nothing_until_they_are_trained(case, kind):
     plain, reading = (
         with_named(case, kind, **own) for own in ({"scalars": None, "vectors": None}, {})
@@ -292,7 +297,7 @@ def test_a_scalar_and_a_vector_change_nothing_until_they_are_trained(case, kind)
 
 
 @each
-@kinds
+@tiny.swept_kinds
 def test_a_scalar_and_a_vector_matter_once_they_are_trained(case, kind):
     network = tiny.randomised(with_named(case, kind))
     x_t, log_snr = case.state(3)
@@ -345,7 +350,7 @@ def test_a_network_says_what_it_reads(case):
 
 
 @each
-@kinds
+@tiny.swept_kinds
 def test_units_are_called_as_modules_in_their_order_and_early_parts_before_them(case, kind):
     network = tiny.denoiser(case.name, kind, case.depth)
     units, early = network.units, network.early

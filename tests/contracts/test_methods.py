@@ -12,7 +12,7 @@ from tests import tiny
 
 each = pytest.mark.parametrize("name", tiny.METHODS)
 each_sampled = pytest.mark.parametrize("name", tiny.SAMPLED)
-kinds = pytest.mark.parametrize("kind", tiny.KINDS)
+slow = pytest.mark.slow
 
 
 def build(name, kind="class", seed=0, **options):
@@ -33,7 +33,7 @@ def same(first, second, **tolerance):
 
 
 @each
-@kinds
+@tiny.kinds
 def test_the_loss_is_finite_and_moves_every_parameter(name, kind):
     method = build(name, kind)
     batch = tiny.batch(kind)
@@ -65,7 +65,7 @@ def test_the_loss_depends_on_nothing_but_its_arguments(name):
 
 
 @each
-@kinds
+@tiny.swept_kinds
 def test_samples_have_every_resolution_and_stay_in_range(name, kind):
     method = build(name, kind)
     images = method.sample(Request(3, tiny.cond(kind, 3), noise=tiny.noise()))
@@ -86,10 +86,10 @@ def test_the_same_seed_gives_the_same_images_and_another_does_not(name):
 
 
 @each
-@pytest.mark.parametrize("rule", [{"name": "ddim"}, {"name": "ancestral"}])
+@pytest.mark.parametrize("rule", [pytest.param("ddim", marks=slow), "ancestral"])
 def test_an_image_does_not_depend_on_the_batch_it_is_made_in(name, rule):
     """Each example has its own generator."""
-    options = {"sampling": {"steps": 3, "rule": rule}} if name in tiny.SAMPLED else {}
+    options = {"sampling": {"steps": 3, "rule": {"name": rule}}} if name in tiny.SAMPLED else {}
     method = build(name, **options)
     cond = tiny.cond("class", 3)
     together = method.sample(Request(3, cond, noise=per_example([5, 6, 7])))
@@ -140,7 +140,14 @@ def test_guidance_without_conditions_changes_nothing(name):
 
 @each_sampled
 @pytest.mark.parametrize(
-    ("rule", "guidance"), [("ddim", 1.0), ("heun", 1.0), ("dpmpp_2m", 2.0), ("heun", 2.0)]
+    ("rule", "guidance"),
+    [
+        *(
+            pytest.param(*own, marks=slow)
+            for own in (("ddim", 1.0), ("heun", 1.0), ("dpmpp_2m", 2.0))
+        ),
+        ("heun", 2.0),
+    ],
 )
 def test_the_stated_number_of_evaluations_is_that_of_the_calls(name, rule, guidance):
     sampling = {"steps": 4, "rule": {"name": rule}, "guidance": guidance}

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import textwrap
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,13 @@ def test_every_default_fits_its_own_annotation(what):
 def reads(entry: Any) -> set[str]:
     """Names that a constructor reads; of a dataclass, all attributes that the project reads."""
     if dataclasses.is_dataclass(entry):
-        return ATTRIBUTES
+        return attributes()
     function = inspect.unwrap(entry.__init__ if isinstance(entry, type) else entry)
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
+@cache
 def attributes() -> set[str]:
     found: set[str] = set()
     for package in OWN:
@@ -72,9 +74,6 @@ def attributes() -> set[str]:
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found.add(node.value)  # options["name"]
     return found
-
-
-ATTRIBUTES = attributes()
 
 
 @each

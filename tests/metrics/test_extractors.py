@@ -5,7 +5,6 @@ import pickle
 
 import pytest
 import torch
-from timm.layers import BatchNormAct2d
 from torch import nn
 
 from hierdiff.metrics.extractors import (
@@ -236,6 +235,8 @@ class Block(nn.Module):
     """A convolution, a norm with an activation of its own as timm has it, and a block inside."""
 
     def __init__(self, inside: nn.Module | None = None):
+        from timm.layers import BatchNormAct2d  # 2 s to import
+
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 3, padding=1, bias=False)
         self.bn = BatchNormAct2d(3, act_layer=nn.ReLU6)
