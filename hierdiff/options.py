@@ -79,6 +79,8 @@ class Own:
 
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 
+ANY_NUMBER, ANY_LENGTH = Between(), Length(0, more=True)
+
 Count = Annotated[int, Between(1)]
 Natural = Annotated[int, Between(0)]
 Positive = Annotated[float, Between(0, above=True)]
@@ -133,10 +135,11 @@ def fits(value: Any, annotation: Any, nodes: bool = False) -> bool:
 def _bare(annotation: Any) -> tuple[Any, Between, Length]:
     """An annotation without its notes, the range of a number, the length of a list."""
     notes = _notes(annotation)
-    annotation = get_args(annotation)[0] if notes else annotation
-    ranges = next((note for note in notes if isinstance(note, Between)), Between())
-    length = next((note for note in notes if isinstance(note, Length)), Length(0, more=True))
-    return annotation, ranges, length
+    if not notes:
+        return annotation, ANY_NUMBER, ANY_LENGTH
+    ranges = next((note for note in notes if isinstance(note, Between)), ANY_NUMBER)
+    length = next((note for note in notes if isinstance(note, Length)), ANY_LENGTH)
+    return get_args(annotation)[0], ranges, length
 
 
 def _notes(annotation: Any) -> tuple[Any, ...]:
@@ -202,7 +205,7 @@ def _contents(origin: Any, inside: tuple[Any, ...], length: Length, nodes: bool)
         return ""
     if origin is tuple and inside[-1] is not ...:
         length = Length(len(inside))
-    n = "" if length == Length(0, more=True) else f"{length} "
+    n = "" if length == ANY_LENGTH else f"{length} "
     return f" of {n}{words(inside[0], length != Length(1), nodes).removeprefix('a ')}"
 
 

@@ -35,6 +35,13 @@ def test_types_without_axes_are_checked_as_well():
             times(n, word)
 
 
+def test_a_function_inside_of_another_is_left_as_it_is():
+    def inside(n: int) -> int:
+        return n
+
+    assert tests.jaxtyped(typechecker=tests.check)(inside) is inside
+
+
 def test_the_package_is_checked(pytestconfig):
     if not pytestconfig.getoption("jaxtyping_packages"):
         pytest.skip("switched off by --jaxtyping-packages=")

@@ -117,11 +117,22 @@ def three(data: str = "critters") -> dict[str, Record]:
     }
 
 
+def three_runs(folder: Path) -> Path:
+    """The folder `runs` of three runs."""
+    for name, one in three().items():
+        put(folder / "runs" / name, one, () if one.failure else PICTURES)
+    return folder / "runs"
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    for name, made in three().items():
-        put(tmp_path / "runs" / name, made, () if made.failure else PICTURES)
-    return tmp_path / "runs"
+    return three_runs(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the three runs as they were made, beside them; for reading alone."""
+    return made(three_runs(tmp_path_factory.mktemp("shown")))
 
 
 def made(runs: Path, *options: str) -> Path:
@@ -204,12 +215,12 @@ def table(root: Node, label: str) -> dict[str, list[str]]:
 # ---------------------------------------------------------------- the page as a document
 
 
-def test_the_page_is_well_formed_and_has_an_order(runs: Path):
-    root = parsed(made(runs))
+def test_the_page_is_well_formed_and_has_an_order(report: Path):
+    root = parsed(report)
     ids = [n.attributes["id"] for tag in ("h2", "h3", "main", "p") for n in root.all(tag)
            if "id" in n.attributes]  # fmt: skip
     assert len(ids) == len(set(ids))
-    text = (runs.parent / "report" / INDEX).read_text(encoding="utf-8")
+    text = (report / INDEX).read_text(encoding="utf-8")
     levels = [int(n) for n in re.findall(r"<h([1-6])", text)]
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -219,19 +230,17 @@ def test_the_page_is_well_formed_and_has_an_order(runs: Path):
     assert {"main", "critters-table", "critters-options"} <= inside
 
 
-def test_every_file_that_is_linked_is_there_and_every_file_is_linked(runs: Path):
-    out = made(runs)
-    root = parsed(out)
+def test_every_file_that_is_linked_is_there_and_every_file_is_linked(report: Path):
+    root = parsed(report)
     linked = {a.attributes["href"] for a in root.all("a") if a.attributes["href"][0] != "#"}
     linked |= {image.attributes["src"] for image in root.all("img")}
-    written = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    written = {p.relative_to(report).as_posix() for p in report.rglob("*") if p.is_file()}
     assert linked == written - {INDEX}
     assert len([name for name in linked if name.startswith("pictures/")]) == 2 * len(SHEETS) + 1
 
 
-def test_nothing_is_loaded_from_elsewhere(runs: Path):
-    out = made(runs)
-    root, text = parsed(out), (out / INDEX).read_text(encoding="utf-8")
+def test_nothing_is_loaded_from_elsewhere(report: Path):
+    root, text = parsed(report), (report / INDEX).read_text(encoding="utf-8")
     for tag in ("link", "iframe", "object", "embed", "form", "base", "video", "audio"):
         assert not list(root.all(tag))
     assert not re.search(r"https?:|url\(|@import|(src|href)=\"//", text)
@@ -244,18 +253,17 @@ def test_nothing_is_loaded_from_elsewhere(runs: Path):
         assert f"{tag}-src 'sha256-{digest}'" in policy
 
 
-def test_every_picture_says_what_it_shows_and_how_large_it_is(runs: Path):
-    out = made(runs)
-    images = list(parsed(out).all("img"))
+def test_every_picture_says_what_it_shows_and_how_large_it_is(report: Path):
+    images = list(parsed(report).all("img"))
     assert len(images) == 2 * len(SHEETS) + 1
     for image in images:
         assert len(image.attributes["alt"].split()) >= 4
-        with Image.open(out / image.attributes["src"]) as opened:
+        with Image.open(report / image.attributes["src"]) as opened:
             assert opened.size == tuple(int(image.attributes[k]) for k in ("width", "height"))
     alts = [image.attributes["alt"] for image in images]
     assert "Samples of joint at 64 and 32 pixels, a block of images for each resolution." in alts
     assert "Real test images of critters." in alts
-    for chart in parsed(out).all("svg", "chart"):
+    for chart in parsed(report).all("svg", "chart"):
         assert chart.attributes["role"] == "img"
         assert "better" in chart.attributes["aria-label"]
 
@@ -277,9 +285,9 @@ def test_pixels_have_one_size_in_all_pictures_of_a_kind():
 # ---------------------------------------------------------------- what stands on it
 
 
-def test_a_table_has_the_numbers_of_its_frame(runs: Path):
-    root = parsed(made(runs))
-    found = values_of(tabulate(records(runs), "main"))
+def test_a_table_has_the_numbers_of_its_frame(report: Path):
+    root = parsed(report)
+    found = values_of(tabulate(records(report.parent / "runs"), "main"))
     first = next(root.all("table"))
     (methods,) = first.all("tbody", "methods")
     shown = {
@@ -293,8 +301,8 @@ def test_a_table_has_the_numbers_of_its_frame(runs: Path):
         assert told == [None if value != value else value for value in wanted]
 
 
-def test_the_best_is_bold_and_numbers_stand_at_the_right(runs: Path):
-    assert not list(next(parsed(made(runs)).all("table")).all("strong"))  # no spread is known
+def test_the_best_is_bold_and_numbers_stand_at_the_right(report: Path, runs: Path):
+    assert not list(next(parsed(report).all("table")).all("strong"))  # no spread is known
     for path in paths(runs):
         one = Record.read(path)
         known: dict[str, Any] = {"values": (1.0, 1.0), "spread": 0.5}
@@ -326,8 +334,8 @@ def test_quality_stands_over_the_cost_of_the_trajectory_that_made_the_images():
         assert "at 20.8; low" in drawn and "at 7. " in drawn and "33.5" not in drawn
 
 
-def test_failures_and_the_scale_stand_apart(runs: Path):
-    first = next(parsed(made(runs)).all("table"))
+def test_failures_and_the_scale_stand_apart(report: Path):
+    first = next(parsed(report).all("table"))
     (failures,) = first.all("tbody", "failures")
     (row,) = failures.all("tr")
     assert next(row.all("th")).text == "large"
@@ -336,10 +344,9 @@ def test_failures_and_the_scale_stand_apart(runs: Path):
     assert [head.text for head in scale.all("th")] == ["real images", "Gaussian"]
 
 
-def test_each_chart_is_a_file_too_that_needs_nothing_of_the_page(runs: Path):
-    out = made(runs)
-    text = (out / INDEX).read_text(encoding="utf-8")
-    files = sorted((out / "charts").iterdir())
+def test_each_chart_is_a_file_too_that_needs_nothing_of_the_page(report: Path):
+    text = (report / INDEX).read_text(encoding="utf-8")
+    files = sorted((report / "charts").iterdir())
     assert files and {f"charts/{file.name}" for file in files} == set(
         re.findall(r'href="(charts/[^"]*)" download', text)
     )
@@ -351,16 +358,16 @@ def test_each_chart_is_a_file_too_that_needs_nothing_of_the_page(runs: Path):
         assert ".line" in style and "var(" not in style
 
 
-def test_downloads_are_what_the_formats_write(runs: Path):
-    out, found = made(runs), records(runs)
+def test_downloads_are_what_the_formats_write(report: Path):
+    found = records(report.parent / "runs")
     for kind, ending in (("markdown", "md"), ("latex", "tex"), ("csv", "csv")):
         for preset in ("main", "all"):
-            written = (out / f"tables/critters-{preset}.{ending}").read_bytes()
+            written = (report / f"tables/critters-{preset}.{ending}").read_bytes()
             assert written == FORMATS[kind](tabulate(found, preset)).encode()
 
 
-def test_quality_is_drawn_against_each_cost(runs: Path):
-    text = (made(runs) / INDEX).read_text(encoding="utf-8")
+def test_quality_is_drawn_against_each_cost(report: Path):
+    text = (report / INDEX).read_text(encoding="utf-8")
     assert re.search(r"FD-EffLite0 at 64 px \(lower is better\) against sampled images/s "
                      r"\(higher is better\)\. flat 120.5 at 9; joint 98.5 at 5.5\. "
                      r"On the Pareto front: joint, flat", text)  # fmt: skip
@@ -369,16 +376,16 @@ def test_quality_is_drawn_against_each_cost(runs: Path):
     assert "precision at 64 px (higher is better)" in text
 
 
-def test_the_final_image_pooled_costs_what_the_final_image_does(runs: Path):
-    text = (made(runs) / INDEX).read_text(encoding="utf-8")
+def test_the_final_image_pooled_costs_what_the_final_image_does(report: Path):
+    text = (report / INDEX).read_text(encoding="utf-8")
     pooled = r"FD-EffLite0 at 32 px \(lower is better\) against sampled images/s [^.]*\. (.*?)\. On"
     told = re.findall(pooled, text)
     assert "joint 49.25 at 20" in told  # its own level, which alone is sampled at 32 px
     assert "flat 61.25 at 9; joint 50.25 at 5.5" in told
 
 
-def test_learning_curves_are_over_images_flops_and_time(runs: Path):
-    text = (made(runs) / INDEX).read_text(encoding="utf-8")
+def test_learning_curves_are_over_images_flops_and_time(report: Path):
+    text = (report / INDEX).read_text(encoding="utf-8")
     for axis in ("training images", "training FLOPs", "training time, s"):
         assert f"over {axis}. joint half-life 1000 from 300 to 75" in text
     assert "Each point is of 512 images." in text
@@ -438,8 +445,8 @@ def test_a_colour_does_not_change_when_a_record_is_edited(runs: Path):
     assert origin["flat"][0] == "as measured"
 
 
-def test_only_the_options_that_differ_are_told_first(runs: Path):
-    root = parsed(made(runs))
+def test_only_the_options_that_differ_are_told_first(report: Path):
+    root = parsed(report)
     assert table(root, "Options that differ") == {"denoiser.name": ["unet", "nested_unet"]}
     assert table(root, "Options that all rows share")["denoiser.width"] == ["64"]
 
@@ -453,18 +460,18 @@ def test_options_of_one_row_alone_stand_apart(runs: Path):
     assert "Options of flat alone" not in root.text
 
 
-def test_an_option_may_go_on_in_the_next_line_after_its_dots(runs: Path):
-    text = (made(runs) / INDEX).read_text(encoding="utf-8")
+def test_an_option_may_go_on_in_the_next_line_after_its_dots(report: Path, runs: Path):
+    text = (report / INDEX).read_text(encoding="utf-8")
     assert "<td>" in text
     assert "denoiser.<wbr>name" in text
     put(runs / "flat", record("flat 0.5.a&b", quality=rows(1.0)), ())
     assert "flat 0.5.<wbr>a&amp;b" in (made(runs) / INDEX).read_text(encoding="utf-8")
 
 
-def test_origin_tells_commit_machine_seeds_and_time(runs: Path):
-    root = parsed(made(runs))
+def test_origin_tells_commit_machine_seeds_and_time(report: Path):
+    root = parsed(report)
     short = table(root, "Where each row is from")["joint"]
-    hash_ = Record.read(runs / "joint").hash
+    hash_ = Record.read(report.parent / "runs" / "joint").hash
     assert short == [
         *("as measured", "0123456789 with changes", "cpu (Abacus 1)"),
         *("cpu (Abacus 1), float32", "2.15.0", "training 7", "2026-01-01 00:00 UTC"),
@@ -513,8 +520,8 @@ def test_durations_are_sorted_by_their_seconds(runs: Path):
     assert [values[f"r{i}"] for i in range(3)] == ["54.0", "120.0", "3900.0"]
 
 
-def test_metrics_are_told_with_their_identity_in_full(runs: Path):
-    told = table(parsed(made(runs)), "Metrics in full")
+def test_metrics_are_told_with_their_identity_in_full(report: Path):
+    told = table(parsed(report), "Metrics in full")
     row = told["FD-EffLite0 at 64 px"]
     assert row[0] == str(identity(64))
     assert row[1:] == ["lower", "512", "1536", "10.04", "nuclear", "all"]
@@ -532,8 +539,8 @@ def test_the_rank_agreement_of_metrics_is_a_table_for_each_level(tmp_path: Path)
     assert found == {"FD-EffLite0": ["1.00", "0.33"], "precision": ["0.33", "1.00"]}
 
 
-def test_budgets_tell_plan_and_spending_by_stage(runs: Path):
-    root = parsed(made(runs))
+def test_budgets_tell_plan_and_spending_by_stage(report: Path):
+    root = parsed(report)
     (found,) = (t for t in root.all("table") if "Plan and spending" in t.text)
     cells = [[c.text for c in row.all("td")] for b in found.all("tbody") for row in b.all("tr")]
     assert ["plan: images 192,000"] in cells
@@ -604,8 +611,8 @@ def test_exponents_are_sorted_as_numbers(runs: Path):
     assert cells["2.14 ± 0.10"] == "2.14"
 
 
-def test_published_numbers_stand_apart_when_asked_for(runs: Path):
-    assert not list(parsed(made(runs)).all("tbody", "published"))
+def test_published_numbers_stand_apart_when_asked_for(report: Path, runs: Path):
+    assert not list(parsed(report).all("tbody", "published"))
     root = parsed(made(runs, "--published", "method=ADM"))
     bodies = list(next(root.all("table")).all("tbody", "published"))
     assert len(bodies) == 1
