@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from baselines.degradation import Degradation
+from baselines.keyframes import Keyframes
 from hierdiff.batch import Batch, Cond
 from hierdiff.codec import Pyramid
 from hierdiff.denoisers import Denoiser
@@ -299,8 +300,9 @@ class Cascaded(Method):
     of them), batch_size, weights (a file of another run of the same chain; with share 0 the stage
     is used as it is), trainer (options of `trainer` that differ, such as lr). Mappings are merged,
     a part with a `name` replaces the other, and a denoiser of null is the one for all. reference:
-    resolution at which the schedule stands unshifted, None: no shift. channels, classes,
-    text_width, text_length: of the data.
+    resolution at which the schedule stands unshifted, None: no shift. frames: what a stage of fewer
+    frames than the data draws, the "mean" of neighbouring ones or "every" second, third ... one.
+    channels, classes, text_width, text_length: of the data.
     """
 
     def __init__(
@@ -318,11 +320,13 @@ class Cascaded(Method):
         objective: Later[Objective] | None = None,
         sampling: Later[Sampling] | None = None,
         batch_size: Count | None = None,
+        frames: Literal["mean", "every"] = "mean",
         channels: Count = 3,
         classes: Natural = 0,
         text_width: Natural = 0,
         text_length: Natural = 0,
     ):
+        codec = Keyframes if frames == "every" else Pyramid
         sides = check_resolutions(resolutions)[::-1]
         if stages is not None and len(stages) != len(sides):
             raise ValueError(
@@ -359,7 +363,7 @@ class Cascaded(Method):
             options = merged({**common, "denoiser": network}, own)
             if split is not None:
                 options["share"] = split[len(built)]
-            built.append(build_stage(side, options, facts, built[-1] if built else None))
+            built.append(build_stage(side, options, facts, built[-1] if built else None, codec))
         if split is not None:
             shares = ", ".join(
                 f"{stage.name} {share:g}" for stage, share in zip(built, split, strict=True)
@@ -393,11 +397,13 @@ def build_stage(
     options: Mapping[str, Any],
     facts: Mapping[str, int],
     previous: Diffusion | None,
+    codec: type[Pyramid] = Pyramid,
 ) -> Diffusion:
     """The base (`previous` None), or the upsampler that stands on `previous`.
 
     Raises:
-        ValueError: where the options give the stage no denoiser.
+        ValueError: where the options give the stage no denoiser, or a bridge of given frames stands
+            on means of frames.
     """
     options = dict(options)
     if options["denoiser"] is None:
@@ -411,10 +417,16 @@ def build_stage(
     if previous is not None:
         low = previous.resolutions[0]
         ends = {"low": low, "high": side, "process": previous.process}
-        facts = {**facts, "low_channels": facts["channels"]}
-        options |= {"bridge": bridges.build(bridge, offered=ends), "previous": previous}
+        built = bridges.build(bridge, offered=ends)
+        if built.masks and codec is not Keyframes:
+            raise ValueError(
+                f"the stage of {text_of(side)} is given single frames, and that below draws means "
+                f"of neighbouring ones: set method.frames=every"
+            )
+        facts = {**facts, "low_channels": facts["channels"] + built.masks}
+        options |= {"bridge": built, "previous": previous}
     return diffusion(
-        codec=Pyramid([side], facts["channels"]),
+        codec=codec([side], facts["channels"]),
         schedules=[Shifted(base, side, reference or side)],
         facts=facts,
         stage=Diffusion if previous is None else Upsampler,

@@ -152,7 +152,7 @@ class Denoiser(nn.Module, ABC):
     time_width: int | None = None  # of `Cond.embedding`, which the networks of a nest share
     notes: tuple[str, ...] = ()  # what a reader of its row in a table must know
     weights: str | None = None  # file that it starts from; the trainer reads it
-    fresh: str | None = None  # in the names of tensors that such a file may lack
+    fresh: tuple[str, ...] = ()  # in the names of tensors that such a file may lack
     carries: bool = False  # whether a call reads the last `Prediction.carry`; None starts at zero
     learns_variance: bool = False  # whether it returns `Prediction.variance`
     experts: Mapping[str, int] = {}  # how many its time ("time") and a word ("words") choose from

@@ -72,11 +72,11 @@ class SpaceTimeUNet(UNet):
 
     An `inner` network is one of clips as well; where it has fewer frames it is given means over
     neighbouring ones, and what it gives is repeated. Its state is that of `UNet` and more, so
-    `weights` may be those of a network of images.
+    `weights` may be those of a network of images, which was told no `scalars` either.
     """
 
     rank = (2, 3)
-    fresh = ".mixing."
+    fresh = (".mixing.", "scalars.")  # which change nothing at first
 
     @override
     def mixing(self, width: int, heads: int, groups: int) -> nn.Module:

@@ -43,10 +43,11 @@ class Bridge(ABC):
     """Turns the state of one stage into the conditions, and perhaps the start, of the next.
 
     gives: names of the vectors and scalars that it adds to the conditions, which the data need not
-    have.
+    have. masks: channels of `cond.low` behind those of an image.
     """
 
     gives: frozenset[str] = frozenset()
+    masks: int = 0
 
     @property
     def output_log_snr(self) -> float:

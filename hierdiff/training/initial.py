@@ -146,8 +146,7 @@ def _unwrapped(network: Denoiser) -> Denoiser:
 
 def _is_fresh(network: nn.Module, name: str) -> bool:
     """Whether a file that the network starts from may lack what has this name."""
-    fresh = getattr(network, "fresh", None)
-    return fresh is not None and fresh in name
+    return any(part in name for part in getattr(network, "fresh", ()))
 
 
 def check_fit(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -184,3 +184,26 @@ def test_a_zip_of_clips_is_the_folder(place, tmp_path):
     data = build(place, **options, root=str(tmp_path / "in"))
     zipped = build(place, **options, root=os.fspath(tmp_path / "all.zip"))
     assert zipped.sha256 == data.sha256 and set(data.keys) == {"cat/a.gif", "dog/b"}
+
+
+def test_varied_clips_leave_out_frames_and_say_their_rate(place, few):
+    whole = build(place, name="clips")
+    rates = build(place, name="clips", resolution=[4, 32, 32], scalars=["fps"], varied=True)
+    assert rates.keys == whole.keys and set(rates.scalars["fps"]) == {8.0, 4.0, 2.0}
+    for clip, source, rate in zip(rates.images, whole.images, rates.scalars["fps"], strict=True):
+        assert np.array_equal(clip, source[:, :: int(8 / rate)][:, :4])
+    plain = build(place, name="clips", resolution=[4, 32, 32], scalars=["fps"])
+    assert set(plain.scalars["fps"]) == {2.0} and set(whole.scalars) == set()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scalars": ["scale"]},
+        {"resolution": 32, "varied": True},
+        {"resolution": 32, "scalars": ["fps"]},
+    ],
+)
+def test_a_rate_of_images_and_other_scalars_are_refused(place, wrong):
+    with pytest.raises(ValueError, match="the one scalar is fps, and both are of clips of"):
+        build(place, name="clips", **wrong)

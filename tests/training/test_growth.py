@@ -57,14 +57,15 @@ def test_an_inner_network_starts_from_the_weights_of_a_run(low: Path):
 
 
 def test_a_network_of_clips_starts_from_one_of_images(low: Path):
-    inner = {**INNER, "name": "space_time_unet"}
+    inner = {**INNER, "name": "space_time_unet", "scalars": {"fps": 8}}
     nested = {**NESTED, "name": "space_time_unet", "inner": {**inner, "weights": str(low)}}
     method = started({**NODE, "denoiser": nested})
     first = load_method(low)[0].stages[0].denoiser.state_dict()
     weights = inner_of(method).state_dict()
     assert same({name: weights[name] for name in first}, first)
     new = {name: weights[name] for name in weights.keys() - first.keys()}
-    assert new and all(".mixing." in name for name in new)
+    assert {".mixing." in name for name in new} == {True, False}
+    assert all(".mixing." in name or name.startswith("scalars.fps.") for name in new)
     assert not any(value.any() for name, value in new.items() if name.endswith("conv.weight"))
     wider = {**nested, "inner": {**inner, "weights": str(low), "width": 2 * inner["width"]}}
     with pytest.raises(ValueError, match="does not fit the network that starts from it"):

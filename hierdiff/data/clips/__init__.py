@@ -7,6 +7,7 @@ its own: no flip. The key of an example is its seed.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from hierdiff.options import Count
 from hierdiff.registry import Node
 from hierdiff.resolution import plain_of, resolution_of, sides_of
 
+RATE = 8  # frames a second of whole clips
 LICENCE = "CC0 1.0 (drawn by hierdiff)"
 
 
@@ -41,15 +43,19 @@ def clips(
     cache: str | Path | None = None,
     text: Node | None = None,
     flip: bool = False,
+    scalars: Sequence[str] = (),
+    varied: bool = False,
 ) -> ImageData:
     """Class = what the creature does (6), captions from the parts, whose codes are `attributes`.
 
     resolution: [frames, side, side], where frames divides 16 and side 32. Fewer frames are every
     second, fourth ... one, smaller sides are block means. One number, a side, gives images: the
-    first frame of each clip.
+    first frame of each clip. scalars: `fps`, frames a second, 8 in a whole clip. varied: a clip of
+    fewer frames begins at the first and leaves out 0, 1, 3 ... between two, drawn from its seed.
 
     Raises:
-        ValueError: for another resolution, and where a machine draws other clips.
+        ValueError: for another resolution, another scalar, scalars or `varied` of images, and where
+            a machine draws other clips.
     """
     *frames, height, width = sides_of(resolution)
     count = frames[0] if frames else 1
@@ -58,23 +64,42 @@ def clips(
             f"clips have {FRAMES} frames of {SIDE} px and resolution {plain_of(resolution)} does "
             f"not divide that: choose [16, 32, 32], [8, 16, 16], or a side such as 32 for images"
         )
+    if {*scalars} - {"fps"} or (not frames and (scalars or varied)):
+        raise ValueError(
+            f"scalars {list(scalars)} and varied={varied} of clips at {plain_of(resolution)}: the "
+            f"one scalar is fps, and both are of clips of [frames, side, side] alone"
+        )
     seeds = [f"{seed:04d}" for seed in range(COUNT)]
     order = in_split_order(seeds)
 
     folder = cache_folder(cache)
-    kept: dict[str, Any] = {"channels": 3, "identity": SHA256, "cache": folder}
+    strides = [_stride(row, FRAMES // count) if varied else FRAMES // count for row in order]
+    rates = np.array([RATE / stride for stride in strides], np.float32)
+    kept: dict[str, Any] = {"channels": 3, "cache": folder}
     whole = found = decoded(
-        "clips", order, lambda row: (draw(row), SIDE), resolution=(FRAMES, SIDE, SIDE), **kept
+        "clips",
+        order,
+        lambda row: (draw(row), SIDE),
+        resolution=(FRAMES, SIDE, SIDE),
+        identity=SHA256,
+        **kept,
     )
     check(whole.digests[np.argsort(order)].tobytes())
     if sides_of(resolution) != (FRAMES, SIDE, SIDE):
 
         def read(place: int) -> tuple[np.ndarray, int]:
-            pixels = area(whole.images[place][:, :: FRAMES // count], height)
+            pixels = area(whole.images[place][:, :: strides[place]][:, :count], height)
             return (pixels if frames else pixels[:, 0]), SIDE
 
         places = range(len(order))
-        found = decoded("clips", places, read, resolution=resolution_of(resolution), **kept)
+        found = decoded(
+            "clips",
+            places,
+            read,
+            resolution=resolution_of(resolution),
+            identity=SHA256 + ("varied" if varied else ""),
+            **kept,
+        )
     parts = [parts_of(row) for row in order]
     codes = {name: np.array([one[name] for one in parts], np.int64) for name in NAMES}
     return ImageData(
@@ -86,7 +111,14 @@ def clips(
         captions=tuple(map(caption, parts)),
         class_names=NAMES["motion"],
         flip=flip,
+        scalars=dict.fromkeys(scalars, rates),
         attributes=codes,
         attribute_names=NAMES,
         digests=found.digests,
     ).with_text(text, folder)
+
+
+def _stride(seed: int, largest: int) -> int:
+    """1, 2, 4 ... up to `largest`, a power of two: each as likely, drawn from the seed."""
+    draw = int.from_bytes(hashlib.sha256(f"rate {seed}".encode()).digest()[:4], "little")
+    return 2 ** (draw * largest.bit_length() >> 32)
