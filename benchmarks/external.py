@@ -272,9 +272,11 @@ def check_against(images: External, data: ImageData) -> None:
         ValueError: for other sides or channels.
     """
     if data.resolution != images.resolution:
+        side = plain_of(images.resolution)
+        way = f"give data.resolution={side}" if isinstance(side, int) else "cut them to squares"
         raise ValueError(
             f"images are of {px(images.resolution)}, data={data.name} of {px(data.resolution)}: "
-            f"give data.resolution={plain_of(images.resolution)}"
+            f"{way}"
         )
     channels = data.images.shape[1]
     if channels != images.shape[2]:

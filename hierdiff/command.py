@@ -7,6 +7,8 @@ Hydra composes; how a word sets an option is stated here, for every command, swe
   there; `+` and `++` in front of a word change nothing.
 - A mapping sets the options that it names and leaves the others; one with a `name` is another part
   and replaces the one that was there.
+- Signs that hydra takes in quotes alone, such as letters of other scripts and round brackets, need
+  none.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
@@ -40,6 +43,10 @@ MORE = """Options are written key=value, lists as [a,b]. python -m hierdiff.list
 python -m hierdiff.list denoisers those of one kind, with their options. Below are hydra's words:
 the groups of this command, and its config as it would be with the options given here."""
 RESOLVER = "ValueError raised while resolving interpolation: "  # before what a resolver says
+PIECE = re.compile(
+    r"'[^']*'|\"[^\"]*\"|[^][{}:,'\"=\s][^][{}:,'\"=]*"
+)  # of a value: a text, in quotes or bare
+BARE = re.compile(r"[\w\s/\\+.$%*@?|-]+", re.ASCII)  # what hydra reads without quotes
 
 _hydras_own = ConfigLoaderImpl._apply_overrides_to_config
 
@@ -134,6 +141,7 @@ def in_order(words: Sequence[str]) -> list[str]:
             )
     flags = [word for word in words if word not in options]
     options = [word[word.startswith("+") and is_group(word) :] for word in options]
+    options = [quoted(word) for word in options]
     for word in options:
         key, _, value = word.lstrip("~").partition("=")
         if key in PARTS and (word.startswith("~") or value == "[]"):
@@ -146,6 +154,30 @@ def in_order(words: Sequence[str]) -> list[str]:
     if known.multirun:  # chosen for each job, as some methods alone have the group
         options = [_swept(word) for word in options]
     return [*flags, *options]
+
+
+def quoted(word: str) -> str:
+    """A word that hydra cannot read, with quotes around its texts if it reads it so.
+
+    >>> quoted("labels=[red fox,狐狸]")
+    "labels=[red fox,'狐狸']"
+    """
+    key, sign, value = word.partition("=")
+    texts = PIECE.sub(lambda one: one[0] if _reads(one[0]) else f"'{one[0].strip()}'", value)
+    other = f"{key}{sign}{texts}"
+    return other if not _parses(word) and _parses(other) else word
+
+
+def _reads(text: str) -> bool:
+    return text[0] in "'\"" or BARE.fullmatch(text) is not None
+
+
+def _parses(word: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
 
 
 def _swept(word: str) -> str:

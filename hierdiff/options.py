@@ -184,7 +184,7 @@ def words(annotation: Any, several: bool = False, nodes: bool = False) -> str:
         known = bool(inside) and inside[1] is not Any
         of = f" of {words(inside[1], True, nodes)} by name" if known else ""
         return f"{'mappings' if several else 'a mapping'}{of or ' {option: value, ...}'}"
-    if isinstance(annotation, type):
+    if isinstance(annotation, type) and annotation is not Any:
         role = ROLES.get(annotation)
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", annotation.__name__).lower()
         name = name if role is None else role.role

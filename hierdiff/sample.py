@@ -16,7 +16,7 @@ from hierdiff.command import command, plain_config
 
 ABOUT = """Makes images with a trained model, one file each, and a sheet of them.
 
-    python -m hierdiff.sample checkpoint=runs/NAME/weights.safetensors
+    python -m hierdiff.sample checkpoint=runs/NAME
 
     n=64                          how many images
     labels=[owl,3]                classes by name or number, repeated up to n

@@ -19,6 +19,7 @@ from hierdiff.files.digest import sha256_of_file
 from hierdiff.files.lock import LOCK, worked_in
 from hierdiff.files.reading import from_json
 from hierdiff.files.samples import METADATA, Samples
+from hierdiff.files.weights import weights_of
 from hierdiff.given import Given, read
 from hierdiff.guidance import Scale, is_off
 from hierdiff.images import strip, to_uint8, write_sheet
@@ -159,13 +160,14 @@ def origins(
     method: Method, n: int, cond: Cond, cfg: Mapping[str, Any], names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """What each image is made from, as `samples.json` has it; names: of the classes."""
-    digest = sha256_of_file(Path(cfg["checkpoint"]))
+    checkpoint = weights_of(cfg["checkpoint"])
+    digest = sha256_of_file(Path(checkpoint))
     common = {
         "seed": cfg["seed"],
         "guidance": sampling_option(method, cfg, "guidance"),
         "steps": sampling_option(method, cfg, "steps"),
         "negative": cfg["negative"],
-        "checkpoint": str(cfg["checkpoint"]),
+        "checkpoint": checkpoint,
         "sha256": digest,
     }
     if cfg["given"] is not None:

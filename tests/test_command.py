@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks import run  # noqa: F401  (registers what configs refer to)
-from hierdiff.command import in_order, plain_config, with_sentences
+from hierdiff.command import in_order, plain_config, quoted, with_sentences
 from hierdiff.config import folder_of_configs
 from hierdiff.prepared import check_chosen
 
@@ -173,6 +173,28 @@ def test_what_must_be_given_is_named_by_its_path():
 )
 def test_flags_may_stand_anywhere(words, order):
     assert in_order(words) == order
+
+
+@pytest.mark.parametrize(
+    ("word", "read"),
+    [
+        ("label=狐", "label='狐'"),
+        ("folder=/home/jörg/photos (1)", "folder='/home/jörg/photos (1)'"),
+        ('captions=["a red, owl",狐 狸]', "captions=[\"a red, owl\",'狐 狸']"),
+        ("data={root: a&b, name: folder}", "data={root: 'a&b', name: folder}"),
+        ("label=a,狐", "label=a,'狐'"),
+    ],
+)
+def test_signs_that_hydra_takes_in_quotes_alone_need_none(word, read):
+    assert in_order([word]) == [read]
+    assert in_order([read]) == [read]
+
+
+@pytest.mark.parametrize(
+    "word", ["label=a b", "label=a,b", "x=${y}", "a=b=c", "a=it's", "a=[狐", "狐"]
+)
+def test_a_word_that_is_read_or_cannot_be_stays_as_it_is(word):
+    assert quoted(word) == word
 
 
 @pytest.mark.parametrize("word", ["trainer=[]", "~trainer", "sampler=[]", "~denoiser", "data=[]"])

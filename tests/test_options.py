@@ -88,6 +88,7 @@ def test_what_fits_an_annotation_and_what_does_not(annotation, good, bad):
         (Mapping[str, float], "a mapping of numbers by name"),
         (float | Sequence[float], "a number, or a list of numbers"),
         (str | Path | None, "a text, or a path, or null"),
+        (Any, "a value"),
     ],
     ids=str,
 )

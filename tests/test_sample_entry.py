@@ -144,7 +144,8 @@ def test_what_was_drawn_is_told_by_class_or_by_how_many_captions():
 
 
 def test_the_command_writes_a_sheet_single_images_and_what_they_are(tmp_path: Path, weights: Path):
-    arguments = [f"checkpoint={weights}", "labels=[a,3,-1]", "steps=1", "guidance=2", "device=cpu"]
+    run = weights.parent  # the folder of a run, or its weights.safetensors
+    arguments = [f"checkpoint={run}", "labels=[a,3,-1]", "steps=1", "guidance=2", "device=cpu"]
     code, said = command("hierdiff.sample", tmp_path, arguments)
     assert code == 0, said
     assert "drawn: 1 of a (class 0), 1 of d (class 3), 1 of no class" in said

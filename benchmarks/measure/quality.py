@@ -148,7 +148,7 @@ def settle_metrics(
         return list(names)
     reason = hindrance(law, resolutions)
     if reason is not None:
-        log.info("measure.metrics: %s", reason)
+        log.info("auto in measure.metrics adds nothing: %s", reason)
     able = [ATTRIBUTES] if reason is None else []
     return [one for name in names for one in (able if name == AUTO else [name])]
 

@@ -141,20 +141,14 @@ def _mean_deviation(n: int, p: float) -> float:
 def hindrance(law: Law | None, resolutions: Sequence[Resolution]) -> str | None:
     """Why these metrics cannot be computed at `resolutions`; None where they can."""
     if law is None:
-        return (
-            f"metric {ATTRIBUTES!r} compares parts of images with the law that they are drawn by, "
-            f"and this data states none: leave the metric out, or take data=critters"
-        )
+        return "parts of images are compared with the law of the data, and this data states none"
     if law.name not in SHA256:
-        return f"metric {ATTRIBUTES!r}: {no_classifier(law)}"
+        return no_classifier(law)
     if any(len(sides_of(one)) != 2 for one in resolutions):
-        return f"metric {ATTRIBUTES!r}: its classifier knows images alone, leave the metric out"
+        return "the classifier of parts knows images alone, and these are clips"
     least = finest_first(resolutions)[-1]
     if min(sides_of(least)) < min(SIDES):
-        return (
-            f"metric {ATTRIBUTES!r} at {text_of(least)} px: its classifier knows images from "
-            f"{min(SIDES)} px on, leave the metric out or measure at larger resolutions"
-        )
+        return f"at {text_of(least)} px: the classifier of parts knows {min(SIDES)} px and more"
     return None
 
 
@@ -166,7 +160,7 @@ def check_attributes(law: Law | None, resolutions: Sequence[Resolution]) -> None
     """
     reason = hindrance(law, resolutions)
     if law is None or reason is not None:
-        raise ValueError(reason)
+        raise ValueError(f"metric {ATTRIBUTES!r}: {reason}: leave it out of measure.metrics")
     classifier_of(law)
 
 

@@ -162,7 +162,7 @@ def no_classifier(law: Law) -> str:
     """The error's text for a law without a classifier."""
     return (
         f"no classifier of the parts of {law.name!r} comes with the package, only of "
-        f"{', '.join(SHA256)}: leave the metric out"
+        f"{', '.join(SHA256)}"
     )
 
 
@@ -174,7 +174,7 @@ def classifier_of(law: Law) -> PartClassifier:
             law.
     """
     if law.name not in SHA256:
-        raise ValueError(no_classifier(law))
+        raise ValueError(f"{no_classifier(law)}: leave its metrics out")
     classifier = PartClassifier.read(weights_path(law.name), SHA256[law.name])
     if classifier.law != law.hash:
         raise ValueError(

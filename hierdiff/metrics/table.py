@@ -525,7 +525,8 @@ def check_metrics(
             )
         if n is not None and n < metric.least:
             raise ValueError(
-                f"metric {name!r} of {n} images: measure at least {metric.least}, or leave it out"
+                f"metric {name!r} of {n} images: measure at least {metric.least}, or leave "
+                f"it out of measure.metrics"
             )
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:

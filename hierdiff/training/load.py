@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from hierdiff.files.weights import weights_of
 from hierdiff.methods import Method, Stage
 from hierdiff.training.bounds import built, check_shapes, tensors_of
 from hierdiff.training.format import header, opened, unpacked
@@ -23,15 +24,15 @@ T = TypeVar("T")
 def load_method(path: str | Path, trust: Collection[str] = ()) -> tuple[Method, dict[str, Any]]:
     """The method of final weights or of a checkpoint (its first average), and the config.
 
-    trust: packages whose classes the config may name by path (`check_trust`). The method is on the
-    CPU, in eval.
+    path: the file, or the folder of a run. trust: packages whose classes the config may name by
+    path (`check_trust`). The method is on the CPU, in eval.
 
     Raises:
         PermissionError: before anything untrusted is imported.
         ValueError: where the file is damaged or holds no method.
         FileNotFoundError: where there is no file.
     """
-    path = Path(path)
+    path = Path(weights_of(path))
     shapes, facts = header(path)
     config = config_in(facts, path)
     check_trust(config, trust, path)

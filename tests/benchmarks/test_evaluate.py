@@ -199,6 +199,12 @@ def test_the_same_command_reads_the_record_and_another_is_refused(place, monkeyp
         measured(place, images="other.npz", out="again")
 
 
+def test_images_that_are_no_squares_are_to_be_cut(place):
+    np.savez(place / "wide.npz", arr_0=np.zeros((4, SIDE, 2 * SIDE, 3), np.uint8))
+    with pytest.raises(ValueError, match="images are of 8x16 px, .* of 8 px: cut them to squares"):
+        measured(place, images="wide.npz", out="refused")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -189,7 +189,7 @@ def measure(**options: Any) -> Measure:
         ({"curve": Curve(4, ["dc"], 0)}, "'dc' of 4 images: measure at least 6"),
         ({"metrics": ["atributes"]}, "unknown metric 'atributes', did you mean 'attributes'"),
         ({"metrics": ["attributes", "attributes"]}, "attributes is named twice"),
-        ({"metrics": ["attributes"], "resolutions": [4]}, "'attributes' at 4 px"),
+        ({"metrics": ["attributes"], "resolutions": [4]}, "'attributes': at 4 px"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_compute(options, message):
@@ -415,7 +415,9 @@ def test_parts_of_data_without_a_law_are_refused_before_compute():
     lawless = replace(made, data=replace(made.data, law=None))
     wanted = measure(metrics=["fd", "attributes"])
     check_measure(wanted, made)
-    with pytest.raises(ValueError, match="this data states none: leave the metric out") as error:
+    with pytest.raises(
+        ValueError, match="this data states none: leave it out of measure.metrics"
+    ) as error:
         check_measure(wanted, lawless)
     assert "\n" not in str(error.value)
 
