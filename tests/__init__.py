@@ -26,42 +26,30 @@ def names_axes(hint: Any) -> bool:
     return own or any(map(names_axes, get_args(hint)))
 
 
-class Known(dict[str, Any]):
-    """Names of a module; one that it does not have yet is that of a class below, thus no array."""
-
-    def __missing__(self, name: str) -> Any:
-        return Any
-
-
-def hints_of(fn: Callable[..., Any]) -> list[Any]:
-    """The annotations of a function, Any where one of them is not to be read yet."""
-    known = Known(vars(builtins) | fn.__globals__)
-
-    def read(hint: Any) -> Any:
-        try:
-            return eval(hint, {}, known) if isinstance(hint, str) else hint
-        except (AttributeError, TypeError):  # Any is no module, and nothing of something else
-            return Any
-
-    return [read(hint) for hint in fn.__annotations__.values()]
+def hints_of(fn: Callable[..., Any]) -> list[Any] | None:
+    """The annotations of a function, None where one of them is not to be read (yet)."""
+    known = {**vars(builtins), **fn.__globals__}
+    try:
+        return [eval(h, known) if isinstance(h, str) else h for h in fn.__annotations__.values()]
+    except NameError:
+        return None
 
 
 def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
-    """As jaxtyping's, which stays for generators that name axes and dataclasses with bases."""
+    """As jaxtyping's, which stays for generators, dataclasses with bases and what cannot be read
+    yet."""
 
     def decorated(one: Any) -> Any:
         if "<locals>" in one.__qualname__:
             return one
-        if isclass(one):
-            if [c for c in one.__mro__ if "__dataclass_params__" in vars(c)] != [one]:
-                return with_axes(one, typechecker=typechecker)  # fields in words of other modules
+        if isclass(one) and [c for c in one.__mro__ if "__dataclass_params__" in vars(c)] == [one]:
             one.__init__ = decorated(one.__init__)
             return one
-        named = any(map(names_axes, hints_of(one)))
-        if named and isgeneratorfunction(one):
+        hints = None if isclass(one) or isgeneratorfunction(one) else hints_of(one)
+        if hints is None:
             return with_axes(one, typechecker=typechecker)
         checked = check(one)
-        if not named:
+        if not any(map(names_axes, hints)):
             return checked
 
         @wraps(checked)
