@@ -8,6 +8,7 @@
 #   make search                     the candidates of docs/study.md, three seeds each; resumes
 #   make study                      the runs of docs/study.md, over as many hours as it takes; resumes
 #   make study-samplers             the pair of its first part under other samplers
+#   make study-exposure             the cascade of its first part on real and on generated coarse images
 #   make study-table                tables and reports of both from the records in results/
 #   make test  test-slow  lint    make speed times the hot paths
 #   make docs                       the pages of docs/ and the reference as a site, site/index.html
@@ -32,7 +33,7 @@ finished = $(or $(patsubst %/record.json,%,$(wildcard $(runs)/*/record.json)),$(
 # options of benchmarks.run that are passed on when they are set
 given = $(foreach option,data budget,$(if $($(option)),$(option)=$($(option))))
 
-.PHONY: install bench compare table report search study study-samplers study-table test test-slow trials speed lint docs
+.PHONY: install bench compare table report search study study-samplers study-exposure study-table test test-slow trials speed lint docs
 .DELETE_ON_ERROR:
 
 install: $(installed)

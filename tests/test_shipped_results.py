@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tables.__main__ import main
 from benchmarks.tables.formats import FORMATS
 from benchmarks.tables.table import tabulate
 from hierdiff.metrics.identity import PROTOCOL
@@ -13,6 +14,7 @@ from hierdiff.results.folders import readable
 from hierdiff.results.record import Record
 
 ROOT = Path(__file__).resolve().parents[1]
+STUDY = ROOT / "results" / "study" / "critters-32px-4e13"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECORDS = sorted((ROOT / "results").rglob("record.json"))
 PARTS = sorted({path.parents[1] for path in RECORDS})
@@ -40,3 +42,9 @@ def test_a_page_prints_the_table_of_the_records(part):
     rows = "\n".join(line for line in table.splitlines() if line.startswith("|"))
     found = [page.name for page in PAGES if rows in page.read_text()]
     assert rows and found, f"python -m benchmarks.tables {part} prints what no page has:\n{rows}"
+
+
+def test_the_study_has_its_rows_by_other_metrics(capsys: pytest.CaptureFixture[str]):
+    main([str(STUDY), "--spec", str(ROOT / "examples" / "study.yaml")])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(rows) > 5 and "\n".join(rows) in (ROOT / "docs" / "study.md").read_text()

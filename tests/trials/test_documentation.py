@@ -52,6 +52,7 @@ LINES = {  # of the commands that are not run, and why
     "make search": "it takes two hours",
     "make study parts=critters:32:4e13:0,1,2": "it takes hours",
     "make study-samplers seeds=0": "its weights are of the line above",
+    "make study-exposure": "its weights are of the first part",
     "make compare methods=mdm,cascaded,end_to_end,latent,unclip,r3gan runs=runs/text "
     "args=experiment=text spec=examples/text.yaml": "it takes an hour",
     "python -m benchmarks.run budget=compare experiment=text method=distilled "
