@@ -114,9 +114,11 @@ def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Column, dict
 def levels_in(records: Iterable[Record]) -> list[Name]:
     """Every level that was measured, finest first."""
     return finest_first(
-        level
-        for r in records
-        for level in (*(q.level for q in r.quality), *(c.level for c in r.cost))
+        {
+            level
+            for r in records
+            for level in (*(q.level for q in r.quality), *(c.level for c in r.cost))
+        }
     )
 
 
@@ -140,26 +142,20 @@ def quality_columns(
     views = (
         {"": ("native", "pooled")} if finest else {" native": ("native",), " pooled": ("pooled",)}
     )
-    at_side = {
-        row: [q for q in record.quality if q.level == level and q.value is not None]
-        for row, record in rows.items()
-    }
+    known: dict[tuple[str, str], dict[str, Quality]] = {}
+    for row, record in rows.items():
+        for q in record.quality:
+            if q.level == level and q.value is not None:
+                known.setdefault((q.metric, q.view), {})[row] = q
     scale = {label: list(newest_rows(rows.values(), kind, level)) for kind, label in SCALE.items()}
     columns: dict[Column, dict[str, Quality]] = {}
     for metric in metrics:
         side_of = direction(metric, rows.values())
         for suffix, wanted in views.items():
-            column = {
-                row: q
-                for row, found in at_side.items()
-                for view in reversed(wanted)
-                for q in found
-                if (q.metric, q.view) == (metric, view)
-            }
+            found = [known.get((metric, view), {}) for view in wanted]
+            column = {row: own[row] for row in rows for own in reversed(found) if row in own}
             if column:
-                column |= {
-                    row: q for row, found in scale.items() for q in found if q.metric == metric
-                }
+                column |= {row: q for row, own in scale.items() for q in own if q.metric == metric}
                 columns[Column(group, f"{metric}{suffix}", side_of)] = column
     return columns
 

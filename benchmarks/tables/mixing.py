@@ -44,11 +44,13 @@ def same_identity(column: str, found: Mapping[str, Quality]) -> None:
     seen: dict[Condition, str] = {}
     # those that know their rows first, beside whom one that does not may stand
     for row, q in sorted(found.items(), key=lambda one: one[1].identity.rows is None):
-        about = q.identity.apart_from_count()
-        if row == SCALE["real"] and any(_fewer(q, o, about) for o in found.values()):
-            continue
-        if not any(_alike(_condition(q), known) for known in seen):
-            seen[_condition(q)] = row
+        condition = _condition(q)
+        if row == SCALE["real"]:
+            about = q.identity.apart_from_count()
+            if any(_fewer(q, other, about) for other in found.values()):
+                continue
+        if condition not in seen and not any(_alike(condition, known) for known in seen):
+            seen[condition] = row
     if len(seen) > 1:
         (first, row), (second, other) = list(seen.items())[:2]
         raise ValueError(

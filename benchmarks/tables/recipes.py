@@ -27,9 +27,13 @@ def recipe_of(record: Record) -> str | None:
 def recipe_notes(rows: Mapping[str, Record]) -> Iterator[str]:
     """A line for each row whose method does worse under the shared recipe than under another one
     with the same budget, in the first distance between whole distributions at the finest level."""
+    others: dict[tuple[str, str, str], dict[str, Record]] = {}
+    for other, own in rows.items():
+        if recipe_of(own) != SHARED:
+            others.setdefault(_row(own), {})[other] = own
     for row, record in rows.items():
-        for other, own in rows.items():
-            if recipe_of(record) == SHARED != recipe_of(own) and _row(record) == _row(own):
+        if recipe_of(record) == SHARED:
+            for other, own in others.get(_row(record), {}).items():
                 yield from _worse(row, record, other, own)
 
 

@@ -104,13 +104,13 @@ class Quality:
     @classmethod
     def read(cls: type[R], row: Mapping[str, Any]) -> R:
         """Reads a row in the form of `hierdiff.results.form`; unknown keys are ignored."""
-        known = {key: value for key, value in row.items() if key in cls.__dataclass_fields__}
-        own = {
-            "level": level_of(row),
-            "identity": _identity(tuple(sorted(row["identity"].items()))),
-            "values": tuple(row.get("values") or ()),
-        }
-        return cls(**{**known, **own})
+        known = dict(row)
+        for key in known.keys() - cls.__dataclass_fields__.keys():
+            del known[key]
+        known["level"] = level_of(row)
+        known["identity"] = _identity(tuple(row["identity"].items()))
+        known["values"] = tuple(row.get("values") or ())
+        return cls(**known)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from hierdiff.resolution import NAME_WORD
 
 DEEPEST = 40  # levels of nesting; a config of this project has less than ten
 LARGEST = 1e100  # of a number, so that its square and sums of squares are finite too
-Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, in words, and whether it is
+Test = Callable[[Any], bool]
+Rule = tuple[str, Test]  # what a value must be, in words, and whether it is
 
 
 def _is_number(value: Any) -> bool:
@@ -23,8 +24,8 @@ def _is_number(value: Any) -> bool:
     return -LARGEST <= value <= LARGEST  # neither infinite nor NaN
 
 
-def _is_amount(value: Any) -> bool:
-    return value is None or _is_number(value)
+def _is_amount(value: Any) -> bool:  # most values are one, or none
+    return value is None or (type(value) in _NUMBERS and -LARGEST <= value <= LARGEST)
 
 
 _NUMBERS = frozenset((int, float))
@@ -167,40 +168,61 @@ FORM: dict[str, Any] = {
 }
 
 
-def broken(value: Any, form: Any = FORM, where: str = "") -> str | None:
-    """Where `value` breaks a form, in a sentence; None where it does not.
+def broken(value: Any) -> str | None:
+    """Where what a record holds breaks its form, in a sentence; None where it does not."""
+    return None if _HOLDS(value) else _fault(value, FORM, "")
+
+
+def _fault(value: Any, form: Any, where: str) -> str | None:
+    """Where `value` breaks a form.
 
     form: a rule; a list of one form, for every member; a mapping of forms; or a tuple of one form,
     in whose place None may stand.
     """
-    if type(form) is tuple:
+    if isinstance(form, tuple):
         if len(form) == 1:
-            return None if value is None else broken(value, form[0], where)
+            return None if value is None else _fault(value, form[0], where)
         return None if form[1](value) else _sentence(value, form, where)
-    if type(form) is list:
+    if isinstance(form, list):
         if not isinstance(value, (list, tuple)):
             return f"{where} is {_short(value)}, where a list is needed"
-        inner = form[0]
-        if _is_leaf(inner) and all(map(inner[1], value)):
-            return None
-        for i, member in enumerate(value):
-            fault = broken(member, inner, f"{where}[{i}]")
-            if fault is not None:
-                return fault
-        return None
-    if type(value) is not dict and not isinstance(value, Mapping):
+        faults = (_fault(member, form[0], f"{where}[{i}]") for i, member in enumerate(value))
+        return next(filter(None, faults), None)
+    if not isinstance(value, Mapping):
         return f"{where or 'it'} is {_short(value)}, where a mapping is needed"
-    rules, rest, needed, leaves = _rules(form)
+    rules, rest, needed = _rules(form)
     lacking = next((key for key in needed if key not in value), None)
     if lacking is not None:
         return f"{where or 'it'} lacks {lacking!r}"
-    for key, child in value.items():
-        if leaves.get(key, _no_leaf)(child):
-            continue  # a leaf that holds: first and in one call, as a record has thousands
-        fault = broken(child, rules.get(key, rest), f"{where}.{key}" if where else str(key))
-        if fault is not None:
-            return fault
-    return None
+    faults = (
+        _fault(child, rules.get(key, rest), f"{where}.{key}" if where else str(key))
+        for key, child in value.items()
+    )
+    return next(filter(None, faults), None)
+
+
+def _test(form: Any) -> Test:
+    """Whether a value holds a form, as `_fault` says, in one call: a record has thousands."""
+    if isinstance(form, tuple):
+        if len(form) == 2:
+            return form[1]
+        some = _test(form[0])
+        return lambda value: value is None or some(value)
+    if isinstance(form, list):
+        member = _test(form[0])
+        return lambda value: isinstance(value, (list, tuple)) and all(map(member, value))
+    rules, rest, needed = _rules(form)
+    tests, other, keys = {key: _test(one) for key, one in rules.items()}, _test(rest), set(needed)
+
+    def holds(value: Any) -> bool:
+        if not (type(value) is dict or isinstance(value, Mapping)) or not keys <= value.keys():
+            return False
+        for key, child in value.items():  # noqa: SIM110  (a generator is slower)
+            if not tests.get(key, other)(child):
+                return False
+        return True
+
+    return holds
 
 
 def _sentence(value: Any, rule: Rule, where: str) -> str:
@@ -210,30 +232,13 @@ def _sentence(value: Any, rule: Rule, where: str) -> str:
     return f"{where} is {_short(value)}, where {rule[0]} is needed"
 
 
-Rules = tuple[dict[str, Any], Any, list[str], dict[str, Callable[[Any], bool]]]
+def _rules(form: Mapping[str, Any]) -> tuple[dict[str, Any], Any, list[str]]:
+    """The rules of a mapping by key, that of every other key, and the keys that are needed."""
+    rules = {key.rstrip("?"): rule for key, rule in form.items()}
+    return rules, form.get("*", ANY), [key for key in form if key[-1] not in "?*"]
 
 
-def _rules(form: Mapping[str, Any]) -> Rules:
-    """The rules of a mapping by key, that of every other key, the keys that are needed, and by key
-    whether a value holds a rule that has no form inside; made once for each form."""
-    found = _KNOWN.get(id(form))
-    if found is None or found[0] is not form:
-        rules = {key.rstrip("?"): rule for key, rule in form.items()}
-        needed = [key for key in form if key[-1] not in "?*"]
-        leaves = {key: rule[1] for key, rule in rules.items() if _is_leaf(rule)}
-        found = _KNOWN[id(form)] = (form, (rules, form.get("*", ANY), needed, leaves))
-    return found[1]
-
-
-def _is_leaf(rule: Any) -> bool:
-    return isinstance(rule, tuple) and len(rule) == 2
-
-
-def _no_leaf(value: Any) -> bool:
-    return False
-
-
-_KNOWN: dict[int, tuple[Mapping[str, Any], Rules]] = {}
+_HOLDS = _test(FORM)
 
 
 def too_deep(value: Any) -> bool:

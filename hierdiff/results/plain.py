@@ -20,7 +20,9 @@ def plain(value: Any, where: str, free: bool = False) -> Any:
         ValueError: for inf or nan.
         TypeError: for what JSON has no type for.
     """
-    if value is None or isinstance(value, (str, bool)):
+    if value is None or isinstance(value, (str, bool)) or type(value) is int:
+        return value
+    if type(value) is float and math.isfinite(value):  # before the slower questions
         return value
     if isinstance(value, Mapping):
         return {str(key): plain(child, f"{where}.{key}", free) for key, child in value.items()}

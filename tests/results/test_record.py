@@ -4,6 +4,7 @@ import json
 import math
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,22 @@ from hierdiff.metrics.quality import CurvePoint, Quality
 from hierdiff.resolution import Named, plain_of, resolution_of
 from hierdiff.results import dataframe
 from hierdiff.results.cost import BatchTrial, Cost, CostPart
-from hierdiff.results.form import COST, CURVE, IDENTITY, PART, QUALITY, TRIAL
+from hierdiff.results.form import (
+    COST,
+    CURVE,
+    FORM,
+    IDENTITY,
+    PART,
+    QUALITY,
+    TRIAL,
+    _fault,
+    _test,
+)
 from hierdiff.results.plain import content_hash, plain
 from hierdiff.results.provenance import git_state, now, provenance
 from hierdiff.results.record import SCHEMA, Record
 from hierdiff.sampled import own_files
-from tests.benchmarks.rows import cost, five, identity, of_schema, point, quality, record
+from tests.benchmarks.rows import cost, five, identity, of_schema, point, quality, record, ten
 
 
 @pytest.mark.parametrize("written", five(), ids=lambda r: r.name)
@@ -213,6 +224,27 @@ def test_an_unknown_field_of_a_cost_is_refused_in_a_sentence_and_of_old_ones_lef
     where = "cost[0]" if place == "cost" else "cost[0].breakdown[0]"
     with pytest.raises(ValueError, match=f"{re.escape(where)}.carbon_g is no field that this"):
         Record.read(path)
+
+
+def damaged(value: Any) -> Iterator[Any]:
+    """A tree of JSON with one node in turn lost, or put in place of by a value of another kind."""
+    yield from (None, -1, 1e200, True, "x y", [], [None], {}, {"x": 0})
+    if isinstance(value, dict):
+        for key in value:
+            yield {name: one for name, one in value.items() if name != key}
+            yield from ({**value, key: other} for other in damaged(value[key]))
+    if isinstance(value, list) and value:
+        yield from ([other, *value[1:]] for other in damaged(value[0]))
+
+
+def test_whatever_breaks_the_form_has_a_sentence():
+    whole = json.loads(json.dumps(ten("a").content()))
+    row, bare = whole["quality"][0], {**whole, "quality": [], "cost": [], "config": {}}
+    for value, form in ((row, QUALITY), (whole["cost"][0], COST), (bare, FORM)):
+        holds = _test(form)
+        faults = {_fault(one, form, "") for one in damaged(value) if not holds(one)}
+        assert holds(value) and None not in faults and len(faults) > 30
+        assert not any(_fault(one, form, "") for one in damaged(value) if holds(one))
 
 
 @pytest.mark.parametrize(("kind", "form"), [(Quality, QUALITY), (CurvePoint, CURVE), (Cost, COST)])
