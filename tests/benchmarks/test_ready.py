@@ -201,6 +201,7 @@ def test_a_dry_run_refuses_a_record_and_a_checkpoint_of_other_options(tmp_path):
         ready(options_of(tmp_path, "dry_run=true", "seed=1"))
 
 
+@pytest.mark.slow
 def test_networks_beside_the_first_are_built_for_whoever_needs_them_or_refused(
     tmp_path, monkeypatch
 ):

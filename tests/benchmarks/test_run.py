@@ -146,6 +146,7 @@ def bench(*options: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_an_absent_inception_file_ends_the_run_before_compute(tmp_path):
     ended = bench("measure.extractor={name: inception}", f"folder={tmp_path / 'run'}")
     assert ended.returncode == 1

@@ -404,6 +404,7 @@ def joined(metrics=BESIDE):
     return extractor
 
 
+@pytest.mark.slow
 def test_metrics_of_other_extractors_are_those_of_the_extractor_alone(weights, tmp_path):
     real, fake, extractor = images(), images(30, seed=1, high=220), joined()
     refs = kept(real.split(16), extractor)
@@ -468,6 +469,7 @@ def test_a_metric_that_repeats_the_first_extractor_and_sides_without_bands_are_r
     check_metrics(["haar"], RandomConv(), resolutions=[40, (4, 8, 16)])
 
 
+@pytest.mark.slow
 def test_other_extractors_go_on_from_what_was_kept(weights):
     extractor = joined()
     refs = kept([images()], extractor)

@@ -310,7 +310,10 @@ def test_a_run_that_goes_on_leaves_the_snapshots_of_one_that_did_not_stop(tmp_pa
 # -- interruptions -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"channels_last": True, "optimizer": "lion"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"channels_last": True, "optimizer": "lion"}, marks=pytest.mark.slow)],
+)
 def test_a_broken_newest_checkpoint_costs_steps_and_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
 ):
@@ -403,6 +406,7 @@ def contents(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_kill_between_a_checkpoint_and_its_sheet_or_a_sheet_and_its_curve_costs_no_picture(
     tmp_path: Path,
 ):
@@ -466,6 +470,7 @@ def in_two_processes(work: Any, folder: Path, node: dict[str, Any], **options: A
         assert process.exitcode == 0
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains_with_two_micro_batches(tmp_path: Path):
     run(tmp_path / "one", GROWN, accumulate=2, precision="64-true")
     in_two_processes(in_process, tmp_path / "two", GROWN, precision="64-true")

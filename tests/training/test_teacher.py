@@ -60,6 +60,7 @@ def test_a_student_is_sampled_without_its_teacher(tmp_path: Path):
     assert method.sample(request)[8].shape == (1, 3, 8, 8)
 
 
+@pytest.mark.slow
 def test_a_distillation_that_stopped_ends_with_the_same_weights(tmp_path: Path, teacher: Path):
     whole, _ = distil(tmp_path / "whole", student(teacher), keep=5)
     distil(tmp_path / "run", student(teacher), keep=5)

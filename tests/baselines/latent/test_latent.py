@@ -419,6 +419,7 @@ def test_a_latent_run_is_distilled_with_its_autoencoder(tmp_path: Path, whole):
     assert set(method.sample(Request(1, noise=tiny.noise()))) == set(method.resolutions)
 
 
+@pytest.mark.slow
 def test_an_autoencoder_comes_without_its_discriminator(tmp_path: Path, whole):
     wanted = node(checkpoint=str(whole.weights), discriminator=None)
     assert trained(tmp_path / "a", wanted).steps == 6
@@ -438,6 +439,7 @@ def test_dropout_is_none_where_latents_are_made_and_read(tmp_path: Path):
 IMAGENET = "ImageNet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saw", [True, False])
 def test_the_note_of_a_row_tells_what_its_autoencoder_was_trained_on(tmp_path: Path, saw):
     """Through a chain of runs, whatever these would train on themselves."""
@@ -469,6 +471,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, whole):
         trained(tmp_path / "run", data=dark)
 
 
+@pytest.mark.slow
 def test_double_precision_has_a_perceptual_network_too(tmp_path: Path):
     wanted = node(perceptual={"name": "efficientnet_lite0", "side": 32})
     summary = trained(tmp_path, wanted, steps=2, precision="64-true")

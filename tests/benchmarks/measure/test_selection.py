@@ -121,6 +121,7 @@ def test_the_row_has_the_options_that_were_selected_and_the_record_all_candidate
     assert read.selection == made.selection and not read.edited
 
 
+@pytest.mark.slow
 def test_the_same_command_again_reads_the_record_and_another_selection_does_not(selected):
     made, draws, folder = selected
     assert ready(options_of(folder, *QUICK, SELECT)).record.hash == made.hash

@@ -115,6 +115,7 @@ def test_a_grown_network_pays_for_the_levels_that_it_has(tmp_path):
     assert low.parts[0][1] < both.parts[0][1]
 
 
+@pytest.mark.slow
 def test_a_first_pass_of_self_conditioning_is_paid_for(tmp_path):
     whole = plan(prepared(*SMALL, "method=rin"), tmp_path).flops()
     alone = prepared(*SMALL, "method=rin", "method.objective.self_conditioning=0")
@@ -216,6 +217,7 @@ def test_methods_under_one_budget_spend_the_same(budget: str, tmp_path):
         assert spent == pytest.approx(amount, rel=0.01), method
 
 
+@pytest.mark.slow
 def test_stages_keep_the_proportions_of_the_recipe(tmp_path):
     run = prepared("method=cascaded")
     base, upsampler = plan(run, tmp_path, flops=2e13).stages
@@ -334,6 +336,7 @@ def test_seconds_are_planned_from_timed_steps_and_a_plan_is_kept(tmp_path, monke
     assert plan(run, tmp_path / "fresh", seconds=800).steps == 200
 
 
+@pytest.mark.slow
 def test_a_kept_plan_is_for_one_method_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "in_seconds", Clock())
     assert plan(prepared(*SMALL), tmp_path, seconds=800).steps == 100
@@ -371,6 +374,7 @@ def test_a_dry_run_times_nothing_and_says_what_it_leaves_open(tmp_path, monkeypa
         assert f"match.{name}={amount} is met by timing steps, which --dry-run=time" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_timed_dry_run_expects_seconds_where_operations_are_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "in_seconds", Clock())
     made = make_plan(stubborn("call"), Match(), tmp_path, dry=True, timed=True)
@@ -432,6 +436,7 @@ def test_real_clocks_give_a_plan(tmp_path):
 # ---------------------------------------------------------------- what is shown
 
 
+@pytest.mark.slow
 def test_the_plan_names_every_stage_and_the_whole(tmp_path):
     made = plan(prepared(*SMALL, "method=cascaded", "trainer.steps=40"), tmp_path)
     console = Console(width=140)

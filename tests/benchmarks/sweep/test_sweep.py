@@ -245,13 +245,14 @@ def a_sweep(*overrides):
             ["method.growth is no option of end_to_end: left out there"],
             [{"growth": [0.25]}, {}],
         ),
-        (
+        pytest.param(
             ["method=cascaded,mdm", "+method.bridge.log_snr=1", "method.shift=2"],
             [
                 "method.shift is no option of cascaded: left out there",
                 "method.bridge.log_snr is no option of mdm: left out there",
             ],
             [{}, {"shift": 2}],
+            marks=pytest.mark.slow,
         ),
         (
             ["method=latent,rin", "autoencoder@method.codec.autoencoder=small_f4"],
@@ -263,14 +264,22 @@ def a_sweep(*overrides):
             None,
             "no option 'drop'",
         ),
-        (["method=mdm,end_to_end", "method.objective.multiscale=[]"], [], [{}, {}]),
-        (  # each by its whole path, whichever is written first
+        pytest.param(
+            ["method=mdm,end_to_end", "method.objective.multiscale=[]"],
+            [],
+            [{}, {}],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(  # each by its whole path, whichever is written first
             ["method=mdm,end_to_end", "data.growth=1", "method.growth=[0.25]"],
             None,
             "data.growth: dataset 'critters' has no option 'growth'",
+            marks=pytest.mark.slow,
         ),
         (["method=mdm", "method.growht=[0.25]"], None, "did you mean 'growth'"),
-        (["seed=0,1", "trainer.stepz=3"], None, "did you mean 'steps'"),
+        pytest.param(
+            ["seed=0,1", "trainer.stepz=3"], None, "did you mean 'steps'", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_options_of_some_methods_apply_where_they_exist(overrides, lines, values):

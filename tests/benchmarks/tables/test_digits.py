@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.tables.digits import is_spread, number, printed, with_spread
@@ -39,6 +39,7 @@ def test_digits_follow_the_spread_and_three_stand_without_one(value, spread, wor
     assert printed(value, spread) == words
 
 
+@settings(max_examples=30)
 @given(
     value=st.floats(-1e12, 1e12),
     spread=st.floats(1e-12, 1e12),
