@@ -22,7 +22,7 @@ from hierdiff.codec import Codec, codecs
 from hierdiff.denoisers import Denoiser
 from hierdiff.denoisers.protocol import build_denoiser
 from hierdiff.levels import Levels
-from hierdiff.methods import Diffusion, Method, Request, Sampling, methods
+from hierdiff.methods import Diffusion, Generator, Method, Request, Sampling, methods
 from hierdiff.methods.bridge import CLEAN, Bridge, Handover
 from hierdiff.methods.bridged import Bridged
 from hierdiff.methods.stage import Images
@@ -32,7 +32,7 @@ from hierdiff.objective.times import Window
 from hierdiff.options import Count, Natural, NonNegative, Share
 from hierdiff.process import GaussianProcess
 from hierdiff.registry import Later
-from hierdiff.resolution import Resolutions, Sides
+from hierdiff.resolution import Resolution, Resolutions, Sides, sides_of
 from hierdiff.schedules import Cosine, Schedule
 
 
@@ -74,6 +74,16 @@ class Refiner(Bridged):
     def __init__(self, **parts: Any):
         super().__init__(**parts)
         self.name = "refiner"
+
+    @override
+    def fit(self, resolutions: Sequence[Resolution]) -> None:
+        super(Bridged, self).fit(resolutions)
+
+    @override
+    def resized(self, resolution: Resolution, previous: Generator | None = None) -> Refiner:
+        other = cast(Refiner, super(Bridged, self).resized(resolution))
+        other._previous = self._previous if previous is None else (previous,)
+        return other
 
 
 class LatentRefiner(Refiner, LatentDiffusion):
@@ -176,6 +186,16 @@ class SDXL(Method):
     def check_facts(self, facts: Mapping[str, Any]) -> None:
         """As in `Method`; a method of no scalars leaves those of the data unread."""
         super().check_facts(facts if self.reads_scalars else {**facts, "scalars": ()})
+
+    @override
+    def resized(self, resolution: Resolution) -> SDXL:
+        """As in `Method`; images are asked for as of that target, cut out of one of its aspect."""
+        other = cast(SDXL, super().resized(resolution))
+        sides = zip(("height", "width"), sides_of(resolution), strict=True)
+        for (name, side), own in zip(sides, sides_of(self.resolutions[0]), strict=True):
+            scaled = {f"{of}_{name}": side / own for of in ("original", "target")}
+            other.assumed = {key: v * scaled.get(key, 1.0) for key, v in other.assumed.items()}
+        return other
 
     @override
     def sample(self, request: Request) -> Images:

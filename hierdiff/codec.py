@@ -24,6 +24,7 @@ from hierdiff.resolution import (
     level_names,
     resolution_of,
     sides_of,
+    text_of,
 )
 
 
@@ -66,6 +67,17 @@ class Codec(ABC):
     def tail(self, n: int) -> Codec:
         """The codec of the n coarsest levels."""
 
+    def resized(self, resolution: Resolution) -> Codec:
+        """The codec of images of other sides, with the same networks.
+
+        Raises:
+            ValueError: where it has none, or those sides do not suit it.
+        """
+        raise ValueError(
+            f"{type(self).__name__} is made for images of {text_of(self.resolutions[0])} px alone: "
+            f"leave data.buckets and resolution= out"
+        )
+
 
 codecs: Registry[Codec] = Registry("codec", Codec)
 
@@ -97,6 +109,20 @@ class Pyramid(Codec):
     @override
     def tail(self, n: int) -> Pyramid:
         return Pyramid(self.resolutions[-n:], self.channels)
+
+    @override
+    def resized(self, resolution: Resolution) -> Pyramid:
+        own, new = sides_of(self.resolutions[0]), sides_of(resolution)
+        levels: list[tuple[int, ...]] = []
+        for level in self.resolutions:
+            scaled = [a * b for a, b in zip(new, sides_of(level), strict=True)]
+            if any(a % b for a, b in zip(scaled, own, strict=True)):
+                raise ValueError(
+                    f"images of {text_of(new)} px have no level that is to them what "
+                    f"{text_of(level)} is to {text_of(own)}: choose sides that divide as these do"
+                )
+            levels.append(tuple(a // b for a, b in zip(scaled, own, strict=True)))
+        return Pyramid(levels, self.channels)
 
 
 @codecs.register("identity")

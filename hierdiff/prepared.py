@@ -109,6 +109,7 @@ def prepare(cfg: Mapping[str, Any], *, shapes_alone: bool = False) -> Prepared:
     make = on_shapes if shapes_alone else methods.build
     method = make(node, offered=data.facts, at="method", elsewhere=elsewhere)
     method.check_facts(data.facts)
+    method.fit([one.resolution for one in getattr(data, "buckets", ())])
     finest = method.resolutions[0]
     if not divides(finest, data.resolution):
         raise ValueError(

@@ -23,6 +23,7 @@ ABOUT = """Makes images with a trained model, one file each, and a sheet of them
     captions=["a red owl"]        for a model that was trained on text
     negative="low quality"        what guidance leads away from; "" for the empty caption
     steps=50 guidance=2.0         of the sampler; without them as the model was configured
+    resolution=[24,40]            other sides than those of training, where the network takes any
     seed=1                        image i depends on seed and i alone
     samples=npz                   or webdataset, in place of PNG files, with class, caption and
                                   seed; float: arrays that are not rounded to 8 bits

@@ -27,7 +27,7 @@ from hierdiff.inputs import changed, sources
 from hierdiff.methods import Generator, Method, Request
 from hierdiff.noise import per_example, seed_of
 from hierdiff.options import Count, Length, check
-from hierdiff.resolution import Name, text_of
+from hierdiff.resolution import Name, resolution_of, text_of
 from hierdiff.text import encoders
 from hierdiff.training import load_method
 
@@ -46,6 +46,7 @@ OPTIONS = {  # what each may be, and an example
     "labels": (Annotated[Sequence[int | str], Length(1, more=True)] | None, [0, 1]),
     "captions": (Annotated[Sequence[str], Length(1, more=True)] | None, ["a red owl"]),
     "negative": (str | None, "low quality"),
+    "resolution": (Count | Annotated[Sequence[Count], Length(2, more=True)] | None, [24, 40]),
     "seed": (int, 0),
     "checkpoint": (str | Path, None),
     "out": (str | Path, None),
@@ -334,6 +335,8 @@ def make(options: Mapping[str, Any]) -> None:
     own_files(out)  # refuses a folder of other files before the checkpoint is read
     method, config = load_method(options["checkpoint"], options["trust"])
     warn_of_changed_code(config)
+    if options.get("resolution") is not None:
+        method = method.resized(resolution_of(options["resolution"]))
     given = None if options["given"] is None else read(options["given"], method)
     n, cond = requested(options, config, given)
     negative = negative_of(options, config, n)

@@ -25,6 +25,7 @@ from baselines.latent.regularisers import Regulariser, regularisers
 from hierdiff.denoisers.layers import Multiples, Rate, Upsample
 from hierdiff.options import Count
 from hierdiff.registry import Later, Registry
+from hierdiff.resolution import Resolution, sides_of
 
 EPSILON = 1e-6  # of the released group norms
 
@@ -171,18 +172,20 @@ class Autoencoder(nn.Module, ABC):
         finally:
             self.train(training)
 
-    def latent_shape(self, side: int) -> tuple[int, int, int]:
-        """Shape (channels, side, side) of the latents of square images, without the batch.
+    def latent_shape(self, resolution: Resolution) -> tuple[int, int, int]:
+        """Shape (channels, height, width) of the latents of images, without the batch.
 
         Raises:
-            ValueError: where `side` is not a multiple of `factor`.
+            ValueError: where a side is not a multiple of `factor`.
         """
-        if side % self.factor:
-            raise ValueError(
-                f"image side {side} is not a multiple of {self.factor}, by which this autoencoder "
-                f"divides it: choose a side that is, or fewer `multiples`"
-            )
-        return (self.latent_channels, side // self.factor, side // self.factor)
+        height, width = sides_of(resolution)
+        for side in (height, width):
+            if side % self.factor:
+                raise ValueError(
+                    f"image side {side} is not a multiple of {self.factor}, by which this "
+                    f"autoencoder divides it: choose a side that is, or fewer `multiples`"
+                )
+        return (self.latent_channels, height // self.factor, width // self.factor)
 
 
 autoencoders: Registry[Autoencoder] = Registry("autoencoder", Autoencoder, default="autoencoder")

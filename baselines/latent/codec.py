@@ -6,6 +6,7 @@ A missing or stale statistic is an error: published pipelines divide by a consta
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -23,7 +24,7 @@ from hierdiff.levels import Levels, clipped
 from hierdiff.metrics.perceptual import Perceptual
 from hierdiff.options import Count, NonNegative, Positive, fits
 from hierdiff.registry import Later
-from hierdiff.resolution import Name
+from hierdiff.resolution import Name, Resolution
 
 
 @runtime_checkable
@@ -179,7 +180,7 @@ class AutoencoderCodec(Codec):
     ):
         facts = {"resolution": resolution, "channels": channels}
         autoencoder = autoencoders.build(autoencoder, offered=facts)
-        self.resolutions = (resolution,)
+        self.resolutions: tuple[Resolution, ...] = (resolution,)
         self.channels, self.cache = channels, cache
         self.network = autoencoder
         self.statistics = LatentStatistics(autoencoder.latent_channels, statistics)
@@ -231,3 +232,9 @@ class AutoencoderCodec(Codec):
         if n != 1:
             raise ValueError(f"an autoencoder gives one level, not {n}")
         return self
+
+    @override
+    def resized(self, resolution: Resolution) -> AutoencoderCodec:
+        other = copy.copy(self)
+        other.resolutions, other._shape = (resolution,), self.network.latent_shape(resolution)
+        return other

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.discriminator import PatchGAN, adaptive_weight, generator_loss, hinge
 from baselines.latent.regularisers import Regulariser, reduced
 from hierdiff.batch import Batch, Cond
+from hierdiff.data.buckets import Buckets
 from hierdiff.files.shards import Shards, kept_shards
 from hierdiff.levels import Levels, clipped
 from hierdiff.methods import Diffusion, Handover, Images, Request, Stage, Turn
@@ -32,7 +33,7 @@ from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss
 from hierdiff.options import Count, NonNegative, Positive, check_fields
 from hierdiff.registry import Later, build, single
-from hierdiff.resolution import sides_of
+from hierdiff.resolution import Resolution, sides_of
 
 if TYPE_CHECKING:  # it trains its autoencoder by a stage of this file
     from baselines.latent.codec import AutoencoderCodec
@@ -222,7 +223,15 @@ class AutoencoderStage(Stage):
     @override
     def draw(self, batch: Batch, noise: Noise) -> Float[Tensor, "b d h w"]:
         """Noise of the posterior."""
-        return noise((len(batch), *self.autoencoder.latent_shape(self.side)))
+        height, width = batch.images.shape[2:]
+        return noise((len(batch), *self.autoencoder.latent_shape((height, width))))
+
+    @override
+    def fit(self, resolutions: Sequence[Resolution]) -> None:
+        for one in resolutions:
+            self.autoencoder.latent_shape(one)
+            if self.discriminator is not None:
+                self.discriminator.check(min(sides_of(one)))
 
     @override
     def forward(
@@ -323,6 +332,21 @@ class LatentData:
             yield from map(torch.from_numpy, view.batches(ENCODED))
 
 
+class LatentBuckets(Buckets):
+    """Moments of images of several shapes."""
+
+    parts: tuple[LatentData, ...]
+
+    def first(self) -> Tensor:
+        """As of `LatentData`, of the largest bucket."""
+        return max(self.parts, key=len).first()
+
+    def chunks(self) -> Iterator[Tensor]:
+        """All of them, in batches of one shape each."""
+        for part in self.parts:
+            yield from part.chunks()
+
+
 class LatentDiffusion(Diffusion):
     """Diffusion whose codec is an `AutoencoderCodec`; its training batches hold moments."""
 
@@ -335,12 +359,24 @@ class LatentDiffusion(Diffusion):
 
     @torch.no_grad()
     @override
-    def start(self, previous: Stage | None, data: Any) -> LatentData:
+    def start(self, previous: Stage | None, data: Any) -> LatentData | LatentBuckets:
         """Encodes every image once, where no run has, and measures the statistics.
 
         Raises:
             ValueError: for images that are cropped anew in each epoch.
         """
+        found: Any
+        if parts := getattr(data, "buckets", ()):
+            found = LatentBuckets([self._moments_of(part) for part in parts])
+        else:
+            found = self._moments_of(data)
+        if self.objective.needs_teacher:  # whose statistics are those of the network too
+            super().start(previous, data)
+        else:
+            self.codec.statistics.find(found, self.codec.network)
+        return cast("LatentData | LatentBuckets", found)
+
+    def _moments_of(self, data: Any) -> LatentData:
         codec = self.codec
         if getattr(data, "crops", False):
             raise ValueError(
@@ -360,12 +396,7 @@ class LatentDiffusion(Diffusion):
             )
             for mirrored in views
         )
-        found = LatentData(data, tuple(kept))
-        if self.objective.needs_teacher:  # whose statistics are those of the network too
-            super().start(previous, data)
-        else:
-            codec.statistics.find(found, codec.network)
-        return found
+        return LatentData(data, tuple(kept))
 
     @torch.no_grad()
     def _encoded(self, data: Any, mirrored: bool, first: int, stop: int) -> Iterator[np.ndarray]:
@@ -403,7 +434,14 @@ class LatentDiffusion(Diffusion):
     @override
     def draw(self, batch: Batch, noise: Noise) -> LatentDraws:
         draws = super().draw(batch, noise)
-        return LatentDraws(draws, noise((len(batch), *self.codec.shapes()[0])))
+        codec = self._codecs.get(batch.images.shape[2:], self.codec)
+        return LatentDraws(draws, noise((len(batch), *codec.shapes()[0])))
+
+    @override
+    def fit(self, resolutions: Sequence[Resolution]) -> None:
+        """As in `Stage`; its batches hold moments, which have the sides of latents."""
+        super().fit(resolutions)
+        self._codecs = {codec.shapes()[0][1:]: codec for codec in self._codecs.values()}
 
     @override
     def inputs(self, batch: Batch, draws: LatentDraws) -> tuple[Levels, Cond, Draws]:

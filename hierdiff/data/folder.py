@@ -25,6 +25,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from hierdiff.data.buckets import Aspects
 from hierdiff.data.cache import fingerprint
 from hierdiff.data.captions import (
     SIDECARS,
@@ -89,6 +90,7 @@ def folder(
     captions: str | Path | None = None,
     class_names: str | Path | None = None,
     scalars: Sequence[str] = (),
+    buckets: Aspects | None = None,
     reading: Reading = Reading(decoded=True, broken="skip", uncaptioned="empty"),
     licence: str = "as stated by the owner of the folder",
 ) -> ImageData:
@@ -99,7 +101,8 @@ def folder(
     else a quarter of the images. channels: 3 or 1; captions: a file other than those that are found
     in ROOT, or "txt" for the files beside the images alone; class_names: a file, see
     `hierdiff.data.names`; scalars: names of `hierdiff.data.micro`, numbers that the
-    denoiser reads. resolution: [frames, side, side] takes the files for clips, see above.
+    denoiser reads. buckets: training shows images in these shapes, None: as squares, which are what
+    is measured in any case. resolution: [frames, side, side] takes the files for clips, see above.
 
     Raises:
         ValueError: for options that do not fit, and images that are refused.
@@ -158,6 +161,7 @@ def folder(
         licence=licence,
         flip=flip,
         scalars=scalars,
+        buckets=buckets,
         text=text,
         cache=cache,
     )

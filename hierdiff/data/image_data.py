@@ -46,7 +46,9 @@ class ImageData:
     by `attribute_names`; law: that they are drawn from, where it is known; skipped: "PATH: reason";
     in_test: bool (n,), which images are the test part, None: a quarter by hash; split: how the
     parts were made, in words; shards: numbers (n,) of the shards that images stream out of, in
-    order, None where any image can be read at any time; whole: the data that this is a part of.
+    order, None where any image can be read at any time; whole: the data that this is a part of;
+    buckets: the same images in the shapes that training shows them in (`hierdiff.data.buckets`), a
+    part for each shape, none: as they are here.
     """
 
     name: str
@@ -71,6 +73,7 @@ class ImageData:
     split: str = HASHED
     shards: np.ndarray | None = None
     whole: ImageData | None = None
+    buckets: tuple[ImageData, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -152,6 +155,8 @@ class ImageData:
             total.update(name.encode() + np.ascontiguousarray(values, np.float32).tobytes())
         total.update(repr((self.images.shape, labels, self.captions)).encode())
         total.update(repr((self.class_names, numbers, self.tested.tolist())).encode())
+        for bucket in self.buckets:
+            total.update(bucket.sha256.encode())
         return total.hexdigest()
 
     def summary(self) -> str:
@@ -179,6 +184,9 @@ class ImageData:
             parts.append(f"scalars {', '.join(sorted(self.scalars))}")
         if self.vectors:
             parts.append(f"vectors {', '.join(sorted(self.vectors))}")
+        if self.buckets:
+            named = ", ".join(f"{text_of(one.resolution)}: {len(one)}" for one in self.buckets)
+            parts.append(f"trained on in buckets ({named})")
         if self.skipped:
             why = [*self.skipped[:NAMED], *(["..."] if len(self.skipped) > NAMED else [])]
             parts.append(f"{len(self.skipped)} skipped: {' | '.join(why)}")
@@ -214,10 +222,13 @@ class ImageData:
                 f"the {split} part of {self.name!r} is empty: {len(self)} images are {why}, add "
                 f"some or use part=all"
             )
-        return replace(self.select(rows), whole=self.whole or self)
+        shapes = [one for one in self.buckets if not one.tested.all()] if split == "train" else ()
+        buckets = tuple(one.part("train") for one in shapes)
+        return replace(self.select(rows), whole=self.whole or self, buckets=buckets)
 
     def select(self, rows: Int[np.ndarray, " m"]) -> ImageData:
-        """Some of the examples; neighbouring ones stay in the mapped file, others are copied."""
+        """Some of the examples, without buckets; neighbouring ones stay in the mapped file, others
+        are copied."""
         run = (
             len(rows) > 0
             and rows[-1] - rows[0] + 1 == len(rows)
@@ -243,6 +254,7 @@ class ImageData:
             digests=None if self.digests is None else self.digests[at],
             in_test=None if self.in_test is None else self.in_test[at],
             shards=None if self.shards is None else self.shards[at],
+            buckets=(),
         )
 
     def with_text(self, text: Node | TextEncoder | None, cache: Path) -> ImageData:

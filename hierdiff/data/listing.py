@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
+from jaxtyping import Int
 
-from hierdiff.data.cache import cache_folder, checked, decoded
+from hierdiff.data.buckets import Aspects, Fitted, Shape, bucketed
+from hierdiff.data.cache import Decoded, cache_folder, checked, decoded
 from hierdiff.data.classes import in_natural_order
 from hierdiff.data.encoded import Decoder, EncodedImages
 from hierdiff.data.image_data import HASHED, ImageData, in_split_order
@@ -115,6 +117,7 @@ def image_data(
     licence: str,
     flip: bool = False,
     scalars: Sequence[str] = (),
+    buckets: Aspects | None = None,
     text: Node | None = None,
     cache: str | Path | None = None,
 ) -> ImageData:
@@ -132,10 +135,16 @@ def image_data(
             f"{name} at resolution {plain_of(resolution)}: images are squares, and clips frames of "
             f"them: choose a side such as 32, or [frames, side, side]"
         )
+    plain = (reading.crop, reading.filter) == ("center", "area")
     prepare = Preparation(
         height, channels, reading.crop, reading.filter, (*frames, None)[0], reading.every
     )
     check_names(name, scalars)
+    if buckets is not None and (frames or not reading.decoded or not plain):
+        raise ValueError(
+            f"data.buckets of {name}: images come into them whole and once, by area: set "
+            f"data.reading.decoded=true, crop=center, filter=area, and give no clips"
+        )
     if prepare.random and (drawn := sorted({"crop_top", "crop_left"} & set(scalars))):
         raise ValueError(
             f"data.scalars={drawn}: data.reading.crop={reading.crop} draws crops anew at each "
@@ -150,7 +159,6 @@ def image_data(
     sources: Any = _Rows(listing.sources, order)
     workers = default_workers() if reading.workers is None else reading.workers
     decoder = Decoder(listing.content, prepare)
-    plain = (reading.crop, reading.filter) == ("center", "area")
     made = decoded if reading.decoded else checked
     found = made(
         name,
@@ -175,7 +183,7 @@ def image_data(
     if images is None:
         images = EncodedImages(sources, decoder, found.rows, workers)
     labels, class_names = labels_of(listing, rows)
-    return ImageData(
+    data = ImageData(
         name=name,
         images=images,
         keys=tuple(listing.keys[row] for row in rows),
@@ -195,6 +203,22 @@ def image_data(
         split=listing.split,
         shards=None if listing.shards is None else listing.shards[rows],
     ).with_text(text, cache_folder(cache))
+    if buckets is None:
+        return data
+
+    def made_at(shape: Shape, own: Int[np.ndarray, " k"]) -> Decoded:
+        return decoded(
+            name,
+            [sources[int(found.rows[row])] for row in own],
+            Fitted(listing.content, shape, channels),
+            channels=channels,
+            resolution=resolution_of(shape),
+            identity=f"{listing.identity} in a bucket of {own.tolist()}",
+            cache=cache_folder(cache),
+            workers=workers if len(own) >= WORTH else 0,
+        )
+
+    return bucketed(data, found.sizes, buckets.shapes(height), made_at, scalars)
 
 
 def check_keys(listing: Listing[Any]) -> None:

@@ -2,7 +2,8 @@
 
 In pixels: `original_height` and `original_width` before any change, `scale` the smaller of the two;
 `crop_top` and `crop_left` of the square in the image whose shorter side was brought to the square's
-(or to what a random crop draws); `target_height` and `target_width` of the square. A network that
+(or to what a random crop draws); `target_height` and `target_width` of the square, or of the bucket
+of its aspect (`hierdiff.data.buckets`). A network that
 is told them need not show small and cut images as such (SDXL, arXiv 2307.01952, section 2.2).
 """
 
@@ -32,18 +33,18 @@ def check_names(name: str, wanted: Sequence[str]) -> None:
 def scalars_of(
     wanted: Sequence[str],
     sizes: Int[np.ndarray, "n two"],
-    side: int,
+    side: int | tuple[int, int],
     corners: Int[np.ndarray, "n two"] | None = None,
 ) -> dict[str, Float[np.ndarray, " n"]]:
     """The wanted scalars of each image by name.
 
-    sizes: height and width of the originals. side: of the squares. corners: top and left of the
-    crops, None for the middle.
+    sizes: height and width of the originals. side: of the squares, or height and width of what is
+    shown. corners: top and left of the crops, None for the middle.
     """
-    shorter = sizes.min(1)
+    target = np.array((side, side) if isinstance(side, int) else side)
     if corners is None:
-        corners = (np.round(sizes * (side / shorter[:, None])).astype(np.int64) - side) // 2
-    target = np.full(len(sizes), side)
-    columns = (shorter, *sizes.T, *corners.T, target, target)
+        scale = (target / sizes).max(1, keepdims=True)  # brings one side to the target's
+        corners = (np.round(sizes * scale).astype(np.int64) - target) // 2
+    columns = (sizes.min(1), *sizes.T, *corners.T, *np.broadcast_to(target, sizes.shape).T)
     known = dict(zip(SCALARS, columns, strict=True))
     return {scalar: known[scalar].astype(np.float32) for scalar in wanted}

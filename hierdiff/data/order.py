@@ -31,12 +31,14 @@ def indices(
     rank: int = 0,
     ranks: int = 1,
     shards: Sequence[int] | None = None,
+    buckets: Sequence[int] | None = None,
 ) -> Int[Tensor, " b"]:
     """Examples (0..n-1) of `step` for one of `ranks` processes; b = batch / ranks.
 
     shards: sizes of the shards that examples stream out of, one after another; within each the
-    order is its own. `batch` is the global one; ranks take neighbouring slices of it, so that
-    together they see what a single process would.
+    order is its own. buckets: sizes of the buckets, one after another, of which a step has one
+    (`bucket_of`), each in epochs of its own. `batch` is the global one;
+    ranks take neighbouring slices of it, so that together they see what a single process would.
 
     Raises:
         ValueError: where a batch is empty or not a multiple of the ranks.
@@ -47,6 +49,10 @@ def indices(
         raise ValueError(
             f"batch {batch} is not a multiple of {ranks} processes: choose one that is"
         )
+    if buckets is not None:
+        which, own = bucket_of(step, buckets, seed)
+        rows = indices(own, n=buckets[which], batch=batch, seed=seed, rank=rank, ranks=ranks)
+        return rows + sum(buckets[:which])
     share = batch // ranks
     start = step * batch + rank * share
     stop = start + share
@@ -61,14 +67,39 @@ def indices(
     return torch.cat(parts)
 
 
+def bucket_of(step: int, buckets: Sequence[int], seed: int) -> tuple[int, int]:
+    """The bucket of a step, and how many steps had that bucket before.
+
+    As of an example drawn in the order of the seed: in as many steps as there are examples each
+    bucket comes as often as it has some, so that all are seen alike.
+    """
+    epoch, place = divmod(step, sum(buckets))
+    ends = torch.tensor(buckets).cumsum(0)
+    order = torch.bucketize(_permutation(sum(buckets), seed, "bucket", epoch), ends, right=True)
+    which = int(order[place])
+    return which, epoch * buckets[which] + int((order[:place] == which).sum())
+
+
 def runs(shards: Int[np.ndarray, " n"]) -> list[int]:
     """Sizes of the runs of neighbours in one shard, for `indices`."""
     bounds = np.flatnonzero(np.diff(shards)) + 1
     return np.diff([0, *bounds.tolist(), len(shards)]).tolist()
 
 
-def epochs(step: int, *, n: int, batch: int, rank: int = 0, ranks: int = 1) -> Int[Tensor, " b"]:
+def epochs(
+    step: int,
+    *,
+    n: int,
+    batch: int,
+    seed: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+    buckets: Sequence[int] | None = None,
+) -> Int[Tensor, " b"]:
     """The epoch of each example that `indices` gives."""
+    if buckets is not None:
+        which, step = bucket_of(step, buckets, seed)
+        n = buckets[which]
     share = batch // ranks
     start = step * batch + rank * share
     return torch.arange(start, start + share) // n

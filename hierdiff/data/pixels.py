@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from hierdiff.files.reading import check_regular
+from hierdiff.resolution import text_of
 
 SUFFIXES = frozenset(
     (
@@ -97,31 +98,41 @@ def _from_deep(image: Image.Image) -> UInt8[np.ndarray, "h w"]:
     return np.rint(values / 257).astype(np.uint8)
 
 
-def centre(pixels: UInt8[np.ndarray, "c h w"]) -> UInt8[np.ndarray, "c s s"]:
-    """The largest square around the middle."""
+def centre(
+    pixels: UInt8[np.ndarray, "c _h _w"], shape: tuple[int, int] = (1, 1)
+) -> UInt8[np.ndarray, "c h w"]:
+    """The largest part around the middle with the aspect of `shape` (height, width): a square."""
     height, width = pixels.shape[1:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return pixels[:, top : top + side, left : left + side]
+    h = min(height, round(width * shape[0] / shape[1]))
+    w = min(width, round(height * shape[1] / shape[0]))
+    top, left = (height - h) // 2, (width - w) // 2
+    return pixels[:, top : top + h, left : left + w]
 
 
-def area(pixels: UInt8[np.ndarray, "*n c h h"], side: int) -> UInt8[np.ndarray, "*n c s s"]:
-    """Mean over the area of each new pixel, rounded; block means where `side` divides.
+def area(
+    pixels: UInt8[np.ndarray, "*n _h _w"], side: int | tuple[int, int]
+) -> UInt8[np.ndarray, "*n h w"]:
+    """Mean over the area of each new pixel, rounded; block means where the new sides divide.
+
+    side: of a square, or height and width.
 
     Raises:
-        ValueError: where the image is smaller than `side`.
+        ValueError: where the image is smaller.
     """
-    old = pixels.shape[-1]
-    if side > old:
-        raise ValueError(f"side {old} is below the resolution {side}: lower the resolution")
-    if side == old:
+    new = (side, side) if isinstance(side, int) else side
+    old = pixels.shape[-2:]
+    if new[0] > old[0] or new[1] > old[1]:
+        raise ValueError(
+            f"side {text_of(old)} is below the resolution {text_of(new)}: lower the resolution"
+        )
+    if new == old:
         return pixels
-    if old % side == 0:
-        k = old // side
-        mean = reduce(pixels.astype(np.float32), "... (h i) (w j) -> ... h w", "mean", i=k, j=k)
+    x = pixels.astype(np.float32)
+    if not (old[0] % new[0] or old[1] % new[1]):
+        i, j = old[0] // new[0], old[1] // new[1]
+        mean = reduce(x, "... (h i) (w j) -> ... h w", "mean", i=i, j=j)
     else:
-        weights = overlaps(old, side)
-        mean = weights @ pixels.astype(np.float32) @ weights.T
+        mean = overlaps(old[0], new[0]) @ x @ overlaps(old[1], new[1]).T
     return np.rint(mean).astype(np.uint8)
 
 

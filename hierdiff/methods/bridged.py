@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +18,7 @@ from hierdiff.methods.sampling import Sampling
 from hierdiff.methods.stage import Images
 from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Objective
-from hierdiff.resolution import text_of
+from hierdiff.resolution import Resolution, text_of
 
 
 class BridgedDraws(NamedTuple):
@@ -80,6 +81,14 @@ class Bridged(Diffusion):
         pupil = cast(Bridged, super().pupil(objective, sampling, name=name, **changed))
         pupil._previous = self._previous if previous is None else (previous,)
         return pupil
+
+    @override
+    def fit(self, resolutions: Sequence[Resolution]) -> None:
+        Generator.fit(self, resolutions)  # its bridge knows one size
+
+    @override
+    def resized(self, resolution: Resolution, previous: Generator | None = None) -> Bridged:
+        return cast(Bridged, Generator.resized(self, resolution, previous))
 
     @override
     def draw(self, batch: Batch, noise: Noise) -> Any:

@@ -37,7 +37,7 @@ from hierdiff.noise import Noise
 from hierdiff.objective import Draws, Loss, Objective, ScoreMatching
 from hierdiff.process import GaussianProcess, Moment, processes
 from hierdiff.registry import Later
-from hierdiff.resolution import joint_text
+from hierdiff.resolution import Resolution, joint_text, sides_of
 from hierdiff.samplers import integrate
 from hierdiff.samplers.integrate import Watch, check_times
 from hierdiff.schedules import Schedule
@@ -102,6 +102,7 @@ class Diffusion(Generator):
                 f"name {fewest} or fewer, null for all"
             )
         self.codec, self.process, self.objective = codec, process, objective
+        self._codecs: dict[tuple[int, ...], Codec] = {}  # of other sides of batches
         self.makes_images, self.lossy = codec.makes_images, codec.lossy
         self.denoiser = denoiser
         self.frozen: nn.Module | None = None  # the codec's network, if no stage trains it
@@ -271,7 +272,9 @@ class Diffusion(Generator):
         check_cond(replace(batch.cond, scalars={}, vectors={}), self.denoiser.reads)
         b = len(batch)
         rows = [math.ceil(fraction * b) for fraction in self.fractions]
-        shapes = [(n, *shape) for n, shape in zip(rows, self.shapes_in_training(), strict=True)]
+        own = self._codecs.get(batch.images.shape[2:])
+        whole = self.shapes_in_training() if own is None else own.shapes()
+        shapes = [(n, *shape) for n, shape in zip(rows, whole, strict=True)]
         return self.objective.draw(self.process, shapes, noise)
 
     @override
@@ -291,7 +294,7 @@ class Diffusion(Generator):
 
         Level i has the first b_i rows of the batch alone, as many as its noise in `draws`.
         """
-        levels = self.encode(batch.images)
+        levels = self._levels_of(batch.images)
         x0 = tuple(level[: len(eps)] for level, eps in zip(levels, draws.eps, strict=True))
         return x0, batch.cond, draws
 
@@ -348,6 +351,33 @@ class Diffusion(Generator):
     def limited(self, x0: Levels, limit: Callable[[Levels], Levels], cond: Cond) -> Levels:
         """Predicted clean levels, kept in range by `limit`, under the conditions of the network."""
         return self.codec.limited(x0, limit)
+
+    @override
+    def state(self, batch: Batch) -> Levels:
+        return self._levels_of(batch.images)
+
+    def _levels_of(self, images: Tensor) -> Levels:
+        """The levels of images of its own sides, or of those of a bucket."""
+        own = self._codecs.get(images.shape[2:]) if self._codecs else None
+        return self.encode(images) if own is None else own.encode(images)
+
+    @override
+    def fit(self, resolutions: Sequence[Resolution]) -> None:
+        own = sides_of(self.resolutions[0])
+        codecs = {sides_of(one): self.codec.resized(one) for one in resolutions}
+        for codec in codecs.values():
+            self.denoiser.check(codec.shapes())
+        self._codecs = {sides: codec for sides, codec in codecs.items() if sides != own}
+
+    @override
+    def resized(self, resolution: Resolution, previous: Generator | None = None) -> Diffusion:
+        """As in `Generator`; the process stays, which suits a state of as many pixels."""
+        codec = self.codec.resized(resolution)
+        self.denoiser.check(codec.shapes())
+        other = copy.copy(self)
+        other.codec, other._codecs = codec, {}
+        other.resolutions, other.level_names = tuple(codec.resolutions), codec.names()
+        return other
 
     @override
     def complete(self, cond: Cond, n: int) -> Cond:

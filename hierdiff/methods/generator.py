@@ -18,7 +18,7 @@ from hierdiff.methods.bridge import Bridge
 from hierdiff.methods.sampling import Sampling
 from hierdiff.methods.stage import Images, Stage
 from hierdiff.noise import Noise
-from hierdiff.resolution import Name, resolution_of, sides_of
+from hierdiff.resolution import Name, Resolution, plain_of, resolution_of, sides_of
 from hierdiff.samplers.integrate import Watch
 
 
@@ -156,6 +156,19 @@ class Generator(Stage):
         Empty for a stage that makes no images.
         """
         return dict(zip(self.resolutions, x, strict=True))
+
+    def resized(self, resolution: Resolution, previous: Generator | None = None) -> Generator:
+        """This stage with the same weights, for images of other sides.
+
+        previous: the stage before, resized.
+
+        Raises:
+            ValueError: where its networks make images of one size alone.
+        """
+        raise ValueError(
+            f"stage {self.name} makes images of one size: leave resolution={plain_of(resolution)} "
+            f"out"
+        )
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:

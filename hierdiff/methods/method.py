@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from hierdiff.denoisers.protocol import Reads
 from hierdiff.methods.generator import Generator, Request
 from hierdiff.methods.stage import Images, Stage
 from hierdiff.registry import Node, Registry
-from hierdiff.resolution import Name
+from hierdiff.resolution import Name, Resolution, plain_of, text_of
 
 
 class Method(nn.Module):
@@ -49,6 +50,43 @@ class Method(nn.Module):
             raise ValueError("images at no resolution are asked for: name one, or None for all")
         images = self.at(finest, request.steps).sample(request)
         return {name: image for name, image in images.items() if request.wants(name)}
+
+    def fit(self, resolutions: Sequence[Resolution]) -> None:
+        """Readies every stage for batches of images of these sides beside the finest resolution.
+
+        Raises:
+            ValueError: where a stage is trained on images of one size, or smaller ones.
+        """
+        for stage in self.stages:
+            if resolutions and stage.resolutions[0] != self.resolutions[0]:
+                raise ValueError(
+                    f"stage {stage.name} is trained on images of {text_of(stage.resolutions[0])} "
+                    f"px, and buckets are for the finest: leave data.buckets out"
+                )
+            stage.fit(resolutions)
+
+    def resized(self, resolution: Resolution) -> Method:
+        """The method with the same weights that makes images of other sides.
+
+        Raises:
+            ValueError: where it makes images of one size alone.
+        """
+        others: dict[int, Stage] = {}
+        for stage in self.stages:
+            if not isinstance(stage, Generator):
+                continue
+            if stage.resolutions[0] != self.resolutions[0]:
+                raise ValueError(
+                    f"stage {stage.name} makes images of {text_of(stage.resolutions[0])} px beside "
+                    f"the finest: leave resolution={plain_of(resolution)} out"
+                )
+            before = None if stage.previous is None else others[id(stage.previous)]
+            others[id(stage)] = stage.resized(resolution, cast("Generator | None", before))
+        method = copy.copy(self)
+        stages = [others.get(id(stage), stage) for stage in self.stages]
+        method._modules = {**self._modules, "stages": nn.ModuleList(stages)}
+        method.resolutions = method.stages[-1].resolutions
+        return method
 
     @property
     def contrasts(self) -> Mapping[str, Method | Generator]:

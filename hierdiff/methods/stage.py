@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from hierdiff.batch import Batch, Cond
 from hierdiff.denoisers import Denoiser
 from hierdiff.noise import Noise
 from hierdiff.objective import Loss
-from hierdiff.resolution import Name
+from hierdiff.resolution import Name, Resolution
 
 Images = dict[Name, Float[Tensor, "n c *_sides"]]  # by name of a level, finest first
 
@@ -112,6 +112,17 @@ class Stage(nn.Module, ABC):
         Returns the data to train on, `data` itself by default.
         """
         return data
+
+    def fit(self, resolutions: Sequence[Resolution]) -> None:
+        """Readies it for batches of images of these sides beside its own; runs before `start`.
+
+        Raises:
+            ValueError: where it is trained on images of one size alone.
+        """
+        if resolutions:
+            raise ValueError(
+                f"stage {self.name} is trained on images of one size: leave data.buckets out"
+            )
 
     @property
     def lacks_teacher(self) -> bool:

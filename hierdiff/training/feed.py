@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hierdiff.batch import Batch
 from hierdiff.data import order
+from hierdiff.data.buckets import Buckets, for_training
 from hierdiff.data.encoded import EncodedImages
 from hierdiff.methods import Method
 from hierdiff.noise import seed_of
@@ -82,11 +83,13 @@ class Feed:
     def __init__(
         self, data: Any, fabric: Fabric, recipe: Recipe, *, images: int, place: tuple[int, int]
     ):
+        data = for_training(data)
         self.data, self.fabric, self.recipe = data, fabric, recipe
         self.images, self.place = images, place
         self.speed = Speed()
         shards = getattr(data, "shards", None)
         self._shards = None if shards is None else order.runs(shards)
+        self._buckets = data.sizes if isinstance(data, Buckets) else None
         self.decodes = isinstance(getattr(data, "images", None), EncodedImages)
         beside = fabric.device.type != "cpu" or (self.decodes and data.images.workers > 0)
         self._pool = ThreadPoolExecutor(1, "hierdiff-feed") if beside else None
@@ -121,7 +124,8 @@ class Feed:
         n, count = len(self.data), self.fabric.world_size * self.recipe.accumulate
         seed = seed_of("order", *self.place)
         share: dict[str, Any] = {"n": n, "batch": self.images, "rank": chunk, "ranks": count}
-        rows = order.indices(step, seed=seed, shards=self._shards, **share)
+        share |= {"seed": seed, "buckets": self._buckets}
+        rows = order.indices(step, shards=self._shards, **share)
         epochs = order.epochs(step, **share)
         drawn: dict[str, Tensor] = {}
         if getattr(self.data, "flip", False):

@@ -118,6 +118,7 @@ def train(
         RuntimeError: of torch, for anything else.
     """
     method.check_facts(data.facts)
+    method.fit([one.resolution for one in getattr(data, "buckets", ())])
     fabric = fabric_of(recipe)
     fabric.launch()
     run = Run(fabric, method, data, Path(folder), recipe, seed, dict(config or {}))

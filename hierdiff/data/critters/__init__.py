@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hierdiff.data.cache import cache_folder, decoded
+from hierdiff.data.buckets import Aspects, Shape, bucketed, fitted
+from hierdiff.data.cache import Decoded, cache_folder, decoded
 from hierdiff.data.critters.law import LAW
 from hierdiff.data.critters.words import caption
 from hierdiff.data.image_data import ImageData, datasets, in_split_order
@@ -25,8 +26,10 @@ from hierdiff.data.preparation import Chance, Preparation, drawn_corner, drawn_s
 from hierdiff.files.arrays import read_npz
 from hierdiff.files.reading import read_text
 from hierdiff.registry import Node
+from hierdiff.resolution import resolution_of
 
 COUNT, SIDE = 2048, 64
+NARROW = 32  # px, the narrowest window of a drawing
 SHA256 = "106ac9b54886fd7bff1d43226a08de61ed501f04525cf9bc0e9eef4e940d56d5"  # of n h w c pixels
 LICENCE = "CC0 1.0 (DiceBear style 'Critters')"
 
@@ -40,16 +43,19 @@ def critters(
     flip: bool = False,
     scalars: Sequence[str] = (),
     varied: bool = False,
+    buckets: Aspects | None = None,
 ) -> ImageData:
     """Block means of the 64 px images; class = body shape (14), captions from the parts.
 
     resolution: a divisor of 64. `attributes` holds the code of each of nine parts, whose `law` is
     known. scalars: names of `hierdiff.data.micro`. varied: as images from the web are, those of
     training and of test: an original of 64, 32 or 16 px, brought to 1 to 1.25 times `resolution`
-    and cut there, all drawn from the seed.
+    and cut there, all drawn from the seed. buckets: the original is a window of the drawing whose
+    aspect and place are drawn from the seed; training shows it in these shapes, and measuring its
+    middle square.
 
     Raises:
-        ValueError: for another resolution, and unknown scalars.
+        ValueError: for another resolution, unknown scalars, and buckets of squares or at 64 px.
     """
     if not 1 <= resolution <= SIDE or SIDE % resolution:
         raise ValueError(
@@ -57,6 +63,12 @@ def critters(
             f"choose 8, 16, 32 or 64"
         )
     check_names("critters", scalars)
+    if buckets is not None and (varied or resolution > NARROW):
+        raise ValueError(
+            f"data.buckets at resolution {resolution} with varied={varied}: windows of critters "
+            f"are {NARROW} px wide or more, and as they are drawn: choose {NARROW} or less, and "
+            f"varied=false"
+        )
     folder = Path(__file__).parent
     names = json.loads(read_text(folder / "names.json"))
     parts = read_npz(folder / "critters.npz", tuple(names))
@@ -70,7 +82,14 @@ def critters(
 
     cut = Preparation(resolution, crop="adm_random")
 
-    def read(seed: int) -> tuple[np.ndarray, int]:
+    def window(seed: int, shape: Shape) -> tuple[np.ndarray, Shape]:
+        top, left, height, width = _window(seed)
+        part = pixels()[seed, top : top + height, left : left + width].transpose(2, 0, 1)
+        return fitted(part, shape), (height, width)
+
+    def read(seed: int) -> tuple[np.ndarray, int | Shape]:
+        if buckets is not None:
+            return window(seed, (resolution, resolution))
         whole = pixels()[seed].transpose(2, 0, 1)
         if not varied:
             return area(whole, resolution), SIDE
@@ -84,12 +103,14 @@ def critters(
         read,
         channels=3,
         resolution=resolution,
-        identity=SHA256 + ("varied" if varied else ""),
+        identity=SHA256 + ("varied" if varied else "") + ("windows" if buckets else ""),
         cache=folder_of_cache,
     )
-    corners = [_corner(seed, resolution) if varied else (0, 0) for seed in order]
+    corners = None  # in the middle, or as drawn
+    if varied:
+        corners = np.array([_corner(seed, resolution) for seed in order])
     attributes = {name: values[order] for name, values in codes.items()}
-    return ImageData(
+    data = ImageData(
         name="critters",
         images=found.images,
         keys=tuple(seeds[row] for row in order),
@@ -101,12 +122,39 @@ def critters(
         ),
         class_names=tuple(names["body"]),
         flip=flip,
-        scalars=scalars_of(scalars, found.sizes, resolution, np.array(corners)),
+        scalars=scalars_of(scalars, found.sizes, resolution, corners),
         attributes=attributes,
         attribute_names={name: tuple(values) for name, values in names.items()},
         law=LAW,
         digests=found.digests,
     ).with_text(text, folder_of_cache)
+    if buckets is None:
+        return data
+
+    def made_at(shape: Shape, own: np.ndarray) -> Decoded:
+        return decoded(
+            "critters",
+            [order[row] for row in own],
+            lambda seed: window(seed, shape),
+            channels=3,
+            resolution=resolution_of(shape),
+            identity=f"{SHA256} windows in a bucket of {own.tolist()}",
+            cache=folder_of_cache,
+        )
+
+    return bucketed(data, found.sizes, buckets.shapes(resolution), made_at, scalars)
+
+
+def _window(seed: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the window of a drawing: one side whole, the other half of it
+    or more, by a logarithm that is uniform."""
+    stream = np.frombuffer(hashlib.shake_256(f"window {seed}".encode()).digest(12), "<u4")
+    aspect, place, upright = (stream / 2**32).tolist()
+    narrow = round(SIDE * (NARROW / SIDE) ** aspect)
+    offset = round(place * (SIDE - narrow))
+    if upright < 0.5:
+        return 0, offset, SIDE, narrow
+    return offset, 0, narrow, SIDE
 
 
 def _drawn(seed: int) -> tuple[int, Chance]:
