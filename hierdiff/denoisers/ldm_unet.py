@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ from hierdiff.denoisers.protocol import (
     labels_of,
     with_low,
 )
-from hierdiff.options import Count, Length, Natural
+from hierdiff.options import Count, Natural
 
 
 class Context(NamedTuple):
@@ -266,7 +266,7 @@ class LDMUNet(Backbone):
     than its own. class_token: the class is a token beside the text instead of a part of the time
     vector. (A class token alone has attention 1 for all queries, which then learn nothing.)
     mask_text: hide padding from cross-attention, unlike the published networks; a row without words
-    sees it. text_part: [first, end] of the channels of the text that are read, as of one of several
+    sees it. text_last: channels of the text that are read, the last ones, as of the second of two
     encoders side by side (SDXL's refiner); null for all. Without text and class token there is no
     cross-attention.
 
@@ -281,8 +281,8 @@ class LDMUNet(Backbone):
 
     Raises:
         ValueError: for widths that groups or heads do not divide, a list of `attention` or `depth`
-            of another length than `multiples`, a bottom of depth 0, a class token without a
-            transformer, and a `text_part` that the text does not have.
+            of another length than `multiples`, a bottom of depth 0, and a class token without a
+            transformer.
     """
 
     rank = 2
@@ -308,7 +308,7 @@ class LDMUNet(Backbone):
         context: Count | None = None,
         class_token: bool = False,
         mask_text: bool = False,
-        text_part: Annotated[Sequence[Natural], Length(2)] | None = None,
+        text_last: Count | None = None,
         transformer: bool = True,
         middle_attention: bool = True,
         pooling: Pooling | None = None,
@@ -346,14 +346,8 @@ class LDMUNet(Backbone):
         self.reads = Reads(
             classes, text_width, low_channels, frozenset(scalars or ()), dict(vectors or {})
         )
-        begin, end = text_part or (0, text_width)
-        if text_part is not None and not begin < end <= text_width:
-            raise ValueError(
-                f"text_part [{begin}, {end}] of a text of {text_width} channels: give the first of "
-                f"them that is read and the one behind the last, or null for all"
-            )
-        self._text_part = slice(begin, end)
-        text_width = end - begin
+        text_width = min(text_width, text_last or text_width)
+        self._text_part = slice(-text_width, None)
         read = 0  # width of what cross-attention reads
         if text_width or self.class_token:
             read = context or text_width or self.time_width

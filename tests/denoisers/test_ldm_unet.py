@@ -121,12 +121,13 @@ def test_a_part_of_the_text_is_read_as_if_it_were_alone():
     cond = tiny.cond("text", 3)
     width = cond.tokens.shape[2]
     alone = replace(cond, tokens=cond.tokens[..., 2:])
-    network, other = ldm("text", text_part=[2, width]), ldm("text", text_width=width - 2)
+    network, other = ldm("text", text_last=width - 2), ldm("text", text_width=width - 2)
     assert network.reads.text_width == width
     other.load_state_dict(network.state_dict())
     assert torch.equal(run(network, cond), run(other, alone))
-    with pytest.raises(ValueError, match=rf"text_part \[2, 99\] of a text of {width} channels"):
-        ldm("text", text_part=[2, 99])
+    more, every = ldm("text", text_last=width + 9), ldm("text")
+    every.load_state_dict(more.state_dict())
+    assert torch.equal(run(more, cond), run(every, cond))
 
 
 def test_scalars_and_vectors_go_side_by_side_through_one_mlp():

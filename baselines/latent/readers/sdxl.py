@@ -104,11 +104,10 @@ class SDXLReader(Reader):
                 f"the refiner reads a text of {network.text_width} channels and the base one of "
                 f"{width}: give the base that it was trained with"
             )
-        part = [width - network.text_width, width]  # of the second encoder
         method = {
             **base.method,
             "refine": self.refine,
-            "refiner": {**network.node, "text_part": part},
+            "refiner": {**network.node, "text_last": network.text_width},
             "assumed": {**base.method["assumed"], **SCORE},
         }
         return replace(
