@@ -59,18 +59,19 @@ def table_caption(rows: Mapping[str, Record], metrics: Sequence[str], wanted: Pr
     distances = {q.metric for r in records for q in r.quality if q.whole}
     if len(records) > 1 and (found or (costs and wanted.costs)):
         parts.append(
-            "Bold: the best, or not apart from it at 95 %; nothing is marked in a column where "
-            "nothing is apart or a spread is unknown"
+            "Bold: the best value, and those that cannot be told from it at 95 % confidence. "
+            "Nothing is bold in a column where no values can be told apart, or where a spread is "
+            "unknown"
             + (
-                f" or a timing noisy; memory closer than {100 * ALIKE:.0f} % is alike."
+                f" or a timing was noisy; memory within {100 * ALIKE:.0f} % counts as equal."
                 if costs and wanted.costs
                 else "."
             )
         )
         if found and len(distances) > 1:
             parts.append(
-                "Distances between whole distributions are marked at a level only where they have "
-                "a best method in common, be it within their spread."
+                "Where the distances of a resolution (FD, KD, MIND) have no best method in common, "
+                "none of them is bold."
             )
     return " ".join(parts)
 
@@ -123,7 +124,10 @@ def matched(records: Sequence[Record]) -> list[str]:
 def _seeds(records: Sequence[Record], found: Sequence[Quality]) -> Iterator[str]:
     merged = [r.config["seed"] for r in records if isinstance(r.config.get("seed"), list)]
     if merged:
-        yield "Rows with a number of seeds: over training seeds, others are of one."
+        yield (
+            "Rows with a number of seeds are means over as many trainings, others one training "
+            "each."
+        )
     elif not all(record.external for record in records):
         yield "One training seed a row."
     rows = set(found)

@@ -99,7 +99,7 @@ def test_distances_that_disagree_on_the_best_are_not_marked_and_the_note_says_wh
         table.notes
     )
     assert "**5.9" in markdown(table) and "**1.0" not in markdown(table)
-    assert "marked at a level only where they have a best method in common" in table.caption
+    assert "have no best method in common, none of them is bold" in table.caption
 
 
 def test_a_metric_that_the_table_does_not_show_counts_as_well():

@@ -168,7 +168,7 @@ def test_a_page_of_all_of_them_links_nowhere_and_shows_each(tmp_path: Path):
     page = (tmp_path / "page" / INDEX).read_text(encoding="utf-8")
     assert page.count("<script>") == 1
     links = re.findall(r'(?:href|src)="([^"]*)"', page)
-    assert all(link.startswith(("#", "tables/", "pictures/")) for link in links)
+    assert all(link.startswith(("#", "tables/", "pictures/", "charts/")) for link in links)
     assert printable(page.replace("\n", "")) == page.replace("\n", "")
     assert r"\x1b[2J" in page and "x" * 400 in page
 

@@ -374,7 +374,7 @@ def test_training_seeds_are_one_row_with_mean_and_deviation_and_their_number():
     table = tabulate(seeds)
     assert list(cells(table).index) == ["mdm (3 seeds)"]
     assert "| mdm (3 seeds) | 101 ± 3 |" in re.sub(" +", " ", markdown(table))
-    assert "Rows with a number of seeds: over training seeds" in table.caption
+    assert "Rows with a number of seeds are means over as many trainings" in table.caption
     assert "One training seed a row." in tabulate(seeds[:1]).caption
 
 
