@@ -164,9 +164,10 @@ workers ?= 2
 test: $(installed)
 	$(bin)/python -m pytest -n $(workers) --dist loadfile $(args)
 
+# in the order of tests/conftest.py, since CI ends them with its time;
 # torch.compile does not see through the shape checks of tests on every torch version
 test-slow: $(installed)
-	$(bin)/python -m pytest -n $(workers) --dist loadscope -m slow -k 'not compile' $(args)
+	$(bin)/python -m pytest -n $(workers) --dist loadscope --no-loadscope-reorder -m slow -k 'not compile' $(args)
 	$(bin)/python -m pytest -n $(workers) --dist load -m slow -k compile --jaxtyping-packages= $(args)
 
 # one after another: a command uses what another left

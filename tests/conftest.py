@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 # signals that whoever runs the tests ignores (`nohup`, a job in the background) are sent by tests
@@ -21,11 +21,20 @@ for number, usual in (
 ):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, usual)
-# examples are drawn from the test's own text, so that a failure today is a failure tomorrow
-settings.register_profile("hierdiff", deadline=None, derandomize=True)
+# examples are drawn from the test's own text, so that a failure today is a failure tomorrow, on a
+# machine that is busy as well
+settings.register_profile(
+    "hierdiff", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("hierdiff")
 
 UNTIL = float(os.environ.get("HIERDIFF_TESTS_UNTIL", "inf"))  # seconds since the epoch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sweeps over everything that is registered come last: CI begins slow tests while it has time,
+    and of each contract it has tried the hardest case by then."""
+    items.sort(key=lambda item: "contracts" in item.path.parts)
 
 
 def pytest_collection_finish() -> None:
