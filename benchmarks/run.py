@@ -15,21 +15,21 @@ from benchmarks import naming as naming  # registers
 from hierdiff.command import HELP, command, plain_config
 
 ABOUT = """Trains a method, samples it, measures it, times it and prints its row beside those of
-the runs in the same folder. The same command again goes on where it stopped.
+the runs in the same folder. The same command again resumes where it stopped.
 
     python -m benchmarks.run method=mdm data=critters budget=default
 
-    -m method=mdm,cascaded    a sweep, one run after another; a failure is a row
-    --dry-run                 shows the plan, and what a run would refuse, in seconds
-    --dry-run=time            and how long it would take
+    -m method=mdm,cascaded    a sweep, one run after another; a run that fails becomes a row
+    --dry-run                 shows the plan, or why the run would be refused, in seconds
+    --dry-run=time            also how long it would take
     budget=smoke              a small run: smoke, default, compare, gpu
-    match.flops=1e15          steps of training that cost as much; also images, seconds
+    match.flops=1e15          as many training steps as cost this much; also images, seconds
     measure.metrics=[fd,pr]   what is measured; measure.samples=5000 images
-    samples=npz               all measured samples stay in the folder; also png
-    cost.repeats=0            of each timing; 0: nothing is timed
-    analysis=exposure_bias    of a cascade; steps: the quality over the number of steps; spectrum:
-                              the power of samples and of real images over the frequency;
-                              experts: which one paints what
+    samples=npz               keeps all measured samples; also png, webdataset
+    cost.repeats=3            repeats of each timing; 0: nothing is timed
+    analysis=steps            quality over the number of sampler steps; spectrum: power of samples
+                              and real images over the frequency; exposure_bias: of a cascade;
+                              experts: which expert paints what
     trainer.steps=20000       any option of hierdiff.train: data, denoiser, sampler, seed, ...
     folder=runs/mine          the run folder
 """

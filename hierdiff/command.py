@@ -39,9 +39,9 @@ from hierdiff.options import literal, suggest
 PARTS = ("data", "denoiser", "sampler", "method", "trainer")  # groups that constructors check
 Key = tuple[str, ...]  # `a.b` in its parts
 HELP = {"--help", "-h"}
-MORE = """Options are written key=value, lists as [a,b]. python -m hierdiff.list shows all parts,
-python -m hierdiff.list denoisers those of one kind, with their options. Below are hydra's words:
-the groups of this command, and its config as it would be with the options given here."""
+MORE = """Options are written key=value, lists as [a,b]. `python -m hierdiff.list` shows all parts,
+`python -m hierdiff.list denoisers` those of one kind, with their options. Below are the groups of
+this command, and its config as the options given here make it."""
 RESOLVER = "ValueError raised while resolving interpolation: "  # before what a resolver says
 PIECE = re.compile(
     r"'[^']*'|\"[^\"]*\"|[^][{}:,'\"=\s][^][{}:,'\"=]*"
