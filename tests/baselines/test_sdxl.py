@@ -126,3 +126,18 @@ def test_scalars_of_the_data_that_are_left_out_are_not_read():
 def test_an_objective_without_times_has_no_refiner():
     with pytest.raises(ValueError, match="draws none: set method.refine=0"):
         built(objective={"name": "progressive_distillation", "steps": 4})
+
+
+def test_at_other_sides_it_is_asked_for_as_of_that_target():
+    sides = {"target_height": 16, "target_width": 16, "original_width": 64, "crop_top": 1}
+    method = built(facts={"scalars": tuple(sides), "vectors": {}}, assumed=sides)
+    wide = method.resized((8, 32))
+    assert wide.assumed == {
+        "target_height": 8,
+        "target_width": 32,
+        "original_width": 128,
+        "crop_top": 1,
+    }
+    assert wide.stages[1].previous is wide.stages[0] and method.assumed["target_width"] == 16
+    made = wide.sample(Request(2, noise=tiny.noise(0)))
+    assert made[8, 32].shape == (2, 3, 8, 32)
