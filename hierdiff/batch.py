@@ -25,6 +25,7 @@ class Cond:
     none.
     low (`low`): low-resolution image, already at the denoiser's resolution (cascades); zeros for
     none.
+    stills: clips whose frames are images of their own, which no layer mixes; None for none.
     embedding, context: set by a denoiser's `prepare`: a vector that all levels share, and the keys
     and values of its text attention.
     """
@@ -35,6 +36,7 @@ class Cond:
     vectors: Mapping[str, Float[Tensor, "b _w"]] = field(default_factory=dict)
     scalars: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)
     low: Tensor | None = None
+    stills: Bool[Tensor, " b"] | None = None
     embedding: Float[Tensor, "b e"] | None = None
     context: tuple[Tensor, ...] = ()
 

@@ -110,7 +110,13 @@ class UNetBlock(nn.Module):
         for attention in self.attention:
             context = None if attention.slot is None else cond.context[attention.slot]
             x = attention(x, for_frames(context, frames), for_frames(mask, frames))
-        return x if self.mixing is None or frames == 1 else self.mixing(x, frames)
+        if self.mixing is None or frames == 1:
+            return x
+        mixed = self.mixing(x, frames)
+        if cond.stills is None:
+            return mixed
+        stills = for_frames(cond.stills[: len(vector)], frames)
+        return torch.where(stills[:, None, None, None], x, mixed)
 
 
 def for_frames(rows: Tensor | None, frames: int) -> Any:
