@@ -39,6 +39,7 @@ from hierdiff.options import literal, suggest
 PARTS = ("data", "denoiser", "sampler", "method", "trainer")  # groups that constructors check
 Key = tuple[str, ...]  # `a.b` in its parts
 HELP = {"--help", "-h"}
+DRY_RUN = "--dry-run"
 MORE = """Options are written key=value, lists as [a,b]. `python -m hierdiff.list` shows all parts,
 `python -m hierdiff.list denoisers` those of one kind, with their options. Below are the groups of
 this command, and its config as the options given here make it."""
@@ -135,7 +136,9 @@ def in_order(words: Sequence[str]) -> list[str]:
     options = [*known.overrides, *rest]
     for word in options:
         if word.startswith("-"):
-            flag, names = word.partition("=")[0], [*parser._option_string_actions, "--dry-run"]
+            flag, names = word.partition("=")[0], [*parser._option_string_actions, DRY_RUN]
+            if flag == DRY_RUN:
+                raise ValueError(f"{flag} is a flag of benchmarks.run alone, leave it out")
             raise ValueError(
                 f"unknown flag {flag}{suggest(flag, names) or ','} options are written key=value"
             )

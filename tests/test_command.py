@@ -212,6 +212,8 @@ def test_an_option_that_others_follow_is_named_itself(value):
 
 
 def test_an_unknown_flag_is_one_sentence():
+    with pytest.raises(ValueError, match="--dry-run is a flag of benchmarks.run"):
+        in_order(["method=mdm", "--dry-run"])
     with pytest.raises(ValueError, match="unknown flag --dry-rum, did you mean '--dry-run'?"):
         in_order(["method=mdm", "--dry-rum"])
 
