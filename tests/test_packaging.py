@@ -48,6 +48,21 @@ def files() -> set[str]:
     return {path.relative_to(ROOT).as_posix() for path in found if path.suffix != ".pyc"}
 
 
+MAKERS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "hierdiff").rglob("make*.py")
+)
+
+
+@pytest.mark.parametrize("module", MAKERS)
+def test_what_makes_files_says_how_and_makes_none_when_asked_for_help(module, capsys):
+    with pytest.raises(SystemExit, match="^0$"):
+        import_module(module).main(["--help"])
+    assert "usage" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="^2$"):
+        import_module(module).main(["--foldr"])
+
+
 @pytest.mark.slow
 def test_a_wheel_has_every_file_of_the_packages(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:

@@ -12,8 +12,8 @@ brightness, of up to a few grey levels.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -209,10 +209,12 @@ def write_classifier(
     return about["accuracy"]
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Draws, trains, writes and prints accuracies; arguments: the file of the drawing, if any."""
-    how = Training()
-    images, codes = fresh_images(how, Path(arguments[0]) if arguments else None)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("drawing", nargs="?", type=Path, metavar="FILE.npz")
+    chosen, how = parser.parse_args(arguments), Training()
+    images, codes = fresh_images(how, chosen.drawing)
     path = weights_path(LAW.name)
     shares = write_classifier(train_classifier(images, codes, how), how, path)
     print(f"{'':<15}" + "".join(f"{side:>6} px" for side in shares))
@@ -222,4 +224,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -35,7 +35,7 @@ def few(monkeypatch):
 
 @pytest.mark.slow
 def test_the_clips_are_those_of_the_stated_hash(capsys):
-    main(None)
+    main([])
     assert "as they are meant" in capsys.readouterr().out
 
 
@@ -48,7 +48,7 @@ def test_another_drawing_is_refused_by_the_command_and_on_loading(few, monkeypat
     monkeypatch.setattr("hierdiff.data.clips.make.draw", other)
     monkeypatch.setattr("hierdiff.data.clips.draw", other)
     with pytest.raises(SystemExit, match="clips were drawn with sha256"):
-        main(None)
+        main([])
     for _ in range(2):  # also once they are in the cache
         with pytest.raises(ValueError, match="draw them on another machine by python -m"):
             build(tmp_path, name="clips", resolution=[2, 8, 8])
@@ -100,7 +100,7 @@ def test_every_clip_moves_and_stays_in_its_frame(seed):
 
 
 def test_a_folder_of_written_clips_is_the_same_data(place, few, tmp_path):
-    main(tmp_path / "clips")
+    main([str(tmp_path / "clips")])
     drawn = build(place, name="clips", resolution=[16, 16, 16])
     root = str(tmp_path / "clips")
     data = build(place, name="folder", root=root, resolution=[16, 16, 16])

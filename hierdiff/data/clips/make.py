@@ -6,8 +6,9 @@ animated WebP without loss, in a folder for its class, with its caption beside i
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -28,12 +29,15 @@ from hierdiff.files.atomic import write_webp
 DURATION = 125  # ms of a frame: a clip takes two seconds
 
 
-def main(folder: Path | None) -> None:
-    """Draws all clips and compares their SHA-256; writes them to `folder` unless it is None.
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draws all clips and compares their SHA-256; writes them to the folder, if one is named.
 
     Raises:
         SystemExit: where they differ.
     """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER")
+    folder: Path | None = parser.parse_args(arguments).folder
     clips = [draw(seed) for seed in range(COUNT)]
     try:
         check(b"".join(hashlib.sha256(clip.tobytes()).digest() for clip in clips))
@@ -49,4 +53,4 @@ def main(folder: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main()

@@ -11,10 +11,10 @@ had again. It needs three packages, pinned because any of them may move a pixel:
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -137,12 +137,15 @@ def check_pins() -> None:
             )
 
 
-def main(folder: Path | None) -> None:
-    """Draws all images again and compares their SHA-256; writes them to `folder` unless it is None.
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draws all images again and compares their SHA-256; writes them to a folder that is named.
 
     Raises:
         SystemExit: where they differ.
     """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER")
+    folder: Path | None = parser.parse_args(arguments).folder
     pixels, codes, names = draw()
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     if digest != SHA256:
@@ -155,4 +158,4 @@ def main(folder: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main()
