@@ -127,8 +127,8 @@ class Diffusion(Generator):
     @property
     @override
     def identity(self) -> str:
-        parameterization = self.objective.parameterization
-        return f"{type(self.process).__name__}{self.process.schedules}, {parameterization}"
+        noise = f"{type(self.process).__name__}{self.process.schedules}"
+        return f"{type(self.codec).__name__}, {noise}, {self.objective.parameterization}"
 
     @property
     @override

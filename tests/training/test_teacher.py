@@ -96,6 +96,8 @@ def test_what_cannot_teach_is_refused_before_compute(tmp_path: Path, teacher: Pa
         refused(student(tmp_path / "missing"), tmp_path)
     with pytest.raises(ValueError, match=r"differs in its meaning"):
         refused(student(teacher, schedule={"name": "sigmoid"}), tmp_path)
+    with pytest.raises(ValueError, match=r"differs in its meaning \(Pyramid.*, here Laplacian"):
+        refused(student(teacher, basis="laplacian"), tmp_path)
 
 
 class Halved(Method):
