@@ -53,6 +53,10 @@ LINES = {  # of the commands that are not run, and why
     "make study parts=critters:32:4e13:0,1,2": "it takes hours",
     "make study-samplers seeds=0": "its weights are of the line above",
     "make study-exposure": "its weights are of the first part",
+    "python -m benchmarks.run experiment=study match.flops=4e13 method=mdm_haar label=mdm_haar "
+    "folder=runs/methods/mdm_haar": "it takes ten minutes",
+    "python -m benchmarks.run experiment=[study,raphael] match.flops=4e13 label=raphael "
+    "folder=runs/methods/raphael": "it takes ten minutes",
     "make compare methods=mdm,cascaded,end_to_end,latent,unclip,r3gan runs=runs/text "
     "args=experiment=text spec=examples/text.yaml": "it takes an hour",
     "python -m benchmarks.run budget=compare experiment=text method=distilled "
