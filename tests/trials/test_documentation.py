@@ -221,7 +221,7 @@ OPTION = re.compile(r"[a-z_]+(?:@[a-z_.]+)?(?:[./][a-z0-9_]+)*=\S.*", re.DOTALL)
 WORDS = re.compile(r"(?<!\S)(?:[a-z_@./0-9]+=\S+ ?)+")
 METHODS = (
     *("mdm", "cascaded", "latent", "sdxl", "end_to_end", "simple_diffusion", "chen", "unclip"),
-    *("r3gan", "mdm_video", "end_to_end experiment=raphael"),
+    *("r3gan", "mdm_video", "end_to_end_video experiment=clips", "end_to_end experiment=raphael"),
     "latent method.schedule={name:scaled_linear_beta}",
 )
 PLACEHOLDERS = {
@@ -246,7 +246,7 @@ ELSEWHERE = (  # words of other commands, and options of a part that is named be
     *("trainer.shard_over=", "trainer.async_checkpoints=", "data.text.read_padding=", "heads="),
     # without a denoiser of their own: tests/methods/test_strangers.py and tests/training run them
     *("method=custom", "method=published", "method=distilled", "method.lr=", "method.guidance="),
-    *("stated.", "given=", "method.embedding={name:clip", "args=", "runs=", "spec="),
+    *("stated.", "given=", "method.embedding={name:clip", "args=", "runs=", "spec=", "between="),
 )
 
 
