@@ -32,10 +32,9 @@ VARIANTS = [
 
 def compiling(name, kind="class", **options):
     """The last stage of a method, where it can be compiled."""
-    stage = tiny.method(name, kind, **options).stages[-1]
-    if not stage.compiles:
+    if not tiny.method(name).stages[-1].compiles:
         pytest.skip(f"{name} is not compiled")
-    return tiny.randomised(stage)
+    return tiny.randomised(tiny.method(name, kind, **options)).stages[-1]
 
 
 def step(stage, run, batch, draws):
