@@ -57,6 +57,8 @@ LINES = {  # of the commands that are not run, and why
     "folder=runs/methods/mdm_haar": "it takes ten minutes",
     "python -m benchmarks.run experiment=[study,raphael] match.flops=4e13 label=raphael "
     "folder=runs/methods/raphael": "it takes ten minutes",
+    "python -m benchmarks.run experiment=[study,clips] match.flops=4e13 label=mdm_video "
+    "folder=runs/clips/mdm_video": "it takes ten minutes",
     "make compare methods=mdm,cascaded,end_to_end,latent,unclip,r3gan runs=runs/text "
     "args=experiment=text spec=examples/text.yaml": "it takes an hour",
     "python -m benchmarks.run budget=compare experiment=text method=distilled "
