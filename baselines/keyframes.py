@@ -31,10 +31,6 @@ class Keyframes(Pyramid):
             images = images[:, :, :: images.shape[2] // sides_of(self.resolutions[0])[0]]
         return super().encode(images)
 
-    @override
-    def tail(self, n: int) -> Pyramid:
-        return Keyframes(self.resolutions[-n:], self.channels)
-
 
 @bridges.register("masked_frames")
 @dataclass(frozen=True)

@@ -73,10 +73,6 @@ class Laplacian(Bands):
             images.append(up(images[-1], side) + residual)
         return tuple(reversed(images))
 
-    @override
-    def tail(self, n: int) -> Laplacian:
-        return Laplacian(self.resolutions[-n:], self.channels)
-
 
 class Haar(Bands):
     """Orthonormal Haar bands, each level at half the side of its image.
@@ -117,8 +113,8 @@ class Haar(Bands):
         return tuple((count, *half) for count, half in zip(counts, halves, strict=True))
 
     @override
-    def tail(self, n: int) -> Haar:
-        return Haar(self.resolutions[-n:], self.channels)
+    def _at(self, resolutions: Sequence[int | Sequence[int]]) -> Haar:
+        return Haar(resolutions, self.channels)
 
 
 class Details(Codec):

@@ -5,9 +5,10 @@ The pyramid is the codec of pixel methods; a pyramid of one resolution is the id
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ class Pyramid(Codec):
 
     @override
     def tail(self, n: int) -> Pyramid:
-        return Pyramid(self.resolutions[-n:], self.channels)
+        return self._at(self.resolutions[-n:])
 
     @override
     def resized(self, resolution: Resolution) -> Pyramid:
@@ -122,7 +123,13 @@ class Pyramid(Codec):
                     f"{text_of(level)} is to {text_of(own)}: choose sides that divide as these do"
                 )
             levels.append(tuple(a // b for a, b in zip(scaled, own, strict=True)))
-        return Pyramid(levels, self.channels)
+        return self._at(levels)
+
+    def _at(self, resolutions: Sequence[int | Sequence[int]]) -> Pyramid:
+        """This codec, of whatever basis, at other resolutions."""
+        other = copy.copy(self)
+        other.resolutions = check_resolutions(resolutions)
+        return other
 
 
 @codecs.register("identity")

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from baselines.keyframes import Keyframes
 from hierdiff.bands import BASES, Details, Haar, Laplacian
 from hierdiff.batch import Batch
 from hierdiff.denoisers import Denoiser
@@ -224,3 +225,24 @@ def test_a_limit_of_details_is_one_of_the_image():
 def test_details_of_odd_sides_are_refused():
     with pytest.raises(ValueError, match=r"Haar details of \(9, 9\): they are for images of even"):
         Details(9)
+
+
+@pytest.mark.parametrize("codec", [*BASES.values(), Keyframes], ids=lambda one: one.__name__)
+def test_at_other_sides_and_in_its_tail_a_codec_keeps_its_basis(codec):
+    """Residuals that were taken for images would be wrong without a word."""
+    square = codec((16, 8))
+    wide = square.resized((16, 32))
+    assert (type(wide), wide.resolutions) == (codec, ((16, 32), (8, 16)))
+    assert (type(square.tail(1)), square.tail(1).resolutions) == (codec, (8,))
+    assert square.resolutions == (16, 8)
+    x = torch.rand(2, 3, 16, 32) * 2 - 1
+    for found, wanted in zip(wide.encode(x), codec(((16, 32), (8, 16))).encode(x), strict=True):
+        assert torch.equal(found, wanted)
+    torch.testing.assert_close(wide.decode(wide.encode(x))[16, 32], x)
+
+
+def test_sides_that_a_basis_does_not_divide_are_refused():
+    with pytest.raises(ValueError, match="Haar bands of"):
+        Haar((16, 8)).resized((10, 36))
+    with pytest.raises(ValueError, match="choose sides that divide as these do"):
+        Laplacian((16, 8)).resized((12, 35))
