@@ -22,7 +22,7 @@ from hierdiff.codec import Codec, codecs
 from hierdiff.denoisers import Denoiser
 from hierdiff.denoisers.protocol import build_denoiser
 from hierdiff.levels import Levels
-from hierdiff.methods import Diffusion, Generator, Method, Request, Sampling, methods
+from hierdiff.methods import Diffusion, Method, Request, Sampling, methods
 from hierdiff.methods.bridge import CLEAN, Bridge, Handover
 from hierdiff.methods.bridged import Bridged
 from hierdiff.methods.stage import Images
@@ -45,6 +45,8 @@ class Takeover(Bridge):
 
     process: GaussianProcess
     start: float
+
+    any_size = True
 
     @override
     def stop(self, log_snr: float) -> float:
@@ -74,16 +76,6 @@ class Refiner(Bridged):
     def __init__(self, **parts: Any):
         super().__init__(**parts)
         self.name = "refiner"
-
-    @override
-    def fit(self, resolutions: Sequence[Resolution]) -> None:
-        super(Bridged, self).fit(resolutions)
-
-    @override
-    def resized(self, resolution: Resolution, previous: Generator | None = None) -> Refiner:
-        other = cast(Refiner, super(Bridged, self).resized(resolution))
-        other._previous = self._previous if previous is None else (previous,)
-        return other
 
 
 class LatentRefiner(Refiner, LatentDiffusion):

@@ -168,7 +168,7 @@ def quoted(word: str) -> str:
     key, sign, value = word.partition("=")
     texts = PIECE.sub(lambda one: one[0] if _reads(one[0]) else f"'{one[0].strip()}'", value)
     other = f"{key}{sign}{texts}"
-    return other if not _parses(word) and _parses(other) else word
+    return other if other != word and not _parses(word) and _parses(other) else word
 
 
 def _reads(text: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from hierdiff.data import ImageData, datasets
+from hierdiff.data import ImageData, buckets, datasets
 from hierdiff.inputs import inputs
 from hierdiff.methods import Method, methods, on_shapes
 from hierdiff.noise import seed_of
@@ -109,7 +109,7 @@ def prepare(cfg: Mapping[str, Any], *, shapes_alone: bool = False) -> Prepared:
     make = on_shapes if shapes_alone else methods.build
     method = make(node, offered=data.facts, at="method", elsewhere=elsewhere)
     method.check_facts(data.facts)
-    method.fit([one.resolution for one in getattr(data, "buckets", ())])
+    method.fit(buckets.resolutions_of(data))
     finest = method.resolutions[0]
     if not divides(finest, data.resolution):
         raise ValueError(

@@ -283,17 +283,19 @@ def swatch(look: int) -> str:
     )
 
 
-def standalone(svg: str, style: str) -> bytes:
-    """A chart as a file of its own, in the light colours of the page.
-
-    style: that of the page, of which it takes the colours (`:root`) and what is drawn in a chart.
-    """
+def chart_rules(style: str) -> str:
+    """The style of a chart that stands alone: in that of the page, what is drawn in a chart, in the
+    light colours (`:root`)."""
     colours = dict(re.findall(r"(--\w+): (#\w+);", style.partition("@media")[0]))
     rules = style.partition("/* what is drawn in a chart */")[2].partition("/* pictures */")[0]
     rules = re.sub(r"\.chart \.name {.*}\n", "", rules)  # a halo, beneath letters in browsers alone
     for name, colour in colours.items():
         rules = rules.replace(f"var({name})", colour)
-    rules += f"svg {{ font-family: sans-serif; background: {colours['--paper']}; }}"
+    return rules + f"svg {{ font-family: sans-serif; background: {colours['--paper']}; }}"
+
+
+def standalone(svg: str, rules: str) -> bytes:
+    """A chart as a file of its own; rules: as of `chart_rules`."""
     root = '<svg xmlns="http://www.w3.org/2000/svg" '
     return svg.replace("<svg ", root, 1).replace("\n", f"\n<style>{rules}</style>\n", 1).encode()
 

@@ -9,12 +9,13 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from benchmarks.report.charts import standalone
+from benchmarks.report.charts import chart_rules, standalone
 from benchmarks.report.facts import value_cell
 from benchmarks.report.parts import (
     Cell,
@@ -65,13 +66,18 @@ class ReportFiles:
         self.contents[name] = content
         return Picture(name, *self.sizes[name])
 
+    @cached_property
+    def rules(self) -> str:
+        """The style of charts that are files."""
+        return chart_rules(page_source("css"))
+
     def charts(self, section: str, charts: Charts) -> Charts:
         """The charts, each a file of the report as well, named after the section and itself."""
-        style, filed = page_source("css"), []
+        filed = []
         for chart in charts.images:
             taken = [Path(name).stem for name in self.contents if name.startswith(f"{CHARTS}/")]
             href = f"{CHARTS}/{slug_of(f'{section} {charts.name} {chart.name}', taken)}.svg"
-            self.contents[href] = standalone(chart.svg, style)
+            self.contents[href] = standalone(chart.svg, self.rules)
             filed.append(chart._replace(href=href))
         return replace(charts, images=filed)
 

@@ -26,6 +26,7 @@ from hierdiff.data.micro import scalars_of
 from hierdiff.data.pixels import area, as_uint8, centre, opened
 from hierdiff.options import Between, Count, Share, check_fields
 from hierdiff.registry import single
+from hierdiff.resolution import Resolution
 
 T = TypeVar("T")
 Shape = tuple[int, int]  # height and width
@@ -156,6 +157,11 @@ class Buckets:
         first = int(self._ends[which]) - self.sizes[which]
         read: Batch = self.parts[which].batch(index - first, flip)
         return read
+
+
+def resolutions_of(data: Any) -> list[Resolution]:
+    """Of its buckets, where it has some."""
+    return [part.resolution for part in getattr(data, "buckets", ())]
 
 
 def for_training(data: Any) -> Any:

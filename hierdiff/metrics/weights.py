@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import pickle
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,34 @@ def existing_file(path: str | Path | None, missing: str) -> Path:
     if place is None or not place.is_file():
         raise FileNotFoundError(f"weights={path} is no file: {missing}")
     return place
+
+
+def first_file(weights: str | Path | None, places: Sequence[Path], name: str, absent: str) -> Path:
+    """The path in `weights`, or without one the first of `places` that is a file.
+
+    name: of the weights; absent: what to do where there are none.
+
+    Raises:
+        FileNotFoundError: with the places searched.
+    """
+    candidates = places if weights is None else [Path(weights).expanduser()]
+    for place in candidates:
+        if place.is_file():
+            return place
+    searched = " or ".join(map(str, candidates))
+    raise FileNotFoundError(f"the {name} weights are not at {searched}: {absent}")
+
+
+def made(make: Callable[[], Path]) -> int:
+    """The exit code of a command that makes a file of weights, which prints its path and size, or
+    why there is none."""
+    try:
+        path = make()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0
 
 
 def search_paths(name: str, cache: Path | None = None) -> list[Path]:

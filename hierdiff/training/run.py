@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hierdiff.config import to_yaml
-from hierdiff.data import ImageData
+from hierdiff.data import ImageData, buckets
 from hierdiff.files.atomic import write, write_png
 from hierdiff.files.log import read_log
 from hierdiff.methods import Method, Stage
@@ -118,7 +118,7 @@ def train(
         RuntimeError: of torch, for anything else.
     """
     method.check_facts(data.facts)
-    method.fit([one.resolution for one in getattr(data, "buckets", ())])
+    method.fit(buckets.resolutions_of(data))
     fabric = fabric_of(recipe)
     fabric.launch()
     run = Run(fabric, method, data, Path(folder), recipe, seed, dict(config or {}))

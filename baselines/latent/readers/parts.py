@@ -190,6 +190,20 @@ def of_images(network: Network, side: int) -> Published:
     )
 
 
+def ours(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and config in a file of ours.
+
+    Raises:
+        ValueError: where it has no config of a method.
+        FileNotFoundError: where there is no file.
+        PermissionError: where it names code to import.
+    """
+    tensors, facts = unpacked(Path(path))
+    config = config_in(facts, Path(path))
+    check_trust(config, (), Path(path))
+    return tensors, config
+
+
 def first_stage_in(path: str | None, network: str) -> FirstStage:
     """The autoencoder in a file of ours; network: the reader that needs it, for errors.
 
@@ -203,9 +217,7 @@ def first_stage_in(path: str | None, network: str) -> FirstStage:
             f"a {network} network denoises the latents of an autoencoder, which is another file: "
             f"convert that first, then give what came out as autoencoder=FILE"
         )
-    tensors, facts = unpacked(Path(path))
-    config = config_in(facts, Path(path))
-    check_trust(config, (), Path(path))
+    tensors, config = ours(path)
     weights = part_of(AUTOENCODER, tensors)
     codec = config["method"].get("codec")
     if not weights or not isinstance(codec, Mapping):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
@@ -16,14 +15,11 @@ from typing_extensions import override
 
 from baselines.latent.readers.autoencoder import first_stage
 from baselines.latent.readers.ldm import STEPS
-from baselines.latent.readers.parts import Network, first_stage_in, sampler, together
+from baselines.latent.readers.parts import Network, first_stage_in, ours, sampler, together
 from hierdiff.interop import autoencoder, ldm
 from hierdiff.interop.published import Published, Reader, Shapes, Table, readers, shapes_of, within
 from hierdiff.options import Count, Length, Positive, Share, check_fields
 from hierdiff.registry import Node
-from hierdiff.training.format import unpacked
-from hierdiff.training.load import config_in
-from hierdiff.trust import check_trust
 
 SCORE = {"aesthetic_score": 6.0}  # what samples are asked for as, of the refiner alone
 REFINER = "stages.2.denoiser"
@@ -174,9 +170,7 @@ def base_in(path: str | None) -> Published:
             "SDXL's refiner goes on where its base stands, which is another file: convert that "
             "first, then give what came out as base=FILE"
         )
-    tensors, facts = unpacked(Path(path))
-    config = config_in(facts, Path(path))
-    check_trust(config, (), Path(path))
+    tensors, config = ours(path)
     method = config["method"]
     if method["name"] != "sdxl" or method.get("refine") != 0 or "assumed" not in method:
         raise ValueError(

