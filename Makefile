@@ -7,8 +7,8 @@
 #   make report                     the same as a page to look at, report/index.html
 #   make search                     the candidates of docs/study.md, three seeds each; resumes
 #   make study                      the runs of docs/study.md, over as many hours as it takes; resumes
-#   make study-samplers             the pair of its first part under other samplers
-#   make study-exposure             the cascade of its first part on real and on generated coarse images
+#   make study-samplers             the pair and growth of its main part under other samplers
+#   make study-exposure             the cascade of its main part on real and on generated coarse images
 #   make study-table                tables and reports of both from the records in results/
 #   make test  test-slow  lint    make speed times the hot paths
 #   make docs                       the pages of docs/ and the reference as a site, site/index.html
@@ -81,8 +81,7 @@ simple_diffusion method=simple_diffusion
 endef
 export rows
 # data:side:FLOPs:seeds of each part of the study; FLOPs grow with the pixels
-parts ?= critters:32:4e13:0,1,2 elpv:32:4e13:0,1,2 critters:32:4e14:0 critters:64:16e13:0,1,2 \
-	elpv:64:16e13:0,1,2 critters:64:16e14:0
+parts ?= critters:32:5e12:0,1,2 critters:32:4e13:0,1,2 elpv:32:4e13:0 critters:64:16e13:0
 
 study: $(installed)
 	$(bin)/python -m hierdiff.metrics.make_squeezenet
@@ -97,22 +96,22 @@ study: $(installed)
 		$(call ship,$$place); \
 	done
 
-# other samplers of the weights that the first part trained
+# other samplers of the weights that the main part trained
 define samplers
 ddim1-50 sampler.rule={name:ddim,eta:1}
 dpmpp-50 sampler.rule={name:dpmpp_2m}
 endef
 export samplers
-first = study/critters-32px-4e13
+main_part = study/critters-32px-4e13
 
 study-samplers: $(installed)
-	for seed in $(seeds); do for row in end_to_end mdm; do echo "$$samplers" | while read tag rule; do \
+	for seed in $(seeds); do for row in end_to_end mdm mdm-growth; do echo "$$samplers" | while read tag rule; do \
 		$(bin)/python -m benchmarks.run experiment=study method=published data=critters data.resolution=32 \
 			match.flops=null label=$$row-$$tag seed=$$seed $$rule sampler.grid={name:uniform} sampler.steps=50 \
-			checkpoint=runs/$(first)/$$row-s$$seed/weights.safetensors \
-			folder=runs/$(first)-samplers/$$row-$$tag-s$$seed $(args) </dev/null || exit; \
+			checkpoint=runs/$(main_part)/$$row-s$$seed/weights.safetensors \
+			folder=runs/$(main_part)-samplers/$$row-$$tag-s$$seed $(args) </dev/null || exit; \
 	done || exit; done || exit; done
-	$(call ship,$(first)-samplers)
+	$(call ship,$(main_part)-samplers)
 
 # rows of the search, then their options: the pair's learning rates, what may move mdm towards its
 # twin, and shares of the cascade's stages

@@ -46,7 +46,7 @@ def build_references(
         ImageBatches(part),
         extractor,
         sides,
-        data=part.sha256,
+        data=part.reference_sha256,
         split=split,
         folder=folder,
         processes=processes,
@@ -128,7 +128,7 @@ def make_references(cfg: Any) -> None:
     for reference in made.values():
         print(reference_line(data.name, settings.split, extractor, reference))
     if settings.ship:
-        sha256 = data.part(settings.split).sha256
+        sha256 = data.part(settings.split).reference_sha256
         for reference in made.values():
             print(ship(reference, data=sha256, split=settings.split, extractor=extractor))
     if settings.output is not None:

@@ -75,7 +75,7 @@ def real_references(
         ImageBatches(part),
         extractor,
         [side for side in resolutions if side not in foreigners],
-        data=part.sha256,
+        data=part.reference_sha256,
         split=split,
         folder=folder,
         processes=processes,

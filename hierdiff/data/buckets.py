@@ -3,19 +3,20 @@
 A bucket is a shape (height, width) whose pixel count is close to that of the square and whose sides
 are multiples of a number (SDXL, arXiv 2307.01952, section 2.3: 1024 x 1024 and 64). An image goes
 to the bucket whose aspect is nearest to its own, in the logarithm, and loses along one side what
-the bucket does not cover. Training reads the buckets; squares are what is measured.
+the bucket does not cover. Training reads the buckets; squares are what is measured. So it is with
+the cuts and rates of `varied` data: what training shows is one bucket, of the same shape.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import ImageOps
 from torch import Tensor
 
@@ -109,6 +110,15 @@ class Fitted(Generic[T]):
         return fitted(pixels, self.shape), (pixels.shape[1], pixels.shape[2])
 
 
+def shown_otherwise(
+    data: ImageData, found: Decoded, scalars: Mapping[str, Float[np.ndarray, " n"]]
+) -> ImageData:
+    """Data whose training shows other images of the same examples, of the same shape, with scalars
+    of their own; what is measured stays as it is."""
+    shown = replace(data, images=found.images, scalars=scalars, digests=found.digests)
+    return replace(data, buckets=(shown,))
+
+
 def bucketed(
     data: ImageData,
     sizes: Int[np.ndarray, "n two"],
@@ -159,12 +169,20 @@ class Buckets:
         return read
 
 
+def training_view(data: Any) -> Any:
+    """Data as training shows it where all is of the measured shape; others as they are."""
+    parts: tuple[Any, ...] = getattr(data, "buckets", ())
+    alone = len(parts) == 1 and parts[0].resolution == data.resolution
+    return parts[0] if alone else data
+
+
 def resolutions_of(data: Any) -> list[Resolution]:
-    """Of its buckets, where it has some."""
-    return [part.resolution for part in getattr(data, "buckets", ())]
+    """Of the buckets of its training, where it has some."""
+    return [part.resolution for part in getattr(training_view(data), "buckets", ())]
 
 
 def for_training(data: Any) -> Any:
     """Data as batches of training are read from it: in its buckets, where it has some."""
-    parts = getattr(data, "buckets", ())
-    return Buckets(parts) if parts else data
+    shown = training_view(data)
+    parts = getattr(shown, "buckets", ())
+    return Buckets(parts) if parts else shown

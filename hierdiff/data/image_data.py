@@ -47,8 +47,8 @@ class ImageData:
     in_test: bool (n,), which images are the test part, None: a quarter by hash; split: how the
     parts were made, in words; shards: numbers (n,) of the shards that images stream out of, in
     order, None where any image can be read at any time; whole: the data that this is a part of;
-    buckets: the same images in the shapes that training shows them in (`hierdiff.data.buckets`), a
-    part for each shape, none: as they are here.
+    buckets: the same examples as training shows them (`hierdiff.data.buckets`), a part for each
+    shape; none: as they are here.
     """
 
     name: str
@@ -158,6 +158,12 @@ class ImageData:
         for bucket in self.buckets:
             total.update(bucket.sha256.encode())
         return total.hexdigest()
+
+    @property
+    def reference_sha256(self) -> str:
+        """`sha256` of what samples are compared with: scalars, vectors and buckets, which are
+        conditions and what training shows, are left out."""
+        return replace(self, scalars={}, vectors={}, buckets=()).sha256
 
     def summary(self) -> str:
         """One line of images, classes, split, captions and what was skipped; of a part, the

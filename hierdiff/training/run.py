@@ -121,6 +121,7 @@ def train(
     method.fit(buckets.resolutions_of(data))
     fabric = fabric_of(recipe)
     fabric.launch()
+    data = buckets.training_view(data)
     run = Run(fabric, method, data, Path(folder), recipe, seed, dict(config or {}))
     try:
         return run.go()

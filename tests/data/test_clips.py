@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from hierdiff.data import datasets
+from hierdiff.data.buckets import training_view
 from hierdiff.data.clips import drawing as draw
 from hierdiff.data.clips.make import main
 
@@ -188,12 +189,14 @@ def test_a_zip_of_clips_is_the_folder(place, tmp_path):
 
 def test_varied_clips_leave_out_frames_and_say_their_rate(place, few):
     whole = build(place, name="clips")
-    rates = build(place, name="clips", resolution=[4, 32, 32], scalars=["fps"], varied=True)
+    data = build(place, name="clips", resolution=[4, 32, 32], scalars=["fps"], varied=True)
+    rates = training_view(data)
     assert rates.keys == whole.keys and set(rates.scalars["fps"]) == {8.0, 4.0, 2.0}
     for clip, source, rate in zip(rates.images, whole.images, rates.scalars["fps"], strict=True):
         assert np.array_equal(clip, source[:, :: int(8 / rate)][:, :4])
     plain = build(place, name="clips", resolution=[4, 32, 32], scalars=["fps"])
     assert set(plain.scalars["fps"]) == {2.0} and set(whole.scalars) == set()
+    assert np.array_equal(data.images, plain.images) and set(data.scalars["fps"]) == {2.0}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hierdiff.data import datasets
+from hierdiff.data.buckets import resolutions_of, training_view
 from hierdiff.data.critters import _corner, _drawn
 from hierdiff.data.micro import SCALARS
 from tests.data.test_folder import build as folder
@@ -46,22 +47,35 @@ def test_scalars_that_are_not_known_are_refused(tmp_path):
         folder(tmp_path / "images", tmp_path, scalars=["crop_top"], reading=reading)
 
 
-def test_critters_are_whole_and_of_64_px_unless_they_are_varied(tmp_path):
-    plain = critters(tmp_path, scalars=["original_height", "crop_top", "crop_left"])
+def test_varied_critters_are_cut_in_training_and_measured_whole(tmp_path):
+    names = ["original_height", "crop_top", "crop_left"]
+    plain, data = critters(tmp_path, scalars=names), critters(tmp_path, scalars=names, varied=True)
     assert told(plain) == {"original_height": 64, "crop_top": 0, "crop_left": 0}
-    varied = critters(tmp_path, varied=True, scalars=["original_height", "crop_top", "crop_left"])
+    for part in ("train", "test"):
+        whole, measured = plain.part(part), data.part(part)
+        assert np.array_equal(measured.images, whole.images) and told(measured) == told(plain)
+    varied = training_view(data)
     assert varied.keys == plain.keys and not np.array_equal(varied.images, plain.images)
     scalars = varied.scalars
     sides, counts = np.unique(scalars["original_height"], return_counts=True)
     assert sides.tolist() == [16, 32, 64] and counts.min() > 600
     assert scalars["crop_top"].max() == scalars["crop_left"].max() == 4  # of 20 px
     assert (scalars["crop_top"] == 0).mean() < 0.6
+    assert data.sha256 != plain.sha256 and resolutions_of(data) == []
+
+
+def test_conditions_and_cuts_of_training_leave_the_reference_as_it_is(tmp_path):
+    plain = critters(tmp_path)
+    told = critters(tmp_path, varied=True, scalars=["original_height"])
+    other = critters(tmp_path, buckets={"multiple": 8})  # windows of the drawings
+    shas = [data.part("train").reference_sha256 for data in (plain, told, other)]
+    assert shas[0] == plain.part("train").sha256 == shas[1] != shas[2]
 
 
 def test_a_varied_critter_is_cut_out_where_it_is_told(tmp_path):
     """At a scale of 1 a crop is a shift."""
     whole = critters(tmp_path, resolution=64).images
-    cut = critters(tmp_path, resolution=64, varied=True)
+    cut = training_view(critters(tmp_path, resolution=64, varied=True))
     seeds = [int(key) for key in cut.keys]
     largest = [row for row, seed in enumerate(seeds) if _drawn(seed)[0] == 64]
     near = [row for row in largest if _drawn(seeds[row])[1].side < 1 / 17]  # 64 px, nothing is cut

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from hierdiff.data.cache import cache_folder, decoded
+from hierdiff.data.buckets import shown_otherwise
+from hierdiff.data.cache import Decoded, cache_folder, decoded
 from hierdiff.data.clips.drawing import (
     COUNT,
     FRAMES,
@@ -50,8 +51,9 @@ def clips(
 
     resolution: [frames, side, side], where frames divides 16 and side 32. Fewer frames are every
     second, fourth ... one, smaller sides are block means. One number, a side, gives images: the
-    first frame of each clip. scalars: `fps`, frames a second, 8 in a whole clip. varied: a clip of
-    fewer frames begins at the first and leaves out 0, 1, 3 ... between two, drawn from its seed.
+    first frame of each clip. scalars: `fps`, frames a second, 8 in a whole clip. varied: training
+    shows clips that begin at the first frame and leave out 0, 1, 3 ... between two, drawn from the
+    seed; measuring sees those that last as long as the whole.
 
     Raises:
         ValueError: for another resolution, another scalar, scalars or `varied` of images, and where
@@ -73,10 +75,8 @@ def clips(
     order = in_split_order(seeds)
 
     folder = cache_folder(cache)
-    strides = [_stride(row, FRAMES // count) if varied else FRAMES // count for row in order]
-    rates = np.array([RATE / stride for stride in strides], np.float32)
     kept: dict[str, Any] = {"channels": 3, "cache": folder}
-    whole = found = decoded(
+    whole = decoded(
         "clips",
         order,
         lambda row: (draw(row), SIDE),
@@ -85,24 +85,29 @@ def clips(
         **kept,
     )
     check(whole.digests[np.argsort(order)].tobytes())
-    if sides_of(resolution) != (FRAMES, SIDE, SIDE):
 
+    def made(strides: Sequence[int], what: str = "") -> Decoded:
         def read(place: int) -> tuple[np.ndarray, int]:
             pixels = area(whole.images[place][:, :: strides[place]][:, :count], height)
             return (pixels if frames else pixels[:, 0]), SIDE
 
-        places = range(len(order))
-        found = decoded(
+        return decoded(
             "clips",
-            places,
+            range(len(order)),
             read,
             resolution=resolution_of(resolution),
-            identity=SHA256 + ("varied" if varied else ""),
+            identity=SHA256 + what,
             **kept,
         )
+
+    def rates(strides: Sequence[int]) -> dict[str, np.ndarray]:
+        return dict.fromkeys(scalars, np.array([RATE / stride for stride in strides], np.float32))
+
+    even = [FRAMES // count] * len(order)
+    found = whole if sides_of(resolution) == (FRAMES, SIDE, SIDE) else made(even)
     parts = [parts_of(row) for row in order]
     codes = {name: np.array([one[name] for one in parts], np.int64) for name in NAMES}
-    return ImageData(
+    data = ImageData(
         name="clips",
         images=found.images,
         keys=tuple(seeds[row] for row in order),
@@ -111,11 +116,15 @@ def clips(
         captions=tuple(map(caption, parts)),
         class_names=NAMES["motion"],
         flip=flip,
-        scalars=dict.fromkeys(scalars, rates),
+        scalars=rates(even),
         attributes=codes,
         attribute_names=NAMES,
         digests=found.digests,
     ).with_text(text, folder)
+    if not varied:
+        return data
+    strides = [_stride(row, FRAMES // count) for row in order]
+    return shown_otherwise(data, made(strides, "varied"), rates(strides))
 
 
 def _stride(seed: int, largest: int) -> int:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hierdiff.data.buckets import Aspects, Shape, bucketed, fitted
+from hierdiff.data.buckets import Aspects, Shape, bucketed, fitted, shown_otherwise
 from hierdiff.data.cache import Decoded, cache_folder, decoded
 from hierdiff.data.critters.law import LAW
 from hierdiff.data.critters.words import caption
@@ -48,11 +48,11 @@ def critters(
     """Block means of the 64 px images; class = body shape (14), captions from the parts.
 
     resolution: a divisor of 64. `attributes` holds the code of each of nine parts, whose `law` is
-    known. scalars: names of `hierdiff.data.micro`. varied: as images from the web are, those of
-    training and of test: an original of 64, 32 or 16 px, brought to 1 to 1.25 times `resolution`
-    and cut there, all drawn from the seed. buckets: the original is a window of the drawing whose
-    aspect and place are drawn from the seed; training shows it in these shapes, and measuring its
-    middle square.
+    known. scalars: names of `hierdiff.data.micro`. varied: training shows images as those from the
+    web are: an original of 64, 32 or 16 px, brought to 1 to 1.25 times `resolution` and cut there,
+    all drawn from the seed; measuring sees whole ones. buckets: the original is a window of the
+    drawing whose aspect and place are drawn from the seed; training shows it in these shapes, and
+    measuring its middle square.
 
     Raises:
         ValueError: for another resolution, unknown scalars, and buckets of squares or at 64 px.
@@ -80,35 +80,40 @@ def critters(
     def pixels() -> np.ndarray:
         return read_npz(folder / "critters.npz", ("pixels",))["pixels"]
 
-    cut = Preparation(resolution, crop="adm_random")
-
     def window(seed: int, shape: Shape) -> tuple[np.ndarray, Shape]:
         top, left, height, width = _window(seed)
         part = pixels()[seed, top : top + height, left : left + width].transpose(2, 0, 1)
         return fitted(part, shape), (height, width)
 
-    def read(seed: int) -> tuple[np.ndarray, int | Shape]:
+    def square(seed: int) -> tuple[np.ndarray, int | Shape]:
         if buckets is not None:
             return window(seed, (resolution, resolution))
-        whole = pixels()[seed].transpose(2, 0, 1)
-        if not varied:
-            return area(whole, resolution), SIDE
+        return area(pixels()[seed].transpose(2, 0, 1), resolution), SIDE
+
+    def cut(seed: int) -> tuple[np.ndarray, int]:
         original, chance = _drawn(seed)
-        return cut.square(area(whole, original), chance), original
+        small = area(pixels()[seed].transpose(2, 0, 1), original)
+        return Preparation(resolution, crop="adm_random").square(small, chance), original
 
     folder_of_cache = cache_folder(cache)
-    found = decoded(
-        "critters",
-        order,
-        read,
-        channels=3,
-        resolution=resolution,
-        identity=SHA256 + ("varied" if varied else "") + ("windows" if buckets else ""),
-        cache=folder_of_cache,
-    )
-    corners = None  # in the middle, or as drawn
-    if varied:
-        corners = np.array([_corner(seed, resolution) for seed in order])
+
+    def made(
+        read: Callable[[int], tuple[np.ndarray, int | Shape]],
+        what: str = "",
+        shape: Shape = (resolution, resolution),
+        rows: Sequence[int] = order,
+    ) -> Decoded:
+        return decoded(
+            "critters",
+            rows,
+            read,
+            channels=3,
+            resolution=resolution_of(shape),
+            identity=SHA256 + what,
+            cache=folder_of_cache,
+        )
+
+    found = made(square, "windows" if buckets else "")
     attributes = {name: values[order] for name, values in codes.items()}
     data = ImageData(
         name="critters",
@@ -122,25 +127,22 @@ def critters(
         ),
         class_names=tuple(names["body"]),
         flip=flip,
-        scalars=scalars_of(scalars, found.sizes, resolution, corners),
+        scalars=scalars_of(scalars, found.sizes, resolution),
         attributes=attributes,
         attribute_names={name: tuple(values) for name, values in names.items()},
         law=LAW,
         digests=found.digests,
     ).with_text(text, folder_of_cache)
+    if varied:
+        corners = np.array([_corner(seed, resolution) for seed in order])
+        shown = made(cut, "varied")
+        return shown_otherwise(data, shown, scalars_of(scalars, shown.sizes, resolution, corners))
     if buckets is None:
         return data
 
     def made_at(shape: Shape, own: np.ndarray) -> Decoded:
-        return decoded(
-            "critters",
-            [order[row] for row in own],
-            lambda seed: window(seed, shape),
-            channels=3,
-            resolution=resolution_of(shape),
-            identity=f"{SHA256} windows in a bucket of {own.tolist()}",
-            cache=folder_of_cache,
-        )
+        what = f" windows in a bucket of {own.tolist()}"
+        return made(lambda seed: window(seed, shape), what, shape, [order[row] for row in own])
 
     return bucketed(data, found.sizes, buckets.shapes(resolution), made_at, scalars)
 
