@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import chain
 
@@ -11,14 +12,14 @@ from omegaconf import OmegaConf
 
 # Overrides left out of the folder name: they do not change the run.
 LEFT_OUT = ("method", "data", "budget", "analysis", "folder", "name", "label", "dry_run")
-SIGNS = re.compile(r"[^A-Za-z0-9._-]+")  # they need quotes in a shell, a URL or hydra's grammar
 LONGEST = 180  # bytes; file systems allow 255
 
 
 def folder_name(name: str, overrides: Sequence[str]) -> str:
     """A run's name with the options that were set by hand: `mdm-critters-smoke+trainer.steps-20`.
 
-    It needs no quotes anywhere. If signs are left out, or it would be longer than 180 bytes, it
+    Letters and digits of all scripts stay, and it needs no quotes in a shell or in our commands. If
+    other signs are left out, or it would be longer than 180 bytes, it
     ends in a hash of all options, so that other options have another name.
     """
     words = sorted(override.lstrip("+~") for override in overrides)
@@ -28,15 +29,24 @@ def folder_name(name: str, overrides: Sequence[str]) -> str:
     pairs = [one.partition("=")[::2] for one in words]
     options = ("-".join(map(_unquoted, filter(None, pair))) for pair in pairs)
     full_name = "+".join(["/".join(map(_unquoted, name.split("/"))), *options])
-    changed = any(SIGNS.search(part) for part in (*name.split("/"), *chain(*pairs)))
-    if not changed and len(full_name) <= LONGEST:
+    changed = any(_unquoted(part) != part for part in (*name.split("/"), *chain(*pairs)))
+    if not changed and len(full_name.encode()) <= LONGEST:
         return full_name
     digest = hashlib.sha256("\0".join([name, *words]).encode()).hexdigest()[:8]
-    return f"{full_name[:LONGEST].rstrip('+-.')}+{digest}"
+    start = full_name.encode()[:LONGEST].decode(errors="ignore")
+    return f"{start.rstrip('+-.')}+{digest}"
 
 
 def _unquoted(part: str) -> str:
-    return SIGNS.sub("-", part).strip("-") if SIGNS.search(part) else part
+    """In Unicode form NFC, and with dashes for what a shell needs quotes for."""
+    part = unicodedata.normalize("NFC", part)
+    plain = "".join(one if _is_plain(one) else "\0" for one in part)
+    return re.sub("\0+", "-", plain).strip("-") if "\0" in plain else part
+
+
+def _is_plain(sign: str) -> bool:
+    """Letters, the marks on them, digits, and what names of files are joined by."""
+    return sign in "._-" or unicodedata.category(sign)[0] in "LMN"
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

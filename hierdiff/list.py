@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hierdiff.options import parameters
 from hierdiff.registry import load_plugins, suggest
 from hierdiff.registry import roles as registries
 
@@ -69,7 +70,7 @@ def options(entry: Callable[..., Any]) -> dict[str, str]:
     """Defaults of the options by name, as YAML has them; `required` where there is none."""
     return {
         name: "required" if option.default is option.empty else _value(option.default)
-        for name, option in inspect.signature(entry).parameters.items()
+        for name, option in parameters(entry).items()
         if option.kind in (option.KEYWORD_ONLY, option.POSITIONAL_OR_KEYWORD)
         and name != "view"  # of a metric: what it is made of
     }

@@ -323,15 +323,50 @@ def literal(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # that name no option
+
+
+def _chain(entry: Any) -> list[Any]:
+    """A constructor and, while these take `**options`, the ones of the classes that they are handed
+    on to."""
+    if not isinstance(entry, type):
+        return [entry]
+    inits = [vars(c)["__init__"] for c in entry.__mro__[:-1] if "__init__" in vars(c)]
+    taken = [_is_open(inspect.signature(init).parameters) for init in inits]
+    end = taken.index(False) + 1 if False in taken else len(inits)
+    return [entry, *inits[1:end]]
+
+
+def _is_open(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+@cache
+def parameters(entry: Any) -> Mapping[str, inspect.Parameter]:
+    """Parameters of a constructor. Those of a class that takes `**options` are followed by those of
+    the class that it inherits from, to which it hands them on."""
+    found: dict[str, inspect.Parameter] = {}
+    for one in _chain(entry):
+        found = {name: p for name, p in found.items() if p.kind is not p.VAR_KEYWORD}
+        theirs = dict(inspect.signature(one).parameters)
+        if one is not entry:
+            theirs.pop(next(iter(theirs)))  # self
+        found |= {name: p for name, p in theirs.items() if name not in found}
+    return found
+
+
 @cache
 def hints(entry: Any) -> Mapping[str, Any]:
     """Annotations of a constructor's parameters, resolved one by one."""
     kind = isinstance(entry, type)
-    function = inspect.unwrap(entry.__init__ if kind else entry)
     modules = [vars(sys.modules[c.__module__]) for c in getattr(entry, "__mro__", ()) if kind]
-    scopes = [getattr(function, "__globals__", {}), *modules]
-    found = getattr(function, "__annotations__", {})
-    return {name: _resolved(annotation, scopes) for name, annotation in found.items()}
+    known: dict[str, Any] = {}
+    for one in reversed(_chain(entry)):
+        function = inspect.unwrap(entry.__init__ if kind and one is entry else one)
+        scopes = [getattr(function, "__globals__", {}), *modules]
+        found = getattr(function, "__annotations__", {})
+        known |= {name: _resolved(annotation, scopes) for name, annotation in found.items()}
+    return known
 
 
 def _resolved(annotation: Any, scopes: Sequence[dict[str, Any]]) -> Any:

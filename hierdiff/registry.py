@@ -11,7 +11,7 @@ parts through the entry-point group `hierdiff.plugins`; an entry is a module.
 from __future__ import annotations
 
 import importlib
-import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -26,6 +26,7 @@ Node = Mapping[str, Any]
 Later = Union[T, Mapping[str, Any]]  # noqa: UP007  (mypy takes no `|` of a type variable)
 
 PLUGINS = "hierdiff.plugins"
+log = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=1)
@@ -203,7 +204,7 @@ class Registry(Generic[T]):
         if isinstance(node, self.base):
             return False
         name = self.name_in(cast(Node, node))
-        return isinstance(name, str) and option in inspect.signature(self.get(name)).parameters
+        return isinstance(name, str) and option in options.parameters(self.get(name))
 
     def _imported(self, path: str, at: str) -> Callable[..., T]:
         module, _, attribute = path.partition(":")
@@ -264,18 +265,26 @@ def check_node(
         UnknownOption: with the nearest option that there is.
         ValueError: where a value does not fit its annotation.
     """
-    parameters = inspect.signature(entry).parameters
+    parameters = options.parameters(entry)
     chosen = _options(node)
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for option in chosen:
-            if option not in parameters:
-                near = suggest(str(option), parameters) or ","
-                raise UnknownOption(
-                    f"{_path(at, option)}{what} has no option {option!r}{near} "
-                    f"options: {', '.join(parameters) or 'none'}",
-                    str(option),
-                    f"{at}.{option}" if at else "",
-                )
+    names = [name for name, p in parameters.items() if p.kind not in options.OPEN]
+    for option in chosen:
+        if option in names:
+            continue
+        near = suggest(str(option), names)
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            if near:
+                log.warning(
+                    "%s%s names no option %r%s it takes others as well, and is given this one",
+                    _path(at, option), what, option, near,
+                )  # fmt: skip
+            continue
+        raise UnknownOption(
+            f"{_path(at, option)}{what} has no option {option!r}{near or ','} "
+            f"options: {', '.join(names) or 'none'}",
+            str(option),
+            f"{at}.{option}" if at else "",
+        )
     hints = options.hints(entry)
     for option, value in chosen.items():
         if option in hints and option in parameters:
@@ -312,7 +321,7 @@ def _arguments(
     elsewhere: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     parameters, hints, chosen = (
-        inspect.signature(entry).parameters,
+        options.parameters(entry),
         options.hints(entry),
         _options(node),
     )
@@ -378,7 +387,7 @@ def complete(entry: Callable[..., Any], chosen: Node, what: str, at: str = "") -
     Raises:
         ValueError: names the option and what it takes.
     """
-    for name, parameter in inspect.signature(entry).parameters.items():
+    for name, parameter in options.parameters(entry).items():
         named = parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         if named and parameter.default is parameter.empty and name not in chosen:
             kind = options.words(options.hints(entry).get(name, Any), nodes=True)

@@ -3,12 +3,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hierdiff.options import ROLES
 from hierdiff.registry import (
     Registry,
+    UnknownOption,
     build,
     load_plugins,
     single,
@@ -33,8 +35,8 @@ class Circle(Shape):
 
 
 class Blob(Shape):
-    def __init__(self, **anything):
-        self.anything = anything
+    def __init__(self, size: int = 1, **anything):
+        self.size, self.anything = size, anything
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +136,31 @@ def test_nothing_is_suggested_where_nothing_is_near():
 def test_a_constructor_that_takes_anything_is_given_anything(shapes):
     shapes.register("blob")(Blob)
     assert shapes.build({"name": "blob", "goo": 1}).anything == {"goo": 1}
+
+
+def test_a_word_near_an_option_is_told_of_where_anything_is_taken(shapes, caplog):
+    shapes.register("blob")(Blob)
+    shapes.build({"name": "blob", "goo": 1, "sizes": 2})
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert "shape 'blob' names no option 'sizes', did you mean 'size'?" in told
+
+
+class Handing(Square):
+    """Hands what it does not know on to a square."""
+
+    def __init__(self, *, tilt: float = 0.0, **options: Any):
+        super().__init__(**options)
+        self.tilt = tilt
+
+
+def test_what_a_class_hands_on_is_checked_by_the_class_that_gets_it(shapes):
+    shapes.register("handing")(Handing)
+    made = shapes.build({"name": "handing", "tilt": 1.0}, offered={"side": 7})
+    assert (made.tilt, made.side) == (1.0, 7)
+    with pytest.raises(UnknownOption, match="has no option 'sides', did you mean 'side'. options:"):
+        shapes.build({"name": "handing", "sides": 7})
+    with pytest.raises(ValueError, match="side"):
+        shapes.build({"name": "handing", "side": "seven"})
 
 
 def test_facts_reach_the_options_that_the_signature_names_and_no_others(shapes):

@@ -4,10 +4,10 @@ import copy
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from benchmarks.ready import check_measure, check_method
 from benchmarks.settings import Analysis, Curve, Measure, settings_of
 from benchmarks.sweep.finished import Unlike, check_same, data_digest, finished_record, inputs_of
 from hierdiff import training
-from hierdiff.command import plain_config
+from hierdiff.command import plain_config, quoted
 from hierdiff.config import folder_of_configs
 from hierdiff.metrics.extractors import INCEPTION_FILE, extractors
 from hierdiff.prepared import prepare
@@ -114,12 +114,17 @@ def test_names_of_folders_need_no_quotes_are_short_and_differ_where_options_do()
     names = [folder_name("mdm", options) for options in ODD_OPTIONS]
     assert len(set(names)) == len(names)
     for name in names:
-        assert re.fullmatch(r"[A-Za-z0-9._+-]+", name) and len(name) <= 200
-        assert shlex.quote(name) == name
+        assert re.fullmatch(r"[\w.+-]+", name) and len(name.encode()) <= 200
         word = f"checkpoint=runs/{name}/weights.safetensors"
-        parsed = OverridesParser.create().parse_override(word)
+        parsed = OverridesParser.create().parse_override(quoted(word))
         assert parsed.value() == word.partition("=")[2]
     assert folder_name("mdm", ["method.growth=[0.25]"]).startswith("mdm+method.growth-0.25+")
+
+
+@pytest.mark.parametrize("label", ["матрёшка", "模型", "हिन्दी", "cafe\N{COMBINING ACUTE ACCENT}"])
+def test_a_folder_keeps_the_letters_of_a_label(label):
+    kept = unicodedata.normalize("NFC", label)
+    assert folder_name(f"{label}-critters", []).partition("+")[0] == f"{kept}-critters"
 
 
 def test_the_default_folder_is_named_so():

@@ -43,7 +43,8 @@ def plan(run: Prepared, folder: Any, **match: float) -> Plan:
 
 
 class Stubborn(OneLevelDenoiser):
-    """Looks at numbers, in its constructor or in a call; `refuses` a call everywhere."""
+    """Looks at numbers, in its constructor or in a call; `refuses` a call everywhere, and forgets
+    the sides of images where it is `flat`."""
 
     def __init__(self, *, at: str = "call", channels: int = 3):
         super().__init__()
@@ -54,6 +55,8 @@ class Stubborn(OneLevelDenoiser):
     def denoise(self, x, log_snr, cond):
         if self.at == "refuses":
             raise ValueError("nothing pleases it")
+        if self.at == "flat":
+            x = x.flatten(2)
         return self.net(x) * (log_snr.mean().item() if self.at == "call" else self.scale)
 
 
@@ -195,9 +198,16 @@ def test_stages_without_steps_are_refused_under_any_budget(options, message, mat
         plan(prepared(*SMALL, *options), tmp_path, **match)
 
 
-def test_an_error_of_a_network_is_no_lack_of_steps(tmp_path):
-    with pytest.raises(ValueError, match="match.flops=1e[+]12 needs .*: nothing pleases it: take"):
-        plan(stubborn("refuses"), tmp_path, flops=1e12)
+@pytest.mark.parametrize("match", [{}, {"flops": 1e12}, {"images": 80}])
+@pytest.mark.parametrize(
+    ("at", "why"), [("refuses", "ValueError: nothing pleases it"), ("flat", "RuntimeError: .*1024")]
+)
+def test_a_network_that_cannot_be_trained_is_no_network_that_cannot_be_counted(
+    at, why, match, tmp_path
+):
+    told = rf"step of stage 32 \(Stubborn\) on 2 images of 32 px stops with {why}.*: mend the net"
+    with pytest.raises(ValueError, match=told):
+        plan(stubborn(at), tmp_path, **match)
     with pytest.raises(ValueError, match="^nothing pleases it$"):
         plan(stubborn("refuses"), tmp_path, seconds=10)
 
