@@ -66,14 +66,14 @@ report: $(installed)
 # $(call ship,FOLDER): the records of runs/FOLDER into results/
 ship = (cd runs && find $(1) -name record.json -exec cp --parents {} ../results ';')
 
-# rows of the study, then their options; all are of the search below. $$place and $$seed are those of
-# the part: an autoencoder is given from the row before
+# rows of the study, then their options; all are of the search below. $$place is that of the part:
+# the autoencoder that is given is that of the first training of `latent`
 define rows
 end_to_end method=end_to_end
 mdm method=mdm
 mdm-growth method=mdm method.growth=[0.15]
 latent method=latent
-latent-given method=latent method.codec.checkpoint=runs/$$place/latent-s$$seed/weights.safetensors
+latent-given method=latent method.codec.checkpoint=runs/$$place/latent-s0/weights.safetensors
 mdm_control method=mdm_control
 cascaded method=cascaded method.split=[0.15,0.85]
 mdm_3 method=mdm_3

@@ -1,4 +1,4 @@
-"""Notes beneath a table: identities of metrics, budgets, noisy timings, edited records."""
+"""Notes beneath a table: budgets, choices, noisy timings, edited records, identities of metrics."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from hierdiff.results.hardware import device_name
 from hierdiff.results.record import UNKNOWN, Record
 
 
-def notes(
-    rows: Mapping[str, Record], metrics: Sequence[str], wanted: Preset, more: Sequence[str]
-) -> Iterator[str]:
-    """Beneath the table: identities of metrics, budgets, noisy timings, records edited by hand."""
-    yield from identities(rows, metrics)
+def notes(rows: Mapping[str, Record], wanted: Preset, more: Sequence[str]) -> Iterator[str]:
+    """Beneath the table: other options, what the budget is and is not of, what was chosen, noisy
+    timings, what methods say of their rows, records edited by hand."""
     if more:
         yield f"these options differ as well: {', '.join(more)}"
-    for row, record in rows.items():
-        if pretrained(record):
-            name, stages = row.removesuffix(f" {PRETRAINED}"), ", ".join(pretrained(record))
-            yield f"{PRETRAINED} {name}: {stages} pretrained, which its budget does not count"
+    before = [
+        f"{row.removesuffix(f' {PRETRAINED}')} ({', '.join(stages)})"
+        for row, record in rows.items()
+        if (stages := pretrained(record))
+    ]
+    if before:
+        yield f"{PRETRAINED} trained before, which the budget does not count: {', '.join(before)}"
     if wanted.parts:
         yield from shares(rows)
     if ("spent", "seconds") in wanted.budgets:
@@ -42,8 +43,11 @@ def notes(
     yield from externals(rows)
     if wanted.costs:
         yield from _of_costs(rows, alone=wanted.metrics == "none")
+    said: dict[str, dict[str, None]] = {}  # rows by what their methods say of them
     for row, record in rows.items():
-        yield from (f"{row}: {note}" for note in record.training.get("notes", ()))
+        for note in record.training.get("notes", ()):
+            said.setdefault(note, {})[row] = None
+    yield from (f"{', '.join(told)}: {note}" for note, told in said.items())
     edited = [row for row, record in rows.items() if record.edited]
     if edited:
         yield f"changed by hand since they were measured: {', '.join(edited)}"

@@ -125,12 +125,13 @@ def tabulate(
         p_values={delta_of(c): p for c, p in difference.p_values.items()},
         caption=captions.table_caption(methods, metrics, spec),
         notes=[
-            *notes.notes(methods, metrics, spec, list(differing)[OPTIONS:]),
+            *notes.notes(methods, spec, list(differing)[OPTIONS:]),
             *notes.fewer_real(methods.values(), metrics),
             *agreement_notes(ranked),
             *difference.notes,
             *(recipe_notes(methods) if metrics else ()),
             *papers.source_notes(published),
+            *notes.identities(methods, metrics),
             *(f"left out ({i} of {len(left_out)}): {why}" for i, why in enumerate(left_out, 1)),
         ],
     )

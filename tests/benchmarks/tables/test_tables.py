@@ -457,7 +457,7 @@ def test_a_pretrained_stage_is_marked_and_a_trained_one_counted():
 
     marked = tabulate([record("x", training=stages(True))], "cost")
     assert list(cells(marked).index) == ["x ‡"]
-    assert "‡ x: autoencoder pretrained, which its budget does not count" in marked.notes
+    assert "‡ trained before, which the budget does not count: x (autoencoder)" in marked.notes
     counted = tabulate([record("x", training=stages(False))], "cost")
     assert "x, PFLOPs by stage: autoencoder 25 %, diffusion 75 %" in counted.notes
     assert not any("pretrained" in note for note in counted.notes)
