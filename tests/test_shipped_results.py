@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 from pathlib import Path
 
 import pytest
 
-from benchmarks.tables.__main__ import main
-from benchmarks.tables.formats import FORMATS
-from benchmarks.tables.table import tabulate
 from hierdiff.metrics.identity import PROTOCOL
 from hierdiff.results.folders import readable
 from hierdiff.results.record import Record
 
 ROOT = Path(__file__).resolve().parents[1]
-STUDY = ROOT / "results" / "study" / "critters-32px-4e13"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+QUOTE = runpy.run_path(str(ROOT / "docs" / "quote.py"))
+PAGES = [page for page in QUOTE["PAGES"] if "<!-- tables" in page.read_text(encoding="utf-8")]
 RECORDS = sorted((ROOT / "results").rglob("record.json"))
 PARTS = sorted({path.parents[1] for path in RECORDS})
 
@@ -34,17 +33,15 @@ def test_a_record_is_as_it_was_written(path):
     assert not Path(str(record.config["folder"])).is_absolute()  # it says nothing of a machine
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_quotes_the_tables_of_the_records(page):
+    text = page.read_text(encoding="utf-8")
+    assert QUOTE["quoted"](text) == text, "python docs/quote.py"
+
+
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
-def test_a_page_prints_the_table_of_the_records(part):
-    records, left_out = readable(part)
+def test_the_records_of_a_folder_are_all_of_today_and_quoted_on_a_page(part):
+    _, left_out = readable(part)
     assert not left_out
-    table = FORMATS["markdown"](tabulate(records))
-    rows = "\n".join(line for line in table.splitlines() if line.startswith("|"))
-    found = [page.name for page in PAGES if rows in page.read_text()]
-    assert rows and found, f"python -m benchmarks.tables {part} prints what no page has:\n{rows}"
-
-
-def test_the_study_has_its_rows_by_other_metrics(capsys: pytest.CaptureFixture[str]):
-    main([str(STUDY), "--spec", str(ROOT / "examples" / "study.yaml")])
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(rows) > 5 and "\n".join(rows) in (ROOT / "docs" / "study.md").read_text()
+    whole = re.compile(rf"<!-- tables {part.relative_to(ROOT).as_posix()}(: caption rows)? -->")
+    assert any(whole.search(page.read_text(encoding="utf-8")) for page in PAGES)
