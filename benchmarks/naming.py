@@ -19,29 +19,34 @@ def folder_name(name: str, overrides: Sequence[str]) -> str:
     """A run's name with the options that were set by hand: `mdm-critters-smoke+trainer.steps-20`.
 
     Letters and digits of all scripts stay, and it needs no quotes in a shell or in our commands. If
-    other signs are left out, or it would be longer than 180 bytes, it
-    ends in a hash of all options, so that other options have another name.
+    other signs are left out, or it would be longer than 180 bytes, it ends
+    in a hash of all options, so that other options have another name.
     """
-    words = sorted(override.lstrip("+~") for override in overrides)
+    name, *given = (unicodedata.normalize("NFC", text) for text in (name, *overrides))
+    words = sorted(word.lstrip("+~") for word in given)
     words = [
         one for one in words if not one.startswith((*(f"{k}=" for k in LEFT_OUT), "analysis."))
     ]
     pairs = [one.partition("=")[::2] for one in words]
-    options = ("-".join(map(_unquoted, filter(None, pair))) for pair in pairs)
-    full_name = "+".join(["/".join(map(_unquoted, name.split("/"))), *options])
-    changed = any(_unquoted(part) != part for part in (*name.split("/"), *chain(*pairs)))
+    options = ("-".join(map(unquoted, filter(None, pair))) for pair in pairs)
+    full_name = "+".join(["/".join(map(unquoted, name.split("/"))), *options])
+    changed = any(unquoted(part) != part for part in (*name.split("/"), *chain(*pairs)))
     if not changed and len(full_name.encode()) <= LONGEST:
         return full_name
     digest = hashlib.sha256("\0".join([name, *words]).encode()).hexdigest()[:8]
-    start = full_name.encode()[:LONGEST].decode(errors="ignore")
-    return f"{start.rstrip('+-.')}+{digest}"
+    return f"{shortened(full_name, LONGEST).rstrip('+-.')}+{digest}"
 
 
-def _unquoted(part: str) -> str:
+def unquoted(part: str) -> str:
     """In Unicode form NFC, and with dashes for what a shell needs quotes for."""
     part = unicodedata.normalize("NFC", part)
     plain = "".join(one if _is_plain(one) else "\0" for one in part)
     return re.sub("\0+", "-", plain).strip("-") if "\0" in plain else part
+
+
+def shortened(name: str, longest: int) -> str:
+    """The beginning of a name, of at most so many bytes in UTF-8."""
+    return name.encode()[:longest].decode(errors="ignore")
 
 
 def _is_plain(sign: str) -> bool:

@@ -323,28 +323,30 @@ def literal(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # that name no option
-
-
 def _chain(entry: Any) -> list[Any]:
     """A constructor and, while these take `**options`, the ones of the classes that they are handed
     on to."""
     if not isinstance(entry, type):
         return [entry]
     inits = [vars(c)["__init__"] for c in entry.__mro__[:-1] if "__init__" in vars(c)]
-    taken = [_is_open(inspect.signature(init).parameters) for init in inits]
+    taken = [is_open(inspect.signature(init).parameters) for init in inits]
     end = taken.index(False) + 1 if False in taken else len(inits)
     return [entry, *inits[1:end]]
 
 
-def _is_open(parameters: Mapping[str, inspect.Parameter]) -> bool:
+def is_open(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Do they take `**options`?"""
     return any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 @cache
 def parameters(entry: Any) -> Mapping[str, inspect.Parameter]:
     """Parameters of a constructor. Those of a class that takes `**options` are followed by those of
-    the class that it inherits from, to which it hands them on."""
+    the class that it inherits from, to which it hands them on.
+
+    `**options` themselves are among them where their annotation says what they take (`**sizes:
+    int`, `**rest: object`): any name is an option then.
+    """
     found: dict[str, inspect.Parameter] = {}
     for one in _chain(entry):
         found = {name: p for name, p in found.items() if p.kind is not p.VAR_KEYWORD}
@@ -352,7 +354,13 @@ def parameters(entry: Any) -> Mapping[str, inspect.Parameter]:
         if one is not entry:
             theirs.pop(next(iter(theirs)))  # self
         found |= {name: p for name, p in theirs.items() if name not in found}
-    return found
+    kinds = hints(entry) if is_open(found) else {}
+    return {
+        name: p
+        for name, p in found.items()
+        if p.kind is not p.VAR_POSITIONAL
+        and (p.kind is not p.VAR_KEYWORD or kinds.get(name, Any) is not Any)
+    }
 
 
 @cache

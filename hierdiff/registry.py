@@ -11,7 +11,7 @@ parts through the entry-point group `hierdiff.plugins`; an entry is a module.
 from __future__ import annotations
 
 import importlib
-import logging
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -26,7 +26,6 @@ Node = Mapping[str, Any]
 Later = Union[T, Mapping[str, Any]]  # noqa: UP007  (mypy takes no `|` of a type variable)
 
 PLUGINS = "hierdiff.plugins"
-log = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=1)
@@ -191,7 +190,13 @@ class Registry(Generic[T]):
         """
         what = self.label(node)
         entry = self.named(node, at)
-        part = entry(**_arguments(entry, node, what, offered, at, elsewhere))
+        chosen = _arguments(entry, node, what, offered, at, elsewhere)
+        try:
+            part = entry(**chosen)
+        except TypeError as error:
+            if "multiple values for keyword" not in str(error):
+                raise
+            raise TypeError(f"{what}: {error}: name it in {where(entry)}, which sets it") from error
         if not isinstance(part, self.base):
             raise TypeError(
                 f"{what} built a {type(part).__name__}, which is no {self.base.__name__}: "
@@ -267,21 +272,12 @@ def check_node(
     """
     parameters = options.parameters(entry)
     chosen = _options(node)
-    names = [name for name, p in parameters.items() if p.kind not in options.OPEN]
-    for option in chosen:
-        if option in names:
-            continue
-        near = suggest(str(option), names)
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            if near:
-                log.warning(
-                    "%s%s names no option %r%s it takes others as well, and is given this one",
-                    _path(at, option), what, option, near,
-                )  # fmt: skip
-            continue
+    unknown = [] if options.is_open(parameters) else [o for o in chosen if o not in parameters]
+    for option in unknown:
+        near = suggest(str(option), parameters) or ","
         raise UnknownOption(
-            f"{_path(at, option)}{what} has no option {option!r}{near or ','} "
-            f"options: {', '.join(names) or 'none'}",
+            f"{_path(at, option)}{what} has no option {option!r}{near} "
+            f"options: {', '.join(parameters) or 'none'}{_loose(entry)}",
             str(option),
             f"{at}.{option}" if at else "",
         )
@@ -340,6 +336,13 @@ def _arguments(
         place = _place(option, what, at, elsewhere)
         chosen[option] = _each_part(value, hints.get(option, Any), place, built)
     return {**chosen, **facts}
+
+
+def _loose(entry: Callable[..., Any]) -> str:
+    """Where `**options` do not say what they take: how the author lets them take any name."""
+    parameters = inspect.signature(entry).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.VAR_KEYWORD]
+    return "".join(f"; {where(entry)} takes any name if it says **{one}: object" for one in names)
 
 
 def _options(node: Node) -> dict[str, Any]:

@@ -23,12 +23,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.plan.attempt import attempt
 from benchmarks.plan.plan import TRAINING, Plan, StagePlan
 from benchmarks.plan.prices import (
     NotCounted,
     Prices,
     Work,
-    check_steps,
     flops_of_image,
     in_operations,
     in_seconds,
@@ -65,7 +65,7 @@ def make_plan(run: Prepared, match: Match, folder: Path, *, dry: bool, timed: bo
 
     Raises:
         ValueError: for two budgets of one kind, one that pays for no step, one that nothing depends
-            on, or one of operations that cannot be counted; for a network that cannot be trained.
+            on, or one of operations that cannot be counted; for a network that stops.
     """
     budgets = budgets_of(match)
     file = PlanFile(folder / FILE, run, budgets)
@@ -79,7 +79,7 @@ def make_plan(run: Prepared, match: Match, folder: Path, *, dry: bool, timed: bo
         steps, sampler_steps = file.decision or decide_steps(run, budgets, operations, clock)
         work, image = operations.work(steps), flops_of_image(run, sampler_steps)
     except NotCounted as error:
-        check_steps(run)
+        attempt(run)
         check_countable(budgets, error)
         log.warning("operations are not counted: %s", error)
         work = [(0.0, [(n, None)] if n else []) for n in operations.counts(steps)]

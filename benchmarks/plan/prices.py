@@ -17,11 +17,10 @@ from benchmarks.cost.sampling import SamplingTimer, flops_of_sample, flops_of_te
 from benchmarks.cost.work import untrained_stage
 from benchmarks.device import device_of
 from hierdiff.config import one_line
-from hierdiff.denoisers.protocol import Denoiser, PredictionError
+from hierdiff.denoisers.protocol import PredictionError
 from hierdiff.methods import Method, Stage, methods
 from hierdiff.metrics.cost import flops, time_call
 from hierdiff.prepared import Prepared
-from hierdiff.resolution import text_of
 from hierdiff.training.fabric import fabric_of
 from hierdiff.training.run import stage_steps
 from hierdiff.training.untrained import META, ShapeFabric, UntrainedSteps
@@ -53,29 +52,6 @@ def counting(run: Prepared) -> Iterator[None]:
         raise NotCounted(
             f"on shapes alone (the meta device) {run.config['method']['name']} stops with {why}"
         ) from error
-
-
-def check_steps(run: Prepared) -> None:
-    """Takes one training step of each stage on two images: a network that cannot be counted is
-    refused if it cannot be trained either.
-
-    Raises:
-        ValueError: where a step stops; it names the stage and its networks.
-    """
-    recipe = replace(run.recipe, batch_size=2, accumulate=1, compile=False)
-    fabric = fabric_of(recipe, alone=True)
-    method = build_untrained(run.config["method"], run).to(device_of(run))
-    for stage in (stage for stage in method.stages if stage.share):
-        try:
-            UntrainedSteps(fabric, stage, recipe, facts=run.data.facts, images=2)()
-        except Exception as error:
-            parts = {type(part).__name__ for part in stage.modules() if isinstance(part, Denoiser)}
-            networks = ", ".join(sorted(parts)) or type(stage).__name__
-            raise ValueError(
-                f"a training step of stage {stage.name} ({networks}) on 2 images of "
-                f"{text_of(stage.resolutions[0])} px stops with {type(error).__name__}: "
-                f"{one_line(str(error))}: mend the network, or give it other options"
-            ) from error
 
 
 def in_operations(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:

@@ -34,7 +34,7 @@ from hierdiff.results.folders import readable
 
 INDEX = "index.html"
 MADE_BY = b'<meta name="generator" content="hierdiff report">'  # by which our pages are recognised
-OWN = re.compile(rf"({FOLDER}|{CHARTS}|tables)/[\w-][\w.-]*")  # files beside the page
+OWN = re.compile(rf"({FOLDER}|{CHARTS}|tables)/[^\s./\\][^\s/\\]*")  # files beside the page
 BEGUN = ".begun.json"  # the files of a report that is being written
 
 

@@ -11,6 +11,7 @@ from math import ceil, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.naming import shortened, unquoted
 from hierdiff.resolution import text_of
 from hierdiff.results.record import Record
 
@@ -204,7 +205,7 @@ def page_source(kind: str) -> str:
 
 def slug_of(name: str, taken: Collection[str]) -> str:
     """A name in small letters, digits and hyphens, for files and links; none of those `taken`."""
-    slug = base = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:60] or "data"
+    slug = base = shortened(unquoted(re.sub("[.-]", " ", name.lower())), 120).strip("-") or "data"
     count = 1
     while slug in taken:
         count += 1

@@ -23,6 +23,7 @@ from benchmarks import external, phases, ready, single
 from benchmarks.measure import kept, quality
 from benchmarks.naming import folder_name
 from benchmarks.ready import check_measure, check_method
+from benchmarks.report.parts import slug_of
 from benchmarks.settings import Analysis, Curve, Measure, settings_of
 from benchmarks.sweep.finished import Unlike, check_same, data_digest, finished_record, inputs_of
 from hierdiff import training
@@ -124,7 +125,12 @@ def test_names_of_folders_need_no_quotes_are_short_and_differ_where_options_do()
 @pytest.mark.parametrize("label", ["матрёшка", "模型", "हिन्दी", "cafe\N{COMBINING ACUTE ACCENT}"])
 def test_a_folder_keeps_the_letters_of_a_label(label):
     kept = unicodedata.normalize("NFC", label)
-    assert folder_name(f"{label}-critters", []).partition("+")[0] == f"{kept}-critters"
+    assert folder_name(f"{label}-critters", []) == f"{kept}-critters"
+    long, apart = (
+        folder_name(unicodedata.normalize(form, label) * 60, []) for form in ("NFC", "NFD")
+    )
+    assert long == apart and len(long.encode()) <= 200
+    assert slug_of(f"{label} 32.5 px", []) == f"{kept}-32-5-px"
 
 
 def test_the_default_folder_is_named_so():

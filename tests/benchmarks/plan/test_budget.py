@@ -44,7 +44,7 @@ def plan(run: Prepared, folder: Any, **match: float) -> Plan:
 
 class Stubborn(OneLevelDenoiser):
     """Looks at numbers, in its constructor or in a call; `refuses` a call everywhere, and forgets
-    the sides of images where it is `flat`."""
+    the sides of images where it is `flat`, or in `sampling`."""
 
     def __init__(self, *, at: str = "call", channels: int = 3):
         super().__init__()
@@ -55,7 +55,7 @@ class Stubborn(OneLevelDenoiser):
     def denoise(self, x, log_snr, cond):
         if self.at == "refuses":
             raise ValueError("nothing pleases it")
-        if self.at == "flat":
+        if self.at == "flat" or (self.at == "sampling" and not self.training):
             x = x.flatten(2)
         return self.net(x) * (log_snr.mean().item() if self.at == "call" else self.scale)
 
@@ -198,18 +198,22 @@ def test_stages_without_steps_are_refused_under_any_budget(options, message, mat
         plan(prepared(*SMALL, *options), tmp_path, **match)
 
 
-@pytest.mark.parametrize("match", [{}, {"flops": 1e12}, {"images": 80}])
 @pytest.mark.parametrize(
-    ("at", "why"), [("refuses", "ValueError: nothing pleases it"), ("flat", "RuntimeError: .*1024")]
+    ("at", "why", "dry", "match"),
+    [
+        ("refuses", "ValueError: nothing pleases it", True, {"seconds": 10}),
+        ("refuses", "ValueError: nothing pleases it", False, {"flops": 1e12}),
+        ("flat", "RuntimeError: .*1024.*", False, {}),
+        ("sampling", "RuntimeError: .*1024.*", True, {}),
+    ],
 )
-def test_a_network_that_cannot_be_trained_is_no_network_that_cannot_be_counted(
-    at, why, match, tmp_path
-):
-    told = rf"step of stage 32 \(Stubborn\) on 2 images of 32 px stops with {why}.*: mend the net"
+def test_a_network_that_stops_fails_its_plan_and_says_at_what(at, why, dry, match, tmp_path):
+    n = 1 if at == "sampling" else 2
+    told = (
+        rf"^Stubborn stops with {why}, given x_t {n}x3x32x32, log_snr {n}x1, cond.labels {n}.*: m"
+    )
     with pytest.raises(ValueError, match=told):
-        plan(stubborn(at), tmp_path, **match)
-    with pytest.raises(ValueError, match="^nothing pleases it$"):
-        plan(stubborn("refuses"), tmp_path, seconds=10)
+        make_plan(stubborn(at), Match(**match), tmp_path, dry=dry)
 
 
 # ---------------------------------------------------------------- what a budget decides
