@@ -96,6 +96,8 @@ class Augmented(Bridge):
     blur_share: Share = 0.5
     degradation: Degradation | None = field(default=None, repr=False)
 
+    frames = True
+
     def __post_init__(self) -> None:
         check_fields(self, "bridge")
         for name, known in (("noise_at", ("low", "high")), ("resize", RESIZES)):
@@ -161,7 +163,7 @@ class Augmented(Bridge):
 
     @torch.no_grad()
     @override
-    def degraded(self, images: Float[Tensor, "b c h w"], noise: Noise) -> Levels | None:
+    def degraded(self, images: Float[Tensor, "b c *sides"], noise: Noise) -> Levels | None:
         if self.degradation is None:
             return None
         high = down(images, resolution_of(self.high))
@@ -187,11 +189,12 @@ class Augmented(Bridge):
     def _resized(self, x: Tensor) -> Tensor:
         corners = None if self.resize == "nearest" else False
         mode = LINEAR[x.ndim - 2] if self.resize == "bilinear" else self.resize
-        size = list(sides_of(self.high))
+        size = list(sides_of(self.high)[2 - x.ndim :])
         return F.interpolate(x, size=size, mode=mode, align_corners=corners)
 
     def _noise_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        return (*shape[:2], *sides_of(self.low if self.noise_at == "low" else self.high))
+        sides = sides_of(self.low if self.noise_at == "low" else self.high)
+        return (*shape[:2], *sides[2 - len(shape) :])
 
     @property
     def _schedule(self) -> Schedule:

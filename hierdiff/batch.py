@@ -25,7 +25,6 @@ class Cond:
     none.
     low (`low`): low-resolution image, already at the denoiser's resolution (cascades); zeros for
     none.
-    stills: clips whose frames are images of their own, which no layer mixes; None for none.
     embedding, context: set by a denoiser's `prepare`: a vector that all levels share, and the keys
     and values of its text attention.
     """
@@ -36,7 +35,6 @@ class Cond:
     vectors: Mapping[str, Float[Tensor, "b _w"]] = field(default_factory=dict)
     scalars: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)
     low: Tensor | None = None
-    stills: Bool[Tensor, " b"] | None = None
     embedding: Float[Tensor, "b e"] | None = None
     context: tuple[Tensor, ...] = ()
 
@@ -103,11 +101,18 @@ class Cond:
 class Batch:
     """Images in [-1, 1] at the finest resolution, with their conditions.
 
-    Sides are h w for images, f h w for clips.
+    Sides are h w for images, f h w for clips. stills: images that are trained beside clips, under
+    conditions of their own; None for none.
     """
 
     images: Float[Tensor, "b c *sides"]
     cond: Cond = field(default_factory=Cond)
+    stills: Batch | None = None
+
+    @property
+    def parts(self) -> tuple[Batch, ...]:
+        """The clips and the images beside them; a batch of one part is the batch itself."""
+        return (self,) if self.stills is None else (replace(self, stills=None), self.stills)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Batch:
         """`fn` applied to every tensor of images and conditions."""

@@ -68,6 +68,10 @@ class Codec(ABC):
     def tail(self, n: int) -> Codec:
         """The codec of the n coarsest levels."""
 
+    def of_frames(self) -> Codec | None:
+        """The codec of single frames of its clips; None where it has none, as that of images."""
+        return None
+
     def resized(self, resolution: Resolution) -> Codec:
         """The codec of images of other sides, with the same networks.
 
@@ -110,6 +114,13 @@ class Pyramid(Codec):
     @override
     def tail(self, n: int) -> Pyramid:
         return self._at(self.resolutions[-n:])
+
+    @override
+    def of_frames(self) -> Codec | None:
+        sides = [sides_of(one)[1:] for one in self.resolutions]
+        if len(sides[0]) != 2 or len({*sides}) < len(sides):
+            return None
+        return self._at(sides)
 
     @override
     def resized(self, resolution: Resolution) -> Pyramid:

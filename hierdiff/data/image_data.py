@@ -303,6 +303,16 @@ class ImageData:
             images = torch.where(mirrored, images.flip(-1), images)
         return Batch(images, self.cond_of(index))
 
+    def stills(self, chances: Float[Tensor, "b 2"]) -> Batch:
+        """Single frames of clips, each with what is known of its clip.
+
+        chances: in [0, 1), of the clip and of the frame in it.
+        """
+        sizes = torch.tensor([len(self), self.images.shape[2]])
+        clips, places = (chances * sizes).long().unbind(1)
+        frames = self.images[clips.numpy()][np.arange(len(clips)), :, places.numpy()]
+        return Batch(to_float(torch.from_numpy(frames)), self.cond_of(clips))
+
     def cond_of(self, index: Int[Tensor, " b"]) -> Cond:
         """What is known of the examples `index`, without their images."""
         rows = index.numpy()

@@ -153,7 +153,6 @@ class Denoiser(nn.Module, ABC):
     notes: tuple[str, ...] = ()  # what a reader of its row in a table must know
     weights: str | None = None  # file that it starts from; the trainer reads it
     fresh: tuple[str, ...] = ()  # in the names of tensors that such a file may lack
-    parts_frames: bool = False  # whether it keeps the frames of `Cond.stills` apart
     carries: bool = False  # whether a call reads the last `Prediction.carry`; None starts at zero
     learns_variance: bool = False  # whether it returns `Prediction.variance`
     experts: Mapping[str, int] = {}  # how many its time ("time") and a word ("words") choose from

@@ -4,8 +4,7 @@ Space and time are apart, as in Imagen Video (arXiv 2210.02303) and Make-A-Video
 after the convolutions of each block comes one over three frames, pixel by pixel, and after its
 spatial attention one over all frames. Both end in a layer of zeros, so that a new network draws
 each frame as the network of images with its weights does, and may start from these (`weights`). One
-frame has nothing to be mixed with: it is drawn by the network of images at all times, and so are
-the frames of clips in `Cond.stills`.
+frame has nothing to be mixed with: it is drawn by the network of images at all times.
 """
 
 from __future__ import annotations
@@ -77,7 +76,6 @@ class SpaceTimeUNet(UNet):
     """
 
     rank = (2, 3)
-    parts_frames = True
     fresh = (".mixing.", "scalars.")  # which change nothing at first
 
     @override

@@ -112,11 +112,7 @@ class UNetBlock(nn.Module):
             x = attention(x, for_frames(context, frames), for_frames(mask, frames))
         if self.mixing is None or frames == 1:
             return x
-        mixed = self.mixing(x, frames)
-        if cond.stills is None:
-            return mixed
-        stills = for_frames(cond.stills[: len(vector)], frames)
-        return torch.where(stills[:, None, None, None], x, mixed)
+        return self.mixing(x, frames)
 
 
 def for_frames(rows: Tensor | None, frames: int) -> Any:

@@ -44,12 +44,13 @@ class Bridge(ABC):
 
     gives: names of the vectors and scalars that it adds to the conditions, which the data need not
     have. masks: channels of `cond.low` behind those of an image. any_size: whether it crosses from
-    states of any sides.
+    states of any sides; frames: from single frames of clips.
     """
 
     gives: frozenset[str] = frozenset()
     masks: int = 0
     any_size: bool = False
+    frames: bool = False
 
     @property
     def output_log_snr(self) -> float:

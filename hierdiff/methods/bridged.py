@@ -41,6 +41,11 @@ class Bridged(Diffusion):
 
     def __init__(self, *, bridge: Bridge, previous: Generator, **parts: Any):
         super().__init__(**parts)
+        if self.images_beside and not bridge.frames:
+            raise ValueError(
+                f"stills {self.images_beside:g} behind {type(bridge).__name__}, which crosses from "
+                f"clips alone: leave it out of this stage"
+            )
         self._bridge = bridge
         self._previous = (previous,)  # in a tuple, so that its parameters stay its own
         self.name = "to".join(
@@ -100,7 +105,9 @@ class Bridged(Diffusion):
     @override
     def draw(self, batch: Batch, noise: Noise) -> Any:
         draws = super().draw(batch, noise)
-        crossing = self.bridge.draw(self._crossed(len(batch)), noise)
+        sides = batch.images.ndim - 2
+        shapes = [(*shape[:2], *shape[2:][-sides:]) for shape in self._crossed(len(batch))]
+        crossing = self.bridge.draw(shapes, noise)
         return BridgedDraws(draws, crossing, self.bridge.degraded(batch.images, noise))
 
     @override

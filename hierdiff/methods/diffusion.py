@@ -103,6 +103,14 @@ class Diffusion(Generator):
             )
         self.codec, self.process, self.objective = codec, process, objective
         self._codecs: dict[tuple[int, ...], Codec] = {}  # of other sides of batches
+        self._of_frames = codec.of_frames()
+        if self.images_beside:
+            if self._of_frames is None:
+                raise ValueError(
+                    f"stills {self.images_beside:g} of {joint_text(codec.resolutions)}: images are "
+                    f"trained beside clips, at levels that differ in height and width: leave it out"
+                )
+            denoiser.check(self._of_frames.shapes())
         self.makes_images, self.lossy = codec.makes_images, codec.lossy
         self.denoiser = denoiser
         self.frozen: nn.Module | None = None  # the codec's network, if no stage trains it
@@ -123,6 +131,11 @@ class Diffusion(Generator):
             self.notes = (*self.notes, distilled)
         self._teacher: tuple[Diffusion, ...] = ()  # in a tuple: not a submodule of this stage
         self._pupil_of: tuple[Diffusion, ...] = ()  # who teaches it, if not the stage before
+
+    @property
+    @override
+    def images_beside(self) -> float:
+        return self.objective.images_beside
 
     @property
     @override
@@ -272,8 +285,8 @@ class Diffusion(Generator):
         check_cond(replace(batch.cond, scalars={}, vectors={}), self.denoiser.reads)
         b = len(batch)
         rows = [math.ceil(fraction * b) for fraction in self.fractions]
-        own = self._codecs.get(batch.images.shape[2:])
-        whole = self.shapes_in_training() if own is None else own.shapes()
+        own = self._codec_of(batch.images)
+        whole = self.shapes_in_training() if own is self.codec else own.shapes()
         shapes = [(n, *shape) for n, shape in zip(rows, whole, strict=True)]
         return self.objective.draw(self.process, shapes, noise)
 
@@ -357,9 +370,15 @@ class Diffusion(Generator):
         return self._levels_of(batch.images)
 
     def _levels_of(self, images: Tensor) -> Levels:
-        """The levels of images of its own sides, or of those of a bucket."""
-        own = self._codecs.get(images.shape[2:]) if self._codecs else None
-        return self.encode(images) if own is None else own.encode(images)
+        """The levels of images of its own sides, of those of a bucket, or of frames of clips."""
+        own = self._codec_of(images)
+        return self.encode(images) if own is self.codec else own.encode(images)
+
+    def _codec_of(self, images: Tensor) -> Codec:
+        """That of the sides of a batch: its own, that of a bucket, or that of frames of clips."""
+        if self._of_frames is not None and images.ndim == 4:
+            return self._of_frames
+        return self._codecs.get(images.shape[2:], self.codec) if self._codecs else self.codec
 
     @override
     def fit(self, resolutions: Sequence[Resolution]) -> None:
@@ -375,7 +394,7 @@ class Diffusion(Generator):
         codec = self.codec.resized(resolution)
         self.denoiser.check(codec.shapes())
         other = copy.copy(self)
-        other.codec, other._codecs = codec, {}
+        other.codec, other._codecs, other._of_frames = codec, {}, codec.of_frames()
         other.resolutions, other.level_names = tuple(codec.resolutions), codec.names()
         return other
 

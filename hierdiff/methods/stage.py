@@ -65,6 +65,11 @@ class Stage(nn.Module, ABC):
         return torch.device("cpu") if first is None else first.device
 
     @property
+    def images_beside(self) -> float:
+        """How many images it is trained on beside each clip of a batch (`Batch.stills`)."""
+        return 0.0
+
+    @property
     def ready(self) -> bool:
         """Whether it is trained by the end of the run, in it or in another one."""
         return self.share > 0 or self.weights is not None
@@ -153,6 +158,26 @@ class Stage(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, draws: Any, turn: str = "denoiser", step: int = 0) -> Loss:
         """The loss of a batch in one turn of a training step (0 is the first step)."""
+
+    def draw_parts(self, batch: Batch, noise: Noise) -> tuple[Any, ...]:
+        """`draw` of each part of a batch."""
+        return tuple(self.draw(part, noise) for part in batch.parts)
+
+    def loss_of_parts(
+        self, batch: Batch, draws: Sequence[Any], turn: str = "denoiser", step: int = 0
+    ) -> Loss:
+        """The loss of a batch with that of the images beside its clips, each by its pixels.
+
+        Nothing passes between the parts, nor between the images: this is what masks do for images
+        that are packed behind the frames of clips.
+        """
+        first, *others = (self(*part, turn, step) for part in zip(batch.parts, draws, strict=True))
+        if not others:
+            return first
+        (stills,) = others
+        share = batch.parts[1].images.numel() / sum(part.images.numel() for part in batch.parts)
+        total = (1 - share) * first.total + share * stills.total
+        return Loss(total, {**first.logs, "loss/stills": stills.total})
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """A batch as the data that `start` returns would hold it, from a batch of images."""

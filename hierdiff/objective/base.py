@@ -62,6 +62,11 @@ class Objective(ABC):
         """Weights of another run whose stage of the same name teaches; None: the stage before."""
         return None
 
+    @property
+    def images_beside(self) -> float:
+        """How many images are trained beside each clip."""
+        return 0.0
+
     def check(
         self,
         process: GaussianProcess,

@@ -21,14 +21,12 @@ class Draws:
 
     t: times in (0, 1]. eps: unit noise of each level, finest first. drop: which examples lose their
     conditions. again: which examples receive the carry of a first pass, None without such a pass.
-    stills: which clips are trained as images, None for none.
     """
 
     t: Float[Tensor, " b"]
     eps: Levels
     drop: Drop
     again: Bool[Tensor, " b"] | None = None
-    stills: Bool[Tensor, " b"] | None = None
 
 
 # A distance of a prediction from its target, by element: (weight of the square, error) -> loss.
@@ -51,5 +49,5 @@ class Loss:
     logs: dict[str, Float[Tensor, ""]]
 
 
-for cls, names in ((Draws, ["t", "eps", "drop", "again", "stills"]), (Loss, ["total", "logs"])):
+for cls, names in ((Draws, ["t", "eps", "drop", "again"]), (Loss, ["total", "logs"])):
     pytree.register_dataclass(cls, field_names=names)

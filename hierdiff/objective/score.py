@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -52,8 +52,8 @@ class ScoreMatching(Objective):
     self_conditioning: rate at which an example receives the carry of a first pass, through which no
     gradient flows (RIN, arXiv 2212.11972); the others receive zeros.
 
-    stills: rate at which the frames of a clip are trained as images of their own, which see nothing
-    of each other (joint training of images and clips, arXiv 2204.03458).
+    stills: images that are trained beside each clip of a batch: single frames, each of a clip of
+    its own that is drawn from the data (joint training of images and clips, arXiv 2204.03458).
 
     vlb: weight of `variational_bound`, which trains only a learned variance, over a chain of
     vlb_steps steps. It is 1 at 1000 steps in DiT (unscaled), and vlb_steps / 1000 in iDDPM (0.001
@@ -70,13 +70,18 @@ class ScoreMatching(Objective):
     time: TimeDensity = Uniform()
     multiscale: Sequence[Count] = ()
     self_conditioning: Share = 0.0
-    stills: Share = 0.0
+    stills: NonNegative = 0.0
     vlb: NonNegative = 0.0
     vlb_steps: Annotated[int, Between(2)] = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_kind(self.loss_space)
+
+    @property
+    @override
+    def images_beside(self) -> float:
+        return self.stills
 
     @override
     def check(
@@ -104,16 +109,6 @@ class ScoreMatching(Objective):
             raise ValueError(
                 f"self_conditioning {self.self_conditioning} with {type(denoiser).__name__}, which "
                 f"carries nothing from call to call: choose 0, or a denoiser that carries (rin)"
-            )
-        if self.stills and (len(process.schedules) != 1 or (shapes and len(shapes[0]) != 4)):
-            raise ValueError(
-                f"stills {self.stills}: it is of clips at one level alone, leave it out of images, "
-                f"and of joint levels, whose coarse frames are means of several"
-            )
-        if self.stills and denoiser is not None and not denoiser.parts_frames:
-            raise ValueError(
-                f"stills {self.stills} with {type(denoiser).__name__}, which mixes all frames: "
-                f"choose 0, or a denoiser that keeps some apart (space_time_unet)"
             )
         if self.vlb and denoiser is not None and not denoiser.learns_variance:
             raise ValueError(
@@ -155,8 +150,7 @@ class ScoreMatching(Objective):
         again = None
         if self.self_conditioning:
             again = torch.special.ndtr(noise((b,))) < self.self_conditioning
-        stills = uniforms(b, noise) < self.stills if self.stills else None
-        return Draws(self.time(u, process), eps, drop, again, stills)
+        return Draws(self.time(u, process), eps, drop, again)
 
     @override
     def __call__(
@@ -172,7 +166,6 @@ class ScoreMatching(Objective):
         parameterization = self.parameterization
         t = process.moment(draws.t)
         x_t = process.corrupt(x0, draws.eps, draws.t)
-        cond = replace(cond, stills=draws.stills)
         prepared = denoiser.prepare(cond.dropped(draws.drop))
         carry = None
         if draws.again is not None:

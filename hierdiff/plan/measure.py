@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hierdiff.methods import methods
 from hierdiff.metrics.cost import MIB, MemoryMeter
@@ -49,7 +48,8 @@ def peak_here(node: Mapping[str, Any], facts: Mapping[str, Any], images: int) ->
 
     def gradients(n: int) -> None:
         batch = stage.prepare_batch(noise_batch(stage, n, facts, recipe))
-        total: Tensor = stage(batch, stage.draw(batch, noise_on(stage.device))).total
+        draws = stage.draw_parts(batch, noise_on(stage.device))
+        total = stage.loss_of_parts(batch, draws).total
         total.backward()
 
     gradients(1)  # what libraries allocate once

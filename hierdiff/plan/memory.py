@@ -113,7 +113,7 @@ class OneTurn:
     def peak(self, call: Callable[[Callable[[], None]], None]) -> Peak:
         """Memory of both passes; call: of the function that is the forward pass."""
         noise = partial(torch.empty, dtype=self.batch.images.dtype)
-        draws = self.stage.draw(self.batch, lambda shape: noise(tuple(shape)))
+        draws = self.stage.draw_parts(self.batch, lambda shape: noise(tuple(shape)))
         there = [*self.stage.parameters(), *self.stage.buffers(), *tree_leaves((self.batch, draws))]
         memory = Allocations([tensor for tensor in there if isinstance(tensor, Tensor)])
         hooks = [p.register_post_accumulate_grad_hook(memory.keep_gradient) for p in self.trained]
@@ -124,7 +124,8 @@ class OneTurn:
                 torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed"),
                 norms_of(self.precision),
             ):
-                losses.append(self.stage(self.batch, draws, self.turn, self.step).total)
+                loss = self.stage.loss_of_parts(self.batch, draws, self.turn, self.step)
+                losses.append(loss.total)
 
         with memory:
             call(forward)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,15 +78,23 @@ class Feed:
     meanwhile; what it reads is a function of the step, so that a thread changes nothing.
 
     images: of one step, over all devices and micro batches. place: what order, flips and crops are
-    a function of, beside the step: the seed of the run and the number of the stage.
+    a function of, beside the step: the seed of the run and the number of the stage. beside: images
+    that are read beside each clip (`Batch.stills`).
     """
 
     def __init__(
-        self, data: Any, fabric: Fabric, recipe: Recipe, *, images: int, place: tuple[int, int]
+        self,
+        data: Any,
+        fabric: Fabric,
+        recipe: Recipe,
+        *,
+        images: int,
+        place: tuple[int, int],
+        beside: float = 0.0,
     ):
         data = for_training(data)
         self.data, self.fabric, self.recipe = data, fabric, recipe
-        self.images, self.place = images, place
+        self.images, self.place, self.beside = images, place, beside
         self.speed = Speed()
         shards = getattr(data, "shards", None)
         self._shards = None if shards is None else order.runs(shards)
@@ -134,6 +143,10 @@ class Feed:
         if getattr(self.data, "crops", False):
             drawn["crop"] = order.chances(rows, epochs, "crop", *self.place, n=n, count=3)
         read: Batch = self.data.batch(rows, **drawn)
+        if beside := math.ceil(self.beside * len(rows)):
+            numbers = 2 * math.ceil(self.beside)
+            u = order.chances(rows, epochs, "stills", *self.place, n=n, count=numbers)
+            read = replace(read, stills=self.data.stills(u.reshape(-1, 2)[:beside]))
         return read.map(Tensor.pin_memory) if self.fabric.device.type == "cuda" else read
 
     def _placed(self, tensor: Tensor) -> Tensor:

@@ -289,6 +289,7 @@ class Run:
             self.recipe,
             images=self.batches[index],
             place=(self.seed, index),
+            beside=stage.images_beside,
         )
         try:
             while self.place.step < self.counts[index]:

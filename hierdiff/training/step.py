@@ -22,7 +22,6 @@ from hierdiff.batch import Batch
 from hierdiff.denoisers.recompute import recompute
 from hierdiff.methods import Stage, Turn
 from hierdiff.noise import Noise, from_generator, generator_of, seed_of
-from hierdiff.objective import Loss
 from hierdiff.training.compiled import compile_blocks
 from hierdiff.training.ema import EMA
 from hierdiff.training.fabric import all_reduce
@@ -205,7 +204,7 @@ class TrainingStep:
         sums, names = torch.zeros((), device=self.device), ()
         for i, (chunk, batch) in enumerate(chunks):
             place = (seed, name, index, step, chunk)
-            draws = self.stage.draw(batch, self._noise(batch, *place))
+            draws = self.stage.draw_parts(batch, self._noise(batch, *place))
             torch.manual_seed(seed_of("dropout", *place))
             call = partial(loss_of, batch, draws, name, step)
             with self._accumulating(player, i + 1 < count):
@@ -299,7 +298,7 @@ def column_of(
     One tensor, because a compiler may return equal ones as the same: with one level the total is
     the detached log of that level, and would lose its gradient.
     """
-    loss: Loss = stage(batch, draws, turn, step)
+    loss = stage.loss_of_parts(batch, draws, turn, step)
     logs = [value.detach().to(loss.total.dtype) for value in loss.logs.values()]
     return torch.stack([loss.total, *logs]), tuple(loss.logs)
 

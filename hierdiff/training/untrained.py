@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,10 +32,17 @@ def noise_on(device: torch.device) -> Noise:
 def noise_batch(stage: Stage, n: int, facts: Mapping[str, Any], recipe: Recipe) -> Batch:
     """N images of noise on the device of a stage, without label and caption; facts: of the data."""
     sides = sides_of(stage.resolutions[0])
-    images = noise_on(stage.device)((n, facts["channels"], *sides)).clamp(-1, 1)
-    if recipe.channels_last:
-        images = channels_last(images)
-    return Batch(images, stage.complete(Cond(), n)).map(
+
+    def batch(n: int, *sides: int) -> Batch:
+        images = noise_on(stage.device)((n, facts["channels"], *sides)).clamp(-1, 1)
+        if recipe.channels_last:
+            images = channels_last(images)
+        return Batch(images, stage.complete(Cond(), n))
+
+    made = batch(n, *sides)
+    if beside := math.ceil(stage.images_beside * n):
+        made = replace(made, stills=batch(beside, *sides[1:]))
+    return made.map(
         lambda tensor: tensor.to(recipe.dtype) if tensor.is_floating_point() else tensor
     )
 
