@@ -23,6 +23,7 @@ from hierdiff.data.classes import in_natural_order
 from hierdiff.data.encoded import Decoder, EncodedImages
 from hierdiff.data.image_data import HASHED, ImageData, in_split_order
 from hierdiff.data.micro import check_names, scalars_of
+from hierdiff.data.pixels import warn_if_dark
 from hierdiff.data.preparation import Crop, Filter, Preparation
 from hierdiff.data.workers import default_workers
 from hierdiff.files.reading import with_escapes
@@ -32,6 +33,7 @@ from hierdiff.resolution import plain_of, resolution_of, sides_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+LOOKED_AT = 16  # images whose range is looked at
 WORTH = 512  # images to be looked at that are worth other processes
 
 
@@ -203,6 +205,7 @@ def image_data(
         split=listing.split,
         shards=None if listing.shards is None else listing.shards[rows],
     ).with_text(text, cache_folder(cache))
+    warn_of_pixels(data)
     if buckets is None:
         return data
 
@@ -219,6 +222,22 @@ def image_data(
         )
 
     return bucketed(data, found.sizes, buckets.shapes(height), made_at, scalars)
+
+
+def warn_of_pixels(data: ImageData) -> None:
+    """Warns of images that are as good as black, and of test images that are trained on."""
+    few = np.unique(np.linspace(0, len(data) - 1, LOOKED_AT).astype(int))
+    warn_if_dark(data.name, max((int(data.images[row].max()) for row in few), default=255))
+    digests = [digest.tobytes() for digest in data.digests] if data.digests is not None else []
+    sides = list(zip(digests, data.tested.tolist(), strict=False))
+    train = {digest for digest, tested in sides if not tested}
+    twins = sum(tested and digest in train for digest, tested in sides)
+    if twins:
+        log.warning(
+            "%s: %d of %d test images are trained on too, as copies: remove the copies, or put "
+            "them in one part (data.test_root), since measures against the test part flatter them",
+            data.name, twins, int(data.tested.sum()),
+        )  # fmt: skip
 
 
 def check_keys(listing: Listing[Any]) -> None:

@@ -7,6 +7,7 @@ applied; CMYK is converted by its plain formula.
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -14,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from einops import reduce
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hierdiff.files.reading import check_regular
 from hierdiff.resolution import text_of
 
+log = logging.getLogger(__name__)
 SUFFIXES = frozenset(
     (
         ".png",
@@ -36,6 +38,7 @@ SUFFIXES = frozenset(
     )
 )
 
+DARK = 16  # of 255: where the brightest of 12 bits lies that were stored in 16
 GREY = ("1", "L", "I", "F")  # how the modes of Pillow that know no colour begin
 
 
@@ -63,8 +66,18 @@ def read_whole(file: Path | BytesIO) -> UInt8[np.ndarray, "c h w"]:
 
 
 def opened(file: Path | BytesIO) -> Image.Image:
-    """The image of a file in any format that Pillow reads by itself; it decodes later."""
-    return Image.open(file, formats=_formats())
+    """The image of a file in any format that Pillow reads by itself; it decodes later.
+
+    Raises:
+        UnidentifiedImageError: where it is of no such format, with its size in bytes.
+    """
+    try:
+        return Image.open(file, formats=_formats())
+    except UnidentifiedImageError as error:
+        size = file.getbuffer().nbytes if isinstance(file, BytesIO) else file.stat().st_size
+        raise UnidentifiedImageError(
+            f"{size} bytes of no format that is known" if size else "it is empty"
+        ) from error
 
 
 @cache
@@ -96,6 +109,16 @@ def _from_deep(image: Image.Image) -> UInt8[np.ndarray, "h w"]:
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise ValueError(f"pixels of mode {image.mode} have no fixed range: save 8 or 16 bits")
     return np.rint(values / 257).astype(np.uint8)
+
+
+def warn_if_dark(what: str, brightest: int) -> None:
+    """Warns where the brightest pixel of some images says that their range is another one."""
+    if brightest <= DARK:
+        log.warning(
+            "%s: no pixel is above %d of 255, so that all images are as good as black: if values "
+            "of another range (0 to 1, 12 bits) were saved, scale them to that of the file first",
+            what, brightest,
+        )  # fmt: skip
 
 
 def centre(

@@ -558,3 +558,35 @@ def test_a_resolution_above_that_of_all_images_is_one_line(tmp_path, caplog):
     with pytest.raises(ValueError, match="none of 4 images could be read; the first: ") as error:
         build(tmp_path / "images", tmp_path)
     assert "\n" not in str(error.value) and not caplog.records
+
+
+@pytest.mark.parametrize(("most", "dark"), [(255, True), (4095, True), (65535, False)])
+def test_images_of_another_range_than_their_file_are_told(tmp_path, caplog, most, dark):
+    draw = np.random.default_rng(0)
+    for i in range(20):
+        pixels = draw.integers(0, most + 1, (8, 8)).astype(np.uint16)
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"deep/{i}.png")
+    build(tmp_path / "deep", tmp_path)
+    assert ("as good as black" in caplog.text) is dark
+
+
+@pytest.mark.parametrize("decoded", [True, False])
+def test_copies_on_both_sides_of_the_split_are_told(tmp_path, caplog, decoded):
+    for i in range(8):
+        paint(tmp_path / f"train/{i}.png", colour=(40 * i, 0, 200))
+        paint(tmp_path / f"test/{i}.png", colour=(40 * i, 0, 200 if i < 3 else 100))
+    build(
+        tmp_path / "train", tmp_path, test_root=str(tmp_path / "test"), reading={"decoded": decoded}
+    )
+    assert "3 of 8 test images are trained on too, as copies" in caplog.text
+
+
+def test_a_file_that_holds_no_image_says_so_the_same_way_each_time(tmp_path, caplog):
+    for i in range(12):
+        paint(tmp_path / f"zoo/{i}.png", colour=(20 * i, 0, 200))
+    (tmp_path / "zoo/12.png").write_bytes(b"")
+    (tmp_path / "zoo/13.png").write_bytes(b"no image")
+    first, second = build(tmp_path / "zoo", tmp_path).skipped
+    assert first.endswith("12.png: it is empty")
+    assert second.endswith("13.png: 8 bytes of no format that is known")

@@ -37,7 +37,9 @@ class Stack(External):
         if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or not all(shape):
             raise ValueError(
                 f"{path}: {ARRAY} is {dtype} {shape}, where uint8 images (n, h, w, 3) or "
-                f"(n, h, w, 1) in 0..255 are needed: convert it"
+                f"(n, h, w, 1) in 0..255 are needed: convert it, "
+                f"x in [0, 1] by (255 * x).round().astype('uint8'), n c h w by "
+                f"x.transpose(0, 2, 3, 1)"
             )
         self.shape = shape[1], shape[2], shape[3]
         if LABELS in names:

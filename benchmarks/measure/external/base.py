@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from benchmarks.measure.samples import BATCH
 from hierdiff.data.captions import Label
+from hierdiff.data.pixels import warn_if_dark
 from hierdiff.resolution import Resolution, resolution_of
+
+log = logging.getLogger(__name__)
 
 
 class External(ABC):
@@ -63,11 +67,21 @@ class External(ABC):
             yield torch.from_numpy(rearrange(images, "b h w c -> b c h w").copy())
 
     def sha256(self) -> str:
-        """SHA-256 of all pixels, image by image, row by row; reads and checks every image."""
-        total = hashlib.sha256()
+        """SHA-256 of all pixels, image by image, row by row; reads and checks every image.
+
+        The log warns where all are as good as black, or the same.
+        """
+        total, brightest, alike = hashlib.sha256(), 0, True
+        pattern = np.zeros(0, np.uint8)  # the first image
         for first in range(0, len(self), BATCH):
             images = self.read(first, min(first + BATCH, len(self)))
             total.update(np.ascontiguousarray(images).data)
+            pattern = pattern if first else images[:1]
+            brightest = max(brightest, int(images.max()))
+            alike = alike and bool((images == pattern).all())
+        warn_if_dark("images", brightest)
+        if alike and len(self) > 1:
+            log.warning("all %d images are the same: is this what was to be measured?", len(self))
         return total.hexdigest()
 
 

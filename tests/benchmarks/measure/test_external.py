@@ -284,3 +284,17 @@ def test_places_without_images_are_refused(tmp_path):
     (tmp_path / "a.rar").write_bytes(b"")
     with pytest.raises(ValueError, match="is no folder, .npz, .zip or .tar"):
         external_images(tmp_path / "a.rar")
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (pixels() // 255, "no pixel is above 1 of 255"),
+        (pixels()[[3] * 5], "all 5 images are the same"),
+        (pixels(), ""),
+    ],
+)
+def test_images_that_are_black_or_all_the_same_are_told(images, told, tmp_path, caplog):
+    np.savez(tmp_path / "a.npz", arr_0=images)
+    external_images(tmp_path / "a.npz").sha256()
+    assert told in caplog.text and bool(told) == bool(caplog.text)
