@@ -146,7 +146,7 @@ def test_costs_count_the_images():
     assert batch.stills.images.shape == (5, 3, 8, 8)
 
 
-FRAMES = {"bridge": {"name": "masked_frames"}}
+FRAMES = {"frames": "every", "stages": [{}, {"bridge": {"name": "masked_frames"}}]}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ FRAMES = {"bridge": {"name": "masked_frames"}}
     [
         ({**NODE, "resolutions": [8]}, "stills 1.5 of 8: images are trained beside clips"),
         (
-            {**CASCADE, "resolutions": [[4, 8, 8], [2, 8, 8]], "stages": [{}, FRAMES]},
+            {**CASCADE, **FRAMES, "resolutions": [[4, 8, 8], [2, 8, 8]]},
             "stills 1 behind MaskedFrames, which crosses from clips alone: leave it out",
         ),
     ],
