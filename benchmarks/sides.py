@@ -24,7 +24,7 @@ from benchmarks.settings import TimingOptions, group_of
 from benchmarks.tables.digits import is_spread, printed
 from benchmarks.tables.formats.terminal import terminal_text
 from hierdiff.command import in_order, plain_config, with_sentences
-from hierdiff.config import folder_of_configs, one_line
+from hierdiff.config import folder_of_configs, one_line, print_whole
 from hierdiff.data import datasets
 from hierdiff.files.atomic import write, write_figure
 from hierdiff.files.digest import read_json, write_json
@@ -344,7 +344,7 @@ def scale(words: Sequence[str]) -> None:
     settings = scaling_settings(words)
     with worked_in(settings.folder):
         rows = measure_scaling(settings)
-    Console().print(exponent_table(rows))
+    print_whole(Console(), exponent_table(rows))
     for row in rows:
         if "failure" in row:
             print(one_line(f"{row['method']} at {row['resolution']} px: {row['failure']}"))

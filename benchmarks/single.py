@@ -25,7 +25,7 @@ from benchmarks.sweep.retry import may_pass, set_aside
 from benchmarks.tables.beside import beside
 from benchmarks.tables.formats.terminal import rich_table, terminal_text
 from benchmarks.tables.table import tabulate
-from hierdiff.config import one_line
+from hierdiff.config import one_line, print_whole
 from hierdiff.files.lock import Busy, worked_in
 from hierdiff.processes import leads
 from hierdiff.results.record import FILE, Record
@@ -72,7 +72,7 @@ def show_plan(settings: Settings) -> None:
     """Checks a run and prints its data and its plan."""
     job = ready(settings)
     log.info(job.run.data.summary())
-    console().print(plan_table({str(settings.label): job.plan}))
+    print_whole(console(), plan_table({str(settings.label): job.plan}))
 
 
 def make(settings: Settings) -> Record:
@@ -100,7 +100,7 @@ def complete_run(job: Ready) -> Record:
     settings, record, bench = job.settings, job.record, None
     if record is None:
         if leads():
-            console(stderr=True).print(plan_table({str(settings.label): job.plan}))
+            print_whole(console(stderr=True), plan_table({str(settings.label): job.plan}))
         bench = phases.train_method(job)
         record = phases.measure(bench)
     else:

@@ -107,6 +107,14 @@ def printable(text: str) -> str:
     return UNSEEN.sub(lambda sign: " " if sign[0].isspace() else ascii(sign[0])[1:-1], text)
 
 
+def print_whole(console: Any, table: Any) -> None:
+    """Prints a table of rich, in a narrow terminal as wide as its cells: rich would cut digits
+    off."""
+    wide = console.options.update(max_width=10_000)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
+    console.print(table)
+
+
 def one_line(text: str) -> str:
     """`printable`, and a single space wherever there is any."""
     return printable(" ".join(text.split()))

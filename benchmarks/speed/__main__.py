@@ -14,7 +14,7 @@ from typing import Any, get_args
 from benchmarks.progress import track
 from benchmarks.speed.case import ATTENTION, WHATS, Case, Precision
 from benchmarks.speed.layouts import LAYOUTS, method_of
-from hierdiff.config import reported
+from hierdiff.config import print_whole, reported
 from hierdiff.files.digest import write_json
 from hierdiff.files.lock import worked_in
 
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             content = {"case": asdict(case), **numbers, "provenance": about}
             write_json(place / f"{stem}.json", content)
     if not chosen.profile:
-        Console().print(table)
+        print_whole(Console(), table)
 
 
 def shares_text(numbers: Mapping[str, Any]) -> str:

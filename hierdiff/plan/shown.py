@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hierdiff.command import plain_config
+from hierdiff.config import print_whole
 from hierdiff.methods import on_shapes
 from hierdiff.options import Between, Count, Natural, Positive, check
 from hierdiff.plan.estimate import GPU, Layout, StageEstimate, best, estimates
@@ -61,7 +62,7 @@ def show_plan(cfg: Any) -> None:
     console = Console()
     console.width = console.width if console.is_terminal else 150
     for stage in found:
-        console.print(stage_table(stage, gpu, gpus, rate, options["rate"]))
+        print_whole(console, stage_table(stage, gpu, gpus, rate, options["rate"]))
     speed = (
         f"{options['rate']:g} images/s of one GPU, as measured"
         if options["rate"]

@@ -20,6 +20,7 @@ from benchmarks.plan.budget import make_plan, solve_steps
 from benchmarks.plan.plan import Plan, StagePlan
 from benchmarks.plan.table import plan_table
 from benchmarks.settings import Match, TimingOptions
+from hierdiff.config import print_whole
 from hierdiff.denoisers import OneLevelDenoiser
 from hierdiff.methods import Method, Stage
 from hierdiff.metrics.cost import flops
@@ -459,6 +460,16 @@ def test_the_plan_names_every_stage_and_the_whole(tmp_path):
     lines = shown.get().splitlines()
     assert any(" 16to32 " in line and " 30 " in line and " 240 " in line for line in lines)
     assert any(" all " in line and " 70 " in line and " 560 " in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [20, 60, 80])
+def test_no_digit_is_cut_off_in_a_narrow_terminal(width: int):
+    stages = [StagePlan("autoencoder", 64, 7e12, [(800000, 4.5e11)], 7654321.0)]
+    console = Console(width=width)
+    with console.capture() as shown:
+        print_whole(console, plan_table({"матрёшка": Plan({}, 800000, 250, stages, 1.5e12)}))
+    assert all(f" {n} " in shown.get() for n in ("800,000", "51,200,000", "7,654,321", "1.5e+03"))
+    assert "…" not in shown.get()
 
 
 def test_what_is_unknown_is_a_dash():
