@@ -44,6 +44,11 @@ class Codec(ABC):
     stage: Any = None
     network: nn.Module | None = None  # whose parameters are counted
 
+    @property
+    def identity(self) -> str:
+        """What its levels mean, apart from their shapes and the weights that `stage` trains."""
+        return type(self).__name__
+
     @abstractmethod
     def encode(self, images: Float[Tensor, "b c *sides"]) -> Levels:
         """The levels of images in [-1, 1], of the shapes of `shapes()` behind the batch."""

@@ -127,6 +127,7 @@ def prepare(cfg: Mapping[str, Any], *, shapes_alone: bool = False) -> Prepared:
         "facts": data.facts,
         "class_names": list(data.class_names),
         "text": data.text_node,
+        "text_identity": None if data.text is None else data.text.identity,
     }
     config["inputs"] = inputs(config)
     return Prepared(method, data, part, recipe, seed, config)

@@ -109,6 +109,11 @@ class EmbeddingCodec(Codec):
         self.resolutions = (Named("embedding", resolution),)
         self.directions = Directions(network_of(node).width, width, conditions)
 
+    @property
+    @override
+    def identity(self) -> str:
+        return f"{super().identity} of {network_of(self.node).identity}"
+
     def features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         """What the network gives for images in [-1, 1], without gradient, on their device."""
         network = network_of(self.node)

@@ -211,6 +211,11 @@ class Decoder(Bridged):
         super().__init__(sampling=sampling, facts=facts, **parts)
         self.name = "decoder"
 
+    @property
+    @override
+    def identity(self) -> str:
+        return f"{super().identity}, {self.previous.identity}"
+
     @override
     def start(self, previous: Stage | None, data: Any) -> Any:
         return cast(EmbeddingPrior, self.previous).embedded(super().start(previous, data))

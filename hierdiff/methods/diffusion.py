@@ -141,7 +141,7 @@ class Diffusion(Generator):
     @override
     def identity(self) -> str:
         noise = f"{type(self.process).__name__}{self.process.schedules}"
-        return f"{type(self.codec).__name__}, {noise}, {self.objective.parameterization}"
+        return f"{self.codec.identity}, {noise}, {self.objective.parameterization}"
 
     @property
     @override

@@ -20,7 +20,7 @@ from hierdiff.denoisers.protocol import Wrapper
 from hierdiff.interop import check_groups
 from hierdiff.methods import Diffusion, Method, Stage
 from hierdiff.training.format import KEY
-from hierdiff.training.load import check_values, load_method, packages_of
+from hierdiff.training.load import check_company, check_values, load_method, packages_of
 
 
 def starting(method: Method) -> Iterator[tuple[Denoiser, Path, Stage]]:
@@ -116,7 +116,7 @@ def _of_run(
     Raises:
         ValueError: where the run has no such network.
     """
-    other, _ = load_method(path, packages_of(config))
+    other, their = load_method(path, packages_of(config))
     there = [
         (one, _unwrapped(one.denoiser.tail(network.levels)))
         for one in reversed(list(other.stages))
@@ -133,6 +133,7 @@ def _of_run(
     tensors = twin.state_dict()
     check_fit(network, tensors, path)
     _check_meaning(network, stage, twin, other_stage, path)
+    check_company(path, stage, config, their)
     return tensors
 
 

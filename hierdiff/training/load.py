@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hierdiff.files.weights import weights_of
-from hierdiff.methods import Method, Stage
+from hierdiff.methods import Diffusion, Method, Stage
 from hierdiff.training.bounds import built, check_shapes, tensors_of
-from hierdiff.training.format import header, opened, unpacked
+from hierdiff.training.format import header, opened, sha256_of_tensors, unpacked
 from hierdiff.trust import check_trust, imported_names
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ def check_stage(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> No
 
     Raises:
         ValueError: where that stage was never trained, means something else (another chain of
-            resolutions, process or bridge), saw other data, or is not finite.
+            resolutions, process or bridge), saw other data, is not finite, or as `check_company`.
         FileNotFoundError: where there is no file.
     """
     path = Path(path)
@@ -104,6 +104,40 @@ def check_stage(path: str | Path, stage: Stage, config: Mapping[str, Any]) -> No
     with opened(path) as (file, _):
         for name, tensor in tensors_of(other).items():
             check_values(name, file.get_tensor(keys[name]), tensor, path)
+    check_company(path, stage, config, their)
+
+
+def check_company(
+    path: Path, stage: Stage, config: Mapping[str, Any], their: Mapping[str, Any]
+) -> None:
+    """Checks what weights of a stage in the file `path` were trained beside.
+
+    That is the text encoder, which older files do not name, and the codec, which is in the file.
+
+    config: of this run; their: of the file.
+
+    Raises:
+        ValueError: where the stage stands beside others in this run.
+    """
+    if not isinstance(stage, Diffusion):
+        return
+    pair = [one.get("text_identity") for one in (their, config)]
+    if stage.facts.get("text_width") and all(pair) and pair[0] != pair[1]:
+        raise ValueError(
+            f"stage {stage.name!r} of {path} reads text encoded by {pair[0]}, here by {pair[1]}: "
+            f"give data.text the options of that run"
+        )
+    maker = stage.codec.stage
+    if maker is None:
+        return
+    there = sha256_of_weights(stage_tensors(path, maker, config))
+    here = maker.weights and sha256_of_weights(stage_tensors(maker.weights, maker, config))
+    if here != there:
+        other = f"that of {maker.weights} ({here[:12]})" if here else "one that is trained first"
+        raise ValueError(
+            f"stage {stage.name!r} of {path} belongs to the {maker.name} in that file "
+            f"({there[:12]}), and here it would get {other}: set method.codec.checkpoint={path}"
+        )
 
 
 def packages_of(config: Mapping[str, Any]) -> set[str]:
@@ -129,6 +163,11 @@ def config_in(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"wrote"
         )
     return config
+
+
+def sha256_of_weights(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors by name, in single precision."""
+    return sha256_of_tensors({name: tensor.float() for name, tensor in tensors.items()})
 
 
 def shapes_of(stage: Stage) -> dict[str, tuple[int, ...]]:

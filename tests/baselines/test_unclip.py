@@ -188,3 +188,13 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="reads no text"):
         network = tiny.denoiser("unet")
         ExtraTokens(network, 4, 8, 0)
+
+
+def test_what_prior_and_decoder_mean_includes_the_embedding_network():
+    """Of two widths of features the directions make states of the same shape."""
+    one, other = (
+        tiny.method("unclip", embedding={"name": "random_conv", "width": width}).stages
+        for width in (16, 24)
+    )
+    assert one[0].identity != other[0].identity and one[1].identity != other[1].identity
+    assert one[2].identity == other[2].identity

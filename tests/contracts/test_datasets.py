@@ -9,6 +9,7 @@ import torch
 from hierdiff.batch import Batch
 from hierdiff.data import cache, datasets
 from hierdiff.data.encoded import EncodedImages
+from hierdiff.options import hints
 from hierdiff.text import encoders
 from tests.data import formats
 from tests.data.samples import write_cells, write_emoji, write_folder
@@ -139,3 +140,25 @@ def test_captions_can_be_encoded_and_the_encoder_rebuilt(data, node):
 def test_an_unknown_option_suggests_the_nearest(node):
     with pytest.raises(ValueError, match="did you mean 'resolution'"):
         datasets.build({"name": node["name"], "resolutoin": 8})
+
+
+SEEN = {  # options of what training or networks see, of those data that have them
+    "flip": True,
+    "varied": True,
+    "scalars": ["original_height", "crop_top"],
+}
+
+
+@pytest.mark.parametrize("option", SEEN)
+def test_what_training_sees_changes_nothing_of_what_is_measured(node, data, option):
+    if option not in hints(datasets.named(node)):
+        pytest.skip("it has no such option")
+    value, plain = SEEN[option], data
+    if node["name"] == "clips":  # whose images have neither scalars nor rates
+        node = {**node, "resolution": [2, SIDE, SIDE]}
+        value, plain = ["fps"] if option == "scalars" else value, datasets.build(node)
+    other = datasets.build({**node, option: value})
+    for part in ("train", "test"):
+        one, two = plain.part(part), other.part(part)
+        assert one.reference_sha256 == two.reference_sha256 and one.keys == two.keys
+        assert np.array_equal(one.images[:], two.images[:])

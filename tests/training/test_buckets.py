@@ -1,5 +1,6 @@
 """Training in aspect buckets, and images at other sides than those of training."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,12 +36,15 @@ def bucketed(shapes=OTHERS) -> ImageData:
     return replace(data, buckets=tuple(parts))
 
 
-def trained(folder: Path, node: dict, data: ImageData, steps: int = 4):
+def run(folder: Path, node: dict, data: ImageData, steps: int = 4):
     torch.manual_seed(1)
     method = methods.build(node, offered={"channels": 3, "classes": 4})
-    options = recipe(steps=steps, batch_size=4, checkpoint_every=2)
-    kept = config(node, data_sha256=data.sha256)
-    return load_method(train(method, data, folder, options, config=kept).weights)[0]
+    options = recipe(steps=steps, batch_size=4, checkpoint_every=2, keep=20)
+    return train(method, data, folder, options, config=config(node, data_sha256=data.sha256))
+
+
+def trained(folder: Path, node: dict, data: ImageData):
+    return load_method(run(folder, node, data).weights)[0]
 
 
 def sampled(method, resolution=None):
@@ -71,6 +75,21 @@ def test_a_method_is_trained_in_buckets_and_makes_images_of_any(tmp_path, name):
         assert len(made) == len(own) and torch.isfinite(made[resolution]).all()
     assert torch.equal(sampled(method, 8)[8], own[8])
     assert torch.equal(sampled(method)[8], own[8])
+
+
+@pytest.mark.slow
+def test_a_run_in_buckets_that_was_cut_ends_with_the_same_bits(tmp_path):
+    """In the middle of the second stage; stages have 4, 4 and 2 steps."""
+    whole, cut = run(tmp_path / "whole", SDXL, bucketed()), tmp_path / "cut"
+    shutil.copytree(whole.folder, cut)
+    for path in (cut / "checkpoints").iterdir():
+        if int(path.stem.split("_")[1]) > 6:
+            path.unlink()
+    (cut / "weights.safetensors").unlink()
+    again = run(cut, SDXL, bucketed())
+    assert again.resumed_at == 6
+    assert again.weights.read_bytes() == whole.weights.read_bytes()
+    assert (cut / "log.jsonl").read_bytes() == (whole.folder / "log.jsonl").read_bytes()
 
 
 def test_levels_keep_their_ratio():

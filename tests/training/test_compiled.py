@@ -59,6 +59,26 @@ def test_compiled_blocks_give_the_gradients_of_eager_ones(traced: None, name: st
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
+def test_the_sides_of_all_buckets_but_the_first_share_one_graph(traced: None):
+    network = tiny.randomised(tiny.denoiser("ldm_unet", "class"))
+
+    def gradient(height: int, width: int) -> torch.Tensor:
+        x = torch.linspace(-1, 1, 4 * 3 * height * width).reshape(4, 3, height, width)
+        out = network((x,), torch.zeros(4, 1), network.prepare(tiny.cond("class", 4)))
+        return torch.autograd.grad(out.levels[0].square().mean(), [next(network.parameters())])[0]
+
+    wanted = gradient(8, 24)
+    compile_blocks(network)
+    graphs = []
+    for sides in ((16, 16), (8, 16), (16, 8), (8, 24)):
+        found = gradient(*sides)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] < graphs[1] == graphs[2] == graphs[3] <= 2 * graphs[0]
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
 def test_what_is_compiled_may_be_recomputed_and_copied(traced: None):
     network = tiny.randomised(tiny.denoiser("dit", "class"))
     wanted = gradients(network, 4)
