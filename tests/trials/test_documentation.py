@@ -51,6 +51,7 @@ LINES = {  # of the commands that are not run, and why
     "data=folder data.root=IMAGENET": "it takes eight devices, and files that are not here",
     "make search": "it takes two hours",
     "make study parts=critters:32:4e13:0,1,2": "it takes hours",
+    "make study parts=critters:32:5e12:0,1,2": "it takes hours",
     "make study-samplers seeds=0": "its weights are of the line above",
     "make study-exposure": "its weights are of the first part",
     "python -m benchmarks.run experiment=study match.flops=4e13 method=mdm_haar label=mdm_haar "
@@ -59,6 +60,13 @@ LINES = {  # of the commands that are not run, and why
     "folder=runs/methods/raphael": "it takes ten minutes",
     "python -m benchmarks.run experiment=[study,clips] match.flops=4e13 label=mdm_video "
     "folder=runs/clips/mdm_video": "it takes ten minutes",
+    "python -m benchmarks.run experiment=study data=clips data.resolution=32 method=end_to_end "
+    "match.flops=4e13 folder=runs/stills/end_to_end": "it takes ten minutes",
+    "python -m benchmarks.run experiment=[study,clips] method=end_to_end_video match.flops=4e13 "
+    "denoiser.weights=runs/stills/end_to_end/weights.safetensors "
+    "label=end_to_end_video-from-stills folder=runs/clips/end_to_end_video-from-stills": (
+        "its weights are of the line above"
+    ),
     "make compare methods=mdm,cascaded,end_to_end,latent,unclip,r3gan runs=runs/text "
     "args=experiment=text spec=examples/text.yaml": "it takes an hour",
     "python -m benchmarks.run budget=compare experiment=text method=distilled "
