@@ -18,6 +18,7 @@ from hierdiff.denoisers import Denoiser
 from hierdiff.denoisers.protocol import PredictionError
 from hierdiff.methods import Stage
 from hierdiff.prepared import Prepared
+from hierdiff.training.check import check_trainable
 from hierdiff.training.fabric import fabric_of
 from hierdiff.training.untrained import UntrainedSteps
 
@@ -30,9 +31,12 @@ def attempt(run: Prepared) -> None:
 
     Raises:
         ValueError: where a network stops; it names the network, its error and the shapes it was
-            given.
+            given. Where a stage has nothing to train.
     """
     prices = Prices(run, once)
+    for stage in prices.method.stages:
+        if stage.share:
+            check_trainable(stage)
     with naming_network(str(run.config["method"]["name"])):
         prices.work(run.recipe.steps)
         flops_of_sample(prices.method.at(prices.method.resolutions[0]))

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from benchmarks.report.charts import DASHES, Axis, Line, Point, compact, lines, scatter
 from benchmarks.report.parts import Chart, Charts, LabelledRecord, finite_number, mapping
+from benchmarks.tables.captions import PRETRAINED
 from benchmarks.tables.differences import differences
 from benchmarks.tables.scale import SCALE
 from hierdiff.metrics.identity import Identity
@@ -317,7 +318,9 @@ def _curve_lines(
                 and (x := getattr(row, spent)) is not None
             ]
             if points:
-                note = [entry.label.removeprefix(entry.row).strip(" ()")]
+                mark = f" {PRETRAINED}"  # behind both
+                row, label = entry.row.removesuffix(mark), entry.label.removesuffix(mark)
+                note = [label.removeprefix(row).strip(" ()")]
                 if half is not None and len(own) > 1:
                     note.append(f"half-life {compact(half)}")
                 dash = halves.index(half) if half is not None else 0

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hierdiff.files.digest import read_json
-from hierdiff.methods import Method
+from hierdiff.methods import Method, Stage
 from hierdiff.training.checkpoint import all_in, check_config
 from hierdiff.training.fabric import process_count, table_of
 from hierdiff.training.feed import batches_of
@@ -64,8 +64,18 @@ def check_run(method: Method, folder: Path, recipe: Recipe, config: Mapping[str,
             own = recipe.of(stage)
             for turn in stage.turns:
                 own.of(turn)
-                if not parameters_of(turn):
-                    raise ValueError(
-                        f"stage {stage.name} has no weights to train in {turn.name!r}: give a "
-                        f"network with parameters that are not frozen"
-                    )
+            check_trainable(stage)
+
+
+def check_trainable(stage: Stage) -> None:
+    """Checks that each turn of a stage has something to train.
+
+    Raises:
+        ValueError: where one has no parameters.
+    """
+    for turn in stage.turns:
+        if not parameters_of(turn):
+            raise ValueError(
+                f"stage {stage.name} has no weights to train in {turn.name!r}: give a network with "
+                f"parameters that are not frozen"
+            )
