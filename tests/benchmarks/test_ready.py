@@ -258,7 +258,8 @@ def test_only_time_and_true_are_dry_runs(tmp_path):
 
 
 MEASURED = """
-import resource, runpy, sys, torch
+import runpy, sys, torch
+from hierdiff.metrics.cost import host_peak
 def refused(*args, **options):
     raise SystemExit("torch.compile was called")
 torch.compile = refused
@@ -266,7 +267,7 @@ sys.argv = ["run", *sys.argv[1:]]
 try:
     runpy.run_module("benchmarks.run", run_name="__main__", alter_sys=True)
 finally:
-    print("MiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print("MiB", int(host_peak()))
 """
 
 
