@@ -26,7 +26,6 @@ from pathlib import Path
 from benchmarks.plan.attempt import attempt
 from benchmarks.plan.plan import TRAINING, Plan, StagePlan
 from benchmarks.plan.prices import (
-    NotCounted,
     Prices,
     Work,
     flops_of_image,
@@ -35,6 +34,7 @@ from benchmarks.plan.prices import (
     latency_of_image,
     node_with_steps,
 )
+from benchmarks.plan.stops import NotCounted
 from benchmarks.settings import Match
 from hierdiff.files.digest import read_json, write_json
 from hierdiff.methods import Method

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,8 +15,7 @@ from benchmarks.cost.cases import Case, trajectories
 from benchmarks.cost.sampling import SamplingTimer, flops_of_sample, flops_of_text
 from benchmarks.cost.work import untrained_stage
 from benchmarks.device import device_of
-from hierdiff.config import one_line
-from hierdiff.denoisers.protocol import PredictionError
+from benchmarks.plan.stops import counting, naming_network
 from hierdiff.methods import Method, Stage, methods
 from hierdiff.metrics.cost import flops, time_call
 from hierdiff.prepared import Prepared
@@ -29,29 +27,6 @@ REPEATS = 4  # timings of a step or a sample, of which the median is taken
 Price = Callable[[Stage, Prepared, int], Callable[[int | None], float]]
 # price before the first step of a stage; successive pairs (steps, price of each)
 Work = tuple[float, Sequence[tuple[int, float | None]]]
-
-
-class NotCounted(Exception):
-    """A network cannot run on shapes alone; the message says why."""
-
-
-@contextmanager
-def counting(run: Prepared) -> Iterator[None]:
-    """A context for work on shapes alone.
-
-    Raises:
-        NotCounted: for any other error inside; its message names the method.
-        PredictionError: as it is raised inside, since no device would accept the request.
-    """
-    try:
-        yield
-    except PredictionError:
-        raise
-    except Exception as error:
-        why = f"{type(error).__name__}: {one_line(str(error))}".rstrip(": .")
-        raise NotCounted(
-            f"on shapes alone (the meta device) {run.config['method']['name']} stops with {why}"
-        ) from error
 
 
 def in_operations(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
@@ -114,7 +89,7 @@ class Prices:
     def work(self, steps: int) -> list[tuple[float, list[tuple[int, float]]]]:
         """Of each stage the price before its first step, and pairs (steps, price of each)."""
         counts = self.counts(steps)
-        with counting(self.run) if self.price is in_operations else nullcontext():
+        with (counting if self.price is in_operations else naming_network)(self.run):
             return [
                 (self._start(index) if n else 0.0, self._parts(index, n))
                 for index, n in enumerate(counts)
@@ -193,5 +168,6 @@ def latency_of_image(run: Prepared, steps: int) -> float:
         caption=example_caption(run.data.part("test")),
     )
     alone = SamplingTimer(case, untrained_stage(case), batch=1)
-    alone.warm()
+    with naming_network(run):
+        alone.warm()
     return statistics.median(alone.repeat()["latency"] for _ in range(REPEATS))

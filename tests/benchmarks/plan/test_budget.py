@@ -206,10 +206,12 @@ def test_stages_without_steps_are_refused_under_any_budget(options, message, mat
         ("refuses", "ValueError: nothing pleases it", False, {"flops": 1e12}),
         ("flat", "RuntimeError: .*1024.*", False, {}),
         ("sampling", "RuntimeError: .*1024.*", True, {}),
+        ("flat", "RuntimeError: .*1024.*", False, {"seconds": 10}),
+        ("sampling", "RuntimeError: .*1024.*", False, {"latency": 10}),
     ],
 )
 def test_a_network_that_stops_fails_its_plan_and_says_at_what(at, why, dry, match, tmp_path):
-    n = 1 if at == "sampling" else 2
+    n = {"sampling": 1, "flat": 8 if match else 2}.get(at, 2)  # 8: a batch of the run
     told = (
         rf"^Stubborn stops with {why}, given x_t {n}x3x32x32, log_snr {n}x1, cond.labels {n}.*: m"
     )
