@@ -30,6 +30,15 @@ def in_natural_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (natural(name), name))
 
 
+def names_alike(names: Iterable[str]) -> list[list[str]]:
+    """Groups of names that differ in nothing but case, Unicode form or the spaces around words."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        same = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        groups.setdefault(same, []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def class_index(label: object, class_names: Sequence[str]) -> int:
     """The row (0, 1, ...) in `class_names` of a class that a user names; -1 is "none".
 

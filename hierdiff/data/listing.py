@@ -19,7 +19,7 @@ from jaxtyping import Int
 
 from hierdiff.data.buckets import Aspects, Fitted, Shape, bucketed
 from hierdiff.data.cache import Decoded, cache_folder, checked, decoded
-from hierdiff.data.classes import in_natural_order
+from hierdiff.data.classes import in_natural_order, names_alike
 from hierdiff.data.encoded import Decoder, EncodedImages
 from hierdiff.data.image_data import HASHED, ImageData, in_split_order
 from hierdiff.data.micro import check_names, scalars_of
@@ -286,6 +286,11 @@ def labels_of(
         everywhere = {name for name in classes if name is not None}
         if absent := in_natural_order(everywhere - set(names)):
             log.warning("no class for %s: no image in it", ", ".join(map(with_escapes, absent)))
+    for alike in names_alike(names):
+        log.warning(
+            "%s: classes %s are told apart: give them one name if they are one",
+            listing.name, " and ".join(repr(with_escapes(name)) for name in alike),
+        )  # fmt: skip
     numbers: Mapping[str, int] = {name: number for number, name in enumerate(names)}
     labels = [-1 if name is None else numbers[name] for name in kept]
     return (np.array(labels, np.int64) if names else None), tuple(names)

@@ -297,6 +297,26 @@ def test_a_class_without_a_readable_image_is_none_and_said(tmp_path, caplog):
     assert "no class for cow" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("Cat", "cat", "dog"), ["'Cat' and 'cat'"]),
+        (("Stra\u00dfe", "STRASSE"), ["'STRASSE' and 'Stra\u00dfe'"]),
+        (("red fox", "red  fox", "fox"), ["'red  fox' and 'red fox'"]),
+        (("cat", "cats"), []),
+    ],
+)
+def test_classes_that_look_alike_are_two_and_said(tmp_path, caplog, names, told):
+    for name in names:
+        paint(tmp_path / "images" / name / "1.png")
+    data = build(tmp_path / "images", tmp_path)
+    assert len(data.class_names) == len(names)
+    assert [line for line in caplog.messages if "told apart" in line] == [
+        f"{data.name}: classes {pair} are told apart: give them one name if they are one"
+        for pair in told
+    ]
+
+
 def test_odd_things_in_a_folder_are_skipped_counted_and_named(tmp_path, caplog):
     root = tmp_path / "images"
     paint(root / "a" / "1.png")
