@@ -81,7 +81,7 @@ simple_diffusion method=simple_diffusion
 endef
 export rows
 # data:side:FLOPs:seeds of each part of the study; FLOPs grow with the pixels
-parts ?= critters:32:5e12:0,1,2 critters:32:4e13:0,1,2 elpv:32:4e13:0 critters:64:16e13:0
+parts ?= critters:32:5e12:0,1,2 critters:32:4e13:0,1,2 elpv:32:4e13:0 critters:64:8e13:0
 
 study: $(installed)
 	$(bin)/python -m hierdiff.metrics.make_squeezenet
