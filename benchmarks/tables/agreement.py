@@ -111,7 +111,8 @@ def agreement_notes(places: Mapping[str, Sequence[Ranking]]) -> Iterator[str]:
             for ranking in _voters(own):
                 by.setdefault(ranking.best, []).append(ranking.metric)
             votes = (f"{' or '.join(sorted(best))} by {', '.join(m)}" for best, m in by.items())
-            yield f"{place}: distances that disagree on the best are not marked: {'; '.join(votes)}"
+            said = "no distance is bold, since they disagree on the best"
+            yield f"{place}: {said}: {'; '.join(votes)}"
 
 
 def _voters(own: Sequence[Ranking]) -> list[Ranking]:

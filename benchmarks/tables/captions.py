@@ -125,11 +125,11 @@ def _seeds(records: Sequence[Record], found: Sequence[Quality]) -> Iterator[str]
     merged = [r.config["seed"] for r in records if isinstance(r.config.get("seed"), list)]
     if merged:
         yield (
-            "Rows with a number of seeds are means over as many trainings, others one training "
-            "each."
+            "A row with a number of seeds is the mean over that many trainings, any other row is "
+            "one training."
         )
     elif not all(record.external for record in records):
-        yield "One training seed a row."
+        yield "Each row is one training."
     rows = set(found)
     single = [q for r in records if not isinstance(r.config.get("seed"), list) for q in r.quality]
     draws = sorted({len(q.values) for q in single if q in rows and q.spread is not None})

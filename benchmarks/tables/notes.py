@@ -27,7 +27,7 @@ def notes(rows: Mapping[str, Record], wanted: Preset, more: Sequence[str]) -> It
         if (stages := pretrained(record))
     ]
     if before:
-        yield f"{PRETRAINED} trained before, which the budget does not count: {', '.join(before)}"
+        yield f"{PRETRAINED} trained beforehand, outside the budget: {', '.join(before)}"
     if wanted.parts:
         yield from shares(rows)
     if ("spent", "seconds") in wanted.budgets:
@@ -50,7 +50,7 @@ def notes(rows: Mapping[str, Record], wanted: Preset, more: Sequence[str]) -> It
     yield from (f"{', '.join(told)}: {note}" for note, told in said.items())
     edited = [row for row, record in rows.items() if record.edited]
     if edited:
-        yield f"changed by hand since they were measured: {', '.join(edited)}"
+        yield f"records edited by hand after they were measured: {', '.join(edited)}"
 
 
 def selections(rows: Mapping[str, Record]) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:
     ]
     spread = [f"{row} at {_where(c)}{which}" for row, c in found if (which := noisy(c)) is not None]
     if spread:
-        yield f"times that spread widely: {', '.join(dict.fromkeys(spread))}"
+        yield f"timings with a wide spread: {', '.join(dict.fromkeys(spread))}"
     bases = sorted(
         base
         for _, c in found
@@ -192,7 +192,7 @@ def fewer_real(rows: Iterable[Record], metrics: Sequence[str]) -> Iterator[str]:
         if (ns := _counts_of(records, level, q.metric)) and q.n < max(ns)
     }
     for few, many in sorted(counts):
-        yield f"real images are {few}, all test images there are, beside {many} generated ones"
+        yield f"real images: only {few}, the whole test part, against {many} generated ones"
 
 
 def _counts_of(records: Iterable[Record], level: Name, metric: str) -> list[int]:

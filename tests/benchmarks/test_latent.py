@@ -12,7 +12,7 @@ from tests.training.runs import command, entry, server
 
 pytestmark = pytest.mark.slow
 FLATTERED = "perceptual loss on an ImageNet network, which flatters Frechet distances"
-PRETRAINED = "trained before, which the budget does not count: again (autoencoder)"
+PRETRAINED = "trained beforehand, outside the budget: again (autoencoder)"
 
 
 def latent(*options: str) -> str:

@@ -95,7 +95,7 @@ def test_distances_that_agree_on_the_best_are_marked_whatever_one_aspect_says():
 def test_distances_that_disagree_on_the_best_are_not_marked_and_the_note_says_who_is_best():
     table = tabulate(rows({**APART, **PRECISION}), "per_resolution")
     assert {column.what for column in table.places} == {"precision"}
-    assert "64 px: distances that disagree on the best are not marked: a by FD; b by KD" in (
+    assert "64 px: no distance is bold, since they disagree on the best: a by FD; b by KD" in (
         table.notes
     )
     assert "**5.9" in markdown(table) and "**1.0" not in markdown(table)

@@ -157,7 +157,7 @@ def test_real_images_that_are_fewer_stand_beside_the_samples_and_a_note_says_so(
     table = tabulate([record("a", quality=(quality(64, "native", 1.0),), scale=scale)])
     (column,) = [column for column in cells(table).columns if column[1].startswith("FD")]
     assert cells(table)[column].tolist() == [1.0, 10.0, 90.0]
-    note = "real images are 100, all test images there are, beside 512 generated ones"
+    note = "real images: only 100, the whole test part, against 512 generated ones"
     assert note in table.notes
     alone = tabulate([record("a", quality=(quality(64, "native", 1.0),))])
     assert not [note for note in alone.notes if note.startswith("real images")]
@@ -374,8 +374,8 @@ def test_training_seeds_are_one_row_with_mean_and_deviation_and_their_number():
     table = tabulate(seeds)
     assert list(cells(table).index) == ["mdm (3 seeds)"]
     assert "| mdm (3 seeds) | 101 ± 3 |" in re.sub(" +", " ", markdown(table))
-    assert "Rows with a number of seeds are means over as many trainings" in table.caption
-    assert "One training seed a row." in tabulate(seeds[:1]).caption
+    assert "A row with a number of seeds is the mean over that many trainings" in table.caption
+    assert "Each row is one training." in tabulate(seeds[:1]).caption
 
 
 def test_seeds_measured_under_two_identities_are_refused_and_not_averaged():
@@ -457,7 +457,7 @@ def test_a_pretrained_stage_is_marked_and_a_trained_one_counted():
 
     marked = tabulate([record("x", training=stages(True))], "cost")
     assert list(cells(marked).index) == ["x ‡"]
-    assert "‡ trained before, which the budget does not count: x (autoencoder)" in marked.notes
+    assert "‡ trained beforehand, outside the budget: x (autoencoder)" in marked.notes
     counted = tabulate([record("x", training=stages(False))], "cost")
     assert "x, PFLOPs by stage: autoencoder 25 %, diffusion 75 %" in counted.notes
     assert not any("pretrained" in note for note in counted.notes)
@@ -468,7 +468,7 @@ def test_a_record_changed_by_hand_is_marked_in_its_row_and_beneath(tmp_path: Pat
     path.write_text(path.read_text().replace("120.5", "1.5"))
     text = markdown(tabulate(records(tmp_path)))
     assert "| end_to_end (edited) |" in text
-    assert "- changed by hand since they were measured: end_to_end (edited)" in text
+    assert "- records edited by hand after they were measured: end_to_end (edited)" in text
 
 
 def test_memory_that_ran_out_is_a_cell_and_its_reason_a_note():
@@ -571,11 +571,11 @@ def test_a_coarse_level_has_the_cost_of_its_trajectory_and_a_part_alone_a_group_
         table = tabulate([one], preset)
         assert cells(table).loc["mdm", ("32 px", "sample img/s ↑")] == 20.8
         assert not any("alone" in group for group, _ in cells(table).columns)
-        assert not any("spread widely" in note for note in table.notes)
+        assert not any("a wide spread" in note for note in table.notes)
     table = tabulate([one], "cost")
     assert cells(table).loc["mdm", ("32 px", "sample img/s ↑")] == 20.8
     assert cells(table).loc["mdm", ("network alone 32 px", "sample img/s ↑")] == 33.5
-    assert "times that spread widely: mdm at 32 px (alone) (sample)" in table.notes
+    assert "timings with a wide spread: mdm at 32 px (alone) (sample)" in table.notes
 
 
 def test_an_older_record_does_not_show_a_level_alone_as_what_made_its_images(tmp_path: Path):
