@@ -71,19 +71,19 @@ class Regulariser(nn.Module, ABC):
     ) -> Regularised:
         """One training pass; without eps from the mode."""
 
-    @abstractmethod
     def sample(
         self, moments: Float[Tensor, "b m h w"], eps: Float[Tensor, "b c h w"] | None = None
     ) -> Float[Tensor, "b c h w"]:
         """The state that diffuses; without eps the mode."""
+        return moments
 
     def mode(self, moments: Float[Tensor, "b m h w"]) -> Float[Tensor, "b c h w"]:
         """The state without noise."""
         return self.sample(moments)
 
-    @abstractmethod
     def quantised(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """What the decoder sees of a state."""
+        return z
 
 
 regularisers: Registry[Regulariser] = Registry("regulariser", Regulariser)
@@ -132,10 +132,6 @@ class KL(Regulariser):
         mean, logvar = self.posterior(moments)
         return mean if eps is None else mean + (logvar / 2).exp() * eps.to(mean)
 
-    @override
-    def quantised(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return z
-
 
 @regularisers.register("none")
 class Unregularised(Regulariser):
@@ -155,16 +151,6 @@ class Unregularised(Regulariser):
         reduction: str = "sum",
     ) -> Regularised:
         return Regularised(moments, moments.new_zeros(()), {})
-
-    @override
-    def sample(
-        self, moments: Float[Tensor, "b m h w"], eps: Float[Tensor, "b c h w"] | None = None
-    ) -> Float[Tensor, "b c h w"]:
-        return moments
-
-    @override
-    def quantised(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return z
 
 
 @regularisers.register("vq")
@@ -220,12 +206,6 @@ class VQ(Regulariser):
         loss = loss + self.weights["commitment"] * reduced((moments - q.detach()) ** 2, reduction)
         logs = self.use(index) | {"quantisation": (q - moments).detach().square().mean()}
         return Regularised(_straight_through(moments, q), loss, logs)
-
-    @override
-    def sample(
-        self, moments: Float[Tensor, "b m h w"], eps: Float[Tensor, "b c h w"] | None = None
-    ) -> Float[Tensor, "b c h w"]:
-        return moments
 
     @override
     def quantised(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

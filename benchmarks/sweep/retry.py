@@ -16,7 +16,6 @@ import torch
 from hierdiff.results.record import FILE, Record
 
 ASIDE = "failed.json"  # the record of the last try, while and after the run is tried again
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # what a network file system says while its server is away
 AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.EAGAIN, errno.EBUSY)
 

@@ -144,7 +144,7 @@ def decoded(
     key = (FORMAT, name, channels, resolution, identity)
     made = _Made(name, sources, Workers(read, workers), shape)
     found = made.found(cache, key, text_of(resolution))
-    images = read_npy(found.place / IMAGES, mapped=True)
+    images = read_npy(found.place / IMAGES)
     return Decoded(**vars(found.checked), images=images)
 
 
@@ -252,7 +252,7 @@ def _opened(entry: Path, sources: int, shape: tuple[int, ...] | None) -> Checked
     n = None
     if shape is not None:
         check_seal(entry / IMAGES)
-        images = read_npy(entry / IMAGES, mapped=True)
+        images = read_npy(entry / IMAGES)
         n = len(images) if images.ndim else 0
         if not n or images.shape != (n, *shape) or images.dtype != np.uint8:
             raise Damaged(f"{entry}: images {images.shape} are none of shape {shape}")

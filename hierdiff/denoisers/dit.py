@@ -214,16 +214,7 @@ class DiT(Backbone):
         cond: Cond,
         added: Float[Tensor, "b n h w"] | None,
     ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b n h w"] | None]:
-        """As in `Backbone`; twice the channels where the variance is learned.
-
-        Raises:
-            ValueError: where the sides of x are not multiples of `patch`.
-        """
-        if x.shape[-2] % self.patch or x.shape[-1] % self.patch:
-            raise ValueError(
-                f"sides {tuple(x.shape[-2:])} are not multiples of patch {self.patch}: "
-                f"choose another resolution or a patch that divides it"
-            )
+        """As in `Backbone`; twice the channels where the variance is learned."""
         vector = self._vector(log_snr, cond)
         h = self.patches(with_low(x, cond, self.low_channels))
         if added is not None:

@@ -489,16 +489,7 @@ class LDMUNet(Backbone):
     def run(
         self, x: Tensor, context: Context, cond: Cond, added: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As `outputs`, of a context.
-
-        Raises:
-            ValueError: where the sides of x are not multiples of `reduction`.
-        """
-        if x.shape[-2] % self.reduction or x.shape[-1] % self.reduction:
-            raise ValueError(
-                f"sides {tuple(x.shape[-2:])} are not multiples of {self.reduction}, what this "
-                f"network divides them by: choose another resolution or fewer `multiples`"
-            )
+        """As `outputs`, of a context."""
         first, *rest = self.down
         h = first(with_low(x, cond, self.low_channels), context)
         if added is not None:

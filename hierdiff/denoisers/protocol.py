@@ -186,6 +186,14 @@ class Denoiser(nn.Module, ABC):
                 f"this one has "
                 f"{len(sides)}, {tuple(sides)}: choose a network of {len(sides)} dimensions"
             )
+        self.check_sides(sides)
+
+    def check_sides(self, sides: Sequence[int]) -> None:
+        """Checks that the network can divide the sides of a state.
+
+        Raises:
+            ValueError: where they are not multiples of `multiple`.
+        """
         if any(side % self.multiple for side in sides[-2:]):
             raise ValueError(
                 f"sides {tuple(sides)} are not multiples of {self.multiple}, what "
@@ -303,7 +311,9 @@ class Backbone(Denoiser):
         carry: Any = None,
         added: Tensor | None = None,
     ) -> Prediction:
-        out, features = self.outputs(single_level(self, x_t), log_snr[:, 0], cond, added)
+        x = single_level(self, x_t)
+        self.check_sides(x.shape[2:])
+        out, features = self.outputs(x, log_snr[:, 0], cond, added)
         if not self.learns_variance:
             return Prediction((out,), features=features)
         level, variance = out.chunk(2, dim=1)

@@ -239,17 +239,6 @@ class UViT(Backbone):
         cond: Cond,
         added: Float[Tensor, "b n h w"] | None,
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b n h w"] | None]:
-        """As in `Backbone`.
-
-        Raises:
-            ValueError: where the sides of x are not multiples of `multiple`.
-        """
-        if x.shape[-2] % self.multiple or x.shape[-1] % self.multiple:
-            raise ValueError(
-                f"sides {tuple(x.shape[-2:])} are not multiples of {self.multiple} (stem "
-                f"{self.stem.factor}, then halved {len(self.down)} times): choose another "
-                f"resolution, a smaller stem or fewer `multiples`"
-            )
         vector = self._vector(log_snr, cond)
         h = self.first(self.stem.enter(with_low(x, cond, self.low_channels)))
         if added is not None:

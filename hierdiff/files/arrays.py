@@ -18,13 +18,6 @@ from hierdiff.files.atomic import write
 from hierdiff.files.reading import check_regular, damage
 
 
-def write_npy(path: Path, array: np.ndarray) -> None:
-    """Writes `array`, of any shape but no objects, as a `.npy` file at once."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write(path, buffer.getvalue())
-
-
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes the arrays by name as an `.npz` file without compression, at once."""
     buffer = io.BytesIO()
@@ -32,8 +25,8 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write(path, buffer.getvalue())
 
 
-def read_npy(path: Path, *, mapped: bool = False) -> np.ndarray:
-    """The array of a `.npy` file; mapped: read-only pages of the file instead of a copy.
+def read_npy(path: Path) -> np.ndarray:
+    """The array of a `.npy` file, as read-only pages of the file; a copy where it is empty.
 
     Raises:
         FileNotFoundError: where there is no file.
@@ -43,7 +36,7 @@ def read_npy(path: Path, *, mapped: bool = False) -> np.ndarray:
         check_regular(path)
         with path.open("rb") as file:
             shape, fortran, dtype = _header(file, os.fstat(file.fileno()).st_size)
-            if mapped and math.prod(shape) > 0:
+            if math.prod(shape) > 0:
                 order: Any = "F" if fortran else "C"
                 return np.memmap(file, dtype, "r", file.tell(), shape, order)
             file.seek(0)

@@ -99,7 +99,7 @@ def _whole(
     """The array, if it is there and as it was written; warn: of damage."""
     try:
         check_seal(path)
-        array = read_npy(path, mapped=True)
+        array = read_npy(path)
     except FileNotFoundError:
         return None
     except Damaged as error:

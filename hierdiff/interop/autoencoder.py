@@ -8,13 +8,15 @@ under `hierdiff/configs/autoencoder/`, where every file but the small ones is a 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor
 
+from hierdiff.interop import inverted
+from hierdiff.interop.published import Shapes
+
 T = TypeVar("T")
-Shapes = Mapping[str, Sequence[int]]
 
 WITHIN = "first_stage_model."  # of a whole latent-diffusion checkpoint
 LEFT_OUT = ("loss.", "model_ema.")  # adversary and perceptual network; moving averages
@@ -135,19 +137,15 @@ def _theirs(key: str, deepest: int) -> str:
         place = f"{part}.{way}.{level if part == 'encoder' else deepest - int(level)}"
         if block := _OUR_BLOCK.fullmatch(rest):
             j, kind, layer = block.groups()
-            return f"{place}.{_inverted(_KINDS)[kind]}.{j}.{_layer(layer, _inverted(_LAYERS))}"
+            return f"{place}.{inverted(_KINDS)[kind]}.{j}.{_layer(layer, inverted(_LAYERS))}"
         return f"{place}.{way}sample.{rest.partition('.')[2]}"
     if match := _OUR_MIDDLE.fullmatch(key):
         part, place, rest = match.groups()
-        return f"{part}.mid.{_inverted(_PLACES)[place]}.{_layer(rest, _inverted(_LAYERS))}"
+        return f"{part}.mid.{inverted(_PLACES)[place]}.{_layer(rest, inverted(_LAYERS))}"
     module, _, leaf = key.rpartition(".")
-    return f"{_inverted(_ENDS).get(module, module)}.{leaf}"
+    return f"{inverted(_ENDS).get(module, module)}.{leaf}"
 
 
 def _layer(rest: str, layers: Mapping[str, str] = _LAYERS) -> str:
     head, _, leaf = rest.partition(".")
     return f"{layers.get(head, head)}.{leaf}"
-
-
-def _inverted(places: Mapping[str, str]) -> dict[str, str]:
-    return {ours: theirs for theirs, ours in places.items()}

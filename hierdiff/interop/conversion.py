@@ -17,7 +17,7 @@ from hierdiff.files.atomic import write
 from hierdiff.inputs import digest
 from hierdiff.interop import mdm  # noqa: F401  (registers)
 from hierdiff.interop.content import Content
-from hierdiff.interop.published import Published, Reader, Shapes, can_write, readers
+from hierdiff.interop.published import Published, Reader, Shapes, readers, shapes_of
 from hierdiff.interop.reading import read_content
 from hierdiff.metrics.weights import first_line
 from hierdiff.registry import Node
@@ -98,7 +98,7 @@ def chosen(
         raise ValueError(f"{path} has no table {table!r}: choose one of {_listed(tables)}")
     wanted, options = node.pop("name", None), node
     for place, tensors in tables.items():
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        shapes = shapes_of(tensors)
         if table not in (None, place):
             continue
         if wanted is not None and (table is not None or _knows(wanted, shapes, content.about)):
@@ -217,11 +217,6 @@ def save_official(
         write(out, content.getvalue())
     else:
         raise ValueError(f"{out}: end its name in .safetensors, .pt or .pth")
-
-
-def writers() -> list[str]:
-    """Names of the readers that also write."""
-    return [name for name in readers if can_write(name)]
 
 
 def _listed(names: Any) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Shapes = Mapping[str, Sequence[int]]
+from hierdiff.interop import inverted
+
 Config = Mapping[str, Any]
 
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
@@ -194,7 +195,7 @@ def _diffusers(key: str, deepest: int) -> str:
     if match := _THEIR_MIDDLE.fullmatch(key):
         part, kind, j, layer = match.groups()
         return f"{part}.mid_block.{_kind(kind)}.{int(j) - 1}.{_theirs(kind, layer)}"
-    return ".".join(_inverted(_ENDS).get(part, part) for part in key.split("."))
+    return ".".join(inverted(_ENDS).get(part, part) for part in key.split("."))
 
 
 def _way(part: str) -> str:
@@ -214,16 +215,12 @@ def _kind(kind: str) -> str:
 
 
 def _theirs(kind: str, layer: str) -> str:
-    return _layer(layer, _inverted(_LAYERS if kind == "block" else _ATTENTION))
+    return _layer(layer, inverted(_LAYERS if kind == "block" else _ATTENTION))
 
 
 def _layer(key: str, layers: Mapping[str, str]) -> str:
     layer, _, leaf = key.rpartition(".")
     return f"{layers.get(layer, layer)}.{leaf}"
-
-
-def _inverted(places: Mapping[str, str]) -> dict[str, str]:
-    return {ours: theirs for theirs, ours in places.items()}
 
 
 def _deepest(state: Mapping[str, Any], pattern: re.Pattern[str]) -> int:

@@ -10,7 +10,7 @@ minus noise, which is minus our u: its head changes sign.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isqrt
 from typing import Any
 
@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Shapes = Mapping[str, Sequence[int]]
+from hierdiff.interop import inverted
+from hierdiff.interop.published import Shapes
 
 POSITIONS = "pos_embed"
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the published widths: S, B, L, XL
@@ -59,7 +60,7 @@ def official(ours: Mapping[str, Tensor], side: int, *, velocity: bool = False) -
     side: of the states that it denoises, which the table of positions is for.
     """
     theirs = {
-        _renamed(key, _inverted(_OUTSIDE), _inverted(_INSIDE)): value for key, value in ours.items()
+        _renamed(key, inverted(_OUTSIDE), inverted(_INSIDE)): value for key, value in ours.items()
     }
     table = "y_embedder.embedding_table.weight"
     if table in theirs:
@@ -141,7 +142,3 @@ def _renamed(key: str, outside: Mapping[str, str], inside: Mapping[str, str]) ->
         (block, rest), places = match.groups(), inside
     layer, _, leaf = rest.rpartition(".")
     return f"{block}{places.get(layer, layer)}.{leaf}" if layer else key
-
-
-def _inverted(places: Mapping[str, str]) -> dict[str, str]:
-    return {ours: theirs for theirs, ours in places.items()}

@@ -18,8 +18,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from hierdiff.interop.published import Shapes
+
 T = TypeVar("T")
-Shapes = Mapping[str, Sequence[int]]
 
 _PLACES = (
     (r"^input_blocks\.", "down."),

@@ -82,9 +82,9 @@ class Reader(ABC):
         Raises:
             ValueError: where the method has no such layout.
         """
+        able = (name for name in readers if readers.get(name).write is not Reader.write)
         raise ValueError(
-            f"weights are not written in the layout of {self.project}: "
-            f"{', '.join(name for name in readers if can_write(name))} are"
+            f"weights are not written in the layout of {self.project}: {', '.join(able)} are"
         )
 
     def beside(self, weights: Shapes, method: Node) -> dict[str, Any]:
@@ -96,11 +96,6 @@ class Reader(ABC):
 
 
 readers: Registry[Reader] = Registry("reader", Reader)
-
-
-def can_write(name: str) -> bool:
-    """Whether a reader also writes."""
-    return getattr(readers.get(name), "write", None) is not Reader.write
 
 
 def within(place: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -129,6 +129,13 @@ class View:
             better=better,
         )
 
+    def pair(
+        self, names: Sequence[str], values: Sequence[float], fake: Tensor, real: Tensor, how: str
+    ) -> Iterator[Quality]:
+        """Two values, of which higher is better, as `compared`."""
+        for name, value in zip(names, values, strict=True):
+            yield self.compared(name, value, fake, real, how, HIGH)
+
     def beside(self, name: str) -> View:
         """The same images, seen by the extractor of this name that stands beside the first."""
         extractor, statistics = self.extractor.companions[name], self.reference.of(name)
@@ -260,8 +267,7 @@ def manifolds(view: View) -> Iterator[Quality]:
     fake, real = view.matched()
     estimator = f"manifold-k{K_MANIFOLD}-{len(fake)}x{len(real)}"
     values = precision_recall(real, fake, K_MANIFOLD)
-    for metric, value in zip(("precision", "recall"), values, strict=True):
-        yield view.compared(metric, value, fake, real, estimator, HIGH)
+    yield from view.pair(("precision", "recall"), values, fake, real, estimator)
 
 
 def manifolds_of_all(view: View) -> Iterator[Quality]:
@@ -273,8 +279,7 @@ def manifolds_of_all(view: View) -> Iterator[Quality]:
     fake, real = view.streams["features"].kept, view.reference.statistics.kept
     estimator = f"manifold-k{K_MANIFOLD}-{len(fake)}x{len(real)}"
     values = precision_recall(real, fake, K_MANIFOLD)
-    for metric, value in zip(("precision", "recall"), values, strict=True):
-        yield view.compared(metric, value, fake, real, estimator, HIGH)
+    yield from view.pair(("precision", "recall"), values, fake, real, estimator)
 
 
 def density(view: View) -> Iterator[Quality]:
@@ -282,8 +287,7 @@ def density(view: View) -> Iterator[Quality]:
     fake, real = view.matched()
     estimator = f"density-k{K_DENSITY}-{len(fake)}x{len(real)}"
     values = density_coverage(real, fake, K_DENSITY)
-    for metric, value in zip(("density", "coverage"), values, strict=True):
-        yield view.compared(metric, value, fake, real, estimator, HIGH)
+    yield from view.pair(("density", "coverage"), values, fake, real, estimator)
 
 
 def clipped_density(view: View) -> Iterator[Quality]:
@@ -291,8 +295,7 @@ def clipped_density(view: View) -> Iterator[Quality]:
     fake, real = view.both()
     estimator = f"clipped-k{K_DENSITY}-{len(fake)}x{len(real)}"
     values = clipped_density_coverage(real, fake, K_DENSITY)
-    for metric, value in zip(("clipped density", "clipped coverage"), values, strict=True):
-        yield view.compared(metric, value, fake, real, estimator, HIGH)
+    yield from view.pair(("clipped density", "clipped coverage"), values, fake, real, estimator)
 
 
 def squeezenet_distance(view: View) -> Iterator[Quality]:

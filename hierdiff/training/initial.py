@@ -20,7 +20,7 @@ from hierdiff.denoisers.protocol import Wrapper
 from hierdiff.interop import check_groups
 from hierdiff.methods import Diffusion, Method, Stage
 from hierdiff.training.format import KEY
-from hierdiff.training.load import check_company, check_values, load_method, packages_of
+from hierdiff.training.load import check_company, check_values, load_method, packages_of, shapes_of
 
 
 def starting(method: Method) -> Iterator[tuple[Denoiser, Path, Stage]]:
@@ -118,7 +118,7 @@ def _of_run(
     """
     other, their = load_method(path, packages_of(config))
     there = [
-        (one, _unwrapped(one.denoiser.tail(network.levels)))
+        (one, one.denoiser.tail(network.levels))
         for one in reversed(list(other.stages))
         if isinstance(one, Diffusion) and one.ready and one.denoiser.levels >= network.levels
     ]
@@ -128,21 +128,14 @@ def _of_run(
             f"{type(network).__name__} to start from: give weights of a run whose network is the "
             f"inner one here"
         )
-    ours = _shapes(network)
-    other_stage, twin = next((pair for pair in there if _shapes(pair[1]) == ours), there[0])
+    there = [(one, own.denoiser if isinstance(own, Wrapper) else own) for one, own in there]
+    ours = shapes_of(network)
+    other_stage, twin = next((pair for pair in there if shapes_of(pair[1]) == ours), there[0])
     tensors = twin.state_dict()
     check_fit(network, tensors, path)
     _check_meaning(network, stage, twin, other_stage, path)
     check_company(path, stage, config, their)
     return tensors
-
-
-def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-
-
-def _unwrapped(network: Denoiser) -> Denoiser:
-    return network.denoiser if isinstance(network, Wrapper) else network
 
 
 def _is_fresh(network: nn.Module, name: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hierdiff.files.weights import weights_of
 from hierdiff.methods import Diffusion, Method, Stage
@@ -170,9 +170,9 @@ def sha256_of_weights(tensors: Mapping[str, Tensor]) -> str:
     return sha256_of_tensors({name: tensor.float() for name, tensor in tensors.items()})
 
 
-def shapes_of(stage: Stage) -> dict[str, tuple[int, ...]]:
-    """Shapes of a stage's tensors by name."""
-    return {name: tuple(tensor.shape) for name, tensor in stage.state_dict().items()}
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of its tensors by name."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 @torch.no_grad()

@@ -127,7 +127,7 @@ def test_any_side_that_the_patch_divides_works(rows, columns):
 
 
 def test_any_other_side_is_refused_before_compute():
-    with pytest.raises(ValueError, match=r"sides \(8, 7\) are not multiples of patch 2"):
+    with pytest.raises(ValueError, match=r"sides \(8, 7\) are not multiples of 2"):
         run(dit(), image(1, 8, 7))
 
 

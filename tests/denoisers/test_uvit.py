@@ -141,7 +141,7 @@ def test_any_side_that_can_be_halved_works(rows, columns):
 @pytest.mark.parametrize("shape", [(7, 8), (8, 9), (8, 6)])
 def test_any_other_side_is_refused_before_compute(shape):
     network = uvit(stem={"name": "patch", "factor": 2})
-    message = rf"sides \({shape[0]}, {shape[1]}\) are not multiples of 4.*stem 2.*halved 1 times"
+    message = rf"sides \({shape[0]}, {shape[1]}\) are not multiples of 4"
     with pytest.raises(ValueError, match=message):
         run(network, image(1, *shape))
 

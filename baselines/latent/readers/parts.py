@@ -148,7 +148,7 @@ def alone(first: FirstStage, side: int) -> Published:
         facts={"channels": channels, "classes": 0, "text_width": 0, "text_length": 0},
         weights=_stage(first)
         | within(DENOISER, untrained)
-        | _statistics(first, network, first.statistics),
+        | _statistics(network, first.statistics),
     )
 
 
@@ -173,7 +173,7 @@ def together(first: FirstStage, network: Network, side: int, scale: By | None = 
         facts=network.facts(first.node.get("channels", 3)),
         weights=_stage(first)
         | within(DENOISER, network.weights)
-        | _statistics(first, autoencoder, statistics),
+        | _statistics(autoencoder, statistics),
         text=network.text,
         notes=network.notes,
     )
@@ -235,7 +235,7 @@ def _stage(first: FirstStage) -> dict[str, Tensor]:
     return within(AUTOENCODER, first.weights) | within("stages.0", flags)
 
 
-def _statistics(first: FirstStage, network: Autoencoder, by: By) -> dict[str, Tensor]:
+def _statistics(network: Autoencoder, by: By) -> dict[str, Tensor]:
     """Of latents, with the mark of the autoencoder; without where images are needed for them."""
     statistics = LatentStatistics(network.latent_channels, by)
     if by not in MEASURED:
