@@ -84,11 +84,6 @@ def read(path: str | Path, method: Method) -> Given:
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:
-    """The arrays of a file by name.
-
-    Raises:
-        ValueError: where the file is of another kind.
-    """
     if path.suffix == ".npz":
         return {name: torch.from_numpy(array) for name, array in read_npz(path).items()}
     if path.suffix == ".safetensors":
@@ -100,11 +95,6 @@ def _arrays(path: Path) -> dict[str, Tensor]:
 
 
 def _check(place: str, name: str, array: Tensor) -> None:
-    """Refuses an array of another name, rank or kind than `read` takes.
-
-    Raises:
-        ValueError: for one of those.
-    """
     kind = next((kind for kind in NAMED if name.startswith(kind) and name != kind), None)
     if name not in ALONE and kind is None:
         known = ", ".join([*ALONE, *(f"{kind}NAME" for kind in NAMED)])

@@ -48,11 +48,6 @@ class GaussianProcess(ABC):
             self._check(schedule)
 
     def _check(self, schedule: Schedule) -> None:
-        """Checks the schedule, and that alpha and sigma are finite at both ends.
-
-        Raises:
-            ValueError: where they are not, or the schedule is undefined or does not fall.
-        """
         check_schedule(schedule)
         ends = torch.tensor([0.0, 1.0], dtype=torch.float32, device="cpu")
         for name, values in zip(("alpha", "sigma"), self.coefficients(schedule(ends)), strict=True):

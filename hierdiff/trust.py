@@ -90,7 +90,6 @@ def is_installed(file: Path) -> bool:
 
 @functools.cache
 def _places() -> tuple[Path, ...]:
-    """The folders of what is installed."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     installed = [*map(sysconfig.get_path, kinds), *site.getsitepackages()]
     return tuple(Path(one).resolve() for one in installed)

@@ -97,7 +97,6 @@ class SamplingTimer:
 
     @torch.no_grad()
     def _seconds(self, fn: Callable[[], Any]) -> float:
-        """Seconds for one image."""
         with autocast(self.device, self.case.precision):
             return time_call(fn, warmup=1, repeats=3, device=self.device).median / self.batch
 

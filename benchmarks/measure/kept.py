@@ -147,17 +147,11 @@ def remove_kept(path: Path | None) -> None:
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> None:
-    """Arrays by name with texts about them and a digest of both."""
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write(path, save(whole, metadata={**about, "sha256": _digest(whole, about)}))
 
 
 def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """What `_save` wrote.
-
-    Raises:
-        ValueError: where the content does not match; another of `ERRORS` for any other damage.
-    """
     check_regular(path)
     with safe_open(path, "numpy") as file:
         about = dict(file.metadata() or {})

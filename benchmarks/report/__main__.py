@@ -121,7 +121,6 @@ def _listed(begun: Path) -> set[str]:
 
 
 def _linked(index: Path) -> set[str]:
-    """The files that a page links to."""
     if not index.is_file():
         return set()
     links = re.findall(r'(?:href|src)="([^"]*)"', index.read_text("utf-8", "replace"))

@@ -318,7 +318,6 @@ def _axis_text(axis: Axis) -> str:
 def _frame(
     across: AxisScale, up: AxisScale, x: Axis, y: Axis, right: float = WIDTH - RIGHT
 ) -> Iterator[str]:
-    """Grid lines, tick labels and axis titles, with an arrow to the better side."""
     floor = max(up.start, HEIGHT - BOTTOM)
     for value in up.ticks():
         at = up(value)

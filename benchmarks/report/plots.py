@@ -64,7 +64,6 @@ def trade_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
 
 
 def _finest_of(entries: Sequence[LabelledRecord]) -> Name:
-    """The finest level of all rows."""
     return next(iter(finest_first(level for e in entries for level in e.record.levels)), 0)
 
 

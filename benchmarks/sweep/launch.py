@@ -141,7 +141,6 @@ class SweepProgress(Callback):
     def _order(
         self, config: Any, runs: Sequence[Mapping[str, Any] | None], finished: Mapping[int, str]
     ) -> Sequence[int]:
-        """The order in which jobs are taken."""
         several = not config.hydra.launcher._target_.endswith(ONE_BY_ONE)
         packed = several if self._longest_first is None else self._longest_first
         if self._dry or not packed:
@@ -150,7 +149,6 @@ class SweepProgress(Callback):
         return longest_first(planned_works(missing))
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        """Asks the jobs to stop, through the ledger."""
         if self._ledger is not None:
             self._ledger.stop("cluster" if of_cluster([number]) else "user")
 

@@ -131,7 +131,6 @@ def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:
 
 
 def _failures(cost: Cost) -> tuple[str | None, str | None]:
-    """Of training and of sampling."""
     return cost.train_failure, cost.sample_failure
 
 

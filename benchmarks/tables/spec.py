@@ -120,11 +120,6 @@ def _list(node: Mapping[str, Any], name: str) -> Sequence[Any]:
 
 
 def _entry(kind: type[T], name: str, value: Any) -> T:
-    """An entry of a list: its name, or a mapping of options.
-
-    Raises:
-        ValueError: where it names none, or for an unknown option.
-    """
     node = value if isinstance(value, Mapping) else {name: value}
     if name not in node:
         raise ValueError(f"{name}s: {dict(node)!r} does not say which {name}: add {name}: NAME")
@@ -180,11 +175,6 @@ def arranged(table: Table, spec: Spec) -> Table:
 
 
 def _columns(table: Table, shown: Sequence[ShownColumn]) -> dict[Column, Column]:
-    """The columns that are shown, each as it is shown.
-
-    Raises:
-        ValueError: where two of them would have one heading.
-    """
     if not shown:
         return {column: column for column in table.columns}
     by_key = {column.key: column for column in table.columns}
@@ -219,7 +209,6 @@ def _shown_as(columns: Mapping[Column, Column], names: Mapping[str, str]) -> Seq
 
 
 def _names(table: Table, shown: Sequence[ShownRow]) -> dict[str, str]:
-    """The name of each row as it is shown."""
     given = {
         row: one.name
         for one in reversed(shown)

@@ -140,7 +140,6 @@ def tabulate(
 
 
 def _shown(cells: Mapping[Column, Any], columns: Sequence[str]) -> dict[Column, Any]:
-    """The cells of the columns that are chosen."""
     keys = chosen(columns, [column.key for column in cells], "column")
     return {column: values for column, values in cells.items() if column.key in keys}
 

@@ -115,11 +115,6 @@ class _Entry(NamedTuple):
 
 
 def _lines(text: str, path: Path) -> Iterator[_Entry]:
-    """The lines of JSON.
-
-    Raises:
-        ValueError: names a line that is no caption.
-    """
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -147,11 +142,6 @@ def stated(facts: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _rows(text: str, path: Path) -> Iterator[_Entry]:
-    """The rows of a table behind the first.
-
-    Raises:
-        ValueError: where the first row names no file or no caption, or a row is shorter.
-    """
     table = csv.reader(io.StringIO(text, newline=""))
     try:
         names = [name.strip() for name in next(table, [])]

@@ -107,11 +107,6 @@ def cifar(
 
 
 def _folder(root: Path, release: Release) -> Path:
-    """Where the test part is.
-
-    Raises:
-        FileNotFoundError: where it is in none of the known folders.
-    """
     inside = ("", "cifar-10-batches-py", "cifar-10-batches-bin", "cifar-100-python")
     for place in (root / name for name in (*inside, "cifar-100-binary")):
         if (place / release.test).is_file() or (place / f"{release.test}.bin").is_file():
@@ -125,12 +120,6 @@ def _folder(root: Path, release: Release) -> Path:
 def _batch(
     folder: Path, name: str, release: Release
 ) -> tuple[UInt8[np.ndarray, "n 3 32 32"], Int[np.ndarray, " n"]]:
-    """Images and labels of one file.
-
-    Raises:
-        FileNotFoundError: where it is absent.
-        ValueError: `Damaged`, where it is none.
-    """
     path = folder / f"{name}.bin"
     if not path.is_file():
         return _pickled(folder / name, release)

@@ -468,11 +468,6 @@ def _tables(tree: Tree, own: Tree | None, split: Split, keys: Sequence[str]) -> 
 
 
 def _text(read: Callable[[Any], Any], what: Any, path: Path | None = None) -> Any:
-    """What `read(what)` gives; path: of the table.
-
-    Raises:
-        OSError: where it cannot be read.
-    """
     try:
         return read(what)
     except OSError as error:

@@ -383,11 +383,6 @@ def conditions(
 
 
 def _text(caption: object) -> str:
-    """In Unicode form NFC, as the captions of data are.
-
-    Raises:
-        ValueError: for what is no text.
-    """
     if not isinstance(caption, str):
         raise ValueError(f"caption {caption!r} is no text: write it in quotes")
     return unicodedata.normalize("NFC", caption)

@@ -219,11 +219,6 @@ def read_table(path: Path, columns: Columns) -> list[Row]:
 
 
 def _columns(names: Sequence[str], columns: Columns) -> Columns:
-    """Those that are there.
-
-    Raises:
-        ValueError: where one that was asked for is not.
-    """
     for option, name in columns._asdict().items():
         if name is not None and name not in names:
             raise ValueError(

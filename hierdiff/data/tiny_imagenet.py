@@ -79,17 +79,11 @@ def tiny_imagenet(
 
 
 def _trained(top: Path) -> Iterator[tuple[Path, str]]:
-    """Training images, and the folder of their class."""
     for path in sorted((top / "train").glob("*/images/*.JPEG")):
         yield path, path.parent.parent.name
 
 
 def _tested(val: Path) -> Iterator[tuple[Path, str]]:
-    """Test images, and their class out of the table beside them.
-
-    Raises:
-        ValueError: names a line that is none.
-    """
     table = val / ANNOTATIONS
     for number, line in enumerate(read_text(table).split("\n"), start=1):
         parts = line.split("\t")

@@ -202,11 +202,6 @@ def examples_in(path: Path) -> list[Example]:
 
 @contextmanager
 def _opened_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """A `.tar` whose headers are read inside.
-
-    Raises:
-        ValueError: where it is none, or ends too early.
-    """
     try:
         with tarfile.open(path, "r:") as archive:
             yield archive
@@ -217,11 +212,6 @@ def _opened_tar(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _members(archive: tarfile.TarFile) -> dict[str, dict[str, tarfile.TarInfo]]:
-    """The members of each example by their suffix.
-
-    Raises:
-        ValueError: for a name that is there twice.
-    """
     examples: dict[str, dict[str, tarfile.TarInfo]] = {}
     for one in archive:
         if not one.isreg() or is_hidden(one.name):

@@ -357,11 +357,6 @@ class UNet(Denoiser):
             self.inner.check(shapes[1:])
 
     def _check_meeting(self, side: int, inner: int) -> None:
-        """Checks that the side at the bottom is that of the inner network.
-
-        Raises:
-            ValueError: naming the `multiples` that fit, or that no number of halvings does.
-        """
         if side == inner * self.reduction:
             return
         halvings = (side // inner).bit_length() - 1

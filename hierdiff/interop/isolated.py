@@ -131,11 +131,6 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def _dense(tensor: Tensor, name: str, path: Path) -> Tensor:
-    """The tensor in memory of its own.
-
-    Raises:
-        ValueError: for one that is sparse, quantised, or repeats fewer numbers than it has.
-    """
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise ValueError(f"{path}: {name!r} is sparse, quantised or without numbers: not read")
     held = tensor.untyped_storage().nbytes()

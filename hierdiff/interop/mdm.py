@@ -196,7 +196,6 @@ class MDMReader(Reader):
         return in_their_layout(part_of(f"{stages.pop()}.denoiser", weights))
 
     def _network(self, shapes: Shapes, side: int, shift: float) -> dict[str, Any]:
-        """The options of one level's network."""
         width = shapes["conv_in.weight"][0]
         down = _places(shapes, "down", "resnets")
         blocks = [len(_places(shapes, "down", "resnets", i)) for i in down]

@@ -140,11 +140,6 @@ def _grid(value: Tensor) -> Tensor:
 
 
 def _quotient(bias: Tensor, gain: Tensor) -> Tensor:
-    """The quotient bias / gain, 0 where both are 0.
-
-    Raises:
-        ValueError: where the gain alone is 0.
-    """
     quotient = torch.where(gain == 0, bias, bias / gain)
     if not quotient.is_meta and bool(((gain == 0) & (bias != 0)).any()):
         raise ValueError(f"{_MEMORY} has a gamma of 0 beside another beta, which RIN cannot hold")

@@ -200,11 +200,6 @@ class FidelityMeter:
         }
 
     def _embedded(self, captions: Sequence[str] | None, n: int) -> Tensor | None:
-        """Embeddings of the captions, where the CLIP score is a metric.
-
-        Raises:
-            ValueError: where there are not as many captions as images.
-        """
         if "alignment" not in self._keep:
             return None
         if captions is None or len(captions) != n:

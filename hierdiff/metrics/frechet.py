@@ -408,11 +408,6 @@ def _lowest(rows: Int[Tensor, " k"], m: int) -> Int[Tensor, " m"]:
 
 
 def _check_widths(a: int, b: int) -> None:
-    """Refuses features of two widths.
-
-    Raises:
-        ValueError: where a and b differ.
-    """
     if a != b:
         raise ValueError(
             f"features of width {a} and {b} cannot be compared: use one extractor for both"

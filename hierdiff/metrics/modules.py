@@ -174,7 +174,6 @@ class FeatureMetric(Metric):
                 getattr(self, name).append(torch.empty(shape, dtype=kind, device=self.device))
 
     def _add(self, kind: str, output: str, features: Tensor) -> None:
-        """The next outputs of this process."""
         names = self._states(kind, output)
         moments = _unpacked(getattr(self, names[0]))
         first, (rank, world) = int(moments.n), _place()

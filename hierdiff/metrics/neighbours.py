@@ -136,16 +136,11 @@ def nearest_images(
 def _inside(
     points: Float64[Tensor, "n d"], centres: Float64[Tensor, "m d"], k: int
 ) -> Iterator[Bool[Tensor, "_b m"]]:
-    """For each point the balls that contain it, in blocks of points; errors as in `_reach`."""
+    """For each point the balls that contain it, in blocks of points."""
     return _within(points, centres, _reach(centres, k))
 
 
 def _reach(centres: Float64[Tensor, "m d"], k: int) -> Float64[Tensor, " m"]:
-    """Squared radius of each ball.
-
-    Raises:
-        ValueError: where there are k centres or fewer.
-    """
     if len(centres) <= k:
         raise ValueError(f"{len(centres)} images have no {k}-th nearest other: measure more")
     # the image itself is the nearest of k + 1

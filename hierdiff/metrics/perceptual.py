@@ -212,11 +212,6 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _read(path: str | Path | None, option: str, what: str) -> dict[str, Tensor]:
-    """The tensors of a file that the user has.
-
-    Raises:
-        FileNotFoundError: with the option to set, and the network that needs no file.
-    """
     place = None if path is None else Path(path).expanduser()
     if place is None or not place.is_file():
         raise FileNotFoundError(

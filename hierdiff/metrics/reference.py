@@ -370,11 +370,6 @@ def _shipped(identity: str) -> Statistics | None:
 def _stated(
     path: Path, arrays: Mapping[str, np.ndarray], names: tuple[str, str], width: int, n: float
 ) -> Statistics:
-    """Statistics of published moments.
-
-    Raises:
-        ValueError: where an array is absent, of another width, not finite, or no covariance.
-    """
     if not set(names) <= set(arrays):
         raise ValueError(f"{path} lacks {' or '.join(names)}: give an .npz that holds both")
     mean, covariance = (torch.from_numpy(np.asarray(arrays[k], np.float64)) for k in names)

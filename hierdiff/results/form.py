@@ -226,7 +226,6 @@ def _test(form: Any) -> Test:
 
 
 def _sentence(value: Any, rule: Rule, where: str) -> str:
-    """How a value breaks a rule."""
     if rule is UNKNOWN:
         return f"{where} is no field that this version knows, a later one may read it"
     return f"{where} is {_short(value)}, where {rule[0]} is needed"

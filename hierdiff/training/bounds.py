@@ -126,11 +126,6 @@ def _size(shape: Sequence[int]) -> int:
 
 
 def _check_numbers(config: Mapping[str, Any], largest: int, source: Path) -> None:
-    """Numbers in the parts that are built, the method and the text encoder, are not too large.
-
-    Raises:
-        ValueError: names the first one that is.
-    """
     rest = [(part, config.get(part)) for part in ("method", "facts", "text")]
     while rest:
         place, node = rest.pop()

@@ -67,13 +67,6 @@ def start_networks(method: Method, config: Mapping[str, Any]) -> None:
 def _tensors(
     network: Denoiser, path: Path, stage: Stage, config: Mapping[str, Any]
 ) -> Mapping[str, Tensor]:
-    """The tensors of the file, checked, by their names in the network.
-
-    Raises:
-        ValueError: as `start_networks`.
-        FileNotFoundError: as `start_networks`.
-        PermissionError: as `start_networks`.
-    """
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no file {path} for a network to start from: give a weights.safetensors of "

@@ -87,11 +87,6 @@ def completed(node: Node) -> dict[str, Any]:
 
 
 def _check_present(paths: Sequence[Path], source: str | None) -> None:
-    """Checks that files are there whose source is known.
-
-    Raises:
-        FileNotFoundError: names those that are not, and where they come from.
-    """
     absent = [str(path) for path in paths if not path.exists()]
     if absent and source is not None:
         raise FileNotFoundError(f"there is no checkpoint {' and no '.join(absent)}: {source}")
@@ -135,11 +130,6 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _check_chain(nodes: Sequence[Node], paths: Sequence[Path]) -> None:
-    """Checks that each network after the first is an upsampler of the images of the one before.
-
-    Raises:
-        ValueError: naming the first file that is not.
-    """
     for place, (node, path) in enumerate(zip(nodes, paths, strict=True)):
         sides = list(node.get("resolutions") or [])
         if not place and len(sides) != 1:
@@ -156,11 +146,6 @@ def _check_chain(nodes: Sequence[Node], paths: Sequence[Path]) -> None:
 
 
 def _last_stage(node: Node, path: Path) -> dict[str, Any]:
-    """The options of the finest stage of a method of one network, or of a cascade.
-
-    Raises:
-        ValueError: where the method does not list its stages and has more than one resolution.
-    """
     stages = node.get("stages")
     left = ("name", "resolutions", "stages", "share", "split", "denoisers", *JOINT)
     common = {name: value for name, value in node.items() if name not in left}
@@ -185,11 +170,6 @@ def _sampled(node: Node, chosen: Mapping[str, Any]) -> dict[str, Any]:
 def _check_facts(
     facts: Mapping[str, int], channels: int, classes: int, text_width: int, path: Path
 ) -> None:
-    """Checks that the data have what the network was trained on.
-
-    Raises:
-        ValueError: where channels, classes or the width of the text differ.
-    """
     if facts["channels"] != channels:
         raise ValueError(
             f"{path} was trained on {facts['channels']} channels, the data have {channels}: take "

@@ -470,11 +470,6 @@ class Run:
         return found
 
     def _check(self, path: Path, checkpoint: Checkpoint) -> None:
-        """Checks that a checkpoint is this run's, and that it is whole.
-
-        Raises:
-            Broken: where its config has another form.
-        """
         config = checkpoint.config if isinstance(checkpoint.config, dict) else {}
         for part, value in self.config.items():
             if part in config and isinstance(config[part], dict) is not isinstance(value, dict):

@@ -215,11 +215,6 @@ class LDMReader(Reader):
         return self.prediction or "eps"
 
     def _schedule(self, tensors: Mapping[str, Tensor], release: Release | None) -> dict[str, Any]:
-        """The node of the schedule: as stated, of the betas of the file, or of the release.
-
-        Raises:
-            ValueError: for betas of another form than latent diffusion's.
-        """
         if self.schedule is not None:
             return dict(self.schedule)
         betas = tensors.get("betas")

@@ -230,7 +230,6 @@ def first_stage_in(path: str | None, network: str) -> FirstStage:
 
 
 def _stage(first: FirstStage) -> dict[str, Tensor]:
-    """Weights of the stage of an autoencoder."""
     flags = {"imagenet": torch.tensor(True), "log_variance.value": torch.zeros(())}
     return within(AUTOENCODER, first.weights) | within("stages.0", flags)
 

@@ -51,11 +51,6 @@ class Stack(External):
             self.captions = captions.tolist()
 
     def _beside(self, path: Path, name: str, what: str) -> np.ndarray:
-        """An array with an entry for each image.
-
-        Raises:
-            ValueError: where it has another number of them.
-        """
         rows = Rows(path, name)
         if rows.shape[:1] != self.rows.shape[:1] or len(rows.shape) > 2:
             raise ValueError(

@@ -123,11 +123,6 @@ def drawn(node: Mapping[str, Any], trust: Collection[str]) -> Function:
 
 
 def _imported(name: str) -> Callable[..., Any]:
-    """The function.
-
-    Raises:
-        ValueError: where it cannot be imported or called.
-    """
     module, _, attribute = name.partition(":")
     try:
         entry = getattr(importlib.import_module(module), attribute)
@@ -175,11 +170,6 @@ def _pixels(images: Any, where: str) -> UInt8[np.ndarray, "n h w c"]:
 
 
 def _each(values: Any, n: int, kinds: tuple[type, ...], what: str) -> list[Any]:
-    """One value an image, [] for none.
-
-    Raises:
-        ValueError: for another number of them, or another kind.
-    """
     if values is None:
         return []
     plain: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)

@@ -117,11 +117,6 @@ def _inception(path: Path) -> Any:
 
 
 def _inception_file(weights: str | Path | None, allow_download: bool) -> Path:
-    """The path in `weights`, or the first of `search_paths` that exists, or a download if allowed.
-
-    Raises:
-        FileNotFoundError: with the places searched and what works offline.
-    """
     places = files.search_paths(INCEPTION_FILE)
     if allow_download and weights is None and not any(place.is_file() for place in places):
         return _download(places[-1])
