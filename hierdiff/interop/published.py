@@ -82,9 +82,9 @@ class Reader(ABC):
         Raises:
             ValueError: where the method has no such layout.
         """
-        able = (name for name in readers if readers.get(name).write is not Reader.write)
+        writers = (n for n in readers if getattr(readers.get(n), "write", None) != Reader.write)
         raise ValueError(
-            f"weights are not written in the layout of {self.project}: {', '.join(able)} are"
+            f"weights are not written in the layout of {self.project}: {', '.join(writers)} are"
         )
 
     def beside(self, weights: Shapes, method: Node) -> dict[str, Any]:
