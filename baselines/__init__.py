@@ -1,15 +1,18 @@
-"""Baselines beside Matryoshka diffusion; importing this package registers them.
+"""Baselines beside Matryoshka diffusion.
 
-They come in through the plugin entry point, as a stranger's package would.
+They come in through the plugin entry point, as a stranger's package would. Importing the package
+loads none of them, so that its commands start at once.
 """
 
-from baselines import (  # noqa: F401  (registers)
-    cascaded,
-    end_to_end,
-    local_conditional,
-    pixel_readers,
-    r3gan,
-    sdxl,
-)
-from baselines.latent import method, readers, tiny  # noqa: F401  (registers)
-from baselines.unclip import method as unclip  # noqa: F401  (registers)
+hierdiff_plugins = [
+    "baselines.cascaded",
+    "baselines.end_to_end",
+    "baselines.local_conditional",
+    "baselines.pixel_readers",
+    "baselines.r3gan",
+    "baselines.sdxl",
+    "baselines.latent.method",
+    "baselines.latent.readers",
+    "baselines.latent.tiny",
+    "baselines.unclip.method",
+]

@@ -5,7 +5,8 @@ other keys, so the constructor's signature is the schema and there is no second 
 which options there are, its annotations what they may be (`hierdiff.options`). `rule: Sampler` is
 an option whose node is built before the constructor is called, which gets the sampler; with
 `inner: Later[Denoiser]` the constructor gets the node and builds it itself. Packages announce their
-parts through the entry-point group `hierdiff.plugins`; an entry is a module.
+parts through the entry-point group `hierdiff.plugins`: an entry is a module that registers them, or
+one that names such modules in a list `hierdiff_plugins`.
 """
 
 from __future__ import annotations
@@ -30,14 +31,16 @@ PLUGINS = "hierdiff.plugins"
 
 @lru_cache(maxsize=1)
 def load_plugins() -> None:
-    """Imports every module announced under `hierdiff.plugins`, once per process.
+    """Imports every module announced under `hierdiff.plugins`, and those named by its
+    `hierdiff_plugins` if it has that list, once per process.
 
     Raises:
         ImportError: names the plugin that does not import.
     """
     for entry in entry_points(group=PLUGINS):
         try:
-            entry.load()
+            for module in getattr(entry.load(), "hierdiff_plugins", ()):
+                importlib.import_module(module)
         except Exception as error:
             raise ImportError(
                 f"plugin {entry.name!r} ({entry.value}) does not import: {error}: "

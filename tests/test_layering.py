@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import baselines
 from tests.benchmarks.rows import quality, record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,6 +165,21 @@ def test_no_baseline_is_named_outside_the_baselines(module: str):
     assert not names & set(texts(module))
 
 
+def test_every_baseline_that_registers_is_loaded_as_a_plugin():
+    reached, ahead = set[str](), list(baselines.hierdiff_plugins)
+    while ahead:
+        module = ahead.pop()
+        reached.add(module)
+        names = [name for one in imports(module) for name in (one, one.rpartition(".")[0])]
+        ahead += [
+            name for name in names if within(name, "baselines") and name in FILES.keys() - reached
+        ]
+    registering = {
+        m for m in FILES if within(m, "baselines") and ".register(" in FILES[m].read_text()
+    }
+    assert registering <= reached
+
+
 @pytest.mark.parametrize("module", FILES)
 def test_only_entry_points_know_hydra(module: str):
     if module not in ENTRY_POINTS and not module.endswith("__main__"):
@@ -181,13 +197,8 @@ def test_import_hierdiff_loads_no_heavy_library():
 
 
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].values()
-# what an installed command is for, its `--help` says without what takes seconds to load; a command
-# of the baselines loads all of them, as a plugin does
-LIGHT = [
-    script.partition(":")[0].removesuffix(".__main__")
-    for script in SCRIPTS
-    if not within(script, "baselines")
-]
+# what an installed command is for, its `--help` says without what takes seconds to load
+LIGHT = [script.partition(":")[0].removesuffix(".__main__") for script in SCRIPTS]
 SLOW = {"torch", "scipy.stats", "pandas", "matplotlib", "lightning_fabric"}
 
 

@@ -244,6 +244,17 @@ def test_a_plugin_is_loaded_by_its_entry_point(importable: Path):
     assert isinstance(plugged.build({"name": "plugged"}), Square)
 
 
+def test_a_plugin_may_name_the_modules_that_register(importable: Path):
+    (importable / "pack").mkdir()
+    (importable / "pack" / "__init__.py").write_text("hierdiff_plugins = ['pack.parts']\n")
+    (importable / "pack" / "parts.py").write_text(
+        "from tests.test_registry import plugged, Square\nplugged.register('packed')(Square)\n"
+    )
+    announce(importable, "pack")
+    load_plugins.cache_clear()
+    assert "packed" in plugged.names()
+
+
 def test_a_plugin_that_does_not_import_is_named(importable: Path):
     (importable / "broken_plug.py").write_text("import nowhere_at_all\n")
     announce(importable, "broken_plug")

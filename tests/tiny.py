@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-import baselines  # noqa: F401  (registers)
 from hierdiff.batch import Batch, Cond
 from hierdiff.denoisers import Denoiser, denoisers
 from hierdiff.levels import Levels

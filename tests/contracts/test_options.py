@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import baselines  # noqa: F401  (registers)
 import hierdiff.metrics.extractors  # noqa: F401  (registers)
 import hierdiff.training  # noqa: F401  (registers)
 from baselines.cascaded import StageOptions

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import baselines  # noqa: F401  (registers)
 from hierdiff.batch import Cond
 from hierdiff.files.weights import weights_of
 from hierdiff.methods import Method, Request, methods, on_shapes

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import baselines  # noqa: F401  (registers)
 from benchmarks.measure.scale import real_references
 from benchmarks.measure.steps import check_steps, quality_by_steps, write_steps_picture
 from benchmarks.phases import trained_before
