@@ -368,7 +368,7 @@ def measure_cost(bench: Bench) -> list[Cost]:
 
     The first process times them and the others wait, since they would disturb each other.
     """
-    log.info("cost, each case in a fresh process")
+    log.info("measuring costs, each in a fresh process")
     cases = cases_of(
         bench.run.config,
         trajectories(bench.method),

@@ -116,6 +116,7 @@ def painters(routes: Routes) -> tuple[Tensor, ...]:
 def write_experts_picture(path: Path, watched: Watched) -> None:
     """Draws the choices of steps and of words, and who paints where over the steps."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     shown = [painters(call) for call in evenly_spaced(watched.calls, FRAMES)]
     rows = len(watched.images) if shown[0] else 0
@@ -126,7 +127,10 @@ def write_experts_picture(path: Path, watched: Watched) -> None:
     left, right = above.subplots(1, 2)
     steps = torch.stack([call.time[0] for call in watched.calls], 1)
     left.imshow(steps.numpy(), aspect="auto", **look)
+    left.locator_params(integer=True)
     left.set(title="time experts", xlabel="step, from noise to image", ylabel="block")
+    keys = [Patch(color=f"C{i}", label=str(i + 1)) for i in range(max(watched.experts.values()))]
+    above.legend(handles=keys, title="expert", loc="outside right upper", frameon=False)
     first = watched.calls[0]
     if first.words is not None and first.seen is not None:
         chosen = first.words[0][:, first.seen[0]].T
@@ -134,11 +138,15 @@ def write_experts_picture(path: Path, watched: Watched) -> None:
         fits = len(watched.words) == len(chosen)
         labels = watched.words if fits else [str(i + 1) for i in range(len(chosen))]
         right.set_yticks(range(len(chosen)), labels)
+        right.locator_params(axis="x", integer=True)
         right.set(title="space experts of the words", xlabel="block")
     else:
         right.axis("off")
     if rows:
+        below.suptitle("space expert of most words at each place, last block", fontsize="large")
         grid = below.subplots(rows, FRAMES + 1, squeeze=False)
+        for place, title in ((0, "first step"), (len(shown) - 1, "last step"), (-1, "sample")):
+            grid[0][place].set_title(title, fontsize="medium")
         for row, (axes, image) in enumerate(zip(grid, watched.images, strict=True)):
             for place, maps in zip(axes, shown, strict=False):
                 place.imshow(maps[0][row].numpy(), **look)

@@ -196,13 +196,13 @@ def write_picture(path: Path, rows: Sequence[Mapping[str, Any]], own: Mapping[st
                 [row["level"] for row in curve],
                 [row["value"] for row in curve],
                 marker="o",
-                label=f"{source} input",
+                label=f"{source} coarse images",
             )
         axes.axhline(curve[0]["floor"], color="grey", linestyle=":", label="noise floor")
-        axes.axvline(own[name], color="grey", linewidth=0.8, label="level in sampling")
+        axes.axvline(own[name], color="grey", linewidth=0.8, label="used in sampling")
         axes.invert_xaxis()
         axes.set(
-            title=name,
+            title=f"stage {name}",
             xlabel="log-SNR of the augmentation (noisier to the right)",
             ylabel=f"{curve[0]['metric']} at {text_of(curve[0]['resolution'])} px",
         )

@@ -115,6 +115,6 @@ def write_spectrum_picture(path: Path, rows: Sequence[Mapping[str, Any]]) -> Non
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(marks, list(map(str, marks)))
-    axes.set(xlabel="cycles an image", ylabel=f"power at {px(rows[0]['resolution'])}")
+    axes.set(xlabel="cycles per image", ylabel=f"power at {px(rows[0]['resolution'])}")
     axes.legend(frameon=False)
     write_figure(path, figure)

@@ -23,7 +23,7 @@ from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.quality import NATIVE
 from hierdiff.metrics.reference import Reference
 from hierdiff.processes import ALONE, Processes
-from hierdiff.resolution import Resolution, text_of
+from hierdiff.resolution import Resolution, px
 
 
 def check_steps(method: Method) -> None:
@@ -94,7 +94,7 @@ def write_steps_picture(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xticks(counts, list(map(str, counts)))
     axes.set(
         xlabel="sampler steps",
-        ylabel=f"{rows[0]['metric']} at {text_of(rows[0]['resolution'])} px",
+        ylabel=f"{rows[0]['metric']} at {px(rows[0]['resolution'])}",
     )
     if len({row["stage"] for row in rows}) > 1:
         axes.legend(frameon=False)

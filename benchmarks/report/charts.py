@@ -228,7 +228,8 @@ def lines(curves: Sequence[Line], x: Axis, y: Axis, real: tuple[str, float] | No
         pattern = DASHES[line.dash % len(DASHES)][1]
         dashed = f' stroke-dasharray="{pattern}"' if pattern else ""
         body.append(f'<path class="line c{line.look % COLOURS}"{dashed} d="M{path}"/>')
-        body.append(mark(line.look, *placed[-1], size=4))
+        marked = placed if line.look >= COLOURS else placed[-1:]  # tells lines of a colour apart
+        body += [mark(line.look, *place, size=4) for place in marked]
         ends[line.label].append(placed[-1][1])
     targets = [sum(ends[label]) / len(ends[label]) for label in labels]
     places = spaced(targets, TOP, height - BOTTOM)

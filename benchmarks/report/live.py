@@ -13,7 +13,7 @@ from benchmarks.report.charts import Axis, Line, lines
 from benchmarks.report.parts import Chart, Charts, Figure, Gallery, mapping
 from benchmarks.report.pictures import ReportFiles
 from hierdiff.config import from_yaml
-from hierdiff.files.log import losses, read_log
+from hierdiff.files.log import loss_label, losses, read_log
 from hierdiff.results.record import FILE
 
 LOG = "log.jsonl"
@@ -80,13 +80,14 @@ def _progress(folder: Path, found: Sequence[dict[str, Any]]) -> str:
 def _loss_chart(found: Sequence[dict[str, Any]]) -> Charts | None:
     curves = []
     for look, (name, pieces) in enumerate(losses(found).items()):
-        label = "all levels" if name == "loss" else name.removeprefix("loss/")
         for points in (list(_thinned(piece.tolist())) for piece in pieces):
             if len(points) > 1:
-                curves.append(Line(label, points, look))
+                curves.append(Line(loss_label(name), points, look))
     if not curves:
         return None
-    return Charts("Loss", [Chart("Loss", lines(curves, Axis("images"), Axis("loss")))])
+    return Charts(
+        "Loss", [Chart("Loss", lines(curves, Axis("training images"), Axis("training loss")))]
+    )
 
 
 def _thinned(points: Sequence[Sequence[float]]) -> Iterator[tuple[float, float]]:

@@ -56,7 +56,7 @@ def trade_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
                 and (cost := _cost(e, side if view == "native" else _finest(e), key)) is not None
             ]
             if points:
-                quality = Axis(f"{metric} at {px(side)}", pairs[0][1].better)
+                quality = Axis(_name(side, view, metric, finest), pairs[0][1].better)
                 real = _real(entries, side, metric, pairs[0][1].identity)
                 images.append(Chart(axis.label, scatter(points, axis, quality, real)))
         if images:
@@ -127,7 +127,7 @@ def curve_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
     for key in sorted(ranked, key=lambda key: (order_of(key[0]), -len(shared[key]))):
         side, view, metric, identity = key
         own = [row for _, of_entry in shared[key].values() for row in of_entry]
-        axis = Axis(f"{metric} at {px(side)}", sides.get(metric, own[0].better))
+        axis = Axis(_name(side, view, metric, finest), sides.get(metric, own[0].better))
         real = _real(entries, side, metric, identity)
         images = []
         for spent, name, label in SPENT:
@@ -206,7 +206,7 @@ def spectrum_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
     for level, curves in shared.items():
         drawn = [Line(label, sorted(points), look) for (label, look), points in curves.items()]
         name = f"Power spectrum at {px(level)}"
-        chart = lines(drawn, Axis("cycles an image"), Axis("power"))
+        chart = lines(drawn, Axis("cycles per image"), Axis("power"))
         yield Charts(name, [Chart("spectrum", chart)])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hierdiff.files.reading import from_json, read_text
+from hierdiff.resolution import RESOLUTION_TEXT
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -43,3 +44,11 @@ def losses(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[np.ndarray]]:
             if name != "loss" or list(pieces.values()).count(piece) == 1:
                 series.setdefault(name, []).append(np.array(piece, dtype=float))
     return series
+
+
+def loss_label(name: str) -> str:
+    """The name of a loss in a chart, from its name in the log: "total", "level 32", "pixel"."""
+    part = name.removeprefix("loss/")
+    if name == "loss":
+        return "total"
+    return f"level {part}" if RESOLUTION_TEXT.fullmatch(part) else part

@@ -222,6 +222,6 @@ class FidelityMeter:
         fewest = min((s["features"].n for s in self.streams.values() if "features" in s), default=0)
         if 0 < fewest <= self.extractor.width:
             log.info(
-                "%s from %d images with %d dimensions: read it beside its floor",
+                "%s of %d images with %d features is biased: compare it with its noise floor",
                 self.extractor.label, fewest, self.extractor.width,
             )  # fmt: skip

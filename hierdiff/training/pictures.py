@@ -14,7 +14,7 @@ from PIL import Image
 from hierdiff.batch import Cond
 from hierdiff.data.order import evaluation_rows
 from hierdiff.files.atomic import write_figure
-from hierdiff.files.log import losses, read_log
+from hierdiff.files.log import loss_label, losses, read_log
 from hierdiff.images import sheet, to_uint8
 from hierdiff.methods import Stage
 from hierdiff.noise import per_example, seed_of
@@ -52,11 +52,12 @@ def write_curves(path: Path, log: Path) -> None:
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> Any:
-    """A figure of the losses over images, raw and smoothed; a dotted line where a stage ends.
+    """A figure of the losses over images, raw (thin) and smoothed; a stage ends at a dotted line.
 
     Losses above zero share a panel with a log scale; each other one has a linear panel of its own.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     series = losses(lines)
     signed = [name for name, pieces in series.items() if min(p[:, 1].min() for p in pieces) <= 0]
@@ -66,7 +67,12 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> Any:
     ends = [a["images"] for a, b in pairwise(lines) if a["stage"] != b["stage"]]
     for place, names in enumerate(panels, 1):
         axes = figure.add_subplot(len(panels), 1, place)
-        axes.set(xlabel="images", ylabel="loss", yscale="log" if names is positive else "linear")
+        axes.set(xlabel="training images", ylabel="training loss, bold: smoothed")
+        if names is positive:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xlim(0, 1.02 * lines[-1]["images"])
         for name in names:
             draw_curve(axes, name, series[name], log=names is positive)
@@ -81,7 +87,7 @@ def draw_curve(axes: Any, name: str, pieces: Sequence[np.ndarray], *, log: bool)
 
     log: smooth the logarithm of the values.
     """
-    label = "all levels" if name == "loss" else name.removeprefix("loss/")
+    label = loss_label(name)
     color = None
     for images, values in (piece.T for piece in pieces):
         (raw,) = axes.plot(images, values, color=color, linewidth=0.8, alpha=0.3)

@@ -34,7 +34,7 @@ def test_a_run_in_training_says_how_far_it_is(tmp_path: Path):
     files = ReportFiles()
     run = live_run(training(tmp_path / "mdm"), files)
     assert (run.name, run.progress) == ("mdm", "step 3 of 4,000, stage 32, 24 images")
-    assert run.charts is not None and "all levels" in run.charts.images[0].svg
+    assert run.charts is not None and "total" in run.charts.images[0].svg
     assert run.gallery is not None and run.gallery.figures[0].caption == "after 3 steps"
     assert len(files.contents) == 1
 

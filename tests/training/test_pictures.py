@@ -28,7 +28,7 @@ def test_a_loss_that_falls_below_zero_has_a_linear_panel_of_its_own():
     signed, positive = curves(LATENT).axes
     assert signed.get_yscale() == "linear" and positive.get_yscale() == "log"
     assert signed.get_legend_handles_labels()[1] == ["autoencoder"]
-    assert positive.get_legend_handles_labels()[1] == ["pixel", "16"]
+    assert positive.get_legend_handles_labels()[1] == ["pixel", "level 16"]
     drawn = np.concatenate([one.get_ydata() for one in signed.get_lines()])
     assert drawn.min() == -600
 
@@ -36,7 +36,7 @@ def test_a_loss_that_falls_below_zero_has_a_linear_panel_of_its_own():
 def test_losses_above_zero_share_one_panel_with_a_log_scale():
     (axes,) = curves(JOINT).axes
     assert axes.get_yscale() == "log"
-    assert axes.get_legend_handles_labels()[1] == ["all levels", "32", "16"]
+    assert axes.get_legend_handles_labels()[1] == ["total", "level 32", "level 16"]
 
 
 def test_a_curve_is_not_smoothed_over_the_end_of_a_stage():
@@ -45,7 +45,7 @@ def test_a_curve_is_not_smoothed_over_the_end_of_a_stage():
     (axes,) = curves(lines).axes
     smooth = [one.get_ydata().tolist() for one in axes.get_lines()[1:4:2]]
     assert smooth == [pytest.approx([1, 1]), pytest.approx([9])]
-    assert axes.get_legend_handles_labels()[1] == ["all levels"]
+    assert axes.get_legend_handles_labels()[1] == ["total"]
 
 
 def test_a_run_without_a_line_has_an_empty_picture(tmp_path: Path):
