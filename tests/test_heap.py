@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from hierdiff.heap import uncollected
 
 CODE = """
 import resource
@@ -30,3 +33,10 @@ def test_memory_that_was_freed_is_not_asked_of_the_system_again():
     ran = subprocess.run([sys.executable, "-c", CODE], capture_output=True, check=True, cwd=root)
     before, after = map(int, ran.stdout.split())
     assert before > 20 * max(1, after)
+
+
+def test_garbage_is_looked_for_again_after_an_error():
+    with pytest.raises(KeyError), uncollected():
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()

@@ -21,10 +21,12 @@ from benchmarks.tables.spec import Spec, arranged
 from benchmarks.tables.table import tabulate
 from hierdiff.config import one_line, reported
 from hierdiff.files.atomic import clean_beside, write
+from hierdiff.heap import uncollected
 from hierdiff.results.folders import readable
 
 
 @reported
+@uncollected()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints or writes the table."""
     parser = argparse.ArgumentParser("benchmarks.tables", description="Tables of finished runs.")

@@ -41,5 +41,9 @@ def plain(value: Any, where: str, free: bool = False) -> Any:
 
 def content_hash(content: Any) -> str:
     """SHA-256 of the values, whatever the order of keys and the layout of the file."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()
+
+
+_canonical = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False
+).encode

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,7 +27,7 @@ from hierdiff.results.cost import CostPart
 from hierdiff.results.folders import paths, readable, records
 from hierdiff.results.frames import COLUMNS, SPENT, dataframe, wide
 from hierdiff.results.record import Record
-from hierdiff.results.seeds import _over_runs, over_seeds
+from hierdiff.results.seeds import _over_runs, deviation, over_seeds
 from tests.benchmarks.rows import cost, five, of_schema, point, quality, record, ten, training
 
 
@@ -248,6 +249,13 @@ def seeds(*values: float, **changed: object) -> list[Record]:
         )
         for i, v in enumerate(values)
     ]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=9), st.floats(-1e6, 1e6))
+def test_the_deviation_is_that_of_a_sample_and_zero_of_equal_values(values, same):
+    exact = statistics.stdev(values)
+    assert math.isclose(deviation(values), exact, rel_tol=1e-12, abs_tol=1e-300)
+    assert deviation([same] * len(values)) == 0
 
 
 def test_records_that_differ_in_the_seed_alone_become_their_mean(tmp_path: Path):
