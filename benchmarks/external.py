@@ -180,7 +180,11 @@ class Job:
 
 
 def external_settings(config: Mapping[str, Any]) -> ExternalSettings:
-    """The settings of a composed config; ValueError is raised for a value that is none."""
+    """The settings of a composed config.
+
+    Raises:
+        ValueError: for a value that an option cannot have.
+    """
     kinds = hints(ExternalSettings)
     protocol = config.get("protocol")
     if protocol is not None:  # its file also sets options that only runs have
@@ -203,9 +207,8 @@ def external_settings(config: Mapping[str, Any]) -> ExternalSettings:
 def ready_to_evaluate(settings: ExternalSettings) -> Job:
     """Checks an evaluation and reads every image once; nothing is measured or written.
 
-    Absent files raise OSError.
-
     Raises:
+        OSError: where a file is absent.
         ValueError: for images, references or options that do not fit each other.
     """
     check_folder(settings.place)

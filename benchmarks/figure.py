@@ -28,9 +28,8 @@ LABEL, GAP = 18, 6  # height of the letters, and space around images, in pixels
 def figure(records: Sequence[Record], n: int) -> Image.Image:
     """The first n finest samples of each record's run, and the real images of the first run.
 
-    A sheet that is missing or damaged raises OSError.
-
     Raises:
+        OSError: where a sheet is missing or damaged.
         ValueError: for a record that was not read from a run folder, or whose sheet has another
             layout.
     """

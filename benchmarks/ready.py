@@ -59,9 +59,9 @@ class Ready:
 def ready(settings: Settings) -> Ready:
     """Checks a run; nothing is trained, sampled or written.
 
-    Absent files raise OSError, absent packages ImportError.
-
     Raises:
+        ImportError: where a package is absent.
+        OSError: where a file is absent.
         ValueError: for settings that a run cannot have.
     """
     check_folder(settings.place)
@@ -131,7 +131,11 @@ def check_folder(folder: Path) -> None:
 
 
 def check_method(method: Method, analysis: Analysis | None) -> None:
-    """Refuses a method that cannot be sampled or analysed; ValueError is raised for it."""
+    """Refuses a method that cannot be sampled or analysed.
+
+    Raises:
+        ValueError: for such a method.
+    """
     method.check_ready()
     if analysis is None:
         return
@@ -147,9 +151,9 @@ def check_method(method: Method, analysis: Analysis | None) -> None:
 def check_measure(measure: Measure, run: Prepared) -> Extractor:
     """The extractor, after a check that everything in `measure` can be computed.
 
-    Absent files raise OSError, absent packages ImportError.
-
     Raises:
+        ImportError: where a package is absent.
+        OSError: where a file is absent.
         ValueError: for seeds, metrics, resolutions or references that the run cannot have.
     """
     seeds, metrics = list(measure.seeds), {*measure.metrics}
@@ -226,8 +230,11 @@ def check_select(
 def check_foreign(
     measure: Measure, sides: Sequence[Resolution], extractor: Extractor, metrics: set[str]
 ) -> None:
-    """Refuses a reference file that lacks what a metric needs, or is of no resolution of the run;
-    ValueError is raised for it."""
+    """Refuses reference files that do not fit the run.
+
+    Raises:
+        ValueError: where one lacks what a metric needs, or is of no resolution of the run.
+    """
     files = files_of(measure.references)
     check_sides(files, sides)
     for side, path in files.items():
@@ -238,7 +245,11 @@ def check_foreign(
 
 def resolutions_of(measure: Measure, run: Prepared) -> tuple[Resolution, ...]:
     """The resolutions at which a run is measured: those of `measure` and of the method, finest
-    first. ValueError is raised where one does not divide the finest."""
+    first.
+
+    Raises:
+        ValueError: where one does not divide the finest.
+    """
     own = [resolution_of(name) for name in run.method.resolutions]
     resolutions = finest_first([*(resolution_of(one) for one in measure.resolutions), *own])
     for one in resolutions[1:]:

@@ -37,8 +37,11 @@ def build_references(
     folder: Path,
     processes: Processes = ALONE,
 ) -> dict[Resolution, Reference]:
-    """The references of a split by resolution, as a run builds them; ValueError is raised where a
-    resolution does not divide that of the data."""
+    """The references of a split by resolution, as a run builds them.
+
+    Raises:
+        ValueError: where a resolution does not divide that of the data.
+    """
     sides = check_resolutions(resolutions)
     check_resolutions(finest_first([data.resolution, *sides]))
     part = data.part(split)
@@ -93,7 +96,11 @@ class ReferenceSettings:
 
 
 def reference_settings(config: Mapping[str, Any]) -> ReferenceSettings:
-    """The settings of a composed config; a value that an option cannot have raises ValueError."""
+    """The settings of a composed config.
+
+    Raises:
+        ValueError: for a value that an option cannot have.
+    """
     own = {one.name: config[one.name] for one in fields(ReferenceSettings)}
     for name, value in own.items():
         check(value, hints(ReferenceSettings)[name], name)

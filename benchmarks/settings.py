@@ -233,10 +233,11 @@ NAMES = ("name", "label", "folder", "dry_run")  # by which a job is known before
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
-    """The settings of a composed config, deeply immutable.
+    """The settings of a composed config, deeply immutable; what a constructor checks is not checked
+    here.
 
-    An unknown option of a group, or a value that an option cannot have, raises ValueError. What a
-    constructor checks is not checked here.
+    Raises:
+        ValueError: for an unknown option of a group, or a value that an option cannot have.
     """
     groups: dict[str, Any] = {
         name: group_of(schema, config[name], name)
@@ -251,10 +252,11 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
 
 
 def group_of(schema: type[G], node: Any, at: str) -> G:
-    """A typed group of options from its mapping.
+    """A typed group of options from its mapping; at: its path in the config, for errors.
 
-    at: its path in the config, for errors. A value that is no mapping, an unknown or missing
-    option, or a value that an option cannot have raises ValueError.
+    Raises:
+        ValueError: for a value that is no mapping, an unknown or missing option, or a value that an
+            option cannot have.
     """
     check(node, Mapping, at)
     if schema is Measure and "curve" in node:
@@ -267,12 +269,20 @@ def group_of(schema: type[G], node: Any, at: str) -> G:
 
 
 def check_run_names(config: Mapping[str, Any]) -> None:
-    """Refuses a name or a folder of another type; ValueError is raised for it."""
+    """Refuses a name or a folder of another type.
+
+    Raises:
+        ValueError: for such a value.
+    """
     check_run_options({name: config[name] for name in NAMES if name in config})
 
 
 def check_run_options(options: Mapping[str, Any]) -> None:
-    """Refuses a value that a single option of a run cannot have; ValueError is raised for it."""
+    """Refuses a value that a single option of a run cannot have.
+
+    Raises:
+        ValueError: for such a value.
+    """
     kinds = hints(Settings)
     for name, value in options.items():
         check(value, kinds.get(name, Any), name)

@@ -78,7 +78,9 @@ def show_plan(settings: Settings) -> None:
 def make(settings: Settings) -> Record:
     """The record of one run, read or made; a failure is written as a record and raised again.
 
-    Errors are those of `ready`, and FloatingPointError for weights that are not finite.
+    Raises:
+        FloatingPointError: for weights that are not finite.
+        ImportError, OSError, ValueError: as `ready` does.
     """
     job = ready(settings)
     folder, path = settings.place, settings.place / FILE

@@ -96,7 +96,10 @@ class Vocabulary(TextEncoder):
     machine, and has components of unit variance, as an embedding layer would start with; the
     position (arXiv 1706.03762, section 3.5) has half that norm, so that the word prevails. An
     unknown word is an error where `words` is known, because a vector that was never trained on
-    would be ignored without a sign. Error: ValueError for an odd width.
+    would be ignored without a sign.
+
+    Raises:
+        ValueError: for an odd width.
     """
 
     def __init__(

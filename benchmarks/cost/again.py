@@ -186,9 +186,8 @@ REQUIRED: dict[str, Any] = {  # parts of a config that a case needs, with their 
 def read_config(folder: Path, trust: Collection[str] = ()) -> dict[str, Any]:
     """The config beside the weights of a run, of a method whose size is that of the weights.
 
-    PermissionError is raised before anything untrusted is imported.
-
     Raises:
+        PermissionError: for code that is not trusted, before it is imported.
         ValueError: where the file cannot be read, lacks a part, or describes another size.
     """
     path = folder / "config.yaml"

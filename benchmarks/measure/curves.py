@@ -99,9 +99,8 @@ def learning_curves(
 def snapshot(path: Path, method: Method, plan: Plan) -> tuple[Stage, Spent]:
     """Loads the weights of a snapshot; the stage that was trained, and its spending so far.
 
-    A file that cannot be read raises OSError.
-
     Raises:
+        OSError: where the file cannot be read.
         ValueError: for a damaged file, or one of another method.
     """
     tensors, facts = unpacked(path)

@@ -38,7 +38,10 @@ class Meter:
     """All metrics of one stream of images, of which it has seen `count`.
 
     conditions: under which the images were made, by their numbers from 0 on: captions and wanted
-    parts are theirs. features: see `FidelityMeter`. ValueError where a metric needs what they lack.
+    parts are theirs. features: see `FidelityMeter`.
+
+    Raises:
+        ValueError: where a metric needs what they lack.
     """
 
     def __init__(

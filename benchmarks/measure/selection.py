@@ -88,7 +88,8 @@ def with_choice(run: Prepared, choice: Choice, folder: Path) -> Prepared:
     """The run with the options of a choice in its config and its method, in the weights of that
     half-life; folder: of the run.
 
-    A file of weights that cannot be read raises OSError or ValueError.
+    Raises:
+        OSError, ValueError: where the file of weights cannot be read.
     """
     node = node_with(run, choice)
     method = methods.build(node, offered=run.data.facts)

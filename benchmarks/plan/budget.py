@@ -246,7 +246,8 @@ def solve_steps(total: Callable[[int], float], amount: float, what: str, run: Pr
 def fewest(method: Method) -> int:
     """The least number of steps from which on every stage has at least one.
 
-    A stage that has none even of `MOST` steps raises ValueError.
+    Raises:
+        ValueError: where a stage has none even of `MOST` steps.
     """
     stage_steps(method, MOST)
     # rounding changes the steps of a stage by less than one

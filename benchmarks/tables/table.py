@@ -55,11 +55,11 @@ def tabulate(
     notes. rows, columns: names of those that are shown, or patterns of them (`select.py`); all
     where there are none. Rows are in this order, and what the caption and the notes say is of what
     is shown. baseline: the row from which the others' differences stand beside each metric
-    (`deltas.py`). Time grows in proportion to the records. Unlike numbers that would share a column
-    raise ValueError.
+    (`deltas.py`). Time grows in proportion to the records.
 
     Raises:
-        ValueError: for no records, or an unknown preset, row, column or baseline.
+        ValueError: for no records, an unknown preset, row, column or baseline, or unlike numbers
+            that would share a column.
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")

@@ -28,7 +28,11 @@ class FileSource(NamedTuple):
         return self.path
 
     def read(self) -> bytes:
-        """Its bytes; OSError where it cannot be read or is no regular file."""
+        """The bytes of the file.
+
+        Raises:
+            OSError: where it cannot be read or is no regular file.
+        """
         path = Path(self.path)
         check_regular(path)
         return path.read_bytes()

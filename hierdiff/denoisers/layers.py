@@ -75,7 +75,11 @@ class Clock(ABC):
         """The number of each example, of which the network sees sines and cosines."""
 
     def check(self, schedule: Schedule) -> None:  # noqa: B027
-        """Checks that the clock suits a level of this schedule, else ValueError; any by default."""
+        """Checks that the clock suits a level of this schedule; by default every one does.
+
+        Raises:
+            ValueError: where it does not.
+        """
 
 
 clocks: Registry[Clock] = Registry("clock", Clock)

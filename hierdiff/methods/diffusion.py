@@ -607,8 +607,10 @@ def diffusion(
     """A stage over joint levels, those of the codec, which also names its images.
 
     schedules: one for each level, finest first. process: name in `processes`. facts: of the data.
-    stage: the class to build. more: its further options. Where the parts do not fit each other,
-    their checks raise ValueError.
+    stage: the class to build. more: its further options.
+
+    Raises:
+        ValueError: where the parts do not fit each other.
     """
     channels, *sides = codec.shapes()[0]
     return stage(

@@ -148,7 +148,8 @@ class Stage(nn.Module, ABC):
     def check(self, previous: Stage | None = None) -> None:
         """Raises, before compute, what `start` would raise.
 
-        That is ValueError for a missing file or for a `previous` stage that cannot teach.
+        Raises:
+            ValueError: for a missing file, or a `previous` stage that cannot teach.
         """
 
     @abstractmethod

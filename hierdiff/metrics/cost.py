@@ -142,7 +142,7 @@ def host_peak() -> float | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of a device or of the host: torch raises a plain RuntimeError for the latter."""
+    """Of a device or of the host: for the latter torch has a plain RuntimeError."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )

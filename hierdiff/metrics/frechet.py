@@ -154,8 +154,11 @@ class Statistics:
         return statistics
 
     def with_features(self, other: Statistics) -> Statistics:
-        """These moments with the features that `other` keeps, of images of the same distribution;
-        ValueError for another width."""
+        """These moments with the features that `other` keeps, of images of the same distribution.
+
+        Raises:
+            ValueError: for another width.
+        """
         _check_widths(self.width, other.width)
         both = Statistics(self.width, other.keep)
         both.moments, both._parts = self.moments, list(other._parts)
@@ -167,7 +170,11 @@ class Statistics:
         return self.moments.n
 
     def add(self, features: Float[Tensor, "n d"]) -> None:
-        """The next features of the stream; ValueError for another width or NaN."""
+        """Adds the next features of the stream.
+
+        Raises:
+            ValueError: for another width, or NaN.
+        """
         _check_widths(self.width, features.shape[1])
         first = int(self.n)
         self.moments = self.moments.update(features)
@@ -311,7 +318,9 @@ class Distance:
 def distance(a: Statistics, b: Statistics) -> Distance:
     """Squared Fréchet distance of two streams, by the most exact route that their data allow.
 
-    ValueError for different widths or below two images, FloatingPointError for an infinite result.
+    Raises:
+        FloatingPointError: where the result is infinite.
+        ValueError: for different widths, or fewer than two images.
     """
     _check_widths(a.width, b.width)
     a_factor, b_factor = a.factor(), b.factor()

@@ -27,7 +27,10 @@ def precision_recall(
 ) -> tuple[float, float]:
     """Share of fakes in the manifold of reals, and of reals in that of fakes, in [0, 1].
 
-    Kynkäänniemi et al., arXiv 1904.06991. ValueError where a set has k images or fewer.
+    Kynkäänniemi et al., arXiv 1904.06991.
+
+    Raises:
+        ValueError: where a set has k images or fewer.
     """
     x, y = _centred(real, fake)
     precision = torch.cat([inside.any(1) for inside in _inside(y, x, k)])
@@ -38,11 +41,14 @@ def precision_recall(
 def density_coverage(
     real: Float[Tensor, "m d"], fake: Float[Tensor, "n d"], k: int = 5
 ) -> tuple[float, float]:
-    """Balls of reals around a fake over k (0 or more), share of reals with a fake in their ball
-    ([0, 1]).
+    """Density and coverage of fakes.
 
-    Naeem et al., arXiv 2002.09797. For two large samples of one distribution: 1, and 1 - 2^-k.
-    ValueError where a set has k images or fewer.
+    Density: balls of reals around a fake, over k (0 or more). Coverage: share of reals with a fake
+    in their ball, in [0, 1]. Naeem et al., arXiv 2002.09797. For two large samples of one
+    distribution: 1, and 1 - 2^-k.
+
+    Raises:
+        ValueError: where a set has k images or fewer.
     """
     x, y = _centred(real, fake)
     balls = torch.zeros((), dtype=torch.int64)

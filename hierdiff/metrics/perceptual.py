@@ -64,7 +64,10 @@ class Perceptual(nn.Module, ABC):
     ) -> Float[Tensor, " b"]:
         """Distance of each pair of images in [-1, 1]: 0 or more, 0 for equal ones.
 
-        Grey images are repeated to three channels; ValueError for other numbers of channels.
+        Grey images are repeated to three channels.
+
+        Raises:
+            ValueError: for other numbers of channels than 1 and 3.
         """
         return self.distance(_colour(images), _colour(others))
 

@@ -212,7 +212,11 @@ class Place(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> Place:
-        """The inverse of `text`; ValueError for another."""
+        """The inverse of `text`.
+
+        Raises:
+            ValueError: for a text of another form.
+        """
         resolution, level, view = text.split("/")
         return cls(resolution_of(name_of(resolution)), level or None, view)
 

@@ -459,7 +459,10 @@ METRICS = {
 def join_extractors(extractor: Extractor, names: Sequence[str]) -> None:
     """Puts the extractors that metrics of these names take beside the first one.
 
-    Names that are no metric of `METRICS` are passed over. Absent files raise FileNotFoundError.
+    Names that are no metric of `METRICS` are passed over.
+
+    Raises:
+        FileNotFoundError: where a file of weights is absent.
     """
     taken = {METRICS[name].takes for name in names if name in METRICS}
     extractor.join(name for name in BESIDE if name in taken)
