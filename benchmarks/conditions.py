@@ -147,6 +147,22 @@ class OwnConditions(Conditions):
         return {name: torch.from_numpy(codes[list(places)]) for name, codes in self._codes.items()}
 
 
+class Following(Conditions):
+    """Those of the images from number `first` on, of which each is counted from 0 again."""
+
+    def __init__(self, whole: Conditions, first: int):
+        self.whole, self.first = whole, first
+        self.law, self.rule, self.prompts = whole.law, whole.rule, whole.prompts
+
+    @override
+    def captions(self, places: Sequence[int]) -> list[str] | None:
+        return self.whole.captions([self.first + place for place in places])
+
+    @override
+    def parts(self, places: Sequence[int]) -> dict[str, Int[Tensor, " n"]]:
+        return self.whole.parts([self.first + place for place in places])
+
+
 def _stated_codes(
     labels: Sequence[str | int | None], captions: Sequence[str], data: ImageData
 ) -> dict[str, Int[np.ndarray, " n"]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from benchmarks.conditions import Conditions, EvaluationConditions, OwnConditions
+from benchmarks.conditions import Conditions, EvaluationConditions, Following, OwnConditions
 from benchmarks.device import device_for
 from benchmarks.measure.external import External, external_images
 from benchmarks.measure.kept import FILE as MEASURING
@@ -460,7 +460,8 @@ def measure_images(
             return {job.images.resolution: images}
 
         source = Source(f"set {number + 1} of images", n, read, batch)
-        meter = Meter(extractor, references, job.metrics, job.conditions, features.batches)
+        conditions = None if job.conditions is None else Following(job.conditions, number * n)
+        meter = Meter(extractor, references, job.metrics, conditions, features.batches)
         return measure_source(source, meter, kept)
 
     rows = measure_seeds(measure_set, range(len(job.images) // n), kept)

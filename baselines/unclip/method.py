@@ -72,7 +72,13 @@ class EmbeddingPrior(Diffusion):
     @torch.no_grad()
     @override
     def start(self, previous: Stage | None, data: Any) -> Any:
-        """Fits the directions to the training images, and embeds all of them once."""
+        """Fits the directions to the training images, and embeds all of them once.
+
+        Those of weights and of a teacher stay as they are: their networks know no others.
+        """
+        self._embedded = None
+        if self.weights is not None or self.objective.needs_teacher:
+            return self.embedded(super().start(previous, data))
         features, conditions = [], []
         for batch in batches(data, most=FITTED):
             features.append(self.codec.features(batch.images.to(self.device)).cpu())
@@ -80,7 +86,6 @@ class EmbeddingPrior(Diffusion):
         every = torch.cat(features)
         kept = self.directions.fit(every, torch.cat(conditions))
         log.info("stage prior  embeddings keep %.1f %% of the variance of features", 100 * kept)
-        self._embedded = None
         whole = every if len(every) == len(data) else None
         return self.embedded(super().start(previous, data), whole)
 

@@ -114,7 +114,8 @@ class Stage(nn.Module, ABC):
     def start(self, previous: Stage | None, data: Any) -> Any:
         """Runs once, before the first step: carries weights over, measures statistics.
 
-        Returns the data to train on, `data` itself by default.
+        Weights and the teacher of another run are in place, and win. Returns the data to train on,
+        `data` itself by default.
         """
         return data
 
@@ -137,7 +138,7 @@ class Stage(nn.Module, ABC):
     def learn_from(self, teacher: Stage) -> None:
         """Takes a stage of the same network as the teacher inside its loss.
 
-        Runs before the first step of every run, after `start`; the stage is that of the file
+        Runs at the beginning of every run, before `start`; the stage is that of the file
         `teacher`.
 
         Raises:

@@ -261,12 +261,15 @@ class Run:
         previous = self.method.stages[index - 1] if index else None
         torch.manual_seed(seed_of(self.seed, "start", index))
         stage.steps = self.counts[index]
-        data = stage.start(previous, self.data)
         if index in self.teachers:
             teacher = self.teachers.pop(index).requires_grad_(False)
             stage.learn_from(teacher.to(self.device, self.dtype))
-        if index in self.stage_weights:
-            stage.load_state_dict(self.stage_weights[index])
+        given = self.stage_weights.get(index)
+        if given is not None:  # by which `start` may embed the data
+            stage.load_state_dict(given)
+        data = stage.start(previous, self.data)
+        if given is not None:  # in place of what it carried over
+            stage.load_state_dict(given)
         if resumed is not None:  # what `start` carried over has moved on since
             self._load_model(resumed)
         if not self.counts[index]:

@@ -7,13 +7,18 @@ import pytest
 import torch
 
 from baselines.unclip.embedding import NAME, Directions, EmbeddedData, batches
-from baselines.unclip.method import ExtraTokens
+from baselines.unclip.method import EmbeddingPrior, ExtraTokens
 from baselines.unclip.networks import priors
 from baselines.unclip.variations import between, decoded, prior_of
 from hierdiff.batch import Batch, Cond
 from hierdiff.methods import Request, methods
 from hierdiff.noise import per_example
+from hierdiff.objective import ProgressiveDistillation
+from hierdiff.training.bounds import tensors_of
+from hierdiff.training.format import save_weights
+from hierdiff.training.published import completed
 from tests import tiny
+from tests.training import runs
 
 
 def test_directions_keep_the_leading_variance_at_a_mean_of_one():
@@ -148,6 +153,36 @@ def test_training_data_holds_the_embeddings_of_images_and_of_mirrored_ones():
     (state,) = stage.encode(batch.images)
     torch.testing.assert_close(batch.cond.vectors[NAME], state, rtol=1e-4, atol=1e-4)
     assert sum(len(b) for b in batches(Pictures(), most=4)) == 4
+
+
+def test_a_student_of_a_prior_keeps_the_directions_of_its_teacher():
+    teacher = unclip("class", width=4, embedding={"name": "random_conv"}).stages[0]
+    before = teacher.directions.basis.clone()
+    objective = ProgressiveDistillation(teacher.objective.parameterization, steps=2)
+    student = teacher.pupil(objective, teacher.sampling, name="student")
+    data = student.start(teacher, Pictures())
+    assert torch.equal(teacher.directions.basis, before)
+    batch = data.batch(torch.arange(6))
+    torch.testing.assert_close(batch.cond.vectors[NAME], student.encode(batch.images)[0])
+
+
+def test_a_prior_that_is_trained_on_elsewhere_keeps_the_directions_that_its_network_knows(
+    tmp_path, monkeypatch
+):
+    node = tiny.method_node("unclip", (8,), width=4, embedding={"name": "random_conv"})
+    teacher, seen = tiny.randomised(runs.built(node)), []
+    teacher.stages[0].directions.basis.normal_()
+    save_weights(tmp_path / "weights.safetensors", tensors_of(teacher), runs.config(node))
+    node = completed({"name": "published", "checkpoint": str(tmp_path), "share": 0.5})
+    inputs = EmbeddingPrior.inputs
+
+    def watched(self, batch, draws):
+        seen.append(batch.cond.vectors[NAME] - self.encode(batch.images)[0])
+        return inputs(self, batch, draws)
+
+    monkeypatch.setattr(EmbeddingPrior, "inputs", watched)
+    runs.run(tmp_path / "again", node, steps=2, checkpoint_every=0, sheet_images=1)
+    assert len(seen) == 1 and float(seen[0].abs().max()) < 1e-3
 
 
 def test_images_between_two_start_and_end_at_them_and_keep_their_norm():

@@ -13,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from benchmarks.conditions import EvaluationConditions, OwnConditions
 from benchmarks.external import evaluate, external_settings
 from benchmarks.measure.quality import quality
 from benchmarks.measure.scale import real_references
@@ -157,6 +158,18 @@ def test_disjoint_sets_give_a_spread(place):
     one = measured(place, "measure.metrics=[fd]", images="half", out="half")
     same = [q for q in record.quality if q.metric == "FD-RandomConv"]
     assert [q.values[0] for q in same] == [q.value for q in one.quality]
+
+
+@pytest.mark.parametrize("kind", [EvaluationConditions, OwnConditions])
+def test_the_images_of_a_later_set_have_conditions_of_their_own(kind, place, monkeypatch):
+    captions = np.array([f"image {i}" for i in range(N)])
+    np.savez(place / "sets.npz", arr_0=pixels(), captions=captions)
+    asked: list[int] = []
+    monkeypatch.setattr(kind, "captions", lambda self, places: asked.extend(places))
+    word = "conditions=own" if kind is OwnConditions else "conditions=test"
+    measured(place, word, "measure.samples=16", images="sets.npz", out=f"later/{kind.__name__}")
+    of_scale = kind is EvaluationConditions  # real images and the Gaussian, asked for before
+    assert asked[-32:] == list(range(32)) and (of_scale or len(asked) == 32)
 
 
 def test_images_under_the_conditions_of_the_test_part_have_its_identity(place):
