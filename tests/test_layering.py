@@ -231,9 +231,10 @@ def test_help_loads_nothing_slow():
 def test_tables_load_nothing_slow(tmp_path: Path):
     for name in ("mdm", "end_to_end"):
         record(name, quality=(quality(8, "native", 2.0),)).write(tmp_path / name)
-    forms = ("markdown", "latex", "terminal")
+    forms = ("markdown", "latex", "terminal", "csv")
     words = [("benchmarks.tables", str(tmp_path), f"--format={form}") for form in forms]
-    assert loaded(*words) == {"benchmarks.tables": set()}
+    words.append(("benchmarks.report", str(tmp_path), "-o", str(tmp_path / "report")))
+    assert loaded(*words) == {"benchmarks.tables": set(), "benchmarks.report": set()}
 
 
 def test_the_reader_of_imports_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

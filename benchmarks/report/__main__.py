@@ -30,6 +30,7 @@ from hierdiff.config import one_line, printable, reported
 from hierdiff.files.atomic import PART, write
 from hierdiff.files.lock import LOCK, worked_in
 from hierdiff.files.reading import from_json
+from hierdiff.heap import uncollected
 from hierdiff.results.folders import readable
 
 INDEX = "index.html"
@@ -161,6 +162,7 @@ def write_page(
 
 
 @reported
+@uncollected()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the report and prints where it is."""
     parser = argparse.ArgumentParser("benchmarks.report", description="A page of finished runs.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 # Counts changes of what a number means. 2: other metrics beside the Fréchet distance. 3: image i is
 # made under row `evaluation_rows(i)`, a seeded permutation, where it was row i; more images than
@@ -57,4 +57,4 @@ class Identity:
 
     def plain(self) -> dict[str, str | int]:
         """As a record stores it: the parts that apply."""
-        return {name: part for name, part in asdict(self).items() if part is not None}
+        return {name: part for name, part in vars(self).items() if part is not None}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Sequence
+from csv import writer
 from typing import Any
 
 from benchmarks.tables.layout import Table
@@ -12,33 +15,28 @@ from hierdiff.config import printable
 def csv(table: Table) -> str:
     """Every digit, empty where missing; headings without arrows; deviations, seeds and p-values
     beside. No caption and no notes."""
-    import pandas as pd
-    from pandas.api.types import is_numeric_dtype
-
-    columns: dict[str, Any] = {}
+    columns: dict[str, Sequence[Any]] = {}
     columns["data"] = [table.published.get(row, table.data) for row in table.rows]
     for column in table.columns:
         name = column.key
-        values = [table.cells[column].get(row) for row in table.rows]
-        columns[name] = values if not table.is_number(column) else pd.array(values, dtype="float64")
+        columns[name] = [table.cells[column].get(row) for row in table.rows]
         known = table.spread.get(column, {})
         if known:
             columns[f"{name} sd"] = [known[r].sd if r in known else None for r in table.rows]
-            seeds = [known[row].count if row in known else None for row in table.rows]
-            columns[f"{name} seeds"] = pd.array(seeds, dtype="Int64")
+            columns[f"{name} seeds"] = [known[r].count if r in known else None for r in table.rows]
         tested = table.p_values.get(column)
         if tested:
             columns[f"{name} p"] = [tested.get(row) for row in table.rows]
         instead = table.words.get(column)
         if instead:
             columns[f"{name} failure"] = [instead.get(row) for row in table.rows]
-    safe = {
-        csv_text(name): values if is_numeric_dtype(values) else list(map(csv_text, values))
-        for name, values in columns.items()
-    }
-    flat = pd.DataFrame(safe, index=list(map(csv_text, table.rows)))
-    head = "column" if table.transposed else "row"
-    return (flat.T if table.transposed else flat).to_csv(index_label=head, lineterminator="\n")
+    first = ["column" if table.transposed else "row", *table.rows]
+    flat = [first, *([name, *values] for name, values in columns.items())]
+    text = io.StringIO()
+    lines = writer(text, lineterminator="\n")
+    for line in flat if table.transposed else zip(*flat, strict=True):
+        lines.writerow(map(csv_text, line))
+    return text.getvalue()
 
 
 FORMULA = re.compile("^\\s*[=+\\-@＝＋－＠]")
