@@ -11,13 +11,13 @@ from typing import Any
 
 from hierdiff.command import command, plain_config
 
-ABOUT = """Measures images that came from elsewhere and writes a record, which tables and reports
+ABOUT = """Measures images of another model and writes a record, which tables and reports
 show beside those of runs. The same command again prints it.
 
     python -m benchmarks.evaluate images=samples.npz label=VAR data=folder data.root=photos
 
-    images=FOLDER | FILE.zip | FILE.npz   an .npz holds arr_0: uint8, n h w c, as of ADM and EDM;
-                                          also a .tar, or a folder of them, as of webdataset
+    images=FOLDER | FILE.zip | FILE.npz   an .npz holds arr_0: uint8, n h w c, as ADM and EDM write;
+                                          also a .tar of webdataset, or a folder of them
     images=my_model:draw trust=[my_model.py]   a function that yields images; with arguments,
                                           images={name: my_model:draw, n: 1000}
     conditions=own                        captions and classes are beside the images
@@ -25,7 +25,7 @@ show beside those of runs. The same command again prints it.
     measure.metrics=[fd,kd]               what is measured, as in benchmarks.run
     measure.samples=512                   disjoint sets of 512 images: their mean and spread
     measure.resolutions=[64,32]           where, beside the resolution of the images
-    stated.guidance=1.5 stated.steps=250  what their maker says; unknown where nothing is given
+    stated.guidance=1.5 stated.steps=250  how they were made; what is not given is shown as unknown
     folder=runs/VAR                       where the record goes
 """
 

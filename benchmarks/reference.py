@@ -12,11 +12,11 @@ from typing import Any
 
 from hierdiff.command import command
 
-ABOUT = """Statistics of real images: computed, stored where runs find them, printed, written.
+ABOUT = """Computes statistics of real images, prints them and stores them where runs find them.
 
     python -m benchmarks.reference data=critters data.resolution=32 resolutions=[32,16]
 
-    split=test                            of the data: train, test or all
+    split=test                            part of the data: train, test or all
     measure.extractor={name: inception}   whose features; as in benchmarks.run
     output=FILE.npz                       writes mu and sigma, which pytorch-fid and EDM read too
 """

@@ -23,7 +23,7 @@ the runs in the same folder. The same command again resumes where it stopped.
     --dry-run                 shows the plan, or why the run would be refused, in seconds
     --dry-run=time            also how long it would take
     budget=smoke              a small run: smoke, default, compare, gpu
-    match.flops=1e15          as many training steps as cost this much; also images, seconds
+    match.flops=1e15          a training budget, which sets the steps; also images, seconds
     measure.metrics=[fd,pr]   what is measured; measure.samples=5000 images
     samples=npz               keeps all measured samples; also png, webdataset
     cost.repeats=3            repeats of each timing; 0: nothing is timed

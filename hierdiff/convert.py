@@ -58,15 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path, help="a published file or folder; with --to, ours")
+    parser.add_argument("file", type=Path, help="a published file or folder; with --to, weights")
     parser.add_argument("options", nargs="*", help="of the reader, such as heads=4")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the file to write")
-    parser.add_argument("--as", dest="reader", help="the reader; without it the file decides")
-    parser.add_argument("--to", help="write our weights in the layout of this reader")
+    parser.add_argument("--as", dest="reader", help="the reader; by default the file decides")
+    parser.add_argument("--to", help="write weights in the layout of this reader")
     parser.add_argument("--table", help="path of the tensors in the file, such as state_dict")
     parser.add_argument("--classes", type=Path, help="names of the classes, one a line")
     parser.add_argument(
-        "--ignore", action="append", default=[], help="package.module.Class beside the weights"
+        "--ignore", action="append", default=[], help="package.module.Class in the pickle to skip"
     )
     given = parser.parse_intermixed_args(arguments)
     # here, so that `--help` does without torch

@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "hierdiff.list", description="Shows what can be chosen by name, with options and sources."
     )
-    parser.add_argument("names", nargs="*", metavar="ROLE|NAME", help="none: an overview")
+    parser.add_argument("names", nargs="*", metavar="ROLE|NAME", help="without one, an overview")
     chosen = parser.parse_args(arguments).names
     roles = parts()
     console = Console()

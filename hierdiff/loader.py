@@ -23,9 +23,9 @@ ABOUT = """Measures how fast images are read, without training.
     python -m hierdiff.loader data=webdataset data.root=SHARDS
 
     batch_size=64             images in a batch
-    batches=20                that are timed
-    workers=[0,4,8]           processes that decode; null: as many as data.reading has
-    need=485                  images/s of the steps that are to be fed
+    batches=20                number of timed batches
+    workers=[0,4,8]           numbers of decoding processes; null: that of data.reading
+    need=485                  images/s that training consumes, to compare with
 """
 
 

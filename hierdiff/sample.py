@@ -14,7 +14,7 @@ from typing import Any
 
 from hierdiff.command import command, plain_config
 
-ABOUT = """Makes images with a trained model, one file each, and a sheet of them.
+ABOUT = """Draws images from a trained model, one file each, and a sheet of all.
 
     python -m hierdiff.sample checkpoint=runs/NAME
 
@@ -22,12 +22,12 @@ ABOUT = """Makes images with a trained model, one file each, and a sheet of them
     labels=[owl,3]                classes by name or number, repeated up to n
     captions=["a red owl"]        for a model that was trained on text
     negative="low quality"        what guidance leads away from; "" for the empty caption
-    steps=50 guidance=2.0         of the sampler; without them as the model was configured
-    resolution=[24,40]            other sides than those of training, where the network takes any
-    seed=1                        image i depends on seed and i alone
-    samples=npz                   or webdataset, in place of PNG files, with class, caption and
+    steps=50 guidance=2.0         of the sampler; by default as the model was configured
+    resolution=[24,40]            another size than in training, if the network accepts it
+    seed=1                        image i depends on the seed and on i only
+    samples=npz                   or webdataset, instead of PNG files, with class, caption and
                                   seed; float: arrays that are not rounded to 8 bits
-    given=start.npz               noise and conditions out of a file of arrays (hierdiff/given.py)
+    given=start.npz               noise and conditions from a file of arrays (hierdiff/given.py)
     out=samples                   the folder; what an earlier call wrote there is replaced
     trust=[my_package]            packages whose classes the checkpoint may import
 """

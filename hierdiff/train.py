@@ -19,16 +19,16 @@ from hierdiff.options import check
 log = logging.getLogger(__name__)
 
 ABOUT = """Trains a method and leaves weights, samples and curves of the loss in a run folder.
-The same command again goes on from the newest checkpoint there.
+The same command again resumes from the newest checkpoint there.
 
     python -m hierdiff.train method=mdm data=critters budget=default
 
-    method=cascaded           how images are made: mdm, end_to_end, cascaded, latent, rin, ...
-    data=folder data.root=DIR what is trained on: critters, or your own images
+    method=cascaded           the method: mdm, end_to_end, cascaded, latent, rin, ...
+    data=folder data.root=DIR the training images: critters, or your own
     denoiser=uvit_small       the network; denoiser.width=96 sets an option of it
     budget=smoke              steps and batch size: smoke, default, compare, gpu
     recipe=shared             optimizer, loss and sampler: shared, or a paper's: chen, rin, ...
-    trainer.steps=20000       one of them by itself; also trainer.batch_size, trainer.lr
+    trainer.steps=20000       a single option; also trainer.batch_size, trainer.lr
     seed=1                    of weights, noise and order
     folder=runs/mine          the run folder
 """

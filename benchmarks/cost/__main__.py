@@ -13,16 +13,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Times the runs and prints the paths of their records."""
     parser = argparse.ArgumentParser(
         "benchmarks.cost",
-        description="Times finished runs again, all of them interleaved, and writes the new costs "
-        "into their records: what ran at different times on a busy machine is compared fairly.",
+        description="Times finished runs again, interleaved, and writes the new costs into their "
+        "records, so that runs made at different times on a busy machine compare fairly.",
         epilog="example: python -m benchmarks.cost runs/compare --repeats 5",
     )
     parser.add_argument("folders", nargs="+", metavar="RUNS")
-    parser.add_argument("--repeats", type=int, default=3, help="of each timing (3)")
-    parser.add_argument("--batches", type=int, nargs="+", help="sizes to try, for those of the run")
+    parser.add_argument("--repeats", type=int, default=3, help="of each timing (default 3)")
+    parser.add_argument("--batches", type=int, nargs="+", help="to try, instead of the run's")
     parser.add_argument("--memory-cap", type=float, metavar="MIB")
-    parser.add_argument("--alone", action="store_true", help="parts of joint levels as well")
-    parser.add_argument("--anew", action="store_true", help="also what was timed together before")
+    parser.add_argument("--alone", action="store_true", help="inner networks of joint levels too")
+    parser.add_argument("--anew", action="store_true", help="time again what an earlier call timed")
     parser.add_argument(
         "--trust",
         nargs="+",

@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("report"), metavar="FOLDER")
     parser.add_argument(
         "--watch", type=seconds, nargs="?", const=10, metavar="SECONDS",
-        help="shows runs in training too, and writes the page again as they go on, until they end",
+        help="also show runs in training, and rewrite the page as they progress, until they end",
     )  # fmt: skip
     chosen = parser.parse_args(arguments)
     folders = [Path(folder) for folder in chosen.folders]

@@ -25,8 +25,8 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     out = argparse.ArgumentParser(
         "benchmarks.speed",
-        description="Times a training step and a sampler step against their plain twin, in turn, "
-        "and writes a record of each into the folder.",
+        description="Times a training step and a sampler step and the same in plain PyTorch, "
+        "in turn, and writes a record of each into the folder.",
         epilog="example: python -m benchmarks.speed --layouts mdm_15m --dtypes bf16-mixed",
     )
     one_of = dict.fromkeys(LAYOUTS)

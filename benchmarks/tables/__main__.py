@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("benchmarks.tables", description="Tables of finished runs.")
     add_choices(parser)
     parser.add_argument("--format", choices=list(FORMATS), default="markdown")
-    parser.add_argument("--preset", choices=list(PRESETS), help="main, unless --spec says another")
+    parser.add_argument("--preset", choices=list(PRESETS), help="columns; main or that of --spec")
     parser.add_argument(
         "--spec", type=Path, metavar="FILE",
         help="YAML that chooses columns and rows, their names and digits, caption and width",

@@ -12,8 +12,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0, or 1 for an error."""
     parser = argparse.ArgumentParser(
         prog="python -m hierdiff.metrics.make_i3d",
-        description="Makes the weights of the extractor i3d (FVD) of the public PyTorch file, of "
-        "which tensors alone are read, in the cache folder.",
+        description="Converts the public PyTorch file of I3D, the network of FVD, to weights in "
+        "the cache folder. Only tensors are read from it.",
     )
     parser.add_argument("file", type=Path, metavar="rgb_imagenet.pt")
     chosen = parser.parse_args(arguments)

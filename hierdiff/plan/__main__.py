@@ -10,18 +10,18 @@ from typing import Any
 from hierdiff.command import command
 from hierdiff.config import folder_of_configs
 
-ABOUT = """Says what a training run takes, from shapes alone and in seconds: parameters, operations,
-memory a GPU with and without sharding and recomputation, days and energy.
+ABOUT = """Estimates what a training run needs, from shapes alone and in seconds: parameters,
+operations, memory per GPU with and without sharding and recomputation, days and energy.
 
     python -m hierdiff.plan denoiser=mdm_1024 gpus=64 gpu=H100
 
-    denoiser=mdm_1024         with an experiment of that name: that experiment
+    denoiser=mdm_1024         a network; the experiment of that name, if there is one
     experiment=NAME           or the options of hierdiff.train: method, denoiser, budget, trainer...
     gpu=H100 gpus=64          A100, H100, H200, L40S, RTX4090; gpu.memory=40 sets one of its numbers
-    mfu=0.35                  share of the peak that is reached: an assumption, 0.35
-    rate=485                  measured images per second of one GPU, in its place
-    classes=1000 text_width=0 of the data, which is not read
-    check=true                compare the memory of a small step with a measured one here"""
+    mfu=0.35                  share of the peak speed that is reached, an assumption
+    rate=485                  measured images per second of one GPU, instead of mfu
+    classes=1000 text_width=0 of the data, which are not read
+    check=true                compare the estimate for a small step with memory measured here"""
 
 
 def with_experiment(words: Sequence[str]) -> list[str]:
