@@ -24,6 +24,7 @@ from typing import Any
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -50,6 +51,8 @@ PIECE = re.compile(
 BARE = re.compile(r"[\w\s/\\+.$%*@?|-]+", re.ASCII)  # what hydra reads without quotes
 
 _hydras_own = ConfigLoaderImpl._apply_overrides_to_config
+# A singleton that nobody changes: hydra copies all of it a hundred times for one `--help`.
+ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 
 
 def command(config_name: str, about: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
