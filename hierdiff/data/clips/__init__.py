@@ -53,7 +53,7 @@ def clips(
     second, fourth ... one, smaller sides are block means. One number, a side, gives images: the
     first frame of each clip. scalars: `fps`, frames a second, 8 in a whole clip. varied: training
     shows clips that begin at the first frame and leave out 0, 1, 3 ... between two, drawn from the
-    seed; measuring sees those that last as long as the whole.
+    seed; measurements take frames spread evenly over the whole clip.
 
     Raises:
         ValueError: for another resolution, another scalar, scalars or `varied` of images, and where
