@@ -58,6 +58,9 @@ LINES = {  # of the commands that are not run, and why
     "folder=runs/methods/mdm_haar": "it takes ten minutes",
     "python -m benchmarks.run experiment=[study,raphael] match.flops=4e13 label=raphael "
     "folder=runs/methods/raphael": "it takes ten minutes",
+    "python -m benchmarks.run experiment=[study,sdxl] match.flops=4e13 "
+    "method.codec.checkpoint=runs/study/critters-32px-4e13/latent-s0/weights.safetensors "
+    "label=sdxl folder=runs/sdxl/sdxl": "it takes ten minutes",
     "python -m benchmarks.run experiment=[study,clips] match.flops=4e13 label=mdm_video "
     "folder=runs/clips/mdm_video": "it takes ten minutes",
     "python -m benchmarks.run experiment=study data=clips data.resolution=32 method=end_to_end "
