@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from hierdiff.exact import Joint
+from hierdiff.metrics.frechet import Moments, frechet
 from hierdiff.noise import from_tensors
 from hierdiff.process import Flow, VarianceExploding, VariancePreserving
 from hierdiff.samplers import integrate, samplers
-from hierdiff.schedules import Cosine, LinearFlow, Power, Shifted
+from hierdiff.samplers.grids import LeadingGrid, UniformGrid
+from hierdiff.schedules import Cosine, Interval, LinearFlow, Power, Shifted
 
 ORDERS = {"euler": 1, "heun": 2, "dpmpp_2m": 2}  # ddim with eta 0 is euler
 BASES = {
@@ -55,6 +57,30 @@ def test_the_two_levels_are_coupled_and_differ(problem):
     assert matrix[:16, 16:].abs().max() > 0.01 and matrix[16:, :16].abs().max() > 0.01
     alpha, sigma = joint.process.alpha_sigma(torch.tensor([0.5], dtype=torch.float64))
     assert float((sigma / alpha)[0, 0]) > 1.3 * float((sigma / alpha)[0, 1])
+
+
+def error_of_samples(name, joint, grid, steps):
+    """Squared Fréchet distance of samples from the data, over the trace: the rule is linear."""
+    x, times = joint.split(torch.eye(20, dtype=torch.float64)), grid(steps, joint.process)
+    rule = samplers.build({"name": name})
+    end = integrate(rule, joint, joint.process, x, times, from_tensors([]))
+    z = joint.stacked(end)
+    mean = torch.zeros(20, dtype=torch.float64)
+    own, clean = (Moments(math.inf, mean, c) for c in (z.T @ z, joint.clean))
+    return frechet(own, clean) / float(joint.clean.trace())
+
+
+@pytest.mark.parametrize("steps", [10, 20, 40])
+@pytest.mark.parametrize("case", ["staggered", "leading"])
+def test_second_order_is_better_than_first_where_steps_of_log_snr_are_uneven(case, steps):
+    """With levels in intervals of their own, and with a grid whose last steps are uneven."""
+    base, grid = Cosine(), UniformGrid()
+    schedules = [Interval(base, 0, 2 / 3), Interval(base, 1 / 3, 1)]
+    if case == "leading":
+        schedules, grid = [base, base], LeadingGrid()
+    joint = Joint(VariancePreserving(schedules))
+    errors = [error_of_samples(name, joint, grid, steps) for name in ("ddim", "dpmpp_2m")]
+    assert errors[1] < errors[0] / 3
 
 
 def test_the_truth_carries_one_marginal_onto_the_next():
