@@ -421,6 +421,11 @@ class LatentDiffusion(Diffusion):
     def prepare_batch(self, batch: Batch) -> Batch:
         return Batch(self.codec.moments(batch.images), batch.cond)
 
+    @property
+    @override
+    def encoder(self) -> nn.Module:
+        return self.codec.network
+
     @torch.no_grad()
     @override
     def state(self, batch: Batch) -> Levels:

@@ -117,7 +117,7 @@ class EmbeddingCodec(Codec):
     def features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         """What the network gives for images in [-1, 1], without gradient, on their device."""
         network = network_of(self.node)
-        if images.is_meta:  # where work is counted: training embeds an image once, before it
+        if images.is_meta:  # where work is counted: extractors cannot run on shapes alone
             return images.new_empty(len(images), network.width)
         if next(network.parameters(), images).device != images.device:
             network.to(images.device)

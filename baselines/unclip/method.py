@@ -118,6 +118,11 @@ class EmbeddingPrior(Diffusion):
     def prepare_batch(self, batch: Batch) -> Batch:
         return with_embedding(batch, self.encode(batch.images)[0])
 
+    @property
+    @override
+    def encoder(self) -> nn.Module:
+        return network_of(self.codec.node)
+
     @torch.no_grad()
     @override
     def state(self, batch: Batch) -> Levels:
@@ -229,6 +234,11 @@ class Decoder(Bridged):
     def prepare_batch(self, batch: Batch) -> Batch:
         return self.previous.prepare_batch(batch)
 
+    @property
+    @override
+    def encoder(self) -> nn.Module | None:
+        return self.previous.encoder
+
     @override
     def denoise_for(self, request: Request, cond: Cond) -> Denoise:
         plain = request if self.guides else replace(request, guidance=1.0)
@@ -292,7 +302,8 @@ class Unclip(Method):
         first.candidates = candidates
         first.notes = (
             *first.notes,
-            f"embedding: {width} directions of {network_of(node).base_identity.maker}",
+            f"embedding: {width} directions of {network_of(node).base_identity.maker}, whose "
+            f"operations are not counted",
         )
         drops = {NAME: embedding_drop}
         drops |= {"caption": text_drop} if text_width else {}

@@ -90,10 +90,20 @@ class Prices:
         """Of each stage the price before its first step, and pairs (steps, price of each)."""
         counts = self.counts(steps)
         with (counting if self.price is in_operations else naming_network)(self.run):
+            first = self._encoding(counts)
             return [
-                (self._start(index) if n else 0.0, self._parts(index, n))
+                (self._start(index) if index in first else 0.0, self._parts(index, n))
                 for index, n in enumerate(counts)
             ]
+
+    def _encoding(self, counts: Sequence[int]) -> set[int]:
+        """The stages with steps before which images are encoded, of those with one encoder the
+        first."""
+        by_encoder: dict[int, int] = {}
+        for index, (stage, n) in enumerate(zip(self.method.stages, counts, strict=True)):
+            if n:
+                by_encoder.setdefault(id(stage if stage.encoder is None else stage.encoder), index)
+        return set(by_encoder.values())
 
     def _parts(self, index: int, steps: int) -> list[tuple[int, float]]:
         stage = self.method.stages[index]

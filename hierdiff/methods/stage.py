@@ -185,6 +185,12 @@ class Stage(nn.Module, ABC):
         """A batch as the data that `start` returns would hold it, from a batch of images."""
         return batch
 
+    @property
+    def encoder(self) -> nn.Module | None:
+        """The network that `prepare_batch` calls, None where there is none; the training images are
+        encoded once for all stages that have the same."""
+        return None
+
     def start_untrained(self) -> None:
         """Stands in for `start` where untrained weights are only timed: nothing is measured."""
 

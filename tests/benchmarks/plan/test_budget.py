@@ -135,6 +135,16 @@ def test_images_are_encoded_once_and_mirrored_ones_too(tmp_path):
     assert plan(mirrored, tmp_path).stages[1].start == pytest.approx(2 * once)
 
 
+@pytest.mark.slow
+def test_stages_that_share_an_encoder_encode_the_images_once(tmp_path):
+    run = prepared(*SMALL, "method=sdxl")
+    _, base, refiner = plan(run, tmp_path).stages
+    assert base.start > 0 and refiner.start == 0
+    run.method.stages[1].share = 0.0  # the refiner alone is trained
+    _, base, refiner = plan(run, tmp_path).stages
+    assert base.start == 0 and refiner.start > 0
+
+
 def test_operations_up_to_a_step_of_a_stage():
     stages = [StagePlan("a", 4, 0.0, [(2, 10.0), (3, 20.0)]), StagePlan("b", 4, 7.0, [(5, 1.0)])]
     made = Plan({}, 5, 20, stages, 0.0)
