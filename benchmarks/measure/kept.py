@@ -65,7 +65,8 @@ class Kept:
             rows = [row.plain() for row in make()]
             self.rows[name] = self.processes.agree(lambda: rows)
             self._write()
-            self._clear()
+            if self.folder is not None:
+                shutil.rmtree(self.folder, ignore_errors=True)
         found = self.processes.agree(lambda: self.rows[name])
         return [kind.read(row) for row in found]
 
@@ -111,10 +112,6 @@ class Kept:
             log.warning("%s is damaged (%s): its images are made again", path, error)
             return None
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-    def _clear(self) -> None:
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write(self) -> None:
         if self.path is not None:

@@ -19,13 +19,9 @@ def differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         key
         for key in keys
-        if len({str(fact.get(key)) for fact in facts}) > 1
-        and all(_is_short(fact.get(key)) for fact in facts)
+        if len(texts := {str(fact.get(key)) for fact in facts}) > 1
+        and all(len(text) <= 24 and "/" not in text for text in texts)
     ]
-
-
-def _is_short(value: Any) -> bool:
-    return len(str(value)) <= 24 and "/" not in str(value)
 
 
 def options_of(record: Record) -> dict[str, Any]:

@@ -116,11 +116,11 @@ def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:
     if bases:
         had = MISSING.join(dict.fromkeys((number(round(bases[0])), number(round(bases[-1])))))
         yield f"memory on a CPU is that of the process, which had {had} MiB before the method"
-    failed = [
-        f"{row} at {_where(c)}, {'; '.join(reasons)}"
-        for row, c in found
-        if (reasons := [f"{k}: {why}" for k, why in zip(CASES, _failures(c), strict=True) if why])
-    ]
+    failed = []
+    for row, c in found:
+        whys = zip(CASES, (c.train_failure, c.sample_failure), strict=True)
+        if reasons := [f"{case}: {why}" for case, why in whys if why]:
+            failed.append(f"{row} at {_where(c)}, {'; '.join(reasons)}")
     yield from dict.fromkeys(failed)
     older = dict.fromkeys(f"{row} ({c.train_step})" for row, c in found if c.train_step)
     if older:
@@ -128,10 +128,6 @@ def _of_costs(rows: Mapping[str, Record], alone: bool) -> Iterator[str]:
             f"training timed by an earlier version, not with the step of the run: "
             f"{', '.join(older)}; python -m benchmarks.cost times it again"
         )
-
-
-def _failures(cost: Cost) -> tuple[str | None, str | None]:
-    return cost.train_failure, cost.sample_failure
 
 
 def _where(cost: Cost) -> str:

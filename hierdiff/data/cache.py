@@ -16,7 +16,6 @@ import logging
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from hierdiff.config import with_bar
 from hierdiff.data.workers import Workers
 from hierdiff.files.arrays import read_npy, read_npz
 from hierdiff.files.cache import built_by_one, remove
@@ -281,7 +281,8 @@ def _build(made: _Made[Any], part: Path, entry: Path) -> None:
             "%s: %d images are decoded once into %s, %.1f GB",
             *(made.name, len(made.sources), entry, size / 1e9),
         )
-        _check_room(part, size)
+        if shutil.disk_usage(part).free < size:
+            raise OSError(errno.ENOSPC, "no room")
         _decode(made, part)
     else:
         _write_index(part, _results(made))
@@ -311,11 +312,6 @@ def _move_in(part: Path, entry: Path, is_whole: Callable[[], bool]) -> None:
             remove(old)
 
 
-def _check_room(folder: Path, size: int) -> None:
-    if shutil.disk_usage(folder).free < size:
-        raise OSError(errno.ENOSPC, "no room")
-
-
 class _Index(NamedTuple):
     """Rows, sizes and digests of what could be read, and why the rest could not."""
 
@@ -332,7 +328,7 @@ def _results(made: _Made[Any], write: Callable[[bytes], Any] | None = None) -> _
         ValueError: where none can.
     """
     index = _Index([], [], [], [])
-    shown = _shown(made.sources, made.name)
+    shown = with_bar(made.sources, f"decoding {made.name}", 200)
     for row, (source, result) in enumerate(zip(shown, made.read.map(made.sources), strict=True)):
         if isinstance(result, Exception):
             text = (isinstance(result, OSError) and result.strerror) or str(result)
@@ -388,12 +384,3 @@ def _header(file: Any, count: int, shape: tuple[int, ...]) -> None:
     """NumPy pads the header so that it keeps its length when the first axis changes."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def _shown(sources: Sequence[T], name: str) -> Iterable[T]:
-    if len(sources) < 200 or not sys.stderr.isatty():
-        return sources
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(sources, description=f"decoding {name}", console=Console(stderr=True))

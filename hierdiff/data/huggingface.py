@@ -21,12 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hierdiff.data.cache import cache_folder, fingerprint
-from hierdiff.data.captions import CAPTION
 from hierdiff.data.image_data import HASHED, ImageData, datasets
 from hierdiff.data.listing import Listing, Reading, image_data
 from hierdiff.data.names import named_numbers, read_names
-from hierdiff.data.parquet import keys_of, one_line
-from hierdiff.files.reading import Damaged
+from hierdiff.data.parquet import Columns, keys_of, one_line
+from hierdiff.files.reading import Damaged, damage
 from hierdiff.registry import Node
 
 TESTS = ("test", "validation", "valid", "val")  # splits, of which the first that is there counts
@@ -76,12 +75,13 @@ def huggingface(
             f"set of this name on the hub"
         )
     where = Place(place, config, streaming, str(cache_folder(cache) / "huggingface"), image)
+    columns = Columns(image, label, caption, key)
     known = splits(where)
     tests = [test_split] if test_split is not None else [one for one in TESTS if one in known][:1]
     for name in (split, *tests):
         if name not in known:
             raise ValueError(f"{root} has no split {name!r}: choose from {', '.join(known)}")
-    rows = [row for name in (split, *tests) for row in listed(where, name, label, caption, key)]
+    rows = [row for name in (split, *tests) for row in listed(where, name, columns)]
     if not rows:
         raise ValueError(f"{root} has no row in {split}: choose another split")
     numbers = [str(row.source) for row in rows]
@@ -227,23 +227,15 @@ def splits(place: Place) -> list[str]:
     return list(_parts(place))
 
 
-def listed(
-    place: Place, split: str, label: str | None, caption: str | None, key: str | None
-) -> Iterator[Row]:
+def listed(place: Place, split: str, columns: Columns) -> Iterator[Row]:
     """What is known of the images of a split, without reading those of a table.
 
     Raises:
         ValueError: where a column that was asked for is not there, or a label is no number.
     """
     part = _parts(place)[split]
-    features = [*part.features]
-    for option, name in (("label", label), ("caption", caption), ("key", key)):
-        if name is not None and name not in features:
-            raise ValueError(
-                f"{place.root} has no column {name!r}: set data.{option} to one of {features}"
-            )
-    label = label or ("label" if "label" in features else None)
-    caption = caption or next((name for name in CAPTION if name in features), None)
+    with damage(Path(place.root)):
+        _, label, caption, key = columns.within([*part.features])
     beside = [name for name in (label, caption, key) if name is not None]
     shards = range(part.num_shards) if place.streaming else range(1)
     for number in shards:

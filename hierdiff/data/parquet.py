@@ -21,15 +21,15 @@ from typing import Any, NamedTuple
 
 from hierdiff.data.cache import fingerprint
 from hierdiff.data.captions import CAPTION
-from hierdiff.data.classes import in_natural_order
 from hierdiff.data.image_data import ImageData, datasets
 from hierdiff.data.listing import Listing, Reading, image_data
 from hierdiff.data.names import named_numbers, read_names
-from hierdiff.data.split import parts_by_name
+from hierdiff.data.split import parts_of
 from hierdiff.files.reading import Damaged, check_regular, damage, from_json
 from hierdiff.registry import Node
 
 log = logging.getLogger(__name__)
+TABLES = "**/*.parquet"
 KEPT = 2**28  # bytes of row groups that a process keeps
 HEAVY = 2**25  # bytes of a row group that are much for one image
 
@@ -67,9 +67,7 @@ def parquet(
     """
     if find_spec("pyarrow") is None:
         raise ImportError("data=parquet needs pyarrow: pip install 'hierdiff[parquet]'")
-    files = tables_in(Path(os.path.expanduser(root)), "root")
-    own = tables_in(Path(os.path.expanduser(test_root)), "test_root") if test_root else []
-    parts = parts_by_name(files, own, "files")
+    parts = parts_of(root, test_root, TABLES, "files")
     columns = Columns(image, label, caption, key)
     rows = [row for path in parts.files for row in read_table(path, columns)]
     if not rows:
@@ -107,6 +105,21 @@ class Columns(NamedTuple):
     label: str | None
     caption: str | None
     key: str | None
+
+    def within(self, names: Sequence[str]) -> Columns:
+        """The columns of a table with these names, with those that no option states.
+
+        Raises:
+            ValueError: where one that was asked for is not there.
+        """
+        for option, name in self._asdict().items():
+            if name is not None and name not in names:
+                raise ValueError(
+                    f"it has no column {name!r}: set data.{option} to one of {', '.join(names)}"
+                )
+        label = self.label or ("label" if "label" in names else None)
+        caption = self.caption or next((name for name in CAPTION if name in names), None)
+        return self._replace(label=label, caption=caption)
 
 
 class Cell(NamedTuple):
@@ -161,22 +174,6 @@ def _group(*place: Any) -> Any:
     return _groups[place]
 
 
-def tables_in(place: Path, option: str) -> list[Path]:
-    """The files of a folder and the folders in it, in natural order, or the one that is named.
-
-    Raises:
-        FileNotFoundError: where there is none.
-    """
-    if place.is_file():
-        return [place]
-    names = [one.relative_to(place).as_posix() for one in place.rglob("*.parquet")]
-    if not names:
-        raise FileNotFoundError(
-            f"{place} holds no .parquet file: set data.{option} to a folder of them, or to one"
-        )
-    return [place / name for name in in_natural_order(names) if not name.startswith(".")]
-
-
 def read_table(path: Path, columns: Columns) -> list[Row]:
     """What is known of the images of a file, without reading these.
 
@@ -189,7 +186,7 @@ def read_table(path: Path, columns: Columns) -> list[Row]:
     with damage(path), ParquetFile(path) as file:
         check_regular(path)
         schema = file.schema_arrow
-        chosen = _columns(schema.names, columns)
+        chosen = columns.within(schema.names)
         kind = schema.field(columns.image).type
         struct = [field.name for field in kind] if is_struct(kind) else []
         wanted = [name for name in (chosen.label, chosen.caption, chosen.key) if name is not None]
@@ -216,17 +213,6 @@ def read_table(path: Path, columns: Columns) -> list[Row]:
         Row(cell, None if key is None else str(key), label, one_line(caption))
         for cell, key, label, caption in zip(cells, keys, labels, captions, strict=True)
     ]
-
-
-def _columns(names: Sequence[str], columns: Columns) -> Columns:
-    for option, name in columns._asdict().items():
-        if name is not None and name not in names:
-            raise ValueError(
-                f"it has no column {name!r}: set data.{option} to one of {', '.join(names)}"
-            )
-    label = columns.label or ("label" if "label" in names else None)
-    caption = columns.caption or next((name for name in CAPTION if name in names), None)
-    return Columns(columns.image, label, caption, columns.key)
 
 
 def one_line(caption: Any) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from hierdiff.data.classes import in_natural_order
 from hierdiff.data.image_data import HASHED
 
 TRAIN = ("train", "training")  # in upper or lower case
@@ -23,6 +25,44 @@ class Parts:
     def tests(self, path: str) -> bool:
         """Whether the images of a file are of the test part."""
         return self.tested is not None and path in self.tested
+
+
+def files_in(root: str | Path, option: str, pattern: str) -> list[Path]:
+    """The files below a folder that are called so, or the one that is named.
+
+    option: what names `root`. pattern: as in `named_files`.
+
+    Raises:
+        FileNotFoundError: where there is none.
+    """
+    place = Path(os.path.expanduser(root))
+    if place.is_file():
+        return [place]
+    found = named_files(place, pattern)
+    if not found:
+        raise FileNotFoundError(
+            f"{place} holds no {PurePath(pattern).suffix} file: set data.{option} to a folder of "
+            f"them, or to one"
+        )
+    return found
+
+
+def named_files(folder: Path, pattern: str) -> list[Path]:
+    """Files of a folder in natural order, without hidden ones; pattern: such as `*.tar`."""
+    names = [one.relative_to(folder).as_posix() for one in folder.glob(pattern)]
+    return [folder / name for name in in_natural_order(names) if not name.startswith(".")]
+
+
+def parts_of(root: str | Path, test_root: str | Path | None, pattern: str, what: str) -> Parts:
+    """The parts of the files below `root`, or of those and the test part below `test_root`.
+
+    Raises:
+        FileNotFoundError: where there are none.
+        ValueError: as `parts_by_name`.
+    """
+    files = files_in(root, "root", pattern)
+    own = files_in(test_root, "test_root", pattern) if test_root else []
+    return parts_by_name(files, own, what)
 
 
 def parts_by_name(files: Sequence[Path], own: Sequence[Path], what: str) -> Parts:

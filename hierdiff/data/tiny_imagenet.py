@@ -47,7 +47,8 @@ def tiny_imagenet(
     top = next((p for p in (top, top / "tiny-imagenet-200") if (p / "wnids.txt").is_file()), top)
     if not (top / "wnids.txt").is_file():
         raise FileNotFoundError(f"{top} holds no wnids.txt: set data.root to tiny-imagenet-200")
-    found = [*_trained(top), *_tested(top / "val")]
+    trained = sorted((top / "train").glob("*/images/*.JPEG"))
+    found = [*((path, path.parent.parent.name) for path in trained), *_tested(top / "val")]
     if not found:
         raise FileNotFoundError(f"{top} holds no image: unpack the published archive anew")
     keys = [path.relative_to(top).as_posix() for path, _ in found]
@@ -76,11 +77,6 @@ def tiny_imagenet(
         text=text,
         cache=cache,
     )
-
-
-def _trained(top: Path) -> Iterator[tuple[Path, str]]:
-    for path in sorted((top / "train").glob("*/images/*.JPEG")):
-        yield path, path.parent.parent.name
 
 
 def _tested(val: Path) -> Iterator[tuple[Path, str]]:

@@ -11,7 +11,6 @@ image is the name of its member, with a suffix such as `.jpg`.
 
 from __future__ import annotations
 
-import os
 import tarfile
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,13 +23,12 @@ import numpy as np
 
 from hierdiff.data.cache import fingerprint
 from hierdiff.data.captions import of_file, stated
-from hierdiff.data.classes import in_natural_order
 from hierdiff.data.image_data import ImageData, datasets
 from hierdiff.data.listing import Listing, Reading, image_data
 from hierdiff.data.names import named_numbers, read_names
 from hierdiff.data.pixels import SUFFIXES
 from hierdiff.data.sources import Range, content
-from hierdiff.data.split import parts_by_name
+from hierdiff.data.split import parts_of
 from hierdiff.files.reading import Damaged, check_regular, damage, from_json, with_escapes
 from hierdiff.registry import Node
 
@@ -64,9 +62,7 @@ def webdataset(
         FileNotFoundError: where there are no shards, or no image in them.
         ValueError: for a shard that is cut short, and as `image_data`.
     """
-    shards = shards_in(Path(os.path.expanduser(root)), "root")
-    own = shards_in(Path(os.path.expanduser(test_root)), "test_root") if test_root else []
-    parts = parts_by_name(shards, own, "shards")
+    parts = parts_of(root, test_root, "*.tar", "shards")
     found = Members()
     for shard in parts.files:
         read_shard(shard, found)
@@ -133,28 +129,6 @@ class Ranges(Sequence[Range]):
             return [self[row] for row in range(*at.indices(len(self)))]
         shard, start, size = self.places[:, at].tolist()
         return Range(self.paths[shard], self.names[at], start, size)
-
-
-def shards_in(place: Path, option: str) -> list[Path]:
-    """The shards in a folder, in natural order, or the one that is named.
-
-    Raises:
-        FileNotFoundError: where there is none.
-    """
-    if place.is_file():
-        return [place]
-    found = tars_in(place)
-    if not found:
-        raise FileNotFoundError(
-            f"{place} holds no .tar shard: set data.{option} to a folder of shards, or to one"
-        )
-    return found
-
-
-def tars_in(folder: Path) -> list[Path]:
-    """The `.tar` files of a folder in natural order, without hidden ones."""
-    names = [one.name for one in folder.glob("*.tar")] if folder.is_dir() else []
-    return [folder / name for name in in_natural_order(names) if not name.startswith(".")]
 
 
 class Example(NamedTuple):

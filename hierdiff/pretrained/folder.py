@@ -48,7 +48,8 @@ def save_pretrained(
         ValueError: where the weights are damaged or a checkpoint of training, and where the record
             is of another run or was changed by hand.
     """
-    source, folder = _weights_of(Path(weights)), Path(folder)
+    source, folder = Path(weights), Path(folder)
+    source = source / OF_A_RUN if source.is_dir() else source
     tensors, facts = unpacked(source)
     config = config_in(facts, source)
     if facts.get("kind") != "weights":
@@ -155,10 +156,6 @@ def check_folder(folder: Path) -> None:
             f"{folder / CONFIG} is not the config that its weights were saved with: it was changed "
             f"by hand, and the method is built from the weights' own; fetch it again"
         )
-
-
-def _weights_of(path: Path) -> Path:
-    return path / OF_A_RUN if path.is_dir() else path
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

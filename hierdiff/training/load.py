@@ -201,12 +201,9 @@ def check_values(name: str, tensor: Tensor, like: Tensor, source: Path) -> None:
             f"{source}: {name!r} is {tensor.dtype}, the method has {like.dtype}: it belongs to "
             f"another method"
         )
-    if tensor.is_floating_point() and not bool(_single(tensor).isfinite().all()):
+    single = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    if tensor.is_floating_point() and not bool(single.isfinite().all()):
         raise ValueError(
             f"{source}: {name!r} is not finite (NaN or infinity): its training diverged or the "
             f"file is damaged, use another checkpoint of the run"
         )
-
-
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

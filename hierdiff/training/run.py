@@ -349,16 +349,14 @@ class Run:
         self.place.images += batch
         self.images_here += batch
         self.log.add({"lr": lr, **values})
-        if self.place.total_step % self.recipe.log_every == 0 or self._last(index):
+        last = self.place.step == self.counts[index]
+        if self.place.total_step % self.recipe.log_every == 0 or last:
             self._line(stage)
         seconds = time.perf_counter() - began
         self.place.seconds[index] += seconds
         first = next(value for key, value in values.items() if key.startswith("loss"))
         loader = feed.speed.images_per_second * self.fabric.world_size if feed.decodes else None
         self.progress.step(stage.name, batch, seconds, first, loader)
-
-    def _last(self, index: int) -> bool:
-        return self.place.step == self.counts[index]
 
     def _not_finite(self, numbers: str) -> str:
         last = (

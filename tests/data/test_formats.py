@@ -15,7 +15,8 @@ import torch
 from hierdiff.data import ImageData, datasets
 from hierdiff.data import parquet as tables
 from hierdiff.data.encoded import EncodedImages
-from hierdiff.data.parquet import Columns, read_cell, read_table, tables_in
+from hierdiff.data.parquet import TABLES, Columns, read_cell, read_table
+from hierdiff.data.split import files_in
 from hierdiff.training.feed import Feed
 from tests.data import formats
 from tests.training.runs import recipe
@@ -117,7 +118,7 @@ def test_row_groups_are_read_once_where_they_fit_and_one_is_kept_where_not(tmp_p
     content = formats.files(28)
     root = formats.write_parquet(tmp_path / "tables", content)
     columns = Columns("image", None, None, None)
-    rows = [row for path in tables_in(root, "root") for row in read_table(path, columns)]
+    rows = [row for path in files_in(root, "root", TABLES) for row in read_table(path, columns)]
     groups = {(row.cell.path, row.cell.group) for row in rows}
     opened = []
 

@@ -18,7 +18,7 @@ from benchmarks.measure.external.base import External
 from benchmarks.measure.external.files import Files, files_of_shards, files_of_tree
 from benchmarks.measure.external.function import Function, drawn, function_of
 from hierdiff.data.folder import opened_tree
-from hierdiff.data.webdataset import tars_in
+from hierdiff.data.split import named_files
 
 __all__ = ["External", "Files", "Function", "Stack", "external_images"]
 
@@ -47,7 +47,7 @@ def external_images(
         )
     path = Path(images).expanduser()
     if path.is_dir():
-        shards, tree = tars_in(path), opened_tree(path)
+        shards, tree = named_files(path, "*.tar"), opened_tree(path)
         if shards and tree.images:
             raise ValueError(
                 f"images={path} holds {len(shards)} .tar shards and {len(tree.images)} images of "
