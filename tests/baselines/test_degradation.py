@@ -2,7 +2,6 @@
 
 import io
 import math
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from baselines.degradation import (
     BRIGHTNESS,
     BSR,
     COLOUR,
-    Degradation,
     degradations,
     gaussian_blur,
     jpeg,
@@ -171,8 +169,3 @@ def test_on_the_meta_device_it_has_a_shape():
 def test_options_out_of_range_are_refused(options, rule):
     with pytest.raises(ValueError, match=rule):
         degradations.build({"name": "bsr", **options})
-
-
-def test_it_is_registered():
-    assert isinstance(degradations.build({"name": "bsr"}), Degradation)
-    assert Counter(degradations.names())["bsr"] == 1

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from hierdiff.methods import methods
 from tests import tiny
 
 
@@ -45,7 +44,3 @@ def test_it_has_one_stage_that_takes_the_whole_budget():
     assert method.at(16) is method.stages[0]
     with pytest.raises(ValueError, match=r"no images at 8: choose one of \[16\], and pool"):
         method.at(8)
-
-
-def test_it_is_found_by_name():
-    assert "end_to_end" in methods.names()

@@ -127,8 +127,29 @@ def test_the_tail_is_the_same_object_inside(case):
     for n in range(1, case.depth + 1):
         tail = network.tail(n)
         assert tail.levels == n and id(tail) in inside
-    with pytest.raises(ValueError):
-        network.tail(case.depth + 1)
+    for n in (0, case.depth + 1):
+        with pytest.raises(ValueError, match=r"level\(s\), not"):
+            network.tail(n)
+
+
+@each
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("class", r"3 classes.*no labels.*-1 for none"), ("text", r"reads text.*empty mask")],
+)
+def test_a_condition_that_is_missing_is_named(case, kind, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.denoiser(case.name, kind, case.depth).prepare(Cond())
+
+
+@each
+def test_no_label_differs_from_every_class(case):
+    network = tiny.denoiser(case.name, "class", case.depth).eval()
+    x_t, log_snr = case.state(1)
+    conds = [Cond(labels=torch.tensor([label])) for label in (-1, 0, 1, 2)]
+    outs = [run(network, x_t, log_snr, cond).levels[-1] for cond in conds]
+    for i, a in enumerate(outs):
+        assert all((a - b).abs().max() > 1e-5 for b in outs[:i])
 
 
 @each
@@ -173,9 +194,11 @@ def test_a_low_resolution_image_is_clean_unless_told_otherwise(case):
     network = upsampler(case)
     x_t, log_snr = case.state(2)
     outs = [
-        run(network, x_t, log_snr, beside(x_t[0], level)).levels[0] for level in (None, 30.0, 50.0)
+        run(network, x_t, log_snr, beside(x_t[0], level)).levels[0]
+        for level in (None, 30.0, 50.0, -30.0, -90.0)
     ]
     assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+    assert torch.equal(outs[3], outs[4])  # both ends are limits
 
 
 @each_upsampler

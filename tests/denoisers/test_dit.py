@@ -183,15 +183,6 @@ def test_padding_does_not_matter(filling):
     assert all(torch.isfinite(p.grad).all() for p in network.text.parameters())
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [("class", r"3 classes.*no labels.*-1 for none"), ("text", r"reads text.*empty mask")],
-)
-def test_a_condition_that_is_missing_is_named(kind, message):
-    with pytest.raises(ValueError, match=message):
-        dit(kind).prepare(NONE)
-
-
 def test_an_upsampler_predicts_the_channels_of_the_noisy_image_alone():
     network, x = dit(learned_variance=True, low_channels=1), image(2)
     out = run(network, x, Cond(low=torch.zeros(2, 1, 8, 8)))
@@ -220,15 +211,6 @@ def test_a_learned_variance_is_trained_by_the_bound_and_read_by_the_sampler():
         stage.denoiser.head.bias.view(4, 6)[:, 3:] += 1
     second = method.sample(Request(2, noise=tiny.noise()))[8]
     assert torch.isfinite(first).all() and not torch.allclose(first, second)
-
-
-def test_it_can_be_the_innermost_network_of_a_hierarchy():
-    node = {**tiny.denoiser_node("nested_unet", 2), "inner": tiny.denoiser_node("dit")}
-    network = tiny.randomised(denoisers.build(node, offered=tiny.facts("class"))).eval()
-    assert network.inner.nest_width == 16 // 2**2
-    x_t, log_snr = tiny.state(2, 2)
-    out = network(x_t, log_snr, network.prepare(tiny.cond("class", 2))).levels
-    assert [level.shape for level in out] == [level.shape for level in x_t]
 
 
 def test_half_precision_runs():

@@ -127,17 +127,6 @@ def test_without_self_attention_and_text_there_is_no_attention(kind):
     assert run(network, (x,), torch.zeros(1, 1), cond).levels[0].shape == x.shape
 
 
-def test_it_nests_inside_another_network():
-    outer = {**tiny.denoiser_node("nested_unet"), **tiny.OUTER, "inner": NODE}
-    network = tiny.randomised(denoisers.build(outer, offered=tiny.facts("class"))).eval()
-    x_t, log_snr = tiny.state(2, 2)
-    cond = tiny.cond("class", 2)
-    usual = run(network, x_t, log_snr, cond).levels
-    changed = run(network, (x_t[0], x_t[1] + 0.5), log_snr, cond).levels
-    assert [level.shape for level in usual] == [level.shape for level in x_t]
-    assert (changed[0] - usual[0]).abs().max() > 1e-4
-
-
 def test_a_side_that_cannot_be_halved_for_every_width_is_refused():
     network = denoisers.build(NODE)
     with pytest.raises(ValueError, match="side of 6 do not fit.*halves 2 times"):

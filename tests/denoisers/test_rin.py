@@ -218,9 +218,3 @@ def test_an_image_that_patches_do_not_tile_is_refused():
     x, log_snr = state(side=9)
     with pytest.raises(ValueError, match="9 x 9 is not made of patches of 2"):
         run(new(), x, log_snr)
-
-
-@pytest.mark.parametrize("kind, missing", [("class", "no labels"), ("text", "reads text")])
-def test_a_missing_condition_is_refused(kind, missing):
-    with pytest.raises(ValueError, match=missing):
-        new(kind).prepare(NONE)

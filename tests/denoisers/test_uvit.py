@@ -171,14 +171,6 @@ def test_a_new_transformer_block_changes_nothing():
     assert torch.equal(block(x, torch.randn(2, 8), context), x)
 
 
-def test_no_label_differs_from_every_class():
-    network, x = uvit("class"), image(1)
-    outs = [run(network, x, Cond(labels=torch.tensor([label]))) for label in (-1, 0, 1, 2)]
-    for i, a in enumerate(outs):
-        for b in outs[:i]:
-            assert (a - b).abs().max() > 1e-4
-
-
 @pytest.mark.parametrize("filling", [9.0, float("nan")])
 def test_padding_does_not_matter(filling):
     tokens, x = torch.randn(3, 4, 6), image(3)
@@ -213,46 +205,6 @@ def test_words_reach_the_image_by_attention_and_by_their_mean():
         )
     assert (attended - usual).abs().max() > 1e-4
     assert (pooled - usual).abs().max() > 1e-4
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [("class", r"3 classes.*no labels.*-1 for none"), ("text", r"reads text.*empty mask")],
-)
-def test_a_condition_that_is_missing_is_named(kind, message):
-    with pytest.raises(ValueError, match=message):
-        uvit(kind).prepare(NONE)
-
-
-@pytest.mark.parametrize("stem", STEMS, ids=str)
-def test_an_upsampler_reads_the_low_resolution_image_and_its_noise(stem):
-    network, x = uvit(stem=stem, low_channels=3), image(2, 16, 16)
-    low = image(2, 16, 16).flip(-1)
-    clean = run(network, x, Cond(low=low))
-    assert clean.shape == x.shape
-    assert (clean - run(network, x, Cond(low=low + 0.5))).abs().max() > 1e-4
-
-    def at(level):
-        scalars = {"augmentation": torch.full((2,), level)}
-        return run(network, x, Cond(low=low, scalars=scalars))
-
-    assert torch.equal(at(30.0), clean) and torch.equal(at(float("inf")), clean)
-    assert torch.equal(at(-30.0), at(-90.0))
-    assert (at(0.0) - clean).abs().max() > 1e-5
-
-
-@pytest.mark.parametrize("low", [None, torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 8, 8)])
-def test_an_upsampler_without_a_fitting_low_resolution_image_is_refused(low):
-    with pytest.raises(ValueError, match=r"low-resolution image of \(3, 8, 8\)"):
-        run(uvit(low_channels=3), image(), Cond(low=low))
-
-
-def test_a_scalar_defaults_to_its_limit_and_is_clamped_to_it():
-    network, x = uvit(scalars={"scale": 64.0}), image(1)
-    default = run(network, x)
-    outs = {v: run(network, x, Cond(scalars={"scale": torch.tensor([v])})) for v in (900.0, 20.0)}
-    assert torch.equal(outs[900.0], default)
-    assert (outs[20.0] - default).abs().max() > 1e-5
 
 
 def test_one_multiple_is_a_plain_transformer():
