@@ -258,14 +258,18 @@ def check_depth(node: Any, source: Path) -> None:
     Raises:
         ValueError: names the file `source`.
     """
+    if is_deeper(node, DEEPEST):
+        raise ValueError(f"{source} nests more than {DEEPEST} lists and options: no run does that")
+
+
+def is_deeper(node: Any, most: int) -> bool:
+    """Whether lists and mappings nest more than `most` deep."""
     layer = [node]
-    for _ in range(DEEPEST):
+    for _ in range(most):
         layer = [node for node in layer if isinstance(node, (Mapping, list, tuple))]
         children = [node.values() if isinstance(node, Mapping) else node for node in layer]
         layer = [child for row in children for child in row]
-        if not layer:
-            return
-    raise ValueError(f"{source} nests more than {DEEPEST} lists and options: no run does that")
+    return bool(layer)
 
 
 def folder_of_configs() -> str:

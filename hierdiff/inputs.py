@@ -49,7 +49,7 @@ def inputs(
         ValueError: where an option names a folder of more than `MANY` files.
     """
     digests = {"data": data} if data is not None else {}
-    for key, value in _leaves(options):
+    for key, value in leaves(options):
         path = _path(value) if "." in key and not key.endswith(".name") else None
         if path is not None and key not in NO_INPUT:
             try:
@@ -219,14 +219,14 @@ def _of_all(paths: Mapping[str, Path]) -> str:
     return total.hexdigest()
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Values by their whole paths, places in lists too: `method.stages.0.weights`."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
     elif isinstance(node, (list, tuple)):
         for place, value in enumerate(node):
-            yield from _leaves(value, f"{prefix}{place}.")
+            yield from leaves(value, f"{prefix}{place}.")
     else:
         yield prefix.removesuffix("."), node
 

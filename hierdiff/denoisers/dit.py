@@ -215,7 +215,9 @@ class DiT(Backbone):
         added: Float[Tensor, "b n h w"] | None,
     ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b n h w"] | None]:
         """As in `Backbone`; twice the channels where the variance is learned."""
-        vector = self._vector(log_snr, cond)
+        waves = sinusoid(self.clock(log_snr), WAVES)
+        time = self.time(waves.to(self.patches.weight.dtype))
+        vector = conditioned(time, log_snr, cond, self.scalars, self.augmentation)
         h = self.patches(with_low(x, cond, self.low_channels))
         if added is not None:
             h = h + F.pixel_unshuffle(added, self.patch)
@@ -236,8 +238,3 @@ class DiT(Backbone):
             h, "b (h w) (p q c) -> b c (h p) (w q)", w=columns, p=self.patch, q=self.patch
         )
         return image, features
-
-    def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
-        waves = sinusoid(self.clock(log_snr), WAVES)
-        time = self.time(waves.to(self.patches.weight.dtype))
-        return conditioned(time, log_snr, cond, self.scalars, self.augmentation)

@@ -484,7 +484,9 @@ class LDMUNet(Backbone):
 
     def context(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Context:
         """What the layers read beside the image, from prepared conditions."""
-        return Context(self._vector(log_snr, cond), cond.context, self._mask(cond))
+        time = self.time(self.clock(log_snr))
+        vector = conditioned(time, log_snr, cond, self.scalars, self.augmentation)
+        return Context(vector, cond.context, self._mask(cond))
 
     def run(
         self, x: Tensor, context: Context, cond: Cond, added: Tensor | None = None
@@ -502,10 +504,6 @@ class LDMUNet(Backbone):
         for step in self.up:
             h = step(torch.cat([h, skips.pop()], dim=1), context)
         return self.head(h), h
-
-    def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
-        time = self.time(self.clock(log_snr))
-        return conditioned(time, log_snr, cond, self.scalars, self.augmentation)
 
     def _mask(self, cond: Cond) -> Tensor | None:
         if not self.mask_text or self.text is None or cond.mask is None:

@@ -434,7 +434,8 @@ class UNet(Denoiser):
                 f"that halves {self.reduction.bit_length() - 1} times: choose other resolutions or "
                 f"`multiples`"
             )
-        vector = self._vector(log_snr[:rows, 0], cond, side)
+        time = self.time(self.clock(log_snr[:rows, 0]))
+        vector = conditioned(time, log_snr[:rows, 0], cond, self.scalars, self.augmentation)
         mask = self._mask(cond)
 
         h = self.first(framewise(with_low(x, cond, self.low_channels)))
@@ -475,10 +476,6 @@ class UNet(Denoiser):
 
     def _scaled(self, skip: Tensor) -> Tensor:
         return skip if self.skip_scale == 1 else self.skip_scale * skip
-
-    def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond, side: int) -> Tensor:
-        time = self.time(self.clock(log_snr))
-        return conditioned(time, log_snr, cond, self.scalars, self.augmentation)
 
     def _mask(self, cond: Cond) -> Tensor | None:
         if not self.mask_text or not self._readers or cond.mask is None:

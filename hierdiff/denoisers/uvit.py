@@ -239,7 +239,8 @@ class UViT(Backbone):
         cond: Cond,
         added: Float[Tensor, "b n h w"] | None,
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b n h w"] | None]:
-        vector = self._vector(log_snr, cond)
+        time = self.time(self.clock(log_snr))
+        vector = conditioned(time, log_snr, cond, self.scalars, self.augmentation)
         h = self.first(self.stem.enter(with_low(x, cond, self.low_channels)))
         if added is not None:
             h = h + F.pixel_unshuffle(added, self.stem.factor)
@@ -265,10 +266,6 @@ class UViT(Backbone):
         for i, block in enumerate(self.transformer):
             h = block(h, vector, cond.context[i] if self.text is not None else None, mask)
         return rearrange(h, "b (h w) c -> b c h w", w=columns)
-
-    def _vector(self, log_snr: Float[Tensor, " b"], cond: Cond) -> Tensor:
-        time = self.time(self.clock(log_snr))
-        return conditioned(time, log_snr, cond, self.scalars, self.augmentation)
 
 
 def _check_options(

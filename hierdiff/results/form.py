@@ -12,7 +12,6 @@ from typing import Any
 
 from hierdiff.resolution import NAME_WORD
 
-DEEPEST = 40  # levels of nesting; a config of this project has less than ten
 LARGEST = 1e100  # of a number, so that its square and sums of squares are finite too
 Test = Callable[[Any], bool]
 Rule = tuple[str, Test]  # what a value must be, in words, and whether it is
@@ -238,22 +237,6 @@ def _rules(form: Mapping[str, Any]) -> tuple[dict[str, Any], Any, list[str]]:
 
 
 _HOLDS = _test(FORM)
-
-
-def too_deep(value: Any) -> bool:
-    """Whether a tree of JSON has more than `DEEPEST` levels below its own."""
-    level = [value] if type(value) in _NESTED else []
-    for _ in range(DEEPEST + 1):
-        level = [
-            child
-            for node in level
-            for child in (node.values() if type(node) is dict else node)
-            if type(child) in _NESTED
-        ]
-    return bool(level)
-
-
-_NESTED = frozenset((dict, list))
 
 
 def _short(value: Any) -> str:

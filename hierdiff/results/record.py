@@ -16,13 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hierdiff.config import is_deeper
 from hierdiff.files.atomic import write
 from hierdiff.files.reading import from_json
 from hierdiff.metrics.quality import Candidate, CurvePoint, Quality
 from hierdiff.resolution import Name, resolution_of
 from hierdiff.results.cost import Cost
 from hierdiff.results.flat import flat
-from hierdiff.results.form import broken, too_deep
+from hierdiff.results.form import broken
 from hierdiff.results.older import known_costs, older_costs, with_identities
 from hierdiff.results.plain import content_hash, plain
 
@@ -39,6 +40,7 @@ FILE = "record.json"
 UNKNOWN = "unknown"  # what the maker of external images has not said
 EXTERNAL = "external"  # method of a row whose images came from elsewhere
 LARGEST = 2**26  # bytes that are read
+DEEPEST = 42  # levels of nesting; a config of this project has less than ten
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def _read_json(path: Path) -> tuple[Any, str]:
         raise ValueError(f"it has {about.st_size / 1e6:.0f} MB, a record has less than one")
     text = path.read_text(encoding="utf-8-sig")
     content = from_json(text)
-    if too_deep(content):
+    if is_deeper(content, DEEPEST):
         raise ValueError("it is nested too deeply")
     parts = content.items() if isinstance(content, dict) else ()
     try:

@@ -6,6 +6,7 @@ first, where a tensor takes no memory, and its parts are counted while they are 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from hierdiff.config import check_depth
+from hierdiff.inputs import leaves
 from hierdiff.methods import Method, methods, on_shapes
 
 Shapes = Mapping[str, Sequence[int]]
@@ -40,7 +42,7 @@ def built(
     if shapes is None:
         count, elements = 100_000, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
     else:
-        count, elements = len(shapes), sum(_size(shape) for shape in shapes.values())
+        count, elements = len(shapes), sum(map(math.prod, shapes.values()))
     check_depth(config, source)
     _check_numbers(config, max(NUMBER, elements if shapes is not None else 0), source)
     _check_text(config, source)
@@ -118,24 +120,11 @@ def _at_most(parts: int, elements: int) -> Iterator[None]:
         yield
 
 
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
-
-
 def _check_numbers(config: Mapping[str, Any], largest: int, source: Path) -> None:
-    rest = [(part, config.get(part)) for part in ("method", "facts", "text")]
-    while rest:
-        place, node = rest.pop()
-        if isinstance(node, Mapping):
-            rest += [(f"{place}.{key}", value) for key, value in node.items()]
-        elif isinstance(node, (list, tuple)):
-            rest += [(f"{place}.{i}", value) for i, value in enumerate(node)]
-        elif isinstance(node, (int, float)) and largest < abs(node) < float("inf"):
+    for place, value in leaves({part: config.get(part) for part in ("method", "facts", "text")}):
+        if isinstance(value, (int, float)) and largest < abs(value) < math.inf:
             raise ValueError(
-                f"{source} says {place}={node}, more than {largest}: no part of a method of this "
+                f"{source} says {place}={value}, more than {largest}: no part of a method of this "
                 f"size is so large"
             )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hierdiff.denoisers import Denoiser
@@ -92,8 +93,7 @@ def _is_bare(path: Path) -> bool:
 
 def _alone(path: Path, network: Denoiser) -> Mapping[str, Tensor]:
     """Tensors of a published network; all of these have 32 groups, which no shape shows."""
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors = load_file(path)
     check_fit(network, tensors, path)
     check_groups(network)
     return tensors
