@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from benchmarks.report.charts import DASHES, Axis, Line, Point, compact, lines, scatter
 from benchmarks.report.parts import Chart, Charts, LabelledRecord, finite_number, mapping
@@ -171,11 +172,9 @@ def steps_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
     for each metric; with what the training of the rows has cost."""
     shared: dict[tuple[Name, str], dict[tuple[str, str], list[tuple[float, float]]]] = {}
     for entry in entries:
-        for row in map(mapping, mapping(entry.record.analysis.get("steps")).get("rows") or ()):
-            x, y = finite_number(row.get("steps")), finite_number(row.get("value"))
-            if x is not None and y is not None and "resolution" in row:
-                curves = shared.setdefault((level_of(row), str(row.get("metric"))), {})
-                curves.setdefault((entry.label, str(row.get("stage"))), []).append((x, y))
+        for row, place in _analysed(entry, "steps", "steps"):
+            curves = shared.setdefault((level_of(row), str(row.get("metric"))), {})
+            curves.setdefault((entry.label, str(row.get("stage"))), []).append(place)
     looks = {entry.label: entry.look for entry in entries}
     spent = " ".join(text for e in entries if "steps" in e.record.analysis
                      for text in [_training_text(e)] if text)  # fmt: skip
@@ -189,6 +188,16 @@ def steps_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
         yield Charts(f"{name} over steps", [Chart("steps", image)], spent)
 
 
+def _analysed(
+    entry: LabelledRecord, analysis: str, along: str
+) -> Iterator[tuple[Mapping[str, Any], tuple[float, float]]]:
+    """The rows of an analysis that have a place in a chart, with it: (row[along], value)."""
+    for row in map(mapping, mapping(entry.record.analysis.get(analysis)).get("rows") or ()):
+        x, y = finite_number(row.get(along)), finite_number(row.get("value"))
+        if x is not None and y is not None and "resolution" in row:
+            yield row, (x, y)
+
+
 def spectrum_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
     """The power over the frequency (`analysis=spectrum`) of the samples of each row, and of the
     real images of the first; a chart for each resolution."""
@@ -196,10 +205,8 @@ def spectrum_charts(entries: Sequence[LabelledRecord]) -> Iterator[Charts]:
     real = (REAL, max((entry.look for entry in entries), default=0) + 1)
     for entry in entries:
         own: dict[tuple[Name, str], list[tuple[float, float]]] = {}
-        for row in map(mapping, mapping(entry.record.analysis.get("spectrum")).get("rows") or ()):
-            x, y = finite_number(row.get("frequency")), finite_number(row.get("value"))
-            if x is not None and y is not None and "resolution" in row:
-                own.setdefault((level_of(row), str(row.get("source"))), []).append((x, y))
+        for row, place in _analysed(entry, "spectrum", "frequency"):
+            own.setdefault((level_of(row), str(row.get("source"))), []).append(place)
         for (level, source), points in own.items():
             curves = shared.setdefault(level, {})
             curves.setdefault(real if source == "real" else (entry.label, entry.look), points)

@@ -45,6 +45,7 @@ from hierdiff.metrics.table import (
     check_metrics,
     check_reference,
     join_extractors,
+    kept_of,
 )
 from hierdiff.resolution import Name, Resolution, finest_first, size_of, text_of
 
@@ -83,11 +84,7 @@ class FidelityMeter:
         self.references = dict(references)
         self.metrics = tuple(metrics)
         self.rows, self.prompts, self.features = rows, prompts, features
-        takes = {METRICS[name].takes for name in metrics}
-        self._keep = {
-            output: max(METRICS[name].keeps for name in metrics if METRICS[name].takes == output)
-            for output in takes
-        }
+        self._keep = kept_of(metrics)
         self.streams: dict[Place, dict[str, Statistics]] = {}
         self._finest: Place | None = None
 

@@ -33,7 +33,7 @@ from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.frechet import Moments, Statistics
 from hierdiff.metrics.quality import NATIVE
 from hierdiff.metrics.reference import Reference, feature_batches
-from hierdiff.metrics.table import METRICS, View, check_metrics, check_reference
+from hierdiff.metrics.table import METRICS, View, check_metrics, check_reference, kept_of
 from hierdiff.registry import Later
 from hierdiff.resolution import Resolution, resolution_of
 
@@ -84,10 +84,7 @@ class FeatureMetric(Metric):
                 f"{self.extractor.identity!r}: compute it with that"
             )
         self.metrics, self.reference = tuple(metrics), reference
-        self._keep = {
-            output: max(METRICS[name].keeps for name in metrics if METRICS[name].takes == output)
-            for output in dict.fromkeys(METRICS[name].takes for name in metrics)
-        }
+        self._keep = kept_of(metrics)
         self.add_state("sides", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="max")
         for kind in ("fake",) if reference is not None else ("real", "fake"):
             for output in self._keep:

@@ -359,28 +359,19 @@ def consistency(view: View) -> Iterator[Quality]:
 
 def scored(view: View) -> Iterator[Quality]:
     """Inception score, exp of the mutual information of image and class (arXiv 1606.03498)."""
-    logits = view.streams["logits"].kept
-    yield view.quality(
-        "IS",
-        inception_score(logits, SPLITS).value,
-        n=len(logits),
-        estimator=f"inception-score-{SPLITS}-splits",
-        against="none",
-        better=HIGH,
-    )
+    value = inception_score(view.streams["logits"].kept, SPLITS).value
+    yield _score(view, value, f"{SPLITS}-splits")
 
 
 def scored_in_order(view: View) -> Iterator[Quality]:
     """Inception score of ADM's evaluator: of runs of 5,000 images in their order."""
-    logits = view.streams["logits"].kept
-    yield view.quality(
-        "IS",
-        inception_score_in_order(logits, RUN),
-        n=len(logits),
-        estimator=f"inception-score-{RUN}-in-order",
-        against="none",
-        better=HIGH,
-    )
+    value = inception_score_in_order(view.streams["logits"].kept, RUN)
+    yield _score(view, value, f"{RUN}-in-order")
+
+
+def _score(view: View, value: float, how: str) -> Quality:
+    n, estimator = len(view.streams["logits"].kept), f"inception-score-{how}"
+    return view.quality("IS", value, n=n, estimator=estimator, against="none", better=HIGH)
 
 
 def alignment(view: View) -> Iterator[Quality]:
@@ -454,6 +445,14 @@ METRICS = {
     "cmmd": Metric(clip_discrepancy, frames=True, only=CLIP),
     CAPTIONED: Metric(alignment, takes="alignment", keeps=0, against="", only=CLIP),
 }
+
+
+def kept_of(names: Iterable[str]) -> dict[str, int]:
+    """Of how many images each output that these metrics take stays in memory, at most."""
+    kept: dict[str, int] = {}
+    for metric in (METRICS[name] for name in names):
+        kept[metric.takes] = max(kept.get(metric.takes, 0), metric.keeps)
+    return kept
 
 
 def join_extractors(extractor: Extractor, names: Sequence[str]) -> None:
