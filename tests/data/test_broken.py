@@ -91,7 +91,7 @@ def test_json_holds_label_and_caption(tmp_path):
 
 
 def test_a_folder_without_shards(tmp_path):
-    refused(tmp_path, "no .tar shard", "data.root")
+    refused(tmp_path, "no .tar file", "data.root")
 
 
 def test_a_zip_that_was_cut_short(tmp_path):
