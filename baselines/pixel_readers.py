@@ -20,7 +20,7 @@ from typing_extensions import override
 from hierdiff.denoisers import denoisers
 from hierdiff.interop import ldm, rin
 from hierdiff.interop.published import Published, Reader, Shapes, readers, within
-from hierdiff.options import Count, check_fields
+from hierdiff.options import Count
 from hierdiff.registry import Node
 
 ADM_SAMPLING = {  # 250 of 1000 steps
@@ -97,9 +97,6 @@ class ADMReader(Reader):
     head_width: Count | None = None
     new_order: bool | None = None
     schedule: Literal["linear_beta", "squared_cosine"] | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, "reader")
 
     @override
     def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:
@@ -291,9 +288,6 @@ class RINReader(Reader):
     licence: ClassVar[str] = "Apache-2.0"
 
     network: Literal["denoiser_ema", "denoiser"] = "denoiser_ema"
-
-    def __post_init__(self) -> None:
-        check_fields(self, "reader")
 
     @override
     def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:

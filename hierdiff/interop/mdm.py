@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from hierdiff.interop.published import Published, Reader, Shapes, part_of, readers, within
-from hierdiff.options import Count, check_fields
+from hierdiff.options import Count
 from hierdiff.registry import Node
 
 SCHEDULE = {"name": "squared_cosine"}
@@ -135,9 +135,6 @@ class MDMReader(Reader):
     mask_text: bool = False
     text_length: Count = 128
     text_weights: str | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, "reader")
 
     @override
     def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:

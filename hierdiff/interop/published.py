@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
+from hierdiff.options import check_fields
 from hierdiff.registry import Node, Registry
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -57,6 +58,9 @@ class Reader(ABC):
 
     project: ClassVar[str]
     licence: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "reader")
 
     @abstractmethod
     def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:

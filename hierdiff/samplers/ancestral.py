@@ -13,7 +13,7 @@ from typing_extensions import override
 from hierdiff.guidance import Denoise
 from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
-from hierdiff.options import Positive, check_fields
+from hierdiff.options import Positive
 from hierdiff.process import GaussianProcess, Moment, PerLevel
 from hierdiff.samplers.integrate import Sampler, State, Step, samplers
 
@@ -35,9 +35,6 @@ class Ancestral(Sampler):
 
     variance: Variance = "small"
     image_scale: Positive = 1.0
-
-    def __post_init__(self) -> None:
-        check_fields(self, "ancestral")
 
     @property
     @override

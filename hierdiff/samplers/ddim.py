@@ -13,7 +13,7 @@ from typing_extensions import override
 from hierdiff.guidance import Denoise
 from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
-from hierdiff.options import NonNegative, check_fields
+from hierdiff.options import NonNegative
 from hierdiff.process import GaussianProcess
 from hierdiff.samplers.integrate import Sampler, State, Step, eps_of, samplers
 
@@ -24,9 +24,6 @@ class DDIM(Sampler):
     """x_s = alpha_s x0 + sqrt(sigma_s^2 - c^2) eps + c noise, c = eta sqrt(small variance)."""
 
     eta: NonNegative = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self, "ddim")
 
     @override
     def __call__(

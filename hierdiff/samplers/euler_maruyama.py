@@ -12,7 +12,7 @@ from typing_extensions import override
 from hierdiff.guidance import Denoise
 from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
-from hierdiff.options import Positive, check_fields
+from hierdiff.options import Positive
 from hierdiff.process import PerLevel
 from hierdiff.samplers.integrate import Sampler, State, Step, eps_of, samplers
 
@@ -41,9 +41,6 @@ class EulerMaruyama(Sampler):
     coefficient: Coefficient = "sigma"
     norm: Positive = 1.0
     last: Literal["euler", "mean"] = "euler"
-
-    def __post_init__(self) -> None:
-        check_fields(self, "euler_maruyama")
 
     @override
     def __call__(

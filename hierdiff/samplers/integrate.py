@@ -19,6 +19,7 @@ from torch import Tensor
 from hierdiff.guidance import Carry, Denoise
 from hierdiff.levels import Levels, spread
 from hierdiff.noise import Noise
+from hierdiff.options import check_fields
 from hierdiff.process import GaussianProcess, Moment
 from hierdiff.registry import Registry
 
@@ -46,6 +47,9 @@ class Sampler(ABC):
     """
 
     calls_per_step: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self, "sampler")
 
     @property
     def uses_variance(self) -> bool:

@@ -12,7 +12,7 @@ from typing_extensions import override
 from baselines.latent.readers.parts import AUTOENCODER, FirstStage, alone
 from hierdiff.interop import autoencoder
 from hierdiff.interop.published import Published, Reader, Shapes, part_of, readers, shapes_of
-from hierdiff.options import Count, Positive, check_fields
+from hierdiff.options import Count, Positive
 from hierdiff.registry import Node
 
 KNOWN_BY = {"encoder.conv_in.weight", "encoder.down.0.block.0.conv1.weight", "quant_conv.weight"}
@@ -43,9 +43,6 @@ class AutoencoderReader(Reader):
 
     resolution: Count = 256
     scale: Positive | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, "reader")
 
     @override
     def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:

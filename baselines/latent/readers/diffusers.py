@@ -23,7 +23,7 @@ from baselines.latent.readers.parts import (
 )
 from hierdiff.interop import autoencoder, diffusers, dit, ldm
 from hierdiff.interop.published import Published, Reader, Shapes, Table, readers, shapes_of
-from hierdiff.options import Count, Positive, check_fields
+from hierdiff.options import Count, Positive
 from hierdiff.registry import Node
 
 AUTOENCODERS, NETWORKS = ("vae", "vqvae"), ("unet", "transformer")  # parts of a pipeline
@@ -69,9 +69,6 @@ class AutoencoderReader(Reader):
     licence: ClassVar[str] = LICENCE
 
     resolution: Count | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, "reader")
 
     @override
     def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:
@@ -148,9 +145,6 @@ class PipelineReader(Reader):
     null_class: bool = False
     text_length: Count = 77
     text_weights: str | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, "reader")
 
     @override
     def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from baselines.latent.autoencoder import autoencoders
 from baselines.latent.readers.parts import DENOISER, Network, first_stage_in, sampler, together
 from hierdiff.interop import dit
 from hierdiff.interop.published import Published, Reader, Shapes, part_of, readers, shapes_of
-from hierdiff.options import Count, Positive, check_fields
+from hierdiff.options import Count, Positive
 from hierdiff.registry import Node
 
 SCALE = 0.18215  # of the latents of Stable Diffusion's autoencoder
@@ -89,9 +89,6 @@ class TransformerReader(Reader):
     autoencoder: str | None = None
     heads: Count | None = None
     scale: Positive | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, "reader")
 
     @override
     def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:

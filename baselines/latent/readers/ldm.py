@@ -21,7 +21,7 @@ from baselines.latent.readers.parts import Network, first_stage_in, sampler, tog
 from hierdiff.config import folder_of_configs, from_yaml
 from hierdiff.interop import autoencoder, ldm
 from hierdiff.interop.published import Published, Reader, Shapes, Table, readers, shapes_of
-from hierdiff.options import Count, Positive, check_fields
+from hierdiff.options import Count, Positive
 from hierdiff.registry import Node
 from hierdiff.schedules import ScaledLinearBeta
 
@@ -114,9 +114,6 @@ class LDMReader(Reader):
     null_class: bool | None = None
     text_length: Count = 77
     text_weights: str | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, "reader")
 
     @override
     def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:

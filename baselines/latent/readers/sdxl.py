@@ -18,7 +18,7 @@ from baselines.latent.readers.ldm import STEPS
 from baselines.latent.readers.parts import Network, first_stage_in, ours, sampler, together
 from hierdiff.interop import autoencoder, ldm
 from hierdiff.interop.published import Published, Reader, Shapes, Table, readers, shapes_of, within
-from hierdiff.options import Count, Length, Positive, Share, check_fields
+from hierdiff.options import Count, Length, Positive, Share
 from hierdiff.registry import Node
 
 SCORE = {"aesthetic_score": 6.0}  # what samples are asked for as, of the refiner alone
@@ -58,9 +58,6 @@ class SDXLReader(Reader):
     fourier: Count = ldm.FOURIER
     pooled: Count = ldm.POOLED
     schedule: Node | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, "reader")
 
     @override
     def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:

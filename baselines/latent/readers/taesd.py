@@ -13,7 +13,7 @@ from typing_extensions import override
 from baselines.latent.readers.parts import FirstStage, alone
 from hierdiff.interop.published import Published, Reader, Shapes, Table, readers
 from hierdiff.interop.reading import read_content
-from hierdiff.options import Count, check_fields
+from hierdiff.options import Count
 
 
 @readers.register("taesd")
@@ -30,9 +30,6 @@ class TAESDReader(Reader):
 
     encoder: str | None = None
     resolution: Count = 256
-
-    def __post_init__(self) -> None:
-        check_fields(self, "reader")
 
     @override
     def recognises(self, shapes: Shapes, about: Mapping[str, Any]) -> bool:
