@@ -11,6 +11,7 @@ from safetensors import safe_open
 from baselines.latent.autoencoder import ConvolutionalAutoencoder
 from hierdiff.interop import load
 from hierdiff.interop.autoencoder import rename
+from tests.interop.published import relative
 
 FILE = Path(__file__).parent.parent / "reference_data" / "kl_autoencoder_tiny.safetensors"
 
@@ -45,10 +46,6 @@ def layout() -> dict:
 def new(**options) -> ConvolutionalAutoencoder:
     found = {**layout(), "dropout": json.loads(read()[2]["config"])["dropout"]}
     return ConvolutionalAutoencoder(**{**found, **options}).eval()
-
-
-def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max())
 
 
 def test_the_autoencoder_counts_and_computes_what_theirs_does():

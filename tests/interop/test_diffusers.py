@@ -12,7 +12,9 @@ from baselines.latent.autoencoder import ConvolutionalAutoencoder
 from hierdiff.batch import Cond
 from hierdiff.denoisers import denoisers
 from hierdiff.interop import autoencoder, diffusers, dit, ldm
+from hierdiff.interop.published import shapes_of
 from hierdiff.schedules import LinearBeta
+from tests.interop.published import relative
 
 FOLDER = Path(__file__).parent.parent / "reference_data"
 CLOCK = {"name": "steps", "schedule": {"name": "linear_beta"}}
@@ -27,14 +29,6 @@ def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], d
     start = "weights."
     weights = {k.removeprefix(start): v.float() for k, v in tensors.items() if k.startswith(start)}
     return weights, tensors, json.loads(metadata["config"]), metadata
-
-
-def shapes_of(state) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
-def relative(found: torch.Tensor, target: torch.Tensor) -> float:
-    return float((found - target).abs().max() / target.abs().max())
 
 
 def log_snr(tensors) -> torch.Tensor:

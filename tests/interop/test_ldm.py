@@ -15,6 +15,7 @@ from hierdiff.denoisers.ldm_unet import LDMUNet
 from hierdiff.interop import load
 from hierdiff.interop.ldm import rename
 from hierdiff.schedules import LinearBeta
+from tests.interop.published import relative
 
 FOLDER = Path(__file__).parent.parent / "reference_data"
 FILES = ("ldm_unet_tiny", "adm_tiny", "adm_upsampler_tiny")
@@ -81,10 +82,6 @@ def output(network: LDMUNet, tensors: dict, t: torch.Tensor | None = None) -> to
     with torch.no_grad():
         out = network((x,), log_snr, network.prepare(cond))
     return torch.cat([out.levels[0], *(out.variance or ())], dim=1)
-
-
-def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max())
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -22,6 +22,7 @@ from hierdiff.parameterization import Parameterization, target
 from hierdiff.process import VariancePreserving
 from hierdiff.samplers import grids, integrate, samplers
 from hierdiff.schedules import Shifted, SquaredCosine
+from tests.interop.published import relative
 
 FOLDER = Path(__file__).parent.parent / "reference_data"
 FILES = ("mdm_two_level", "mdm_three_level")
@@ -123,10 +124,6 @@ def read(name: str) -> Reference:
 @pytest.fixture(params=FILES)
 def reference(request: pytest.FixtureRequest) -> Reference:
     return read(request.param)
-
-
-def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max())
 
 
 def test_the_unshifted_table_is_theirs(reference):

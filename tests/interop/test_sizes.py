@@ -15,6 +15,7 @@ from hierdiff.denoisers import denoisers
 from hierdiff.interop import autoencoder, dit, ldm
 from hierdiff.interop.conversion import check
 from hierdiff.interop.conversion import config_of as config_of_method
+from hierdiff.interop.published import shapes_of
 from hierdiff.registry import build
 from tests.interop.official_unet import unet
 
@@ -65,10 +66,6 @@ TRANSFORMERS = [("dit_s_2", 8), ("dit_b_2", 4), ("dit_l_2", 2), ("dit_xl_2", 2),
 
 def meta(shapes) -> dict[str, torch.Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-
-
-def shapes_of(state) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def config_of(group: str, name: str) -> dict:

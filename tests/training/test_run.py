@@ -6,7 +6,6 @@ import logging
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from tests.training.runs import (
     Lines,
     built,
     config,
+    free_port,
     images,
     in_process,
     kept_in_process,
@@ -445,12 +445,6 @@ def test_a_run_killed_before_any_of_its_files_ends_as_one_that_was_not(tmp_path:
 
 
 # -- many processes ------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def in_two_processes(work: Any, folder: Path, node: dict[str, Any], **options: Any) -> None:

@@ -16,8 +16,7 @@ from hierdiff.data import datasets
 from hierdiff.training import train
 from hierdiff.training.feed import Feed
 from tests.data import formats
-from tests.training.runs import Line, Lines, config, recipe, server
-from tests.training.test_run import free_port
+from tests.training.runs import Line, Lines, config, free_port, recipe, server
 
 
 class Plan(NamedTuple):

@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from baselines.latent.readers.taesd import options, rename
 from baselines.latent.tiny import TinyAutoencoder
+from tests.interop.published import relative
 
 FILE = Path(__file__).parents[2] / "reference_data" / "diffusers_taesd_tiny.safetensors"
 
@@ -33,10 +34,6 @@ def network() -> TinyAutoencoder:
     found = TinyAutoencoder(**{k: v for k, v in node.items() if k != "name"}).eval()
     found.load_state_dict(rename(weights))
     return found
-
-
-def relative(found: torch.Tensor, target: torch.Tensor) -> float:
-    return float((found - target).abs().max() / target.abs().max())
 
 
 def test_it_counts_what_the_published_one_does():
