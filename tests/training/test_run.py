@@ -32,9 +32,9 @@ from tests.training.runs import (
     Lines,
     built,
     config,
-    free_port,
     images,
     in_process,
+    in_processes,
     kept_in_process,
     recipe,
     run,
@@ -447,27 +447,10 @@ def test_a_run_killed_before_any_of_its_files_ends_as_one_that_was_not(tmp_path:
 # -- many processes ------------------------------------------------------------------------------
 
 
-def in_two_processes(work: Any, folder: Path, node: dict[str, Any], **options: Any) -> None:
-    shared = {
-        **{"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1"},
-        **{"MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-        **{"GROUP_RANK": "0"},
-    }
-    both = []
-    for rank in ("0", "1"):
-        environment = {**shared, "RANK": rank, "LOCAL_RANK": rank}
-        process = server.Process(target=work, args=(folder, node, environment), kwargs=options)
-        process.start()
-        both.append(process)
-    for process in both:
-        process.join(120)
-        assert process.exitcode == 0
-
-
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains_with_two_micro_batches(tmp_path: Path):
     run(tmp_path / "one", GROWN, accumulate=2, precision="64-true")
-    in_two_processes(in_process, tmp_path / "two", GROWN, precision="64-true")
+    assert in_processes(2, in_process, tmp_path / "two", GROWN, precision="64-true") == [0, 0]
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, tensor in one.items():
@@ -501,7 +484,7 @@ def test_two_processes_hold_the_same_after_a_stage_of_two_turns(tmp_path: Path):
     """Also the running means of a discriminator's batch norms, of which each saw its own rows."""
     node = {**LATENT, "codec": {**LATENT["codec"], "cache": str(tmp_path / "cache")}}
     options = {"steps": 8, "precision": "64-true"}
-    in_two_processes(kept_in_process, tmp_path / "two", node, **options)
+    assert in_processes(2, kept_in_process, tmp_path / "two", node, **options) == [0, 0]
     held = [load_file(tmp_path / f"two/rank_{rank}.safetensors") for rank in (0, 1)]
     assert held[0].keys() == held[1].keys()
     different = [name for name, tensor in held[0].items() if not tensor.equal(held[1][name])]

@@ -16,7 +16,7 @@ from hierdiff.data import datasets
 from hierdiff.training import train
 from hierdiff.training.feed import Feed
 from tests.data import formats
-from tests.training.runs import Line, Lines, config, free_port, recipe, server
+from tests.training.runs import Line, Lines, config, environments, recipe, server
 
 
 class Plan(NamedTuple):
@@ -71,13 +71,8 @@ def ended(
     plan: Plan, node: dict[str, Any], folder: Path, processes: int, kill: int | None = None
 ) -> None:
     """One start of the command, in as many processes."""
-    shared = {
-        **{"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "GROUP_RANK": "0"},
-        **{"MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-    }
     started = []
-    for rank in range(processes):
-        own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+    for own in environments(processes) if processes > 1 else [{}]:
         given = (own, plan, node, folder, 2 // processes, kill)
         process = server.Process(target=work, args=given)
         process.start()
