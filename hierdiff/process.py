@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from hierdiff.levels import Levels, spread
 from hierdiff.registry import Registry
-from hierdiff.schedules import Schedule, check_schedule
+from hierdiff.schedules import Interval, Schedule, check_schedule
 
 PerLevel = Float[Tensor, "b levels"]
 
@@ -66,6 +66,23 @@ class GaussianProcess(ABC):
     def log_snr(self, t: Float[Tensor, " b"]) -> PerLevel:
         """The log-SNR of each level at times in [0, 1]."""
         return torch.stack([schedule(t) for schedule in self.schedules], dim=1)
+
+    def times_of(self, log_snr: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+        """The times at which the coarsest level has these log-SNRs: so grids and densities that are
+        stated in noise levels name times.
+
+        Raises:
+            ValueError: where it has an interval of its own, since outside of it, where the finer
+                levels are made, it names no time.
+        """
+        coarsest = self.schedules[-1]
+        if isinstance(coarsest, Interval) and (coarsest.start, coarsest.stop) != (0, 1):
+            raise ValueError(
+                f"times by noise levels of the coarsest level, which has the times from "
+                f"{coarsest.start:.3g} to {coarsest.stop:.3g} alone: take the grid "
+                f"{{name: uniform}} and the density {{name: uniform}} with times=staggered"
+            )
+        return coarsest.inverse(log_snr)
 
     def alpha_sigma(self, t: Float[Tensor, " b"]) -> tuple[PerLevel, PerLevel]:
         """The alpha and sigma of each level at times in [0, 1]."""

@@ -180,6 +180,23 @@ def test_coarse_levels_are_clean_before_the_finest_begins(count: int):
         assert coarsest >= ends[2] - 1e-9 and finest < -14
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"sampling": {"grid": {"name": "karras"}}},
+        {"sampling": {"grid": {"name": "schedule"}}},
+        {"objective": {"time": {"name": "edm"}}},
+    ],
+    ids=["karras", "schedule", "edm"],
+)
+def test_noise_levels_of_the_coarsest_level_name_no_times_of_staggered_ones(option: dict):
+    node = {"name": "mdm", "resolutions": [16, 8], **option}
+    node["denoiser"] = tiny.denoiser_node("nested_unet", 2)
+    methods.build(node, offered={"channels": 3})
+    with pytest.raises(ValueError, match="the times from 0.333 to 1 alone: take the grid"):
+        methods.build({**node, "times": "staggered"}, offered={"channels": 3})
+
+
 @pytest.mark.parametrize("times", ["joint", "staggered"])
 def test_posterior_means_lead_from_noise_to_the_image_in_any_times(times: str):
     node = {"name": "mdm", "resolutions": [16, 8], "basis": "laplacian", "times": times}

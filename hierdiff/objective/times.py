@@ -92,7 +92,7 @@ class EDMLogNormal(TimeDensity):
     @override
     def __call__(self, u: Tensor, process: GaussianProcess) -> Tensor:
         log_sigma = self.mean + self.std * torch.special.ndtri(u)
-        return process.schedules[-1].inverse(-2 * log_sigma)
+        return process.times_of(-2 * log_sigma)
 
     @override
     def cdf(self, t: float, process: GaussianProcess) -> float:

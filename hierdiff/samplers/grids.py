@@ -93,7 +93,7 @@ class KarrasGrid(Grid):
     def __call__(self, steps: int, process: GaussianProcess) -> GridTimes:
         first, last = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         sigma = _linspace(first, last, steps) ** self.rho
-        times = process.schedules[-1].inverse(-2 * sigma.log()).clamp(0, 1)
+        times = process.times_of(-2 * sigma.log()).clamp(0, 1)
         times = torch.cat([times, times.new_zeros(1)])
         return torch.unique_consecutive(times)
 
@@ -277,6 +277,6 @@ class ScheduleGrid(Grid):
     def __call__(self, steps: int, process: GaussianProcess) -> GridTimes:
         uniform = _linspace(1, 0, steps + 1)[:-1]
         log_snr = self.schedule(uniform)
-        times = process.schedules[-1].inverse(log_snr).clamp(0, 1)
+        times = process.times_of(log_snr).clamp(0, 1)
         times = torch.cat([times, times.new_zeros(1)])
         return torch.unique_consecutive(times)
