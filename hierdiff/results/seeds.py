@@ -58,7 +58,8 @@ def over_seeds(runs: Iterable[Record]) -> list[Record]:
 
 def _but_seed(record: Record) -> Hashable:
     """The same key for records that are the same run under another seed, made from the same files
-    and code. Steps that a clock decided are no difference."""
+    and code. Steps that a clock decided are no difference; a selected half-life is one, as selected
+    options of the sampler are, which stand in the config."""
     options = {k: v for k, v in record.config.items() if k not in NAMED}
     for budget, part in CLOCKED.items():
         if (options.get("match") or {}).get(budget) is not None:
@@ -72,6 +73,7 @@ def _but_seed(record: Record) -> Hashable:
         content_hash(plain(made_from, "record", free=True)),
         frozenset(measured.items()),
         frozenset(hardware(record, cost) for cost in record.cost),
+        frozenset(one.half_life for one in record.selection if one.chosen),
     )
 
 

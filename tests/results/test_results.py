@@ -23,6 +23,7 @@ from benchmarks.tables.columns import spread_of
 from benchmarks.tables.formats import FORMATS
 from benchmarks.tables.table import tabulate
 from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.quality import Candidate
 from hierdiff.results.cost import CostPart
 from hierdiff.results.folders import paths, readable, records
 from hierdiff.results.frames import COLUMNS, SPENT, dataframe, wide
@@ -295,6 +296,18 @@ def test_what_differs_in_more_than_the_seed_stays_apart():
     failed = replace(two, quality=(), cost=(), failure="out of memory")
     for other in (wider, again, elsewhere, fewer, failed, replace(two, budget="smoke")):
         assert over_seeds([one, other]) == [one, other]
+
+
+def test_seeds_for_which_another_average_was_selected_stay_apart():
+    def selected(record: Record, half_life: float) -> Record:
+        row = vars(quality(64, "native", 1.0))
+        kept = (Candidate(**row, half_life=2000.0), Candidate(**row, half_life=8000.0))
+        kept = tuple(replace(one, chosen=one.half_life == half_life) for one in kept)
+        return replace(record, selection=kept)
+
+    one, two = seeds(1.0, 2.0)
+    assert len(over_seeds([selected(one, 2000.0), selected(two, 2000.0)])) == 1
+    assert len(over_seeds([selected(one, 2000.0), selected(two, 8000.0)])) == 2
 
 
 def test_seeds_of_runs_made_from_other_code_or_files_stay_apart():
