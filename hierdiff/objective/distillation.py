@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -26,7 +26,7 @@ from hierdiff.objective.base import Objective, Teacher, objectives
 from hierdiff.objective.loss import Draws, Loss
 from hierdiff.objective.times import uniforms
 from hierdiff.objective.weights import TruncatedSNR, Weight
-from hierdiff.options import Count
+from hierdiff.options import Count, Length, Share
 from hierdiff.process import GaussianProcess, Moment
 from hierdiff.resolution import level_names, resolution_of
 from hierdiff.samplers.integrate import eps_of
@@ -144,13 +144,16 @@ class GuidanceDistillation(Distillation):
     """One call of the student does what both calls of its guided teacher do (arXiv 2210.03142).
 
     guidance: the scale, one number or one for each level; the student knows this one alone, where
-    the paper's reads any as a condition. Other options as in `Distillation`.
+    the paper's reads any as a condition. interval, channels: times at which it acts, and how many
+    of the first channels it acts on, as in `Sampling`. Other options as in `Distillation`.
 
     Raises:
         ValueError: for a scale that is no number.
     """
 
     guidance: Scale = field(kw_only=True)
+    interval: Annotated[Sequence[Share], Length(2)] = (0.0, 1.0)
+    channels: Count | None = None
 
     @override
     def check(
@@ -172,9 +175,17 @@ class GuidanceDistillation(Distillation):
         cond: Cond,
     ) -> Levels:
         without = cond.dropped(torch.ones_like(i, dtype=torch.bool))
-        both = guided(teacher(cond), teacher(without), self.guidance)
-        t = process.moment(i / self.steps)
-        return both(x_t, t._replace(time=1.0), None).x0  # at any time, each row has its own
+        time = i / self.steps
+        t = process.moment(time)
+        strong, weak = (teacher(one)(x_t, t, None) for one in (cond, without))
+        both = guided(
+            *(lambda *_: strong, lambda *_: weak, self.guidance), channels=slice(self.channels)
+        )
+        x0 = both(x_t, t._replace(time=1.0), None).x0  # at any time, each row has its own
+        low, high = self.interval
+        acts = ((low <= time) & (time <= high)).to(time)[:, None].expand_as(t.alpha)
+        rows = zip(x0, strong.x0, spread(acts, x_t), strict=True)
+        return tuple(torch.where(inside > 0, level, plain) for level, plain, inside in rows)
 
 
 def two_steps(

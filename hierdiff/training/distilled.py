@@ -142,7 +142,7 @@ def _students(
             name = finest.chain[place].name
             words = f"{n} step{'s' if n > 1 else ''}" if n else "one call a step"
             student = teacher.pupil(
-                _objective(teacher.objective, n or 2 * rounds[0], weight, learnt, guidance),
+                _objective(teacher, n or 2 * rounds[0], weight, learnt, guidance),
                 sampling,
                 name=f"{name} in {words}",
                 previous=chain[-1] if chain else None,
@@ -165,10 +165,12 @@ def _listed(rounds: Sequence[int]) -> str:
 
 
 def _objective(
-    before: Objective, n: int, weight: Weight, learnt: Scale | None, guidance: Scale | None
+    teacher: Diffusion, n: int, weight: Weight, learnt: Scale | None, guidance: Scale | None
 ) -> Objective:
     """That of a student of n steps. learnt: the scale that it learns in this round; guidance: that
-    of the whole distillation, which leaves nothing to drop conditions for."""
+    of the whole distillation, which leaves nothing to drop conditions for. It acts at the times and
+    on the channels of the teacher's."""
+    before, sampling = teacher.objective, teacher.sampling
     common: dict[str, Any] = {
         "parameterization": before.parameterization,
         "level_weights": before.level_weights,
@@ -178,6 +180,7 @@ def _objective(
         "steps": n,
     }
     if learnt is not None:
+        common |= {"interval": sampling.interval, "channels": sampling.channels}
         return GuidanceDistillation(**common, guidance=learnt)
     return ProgressiveDistillation(**common)
 

@@ -145,6 +145,25 @@ def test_guidance_is_learnt_first_and_costs_no_call(files: dict[str, Path]):
         torch.testing.assert_close(level, w + 3 * (s - w))
 
 
+@torch.no_grad()
+def test_guidance_is_learnt_at_the_times_and_on_the_channels_of_the_teachers(
+    files: dict[str, Path],
+):
+    where = {"interval": [0.3, 0.8], "channels": 2}
+    method = ready(files["end_to_end"], guidance=3.0, sampling=where)
+    teacher, first = method.stages[:2]
+    x0, cond = first.encode(tiny.batch("class", side=8).images), tiny.batch("class", side=8).cond
+    i = torch.tensor([1.0, 2, 3, 4])  # of 4: times 0.25, 0.5, 0.75, 1
+    (found,) = first.objective.targets(first.process, teacher.denoise, x0, i, cond)
+    moment = first.process.moment(i / 4)
+    without = cond.dropped(torch.ones(4, dtype=torch.bool))
+    ((strong,), (weak,)) = (teacher.denoise(one)(x0, moment, None).x0 for one in (cond, without))
+    wanted = strong.clone()
+    wanted[1:3, :2] = (weak + 3 * (strong - weak))[1:3, :2]
+    assert float((strong - weak).abs().max()) > 1e-3
+    torch.testing.assert_close(found, wanted)
+
+
 def test_the_students_steps_are_chosen_by_the_sampler(files: dict[str, Path]):
     chosen = ready(files["end_to_end"], sampling={"steps": 2, "threshold": {"name": "none"}})
     assert chosen.at(8).evaluations == 2
