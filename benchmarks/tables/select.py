@@ -5,11 +5,14 @@ What a label says behind a name may be left out: `mdm` finds "mdm (3 seeds)" and
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
 from benchmarks.tables.captions import PRETRAINED
 from hierdiff.options import suggest
+
+log = logging.getLogger(__name__)
 
 
 def matching(pattern: str, known: Sequence[str], what: str) -> list[str]:
@@ -18,23 +21,38 @@ def matching(pattern: str, known: Sequence[str], what: str) -> list[str]:
     what: "row" or "column", for errors.
 
     Raises:
-        ValueError: where there are none, with the nearest one.
+        ValueError: for a name without `*` that is not known, with the nearest one.
     """
     found = named(pattern, known) or [k for k in known if fnmatchcase(k, pattern)]
-    if not found:
-        raise ValueError(
-            f"there is no {what} {pattern!r}{suggest(pattern, known) or ','} "
-            f"{what}s: {', '.join(known)}"
-        )
+    if not found and "*" not in pattern:
+        raise ValueError(_absent(pattern, known, what))
     return found
 
 
 def chosen(patterns: Sequence[str], known: Sequence[str], what: str) -> list[str]:
     """The known names that patterns stand for, in the order of the patterns, each once; all of
-    them where there are no patterns."""
+    them where there are no patterns.
+
+    One specification is for several tables, of which some lack a metric: where a pattern finds
+    nothing and others do, it is left out with a warning.
+
+    Raises:
+        ValueError: as `matching`, or where all patterns find nothing.
+    """
     if not patterns:
         return list(known)
-    return list(dict.fromkeys(k for one in patterns for k in matching(one, known, what)))
+    found = {one: matching(one, known, what) for one in patterns}
+    absent = [_absent(one, known, what) for one, names in found.items() if not names]
+    if len(absent) == len(found):
+        raise ValueError(absent[0])
+    for line in absent:
+        log.warning("left out: %s", line)
+    return list(dict.fromkeys(k for names in found.values() for k in names))
+
+
+def _absent(pattern: str, known: Sequence[str], what: str) -> str:
+    near = suggest(pattern, known) or ","
+    return f"there is no {what} {pattern!r}{near} {what}s: {', '.join(known)}"
 
 
 def named(name: str, known: Collection[str]) -> list[str]:

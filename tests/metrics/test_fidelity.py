@@ -110,7 +110,7 @@ def test_fewer_images_than_dimensions_are_said(extractor, caplog):
     with caplog.at_level(logging.INFO):
         found = measure(extractor, refs, {16: images(10)})
     assert found[16, "native"].route == "factor"
-    assert "from 10 images with 12 dimensions" in caplog.text
+    assert "of 10 images with 12 features is biased" in caplog.text
 
 
 def test_a_level_without_reference_is_refused(extractor):

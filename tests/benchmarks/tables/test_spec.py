@@ -143,6 +143,12 @@ def test_what_is_not_there_is_refused_with_the_nearest(tmp_path: Path, node, mes
         shown(tmp_path, **node)
 
 
+def test_a_pattern_that_finds_no_column_is_left_out_and_said(tmp_path: Path, caplog):
+    table = shown(tmp_path, columns=["* FD-EffLite0", "* attribute accuracy"])
+    assert {column.what for column in table.columns} == {"FD-EffLite0"}
+    assert "left out: there is no column '* attribute accuracy'" in caplog.text
+
+
 def test_notes_stand_beneath_in_a_footnote_or_in_an_appendix(tmp_path: Path):
     told = "efficientnet"
     of = {where: shown(tmp_path, notes=where, caption="C.", label="tab:x")
