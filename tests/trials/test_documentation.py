@@ -70,6 +70,14 @@ LINES = {  # of the commands that are not run, and why
     "label=end_to_end_video-from-stills folder=runs/clips/end_to_end_video-from-stills": (
         "its weights are of the line above"
     ),
+    "python -m benchmarks.run experiment=study data=clips data.resolution=16 method=end_to_end "
+    "denoiser=custom denoiser.name=space_time_unet denoiser.width=64 denoiser.multiples=[1,1.5] "
+    "denoiser.blocks=1 denoiser.attention=[0,1] denoiser.heads=3 denoiser.groups=8 "
+    "match.flops=1e13 folder=runs/stills/sixteen": "it takes five minutes",
+    "python -m benchmarks.run experiment=[study,make_a_video] match.flops=4e13 "
+    "+method.stages.0.denoiser.weights=runs/stills/sixteen/weights.safetensors "
+    "label=make_a_video folder=runs/clips/make_a_video": "its weights are of the line above",
+    "make study parts=elpv:32:4e13:0": "it takes hours",
     "make compare methods=mdm,cascaded,end_to_end,latent,unclip,r3gan runs=runs/text "
     "args=experiment=text spec=examples/text.yaml": "it takes an hour",
     "python -m benchmarks.run budget=compare experiment=text method=distilled "
