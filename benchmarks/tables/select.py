@@ -42,11 +42,10 @@ def chosen(patterns: Sequence[str], known: Sequence[str], what: str) -> list[str
     if not patterns:
         return list(known)
     found = {one: matching(one, known, what) for one in patterns}
-    absent = [_absent(one, known, what) for one, names in found.items() if not names]
-    if len(absent) == len(found):
-        raise ValueError(absent[0])
-    for line in absent:
-        log.warning("left out: %s", line)
+    if not any(found.values()):
+        raise ValueError(_absent(patterns[0], known, what))
+    for one in (one for one, names in found.items() if not names):
+        log.warning("left out: there is no %s %r", what, one)
     return list(dict.fromkeys(k for names in found.values() for k in names))
 
 
