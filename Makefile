@@ -148,10 +148,11 @@ search: $(installed)
 	$(call ship,search)
 
 study-table: $(installed)
-	for place in results/search $(wildcard results/study/*); do echo; echo "$${place#results/}"; echo; \
+	for place in $(addprefix results/,search methods sdxl clips) $(wildcard results/study/*); do \
+		echo; echo "$${place#results/}"; echo; \
 		$(bin)/python -m benchmarks.tables $$place --format $(format) $(args) || exit; \
-		case $$place in results/study/*) $(bin)/python -m benchmarks.tables $$place --format $(format) \
-			--spec examples/study.yaml || exit;; esac; \
+		case $$place in results/study/*-exposure | results/study/*-samplers) ;; results/study/*) \
+			$(bin)/python -m benchmarks.tables $$place --format $(format) --spec examples/study.yaml || exit;; esac; \
 		$(bin)/python -m benchmarks.report $$place -o report/$${place#results/} || exit; done
 
 # two processes of one thread each

@@ -18,23 +18,21 @@ log = logging.getLogger(__name__)
 def matching(pattern: str, known: Sequence[str], what: str) -> list[str]:
     """The known names that a pattern stands for; a name that is known stands for itself alone.
 
-    what: "row" or "column", for errors.
+    what: "row" or "column", for errors. One specification is for several tables, of which some lack
+    a metric: a pattern of columns may find nothing.
 
     Raises:
-        ValueError: for a name without `*` that is not known, with the nearest one.
+        ValueError: where there are none otherwise, with the nearest one.
     """
     found = named(pattern, known) or [k for k in known if fnmatchcase(k, pattern)]
-    if not found and "*" not in pattern:
+    if not found and (what == "row" or "*" not in pattern):
         raise ValueError(_absent(pattern, known, what))
     return found
 
 
 def chosen(patterns: Sequence[str], known: Sequence[str], what: str) -> list[str]:
     """The known names that patterns stand for, in the order of the patterns, each once; all of
-    them where there are no patterns.
-
-    One specification is for several tables, of which some lack a metric: where a pattern finds
-    nothing and others do, it is left out with a warning.
+    them where there are no patterns. The log warns of a pattern that finds nothing.
 
     Raises:
         ValueError: as `matching`, or where all patterns find nothing.

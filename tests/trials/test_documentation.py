@@ -84,7 +84,6 @@ LINES = {  # of the commands that are not run, and why
     "of=runs/text/compare/mdm steps=[8,4,2,1] folder=runs/text/compare/distilled": (
         "its teacher is of the line above"
     ),
-    "make study-table": "tests/test_shipped_results.py prints the same tables",
     "make test": "it is what runs this test, here on one file",
     **dict.fromkeys(HUB, "the hub is reached by its owner alone: tests/pretrained has a fake"),
 }

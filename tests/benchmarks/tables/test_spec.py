@@ -133,6 +133,8 @@ def test_a_wrong_file_is_refused_by_its_name_and_what_is_wrong(tmp_path: Path, n
     [
         ({"columns": ["64 px FD-EffLite1"]}, "did you mean '64 px FD-EffLite0'"),
         ({"rows": ["c"]}, "there is no row 'c', rows: a, b"),
+        ({"rows": ["a", "c*"]}, "there is no row 'c*', rows: a, b"),
+        ({"columns": ["* recall", "* MIND"]}, "there is no column '* recall'"),
         ({"rows": [{"row": "a", "name": "b"}, "b"]}, "two rows would have one name"),
         ({"baseline": "c"}, "no row is the baseline 'c'"),
         ({"columns": [{"column": "64 px *", "name": "x"}]}, "two columns would have one heading"),
