@@ -303,7 +303,7 @@ class Unclip(Method):
         first.notes = (
             *first.notes,
             f"embedding: {width} directions of {network_of(node).base_identity.maker}, whose "
-            f"operations are not counted",
+            f"operations are not counted; it flatters distances that use the same network",
         )
         drops = {NAME: embedding_drop}
         drops |= {"caption": text_drop} if text_width else {}
