@@ -36,7 +36,7 @@ ORDER = (
         *("hierdiff.objective", "hierdiff.guidance", "hierdiff.samplers", "hierdiff.denoisers"),
         "hierdiff.solve",
         "hierdiff.exact",
-        *("hierdiff.data", "hierdiff.text", "hierdiff.inputs"),
+        *("hierdiff.data", "hierdiff.text", "hierdiff.inputs", "hierdiff.native"),
     ),
     ("hierdiff.methods",),
     (

@@ -2,11 +2,15 @@
 
 torch has no kernel for the three together, and on a CPU each of its own is a pass over memory that
 takes as long as a small convolution; the gradient of its group normalisation, for images that are
-channels last in memory, takes several times as long. Here, for such images, the forward pass keeps
-one tensor, the normalised one, and the backward pass computes the rest anew from it in few passes:
+channels last in memory, takes several times as long. Here, for such images,
 
     y = silu(z), z = a n + b, n = (x - mean) / std,
     dx = (a dz - mean(a dz) - n mean(a dz n)) / std, means over each group.
+
+`Fused` computes them by a kernel of our own, norms.c, which keeps x for the gradient and reads it
+twice in each pass. Where that cannot be compiled, and for float64, `Normalised` does it by torch's
+operations: the forward pass keeps one tensor, the normalised one, and the backward pass computes
+the rest anew from it in few passes.
 
 Elsewhere (a GPU, channels first, under the compiler, which fuses by itself) torch's own operations
 are called.
@@ -14,6 +18,9 @@ are called.
 
 from __future__ import annotations
 
+import ctypes
+import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +30,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
+from hierdiff import native
+
+SOURCE = Path(__file__).with_name("norms.c")
+LAST = torch.channels_last
 SMALL = 1024  # pixels below which torch's kernel for channels last in bfloat16 is slow
 
 
@@ -33,10 +44,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         if not is_last_on_cpu(input):
             return super().forward(input)
-        options = self.num_groups, self.eps
-        if torch.is_grad_enabled():
-            return Normalised.apply(input, self.weight, self.bias, None, *options, False)
-        return normalised(input, *options, self.weight, self.bias)[0]
+        return applied(self, input, None, False)
 
 
 class GroupNormSiLU(nn.GroupNorm):
@@ -48,27 +56,114 @@ class GroupNormSiLU(nn.GroupNorm):
     ) -> Float[Tensor, "b c h w"]:
         """scale_shift: scale, then shift of each example and channel."""
         if is_last_on_cpu(x):
-            return self._fused(x, scale_shift)
+            return applied(self, x, scale_shift, True)
         h = super().forward(x)
         if scale_shift is not None:
             scale, shift = scale_shift[:, :, None, None].chunk(2, dim=1)
             h = h * (1 + scale) + shift
         return F.silu(h)
 
-    def _fused(self, x: Tensor, scale_shift: Tensor | None) -> Tensor:
-        options = self.num_groups, self.eps
-        if torch.is_grad_enabled():
-            return Normalised.apply(x, self.weight, self.bias, scale_shift, *options, True)
-        if scale_shift is None:
-            return F.silu(normalised(x, *options, self.weight, self.bias)[0], inplace=True)
-        a, b = factors(self.weight, self.bias, scale_shift, x.dtype)
-        return F.silu(torch.addcmul(b, normalised(x, *options)[0], a), inplace=True)
+
+def applied(norm: nn.GroupNorm, x: Tensor, scale_shift: Tensor | None, silu: bool) -> Tensor:
+    """The function at the top of this file, of images for which `is_last_on_cpu`."""
+    weight, bias, options = norm.weight, norm.bias, (norm.num_groups, norm.eps)
+    if has_kernel(x):
+        return Fused.apply(x, weight, bias, scale_shift, *options, silu)
+    if torch.is_grad_enabled():
+        return Normalised.apply(x, weight, bias, scale_shift, *options, silu)
+    if scale_shift is None:
+        y = normalised(x, *options, weight, bias)[0]
+    else:
+        a, b = factors(weight, bias, scale_shift, x.dtype)
+        y = torch.addcmul(b, normalised(x, *options)[0], a)
+    return F.silu(y, inplace=True) if silu else y
 
 
 def is_last_on_cpu(x: Tensor) -> bool:
     """Whether x are images that are channels last in a CPU's memory, outside of the compiler."""
     on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    return on_cpu and x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return on_cpu and x.ndim == 4 and x.is_contiguous(memory_format=LAST)
+
+
+def has_kernel(x: Tensor) -> bool:
+    """Whether the kernel takes these images: numbers in memory that nothing looks at on the way, as
+    modes that count operations and transforms (`torch.func`) do."""
+    seen = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack()
+    is_plain = type(x) is Tensor and x.numel() > 0 and not seen
+    return is_plain and x.dtype in (torch.float32, torch.bfloat16) and kernel(x.dtype) is not None
+
+
+@functools.cache
+def kernel(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The library of norms.c for images of this type."""
+    return native.library(SOURCE, f"HALF={int(dtype == torch.bfloat16)}")
+
+
+class Fused(torch.autograd.Function):
+    """The function at the top of this file by one call each way, its gradient once
+    differentiable."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        scale_shift: Tensor | None,
+        groups: int,
+        eps: float,
+        silu: bool,
+    ) -> Tensor:
+        """y; the shapes are those of `GroupNormSiLU`."""
+        stats = x.new_empty((len(x), groups, 2), dtype=torch.float64)  # mean and 1 / std
+        ctx.save_for_backward(x, stats, weight, bias, scale_shift)
+        ctx.options = groups, eps, silu
+        return called(x, None, weight, bias, scale_shift, stats, None, *ctx.options)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight, bias and scale_shift."""
+        x, stats, weight, bias, scale_shift = ctx.saved_tensors
+        sums = stats.new_empty((len(x), 2, x.shape[1]), dtype=torch.float32)
+        dx = called(x, gradient, weight, bias, scale_shift, stats, sums, *ctx.options)
+        rest = factor_gradients(sums[:, 0], sums[:, 1], weight, bias, scale_shift)
+        return dx, *rest, None, None, None
+
+
+def called(
+    x: Tensor,
+    gradient: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    scale_shift: Tensor | None,
+    stats: Tensor,
+    sums: Tensor | None,
+    groups: int,
+    eps: float,
+    silu: bool,
+) -> Tensor:
+    """y, and `stats` are written; or with the gradient of y that of x, and `sums` are written.
+
+    sums: of dz and dz n over pixels (b, 2, c).
+
+    Raises:
+        MemoryError: where there is no memory for sums.
+    """
+    x = x.contiguous(memory_format=LAST)
+    if gradient is not None:
+        gradient = gradient.to(x.dtype).contiguous(memory_format=LAST)
+    vectors = [None if v is None else v.float().contiguous() for v in (weight, bias, scale_shift)]
+    result = torch.empty_like(x)
+    tensors = (result, stats, sums, x, gradient, *vectors)
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
+    b, c, h, w = x.shape
+    sizes = [ctypes.c_long(n) for n in (b, h * w, c, groups, silu, torch.get_num_threads())]
+    library = kernel(x.dtype)
+    assert library is not None
+    if library.group_norm(*pointers, ctypes.c_double(eps), *sizes):
+        raise MemoryError(f"no memory for the sums of a group norm of {b} x {c} channels")
+    return result
 
 
 class Normalised(torch.autograd.Function):
@@ -105,12 +200,19 @@ class Normalised(torch.autograd.Function):
         dx = None
         if ctx.needs_input_grad[0]:
             dx = input_gradient(gradient, normal, rstd, a, sums, products)
-        if scale_shift is None:
-            return dx, products.sum(0), sums.sum(0), None, None, None, None
-        scale = 1 + scale_shift[:, : len(weight)].to(weight.dtype)
-        d_scale = products * weight + sums * bias
-        both = torch.cat([d_scale, sums], dim=1).to(scale_shift.dtype)
-        return dx, (products * scale).sum(0), (sums * scale).sum(0), both, None, None, None
+        rest = factor_gradients(sums, products, weight, bias, scale_shift)
+        return dx, *rest, None, None, None
+
+
+def factor_gradients(
+    sums: Tensor, products: Tensor, weight: Tensor, bias: Tensor, scale_shift: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of weight, bias and scale_shift; sums, products: of dz and dz n, (b, c)."""
+    if scale_shift is None:
+        return products.sum(0).to(weight.dtype), sums.sum(0).to(bias.dtype), None
+    scale = 1 + scale_shift[:, : len(weight)].to(sums.dtype)
+    both = torch.cat([products * weight + sums * bias, sums], dim=1).to(scale_shift.dtype)
+    return (products * scale).sum(0).to(weight.dtype), (sums * scale).sum(0).to(bias.dtype), both
 
 
 def normalised(
@@ -122,7 +224,7 @@ def normalised(
     if x.dtype == torch.bfloat16 and h * w < SMALL:
         x = x.contiguous()
     y, _, rstd = torch.native_group_norm(x, weight, bias, b, c, h * w, groups, eps)
-    return y.contiguous(memory_format=torch.channels_last), rstd
+    return y.contiguous(memory_format=LAST), rstd
 
 
 def factors(

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hierdiff import native
 from hierdiff.results.plain import content_hash, plain
 
 PACKAGES = (
@@ -71,6 +72,7 @@ def machine() -> dict[str, Any]:
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "gpu": gpu,
         "matmul_precision": torch.get_float32_matmul_precision(),
+        "compiled": dict(native.used),  # here, so that last digits may differ from elsewhere
         "torch_build": torch.__config__.show().strip(),
     }
 
