@@ -12,11 +12,6 @@ from torch import Tensor, nn
 GROUPS = 32  # of every group norm in every network that is read here
 
 
-def inverted(places: Mapping[str, str]) -> dict[str, str]:
-    """A table of names read backwards."""
-    return {ours: theirs for theirs, ours in places.items()}
-
-
 def load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Loads weights under our names into a network with the options of the published one.
 

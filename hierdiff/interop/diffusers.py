@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierdiff.interop import inverted
+from hierdiff.interop.autoencoder import decoder_turned
+from hierdiff.interop.names import Names
 
 Config = Mapping[str, Any]
 
@@ -129,18 +130,22 @@ def _check(config: Config, known: Mapping[str, Sequence[Any]], blocks: set[str])
 
 # Autoencoders
 
-_ENDS = {"conv_norm_out": "norm_out"}
-_LAYERS = {"conv_shortcut": "nin_shortcut"}
-_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-_OLDER = {"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}  # before 2023
-_LEVEL = re.compile(r"(encoder|decoder)\.(?:down|up)_blocks\.(\d+)\.(resnets|attentions)\.(.*)")
-_RESAMPLE = re.compile(
-    r"(encoder|decoder)\.(?:down|up)_blocks\.(\d+)\.(?:down|up)samplers\.0\.(.*)"
+_RELEASED = Names(  # those of diffusers first
+    ("encoder.down_blocks.{i}.resnets.{j}", "encoder.down.{i}.block.{j}"),
+    ("encoder.down_blocks.{i}.attentions.{j}", "encoder.down.{i}.attn.{j}"),
+    ("encoder.down_blocks.{i}.downsamplers.0", "encoder.down.{i}.downsample"),
+    ("decoder.up_blocks.{i}.resnets.{j}", "decoder.up.{i}.block.{j}"),
+    ("decoder.up_blocks.{i}.attentions.{j}", "decoder.up.{i}.attn.{j}"),
+    ("decoder.up_blocks.{i}.upsamplers.0", "decoder.up.{i}.upsample"),
+    ("mid_block.resnets.0", "mid.block_1"),
+    ("mid_block.attentions.0", "mid.attn_1"),
+    ("mid_block.resnets.1", "mid.block_2"),
+    ("conv_norm_out", "norm_out"),
+    ("conv_shortcut", "nin_shortcut"),
+    *(("query", "q"), ("key", "k"), ("value", "v"), ("proj_attn", "proj_out")),  # before 2023
+    *(("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")),
+    ("group_norm", "norm"),
 )
-_MIDDLE = re.compile(r"(encoder|decoder)\.mid_block\.(resnets|attentions)\.(\d+)\.(.*)")
-_THEIR_LEVEL = re.compile(r"(encoder|decoder)\.(?:down|up)\.(\d+)\.(block|attn)\.(.*)")
-_THEIR_RESAMPLE = re.compile(r"(encoder|decoder)\.(?:down|up)\.(\d+)\.(?:down|up)sample\.(.*)")
-_THEIR_MIDDLE = re.compile(r"(encoder|decoder)\.mid\.(block|attn)_(\d+)\.(.*)")
 _MAPS = re.compile(r"\.(?:attn\.\d+|attn_1)\.(?:q|k|v|proj_out)\.weight$")
 
 
@@ -149,8 +154,7 @@ def autoencoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Linear maps of attention become convolutions of 1 x 1.
     """
-    deepest = _deepest(state, _LEVEL)
-    found = {_released(key, deepest): tensor for key, tensor in state.items()}
+    found = decoder_turned({_RELEASED.ours(key): tensor for key, tensor in state.items()})
     return {
         key: tensor[:, :, None, None] if _MAPS.search(key) and tensor.ndim == 2 else tensor
         for key, tensor in found.items()
@@ -159,95 +163,33 @@ def autoencoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def restored_autoencoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `autoencoder`, in the names that diffusers writes since 2023."""
-    deepest = _deepest(state, _THEIR_LEVEL)
     return {
-        _diffusers(key, deepest): tensor[:, :, 0, 0] if _MAPS.search(key) else tensor
-        for key, tensor in state.items()
+        _RELEASED.theirs(key): tensor[:, :, 0, 0] if _MAPS.search(key) else tensor
+        for key, tensor in decoder_turned(state).items()
     }
-
-
-def _released(key: str, deepest: int) -> str:
-    """Both count the encoder's levels from the finest; diffusers the decoder's as they run."""
-    if match := _LEVEL.fullmatch(key):
-        part, level, kind, rest = match.groups()
-        j, _, layer = rest.partition(".")
-        kind, layers = ("block", _LAYERS) if kind == "resnets" else ("attn", _ATTENTION | _OLDER)
-        return f"{_level(part, level, deepest)}.{kind}.{j}.{_layer(layer, layers)}"
-    if match := _RESAMPLE.fullmatch(key):
-        part, level, rest = match.groups()
-        return f"{_level(part, level, deepest)}.{_way(part)}sample.{rest}"
-    if match := _MIDDLE.fullmatch(key):
-        part, kind, j, layer = match.groups()
-        kind, layers = ("block", _LAYERS) if kind == "resnets" else ("attn", _ATTENTION | _OLDER)
-        return f"{part}.mid.{kind}_{int(j) + 1}.{_layer(layer, layers)}"
-    return ".".join(_ENDS.get(part, part) for part in key.split("."))
-
-
-def _diffusers(key: str, deepest: int) -> str:
-    """The inverse of `_released`."""
-    if match := _THEIR_LEVEL.fullmatch(key):
-        part, level, kind, rest = match.groups()
-        j, _, layer = rest.partition(".")
-        return f"{_blocks(part, level, deepest)}.{_kind(kind)}.{j}.{_theirs(kind, layer)}"
-    if match := _THEIR_RESAMPLE.fullmatch(key):
-        part, level, rest = match.groups()
-        return f"{_blocks(part, level, deepest)}.{_way(part)}samplers.0.{rest}"
-    if match := _THEIR_MIDDLE.fullmatch(key):
-        part, kind, j, layer = match.groups()
-        return f"{part}.mid_block.{_kind(kind)}.{int(j) - 1}.{_theirs(kind, layer)}"
-    return ".".join(inverted(_ENDS).get(part, part) for part in key.split("."))
-
-
-def _way(part: str) -> str:
-    return "down" if part == "encoder" else "up"
-
-
-def _level(part: str, level: str, deepest: int) -> str:
-    return f"{part}.{_way(part)}.{level if part == 'encoder' else deepest - int(level)}"
-
-
-def _blocks(part: str, level: str, deepest: int) -> str:
-    return f"{part}.{_way(part)}_blocks.{level if part == 'encoder' else deepest - int(level)}"
-
-
-def _kind(kind: str) -> str:
-    return "resnets" if kind == "block" else "attentions"
-
-
-def _theirs(kind: str, layer: str) -> str:
-    return _layer(layer, inverted(_LAYERS if kind == "block" else _ATTENTION))
-
-
-def _layer(key: str, layers: Mapping[str, str]) -> str:
-    layer, _, leaf = key.rpartition(".")
-    return f"{layers.get(layer, layer)}.{leaf}"
-
-
-def _deepest(state: Mapping[str, Any], pattern: re.Pattern[str]) -> int:
-    return max((int(match[2]) for key in state if (match := pattern.fullmatch(key))), default=0)
 
 
 # U-Nets
 
-_UNET_ENDS = {
-    "conv_in": "input_blocks.0.0",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "class_embedding": "label_emb",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-_RESIDUAL = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-_PLAIN = {"group_norm": "norm", "to_out.0": "proj_out"}
+_LAYERS = Names(  # those of diffusers first
+    ("conv_in", "input_blocks.0.0"),
+    ("time_embedding.linear_1", "time_embed.0"),
+    ("time_embedding.linear_2", "time_embed.2"),
+    ("class_embedding", "label_emb"),
+    ("add_embedding.linear_1", "label_emb.0.0"),
+    ("add_embedding.linear_2", "label_emb.0.2"),
+    ("conv_norm_out", "out.0"),
+    ("conv_out", "out.2"),
+    ("resnets.{j}.norm1", "resnets.{j}.in_layers.0"),
+    ("resnets.{j}.conv1", "resnets.{j}.in_layers.2"),
+    ("resnets.{j}.time_emb_proj", "resnets.{j}.emb_layers.1"),
+    ("resnets.{j}.norm2", "resnets.{j}.out_layers.0"),
+    ("resnets.{j}.conv2", "resnets.{j}.out_layers.3"),
+    ("resnets.{j}.conv_shortcut", "resnets.{j}.skip_connection"),
+    ("attentions.{j}.group_norm", "attentions.{j}.norm"),
+    ("attentions.{j}.to_out.0", "attentions.{j}.proj_out"),
+    ("downsamplers.0.conv", "downsamplers.0.op"),
+)
 _UNET_BLOCK = re.compile(
     r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)"
 )
@@ -289,33 +231,22 @@ def _joined(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _ldm(key: str, blocks: int, state: Mapping[str, Any]) -> str:
-    match = _UNET_BLOCK.fullmatch(key)
+    name = _LAYERS.ours(key)
+    match = _UNET_BLOCK.fullmatch(name)
     if match is None:
-        layer, _, leaf = key.rpartition(".")
-        return f"{_UNET_ENDS.get(layer, layer)}.{leaf}"
+        return name
     way, level, kind, number, rest = match.groups()
-    i, j, attention = (
-        int(level or 0),
-        int(number),
-        any(one.startswith(f"{way}_blocks.{level}.attentions.") for one in state),
-    )
-    if kind == "resnets":
-        rest, slot = _layer(rest, _RESIDUAL), 0
-    elif kind == "attentions":
-        rest, slot = _layer(rest, _PLAIN), 1
-    else:
-        rest, slot = (
-            rest.replace("conv.", "op." if kind == "downsamplers" else "conv."),
-            1 + attention,
-        )
+    i, j = int(level or 0), int(number)
     if way == "mid":
         return f"middle_block.{2 * j if kind == 'resnets' else 1}.{rest}"
     if kind == "downsamplers":
         return f"input_blocks.{(i + 1) * (blocks + 1)}.0.{rest}"
+    slot = int(kind == "attentions")
     if way == "down":
         return f"input_blocks.{1 + i * (blocks + 1) + j}.{slot}.{rest}"
-    if kind == "upsamplers":
-        j = blocks
+    if kind == "upsamplers":  # behind the last block of its level, and its attention
+        attention = any(one.startswith(f"up_blocks.{level}.attentions.") for one in state)
+        j, slot = blocks, 1 + attention
     return f"output_blocks.{i * (blocks + 1) + j}.{slot}.{rest}"
 
 

@@ -18,27 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hierdiff.interop import inverted
+from hierdiff.interop.names import Names
 from hierdiff.interop.published import Shapes
 
 POSITIONS = "pos_embed"
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the published widths: S, B, L, XL
-_OUTSIDE = {
-    "x_embedder.proj": "patches",
-    "t_embedder.mlp.0": "time.0",
-    "t_embedder.mlp.2": "time.2",
-    "y_embedder.embedding_table": "label",
-    "final_layer.linear": "head",
-    "final_layer.adaLN_modulation.1": "modulation",
-}
-_INSIDE = {
-    "adaLN_modulation.1": "modulation",
-    "attn.qkv": "qkv",
-    "attn.proj": "out",
-    "mlp.fc1": "mlp.0",
-    "mlp.fc2": "mlp.2",
-}
-_BLOCK = re.compile(r"(blocks\.\d+\.)(.*)")
+NAMES = Names(
+    ("x_embedder.proj", "patches"),
+    ("t_embedder.mlp", "time"),
+    ("y_embedder.embedding_table", "label"),
+    ("final_layer.linear", "head"),
+    ("final_layer.adaLN_modulation.1", "modulation"),
+    ("blocks.{i}.adaLN_modulation.1", "blocks.{i}.modulation"),
+    ("blocks.{i}.attn.qkv", "blocks.{i}.qkv"),
+    ("blocks.{i}.attn.proj", "blocks.{i}.out"),
+    ("blocks.{i}.mlp.fc1", "blocks.{i}.mlp.0"),
+    ("blocks.{i}.mlp.fc2", "blocks.{i}.mlp.2"),
+)
 
 
 def rename(state: Mapping[str, Tensor], *, velocity: bool = False) -> dict[str, Tensor]:
@@ -46,9 +42,7 @@ def rename(state: Mapping[str, Tensor], *, velocity: bool = False) -> dict[str, 
 
     velocity: of SiT, whose prediction is minus ours.
     """
-    ours = {
-        _renamed(key, _OUTSIDE, _INSIDE): value for key, value in state.items() if key != POSITIONS
-    }
+    ours = {NAMES.ours(key): value for key, value in state.items() if key != POSITIONS}
     if "label.weight" in ours:
         ours["label.weight"] = ours["label.weight"].roll(1, 0)
     return _changed(ours, "time.0.weight", "head", velocity)
@@ -59,9 +53,7 @@ def official(ours: Mapping[str, Tensor], side: int, *, velocity: bool = False) -
 
     side: of the states that it denoises, which the table of positions is for.
     """
-    theirs = {
-        _renamed(key, inverted(_OUTSIDE), inverted(_INSIDE)): value for key, value in ours.items()
-    }
+    theirs = {NAMES.theirs(key): value for key, value in ours.items()}
     table = "y_embedder.embedding_table.weight"
     if table in theirs:
         theirs[table] = theirs[table].roll(-1, 0)
@@ -133,12 +125,3 @@ def _changed(state: dict[str, Tensor], time: str, head: str, velocity: bool) -> 
         for leaf in ("weight", "bias"):
             state[f"{head}.{leaf}"] = -state[f"{head}.{leaf}"]
     return state
-
-
-def _renamed(key: str, outside: Mapping[str, str], inside: Mapping[str, str]) -> str:
-    """A key with the name of its layer exchanged; unknown ones stay, for a load to refuse."""
-    block, rest, places = "", key, outside
-    if match := _BLOCK.fullmatch(key):
-        (block, rest), places = match.groups(), inside
-    layer, _, leaf = rest.rpartition(".")
-    return f"{block}{places.get(layer, layer)}.{leaf}" if layer else key

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from typing_extensions import override
 
+from hierdiff.interop.names import Names
 from hierdiff.interop.published import Published, Reader, Shapes, part_of, readers, within
 from hierdiff.options import Count
 from hierdiff.registry import Node
@@ -32,33 +33,38 @@ SAMPLING = {
 }
 INNER = "inner_unet."
 
-_PLACES = {
-    "temb_layer1": "time.first",
-    "temb_layer2": "time.last",
-    "lm_proj": "text",
-    "cond_emb": "pool",
-    "conv_in": "first",
-    "norm_out": "head.0",
-    "conv_out": "head.2",
-    "in_adapter": "into",
-    "out_adapter": "back",
-    "inner_unet": "inner",
-}
-_RESIDUAL = {"time_layer": "film", "conv3": "shortcut"}
-_ATTENTION = {"norm_cond": "text.0", "kv_cond": "text.1", "proj_out": "out"}
-_PATHS = {"down_blocks": "down", "up_blocks": "up", "mid_blocks": "middle"}
-
+NAMES = Names(
+    ("inner_unet", "inner"),
+    ("conv_in", "first"),
+    ("temb_layer1", "time.first"),
+    ("temb_layer2", "time.last"),
+    ("lm_proj", "text"),
+    ("cond_emb", "pool"),
+    ("norm_out", "head.0"),
+    ("conv_out", "head.2"),
+    ("in_adapter", "into"),
+    ("out_adapter", "back"),
+    ("cond_layers.{n}.0", "scalars.{n}.first"),
+    ("cond_layers.{n}.1", "scalars.{n}.last"),
+    ("down_blocks.{i}.resample", "shrink.{i}"),
+    ("up_blocks.{i}.resample", "grow.{i}.conv"),
+    ("down_blocks.{i}.resnets.{j}", "down.{i}.{j}.residual"),
+    ("up_blocks.{i}.resnets.{j}", "up.{i}.{j}.residual"),
+    ("mid_blocks.{i}.resnets.0", "middle.{i}.residual"),
+    ("residual.time_layer", "residual.film"),
+    ("residual.conv3", "residual.shortcut"),
+    ("down_blocks.{i}.attn.{j}.{k}", "down.{i}.{j}.attention.{k}"),  # numbers as in `_apart`
+    ("up_blocks.{i}.attn.{j}.{k}", "up.{i}.{j}.attention.{k}"),
+    ("mid_blocks.{i}.attn.0.{k}", "middle.{i}.attention.{k}"),
+    ("attention.{k}.norm_cond", "attention.{k}.text.0"),
+    ("attention.{k}.kv_cond", "attention.{k}.text.1"),
+    ("attention.{k}.proj_out", "attention.{k}.out"),
+)
+_KNOWN = {theirs.partition(".")[0] for theirs, _ in NAMES.pairs}
 _BLOCK = re.compile(r"(.*?)(down|up|mid)_blocks\.(\d+)\.(resnets|attn)\.(\d+)\.(.*)")
-_RESAMPLE = re.compile(r"(.*?)(down|up)_blocks\.(\d+)\.resample\.(.*)")
 _SCALAR = re.compile(r"(.*?)cond_layers\.(\w+)\.([01])\.(.*)")
-
-_BACK = {ours: theirs for theirs, ours in _PATHS.items()}
-_OWN_PLACE = r"((?:inner\.)*)(down|up|middle)\.(\d+)(?:\.(\d+))?"
-_OWN_ATTENTION = re.compile(_OWN_PLACE + r"\.attention\.(\d+)\.(.*)")
-_OWN_RESIDUAL = re.compile(_OWN_PLACE + r"\.residual\.(.*)")
-_OWN_RESAMPLE = re.compile(r"((?:inner\.)*)(shrink|grow)\.(\d+)\.(?:conv\.)?(\w+)")
-_OWN_SCALAR = re.compile(r"((?:inner\.)*)scalars\.(\w+)\.(first|last)\.(.*)")
-_OWN = re.compile(r"((?:inner\.)*)(.*)\.(\w+)")
+_ATTENTION = re.compile(r"(.*_blocks\.\d+\.attn\.)(\d+)(\..*)")
+_ATTENTION_APART = re.compile(r"(.*_blocks\.\d+\.attn\.)(\d+)\.(\d+)(\..*)")
 
 
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -74,7 +80,7 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"none but 'scale': choose a checkpoint without it"
         )
     layers = _attention_layers(state)
-    return {_ours(key, layers): tensor for key, tensor in state.items()}
+    return {NAMES.ours(_apart(key, layers)): tensor for key, tensor in state.items()}
 
 
 def _attention_layers(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -83,35 +89,18 @@ def _attention_layers(state: Mapping[str, Tensor]) -> dict[str, int]:
     for key in state:
         if match := _BLOCK.fullmatch(key):
             prefix, path, i, kind, j, _ = match.groups()
-            count = counts.setdefault(f"{prefix}{path}{i}", Counter())
+            count = counts.setdefault(f"{prefix}{path}_blocks.{i}.attn.", Counter())
             count[kind] = max(count[kind], int(j) + 1)
-    return {place: count["attn"] // max(1, count["resnets"]) for place, count in counts.items()}
+    return {place: max(1, n["attn"] // max(1, n["resnets"])) for place, n in counts.items()}
 
 
-def _ours(key: str, layers: Mapping[str, int]) -> str:
-    if match := _BLOCK.fullmatch(key):
-        prefix, path, i, kind, j, rest = match.groups()
-        place = f"{_outer(prefix)}{_PATHS[path + '_blocks']}.{i}"
-        head, _, tail = rest.partition(".")
-        if kind == "resnets":
-            block = f"{place}.{j}" if path != "mid" else place
-            return f"{block}.residual.{_RESIDUAL.get(head, head)}.{tail}"
-        per = max(1, layers[f"{prefix}{path}{i}"])
-        block = f"{place}.{int(j) // per}" if path != "mid" else place
-        return f"{block}.attention.{int(j) % per}.{_ATTENTION.get(head, head)}.{tail}"
-    if match := _RESAMPLE.fullmatch(key):
-        prefix, path, i, rest = match.groups()
-        return f"{_outer(prefix)}{'shrink' if path == 'down' else 'grow'}.{i}." + (
-            rest if path == "down" else f"conv.{rest}"
-        )
-    if match := _SCALAR.fullmatch(key):
-        prefix, name, i, rest = match.groups()
-        return f"{_outer(prefix)}scalars.{name}.{'first' if i == '0' else 'last'}.{rest}"
-    return ".".join(_PLACES.get(part, part) for part in key.split("."))
-
-
-def _outer(prefix: str) -> str:
-    return prefix.replace("inner_unet", "inner")
+def _apart(key: str, layers: Mapping[str, int]) -> str:
+    """The number of an attention block as that of its residual block and its own behind it."""
+    if (match := _ATTENTION.fullmatch(key)) is None:
+        return key
+    place, number, rest = match.groups()
+    block, own = divmod(int(number), layers[place])
+    return f"{place}{block}.{own}{rest}"
 
 
 @readers.register("mdm")
@@ -263,46 +252,18 @@ def in_their_layout(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: for a tensor that no official network has, such as a table of classes.
     """
-    places = [match for name in ours if (match := _OWN_ATTENTION.fullmatch(name))]
-    layers: dict[str, int] = {}
-    for match in places:
-        key = f"{match[1]}{match[2]}.{match[3]}"
-        layers[key] = max(layers.get(key, 0), int(match[5]) + 1)
-    return {_theirs(name, layers): tensor for name, tensor in ours.items()}
-
-
-def _theirs(name: str, layers: Mapping[str, int]) -> str:
-    if match := _OWN_ATTENTION.fullmatch(name):
-        prefix, path, i, j, k, rest = match.groups()
-        number = int(j or 0) * layers[f"{prefix}{path}.{i}"] + int(k)
-        return f"{_whole(prefix)}{_BACK[path]}.{i}.attn.{number}.{_with(_ATTENTION, rest)}"
-    if match := _OWN_RESIDUAL.fullmatch(name):
-        prefix, path, i, j, rest = match.groups()
-        return f"{_whole(prefix)}{_BACK[path]}.{i}.resnets.{j or 0}.{_with(_RESIDUAL, rest)}"
-    if match := _OWN_RESAMPLE.fullmatch(name):
-        prefix, path, i, rest = match.groups()
-        return f"{_whole(prefix)}{'down' if path == 'shrink' else 'up'}_blocks.{i}.resample.{rest}"
-    if match := _OWN_SCALAR.fullmatch(name):
-        prefix, scalar, layer, rest = match.groups()
-        return f"{_whole(prefix)}cond_layers.{scalar}.{int(layer == 'last')}.{rest}"
-    match = _OWN.fullmatch(name)
-    module = match[2] if match else ""
-    theirs = next((theirs for theirs, ours in _PLACES.items() if ours == module), None)
-    if match is None or theirs is None:
-        raise ValueError(
-            f"the official networks have nothing like {name!r}: their layout holds text and scale "
-            f"alone"
-        )
-    return f"{_whole(match[1])}{theirs}.{match[3]}"
-
-
-def _whole(prefix: str) -> str:
-    return prefix.replace("inner.", INNER)
-
-
-def _with(table: Mapping[str, str], rest: str) -> str:
-    """The rest of one of our names, its beginning as theirs."""
-    for theirs, ours in table.items():
-        if rest.startswith(f"{ours}."):
-            return f"{theirs}.{rest.removeprefix(f'{ours}.')}"
-    return rest
+    theirs = {name: NAMES.theirs(name) for name in ours}
+    for name, other in theirs.items():
+        if other.split(INNER)[-1].partition(".")[0] not in _KNOWN:
+            raise ValueError(
+                f"the official networks have nothing like {name!r}: their layout holds text and "
+                f"scale alone"
+            )
+    found = {name: match for name in ours if (match := _ATTENTION_APART.fullmatch(theirs[name]))}
+    layers: Counter[str] = Counter()
+    for place, _, own, _ in (match.groups() for match in found.values()):
+        layers[place] = max(layers[place], int(own) + 1)
+    for name, match in found.items():
+        place, block, own, rest = match.groups()
+        theirs[name] = f"{place}{int(block) * layers[place] + int(own)}{rest}"
+    return {theirs[name]: tensor for name, tensor in ours.items()}
