@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,19 +13,18 @@ from benchmarks.device import device_for
 from benchmarks.measure.external import External, external_images
 from benchmarks.measure.kept import FILE as MEASURING
 from benchmarks.measure.kept import Kept, measuring_key
-from benchmarks.measure.protocol import Sets, check_files, departures
-from benchmarks.measure.quality import AUTO, Meter, Rows, settle_metrics
+from benchmarks.measure.protocol import Sets, check_files, evaluation_of
+from benchmarks.measure.quality import AUTO, Rows, settle_metrics
 from benchmarks.measure.samples import ImageBatches, PixelImages, real_images
 from benchmarks.measure.scale import (
-    check_sides,
+    check_foreign,
     files_of,
     real_references,
     scale_rows,
     statistics_folder,
 )
-from benchmarks.measure.stream import Source, measure_seeds, measure_source
+from benchmarks.measure.stream import Gauge, Source, measure_seeds
 from benchmarks.naming import folder_name
-from benchmarks.progress import quiet, track
 from benchmarks.ready import check_folder
 from benchmarks.settings import Measure, Protocol, Several, freeze, group_of, thaw
 from benchmarks.single import show
@@ -42,7 +41,6 @@ from hierdiff.metrics.reference import Reference, read_moments, with_features
 from hierdiff.metrics.table import (
     CAPTIONED,
     check_metrics,
-    check_reference,
     join_extractors,
     needs_features,
 )
@@ -219,7 +217,6 @@ def ready_to_evaluate(settings: ExternalSettings) -> Job:
     files = files_of(measure.references)
     data = None if settings.data is None else datasets.build(settings.data, at="data")
     sides = sides_to_measure(images.resolution, measure.resolutions, list(files), data is None)
-    check_sides(files, sides)
     absent = [side for side in sides if side not in files]
     if data is None and absent:
         raise ValueError(
@@ -239,11 +236,7 @@ def ready_to_evaluate(settings: ExternalSettings) -> Job:
     extractor = extractors.build(measure.extractor, at="measure.extractor")
     join_extractors(extractor, metrics)
     check_metrics(metrics, extractor, n=n, others=[ATTRIBUTES], resolutions=sides)
-    for side, path in files.items():
-        reference = read_moments(path, extractor, side)
-        for name in metrics:
-            if name != ATTRIBUTES:
-                check_reference(name, reference)
+    check_foreign(files, sides, extractor, metrics)
     sha256 = images.sha256()
     return Job(settings, images, sha256, data, files, sides, metrics, extractor, conditions)
 
@@ -363,13 +356,21 @@ def evaluate(settings: ExternalSettings) -> Record:
         log.info("%s is there: remove it to measure again", settings.place / FILE)
         return record
     extractor, processes = job.extractor.to(device_for(None)), Processes.joined()
-    references = references_of(job, extractor, processes)
-    for reference in references.values():
-        for name in job.metrics:
-            if name != ATTRIBUTES:
-                check_reference(name, reference)
-    scale = scale_of(job, extractor, references, processes)
-    quality, kept = measure_images(job, extractor, references, processes)
+    gauge = Gauge(extractor, references_of(job, extractor, processes), processes)
+    scale: Mapping[str, Rows] = {}
+    if job.data is not None and settings.split == "train":  # else no held-out images are left
+        seed, folder = settings.measure.seed, statistics_folder(settings.data or {})
+        scale = scale_rows(
+            job.data, gauge, job.set_size, seed=seed, folder=folder, metrics=job.metrics
+        )
+    quality, kept = measure_images(job, gauge)
+    stated = Sets(
+        job.metrics,
+        job.set_size,
+        range(len(job.images) // job.set_size),
+        str(settings.stated.labels),
+    )
+    evaluation = evaluation_of(settings.protocol, stated, job.images.resolution, gauge)
     record = Record(
         name=str(settings.label),
         method=EXTERNAL,
@@ -379,7 +380,7 @@ def evaluate(settings: ExternalSettings) -> Record:
         quality=tuple(quality),
         scale=scale,
         config=job.config,
-        provenance={**provenance_of(job, started), **evaluation_of(job, extractor, references)},
+        provenance={**provenance_of(job, started), **evaluation},
     )
     if processes.first:
         picture(job)
@@ -412,46 +413,20 @@ def references_of(
     )
 
 
-def scale_of(
-    job: Job,
-    extractor: Extractor,
-    references: Mapping[Resolution, Reference],
-    processes: Processes,
-) -> dict[str, Rows]:
-    """Rows of real images and of a Gaussian; none where no held-out images are left."""
-    if job.data is None or job.settings.split == "all":
-        return {}
-    return scale_rows(
-        job.data,
-        extractor,
-        references,
-        job.set_size,
-        seed=job.settings.measure.seed,
-        folder=statistics_folder(job.settings.data or {}),
-        track=track if processes.first else quiet,
-        metrics=job.metrics,
-        processes=processes,
-    )
-
-
-def measure_images(
-    job: Job,
-    extractor: Extractor,
-    references: Mapping[Resolution, Reference],
-    processes: Processes,
-) -> tuple[Rows, Kept]:
+def measure_images(job: Job, gauge: Gauge) -> tuple[Rows, Kept]:
     """The rows of the images over all sets, going on after a kill, and what was kept for that.
 
     A collective call.
     """
     n, batch = job.set_size, job.settings.measure.batch
-    hashes = [reference.hash for reference in references.values()]
+    hashes = [reference.hash for reference in gauge.references.values()]
     key = measuring_key(
         *(PROTOCOL, SCHEMA, job.config["measure"], job.settings.conditions, job.inputs),
-        *(extractor.key, hashes, device_for(None).type),
+        *(gauge.extractor.key, hashes, device_for(None).type),
     )
-    kept = Kept(job.settings.place / MEASURING, key, processes)
+    kept = Kept(job.settings.place / MEASURING, key, gauge.processes)
     features = CachedFeatures(cache_folder() / "features")
+    gauge = replace(gauge, features=features.batches)
 
     def measure_set(number: int) -> Rows:
         def read(numbers: range) -> PixelImages:
@@ -461,8 +436,7 @@ def measure_images(
 
         source = Source(f"set {number + 1} of images", n, read, batch)
         conditions = None if job.conditions is None else Following(job.conditions, number * n)
-        meter = Meter(extractor, references, job.metrics, conditions, features.batches)
-        return measure_source(source, meter, kept)
+        return gauge.rows(source, job.metrics, conditions, kept)
 
     rows = measure_seeds(measure_set, range(len(job.images) // n), kept)
     log.info("features of %d images computed, of %d kept", features.computed, features.read)
@@ -487,19 +461,6 @@ def name_of_data(job: Job) -> str:
     if job.settings.dataset is not None:
         return job.settings.dataset
     return Path(job.files[job.resolutions[0]]).stem if job.data is None else job.data.name
-
-
-def evaluation_of(
-    job: Job, extractor: Extractor, references: Mapping[Resolution, Reference]
-) -> dict[str, Any]:
-    """The published protocol of the images and how they depart from it; {} without one."""
-    protocol, finest = job.settings.protocol, job.images.resolution
-    if protocol is None:
-        return {}
-    draws = range(len(job.images) // job.set_size)
-    asked = Sets(job.metrics, job.set_size, draws, str(job.settings.stated.labels))
-    found = departures(protocol, asked, finest, extractor, references[finest])
-    return {"evaluation": {"protocol": protocol.name, "departures": found}}
 
 
 def provenance_of(job: Job, started: str) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,13 @@ from benchmarks.conditions import EvaluationConditions, example_caption
 from benchmarks.cost.cases import by_resolution, cases_of, trajectories
 from benchmarks.cost.worker import costs
 from benchmarks.device import device_of
-from benchmarks.measure import exposure
+from benchmarks.measure.analyses import ANALYSES
 from benchmarks.measure.curves import learning_curves
-from benchmarks.measure.experts import watch_experts, write_experts_picture
 from benchmarks.measure.kept import FILE as MEASURING
 from benchmarks.measure.kept import Kept, measuring_key, weights_hash
 from benchmarks.measure.pictures import film, neighbour_sheet
-from benchmarks.measure.protocol import departures
-from benchmarks.measure.quality import Meter, Rows
+from benchmarks.measure.protocol import evaluation_of
+from benchmarks.measure.quality import Rows
 from benchmarks.measure.reconstruction import reconstructions
 from benchmarks.measure.samples import (
     Draw,
@@ -49,11 +47,9 @@ from benchmarks.measure.selection import (
     selection_of,
     with_choice,
 )
-from benchmarks.measure.spectrum import spectra, write_spectrum_picture
-from benchmarks.measure.steps import quality_by_steps, write_steps_picture
-from benchmarks.measure.stream import Source, measure_seeds, measure_source
+from benchmarks.measure.stream import Gauge, Source, measure_seeds
 from benchmarks.plan.plan import Plan
-from benchmarks.progress import Track, quiet, track
+from benchmarks.progress import track
 from benchmarks.ready import Ready, resolutions_of
 from benchmarks.settings import Analysis, Settings
 from benchmarks.sweep.finished import inputs_of
@@ -66,15 +62,13 @@ from hierdiff.files.atomic import write, write_png
 from hierdiff.files.samples import Samples
 from hierdiff.images import write_sheet
 from hierdiff.methods import Generator, Method, methods
-from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL
 from hierdiff.metrics.neighbours import nearest_images
 from hierdiff.metrics.perceptual import perceptuals
 from hierdiff.metrics.quality import Candidate, CurvePoint
-from hierdiff.metrics.reference import Reference
 from hierdiff.prepared import Prepared, with_weights
 from hierdiff.processes import Processes
-from hierdiff.resolution import Resolution, plain_of, resolution_of
+from hierdiff.resolution import plain_of, resolution_of
 from hierdiff.results.cost import Cost
 from hierdiff.results.provenance import now, provenance
 from hierdiff.results.record import FILE, SCHEMA, Record
@@ -91,9 +85,8 @@ class Bench:
     """A trained method and all that is needed to measure it.
 
     started: when the run began. run: its method has the averaged weights, in float32 on its device.
-    extractor: on the same device. test: the held-out images. references: statistics of the
-    training images by resolution, or those of the files that are given instead. processes: which
-    measure together.
+    test: the held-out images. gauge: on the same device, with statistics of the training images, or
+    those of the files that are given instead.
     """
 
     settings: Settings
@@ -101,10 +94,8 @@ class Bench:
     run: Prepared
     plan: Plan
     summary: Summary
-    extractor: Extractor
     test: ImageData
-    references: Mapping[Resolution, Reference]
-    processes: Processes
+    gauge: Gauge
 
     @property
     def folder(self) -> Path:
@@ -132,9 +123,10 @@ class Bench:
         return self.settings.measure.seeds[0]
 
     @property
-    def track(self) -> Track:
-        """Progress, of the first process."""
-        return track if self.processes.first else quiet
+    def draw(self) -> Draw:
+        """Samples of the first seed, whose classes and captions are those of the test images."""
+        conditions = EvaluationConditions(self.test)
+        return Draw(self.method, conditions, self.seed, self.precision, self.settings.measure.pack)
 
     def conditions(self, seed: int) -> EvaluationConditions:
         """Under what the images of a sampling seed are made."""
@@ -159,23 +151,29 @@ def train_method(job: Ready) -> Bench:
         metrics=[*settings.measure.metrics, *settings.measure.curve.metrics],
         processes=processes,
     )
-    test = run.data.part("test")
-    return Bench(settings, started, run, job.plan, summary, extractor, test, references, processes)
+    gauge = Gauge(extractor, references, processes)
+    return Bench(settings, started, run, job.plan, summary, run.data.part("test"), gauge)
 
 
 def measure(bench: Bench) -> Record:
     """The record of a run, written last, after its pictures."""
     digests = inputs_of(bench.settings.to_config(), bench.run.data.sha256)
-    n, on_hand = bench.settings.measure.samples, len(bench.test)
+    wanted, processes = bench.settings.measure, bench.gauge.processes
+    n, on_hand = wanted.samples, len(bench.test)
     if n > on_hand:
         log.info("%d samples under the conditions of %d test images, in turn", n, on_hand)
-    scale = measure_scale(bench)
+    scale: Mapping[str, Rows] = {}
+    if wanted.scale:
+        folder = statistics_folder(bench.settings.data)
+        scale = scale_rows(
+            bench.run.data, bench.gauge, n, seed=bench.seed, folder=folder, metrics=wanted.metrics
+        )
     kept = resumed_measuring(bench)
     bench, selection = select_options(bench, kept)
     quality = measure_samples(bench, kept)
-    if bench.processes.first:
+    if processes.first:
         picture(bench, kept.shown)
-    quality += bench.processes.agree(lambda: measure_codecs(bench))
+    quality += processes.agree(lambda: measure_codecs(bench))
     curves = measure_curves(bench, kept)
     record = Record(
         name=str(bench.settings.label),
@@ -192,41 +190,24 @@ def measure(bench: Bench) -> Record:
         config=bench.settings.to_config(),
         provenance=provenance_of(bench, digests),
     )
-    if bench.processes.first:
+    if processes.first:
         record.write(bench.folder)
     kept.remove()
     return record
-
-
-def measure_scale(bench: Bench) -> dict[str, Rows]:
-    """Rows of real images and of a Gaussian under the metrics of the samples, if wanted."""
-    if not bench.settings.measure.scale:
-        return {}
-    return scale_rows(
-        bench.run.data,
-        bench.extractor,
-        bench.references,
-        bench.settings.measure.samples,
-        seed=bench.seed,
-        folder=statistics_folder(bench.settings.data),
-        track=bench.track,
-        metrics=bench.settings.measure.metrics,
-        processes=bench.processes,
-    )
 
 
 def resumed_measuring(bench: Bench) -> Kept:
     """What the same measuring had done before it was killed; empty if it was not."""
     config = bench.settings.to_config()
     options = config["measure"], config["select"]
-    hashes = [reference.hash for reference in bench.references.values()]
+    hashes = [reference.hash for reference in bench.gauge.references.values()]
     device, sha256 = device_of(bench.run).type, bench.run.data.sha256
     key = measuring_key(
         *(PROTOCOL, SCHEMA, bench.run.config["method"], options, bench.precision, device, sha256),
-        *(bench.extractor.key, hashes, weights_hash(bench.method)),
+        *(bench.gauge.extractor.key, hashes, weights_hash(bench.method)),
         *([bench.settings.samples] if bench.settings.samples else []),  # which go on from it too
     )
-    return Kept(bench.folder / MEASURING, key, bench.processes)
+    return Kept(bench.folder / MEASURING, key, bench.gauge.processes)
 
 
 def select_options(bench: Bench, kept: Kept) -> tuple[Bench, list[Candidate]]:
@@ -243,11 +224,11 @@ def select_options(bench: Bench, kept: Kept) -> tuple[Bench, list[Candidate]]:
         pack, batch = bench.settings.measure.pack, bench.settings.measure.batch
         images = Draw(method, train_part, selection.seed, bench.precision, pack)
         source = Source(f"candidate {choice}", selection.samples, images, batch, pack)
-        meter = Meter(bench.extractor, bench.references, [selection.metric], train_part)
-        rows = measure_source(source, meter, kept, quiet)
+        gauge = replace(bench.gauge, silent=True)
+        rows = gauge.rows(source, [selection.metric], train_part, kept)
         return [row for row in rows if row.level == method.resolutions[0]]
 
-    choice, candidates = select_choice(draw, choices(selection), kept, bench.track)
+    choice, candidates = select_choice(draw, choices(selection), kept, bench.gauge.track)
     log.info("selected %s by %s", choice, candidates[0].metric)
     return choose(bench, choice), candidates
 
@@ -294,8 +275,8 @@ def measure_samples(bench: Bench, kept: Kept) -> Rows:
     metrics = bench.settings.measure.metrics
 
     def measure_seed(seed: int) -> Rows:
-        meter = Meter(bench.extractor, bench.references, metrics, bench.conditions(seed))
-        return measure_source(samples_of(bench, kept, seed), meter, kept, bench.track)
+        source = samples_of(bench, kept, seed)
+        return bench.gauge.rows(source, metrics, bench.conditions(seed), kept)
 
     return measure_seeds(measure_seed, bench.settings.measure.seeds, kept)
 
@@ -312,14 +293,12 @@ def picture(bench: Bench, shown: PixelImages) -> None:
     alone = finest in files_of(bench.settings.measure.references)
     # moments alone know no neighbours, and features of frames none of clips
     if not alone and looked_at.ndim == 4:
-        reference = bench.references[finest]
-        _, rows = nearest_images(
-            looked_at, bench.extractor, reference, k=int(min(3, reference.statistics.n))
-        )
+        reference = bench.gauge.references[finest]
+        k = int(min(3, reference.statistics.n))
+        _, rows = nearest_images(looked_at, bench.gauge.extractor, reference, k=k)
         picture = neighbour_sheet(looked_at, rows, bench.run.data.part("train"))
         write_png(folder / "neighbours.png", picture)
-    conditions = bench.conditions(bench.seed)
-    strip = film(bench.finest, conditions, seed=bench.seed, precision=bench.precision)
+    strip = film(bench.finest, replace(bench.draw, conditions=bench.conditions(bench.seed)))
     if strip is not None:
         write_png(folder / "film.png", strip)
 
@@ -332,8 +311,8 @@ def measure_codecs(bench: Bench) -> Rows:
     rows, made = reconstructions(
         bench.finest,
         real_images(bench.test, bench.settings.measure.samples),
-        bench.extractor,
-        next(iter(bench.references.values())),
+        bench.gauge.extractor,
+        next(iter(bench.gauge.references.values())),
         perceptual.to(device_of(bench.run)),
         precision=bench.precision,
         conditions=bench.test,
@@ -350,15 +329,10 @@ def measure_curves(bench: Bench, kept: Kept) -> list[CurvePoint]:
     return learning_curves(
         bench.folder,
         method.to(device_of(bench.run)),
-        bench.plan,
-        bench.test,
-        bench.extractor,
-        bench.references,
+        bench.draw,
+        bench.gauge,
+        plan=bench.plan,
         wanted=bench.settings.measure.curve,
-        seed=bench.seed,
-        precision=bench.precision,
-        pack=bench.settings.measure.pack,
-        track=bench.track,
         kept=kept,
     )
 
@@ -376,7 +350,7 @@ def measure_cost(bench: Bench) -> list[Cost]:
         device_of(bench.run).type,
         caption=example_caption(bench.test),
     )
-    return bench.processes.agree(lambda: by_resolution(costs(cases, track)))
+    return bench.gauge.processes.agree(lambda: by_resolution(costs(cases, track)))
 
 
 def training_of(bench: Bench) -> dict[str, Any]:
@@ -411,36 +385,19 @@ def trained_before(method: Method) -> list[dict[str, Any]]:
 
 def provenance_of(bench: Bench, digests: Mapping[str, str]) -> dict[str, Any]:
     """What is needed to reproduce the row; digests: see `inputs_of`."""
-    seeds: dict[str, Any] = {
-        "training": bench.run.seed,
-        "samples": list(bench.settings.measure.seeds),
-    }
-    if bench.settings.select.options:
-        seeds["selection"] = bench.settings.select.seed
+    settings = bench.settings
+    seeds: dict[str, Any] = {"training": bench.run.seed, "samples": list(settings.measure.seeds)}
+    if settings.select.options:
+        seeds["selection"] = settings.select.seed
+    finest = resolution_of(bench.method.resolutions[0])
     return {
         "protocol": PROTOCOL,
-        **evaluation_of(bench),
+        **evaluation_of(settings.protocol, settings.measure, finest, bench.gauge),
         "rows": {"rule": RULE, "n": len(bench.test)},
         "inputs": dict(digests),
         "tries": tries_of(bench.folder),
-        **provenance(
-            started=bench.started,
-            seeds=seeds,
-            config=bench.settings.to_config(),
-        ),
+        **provenance(started=bench.started, seeds=seeds, config=settings.to_config()),
     }
-
-
-def evaluation_of(bench: Bench) -> dict[str, Any]:
-    """The published protocol of a run and how it departs from it; {} without one."""
-    protocol = bench.settings.protocol
-    if protocol is None:
-        return {}
-    finest = resolution_of(bench.method.resolutions[0])
-    found = departures(
-        protocol, bench.settings.measure, finest, bench.extractor, bench.references[finest]
-    )
-    return {"evaluation": {"protocol": protocol.name, "departures": found}}
 
 
 def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
@@ -448,94 +405,15 @@ def analyse(bench: Bench, record: Record, analysis: Analysis) -> Record:
     best = next((one for one in record.selection if one.chosen), None)
     if best is not None:
         bench = choose(bench, Choice(best.guidance, best.steps, best.half_life))
-    looks = {
-        "steps": by_steps,
-        "spectrum": by_spectrum,
-        "exposure_bias": by_exposure,
-        "experts": by_experts,
-    }
-    result, draw = looks[analysis.name](bench, analysis)
+    kind, gauge = ANALYSES[analysis.name], bench.gauge
+    if kind.distances:
+        sides = [resolution_of(name) for name in bench.method.resolutions]
+        folder, processes = statistics_folder(bench.settings.data), gauge.processes
+        own = real_references(bench.run.data, gauge.extractor, sides, folder, processes=processes)
+        gauge = replace(gauge, references=own)
+    result, write_picture = kind.look(bench.method, bench.draw, gauge, analysis)
     record = replace(record, analysis={**record.analysis, analysis.name: result})
-    if bench.processes.first:
-        draw(bench.folder / f"{analysis.name}.png")
+    if gauge.processes.first:
+        write_picture(bench.folder / f"{analysis.name}.png")
         record.write(bench.folder)
     return record
-
-
-Look = tuple[dict[str, Any], Callable[[Path], None]]  # for the record, and what draws the picture
-
-
-def references_of(bench: Bench) -> Mapping[Resolution, Reference]:
-    """Those of the data at every resolution of the method."""
-    return real_references(
-        bench.run.data,
-        bench.extractor,
-        [resolution_of(name) for name in bench.method.resolutions],
-        statistics_folder(bench.settings.data),
-        processes=bench.processes,
-    )
-
-
-def by_exposure(bench: Bench, analysis: Analysis) -> Look:
-    """The exposure bias of a cascade."""
-    method = bench.method
-    rows = exposure.exposure_bias(
-        method,
-        bench.test,
-        bench.extractor,
-        references_of(bench),
-        n=analysis.samples,
-        log_snrs=analysis.log_snrs,
-        seed=bench.seed,
-        precision=bench.precision,
-        track=bench.track,
-        processes=bench.processes,
-    )
-    own = {one.stage.name: one.bridge.output_log_snr for one in exposure.upsamplers(method)}
-    result = {"rows": rows, "gap": exposure.gaps(rows, method), "level": own}
-    return result, partial(exposure.write_picture, rows=rows, own=own)
-
-
-def by_steps(bench: Bench, analysis: Analysis) -> Look:
-    """The quality over the number of steps."""
-    rows = quality_by_steps(
-        bench.method,
-        bench.test,
-        bench.extractor,
-        references_of(bench),
-        n=analysis.samples,
-        steps=analysis.steps,
-        seed=bench.seed,
-        precision=bench.precision,
-        pack=bench.settings.measure.pack,
-        track=bench.track,
-        processes=bench.processes,
-    )
-    return {"rows": rows}, partial(write_steps_picture, rows=rows)
-
-
-def by_spectrum(bench: Bench, analysis: Analysis) -> Look:
-    """The power spectrum of samples and of real images."""
-    rows = spectra(
-        bench.method,
-        bench.test,
-        n=analysis.samples,
-        seed=bench.seed,
-        precision=bench.precision,
-        pack=bench.settings.measure.pack,
-        track=bench.track,
-        processes=bench.processes,
-    )
-    return {"rows": rows}, partial(write_spectrum_picture, rows=rows)
-
-
-def by_experts(bench: Bench, analysis: Analysis) -> Look:
-    """What the experts of the networks do while samples are drawn."""
-    watched = watch_experts(
-        bench.method,
-        bench.test,
-        n=analysis.samples,
-        seed=bench.seed,
-        precision=bench.precision,
-    )
-    return {"rows": watched.rows()}, partial(write_experts_picture, watched=watched)

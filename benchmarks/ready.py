@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.conditions import EvaluationConditions
 from benchmarks.cost.cases import cases_of, trajectories
-from benchmarks.measure import exposure
-from benchmarks.measure.experts import check_experts
+from benchmarks.measure.analyses import ANALYSES
 from benchmarks.measure.protocol import check_files
 from benchmarks.measure.quality import settle_metrics
-from benchmarks.measure.scale import check_sides, files_of
+from benchmarks.measure.scale import check_foreign, files_of
 from benchmarks.measure.selection import check_selection
-from benchmarks.measure.spectrum import check_spectrum
-from benchmarks.measure.steps import check_steps
 from benchmarks.plan.budget import SAMPLING, make_plan, with_plan
 from benchmarks.plan.plan import Plan
 from benchmarks.settings import Analysis, Measure, Selection, Settings
@@ -28,8 +23,7 @@ from hierdiff.methods import Generator, Method
 from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.perceptual import perceptuals
-from hierdiff.metrics.reference import read_moments
-from hierdiff.metrics.table import CAPTIONED, check_metrics, check_reference, join_extractors
+from hierdiff.metrics.table import CAPTIONED, check_metrics, join_extractors
 from hierdiff.prepared import Prepared, prepare
 from hierdiff.resolution import Resolution, check_resolutions, finest_first, resolution_of, sides_of
 from hierdiff.results.record import FILE, Record
@@ -137,15 +131,8 @@ def check_method(method: Method, analysis: Analysis | None) -> None:
         ValueError: for such a method.
     """
     method.check_ready()
-    if analysis is None:
-        return
-    checks: dict[str, Callable[[], None]] = {
-        "steps": partial(check_steps, method),
-        "spectrum": partial(check_spectrum, method),
-        "experts": partial(check_experts, method),
-        "exposure_bias": partial(exposure.check_exposure, method, analysis.log_snrs),
-    }
-    checks[analysis.name]()
+    if analysis is not None:
+        ANALYSES[analysis.name].check(method, analysis)
 
 
 def check_measure(measure: Measure, run: Prepared) -> Extractor:
@@ -193,7 +180,7 @@ def check_measure(measure: Measure, run: Prepared) -> Extractor:
         )
     if ATTRIBUTES in metrics:
         check_attributes(run.data.law, sides)
-    check_foreign(measure, sides, extractor, metrics - {ATTRIBUTES})
+    check_foreign(files_of(measure.references), sides, extractor, metrics)
     if any(isinstance(stage, Generator) and stage.lossy for stage in run.method.stages):
         perceptuals.build(measure.perceptual)
     return extractor
@@ -225,22 +212,6 @@ def check_select(
             f"match.{budgets[0]} decides the cost of sampling, and select would change it: leave "
             f"out select.guidance and select.steps, or the budget"
         )
-
-
-def check_foreign(
-    measure: Measure, sides: Sequence[Resolution], extractor: Extractor, metrics: set[str]
-) -> None:
-    """Refuses reference files that do not fit the run.
-
-    Raises:
-        ValueError: where one lacks what a metric needs, or is of no resolution of the run.
-    """
-    files = files_of(measure.references)
-    check_sides(files, sides)
-    for side, path in files.items():
-        reference = read_moments(path, extractor, side)
-        for name in metrics:
-            check_reference(name, reference)
 
 
 def resolutions_of(measure: Measure, run: Prepared) -> tuple[Resolution, ...]:

@@ -10,33 +10,30 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.conditions import EvaluationConditions
 from benchmarks.device import autocast
 from benchmarks.measure.kept import Kept
-from benchmarks.measure.quality import Meter, merge_seeds
-from benchmarks.measure.samples import PACK, Draw
-from benchmarks.measure.stream import Source, measure_source
+from benchmarks.measure.quality import merge_seeds
+from benchmarks.measure.samples import Draw
+from benchmarks.measure.stream import Gauge, Source
 from benchmarks.plan.plan import Plan
-from benchmarks.progress import Track, quiet
 from benchmarks.settings import Curve
 from hierdiff.config import one_line
 from hierdiff.data import ImageData
 from hierdiff.data.classes import natural
 from hierdiff.data.order import evaluation_rows, evaluation_rule
 from hierdiff.methods import Generator, Method, Stage
-from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.identity import PROTOCOL, Identity
 from hierdiff.metrics.quality import NATIVE, CurvePoint, Quality, Spent, finite
-from hierdiff.metrics.reference import Reference
 from hierdiff.noise import from_generator, generator_of
 from hierdiff.processes import ALONE, Processes
-from hierdiff.resolution import Resolution, size_of, text_of
+from hierdiff.resolution import size_of, text_of
 from hierdiff.training.format import unpacked
 from hierdiff.training.load import load_tensors
 from hierdiff.training.run import SNAPSHOTS
@@ -46,27 +43,16 @@ CHUNK = 64  # images of one loss
 
 
 def learning_curves(
-    folder: Path,
-    method: Method,
-    plan: Plan,
-    data: ImageData,
-    extractor: Extractor,
-    references: Mapping[Resolution, Reference],
-    *,
-    wanted: Curve,
-    seed: int,
-    precision: str,
-    pack: int = PACK,
-    track: Track,
-    kept: Kept,
+    folder: Path, method: Method, draw: Draw, gauge: Gauge, *, plan: Plan, wanted: Curve, kept: Kept
 ) -> list[CurvePoint]:
     """One row for each snapshot of the run in `folder`, half-life, resolution and metric.
 
-    method: takes the weights of the snapshots, and keeps the last. data: held out. wanted:
-    `samples` and `metrics` of them, 0 for none, and `loss`, the number of held-out images. pack:
-    see `blocks`. kept: what was measured before the process was killed. A damaged snapshot is left
-    out with a warning. A collective call of the processes of `kept`.
+    method: takes the weights of the snapshots, and keeps the last. draw: how its images are drawn,
+    under conditions of held-out data. wanted: `samples` and `metrics` of them, 0 for none, and
+    `loss`, the number of held-out images. kept: what was measured before the process was killed. A
+    damaged snapshot is left out with a warning. A collective call of the processes.
     """
+    data, processes = draw.conditions.data, gauge.processes
 
     def measure_at(path: Path) -> list[CurvePoint]:
         try:
@@ -78,20 +64,16 @@ def learning_curves(
         if n and stage.lacks_teacher:
             log.warning("no validation loss of %s: its teacher is not kept with it", stage.name)
             n = 0
-        made = list(validation_loss(stage, data, n, precision, kept.processes)) if n else []
-        n = wanted.samples
-        if n and isinstance(stage, Generator) and stage.makes_images:
+        made = list(validation_loss(stage, data, n, draw.precision, processes)) if n else []
+        if wanted.samples and isinstance(stage, Generator) and stage.makes_images:
             whole = stage.resolutions[0] == method.resolutions[0]
-            made += measure_samples_of(
-                stage, data, n, extractor, references, wanted.metrics,
-                seed=seed, precision=precision, pack=pack, whole=whole, processes=kept.processes,
-            )  # fmt: skip
+            made += measure_samples_of(stage, draw, gauge, wanted, whole)
         return [CurvePoint(**vars(row), **vars(spent)) for row in made]
 
     snapshots = (folder / SNAPSHOTS).glob("*.safetensors")
-    found = kept.processes.agree(lambda: sorted(snapshots, key=lambda p: natural(p.name)))
+    found = processes.agree(lambda: sorted(snapshots, key=lambda p: natural(p.name)))
     rows: list[CurvePoint] = []
-    for path in track(found, "learning curve", len(found)):
+    for path in gauge.track(found, "learning curve", len(found)):
         rows += kept.once(f"curve {path.name}", CurvePoint, partial(measure_at, path))
     return rows
 
@@ -184,29 +166,16 @@ def loss_identity(stage: Stage, n: int, size: int) -> Identity:
 
 
 def measure_samples_of(
-    stage: Generator,
-    data: ImageData,
-    n: int,
-    extractor: Extractor,
-    references: Mapping[Resolution, Reference],
-    metrics: Sequence[str],
-    *,
-    seed: int,
-    precision: str,
-    pack: int,
-    whole: bool,
-    processes: Processes,
+    stage: Generator, draw: Draw, gauge: Gauge, wanted: Curve, whole: bool
 ) -> list[Quality]:
-    """Metrics of n samples of a stage; whole: whether it makes the method's finest images, which
+    """Metrics of samples of a stage; whole: whether it makes the method's finest images, which
     alone are pooled. A collective call, which gives rows on the first process."""
     finest = size_of(stage.resolutions[0])
-    below = {one: reference for one, reference in references.items() if size_of(one) <= finest}
-    conditions = EvaluationConditions(data)
-    draw = Draw(stage, conditions, seed, precision, pack)
-    meter = Meter(extractor, below, metrics, conditions)
-    rows = measure_source(
-        Source("samples of a snapshot", n, draw, pack=pack), meter, Kept(processes=processes), quiet
-    )
+    below = {one: found for one, found in gauge.references.items() if size_of(one) <= finest}
+    make = replace(draw, method=stage)
+    source = Source("samples of a snapshot", wanted.samples, make, pack=draw.pack)
+    inner = replace(gauge, references=below, silent=True)
+    rows = inner.rows(source, wanted.metrics, draw.conditions)
     return [
         row
         for row in merge_seeds([rows])

@@ -11,10 +11,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from benchmarks.conditions import EvaluationConditions
 from benchmarks.measure.pictures import evenly_spaced
-from benchmarks.measure.samples import draw_rows
-from hierdiff.data import ImageData
+from benchmarks.measure.samples import Draw
 from hierdiff.denoisers.protocol import Denoiser, Routes
 from hierdiff.files.atomic import write_figure
 from hierdiff.images import to_uint8
@@ -81,11 +79,8 @@ def check_experts(method: Method) -> None:
         )
 
 
-def watch_experts(method: Method, data: ImageData, *, n: int, seed: int, precision: str) -> Watched:
-    """The experts of the last such network while n samples are drawn.
-
-    data: the test images, whose conditions are used.
-    """
+def watch_experts(method: Method, draw: Draw, n: int) -> Watched:
+    """The experts of the last such network while n samples are drawn."""
     network, calls = networks_with_experts(method)[-1], list[Routes]()
 
     def look(module: Any, given: tuple[Any, ...]) -> None:
@@ -96,13 +91,12 @@ def watch_experts(method: Method, data: ImageData, *, n: int, seed: int, precisi
         if rows.any():
             calls.append(module.routes(x_t, log_snr, cond).of(rows.nonzero()[:, 0]))
 
-    conditions = EvaluationConditions(data)
     handle = network.register_forward_pre_hook(look)
     try:
-        images = draw_rows(method, conditions, range(n), seed=seed, precision=precision)
+        images = draw.floats(range(n))
     finally:
         handle.remove()
-    captions = conditions.captions([0])
+    captions = draw.conditions.captions([0])
     words = words_of(captions[0]) if captions else []
     finest = to_uint8(images[method.resolutions[0]]).cpu()
     return Watched(dict(network.experts), calls, finest[:SHOWN], words)

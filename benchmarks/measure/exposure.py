@@ -17,27 +17,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.conditions import EvaluationConditions
 from benchmarks.device import autocast
-from benchmarks.measure.kept import Kept
-from benchmarks.measure.quality import Meter
-from benchmarks.measure.samples import PACK, PixelImages, request_of
-from benchmarks.measure.stream import Source, measure_source
-from benchmarks.progress import Track
+from benchmarks.measure.samples import PACK, Draw, PixelImages
+from benchmarks.measure.stream import Gauge, Source
 from hierdiff.batch import Batch
-from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rows
 from hierdiff.files.atomic import write_figure
 from hierdiff.images import to_uint8
 from hierdiff.levels import Levels
 from hierdiff.methods import Bridge, Generator, Method, Request
 from hierdiff.methods.bridge import CLEAN
-from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.quality import NATIVE
-from hierdiff.metrics.reference import Reference
 from hierdiff.noise import per_example, seed_of
-from hierdiff.processes import ALONE, Processes
-from hierdiff.resolution import Resolution, resolution_of, text_of
+from hierdiff.resolution import resolution_of, text_of
 
 SOURCES = ("real", "generated")
 
@@ -88,53 +80,37 @@ def check_exposure(method: Method, log_snrs: Sequence[float]) -> None:
 
 
 def exposure_bias(
-    method: Method,
-    data: ImageData,
-    extractor: Extractor,
-    references: Mapping[Resolution, Reference],
-    *,
-    n: int,
-    log_snrs: Sequence[float],
-    seed: int,
-    precision: str,
-    track: Track,
-    processes: Processes = ALONE,
+    method: Method, draw: Draw, gauge: Gauge, n: int, log_snrs: Sequence[float]
 ) -> list[dict[str, Any]]:
     """A row with a distance for each stage, source and log_snr, the bridge's own among them.
 
-    data: the test images, whose conditions and low-resolution versions are used. Both sources and
-    all log-SNRs share the noise of each image, and the generated input is made once. A collective
-    call of the processes; all of them get the rows.
+    draw: under whose conditions, of which the images give the real input. Both sources and all
+    log-SNRs share the noise of each image, and the generated input is made once. A collective call
+    of the processes; all of them get the rows.
     """
     rows = []
     for one in upsamplers(method):
         side = resolution_of(one.stage.resolutions[0])
-        upsampling = Upsampling(one, EvaluationConditions(data), seed, precision)
+        upsampling = Upsampling(one, draw)
+        own = replace(gauge, references={side: gauge.references[side]})
         for log_snr in sorted({*log_snrs, one.bridge.output_log_snr}, reverse=True):
             for kind in SOURCES:
-                meter = Meter(extractor, {side: references[side]}, conditions=upsampling.conditions)
-                source = Source(
-                    f"{one.stage.name} {kind} {log_snr:g}",
-                    n,
-                    partial(upsampling.images, kind, log_snr),
-                )
-                found = measure_source(source, meter, Kept(processes=processes), track)
+                make = partial(upsampling.images, kind, log_snr)
+                source = Source(f"{one.stage.name} {kind} {log_snr:g}", n, make)
+                found = own.rows(source, conditions=draw.conditions)
                 about = {"stage": one.stage.name, "source": kind, "level": log_snr}
                 rows += [{**about, **row.plain()} for row in found if row.view == NATIVE]
-    return processes.agree(lambda: rows)
+    return gauge.processes.agree(lambda: rows)
 
 
 class Upsampling:
     """The images of an upsampler from either source; a process makes the input of its images once.
 
-    conditions: of the test images, by which real input goes as well.
+    draw: under whose conditions; real input goes by them as well.
     """
 
-    def __init__(
-        self, one: UpsamplingStage, conditions: EvaluationConditions, seed: int, precision: str
-    ):
-        self.stage, self.previous = one.stage, one.previous
-        self.conditions, self.seed, self.precision = conditions, seed, precision
+    def __init__(self, one: UpsamplingStage, draw: Draw):
+        self.stage, self.previous, self.draw = one.stage, one.previous, draw
         self._inputs: dict[tuple[str, int], Levels] = {}
 
     def images(self, kind: str, log_snr: float, numbers: range) -> PixelImages:
@@ -149,22 +125,21 @@ class Upsampling:
         stage = self.stage
         if (kind, numbers.start) not in self._inputs:
             self._inputs[kind, numbers.start] = self._input(kind, numbers)
-        seeds = [seed_of(self.seed, stage.name, number) for number in numbers]
-        request = Request(
-            len(numbers), self.conditions.cond(numbers), noise=per_example(seeds, stage.device)
-        )
-        with autocast(stage.device, self.precision):
+        seeds = [seed_of(self.draw.seed, stage.name, number) for number in numbers]
+        cond = self.draw.conditions.cond(numbers)
+        request = Request(len(numbers), cond, noise=per_example(seeds, stage.device))
+        with autocast(stage.device, self.draw.precision):
             images = stage.follow(request, self._inputs[kind, numbers.start], log_snr)
         return to_uint8(images[stage.resolutions[0]]).cpu()
 
     def _input(self, kind: str, numbers: range) -> Levels:
         """The clean state of the stage before, of real or of generated images."""
         if kind == "real":
-            data = self.conditions.data
+            data = self.draw.conditions.data
             images = data.batch(evaluation_rows(len(data), numbers)).images
             return self.previous.state(Batch(images.to(self.previous.device)))
-        request = request_of(self.previous, self.conditions, numbers, seed=self.seed)
-        with autocast(self.previous.device, self.precision):
+        request = replace(self.draw, method=self.previous).request(numbers)
+        with autocast(self.previous.device, self.draw.precision):
             return self.previous.hand_over(replace(request, resolutions=()))[0]
 
 
@@ -180,7 +155,9 @@ def gaps(rows: Sequence[Mapping[str, Any]], method: Method) -> dict[str, float]:
     return {name: values[name, "generated"] - values[name, "real"] for name in own}
 
 
-def write_picture(path: Path, rows: Sequence[Mapping[str, Any]], own: Mapping[str, float]) -> None:
+def write_exposure_picture(
+    path: Path, rows: Sequence[Mapping[str, Any]], own: Mapping[str, float]
+) -> None:
     """Draws both curves of each stage over the log-SNR of the augmentation, noisier to the right.
 
     own: the log-SNR at which each stage samples.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -10,9 +11,8 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.conditions import EvaluationConditions
 from benchmarks.device import autocast
-from benchmarks.measure.samples import draw_rows
+from benchmarks.measure.samples import Draw
 from hierdiff.data import ImageData
 from hierdiff.images import sheet, strip, to_uint8
 from hierdiff.levels import Levels
@@ -25,9 +25,7 @@ FRAMES = 10  # of a film strip
 SHOWN = 3  # trajectories of a film strip
 
 
-def film(
-    stage: Generator, conditions: EvaluationConditions, *, seed: int, precision: str
-) -> Image.Image | None:
+def film(stage: Generator, draw: Draw) -> Image.Image | None:
     """Decoded states of the first samples, from noise (left) to image (right).
 
     A row for each level of each stage that a sample passes, finest first, then the same for the
@@ -39,11 +37,11 @@ def film(
     def watch(step: int, time: float, x: Levels) -> None:
         states_by_shapes.setdefault(tuple(tuple(level.shape[1:]) for level in x), []).append(x)
 
-    draw_rows(stage, conditions, rows, seed=seed, precision=precision, watch=watch)
+    replace(draw, method=stage).floats(rows, watch)
     strips_by_level: dict[Name, list[Tensor]] = {}
     for shapes, states in states_by_shapes.items():
         maker = maker_of(stage, shapes)
-        with torch.no_grad(), autocast(stage.device, precision):
+        with torch.no_grad(), autocast(stage.device, draw.precision):
             decoded = [maker.decode(x) for x in evenly_spaced(states)]
         for images in decoded:
             for name, level in images.items():

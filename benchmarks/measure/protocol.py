@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure.scale import files_of
+from benchmarks.measure.stream import Gauge
 from benchmarks.settings import Measure, Protocol
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.reference import Reference
@@ -29,6 +30,16 @@ class Sets:
     samples: int
     seeds: Sequence[int]
     labels: str
+
+
+def evaluation_of(
+    protocol: Protocol | None, measure: Measure | Sets, finest: Resolution, gauge: Gauge
+) -> dict[str, Any]:
+    """The published protocol of a record and how it departs from it; {} without one."""
+    if protocol is None:
+        return {}
+    found = departures(protocol, measure, finest, gauge.extractor, gauge.references[finest])
+    return {"evaluation": {"protocol": protocol.name, "departures": found}}
 
 
 def departures(

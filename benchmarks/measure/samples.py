@@ -70,46 +70,23 @@ class Draw:
         }
 
     def _pack(self, first: int) -> PixelImages:
-        images = draw_rows(
-            self.method,
-            self.conditions,
-            range(first, first + self.pack),
-            seed=self.seed,
-            precision=self.precision,
-            steps=self.steps,
-        )
+        images = self.floats(range(first, first + self.pack))
         return {name: to_uint8(x).cpu() for name, x in images.items()}
 
+    def floats(
+        self, numbers: Sequence[int], watch: Watch | None = None
+    ) -> dict[Name, Float[Tensor, "n c *_sides"]]:
+        """Images of these numbers, made at once, as the method gives them."""
+        request = self.request(numbers, watch)
+        with autocast(next(self.method.parameters()).device, self.precision):
+            return self.method.sample(request)
 
-def draw_rows(
-    method: Method | Generator,
-    conditions: EvaluationConditions,
-    rows: Sequence[int],
-    *,
-    seed: int,
-    precision: str,
-    watch: Watch | None = None,
-    steps: int | None = None,
-) -> dict[Name, Float[Tensor, "n c *_sides"]]:
-    """Images number `rows`, float, each from its own noise and conditions."""
-    request = request_of(method, conditions, rows, seed=seed, watch=watch, steps=steps)
-    with autocast(next(method.parameters()).device, precision):
-        return method.sample(request)
-
-
-def request_of(
-    method: Method | Generator,
-    conditions: EvaluationConditions,
-    rows: Sequence[int],
-    *,
-    seed: int,
-    watch: Watch | None = None,
-    steps: int | None = None,
-) -> Request:
-    """The request for images number `rows`."""
-    device = next(method.parameters()).device
-    noise = per_example([seed_of(seed, "sample", row) for row in rows], device)
-    return Request(len(rows), conditions.cond(rows), noise=noise, watch=watch, steps=steps)
+    def request(self, numbers: Sequence[int], watch: Watch | None = None) -> Request:
+        """The request for images of these numbers, each from its own noise and conditions."""
+        device = next(self.method.parameters()).device
+        noise = per_example([seed_of(self.seed, "sample", number) for number in numbers], device)
+        cond = self.conditions.cond(numbers)
+        return Request(len(numbers), cond, noise=noise, watch=watch, steps=self.steps)
 
 
 def sample_facts(

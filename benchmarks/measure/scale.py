@@ -11,11 +11,9 @@ from typing import Any
 import torch
 
 from benchmarks.conditions import EvaluationConditions
-from benchmarks.measure.kept import Kept
-from benchmarks.measure.quality import Meter, Rows, merge_seeds, part_meter
+from benchmarks.measure.quality import Rows, merge_seeds, part_meter
 from benchmarks.measure.samples import ImageBatches, PixelImages, real_images
-from benchmarks.measure.stream import Source, measure_source
-from benchmarks.progress import Track
+from benchmarks.measure.stream import Gauge, Source
 from hierdiff.data import ImageData
 from hierdiff.data.cache import cache_folder
 from hierdiff.data.order import evaluation_rows
@@ -36,7 +34,7 @@ from hierdiff.metrics.reference import (
     with_features,
 )
 from hierdiff.metrics.scale import PixelGaussian
-from hierdiff.metrics.table import needs_features
+from hierdiff.metrics.table import check_reference, needs_features
 from hierdiff.metrics.weights import located
 from hierdiff.noise import from_generator, generator_of
 from hierdiff.processes import ALONE, Processes
@@ -122,17 +120,33 @@ def check_sides(given: Iterable[Resolution], resolutions: Sequence[Resolution]) 
         )
 
 
+def check_foreign(
+    files: Mapping[Resolution, str | Path],
+    resolutions: Sequence[Resolution],
+    extractor: Extractor,
+    metrics: Iterable[str],
+) -> None:
+    """Refuses reference files that do not fit what is measured.
+
+    Raises:
+        ValueError: where one lacks what a metric needs, or is of none of the resolutions.
+    """
+    check_sides(files, resolutions)
+    for side, path in files.items():
+        reference = read_moments(path, extractor, side)
+        for name in metrics:
+            if name != ATTRIBUTES:
+                check_reference(name, reference)
+
+
 def scale_rows(
     data: ImageData,
-    extractor: Extractor,
-    references: Mapping[Resolution, Reference],
+    gauge: Gauge,
     n: int,
     *,
     seed: int,
     folder: Path,
-    track: Track,
     metrics: Sequence[str] = ("fd",),
-    processes: Processes = ALONE,
 ) -> dict[str, Rows]:
     """Real test images, and a Gaussian with the training pixels' mean and covariance.
 
@@ -140,15 +154,13 @@ def scale_rows(
     levels of one method there is none. Of real images there are no more than the test part has: a
     row says its own number. A collective call of the processes.
     """
-    sides, metrics, test = list(references), list(metrics), data.part("test")
-    conditions = EvaluationConditions(test)
-    hashes = [references[side].hash for side in sides]
-    identity = [extractor.key, hashes, metrics, PROTOCOL, SCHEMA]
+    sides, metrics, test = list(gauge.references), list(metrics), data.part("test")
+    conditions, processes = EvaluationConditions(test), gauge.processes
+    hashes = [reference.hash for reference in gauge.references.values()]
+    identity = [gauge.extractor.key, hashes, metrics, PROTOCOL, SCHEMA]
     if ATTRIBUTES in metrics:
-        identity += [
-            part_meter(conditions, extractor, references).identity,
-            sorted(test.condition_codes),
-        ]
+        parts_of = part_meter(conditions, gauge.extractor, gauge.references)
+        identity += [parts_of.identity, sorted(test.condition_codes)]
     parts = [*identity, n, seed, data.sha256]
     place = folder / f"scale-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
     known = processes.agree(lambda: _known_rows(place))
@@ -170,8 +182,7 @@ def scale_rows(
     }
     rows = {}
     for kind, source in sources.items():
-        meter = Meter(extractor, references, metrics, conditions)
-        found = merge_seeds([measure_source(source, meter, Kept(processes=processes), track)])
+        found = merge_seeds([gauge.rows(source, metrics, conditions)])
         rows[kind] = [row for row in found if row.view == POOLED]
     if processes.first:
         write_json(place, {kind: [row.plain() for row in found] for kind, found in rows.items()})

@@ -16,16 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.conditions import EvaluationConditions
-from benchmarks.measure.samples import BATCH, PACK, Draw, blocks
-from benchmarks.progress import Track
-from hierdiff.data import ImageData
+from benchmarks.measure.samples import BATCH, Draw, blocks
+from benchmarks.measure.stream import Gauge
 from hierdiff.data.order import evaluation_rows
 from hierdiff.files.atomic import write_figure
 from hierdiff.images import to_float, to_uint8
 from hierdiff.levels import down
 from hierdiff.methods import Method
-from hierdiff.processes import ALONE, Processes
 from hierdiff.resolution import place_of, px, resolution_of, sides_of, text_of
 
 GENERATED, REAL = "generated", "real"
@@ -53,24 +50,10 @@ def radial_power(images: Float[Tensor, "n c h w"]) -> Float[Tensor, " k"]:
     return torch.stack([power[cycles == band].mean() for band in bands])
 
 
-def spectra(
-    method: Method,
-    data: ImageData,
-    *,
-    n: int,
-    seed: int,
-    precision: str,
-    pack: int = PACK,
-    track: Track,
-    processes: Processes = ALONE,
-) -> list[dict[str, Any]]:
-    """A row for each source and frequency, of the finest images.
-
-    data: the test images, whose conditions are used, and which are the real ones. A collective call
-    of the processes; all of them get the rows.
-    """
-    conditions, finest = EvaluationConditions(data), method.resolutions[0]
-    draw = Draw(method, conditions, seed, precision, pack)
+def spectra(draw: Draw, gauge: Gauge, n: int) -> list[dict[str, Any]]:
+    """A row for each source and frequency, of n finest images, and of those whose conditions they
+    have. A collective call of the processes; all of them get the rows."""
+    data, finest = draw.conditions.data, draw.method.resolutions[0]
 
     def real(numbers: range) -> Tensor:
         images = data.batch(evaluation_rows(len(data), numbers)).images
@@ -82,14 +65,14 @@ def spectra(
     }
     rows = []
     for name, images_of in sources.items():
-        todo = blocks(n, BATCH, pack)
-        made = processes.deal(todo, partial(_power, images_of))
-        shown = track(made, f"spectrum of {name} images", len(todo)) if processes.first else made
+        todo = blocks(n, BATCH, draw.pack)
+        made = gauge.processes.deal(todo, partial(_power, images_of))
+        shown = gauge.track(made, f"spectrum of {name} images", len(todo))
         power = sum(len(numbers) / n * one for numbers, one in shown)
         about = {"source": name, "metric": "power", **place_of(finest), "n": n}
         values = power.tolist() if isinstance(power, Tensor) else ()
         rows += [{**about, "frequency": k, "value": value} for k, value in enumerate(values, 1)]
-    return processes.agree(lambda: rows)
+    return gauge.processes.agree(lambda: rows)
 
 
 def _power(images_of: Callable[[range], Tensor], numbers: range) -> Tensor:

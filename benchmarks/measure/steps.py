@@ -7,23 +7,16 @@ teacher. Every point has the same noise and conditions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.conditions import EvaluationConditions
-from benchmarks.measure.kept import Kept
-from benchmarks.measure.quality import Meter
-from benchmarks.measure.samples import PACK, Draw
-from benchmarks.measure.stream import Source, measure_source
-from benchmarks.progress import Track
-from hierdiff.data import ImageData
+from benchmarks.measure.samples import Draw
+from benchmarks.measure.stream import Gauge, Source
 from hierdiff.files.atomic import write_figure
 from hierdiff.methods import Method
-from hierdiff.metrics.extractors import Extractor
 from hierdiff.metrics.quality import NATIVE
-from hierdiff.metrics.reference import Reference
-from hierdiff.processes import ALONE, Processes
-from hierdiff.resolution import Resolution, px
+from hierdiff.resolution import px
 
 
 def check_steps(method: Method) -> None:
@@ -40,39 +33,26 @@ def check_steps(method: Method) -> None:
 
 
 def quality_by_steps(
-    method: Method,
-    data: ImageData,
-    extractor: Extractor,
-    references: Mapping[Resolution, Reference],
-    *,
-    n: int,
-    steps: Sequence[int] | None,
-    seed: int,
-    precision: str,
-    pack: int = PACK,
-    track: Track,
-    processes: Processes = ALONE,
+    method: Method, draw: Draw, gauge: Gauge, n: int, steps: Sequence[int] | None
 ) -> list[dict[str, Any]]:
-    """A row with a distance of the finest images for each contrast and number of steps.
+    """A row with a distance of n finest images for each contrast and number of steps.
 
-    data: the test images, whose conditions are used. steps: None for those of the method. A
-    collective call of the processes; all of them get the rows.
+    draw: how its images are drawn. steps: None for those of the method. A collective call of the
+    processes; all of them get the rows.
     """
     rows = []
-    conditions = EvaluationConditions(data)
     for name, part in method.contrasts.items():
         for count in sorted(method.few_steps if steps is None else steps):
-            draw = Draw(part, conditions, seed, precision, pack, count)
-            meter = Meter(extractor, references, conditions=conditions)
-            source = Source(f"{name or 'samples'} in {count} steps", n, draw, pack=pack)
-            found = measure_source(source, meter, Kept(processes=processes), track)
+            make = replace(draw, method=part, steps=count)
+            source = Source(f"{name or 'samples'} in {count} steps", n, make, pack=draw.pack)
+            found = gauge.rows(source, conditions=draw.conditions)
             about = {"stage": name, "steps": count}
             rows += [
                 {**about, **row.plain()}
                 for row in found
                 if row.view == NATIVE and row.level == method.resolutions[0]
             ]
-    return processes.agree(lambda: rows)
+    return gauge.processes.agree(lambda: rows)
 
 
 def write_steps_picture(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -7,15 +7,21 @@ blocks that were under way and nothing else, and never are all images in memory.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from benchmarks.conditions import Conditions
 from benchmarks.measure.kept import Kept
 from benchmarks.measure.quality import Meter, Rows, merge_seeds
 from benchmarks.measure.samples import BATCH, PACK, PixelImages, blocks
-from benchmarks.progress import Track, track
+from benchmarks.progress import Track, quiet, track
+from hierdiff.metrics.extractors import Extractor
+from hierdiff.metrics.fidelity import FeatureSource
 from hierdiff.metrics.quality import Quality
+from hierdiff.metrics.reference import Reference, feature_batches
+from hierdiff.processes import ALONE, Processes
+from hierdiff.resolution import Resolution
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +45,39 @@ class Source:
     close: Callable[[], None] | None = None
 
 
-def measure_source(source: Source, meter: Meter, kept: Kept, follow: Track = track) -> Rows:
+@dataclass(frozen=True)
+class Gauge:
+    """What images are measured with.
+
+    extractor: on its device. references: statistics of real images by resolution. processes: which
+    measure together. silent: shows no progress, inside of work that shows its own. features: see
+    `FidelityMeter`.
+    """
+
+    extractor: Extractor
+    references: Mapping[Resolution, Reference]
+    processes: Processes = ALONE
+    silent: bool = False
+    features: FeatureSource = feature_batches
+
+    @property
+    def track(self) -> Track:
+        """Progress, of the first process."""
+        return track if self.processes.first and not self.silent else quiet
+
+    def rows(
+        self,
+        source: Source,
+        metrics: Sequence[str] = ("fd",),
+        conditions: Conditions | None = None,
+        kept: Kept | None = None,
+    ) -> Rows:
+        """One row of a source for each level, view and metric; see `Meter` and `measure_source`."""
+        meter = Meter(self.extractor, self.references, metrics, conditions, self.features)
+        return measure_source(source, meter, kept or Kept(processes=self.processes), self.track)
+
+
+def measure_source(source: Source, meter: Meter, kept: Kept, follow: Track = quiet) -> Rows:
     """The rows of all images of a source, going on from what was kept; none on other processes than
     the first.
 
@@ -53,9 +91,7 @@ def measure_source(source: Source, meter: Meter, kept: Kept, follow: Track = tra
         images = source.make(numbers)
         return meter.extract(images, numbers), images if numbers.start < source.seen else None
 
-    made = processes.deal(todo, make)
-    shown = follow(made, source.what, len(todo)) if processes.first else made
-    for numbers, (outputs, images) in shown:
+    for numbers, (outputs, images) in follow(processes.deal(todo, make), source.what, len(todo)):
         if images is not None and source.look is not None:
             source.look(numbers, images)
         meter.take(outputs, numbers)

@@ -58,7 +58,7 @@ class Record:
     selection: candidates for guidance, steps and average, compared on samples of their own, the one
         whose options the row has marked; () where nothing was selected.
     training: images, FLOPs and seconds that were planned and spent, in all and by stage; notes.
-    analysis: by name, what was looked at beside the row (`benchmarks.measure.exposure`).
+    analysis: by name, what was looked at beside the row (`benchmarks.measure.analyses`).
     failure: why the run ended without its numbers, in one sentence.
     path, edited: where it was read, and whether its content no longer matches its hash.
     """

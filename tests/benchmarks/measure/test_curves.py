@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.conditions import EvaluationConditions
 from benchmarks.measure.curves import learning_curves, loss_identity, validation_loss
 from benchmarks.measure.kept import Kept
+from benchmarks.measure.samples import Draw
 from benchmarks.measure.scale import real_references
+from benchmarks.measure.stream import Gauge
 from benchmarks.plan.plan import Plan, StagePlan
-from benchmarks.progress import quiet
 from benchmarks.settings import Curve
 from hierdiff.metrics.extractors import RandomConv
 from hierdiff.training.format import unpacked, write_packed
@@ -21,6 +23,16 @@ STAGES = [StagePlan("4", 4, 0.0, [(5, 10.0)]), StagePlan("8x4", 4, 0.0, [(7, 100
 PLAN = Plan({}, 12, 2, STAGES, 0.0)
 
 
+def curves(folder, method, plan, wanted, data, gauge):
+    draw = Draw(method, EvaluationConditions(data), 0, "32-true")
+    return learning_curves(folder, method, draw, gauge, plan=plan, wanted=wanted, kept=Kept())
+
+
+def losses_alone(folder, plan):
+    gauge = Gauge(RandomConv(width=4), {})
+    return curves(folder, built(), plan, Curve(0, [], 10), images(), gauge)
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """Of a network that grows from 4 px to 8 px: two snapshots in each stage, two averages."""
@@ -28,10 +40,7 @@ def rows(tmp_path_factory):
     run(folder, GROWN, snapshots=2)
     data, extractor = images(), RandomConv(width=4)
     references = real_references(data, extractor, (8, 4), folder)
-    return learning_curves(
-        folder, built(GROWN), PLAN, data, extractor, references,
-        wanted=WANTED, seed=0, precision="32-true", track=quiet, kept=Kept(),
-    )  # fmt: skip
+    return curves(folder, built(GROWN), PLAN, WANTED, data, Gauge(extractor, references))
 
 
 def test_every_snapshot_and_average_has_its_losses(rows):
@@ -82,11 +91,8 @@ def test_a_student_whose_teacher_is_not_there_has_no_validation_loss(tmp_path, c
     node = {**NODE, "objective": objective}
     run(folder, node, snapshots=1, steps=2)
     data, extractor = images(), RandomConv(width=4)
-    rows = learning_curves(
-        folder, built(node), Plan({}, 2, 2, STAGES[1:], 0.0), data, extractor,
-        real_references(data, extractor, (8, 4), tmp_path),
-        wanted=WANTED, seed=0, precision="32-true", track=quiet, kept=Kept(),
-    )  # fmt: skip
+    gauge = Gauge(extractor, real_references(data, extractor, (8, 4), tmp_path))
+    rows = curves(folder, built(node), Plan({}, 2, 2, STAGES[1:], 0.0), WANTED, data, gauge)
     assert rows and all(row.metric != "validation loss" for row in rows)
     assert "its teacher is not kept with it" in caplog.text
 
@@ -100,22 +106,14 @@ def test_losses_of_other_processes_are_other_quantities():
 
 def test_without_samples_the_loss_alone_is_measured(tmp_path):
     run(tmp_path, snapshots=1)
-    rows = learning_curves(
-        tmp_path, built(), Plan({}, 12, 2, STAGES[1:], 0.0), images(), RandomConv(width=4), {},
-        wanted=Curve(0, [], 10), seed=0, precision="32-true",
-        track=quiet, kept=Kept(),
-    )  # fmt: skip
+    rows = losses_alone(tmp_path, Plan({}, 12, 2, STAGES[1:], 0.0))
     assert {row.metric for row in rows} == {"validation loss"}
 
 
 def test_operations_that_are_unknown_are_none(tmp_path):
     run(tmp_path, snapshots=1)
     stages = [StagePlan("8x4", 4, 0.0, [(12, None)])]
-    rows = learning_curves(
-        tmp_path, built(), Plan({}, 12, 2, stages, None), images(), RandomConv(width=4), {},
-        wanted=Curve(0, [], 10), seed=0, precision="32-true",
-        track=quiet, kept=Kept(),
-    )  # fmt: skip
+    rows = losses_alone(tmp_path, Plan({}, 12, 2, stages, None))
     assert {row.flops for row in rows} == {None} and rows[-1].images == 48
 
 
@@ -143,10 +141,6 @@ def test_a_damaged_snapshot_is_left_out_and_named(damage, tmp_path, caplog):
     first = min((tmp_path / SNAPSHOTS).glob("step_*_ema_0.safetensors"))
     damage(first)
     with caplog.at_level("WARNING"):
-        rows = learning_curves(
-            tmp_path, built(), Plan({}, 12, 2, STAGES[1:], 0.0), images(), RandomConv(width=4), {},
-            wanted=Curve(0, [], 10), seed=0, precision="32-true",
-            track=quiet, kept=Kept(),
-        )  # fmt: skip
+        rows = losses_alone(tmp_path, Plan({}, 12, 2, STAGES[1:], 0.0))
     assert {row.step for row in rows if row.half_life == 0} == {12}
     assert f"leaves out {first}" in caplog.text

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.conditions import EvaluationConditions
 from benchmarks.measure.experts import (
     Watched,
     check_experts,
@@ -13,6 +14,7 @@ from benchmarks.measure.experts import (
     watch_experts,
     write_experts_picture,
 )
+from benchmarks.measure.samples import Draw
 from hierdiff.data import ImageData
 from hierdiff.denoisers.protocol import Routes
 from hierdiff.methods import methods
@@ -39,7 +41,7 @@ def watched(tmp_path_factory):
     torch.manual_seed(0)
     method = tiny.randomised(methods.build(node, offered=data.facts)).eval()
     check_experts(method)
-    return watch_experts(method, data, n=5, seed=0, precision="32-true")
+    return watch_experts(method, Draw(method, EvaluationConditions(data), 0, "32-true"), 5)
 
 
 def test_each_call_is_seen_with_the_rows_that_have_words_alone(watched):

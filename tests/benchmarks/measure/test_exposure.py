@@ -3,14 +3,17 @@
 import pytest
 import torch
 
+from benchmarks.conditions import EvaluationConditions
 from benchmarks.measure.exposure import (
     SOURCES,
     check_exposure,
     exposure_bias,
     gaps,
     upsamplers,
-    write_picture,
+    write_exposure_picture,
 )
+from benchmarks.measure.samples import Draw
+from benchmarks.measure.stream import Gauge
 from hierdiff.methods import methods
 from hierdiff.metrics.extractors import extractors
 from hierdiff.metrics.reference import references
@@ -31,14 +34,12 @@ def cascade(**bridge):
     return method
 
 
-def analysed(method, n=12, **options):
+def analysed(method, n=12, log_snrs=(6.0, 0.0)):
     data, extractor = images(n), extractors.build({"name": "random_conv"})
     batches = [torch.from_numpy(data.images)]
     reference = references(batches, extractor, [8], data=data.sha256, split="train")
-    told = {"n": n, "log_snrs": [6.0, 0.0], "seed": 0, "precision": "32-true", **options}
-    return exposure_bias(
-        method, data, extractor, reference, track=lambda items, what, total: items, **told
-    )
+    draw = Draw(method, EvaluationConditions(data), 0, "32-true")
+    return exposure_bias(method, draw, Gauge(extractor, reference), n, log_snrs)
 
 
 def test_every_level_is_measured_on_real_and_on_generated_input(tmp_path):
@@ -49,7 +50,7 @@ def test_every_level_is_measured_on_real_and_on_generated_input(tmp_path):
     assert {row["stage"] for row in rows} == {"4to8"} and {row["resolution"] for row in rows} == {8}
     values = {(row["source"], row["level"]): row["value"] for row in rows}
     assert gaps(rows, method) == {"4to8": values["generated", 3] - values["real", 3]}
-    write_picture(tmp_path / "bias.png", rows, {"4to8": 3.0})
+    write_exposure_picture(tmp_path / "bias.png", rows, {"4to8": 3.0})
     assert (tmp_path / "bias.png").stat().st_size > 1000
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.conditions import EvaluationConditions
 from benchmarks.measure.pictures import FRAMES, SHOWN, film
+from benchmarks.measure.samples import Draw
 from hierdiff.methods import Generator
 from tests import tiny
 from tests.training.runs import images
@@ -18,6 +19,6 @@ def test_a_film_strip_shows_every_level_from_noise_to_image(name):
     assert isinstance(stage, Generator)
     sides = sorted({side for part in stage.chain for side in part.resolutions}, reverse=True)
     assert len(sides) == (1 if name == "end_to_end" else 2)
-    data = images(4)
-    strip = np.asarray(film(stage, EvaluationConditions(data), seed=0, precision="32-true"))
+    draw = Draw(stage, EvaluationConditions(images(4)), 0, "32-true")
+    strip = np.asarray(film(stage, draw))
     assert strip.shape[0] / strip.shape[1] == pytest.approx(SHOWN * len(sides) / FRAMES, rel=0.1)

@@ -14,6 +14,7 @@ from benchmarks.measure import scale as scales
 from benchmarks.measure.quality import average_seeds, quality, settle_metrics
 from benchmarks.measure.samples import Draw, blocks, real_images
 from benchmarks.measure.scale import real_references, scale_rows
+from benchmarks.measure.stream import Gauge
 from hierdiff.data.critters.law import LAW
 from hierdiff.data.law import Law
 from hierdiff.data.order import evaluation_rows
@@ -243,17 +244,16 @@ def test_the_identity_says_under_which_rows_images_were_made(data, extractor):
 def test_more_samples_than_test_images_are_measured_beside_all_of_those(data, extractor, tmp_path):
     """The Gaussian is as many as the samples; real images say that they are fewer."""
     reference, test = refs(data, extractor), data.part("test")
-    options = {"seed": 0, "folder": tmp_path, "track": lambda items, what, total: items}
-    found = scale_rows(data, extractor, reference, 100, **options)
+    found = scale_rows(data, Gauge(extractor, reference), 100, seed=0, folder=tmp_path)
     counts = {kind: {row.n for row in rows} for kind, rows in found.items()}
     assert counts == {"real": {len(test)}, "gaussian": {100}}
     real, gaussian = found["real"][0].identity, found["gaussian"][0].identity
     assert real != gaussian and (real.apart_from_count() == gaussian.apart_from_count())
 
 
-def scale(data, extractor, folder, metrics=METRICS, **options):
-    told = {"seed": 0, "folder": folder, "track": lambda items, what, total: items, **options}
-    return scale_rows(data, extractor, refs(data, extractor), 10, metrics=metrics, **told)
+def scale(data, extractor, folder, metrics=METRICS, seed=0):
+    gauge = Gauge(extractor, refs(data, extractor))
+    return scale_rows(data, gauge, 10, seed=seed, folder=folder, metrics=metrics)
 
 
 def test_the_scale_has_the_metrics_of_the_rows_but_those_within_a_method(data, extractor, tmp_path):
@@ -286,7 +286,7 @@ def test_the_scale_is_kept_for_its_metrics(data, extractor, tmp_path, monkeypatc
     def again(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(scales, "measure_source", again)
+    monkeypatch.setattr(Gauge, "rows", again)
     assert scale(data, extractor, tmp_path) == first
     for change in ({"seed": 1}, {"metrics": ["kd", "fd"]}):
         with pytest.raises(AssertionError, match="measured again"):

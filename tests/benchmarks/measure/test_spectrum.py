@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.conditions import EvaluationConditions
+from benchmarks.measure.samples import Draw
 from benchmarks.measure.spectrum import (
     check_spectrum,
     radial_power,
     spectra,
     write_spectrum_picture,
 )
-from benchmarks.progress import quiet
+from benchmarks.measure.stream import Gauge
 from benchmarks.report.parts import LabelledRecord
 from benchmarks.report.plots import option_charts, spectrum_charts
+from hierdiff.metrics.extractors import RandomConv
 from tests import tiny
 from tests.benchmarks.rows import cost, quality, record
 from tests.training.runs import built, images
@@ -41,8 +44,8 @@ def test_a_wave_has_its_power_at_its_own_frequency_and_a_constant_has_none():
 @pytest.fixture(scope="module")
 def rows():
     method = tiny.randomised(built())
-    data = images(40).part("test")
-    return spectra(method, data, n=8, seed=0, precision="32-true", pack=4, track=quiet)
+    conditions = EvaluationConditions(images(40).part("test"))
+    return spectra(Draw(method, conditions, 0, "32-true", pack=4), Gauge(RandomConv(), {}), 8)
 
 
 def test_both_sources_have_a_row_for_each_frequency_of_the_finest_images(rows):

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.conditions import EvaluationConditions
+from benchmarks.measure.samples import Draw
 from benchmarks.measure.scale import real_references
 from benchmarks.measure.steps import check_steps, quality_by_steps, write_steps_picture
+from benchmarks.measure.stream import Gauge
 from benchmarks.phases import trained_before
-from benchmarks.progress import quiet
 from benchmarks.report.parts import LabelledRecord
 from benchmarks.report.plots import steps_charts
 from hierdiff.methods import Method
@@ -38,10 +40,8 @@ def rows(tmp_path_factory):
     seen: list[int] = []
     method = Contrasted(*(tiny.randomised(built(), seed) for seed in (0, 1)))
     method.stages[-1].denoiser.register_forward_hook(lambda *_: seen.append(1))
-    found = quality_by_steps(
-        method, data.part("test"), extractor, references,
-        n=8, steps=[2, 1], seed=0, precision="32-true", pack=4, track=quiet,
-    )  # fmt: skip
+    draw = Draw(method, EvaluationConditions(data.part("test")), 0, "32-true", pack=4)
+    found = quality_by_steps(method, draw, Gauge(extractor, references), 8, [2, 1])
     return found, len(seen)
 
 

@@ -9,11 +9,9 @@ import torch.multiprocessing as mp
 from benchmarks.conditions import EvaluationConditions
 from benchmarks.measure.exposure import exposure_bias
 from benchmarks.measure.kept import Kept
-from benchmarks.measure.quality import Meter
 from benchmarks.measure.samples import Draw, sample_facts, stored_form
 from benchmarks.measure.scale import real_references, scale_rows
-from benchmarks.measure.stream import Source, measure_seeds, measure_source
-from benchmarks.progress import quiet
+from benchmarks.measure.stream import Gauge, Source, measure_seeds
 from hierdiff.files.samples import Samples
 from hierdiff.metrics.extractors import RandomConv
 from hierdiff.processes import ALONE, Processes
@@ -21,7 +19,6 @@ from tests.benchmarks.measure.test_exposure import cascade
 from tests.training.runs import images
 
 N, METRICS = 70, ["fd", "kd", "pr", "consistency"]
-OPTIONS = {"seed": 0, "precision": "32-true"}
 
 
 def everything(processes, folder, batch):
@@ -30,10 +27,8 @@ def everything(processes, folder, batch):
     data, extractor, method = images(60), RandomConv(width=12), cascade()
     test = data.part("test")
     references = real_references(data, extractor, [8, 4], folder, processes=processes)
-    scale = scale_rows(
-        data, extractor, references, N,
-        seed=0, folder=folder, track=quiet, metrics=METRICS, processes=processes,
-    )  # fmt: skip
+    gauge = Gauge(extractor, references, processes)
+    scale = scale_rows(data, gauge, N, seed=0, folder=folder, metrics=METRICS)
     kept = Kept(folder / "kept.safetensors", "k", processes)
 
     def measure_seed(seed):
@@ -45,15 +40,11 @@ def everything(processes, folder, batch):
             seen=N,
             close=lambda: stored.close(sample_facts(conditions, seed, range(N))),
         )  # fmt: skip
-        return measure_source(
-            source, Meter(extractor, references, METRICS, conditions), kept, quiet
-        )
+        return gauge.rows(source, METRICS, conditions, kept)
 
     rows = measure_seeds(measure_seed, (0, 1), kept)
-    bias = exposure_bias(
-        method, test, extractor, references,
-        n=20, log_snrs=[6.0], track=quiet, processes=processes, **OPTIONS,
-    )  # fmt: skip
+    draw = Draw(method, EvaluationConditions(test), 0, "32-true")
+    bias = exposure_bias(method, draw, gauge, 20, [6.0])
     return {
         "samples": [row.plain() for row in rows],
         **{kind: [row.plain() for row in found] for kind, found in scale.items()},
