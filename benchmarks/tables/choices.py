@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 
+from benchmarks.tables.select import where
 from hierdiff.results.record import FILE, Record
 
 
@@ -14,13 +15,7 @@ def select(records: Iterable[Record], conditions: Iterable[str]) -> list[Record]
     Raises:
         ValueError: where a condition has another form, or names another field.
     """
-    selected = list(records)
-    for condition in conditions:
-        name, _, values = condition.partition("=")
-        if name not in ("name", "method", "data", "budget") or not values:
-            raise ValueError(f"--where {condition!r}: write name=, method=, data= or budget=VALUE")
-        selected = [record for record in selected if getattr(record, name) in values.split(",")]
-    return selected
+    return where(records, conditions, ("name", "method", "data", "budget"), "--where")
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:

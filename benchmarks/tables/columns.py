@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from benchmarks.tables.captions import budget
 from benchmarks.tables.costs import PARTS, CostColumn
@@ -17,65 +17,70 @@ from hierdiff.resolution import Name, finest_first, px
 from hierdiff.results.cost import ALONE, Cost
 from hierdiff.results.record import Record
 
-OUT_OF_MEMORY, OOM = "out of memory", "OOM"  # how such a reason begins, what a cell says
+T = TypeVar("T")
 Cells = dict[Column, dict[str, Any]]  # by column and row
 
 
-def columns_of(
-    rows: Mapping[str, Record], wanted: Preset, metrics: Sequence[str]
-) -> tuple[Cells, Spreads, Spreads]:
-    """Cells of what was measured; the spread over seeds, and that over repeats of a timing."""
-    columns: Cells = {}
-    spread: Spreads = {}
-    noise: Spreads = {}
-    for group, level, part in groups_of(rows.values(), wanted):
-        found = quality_columns(group, rows, level, metrics) if part is None else {}
-        for column, qualities in found.items():
+class Measured(NamedTuple):
+    """cells: what was measured. spread: over seeds. noise: over repeats of a timing. words: instead
+    of a cost that ended without a number, `OOM` where memory ran out."""
+
+    cells: Cells
+    spread: Spreads
+    noise: Spreads
+    words: dict[Column, dict[str, str]]
+
+
+def columns_of(rows: Mapping[str, Record], wanted: Preset, metrics: Sequence[str]) -> Measured:
+    """The columns of what was measured, by group: quality, costs, their parts; then budgets."""
+    found = Measured({}, {}, {}, {})
+    for group, level, part, costs in groups_of(rows.values(), wanted):
+        shown = quality_columns(group, rows, level, metrics) if part is None else {}
+        for column, qualities in shown.items():
             same_identity(column.heading, qualities)
-            columns[column] = {row: q.value for row, q in qualities.items()}
-            spread[column] = {
-                row: known for row, q in qualities.items() if (known := spread_of(q)) is not None
-            }
-        for cost in costs_of(rows.values(), level, wanted):
+            found.cells[column] = {row: q.value for row, q in qualities.items()}
+            found.spread[column] = _known({row: spread_of(q) for row, q in qualities.items()})
+        taken = [(row, c) for row, record in rows.items() for c in costs_at(record, level, part)]
+        for cost in costs:
             column = cost.column(group)
-            taken = cost_column(rows, level, part, cost)
+            own = {row: c for row, c in taken if cost.value(c) is not None}
+            numbers = _known({row: cost.value(c) for row, c in own.items()})
             if cost.hardware:
-                same_hardware(column.heading, rows, taken)
-            columns[column] = {
-                row: number * cost.factor
-                for row, c in taken.items()
-                if (number := cost.value(c)) is not None
-            }
-            noise[column] = {
-                row: known for row, c in taken.items() if (known := cost.spread(c)) is not None
-            }
+                same_hardware(column.heading, rows, own)
+            found.cells[column] = {row: number * cost.factor for row, number in numbers.items()}
+            found.noise[column] = _known({row: cost.spread(c) for row, c in own.items()})
+            found.words[column] = {row: word for row, c in taken if (word := cost.failure_word(c))}
         if wanted.parts:
-            columns |= {Column(group, k): own for k, own in part_columns(rows, level, part).items()}
+            parts = part_columns(rows, level, part).items()
+            found.cells.update({Column(group, what): cells for what, cells in parts})
     for when, what in wanted.budgets:
         unit, factor = UNITS[what]
-        columns[Column(when, unit)] = {
-            row: amount / factor
-            for row, record in rows.items()
-            if (amount := budget(record, when, what)) is not None
-        }
-    return columns, spread, noise
+        amounts = _known({row: budget(record, when, what) for row, record in rows.items()})
+        found.cells[Column(when, unit)] = {row: x / factor for row, x in amounts.items()}
+    return found
 
 
-def groups_of(records: Iterable[Record], wanted: Preset) -> Iterator[tuple[str, Name, str | None]]:
-    """Name, level and part of each column group: the levels, and in a table without quality the
-    parts of a trajectory that were measured alone."""
+def _known(values: Mapping[str, T | None]) -> dict[str, T]:
+    return {row: value for row, value in values.items() if value is not None}
+
+
+def groups_of(
+    records: Iterable[Record], wanted: Preset
+) -> Iterator[tuple[str, Name, str | None, Sequence[CostColumn]]]:
+    """Name, level, part and costs of each column group: the levels, and in a table without quality
+    the parts of a trajectory that were measured alone."""
     records = list(records)
-    for level in levels_in(records):
-        yield px(level), level, None
-    for level in levels_in(records) if wanted.metrics == "none" else ():
+    levels = levels_in(records)
+    for level in levels:
+        yield (
+            px(level),
+            level,
+            None,
+            wanted.costs if level == levels[0] or not wanted.finest else (),
+        )
+    for level in levels if wanted.metrics == "none" else ():
         if any(costs_at(record, level, ALONE) for record in records):
-            yield f"network {ALONE} {px(level)}", level, ALONE
-
-
-def costs_of(records: Iterable[Record], level: Name, wanted: Preset) -> tuple[CostColumn, ...]:
-    """The cost columns of a level under a preset."""
-    finest = level == levels_in(records)[0]
-    return wanted.costs if finest or not wanted.finest else ()
+            yield f"network {ALONE} {px(level)}", level, ALONE, wanted.costs
 
 
 def costs_at(record: Record, level: Name, part: str | None) -> list[Cost]:
@@ -95,20 +100,6 @@ def spread_of(q: Quality) -> Spread | None:
     if q.within is not None and q.draws is not None:
         parts["sampling seeds"] = (q.within**2 / q.draws, q.draws - 1)
     return Spread(sd, count, parts)
-
-
-def failures_of(rows: Mapping[str, Record], wanted: Preset) -> dict[Column, dict[str, str]]:
-    """Costs that ended without a number, by row: `OOM` where memory ran out."""
-    words: dict[Column, dict[str, str]] = {}
-    for group, level, part in groups_of(rows.values(), wanted):
-        for cost in costs_of(rows.values(), level, wanted):
-            for row, record in rows.items():
-                for c in costs_at(record, level, part):
-                    reason = cost.failure(c)
-                    if reason is not None and cost.value(c) is None and cost.always:
-                        word = OOM if reason.startswith(OUT_OF_MEMORY) else "failed"
-                        words.setdefault(cost.column(group), {})[row] = word
-    return words
 
 
 def levels_in(records: Iterable[Record]) -> list[Name]:
@@ -166,20 +157,8 @@ def direction(metric: str, records: Iterable[Record]) -> str | None:
     return next((q.better for q in rows if q.metric == metric), None)
 
 
-def cost_column(
-    rows: Mapping[str, Record], level: Name, part: str | None, cost: CostColumn
-) -> dict[str, Cost]:
-    """The cost row of each table row that has this cost at a level."""
-    return {
-        row: c
-        for row, record in rows.items()
-        for c in costs_at(record, level, part)
-        if cost.value(c) is not None
-    }
-
-
 def part_columns(
-    rows: Mapping[str, Record], level: Name, part: str | None = None
+    rows: Mapping[str, Record], level: Name, part: str | None
 ) -> dict[str, dict[str, float]]:
     """The numbers of the parts of a sample and of the batch sizes that were tried."""
     columns: dict[str, dict[str, float]] = {}

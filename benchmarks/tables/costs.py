@@ -11,9 +11,8 @@ from benchmarks.tables.layout import Column, Spread
 from hierdiff.metrics.timing import is_unsteady
 from hierdiff.results.cost import Cost
 
-ALIKE = (
-    0.02  # relative difference below which memory counts as equal: it varies so much between runs
-)
+ALIKE = 0.02  # relative difference of memory that counts as equal: it varies so much between runs
+OUT_OF_MEMORY, OOM = "out of memory", "OOM"  # how such a reason begins, what a cell says
 
 
 @cache
@@ -53,14 +52,14 @@ class CostColumn:
         number: float | None = getattr(cost, self.key)
         return number
 
-    def failure(self, cost: Cost) -> str | None:
-        """Why a cost row lacks the numbers of the case, None where it does not."""
-        return cost.train_failure if self.case == "train" else cost.sample_failure
-
-    @property
-    def always(self) -> bool:
-        """Whether a finished case always has it."""
-        return self.key.endswith(("_images_per_s", "latency_s", "_memory_mib"))
+    def failure_word(self, cost: Cost) -> str | None:
+        """What stands in place of a number that a finished case always has; None where there is
+        one, or the case has not failed."""
+        reason = cost.train_failure if self.case == "train" else cost.sample_failure
+        always = self.key.endswith(("_images_per_s", "latency_s", "_memory_mib"))
+        if reason is None or not always or self.value(cost) is not None:
+            return None
+        return OOM if reason.startswith(OUT_OF_MEMORY) else "failed"
 
     @property
     def case(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from benchmarks.tables.costs import COSTS
 from benchmarks.tables.scale import SCALE
@@ -15,7 +15,47 @@ from hierdiff.results.hardware import hardware
 from hierdiff.results.record import Record
 
 Heading = tuple[str, str]  # group and heading of a column, whatever the view
-Condition = tuple[Identity, int | None, int | None]  # and numbers of images and of references
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a number was measured under.
+
+    what: the identity of a metric, or the hardware of a cost. n, against: numbers of images and of
+    references. real: whether it is of real images, which may be fewer than the others, since there
+    are no more of them (see `fewer_real`).
+    """
+
+    what: Identity | str
+    n: int | None = None
+    against: int | None = None
+    real: bool = False
+
+    @classmethod
+    def of(cls, q: Quality, real: bool = False) -> Condition:
+        """That of a quality row."""
+        return cls(q.identity, q.n, q.n_reference, real)
+
+    def __str__(self) -> str:
+        if isinstance(self.what, str):
+            return f"numbers from {self.what}"
+        return f"{str(self.what)!r} of {self.n} against {self.against} images"
+
+    @property
+    def is_vague(self) -> bool:
+        """Whether it does not say under the conditions of which rows images were made."""
+        return not isinstance(self.what, str) and self.what.rows is None
+
+    def fits(self, other: Condition) -> bool:
+        """Whether numbers of both may share a column."""
+        if isinstance(self.what, str) or isinstance(other.what, str):
+            return self.what == other.what
+        if (self.n, self.against) == (other.n, other.against) and self.what.fits(other.what):
+            return True
+        few, many = (self, other) if self.real else (other, self)
+        assert not isinstance(few.what, str) and not isinstance(many.what, str)
+        alike = few.what.apart_from_count().fits(many.what.apart_from_count())
+        return few.real and alike and (few.n or 0) < (many.n or 0)
 
 
 def one_dataset(records: Sequence[Record]) -> str:
@@ -36,45 +76,11 @@ def one_dataset(records: Sequence[Record]) -> str:
 def same_identity(column: str, found: Mapping[str, Quality]) -> None:
     """Refuses a column of several metric identities, numbers of images or of references.
 
-    Real images may be fewer, since there are no more of them (see `fewer_real`).
-
     Raises:
         ValueError: with both identities, and a row of each.
     """
-    seen: dict[Condition, str] = {}
-    # those that know their rows first, beside whom one that does not may stand
-    for row, q in sorted(found.items(), key=lambda one: one[1].identity.rows is None):
-        condition = _condition(q)
-        if row == SCALE["real"]:
-            about = q.identity.apart_from_count()
-            if any(_fewer(q, other, about) for other in found.values()):
-                continue
-        if condition not in seen and not any(_alike(condition, known) for known in seen):
-            seen[condition] = row
-    if len(seen) > 1:
-        (first, row), (second, other) = list(seen.items())[:2]
-        raise ValueError(
-            f"column {column!r} would mix {_identity(first)} ({row}) with {_identity(second)} "
-            f"({other}): leave one out by --where, or measure one again under the other's protocol"
-        )
-
-
-def _fewer(real: Quality, other: Quality, about: Identity) -> bool:
-    """Is a row of real images one of less images than the other, and else like it?"""
-    fewer = (real.n or 0) < (other.n or 0)
-    return fewer and other.identity.apart_from_count().fits(about)
-
-
-def _alike(one: Condition | str, other: Condition | str) -> bool:
-    """Are two conditions the same, but for rows that one does not know?"""
-    if isinstance(one, str) or isinstance(other, str):
-        return one == other
-    return one[0].fits(other[0]) and one[1:] == other[1:]
-
-
-def _identity(condition: Condition) -> str:
-    identity, n, n_reference = condition
-    return f"{str(identity)!r} of {n} against {n_reference} images"
+    conditions = {row: Condition.of(q, row == SCALE["real"]) for row, q in found.items()}
+    _one_condition(column, conditions, "measure one again under the other's protocol")
 
 
 def same_hardware(column: str, rows: Mapping[str, Record], found: Mapping[str, Cost]) -> None:
@@ -83,15 +89,24 @@ def same_hardware(column: str, rows: Mapping[str, Record], found: Mapping[str, C
     Raises:
         ValueError: with both, and a row of each.
     """
-    seen: dict[str, str] = {}
-    for row, c in found.items():
-        seen.setdefault(hardware(rows[row], c), row)
+    conditions = {row: Condition(hardware(rows[row], c)) for row, c in found.items()}
+    _one_condition(column, conditions, "measure both on one device")
+
+
+def _one_condition(column: str, found: Mapping[str, Condition], way_out: str) -> None:
+    seen: dict[Condition, str] = {}
+    # beside those that know their rows one that does not may stand, and fewer real images
+    for row, one in sorted(found.items(), key=lambda item: (item[1].real, item[1].is_vague)):
+        if not any(map(one.fits, seen)):
+            seen[one] = row
     if len(seen) > 1:
-        (first, row), (second, other) = list(seen.items())[:2]
-        raise ValueError(
-            f"column {column!r} would mix numbers from {first} ({row}) with numbers from {second} "
-            f"({other}): leave one out by --where, or measure both on one device"
-        )
+        first, second = list(seen.items())[:2]
+        raise ValueError(f"{_mixed(column, first, second)}: leave one out by --where, or {way_out}")
+
+
+def _mixed(column: str, one: tuple[Condition, str], other: tuple[Condition, str]) -> str:
+    sides = (f"{condition} ({name})" for condition, name in (one, other))
+    return f"column {column!r} would mix {' with '.join(sides)}"
 
 
 class Company:
@@ -103,21 +118,18 @@ class Company:
     """
 
     def __init__(self, records: Iterable[Record] = ()):
-        self.conditions: dict[
-            Heading, tuple[Condition | str, str]
-        ] = {}  # and the name of who has it
-        self.scale: dict[Heading, dict[Any, tuple[str, Quality]]] = {}  # kind and row, by condition
+        # of each heading the conditions, and who has them first
+        self.conditions: dict[Heading, dict[Condition, str]] = {}
+        self.scale: dict[Heading, dict[Condition, str]] = {}
         for record in records:
             self.add(record)
 
     def add(self, record: Record) -> None:
         """Takes a record in, whatever it says."""
-        for place, condition in column_conditions(record):
-            known = self.conditions.setdefault(place, (condition, record.name))[0]
-            if not isinstance(known, str) and known[0].rows is None:
-                self.conditions[place] = condition, record.name  # which may know them
-        for place, kind, row in _scale(record):
-            self.scale.setdefault(place, {}).setdefault((kind, _condition(row)), (kind, row))
+        for heading, condition in column_conditions(record):
+            self.conditions.setdefault(heading, {}).setdefault(condition, record.name)
+        for heading, condition, row in scale_conditions(record):
+            self.scale.setdefault(heading, {}).setdefault(condition, row)
 
     def check(self, record: Record) -> None:
         """Refuses a record that cannot share a table with these.
@@ -125,29 +137,29 @@ class Company:
         Raises:
             ValueError: with the column and both conditions.
         """
-        for place, condition in column_conditions(record):
-            known, name = self.conditions.get(place, (condition, ""))
-            if not _alike(known, condition):
-                raise ValueError(_mixed(place, known, name, condition, record.name))
-            for kind, row in self.scale.get(place, {}).values():
-                if not _beside(kind, row, condition):
-                    raise ValueError(
-                        _mixed(place, _condition(row), SCALE[kind], condition, record.name)
-                    )
-        for place, kind, row in _scale(record):
-            if place in self.conditions and not _beside(kind, row, self.conditions[place][0]):
-                known, name = self.conditions[place]
-                raise ValueError(_mixed(place, known, name, _condition(row), SCALE[kind]))
+        for heading, condition in column_conditions(record):
+            known = self.conditions.get(heading, {}) | self.scale.get(heading, {})
+            _check_fits(heading, known, (condition, record.name))
+        for heading, condition, row in scale_conditions(record):
+            _check_fits(heading, self.conditions.get(heading, {}), (condition, row))
 
 
-def column_conditions(record: Record) -> Iterator[tuple[Heading, Condition | str]]:
+def _check_fits(
+    heading: Heading, known: Mapping[Condition, str], new: tuple[Condition, str]
+) -> None:
+    for one in known.items():
+        if not new[0].fits(one[0]):
+            raise ValueError(_mixed(" ".join(filter(None, heading)), one, new))
+
+
+def column_conditions(record: Record) -> Iterator[tuple[Heading, Condition]]:
     """Under which conditions the numbers of a record may share a column, by where they stand."""
     for q in record.quality:
         if q.value is not None:
-            yield (px(q.level), q.metric), _condition(q)
+            yield (px(q.level), q.metric), Condition.of(q)
     for c in record.cost:
         if c.part is None:
-            where, group = hardware(record, c), px(c.level)
+            where, group = Condition(hardware(record, c)), px(c.level)
             for cost in COSTS:
                 if cost.hardware and cost.value(c) is not None:
                     yield (group, cost.label), where
@@ -155,32 +167,9 @@ def column_conditions(record: Record) -> Iterator[tuple[Heading, Condition | str
                 yield (group, "breakdown"), where
 
 
-def _condition(q: Quality) -> Condition:
-    return q.identity, q.n, q.n_reference
-
-
-def _scale(record: Record) -> Iterator[tuple[Heading, str, Quality]]:
-    for kind in SCALE:
+def scale_conditions(record: Record) -> Iterator[tuple[Heading, Condition, str]]:
+    """Those of the rows of the scale, with the label of each."""
+    for kind, row in SCALE.items():
         for q in record.scale.get(kind, ()):
             if q.value is not None:
-                yield (px(q.level), q.metric), kind, q
-
-
-def _beside(kind: str, row: Quality, condition: Condition | str) -> bool:
-    """May a row of the scale stand in a column: measured alike, or real images that are fewer."""
-    if isinstance(condition, str):  # hardware, of no metric
-        return False
-    identity, n, _ = condition
-    return _alike(_condition(row), condition) or (
-        kind == "real"
-        and (row.n or 0) < (n or 0)
-        and row.identity.apart_from_count().fits(identity.apart_from_count())
-    )
-
-
-def _mixed(
-    place: Heading, known: Condition | str, name: str, condition: Condition | str, other: str
-) -> str:
-    sides = [one if isinstance(one, str) else _identity(one) for one in (known, condition)]
-    column = " ".join(filter(None, place))
-    return f"column {column!r} would mix {sides[0]} ({name}) with {sides[1]} ({other})"
+                yield (px(q.level), q.metric), Condition.of(q, kind == "real"), row

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables.layout import Column
+from benchmarks.tables.select import where
 from hierdiff.files.reading import read_text
 
 FILE = Path(__file__).with_name("published.csv")
@@ -103,28 +104,12 @@ def read_rows(path: str | Path = FILE) -> list[Published]:
 
 
 def _published(line: dict[str, str]) -> Published:
-    for name in ("method", "dataset", "source", "url"):
+    for name in ("method", "dataset", "resolution", "value", "source", "url", "verified"):
         if not line[name].strip():
             raise ValueError(f"{name} is empty: a published number says what it is and from where")
-    return Published(
-        method=line["method"],
-        dataset=line["dataset"],
-        resolution=int(line["resolution"]),
-        metric=line["metric"],
-        value=float(line["value"]),
-        parameters=line["parameters"] or None,
-        gmacs=float(line["gmacs"]) if line["gmacs"] else None,
-        nfe=line["nfe"] or None,
-        guidance=line["guidance"] or None,
-        sampler=line["sampler"] or None,
-        count=int(line["count"]) if line["count"] else None,
-        tool=line["tool"] or None,
-        source=line["source"],
-        url=line["url"],
-        address=line["address"] or None,
-        read=line["read"] or None,
-        verified=line["verified"],
-    )
+    numbers = {"resolution": int, "count": int, "value": float, "gmacs": float}
+    known: dict[str, Any] = {k: numbers.get(k, str)(v) if v else None for k, v in line.items()}
+    return Published(**known)
 
 
 def select_rows(rows: Iterable[Published], conditions: Sequence[str]) -> list[Published]:
@@ -133,15 +118,7 @@ def select_rows(rows: Iterable[Published], conditions: Sequence[str]) -> list[Pu
     Raises:
         ValueError: for a condition of another form or field, or where no row is left.
     """
-    selected = list(rows)
-    for condition in conditions:
-        name, _, values = condition.partition("=")
-        if name not in CHOSEN_BY or not values:
-            raise ValueError(
-                f"--published {condition!r}: write {'=, '.join(CHOSEN_BY[:-1])}= or "
-                f"{CHOSEN_BY[-1]}=VALUE"
-            )
-        selected = [row for row in selected if str(getattr(row, name)) in values.split(",")]
+    selected = where(rows, conditions, CHOSEN_BY, "--published")
     if not selected:
         raise ValueError(f"no published number has {' and '.join(conditions)}: see {FILE.name}")
     return selected

@@ -6,13 +6,15 @@ What a label says behind a name may be left out: `mdm` finds "mdm (3 seeds)" and
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from benchmarks.tables.captions import PRETRAINED
 from hierdiff.options import suggest
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def matching(pattern: str, known: Sequence[str], what: str) -> list[str]:
@@ -56,3 +58,24 @@ def named(name: str, known: Collection[str]) -> list[str]:
     """The label that is the name, or else those that begin with it and say something behind it."""
     behind = f"{name} (", f"{name} {PRETRAINED}"
     return [name] if name in known else [label for label in known if label.startswith(behind)]
+
+
+def where(
+    rows: Iterable[T], conditions: Iterable[str], fields: Sequence[str], option: str
+) -> list[T]:
+    """The rows for which every condition `field=value[,value]` of an option holds.
+
+    Raises:
+        ValueError: where a condition has another form, or names another field.
+    """
+    selected = list(rows)
+    for condition in conditions:
+        name, _, values = condition.partition("=")
+        if name not in fields or not values:
+            *others, last = fields
+            raise ValueError(
+                f"{option} {condition!r}: write {', '.join(f'{one}=' for one in others)} or "
+                f"{last}=VALUE"
+            )
+        selected = [row for row in selected if str(getattr(row, name)) in values.split(",")]
+    return selected

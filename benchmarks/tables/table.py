@@ -20,7 +20,7 @@ from benchmarks.tables import captions, notes
 from benchmarks.tables import published as papers
 from benchmarks.tables.agreement import agreement_notes, rankings, unmarked
 from benchmarks.tables.best import places
-from benchmarks.tables.columns import columns_of, failures_of, metrics_of
+from benchmarks.tables.columns import columns_of, metrics_of
 from benchmarks.tables.deltas import Deltas, beside_metrics, delta_of, deltas
 from benchmarks.tables.differences import differences, options_of, rank
 from benchmarks.tables.formats.cells import MISSING
@@ -82,10 +82,7 @@ def tabulate(
         raise ValueError(f"rows {', '.join(rows)} have no method: choose one that was run")
     metrics = metrics_of(methods.values(), spec.metrics)
 
-    cells, spread, noise = columns_of(methods, spec, metrics)
-    words = failures_of(methods, spec)
-    for column in words:
-        cells.setdefault(column, {})
+    cells, spread, noise, words = columns_of(methods, spec, metrics)
     for name, key in list(differing.items())[:OPTIONS]:
         cells[Column("options", name)] = {
             row: str(options_of(r).get(key, MISSING)) for row, r in methods.items()
@@ -101,7 +98,7 @@ def tabulate(
     own = {
         column: values
         for column, values in beside_metrics(cells, difference).items()
-        if values or column in words
+        if values or words.get(column)
     }
     shown = _shown(placed(own, quoted), columns)
     spec, metrics = shown_part(spec, shown), [m for m in metrics if _stands(m, shown)]
@@ -119,7 +116,7 @@ def tabulate(
         cells={column: numbers(values) for column, values in shown.items()},
         spread={column: known for column, known in spread.items() if known},
         noise={column: known for column, known in noise.items() if known},
-        words=words,
+        words={column: instead for column, instead in words.items() if instead},
         scale=scale,
         published=others,
         p_values={delta_of(c): p for c, p in difference.p_values.items()},

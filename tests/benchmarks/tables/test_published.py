@@ -51,7 +51,7 @@ def test_no_number_is_from_memory():
     [
         ("FID", "FD-EffLite0", "metric 'FD-EffLite0' is unknown: one of FID, IS"),
         (",source", ",memory", "verified is 'memory'"),
-        (",source", ",", "verified is ''"),
+        (",source", ",", "verified is empty"),
         ("2.07", "two", "could not convert"),
         ("2.07", "-1", "above 0"),
         ("2.07", "inf", "above 0"),
