@@ -408,15 +408,10 @@ def build_stage(
         ValueError: where the options give the stage no denoiser, or a bridge of given frames stands
             on means of frames.
     """
-    options = dict(options)
     if options["denoiser"] is None:
         raise ValueError(f"stage {side} of the cascade has no denoiser: give one, or one for all")
-    bridge, reference = options.pop("bridge"), options.pop("reference")
-    if previous is None:
-        options.pop("crop", None)
-    base = schedules.build(options.pop("schedule"))
-    options["objective"] = objectives.build(options["objective"])
-    options["sampling"] = build(Sampling, options["sampling"])
+    parts = parts_of(options, side)
+    bridge, crop = parts.pop("bridge"), parts.pop("crop", None)
     if previous is not None:
         low = previous.resolutions[0]
         ends = {"low": low, "high": side, "process": previous.process}
@@ -427,20 +422,19 @@ def build_stage(
                 f"of neighbouring ones: set method.frames=every"
             )
         facts = {**facts, "low_channels": facts["channels"] + built.masks}
-        options |= {"bridge": built, "previous": previous}
+        parts |= {"bridge": built, "previous": previous, "crop": crop}
     return diffusion(
         codec=codec([side], facts["channels"]),
-        schedules=[Shifted(base, side, reference or side)],
         facts=facts,
         stage=Diffusion if previous is None else Upsampler,
-        **options,
+        **parts,
     )
 
 
 def parts_of(
-    options: Node, stage: str, without: Sequence[str] = ("bridge", "crop")
-) -> tuple[dict[str, Any], Schedule, Any]:
-    """Options of `diffusion` for a stage whose bridge is its own; its schedule and its reference.
+    options: Node, side: Resolution | None, stage: str = "", without: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Options of `diffusion` for a stage at `side`, None where its schedule is not shifted.
 
     stage: whose options they are. without: options that it does not have.
 
@@ -451,10 +445,11 @@ def parts_of(
     for name in without:
         if parts.pop(name, None) is not None:
             raise ValueError(f"option {name!r} of {stage}: leave it out")
-    schedule, reference = schedules.build(parts.pop("schedule")), parts.pop("reference")
+    base, reference = schedules.build(parts.pop("schedule")), parts.pop("reference")
+    parts["schedules"] = [base if side is None else Shifted(base, side, reference or side)]
     parts["objective"] = objectives.build(parts["objective"])
     parts["sampling"] = build(Sampling, parts["sampling"])
-    return parts, schedule, reference
+    return parts
 
 
 def say_whose(

@@ -34,7 +34,7 @@ from hierdiff.objective import Objective
 from hierdiff.options import Count, Natural, Positive
 from hierdiff.registry import Later
 from hierdiff.resolution import Resolution, Resolutions, Sides, check_resolutions, sides_of
-from hierdiff.schedules import Schedule, Shifted
+from hierdiff.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -142,10 +142,9 @@ def _details(
     facts: Mapping[str, int],
     previous: Diffusion,
 ) -> Diffusion:
-    parts, schedule, reference = parts_of(options, "a stage of details")
+    parts = parts_of(options, side, "a stage of details", ("bridge", "crop"))
     return diffusion(
         codec=Details(side, facts["channels"], gain=gain),
-        schedules=[Shifted(schedule, side, reference or side)],
         facts={**facts, "low_channels": facts["channels"]},
         stage=DetailStage,
         bridge=LowBand(previous.codec),

@@ -23,6 +23,11 @@ from hierdiff.interop.published import Published, Reader, Shapes, readers, withi
 from hierdiff.options import Count
 from hierdiff.registry import Node
 
+OF_NOISE = {  # objective
+    "parameterization": {"prediction": "eps", "input_scale": "none"},
+    "loss_space": "eps",
+    "weight": {"name": "constant"},
+}
 ADM_SAMPLING = {  # 250 of 1000 steps
     "rule": {"name": "ancestral", "variance": "learned"},
     "grid": {"name": "respaced"},
@@ -116,12 +121,7 @@ class ADMReader(Reader):
             "denoiser": denoiser_of(layout, release, schedule),
             "schedule": schedule,
             "reference": None,
-            "objective": {
-                "parameterization": {"prediction": "eps", "input_scale": "none"},
-                "loss_space": "eps",
-                "weight": {"name": "constant"},
-                "vlb": 1.0,
-            },
+            "objective": {**OF_NOISE, "vlb": 1.0},
             "sampling": ADM_SAMPLING,
         }
         weights = ldm.rename(
@@ -308,13 +308,7 @@ class RINReader(Reader):
             "denoiser": denoiser,
             "schedule": RIN_SCHEDULE,
             "reference": None,
-            "objective": {
-                "parameterization": {"prediction": "eps", "input_scale": "none"},
-                "loss_space": "eps",
-                "weight": {"name": "constant"},
-                "self_conditioning": 0.9,
-                "drop": 0.0,
-            },
+            "objective": {**OF_NOISE, "self_conditioning": 0.9, "drop": 0.0},
             "sampling": RIN_SAMPLING,
         }
         facts = {"channels": shapes["stem/kernel"][2], "classes": shapes["cond_proj/kernel"][0]}

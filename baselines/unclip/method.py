@@ -46,7 +46,7 @@ from hierdiff.objective import Objective
 from hierdiff.options import Count, Natural, Share
 from hierdiff.registry import Later, Node
 from hierdiff.resolution import Resolutions, Sides, check_resolutions
-from hierdiff.schedules import Schedule, Shifted
+from hierdiff.schedules import Schedule
 
 log = logging.getLogger(__name__)
 OWN = ("unclip's prior or decoder", ("bridge", "crop", "denoiser"))
@@ -98,21 +98,16 @@ class EmbeddingPrior(Diffusion):
         if getattr(data, "crops", False):
             return data
         if self._embedded is None or self._embedded[0] is not data:
-            views = (False, True) if getattr(data, "flip", False) else (False,)
             known = None if features is None else self.directions(features.to(self.device)).cpu()
-            found = [
-                known
-                if known is not None and not mirrored
-                else torch.cat(
-                    [
-                        self.encode(b.images.to(self.device))[0].cpu()
-                        for b in batches(data, mirrored)
-                    ]
-                )
-                for mirrored in views
-            ]
-            self._embedded = (data, EmbeddedData(data, tuple(found)))
+            views = [self._encoded(data, False) if known is None else known]
+            if getattr(data, "flip", False):
+                views.append(self._encoded(data, True))
+            self._embedded = (data, EmbeddedData(data, tuple(views)))
         return self._embedded[1]
+
+    def _encoded(self, data: Any, mirrored: bool) -> Tensor:
+        found = (self.encode(batch.images.to(self.device)) for batch in batches(data, mirrored))
+        return torch.cat([z.cpu() for (z,) in found])
 
     @override
     def prepare_batch(self, batch: Batch) -> Batch:
@@ -331,14 +326,13 @@ def _prior(
     clean = {"parameterization": {"prediction": "x0"}, "loss_space": "x0"}
     changed = {"objective": clean, "sampling": {"threshold": {"name": "none"}}}
     options = merged(options, changed)
-    parts, schedule, _ = parts_of(options, *OWN)
+    parts = parts_of(options, None, *OWN)
     network = priors.build(node, offered={**facts, "channels": codec.width})
     stage: Callable[..., EmbeddingPrior] = EmbeddingPrior
     return cast(
         EmbeddingPrior,
         diffusion(
             codec=codec,
-            schedules=[schedule],
             denoiser=network,
             facts=facts,
             stage=stage,
@@ -368,10 +362,9 @@ def _decoder(
     facts: Mapping[str, int],
     previous: EmbeddingPrior,
 ) -> Diffusion:
-    parts, schedule, reference = parts_of(options, *OWN)
+    parts = parts_of(options, side, *OWN)
     return diffusion(
         codec=Pyramid([side], facts["channels"]),
-        schedules=[Shifted(schedule, side, reference or side)],
         denoiser=network,
         facts=facts,
         stage=Decoder,

@@ -16,6 +16,7 @@ from baselines.latent.readers.parts import (
     FirstStage,
     Network,
     alone,
+    channels_of,
     first_stage_in,
     of_images,
     sampler,
@@ -179,18 +180,12 @@ class PipelineReader(Reader):
         node = {**ldm.options(shapes), **heads, "clock": clock}
         if (groups := config.get("norm_num_groups", 32)) != 32:
             node["groups"] = groups
-        channels, reads = shapes["out.2.weight"][0], shapes["input_blocks.0.0.weight"][1]
-        if channels not in (reads, 2 * reads):
-            raise ValueError(
-                f"{config['_class_name']} of in_channels={reads}, out_channels={channels}: it "
-                f"completes or enlarges images, which is not read"
-            )
         table, context = shapes.get("label_emb.weight"), ldm.context(shapes)
         clip = {"name": "clip", "weights": self.text_weights, "length": self.text_length}
         return Network(
             node=node,
             weights=ldm.rename(theirs, new_order=True, null_class=self.null_class),
-            channels=reads,
+            channels=channels_of(shapes, variance=True),
             schedule=schedule,
             sampling=sampling(scheduler, "text" if context else "none"),
             prediction=diffusers.prediction(scheduler),

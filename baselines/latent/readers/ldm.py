@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from baselines.latent.codec import By
 from baselines.latent.readers.autoencoder import first_stage
-from baselines.latent.readers.parts import Network, first_stage_in, sampler, together
+from baselines.latent.readers.parts import Network, channels_of, first_stage_in, sampler, together
 from hierdiff.config import folder_of_configs, from_yaml
 from hierdiff.interop import autoencoder, ldm
 from hierdiff.interop.published import Published, Reader, Shapes, Table, readers, shapes_of
@@ -150,13 +150,7 @@ class LDMReader(Reader):
         node: Mapping[str, Any],
         release: Release | None,
     ) -> Network:
-        channels, reads = shapes["out.2.weight"][0], shapes["input_blocks.0.0.weight"][1]
-        if channels != reads:
-            raise ValueError(
-                f"the U-Net takes {reads} channels and gives {channels}: it completes or enlarges "
-                f"images, which are not among the conditions of the networks that are read"
-            )
-        heads = self._heads(release)
+        channels, heads = channels_of(shapes), self._heads(release)
         schedule = self._schedule(tensors, release)
         context = ldm.context(shapes)
         table = shapes.get("label_emb.weight")

@@ -14,7 +14,7 @@ from baselines.latent.autoencoder import Autoencoder, autoencoders
 from baselines.latent.codec import By, LatentStatistics
 from hierdiff.config import folder_of_configs, from_yaml
 from hierdiff.denoisers import denoisers
-from hierdiff.interop.published import Published, part_of, shapes_of, within
+from hierdiff.interop.published import Published, Shapes, part_of, shapes_of, within
 from hierdiff.registry import Node
 from hierdiff.training.format import unpacked
 from hierdiff.training.load import config_in
@@ -118,6 +118,21 @@ class Network:
             "text_width": self.text_width,
             "text_length": self.text_length if self.text_width else 0,
         }
+
+
+def channels_of(shapes: Shapes, variance: bool = False) -> int:
+    """Channels of the state that a U-Net of latent diffusion denoises; variance: it may give one.
+
+    Raises:
+        ValueError: for one that completes or enlarges images.
+    """
+    channels, reads = shapes["out.2.weight"][0], shapes["input_blocks.0.0.weight"][1]
+    if channels != reads and not (variance and channels == 2 * reads):
+        raise ValueError(
+            f"the U-Net takes {reads} channels and gives {channels}: it completes or enlarges "
+            f"images, which are not among the conditions of the networks that are read"
+        )
+    return reads
 
 
 def sampler(name: str, **changed: Any) -> dict[str, Any]:
