@@ -37,12 +37,10 @@ from hierdiff.metrics.attributes import ATTRIBUTES
 from hierdiff.metrics.cached import CachedFeatures
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.identity import PROTOCOL
-from hierdiff.metrics.reference import Reference, read_moments, with_features
 from hierdiff.metrics.table import (
     CAPTIONED,
     check_metrics,
     join_extractors,
-    needs_features,
 )
 from hierdiff.options import Count, check, hints
 from hierdiff.processes import Processes
@@ -356,10 +354,21 @@ def evaluate(settings: ExternalSettings) -> Record:
         log.info("%s is there: remove it to measure again", settings.place / FILE)
         return record
     extractor, processes = job.extractor.to(device_for(None)), Processes.joined()
-    gauge = Gauge(extractor, references_of(job, extractor, processes), processes)
+    folder = statistics_folder(settings.data or {})
+    references = real_references(
+        job.data,
+        extractor,
+        job.resolutions,
+        folder,
+        given=job.files,
+        split=settings.split,
+        metrics=job.metrics,
+        processes=processes,
+    )
+    gauge = Gauge(extractor, references, processes)
     scale: Mapping[str, Rows] = {}
     if job.data is not None and settings.split == "train":  # else no held-out images are left
-        seed, folder = settings.measure.seed, statistics_folder(settings.data or {})
+        seed = settings.measure.seed
         scale = scale_rows(
             job.data, gauge, job.set_size, seed=seed, folder=folder, metrics=job.metrics
         )
@@ -371,10 +380,13 @@ def evaluate(settings: ExternalSettings) -> Record:
         str(settings.stated.labels),
     )
     evaluation = evaluation_of(settings.protocol, stated, job.images.resolution, gauge)
+    name = settings.dataset
+    if name is None:
+        name = Path(job.files[job.resolutions[0]]).stem if job.data is None else job.data.name
     record = Record(
         name=str(settings.label),
         method=EXTERNAL,
-        data=name_of_data(job),
+        data=name,
         budget=UNKNOWN,
         resolutions=(plain_of(job.images.resolution),),
         quality=tuple(quality),
@@ -387,30 +399,6 @@ def evaluate(settings: ExternalSettings) -> Record:
         record.write(settings.place)
     kept.remove()
     return record
-
-
-def references_of(
-    job: Job, extractor: Extractor, processes: Processes
-) -> dict[Resolution, Reference]:
-    """What the images are compared with, by resolution."""
-    if job.data is None:
-        files = {side: read_moments(job.files[side], extractor, side) for side in job.resolutions}
-        if needs_features(job.metrics):
-            return {
-                side: with_features(one, extractor, cache_folder() / "statistics", processes)
-                for side, one in files.items()
-            }
-        return files
-    return real_references(
-        job.data,
-        extractor,
-        job.resolutions,
-        statistics_folder(job.settings.data or {}),
-        given=job.files,
-        split=job.settings.split,
-        metrics=job.metrics,
-        processes=processes,
-    )
 
 
 def measure_images(job: Job, gauge: Gauge) -> tuple[Rows, Kept]:
@@ -454,13 +442,6 @@ def picture(job: Job) -> None:
     else:
         return
     write_sheet(job.settings.place / "real.png", [real])
-
-
-def name_of_data(job: Job) -> str:
-    """The data set of the record."""
-    if job.settings.dataset is not None:
-        return job.settings.dataset
-    return Path(job.files[job.resolutions[0]]).stem if job.data is None else job.data.name
 
 
 def provenance_of(job: Job, started: str) -> dict[str, Any]:

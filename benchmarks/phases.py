@@ -170,7 +170,12 @@ def measure(bench: Bench) -> Record:
         )
     kept = resumed_measuring(bench)
     bench, selection = select_options(bench, kept)
-    quality = measure_samples(bench, kept)
+
+    def measure_seed(seed: int) -> Rows:
+        source = samples_of(bench, kept, seed)
+        return bench.gauge.rows(source, wanted.metrics, bench.conditions(seed), kept)
+
+    quality = measure_seeds(measure_seed, wanted.seeds, kept)
     if processes.first:
         picture(bench, kept.shown)
     quality += processes.agree(lambda: measure_codecs(bench))
@@ -237,7 +242,7 @@ def choose(bench: Bench, choice: Choice) -> Bench:
     """The bench with the options of a choice."""
     run = with_choice(bench.run, choice, bench.folder)
     run = replace(run, method=run.method.to(device_of(run), SAMPLING))
-    return replace(bench, run=run, settings=bench.settings.settle(sampler=choice.sampling()))
+    return replace(bench, run=run, settings=bench.settings.sampled_by(choice.sampling()))
 
 
 def samples_of(bench: Bench, kept: Kept, seed: int) -> Source:
@@ -268,17 +273,6 @@ def samples_of(bench: Bench, kept: Kept, seed: int) -> Source:
         seen=SHOWN if stored is None else options.samples,
         close=close,
     )
-
-
-def measure_samples(bench: Bench, kept: Kept) -> Rows:
-    """Rows of the samples, over all seeds."""
-    metrics = bench.settings.measure.metrics
-
-    def measure_seed(seed: int) -> Rows:
-        source = samples_of(bench, kept, seed)
-        return bench.gauge.rows(source, metrics, bench.conditions(seed), kept)
-
-    return measure_seeds(measure_seed, bench.settings.measure.seeds, kept)
 
 
 def picture(bench: Bench, shown: PixelImages) -> None:

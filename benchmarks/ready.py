@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from benchmarks.measure.scale import check_foreign, files_of
 from benchmarks.measure.selection import check_selection
 from benchmarks.plan.budget import SAMPLING, make_plan, with_plan
 from benchmarks.plan.plan import Plan
-from benchmarks.settings import Analysis, Measure, Selection, Settings
+from benchmarks.settings import Analysis, Measure, Selection, Settings, freeze
 from benchmarks.sweep.finished import check_same
 from hierdiff import training
 from hierdiff.methods import Generator, Method
@@ -71,7 +71,8 @@ def ready(settings: Settings) -> Ready:
         raise ValueError(f"samples={settings.samples}: clips are not stored, leave it out")
     if settings.protocol is not None:
         check_files(settings.protocol, measure.extractor, measure.references)
-    settings = settings.settle(metrics=settle_metrics(measure.metrics, run.data.law, sides))
+    metrics = settle_metrics(measure.metrics, run.data.law, sides)
+    settings = replace(settings, measure=replace(measure, metrics=tuple(metrics)))
     extractor = check_measure(settings.measure, run)
     if settings.select.options:
         check_select(settings.select, settings, run, extractor)
@@ -85,8 +86,9 @@ def ready(settings: Settings) -> Ready:
     )
     run = with_plan(run, plan)
     training.check_run(run.method, settings.place, run.recipe, run.config)
-    steps = {"steps": plan.sampler_steps} if plan.match and plan.sampler_steps else None
-    settings = settings.settle(trainer=run.config["trainer"], sampler=steps)
+    settings = replace(settings, trainer=freeze(run.config["trainer"]))
+    if plan.match and plan.sampler_steps:
+        settings = settings.sampled_by({"steps": plan.sampler_steps})
     return Ready(settings, run, plan, extractor, record)
 
 

@@ -8,17 +8,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure.samples import ImageBatches
+from benchmarks.measure.scale import real_references, statistics_folder
 from hierdiff.command import plain_config
 from hierdiff.data import ImageData, datasets
-from hierdiff.data.cache import cache_folder
 from hierdiff.files.atomic import clean_beside
 from hierdiff.metrics.extractors import Extractor, extractors
 from hierdiff.metrics.reference import (
     OPERATOR,
     Reference,
     frames_of,
-    references,
     ship,
     write_moments,
 )
@@ -44,16 +42,7 @@ def build_references(
     """
     sides = check_resolutions(resolutions)
     check_resolutions(finest_first([data.resolution, *sides]))
-    part = data.part(split)
-    return references(
-        ImageBatches(part),
-        extractor,
-        sides,
-        data=part.reference_sha256,
-        split=split,
-        folder=folder,
-        processes=processes,
-    )
+    return real_references(data, extractor, sides, folder, split=split, processes=processes)
 
 
 def reference_line(name: str, split: str, extractor: Extractor, reference: Reference) -> str:
@@ -125,10 +114,9 @@ def make_references(cfg: Any) -> None:
     settings, node = reference_settings(cfg), plain_config(cfg["data"])
     extractor = extractors.build(plain_config(cfg["measure"])["extractor"], at="measure.extractor")
     data = datasets.build(node, at="data")
-    folder = cache_folder(node.get("cache")) / "statistics"
     processes = Processes.joined()
     made = build_references(
-        data, settings.split, extractor, list(settings.resolutions), folder, processes
+        data, settings.split, extractor, settings.resolutions, statistics_folder(node), processes
     )
     if not processes.first:
         return

@@ -199,25 +199,9 @@ class Settings:
                 del config[group]
         return config
 
-    def settle(
-        self,
-        *,
-        metrics: Sequence[str] | None = None,
-        trainer: Mapping[str, Any] | None = None,
-        sampler: Mapping[str, Any] | None = None,
-    ) -> Settings:
-        """New settings with options that a run has settled; None leaves an option as it is.
-
-        sampler: some options of it.
-        """
-        new = self
-        if metrics is not None:
-            new = replace(new, measure=replace(new.measure, metrics=tuple(metrics)))
-        if trainer is not None:
-            new = replace(new, trainer=freeze(trainer))
-        if sampler:
-            new = replace(new, sampler=freeze({**(new.sampler or {}), **sampler}))
-        return new
+    def sampled_by(self, options: Mapping[str, Any]) -> Settings:
+        """New settings with some options of the sampler."""
+        return replace(self, sampler=freeze({**(self.sampler or {}), **options}) or self.sampler)
 
 
 GROUPS: dict[str, type] = {

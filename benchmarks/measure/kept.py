@@ -28,6 +28,7 @@ from hierdiff.files.reading import check_regular, from_json
 from hierdiff.metrics.quality import R
 from hierdiff.processes import ALONE, Processes
 from hierdiff.resolution import Name, name_of, text_of
+from hierdiff.training.format import sha256_of_tensors
 
 log = logging.getLogger(__name__)
 
@@ -165,12 +166,7 @@ def measuring_key(*parts: Any) -> str:
 
 def weights_hash(module: nn.Module) -> str:
     """Of all parameters and buffers, bit by bit."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(flat.numpy().data)
-    return digest.hexdigest()
+    return sha256_of_tensors({k: x.cpu().contiguous() for k, x in module.state_dict().items()})
 
 
 def _digest(arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> str:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from jaxtyping import UInt8
 from torch import Tensor
 
-from benchmarks.conditions import Conditions, EvaluationConditions
-from hierdiff.data import ImageData
+from benchmarks.conditions import Conditions
 from hierdiff.data.law import Law
 from hierdiff.metrics.attributes import ATTRIBUTES, AttributeMeter, hindrance
 from hierdiff.metrics.classifier import classifier_of
@@ -62,11 +61,6 @@ class Meter:
         if ATTRIBUTES in metrics:
             self.parts = part_meter(conditions, extractor, references)
 
-    def add(self, levels: Mapping[Name, UInt8[Tensor, "_b c *_sides"]]) -> None:
-        """The next images of the stream."""
-        numbers = range(self.count, self.count + len(next(iter(levels.values()))))
-        self.take(self.extract(levels, numbers), numbers)
-
     def extract(
         self, levels: Mapping[Name, UInt8[Tensor, "_b c *_sides"]], numbers: range
     ) -> dict[str, Tensor]:
@@ -97,28 +91,6 @@ class Meter:
         found = [*self.fidelity.qualities(), *parts]
         found.sort(key=row_order)
         return found
-
-
-def quality(
-    streams: Iterable[Iterable[Mapping[Name, UInt8[Tensor, "_b c *_sides"]]]],
-    extractor: Extractor,
-    references: Mapping[Resolution, Reference],
-    metrics: Sequence[str] = ("fd",),
-    *,
-    conditions: ImageData | None = None,
-) -> Rows:
-    """One row for each resolution, view and metric, from one stream for each sampling seed.
-
-    Streams are measured one after another. conditions: the data under whose `evaluation_rows` the
-    images were made.
-    """
-    found, own = [], None if conditions is None else EvaluationConditions(conditions)
-    for stream in streams:
-        meter = Meter(extractor, references, metrics, own)
-        for levels in stream:
-            meter.add(levels)
-        found.append(meter.rows())
-    return merge_seeds(found)
 
 
 def merge_seeds(seeds: Sequence[Rows]) -> Rows:

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from benchmarks.conditions import EvaluationConditions
 from benchmarks.device import autocast
-from benchmarks.measure.quality import Rows, quality
+from benchmarks.measure.quality import Rows, merge_seeds
 from benchmarks.measure.samples import BATCH
+from benchmarks.measure.stream import Gauge, Source
 from hierdiff.codec import Codec
 from hierdiff.data import ImageData
 from hierdiff.data.order import evaluation_rule
@@ -54,7 +56,10 @@ def reconstructions(
 
     made = torch.cat([again(chunk) for chunk in real.split(BATCH)])
     frames = framewise(made), framewise(real)
-    distance, *_ = quality([[{side: made}]], extractor, {side: reference}, conditions=conditions)
+    source = Source("reconstructions", len(made), lambda n: {side: made[n.start : n.stop]})
+    known = None if conditions is None else EvaluationConditions(conditions)
+    gauge = Gauge(extractor, {side: reference}, silent=True)
+    distance, *_ = merge_seeds([gauge.rows(source, conditions=known)])
     identity = Identity(
         "torchmetrics",
         quantisation="uint8-round",
@@ -75,13 +80,13 @@ def reconstructions(
         own = replace(identity, maker=perceptual.identity)
         pairs.append(("perceptual", value, own, LOW))
     rows = [replace(distance, metric=f"r{distance.metric}")]
-    for metric, value, known, better in pairs:
+    for metric, value, own, better in pairs:
         row = replace(
             distance,
             metric=metric,
             value=finite(value, f"{metric} of {len(real)} reconstructions at {where}"),
             values=(value,),
-            identity=known,
+            identity=own,
             better=better,
             floor=None,
             n_reference=len(real),

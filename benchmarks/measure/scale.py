@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def real_references(
-    data: ImageData,
+    data: ImageData | None,
     extractor: Extractor,
     resolutions: Sequence[Resolution],
     folder: Path,
@@ -58,27 +58,28 @@ def real_references(
     """The references of a part of the images by resolution, stored in `folder`.
 
     given: files of moments that take their place at some resolutions, with features of the images
-    in them where one of the metrics needs those. A collective call of the processes, which share
-    the work.
+    in them where one of the metrics needs those; at all of them where there is no data. A
+    collective call of the processes, which share the work.
     """
-    part, given = data.part(split), given or {}
+    given = given or {}
     check_sides(given, resolutions)
-    foreigners = {side: read_moments(path, extractor, side) for side, path in given.items()}
+    found = {side: read_moments(path, extractor, side) for side, path in given.items()}
     if needs_features(metrics):
-        foreigners = {
-            side: with_features(one, extractor, folder, processes)
-            for side, one in foreigners.items()
+        found = {
+            side: with_features(one, extractor, folder, processes) for side, one in found.items()
         }
-    own = references(
-        ImageBatches(part),
-        extractor,
-        [side for side in resolutions if side not in foreigners],
-        data=part.reference_sha256,
-        split=split,
-        folder=folder,
-        processes=processes,
-    )
-    return {side: (own | foreigners)[side] for side in resolutions}
+    if data is not None:
+        part = data.part(split)
+        found |= references(
+            ImageBatches(part),
+            extractor,
+            [side for side in resolutions if side not in given],
+            data=part.reference_sha256,
+            split=split,
+            folder=folder,
+            processes=processes,
+        )
+    return {side: found[side] for side in resolutions}
 
 
 def statistics_folder(data: Mapping[str, Any]) -> Path:

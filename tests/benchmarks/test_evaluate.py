@@ -15,7 +15,6 @@ from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks.conditions import EvaluationConditions, OwnConditions
 from benchmarks.external import evaluate, external_settings
-from benchmarks.measure.quality import quality
 from benchmarks.measure.scale import real_references
 from benchmarks.report.content import page
 from benchmarks.report.pictures import ReportFiles
@@ -33,6 +32,7 @@ from hierdiff.metrics.frechet import Statistics, distance
 from hierdiff.metrics.reference import feature_batches, levels_of, write_moments
 from hierdiff.results.record import Record
 from tests.benchmarks.measure.test_external import put
+from tests.benchmarks.measured import quality
 
 N, SIDE = 40, 8
 

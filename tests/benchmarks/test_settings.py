@@ -60,10 +60,9 @@ def test_nothing_in_settings_can_be_changed():
 
 def test_what_is_settled_stands_in_another_object():
     settings = settings_of(config())
-    new = settings.settle(metrics=["fd"], trainer={"steps": 3}, sampler={"steps": 5})
-    assert list(new.measure.metrics) == ["fd"] and new.trainer == {"steps": 3}
+    new = settings.sampled_by({"steps": 5})
     assert new.sampler["steps"] == 5 and new.sampler["rule"] == settings.sampler["rule"]
-    assert settings == settings_of(config()) and settings.settle() == settings
+    assert settings == settings_of(config()) and settings.sampled_by({}) == settings
 
 
 @pytest.mark.parametrize(

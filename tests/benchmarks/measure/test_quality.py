@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks.conditions import EvaluationConditions, example_caption
 from benchmarks.measure import scale as scales
-from benchmarks.measure.quality import average_seeds, quality, settle_metrics
+from benchmarks.measure.quality import average_seeds, settle_metrics
 from benchmarks.measure.samples import Draw, blocks, real_images
 from benchmarks.measure.scale import real_references, scale_rows
 from benchmarks.measure.stream import Gauge
@@ -26,6 +26,7 @@ from hierdiff.metrics.identity import Identity
 from hierdiff.metrics.quality import Quality
 from hierdiff.metrics.reference import levels_of, references, write_moments
 from tests import tiny
+from tests.benchmarks.measured import quality
 from tests.training.runs import images as noises
 
 METRICS = ["fd", "kd", "pr", "dc", "mind", "nearest", "consistency"]
@@ -183,19 +184,6 @@ def test_one_seed_gives_what_the_meter_gives(data, extractor):
 def test_seeds_with_other_numbers_of_images_are_no_repeats(data, extractor):
     with pytest.raises(ValueError, match="seeds disagree"):
         quality([stream(1), stream(2, n=20)], extractor, refs(data, extractor))
-
-
-def test_streams_are_drawn_one_after_another(data, extractor):
-    """The second seed is asked for when the first one is measured: one stream in memory."""
-    order = []
-
-    def lazy(seed):
-        for levels in stream(seed):
-            order.append(seed)
-            yield levels
-
-    quality((lazy(seed) for seed in (1, 2)), extractor, refs(data, extractor))
-    assert order == [1, 1, 1, 2, 2, 2]
 
 
 def test_captions_are_those_of_the_conditions_and_go_round(data, extractor, monkeypatch):
