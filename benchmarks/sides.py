@@ -203,12 +203,10 @@ def exponent(sides: Sequence[float], values: Sequence[float]) -> tuple[float, fl
     if len(pairs) < 2:
         return None
     x, y = np.array(pairs).T
-    spread = float(((x - x.mean()) ** 2).sum())
-    slope = float(((x - x.mean()) * y).sum()) / spread
     if len(pairs) == 2:
-        return slope, None
-    rest = y - y.mean() - slope * (x - x.mean())
-    return slope, math.sqrt(float((rest**2).sum()) / (len(pairs) - 2) / spread)
+        return float(np.polyfit(x, y, 1)[0]), None
+    fit, covariance = np.polyfit(x, y, 1, cov=True)
+    return float(fit[0]), math.sqrt(covariance[0, 0])
 
 
 def exponents(rows: Sequence[Row]) -> dict[str, dict[str, tuple[float, float | None] | None]]:

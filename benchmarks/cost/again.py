@@ -116,21 +116,18 @@ def write_costs(
     Raises:
         ValueError: at the end, where no case of a record could be timed.
     """
-    lost = {path: why for path in records if (why := _all_failed(rows[path])) is not None}
+    reasons = {
+        path: [row.train_failure or row.sample_failure for row in rows[path]] for path in records
+    }
+    lost = {path: why[0] for path, why in reasons.items() if why and all(why)}
     for path, record in records.items():
         if path not in lost:
             provenance = {**record.provenance, "cost": dict(about)}
             cost = tuple(by_resolution(rows[path]))
             replace(record, cost=cost, provenance=provenance).write(path)
     if lost:
-        reasons = "; ".join(f"{path.parent}: {why}" for path, why in lost.items())
-        raise ValueError(f"no case could be timed, so the costs there stay as they were: {reasons}")
-
-
-def _all_failed(rows: Sequence[Cost]) -> str | None:
-    """The reason of the first case where none has numbers."""
-    reasons = [row.train_failure or row.sample_failure for row in rows]
-    return reasons[0] if reasons and all(reasons) else None
+        listed = "; ".join(f"{path.parent}: {why}" for path, why in lost.items())
+        raise ValueError(f"no case could be timed, so the costs there stay as they were: {listed}")
 
 
 def time_together(

@@ -19,7 +19,7 @@ from hierdiff.batch import Batch, Cond
 from hierdiff.levels import Levels
 from hierdiff.methods import Request, methods
 from hierdiff.methods.diffusion import Diffusion
-from hierdiff.metrics.cost import flops, parameters
+from hierdiff.metrics.cost import flops, parameters, seconds_of
 from hierdiff.training.fabric import fabric_of
 from hierdiff.training.layout import channels_last, with_channels_last
 from hierdiff.training.recipe import Recipe
@@ -149,17 +149,9 @@ SIDES: dict[str, Callable[[Case, Diffusion], Ours | Plain]] = {"ours": Ours, "pl
 
 def clocked(fn: Callable[[], Any], device: torch.device) -> tuple[float, float]:
     """Seconds of one call on the wall, and of this process's cores."""
-    synchronize(device)
-    wall, cores = time.perf_counter(), time.process_time()
-    fn()
-    synchronize(device)
-    return time.perf_counter() - wall, time.process_time() - cores
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits for a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    cores = time.process_time()
+    wall = seconds_of(fn, device)
+    return wall, time.process_time() - cores
 
 
 def timed_pair(case: Case) -> dict[str, Any]:

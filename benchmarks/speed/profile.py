@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed.case import Case
-from benchmarks.speed.pair import SIDES, WARMUP, clocked, synchronize, untrained
+from benchmarks.speed.pair import SIDES, WARMUP, untrained
 from hierdiff.files.atomic import write
-from hierdiff.metrics.cost import flops
+from hierdiff.metrics.cost import flops, seconds_of, time_call
 
 PEAKS = {  # dense bf16 products of a card, FLOP/s, by a part of its name (vendor's data sheets)
     "H200": 989e12,
@@ -46,7 +45,7 @@ def machine_rates(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
 def _best(fn: Callable[[], Any], device: torch.device) -> float:
     for _ in range(3):
         fn()
-    return min(clocked(fn, device)[0] for _ in range(10))
+    return min(seconds_of(fn, device) for _ in range(10))
 
 
 def peak_of(name: str) -> float | None:
@@ -62,15 +61,12 @@ def profiled(case: Case, side: str, folder: str) -> dict[str, Any]:
     """
     device = torch.device(case.device)
     step = SIDES[side](case, untrained(case))
-    for _ in range(WARMUP):
-        step()
-    seconds = statistics.median(clocked(step, device)[0] for _ in range(case.repeats))
-    rate = flops(step) / seconds
+    timed = time_call(step, warmup=WARMUP, repeats=case.repeats, device=device)
+    rate = flops(step) / timed.median
     activities = [ProfilerActivity.CPU]
     activities += [ProfilerActivity.CUDA] if device.type == "cuda" else []
     with profile(activities=activities) as profiler:
-        step()
-        synchronize(device)
+        seconds_of(step, device)
     table = profiler.key_averages().table(
         sort_by=f"self_{device.type}_time_total", row_limit=ROWS, max_name_column_width=60
     )

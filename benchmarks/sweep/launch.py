@@ -219,14 +219,13 @@ def jobs_of(overrides: Sequence[str]) -> list[tuple[str, ...]]:
 
 def composed(config: Any, jobs: Sequence[Sequence[str]]) -> list[dict[str, Any] | None]:
     """The options of each job; None where it cannot be composed, which the job itself reports."""
-    return [_composed(config, overrides) for overrides in jobs]
-
-
-def _composed(config: Any, overrides: Sequence[str]) -> dict[str, Any] | None:
-    try:
-        return job_options(config, own_overrides(config, overrides))
-    except Exception:
-        return None
+    runs: list[dict[str, Any] | None] = []
+    for overrides in jobs:
+        try:
+            runs.append(job_options(config, own_overrides(config, overrides)))
+        except Exception:
+            runs.append(None)
+    return runs
 
 
 def check_folders(runs: Sequence[Mapping[str, Any] | None]) -> None:
@@ -261,18 +260,17 @@ def finished_labels(runs: Sequence[Mapping[str, Any] | None]) -> dict[int, str]:
     Raises:
         Unlike: where the folder of one has the record of another run.
     """
+    labels: dict[int, str] = {}
     digests: dict[str, str] = {}
-    return {
-        number: str(run["label"])
-        for number, run in enumerate(runs)
-        if run is not None and not run["dry_run"] and _is_finished(run, digests)
-    }
-
-
-def _is_finished(run: Mapping[str, Any], digests: dict[str, str]) -> bool:
-    try:
-        return finished_record(run, Path(run["folder"]), digests) is not None
-    except Unlike:
-        raise
-    except Exception:  # the job itself reports the error
-        return False
+    for number, run in enumerate(runs):
+        if run is None or run["dry_run"]:
+            continue
+        try:
+            record = finished_record(run, Path(run["folder"]), digests)
+        except Unlike:
+            raise
+        except Exception:  # the job itself reports the error
+            continue
+        if record is not None:
+            labels[number] = str(run["label"])
+    return labels

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from benchmarks.tables.best import Numbers
 from benchmarks.tables.columns import levels_in, metrics_of, quality_columns, spread_of
-from benchmarks.tables.layout import Column, Table
+from benchmarks.tables.layout import Column
 from benchmarks.tables.mixing import same_identity
 from hierdiff.metrics.quality import HIGH, Quality
 from hierdiff.resolution import px
@@ -131,9 +131,7 @@ def _ranking(column: Column, methods: Mapping[str, Quality]) -> Ranking:
     values = {row: q.value for row, q in methods.items() if q.value is not None}
     spread = {row: known for row, q in methods.items() if (known := spread_of(q)) is not None}
     sign = -1 if column.better == HIGH else 1
-    numbers = Numbers(
-        Table("", "", list(values), {column: values}, {column: spread}), column, values
-    )
+    numbers = Numbers(column, values, spread, spread)
     ranked = sorted(values, key=lambda row: sign * values[row])
     any_row = next(iter(methods.values()))
     return Ranking(

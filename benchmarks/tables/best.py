@@ -31,7 +31,8 @@ def places(table: Table) -> dict[Column, dict[str, int]]:
             continue
         values = {row: float(cells[row]) for row in own if cells.get(row) is not None}
         ranked = sorted(values, key=lambda row: values[row], reverse=column.better == "high")
-        numbers = Numbers(table, column, values)
+        spread = table.spread.get(column, {})
+        numbers = Numbers(column, values, spread, spread or table.noise.get(column, {}))
         if not numbers.comparable():
             continue
         first = numbers.level(ranked)
@@ -43,11 +44,18 @@ def places(table: Table) -> dict[Column, dict[str, int]]:
 
 
 class Numbers:
-    """The numbers of methods in one column, and how uncertain each is."""
+    """The numbers of methods in one column, and how uncertain each is.
 
-    def __init__(self, table: Table, column: Column, values: Mapping[str, float]):
-        spread = table.spread.get(column, {})
-        known = spread or table.noise.get(column, {})
+    spread: what is printed behind a ±. known: by which numbers are compared.
+    """
+
+    def __init__(
+        self,
+        column: Column,
+        values: Mapping[str, float],
+        spread: Mapping[str, Spread],
+        known: Mapping[str, Spread],
+    ):
         self.column, self.values = column, values
         self.uncertain: dict[str, Spread | None] = {}
         self.printed: dict[str, float] = {}  # what a reader sees

@@ -60,8 +60,8 @@ def deltas(rows: Mapping[str, Record], metrics: Sequence[str], baseline: str) ->
             for row, q in own.items() if base is not None else ():
                 assert base is not None and base.value is not None and q.value is not None
                 found.values.setdefault(column, {})[row] = q.value - base.value
-                seeds = shared_seeds(rows[row], q, rows[baseline], base)
-                if seeds is None:
+                seeds = seeds_of(rows[row], q)
+                if seeds is None or seeds != seeds_of(rows[baseline], base):
                     untested[row] = None
                     continue
                 differences = [a - b for a, b in zip(q.values, base.values, strict=True)]
@@ -72,12 +72,6 @@ def deltas(rows: Mapping[str, Record], metrics: Sequence[str], baseline: str) ->
                 tested[f"{len(differences)} {seeds[0]} seeds"] = None
     found.notes += _notes(baseline, list(tested), list(untested))
     return found
-
-
-def shared_seeds(one: Record, q: Quality, other: Record, base: Quality) -> Seeds | None:
-    """The seeds by which the values of two rows are paired; None where they are not."""
-    seeds = seeds_of(one, q)
-    return seeds if seeds is not None and seeds == seeds_of(other, base) else None
 
 
 def seeds_of(record: Record, q: Quality) -> Seeds | None:

@@ -179,21 +179,14 @@ def shares(rows: Mapping[str, Record]) -> Iterator[str]:
 def fewer_real(rows: Iterable[Record], metrics: Sequence[str]) -> Iterator[str]:
     """A note where real images are fewer than generated ones: distances of few images read high."""
     records = list(rows)
+    most: dict[tuple[Name, str], int] = {}
+    for q in (q for record in records for q in record.quality if q.n):
+        most[q.level, q.metric] = max(q.n or 0, most.get((q.level, q.metric), 0))
     counts = {
-        (q.n, max(ns))
+        (q.n, many)
         for level in levels_in(records)
         for q in newest_rows(records, "real", level)
-        if q.metric in metrics and q.n
-        if (ns := _counts_of(records, level, q.metric)) and q.n < max(ns)
+        if q.metric in metrics and q.n and q.n < (many := most.get((level, q.metric), 0))
     }
     for few, many in sorted(counts):
         yield f"real images: only {few}, the whole test part, against {many} generated ones"
-
-
-def _counts_of(records: Iterable[Record], level: Name, metric: str) -> list[int]:
-    return [
-        q.n
-        for record in records
-        for q in record.quality
-        if (q.level, q.metric) == (level, metric) and q.n
-    ]
