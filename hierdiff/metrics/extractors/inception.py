@@ -99,17 +99,9 @@ def resized(images: UInt8[Tensor, "b 3 h w"], convention: str) -> Float[Tensor, 
 
 
 def _inception(path: Path) -> Any:
-    """torch-fidelity's network; it unpickles its file, so it gets a copy of the tensors alone.
+    """torch-fidelity's network; it unpickles its file, so it gets a copy of the tensors alone."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    Raises:
-        ImportError: without torch-fidelity.
-    """
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError as error:
-        raise ImportError(
-            f"extractor 'inception' needs {error.name}: pip install torch-fidelity"
-        ) from error
     safe = io.BytesIO()
     torch.save(files.read_weights(path), safe)
     safe.seek(0)
