@@ -8,9 +8,13 @@ the form names; everything else in it is text to be shown. A key that ends in "?
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
 from typing import Any
 
+from hierdiff.metrics.identity import Identity
+from hierdiff.metrics.quality import Candidate, CurvePoint, Quality
 from hierdiff.resolution import NAME_WORD
+from hierdiff.results.cost import BatchTrial, Cost, CostPart
 
 LARGEST = 1e100  # of a number, so that its square and sums of squares are finite too
 Test = Callable[[Any], bool]
@@ -66,72 +70,43 @@ AMOUNT: Rule = (f"{NUMBER[0]} or null", _is_amount)
 WORD: Rule = (f"{TEXT[0]} or null", lambda value: value is None or isinstance(value, str))
 TRUTH = or_none(("true or false", lambda value: isinstance(value, bool)))
 WHOLE = or_none(("a whole number", lambda value: _is_number(value) and isinstance(value, int)))
-IDENTITY: dict[str, Any] = {
-    "maker": TEXT,
-    **dict.fromkeys(("resize?", "quantisation?", "rows?", "reference?", "estimator?"), TEXT),
-    **dict.fromkeys(("n?", "frames?", "protocol?"), WHOLE),
-    "*": UNKNOWN,
-}
-QUALITY: dict[str, Any] = {
-    "resolution": RESOLUTION,
-    "level?": LEVEL,
-    "view": TEXT,
-    "metric": TEXT,
-    "value": AMOUNT,
-    "identity": IDENTITY,
-    **dict.fromkeys(("n?", "n_reference?", "draws?"), WHOLE),
-    **dict.fromkeys(("floor?", "spread?", "between?", "within?"), AMOUNT),
-    "route?": WORD,
-    "better": WORD,  # no default is right for every metric
-    "values?": [NUMBER],
-    "*": ANY,
-}
-PART: dict[str, Any] = {"name": TEXT, "seconds?": AMOUNT, "flops?": AMOUNT, "*": UNKNOWN}
-TRIAL: dict[str, Any] = {
-    "name": TEXT,
-    **{"images_per_s?": AMOUNT, "memory_mib?": AMOUNT, "failure?": WORD, "*": UNKNOWN},
-}
-COST: dict[str, Any] = {
-    "resolution": RESOLUTION,
-    "level?": LEVEL,
-    "trajectory?": ([NAME],),
-    **dict.fromkeys(("part?", "device?", "dtype?", "train_step?"), WORD),
-    **dict.fromkeys(("train_failure?", "sample_failure?"), WORD),
-    **dict.fromkeys(("channels_last?", "train_noisy?", "sample_noisy?"), TRUTH),
-    **{
-        f"{case}_{name}?": AMOUNT
-        for case in ("train", "sample")
-        for name in (
-            *("images_per_s", "images_per_s_between", "iqr_s", "load", "memory_mib"),
-            *("memory_reserved_mib", "memory_baseline_mib"),
-        )
-    },
-    **dict.fromkeys(("latency_s?", "latency_s_between?", "latency_iqr_s?"), AMOUNT),
-    **dict.fromkeys(("batch?", "train_batch?", "threads?", "repeats?"), AMOUNT),
-    **dict.fromkeys(("energy_j?", "compile_s?", "parameters?", "active_parameters?"), AMOUNT),
-    **dict.fromkeys(("flops_per_call?", "flops_per_image?", "evaluations?"), AMOUNT),
-    "runs?": WHOLE,
-    "breakdown?": ([PART],),
-    **dict.fromkeys(("train_sweep?", "sample_sweep?"), ([TRIAL],)),
-    "*": UNKNOWN,
-}
-CURVE = {
-    **QUALITY,
-    "stage?": WORD,
-    "step?": WHOLE,
-    **dict.fromkeys(("images?", "flops?", "seconds?", "half_life?"), AMOUNT),
-}
 GUIDANCE: Rule = (
     "a number, a list of them, or null",
     lambda value: all(map(_is_number, value)) if isinstance(value, list) else AMOUNT[1](value),
 )
-CANDIDATE = {
-    **QUALITY,
-    "guidance?": GUIDANCE,
-    "steps?": WHOLE,
-    "half_life?": AMOUNT,
-    "chosen?": ("true or false", lambda value: isinstance(value, bool)),
+RULES: dict[Any, Any] = {  # of a field, by its annotation
+    "str": TEXT,
+    "str | None": WORD,
+    "float | None": AMOUNT,
+    "int | None": WHOLE,
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "bool | None": TRUTH,
+    "tuple[float, ...]": [NUMBER],
+    "tuple[Name, ...]": ([NAME],),
+    "float | tuple[float, ...] | None": GUIDANCE,
 }
+
+
+def form_of(row: Any, rest: Rule = UNKNOWN) -> dict[str, Any]:
+    """The form of what a dataclass stores: a field that has a default may be missing.
+
+    A level is stored as its resolution, and its name where that is a word. rest: of other keys.
+    """
+    rules: dict[str, Any] = {}
+    for one in fields(row):
+        if one.name == "level":
+            rules |= {"resolution": RESOLUTION, "level?": LEVEL}
+        else:
+            needed = one.default is MISSING or one.name == "better"  # none is right for all metrics
+            rules[one.name if needed else f"{one.name}?"] = RULES[one.type]
+    return {**rules, "*": rest}
+
+
+RULES["Identity"] = form_of(Identity)
+RULES["tuple[CostPart, ...]"] = ([form_of(CostPart)],)
+RULES["tuple[BatchTrial, ...]"] = ([form_of(BatchTrial)],)
+QUALITY, CURVE, CANDIDATE = (form_of(one, ANY) for one in (Quality, CurvePoint, Candidate))
+COST = form_of(Cost)
 SPENT: dict[str, Any] = {**dict.fromkeys(("images?", "flops?", "seconds?"), AMOUNT), "*": ANY}
 MACHINE: dict[str, Any] = {"cpu?": WORD, "gpu?": ({"names?": ([TEXT],), "*": ANY},), "*": ANY}
 FORM: dict[str, Any] = {

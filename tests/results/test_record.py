@@ -24,12 +24,8 @@ from hierdiff.results import dataframe
 from hierdiff.results.cost import BatchTrial, Cost, CostPart
 from hierdiff.results.form import (
     COST,
-    CURVE,
     FORM,
-    IDENTITY,
-    PART,
     QUALITY,
-    TRIAL,
     _fault,
     _test,
 )
@@ -245,15 +241,6 @@ def test_whatever_breaks_the_form_has_a_sentence():
         faults = {_fault(one, form, "") for one in damaged(value) if not holds(one)}
         assert holds(value) and None not in faults and len(faults) > 30
         assert not any(_fault(one, form, "") for one in damaged(value) if holds(one))
-
-
-@pytest.mark.parametrize(("kind", "form"), [(Quality, QUALITY), (CurvePoint, CURVE), (Cost, COST)])
-def test_the_form_of_a_row_has_a_rule_for_all_that_it_is_made_of(kind, form):
-    rules = {key.rstrip("?") for key in form}
-    assert rules == {f.name for f in fields(kind)} | {"resolution", "*"}
-    for entry, own in ((CostPart, PART), (BatchTrial, TRIAL)):
-        assert {key.rstrip("?") for key in own} == {f.name for f in fields(entry)} | {"*"}
-    assert {key.rstrip("?") for key in IDENTITY} == {f.name for f in fields(Identity)} | {"*"}
 
 
 def older(path: Path, text: str, **changed: Any) -> Record:
