@@ -12,11 +12,10 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-
-from hierdiff.data.cache import cache_folder, decoded, fingerprint
-from hierdiff.data.image_data import ImageData, datasets, in_split_order
-from hierdiff.data.pixels import read_square
+from hierdiff.data.cache import cache_folder, fingerprint
+from hierdiff.data.image_data import ImageData, datasets
+from hierdiff.data.listing import Listing, Reading, image_data
+from hierdiff.data.sources import FileSource, content
 from hierdiff.files.reading import read_text
 from hierdiff.registry import Node
 
@@ -51,41 +50,31 @@ def elpv(
     folder = source(root, cache_folder(cache))
     table = read_table(folder / "labels.csv")
     paths = [folder / path for path, _, _ in table]
-    keys = [path.stem for path in paths]
-    order = in_split_order(keys)
-    found = decoded(
-        "elpv",
-        [paths[row] for row in order],
-        lambda path: read_square(path, resolution=resolution, channels=1),
-        channels=1,
-        resolution=resolution,
-        identity=fingerprint(folder, [folder / "labels.csv", *paths]),
-        cache=cache_folder(cache),
-    )
-    rows = [order[place] for place in found.rows]
-    crystals = [table[row][2] for row in rows]
-    states = [round(3 * float(table[row][1])) for row in rows]
-    return ImageData(
+    crystals = [crystal for *_, crystal in table]
+    states = [STATES[round(3 * float(defect))] for _, defect, _ in table]
+    cells = list(zip(crystals, states, strict=True))
+    listing = Listing(
         name="elpv",
-        images=found.images,
-        keys=tuple(keys[row] for row in rows),
+        sources=[FileSource(str(path)) for path in paths],
+        content=content,
+        keys=[path.stem for path in paths],
+        identity=fingerprint(folder, [folder / "labels.csv", *paths]),
+        classes=[f"{crystal} {state}" for crystal, state in cells],
+        class_names=[f"{crystal} {state}" for crystal in CRYSTALS for state in STATES],
+        captions=[
+            f"a photograph of a {CRYSTALS[kind]} solar cell, {state}" for kind, state in cells
+        ],
+    )
+    return image_data(
+        listing,
+        Reading(decoded=True, broken="skip"),
+        resolution=resolution,
+        channels=1,
         licence=LICENCE,
-        labels=np.array(
-            [
-                list(CRYSTALS).index(crystal) * len(STATES) + state
-                for crystal, state in zip(crystals, states, strict=True)
-            ],
-            np.int64,
-        ),
-        captions=tuple(
-            f"a photograph of a {CRYSTALS[crystal]} solar cell, {STATES[state]}"
-            for crystal, state in zip(crystals, states, strict=True)
-        ),
-        class_names=tuple(f"{crystal} {state}" for crystal in CRYSTALS for state in STATES),
         flip=flip,
-        skipped=found.skipped,
-        digests=found.digests,
-    ).with_text(text, cache_folder(cache))
+        text=text,
+        cache=cache,
+    )
 
 
 def read_table(path: Path) -> list[tuple[str, str, str]]:

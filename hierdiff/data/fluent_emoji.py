@@ -22,11 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from hierdiff.data.cache import cache_folder, decoded, fingerprint
-from hierdiff.data.image_data import ImageData, datasets, in_split_order
-from hierdiff.data.pixels import read_square
+from hierdiff.data.cache import cache_folder, fingerprint
+from hierdiff.data.image_data import ImageData, datasets
+from hierdiff.data.listing import Listing, Reading, image_data
+from hierdiff.data.sources import FileSource, content
 from hierdiff.files.reading import read_text
 from hierdiff.registry import Node
 
@@ -79,32 +78,27 @@ def fluent_emoji(
         for key, entry in sorted(entries.items())
         if key in paths and (skin_tones or entry.key == entry.base)
     ]
-    order = in_split_order([e.key for e in chosen], [e.base for e in chosen])
-    chosen = [chosen[row] for row in order]
-    found = decoded(
-        "fluent_emoji",
-        [paths[entry.key] for entry in chosen],
-        lambda path: read_square(path, resolution=resolution),
-        channels=3,
-        resolution=resolution,
+    numbers = sorted({entry.group for entry in chosen})
+    listing = Listing(
+        name="fluent_emoji",
+        sources=[FileSource(str(paths[entry.key])) for entry in chosen],
+        content=content,
+        keys=[entry.key for entry in chosen],
         identity=fingerprint(folder, [labels / "en" / "data.json", *paths.values()])
         + str(skin_tones),
-        cache=cache_folder(cache),
+        classes=[groups[str(entry.group)] for entry in chosen],
+        class_names=[groups[str(number)] for number in numbers],
+        captions=[entry.label for entry in chosen],
+        groups=[entry.base for entry in chosen],
     )
-    readable = [chosen[place] for place in found.rows]
-    numbers = sorted({entry.group for entry in chosen})
-    return ImageData(
-        name="fluent_emoji",
-        images=found.images,
-        keys=tuple(entry.key for entry in readable),
+    return image_data(
+        listing,
+        Reading(decoded=True, broken="skip"),
+        resolution=resolution,
         licence=LICENCE,
-        labels=np.array([numbers.index(entry.group) for entry in readable], np.int64),
-        captions=tuple(entry.label for entry in readable),
-        class_names=tuple(groups[str(number)] for number in numbers),
-        groups=tuple(entry.base for entry in readable),
-        skipped=found.skipped,
-        digests=found.digests,
-    ).with_text(text, cache_folder(cache))
+        text=text,
+        cache=cache,
+    )
 
 
 def key_of(code: str) -> str:

@@ -148,7 +148,7 @@ def folder(
         identity=identity + repr(split),
         classes=classes,
         class_names=names,
-        captions=[written.captions.get(key, "") for key in keys] if written.captions else None,
+        captions=[written.captions.get(key, "") for key in keys],
         in_test=None if split.test is None else list(map(split.tests, keys)),
         split=split.words,
         odd=tuple(odd),

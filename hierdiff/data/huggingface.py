@@ -24,7 +24,7 @@ from hierdiff.data.cache import cache_folder, fingerprint
 from hierdiff.data.image_data import HASHED, ImageData, datasets
 from hierdiff.data.listing import Listing, Reading, image_data
 from hierdiff.data.names import named_numbers, read_names
-from hierdiff.data.parquet import Columns, keys_of, one_line
+from hierdiff.data.parquet import Columns, Row, keys_of, one_line
 from hierdiff.files.reading import Damaged, damage
 from hierdiff.registry import Node
 
@@ -96,7 +96,7 @@ def huggingface(
         identity=identity(where, (split, *tests)),
         classes=classes,
         class_names=told,
-        captions=[row.caption for row in rows] if any(row.caption for row in rows) else None,
+        captions=[row.caption for row in rows],
         in_test=[row.source.split != split for row in rows] if tests else None,
         split=f"splits {split} and {tests[0]}" if tests else HASHED,
         shards=np.array([row.source.shard for row in rows]) if streaming else None,
@@ -122,15 +122,6 @@ class Record(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.split}/{self.shard:05d}/{self.row:08d}"
-
-
-class Row(NamedTuple):
-    """What is known of an image."""
-
-    source: Record
-    key: str | None
-    label: int | None
-    caption: str
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -76,9 +76,9 @@ class Listing(Generic[T]):
     sources: where each is, whose text names it in messages; content: gives the bytes of one's file
     (of each of its files), picklable. keys: stable names, by which images are split and ordered.
     identity: changes with the files. classes: name of the class, None for none; class_names: in the
-    order of their numbers, empty: those that occur, in natural order. captions: "" for none, None
-    where there are no captions. in_test, split, shards: as in `ImageData`. odd: "PATH: reason" for
-    what could not be listed.
+    order of their numbers, empty: those that occur, in natural order. captions: "" for none.
+    groups, in_test, split, shards: as in `ImageData`. odd: "PATH: reason" for what could not be
+    listed.
     """
 
     name: str
@@ -89,6 +89,7 @@ class Listing(Generic[T]):
     classes: Sequence[str | None] | None = None
     class_names: Sequence[str] = ()
     captions: Sequence[str] | None = None
+    groups: Sequence[str] | None = None
     in_test: Sequence[bool] | None = None
     split: str = HASHED
     shards: np.ndarray | None = None
@@ -130,6 +131,8 @@ def image_data(
             once, and images that cannot be read.
         OSError: where the cache cannot be written.
     """
+    if not any(listing.captions or ()):
+        listing = replace(listing, captions=None)
     name = listing.name
     *frames, height, width = sides_of(resolution)
     if height != width or len(frames) > 1:
@@ -157,7 +160,7 @@ def image_data(
         check_captions(listing)
     for line in listing.odd:
         log.warning("skipped %s", line)
-    order = in_split_order(listing.keys, in_test=listing.in_test)
+    order = in_split_order(listing.keys, listing.groups, listing.in_test)
     sources: Any = _Rows(listing.sources, order)
     workers = default_workers() if reading.workers is None else reading.workers
     decoder = Decoder(listing.content, prepare)
@@ -185,16 +188,19 @@ def image_data(
     if images is None:
         images = EncodedImages(sources, decoder, found.rows, workers)
     labels, class_names = labels_of(listing, rows)
+
+    def kept(values: Sequence[str] | None) -> tuple[str, ...] | None:
+        return None if values is None else tuple(values[row] for row in rows)
+
     data = ImageData(
         name=name,
         images=images,
         keys=tuple(listing.keys[row] for row in rows),
         licence=licence,
         labels=labels,
-        captions=(
-            None if listing.captions is None else tuple(listing.captions[row] for row in rows)
-        ),
+        captions=kept(listing.captions),
         class_names=class_names,
+        groups=kept(listing.groups),
         flip=flip,
         scalars=scalars_of(scalars, found.sizes, height),
         skipped=(*listing.odd, *found.skipped),

@@ -75,14 +75,14 @@ def parquet(
     classes, names = classes_of(rows, parts.files[0], columns, class_names)
     listing = Listing(
         name="parquet",
-        sources=[row.cell for row in rows],
+        sources=[row.source for row in rows],
         content=read_cell,
-        keys=keys_of([row.key for row in rows], [str(row.cell) for row in rows], key is not None),
+        keys=keys_of([row.key for row in rows], [str(row.source) for row in rows], key is not None),
         identity=fingerprint(parts.files[0].parent, parts.files) + repr((parts.words, columns)),
         classes=classes,
         class_names=names,
-        captions=[row.caption for row in rows] if any(row.caption for row in rows) else None,
-        in_test=None if parts.tested is None else [parts.tests(row.cell.path) for row in rows],
+        captions=[row.caption for row in rows],
+        in_test=parts.tests(row.source.path for row in rows),
         split=parts.words,
     )
     return image_data(
@@ -135,9 +135,9 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is known of an image."""
+    """What is known of an image. source: where it is, a `Cell` here."""
 
-    cell: Cell
+    source: Any
     key: str | None
     label: Any
     caption: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -22,9 +22,9 @@ class Parts:
     tested: frozenset[str] | None
     words: str
 
-    def tests(self, path: str) -> bool:
-        """Whether the images of a file are of the test part."""
-        return self.tested is not None and path in self.tested
+    def tests(self, paths: Iterable[str]) -> list[bool] | None:
+        """Of each image, by its file, whether it is of the test part; None: divided by hash."""
+        return None if self.tested is None else [path in self.tested for path in paths]
 
 
 def files_in(root: str | Path, option: str, pattern: str) -> list[Path]:

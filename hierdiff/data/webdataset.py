@@ -79,12 +79,8 @@ def webdataset(
         identity=fingerprint(parts.files[0].parent, parts.files) + repr(parts.words),
         classes=classes,
         class_names=told,
-        captions=found.captions if any(found.captions) else None,
-        in_test=(
-            None
-            if parts.tested is None
-            else [parts.tests(str(found.shards[shard])) for shard in found.shard]
-        ),
+        captions=found.captions,
+        in_test=parts.tests(str(found.shards[shard]) for shard in found.shard),
         split=parts.words,
     )
     return image_data(

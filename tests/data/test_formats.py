@@ -119,7 +119,7 @@ def test_row_groups_are_read_once_where_they_fit_and_one_is_kept_where_not(tmp_p
     root = formats.write_parquet(tmp_path / "tables", content)
     columns = Columns("image", None, None, None)
     rows = [row for path in files_in(root, "root", TABLES) for row in read_table(path, columns)]
-    groups = {(row.cell.path, row.cell.group) for row in rows}
+    groups = {(row.source.path, row.source.group) for row in rows}
     opened = []
 
     class Counted(parquet.ParquetFile):
@@ -131,8 +131,8 @@ def test_row_groups_are_read_once_where_they_fit_and_one_is_kept_where_not(tmp_p
     monkeypatch.setattr(tables, "_groups", OrderedDict())
     in_turn = [*rows[::3], *rows[1::3], *rows[2::3]]
     for _ in range(2):
-        assert all(read_cell(row.cell) == content[row.key] for row in in_turn)
+        assert all(read_cell(row.source) == content[row.key] for row in in_turn)
     assert len(opened) == len(groups) > 3
     monkeypatch.setattr(tables, "KEPT", 1)
-    assert all(read_cell(row.cell) == content[row.key] for row in in_turn)
+    assert all(read_cell(row.source) == content[row.key] for row in in_turn)
     assert len(opened) > 2 * len(groups) and len(tables._groups) == 1
