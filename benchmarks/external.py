@@ -459,6 +459,7 @@ def provenance_of(job: Job, started: str) -> dict[str, Any]:
             **({"captions": captions} if (captions := sum(map(bool, job.images.captions))) else {}),
             **job.images.origin,
             **({"skipped": len(job.images.skipped)} if job.images.skipped else {}),
+            **({"copies": job.images.copies} if job.images.copies else {}),
         },
         "inputs": job.inputs,
         **provenance(started=started, seeds={}, config=job.config),

@@ -25,8 +25,9 @@ from hierdiff.guidance import Scale, is_off
 from hierdiff.images import strip, to_uint8, write_sheet
 from hierdiff.inputs import changed, sources
 from hierdiff.methods import Generator, Method, Request
+from hierdiff.methods.sampling import Steps
 from hierdiff.noise import per_example, seed_of
-from hierdiff.options import Count, Length, check
+from hierdiff.options import Between, Count, Length, check
 from hierdiff.resolution import Name, resolution_of, text_of
 from hierdiff.text import encoders
 from hierdiff.training import load_method
@@ -40,8 +41,8 @@ OWN = re.compile(  # what this command may write
     rf"\w[\w.-]*/([0-9]{{4,}}\.(png|tar)|{METADATA})|\w[\w.-]*\.np[yz]|{re.escape(PICTURE)}"
 )
 OPTIONS = {  # what each may be, and an example
-    "n": (Count | None, 16),
-    "steps": (Count | None, 25),
+    "n": (Annotated[int, Between(1, 10**8)] | None, 16),
+    "steps": (Steps | None, 25),
     "guidance": (Scale | None, 2.0),
     "labels": (Annotated[Sequence[int | str], Length(1, more=True)] | None, [0, 1]),
     "captions": (Annotated[Sequence[str], Length(1, more=True)] | None, ["a red owl"]),
@@ -118,6 +119,20 @@ def requested(
         text=None if captions is None or node is None else encoders.build(node),
     )
     return n, cond
+
+
+def as_read(config: dict[str, Any], method: Method) -> dict[str, Any]:
+    """The config of a model without the classes and text of its data that no network reads: images
+    under them would be as any other."""
+    reads = method.reads
+    if reads is None:
+        return config
+    classes = config.get("class_names") if reads.classes else ()
+    return {
+        **config,
+        "class_names": classes,
+        "text": config.get("text") if reads.text_width else None,
+    }
 
 
 def warn_of_changed_code(config: Mapping[str, Any]) -> None:
@@ -337,6 +352,7 @@ def make(options: Mapping[str, Any]) -> None:
     warn_of_changed_code(config)
     if options.get("resolution") is not None:
         method = method.resized(resolution_of(options["resolution"]))
+    config = as_read(config, method)
     given = None if options["given"] is None else read(options["given"], method)
     n, cond = requested(options, config, given)
     negative = negative_of(options, config, n)

@@ -22,6 +22,7 @@ from hierdiff.inputs import inputs
 from hierdiff.sampled import (
     check_options,
     class_counts,
+    make,
     negative_of,
     origins,
     requested,
@@ -32,7 +33,7 @@ from hierdiff.sampled import (
 from hierdiff.training.bounds import tensors_of
 from hierdiff.training.format import save_weights
 from hierdiff.training.load import load_method
-from tests.training.runs import NODE, built, command, config
+from tests.training.runs import NESTED, NODE, built, command, config
 
 CONFIG = {"class_names": ["round", "square"], "text": None}
 TEXT = {"class_names": [], "text": {"name": "vocabulary", "words": ["a", "red", "owl"], "width": 4}}
@@ -122,6 +123,8 @@ def test_an_image_does_not_depend_on_how_many_are_made_at_once(tmp_path: Path):
         {"steps": True},
         {"n": 0},
         {"n": 2.0},
+        {"n": 10**12},
+        {"steps": 10**12},
         {"batch_size": 0},
         {"batch_size": None},
         {"seed": None},
@@ -363,3 +366,21 @@ def test_a_negative_caption_is_encoded_for_every_image_and_needs_a_model_of_text
     assert negative_of({"negative": None}, {}, 2) is None
     with pytest.raises(ValueError, match="negative='red' needs a model that was trained on text"):
         negative_of({"negative": "red"}, {"text": None}, 2)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"labels": ["b"]}, "labels were given to a model without"),
+        ({"guidance": 2.0}, "guidance=2.0"),
+    ],
+)
+def test_conditions_that_no_network_reads_are_refused_and_not_listed(tmp_path, wish, message):
+    inner = {**NESTED["inner"], "classes": 0}
+    node = {**NODE, "denoiser": {**NESTED, "classes": 0, "inner": inner}}
+    place = tmp_path / "weights.safetensors"
+    save_weights(place, tensors_of(built(node)), config(node))
+    about = {"checkpoint": str(place), "out": str(tmp_path / "out"), "trust": [], "device": "cpu"}
+    with pytest.raises(ValueError, match=message):
+        make(options(**about, **wish))
+    assert not (tmp_path / "out").exists()

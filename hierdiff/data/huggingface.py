@@ -93,7 +93,7 @@ def huggingface(
         sources=[row.source for row in rows],
         content=where,
         keys=keys,
-        identity=identity(where, (split, *tests)),
+        identity=identity(where, (split, *tests)) + repr(columns),  # a key puts them in order
         classes=classes,
         class_names=told,
         captions=[row.caption for row in rows],

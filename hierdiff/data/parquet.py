@@ -56,9 +56,9 @@ def parquet(
     """Images in the rows of `.parquet` files, decoded when they are read unless `reading.decoded`.
 
     root: a folder of files, or one; test_root: the same, of the test part. Without it, files whose
-    names begin with train and val (or test, ...) are the parts, and else a quarter of the images
-    is held out. image, label, caption, key: columns; label: null for `label`, where there is one,
-    caption: null for `caption`, `text` or `prompt`.
+    names begin with train and val (or test, ...) are the parts, or those in folders of these names,
+    and else a quarter of the images is held out. image, label, caption, key: columns; label: null
+    for `label`, where there is one, caption: null for `caption`, `text` or `prompt`.
 
     Raises:
         ImportError: without pyarrow.

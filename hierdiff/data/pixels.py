@@ -59,8 +59,15 @@ def read_square(
 
 def read_whole(file: Path | BytesIO) -> UInt8[np.ndarray, "c h w"]:
     """The image of a file as large as it is: upright, on white, of 3 channels or, where it is
-    stored as grey, of 1. Errors: as in `as_uint8`, and Pillow's own."""
+    stored as grey, of 1. Errors: as in `as_uint8`, and Pillow's own.
+
+    Raises:
+        ValueError: for a file of several images, of which nobody says which is meant.
+    """
     with opened(file) as image:
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a photo's preview
+        if frames > 1:
+            raise ValueError(f"it holds {frames} images, save each as a file")
         channels = 1 if image.mode.startswith(GREY) else 3
         return as_uint8(ImageOps.exif_transpose(image), channels)
 

@@ -1,4 +1,5 @@
-"""The parts of a set of files by what their names begin with: train-0000.tar, val-0000.tar."""
+"""The parts of a set of files by what their names, or those of folders around them, begin with:
+train-0000.tar, val-0000.tar; train/0000.parquet, test/0000.parquet."""
 
 from __future__ import annotations
 
@@ -62,11 +63,11 @@ def parts_of(root: str | Path, test_root: str | Path | None, pattern: str, what:
     """
     files = files_in(root, "root", pattern)
     own = files_in(test_root, "test_root", pattern) if test_root else []
-    return parts_by_name(files, own, what)
+    return parts_by_name(files, own, what, Path(os.path.expanduser(root)))
 
 
-def parts_by_name(files: Sequence[Path], own: Sequence[Path], what: str) -> Parts:
-    """The parts of `files`; own: files that are the test part; what: files in words.
+def parts_by_name(files: Sequence[Path], own: Sequence[Path], what: str, root: Path) -> Parts:
+    """The parts of `files` below `root`; own: files that are the test part; what: files in words.
 
     Raises:
         ValueError: where a file is in both.
@@ -77,12 +78,22 @@ def parts_by_name(files: Sequence[Path], own: Sequence[Path], what: str) -> Part
                 f"data.test_root and data.root both hold {min(both)}: take it from one"
             )
         return Parts((*files, *own), frozenset(map(str, own)), f"data.test_root={own[0].parent}")
-    train = [path for path in files if path.name.lower().startswith(TRAIN)]
+    called = {path: _called(path, root) for path in files}
+    train = [path for path in files if called[path].startswith(TRAIN)]
     for name in TEST:
-        test = [path for path in files if path.name.lower().startswith(name)]
+        test = [path for path in files if called[path].startswith(name)]
         if train and test:
             words = f"{what} train* and {name}*"
             if left := len(files) - len(train) - len(test):
                 words += f", {left} {what} are left out"
             return Parts((*train, *test), frozenset(map(str, test)), words)
     return Parts(tuple(files), None, HASHED)
+
+
+def _called(path: Path, root: Path) -> str:
+    """What says the part of a file, in lower case: its name, or else a folder around it that is
+    called after one, below `root`."""
+    names = [path.name, *(folder.name for folder in path.parents if root in folder.parents)]
+    own, *around = map(str.lower, names)
+    said = () if own.startswith((*TRAIN, *TEST)) else (*TRAIN, *TEST)
+    return next((name for name in around if name in said), own)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -129,25 +130,36 @@ def _folder(folder: Path, ignore: Sequence[str]) -> Content:
 
 
 PARTS = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.ckpt")
+SHARD = re.compile(r"-\d+(?=-of-(\d+))")  # of weights in several files: which of how many
+HALF = re.compile(r"\.fp16[.-]")  # of a copy in half precision
 
 
 def _part(folder: Path, ignore: Sequence[str]) -> Content | None:
-    """Weights beside a config; safetensors before pickles, all files of an index together.
+    """Weights beside a config; safetensors before pickles, all shards of one set together.
 
     Raises:
-        ValueError: where several files claim to be the weights.
+        ValueError: where several files, or sets of shards, claim to be the weights, or a shard is
+            absent.
     """
     for pattern in PARTS:
-        files = sorted(folder.glob(pattern))
-        shards = [file for file in files if "-of-" in file.name]
-        whole = [file for file in files if file not in shards and ".fp16." not in file.name]
-        chosen = whole or shards or files
-        if len(whole) > 1:
+        sets: dict[str, list[Path]] = {}
+        for file in sorted(folder.glob(pattern)):
+            sets.setdefault(SHARD.sub("", file.name), []).append(file)
+        names = [name for name in sets if not HALF.search(name)] or list(sets)
+        if len(names) > 1:
             raise ValueError(
-                f"{folder} has several files of weights ({', '.join(f.name for f in whole)}): "
-                f"give the one that is meant"
+                f"{folder} has several files of weights "
+                f"({', '.join(sets[name][0].name for name in names)}): leave those that are meant "
+                f"there alone"
             )
-        if chosen:
+        if names:
+            chosen = sets[names[0]]
+            said = SHARD.search(chosen[0].name)
+            if said is not None and len(chosen) != int(said[1]):
+                raise ValueError(
+                    f"{folder} has {len(chosen)} of the {int(said[1])} files {chosen[0].name} and "
+                    f"following: fetch the others"
+                )
             tensors: dict[str, Tensor] = {}
             for file in chosen:
                 tensors |= read_content(file, ignore).tables.get("", {})

@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 
 from hierdiff.guidance import THRESHOLDS, Scale
 from hierdiff.levels import Levels
-from hierdiff.options import Count, Length, Own, Share, check_fields
+from hierdiff.options import Between, Count, Length, Own, Share, check_fields
 from hierdiff.registry import Node, arguments, single, suggest
 from hierdiff.samplers import Sampler
 from hierdiff.samplers.dpmpp_2m import DPMpp2M
 from hierdiff.samplers.grids import Grid, UniformGrid
+
+Steps = Annotated[int, Between(1, 10**6)]  # of a time grid, which is held in memory
 
 
 @single("sampling")
@@ -36,7 +38,7 @@ class Sampling:
 
     rule: Sampler = DPMpp2M()
     grid: Grid = UniformGrid()
-    steps: Count = 25
+    steps: Steps = 25
     guidance: Scale = 1.0
     interval: Annotated[Sequence[Share], Length(2)] = (0.0, 1.0)
     channels: Annotated[Count | None, Own()] = None

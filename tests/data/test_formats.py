@@ -136,3 +136,15 @@ def test_row_groups_are_read_once_where_they_fit_and_one_is_kept_where_not(tmp_p
     monkeypatch.setattr(tables, "KEPT", 1)
     assert all(read_cell(row.source) == content[row.key] for row in in_turn)
     assert len(opened) > 2 * len(groups) and len(tables._groups) == 1
+
+
+def test_tables_in_folders_of_both_parts_are_these_parts(tmp_path):
+    pytest.importorskip("pyarrow")
+    formats.write_parquet(tmp_path / "a", formats.files(24))
+    for path in (tmp_path / "a").glob("*.parquet"):
+        place = tmp_path / "b" / "default" / path.name.partition("-")[0] / "0000.parquet"
+        place.parent.mkdir(parents=True)
+        path.rename(place)
+    data = built({"name": "parquet", "root": str(tmp_path / "b")}, tmp_path / "cache")
+    assert data.split == "files train* and val*"
+    assert [key.startswith("val/") for key in data.keys] == data.tested.tolist()

@@ -191,6 +191,15 @@ def test_a_stream_comes_in_the_order_of_its_shards_each_image_once_from_any_step
     assert all(whole[i : i + 6] in shards for i in range(0, 36, 6))
 
 
+def test_decoded_images_keep_their_labels_in_the_order_of_another_key(tables):
+    def labels(key: str | None) -> dict[bytes, int]:
+        data = huggingface(tables, key=key, reading={"workers": 0, "decoded": True})
+        images = (image.tobytes() for image in data.images)
+        return dict(zip(images, data.labels.tolist(), strict=True))
+
+    assert labels(None) == labels("name")
+
+
 def test_what_the_library_cannot_give_is_one_sentence(tables, tmp_path):
     with pytest.raises(ValueError, match="no split 'dev': choose from train, validation"):
         huggingface(tables, split="dev")

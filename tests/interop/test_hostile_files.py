@@ -307,3 +307,26 @@ def test_a_folder_of_parts_gives_names_by_part_and_their_configs(tmp_path: Path)
     assert content.tables[""].keys() == {"unet/a", "vae/a"}
     assert content.about["vae"] == {"latent_channels": 4}
     assert read_content(tmp_path / "unet").tables[""].keys() == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("m-00001-of-00002", "m-00001-of-00003", "m-00002-of-00002"), "several files of weights"),
+        (("m", "m-00001-of-00001"), "several files of weights"),
+        (("m-00001-of-00002",), "1 of the 2 files m-00001"),
+        (("m-00001-of-00002", "m-00002-of-00002", "m.fp16-00001-of-00001"), ""),
+        (("m.fp16-00001-of-00001", "m"), ""),
+    ],
+)
+def test_shards_of_another_set_are_not_read_over_those_that_are_meant(tmp_path, names, message):
+    for name in names:
+        dtype = torch.float16 if "fp16" in name else torch.float32
+        save_file({name[-14:-9]: torch.ones(2, dtype=dtype)}, tmp_path / f"{name}.safetensors")
+    if message:
+        with pytest.raises(ValueError, match=message):
+            read_content(tmp_path)
+    else:
+        found = read_content(tmp_path).tables[""]
+        assert len(found) == len(names) - 1
+        assert {tensor.dtype for tensor in found.values()} == {torch.float32}

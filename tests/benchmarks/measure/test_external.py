@@ -290,11 +290,19 @@ def test_places_without_images_are_refused(tmp_path):
     ("images", "told"),
     [
         (pixels() // 255, "no pixel is above 1 of 255"),
-        (pixels()[[3] * 5], "all 5 images are the same"),
+        (pixels()[[3] * 5], "4 of 5 images are copies of others"),
+        (pixels()[[0, 1, 2, 0, 1, 2]], "3 of 6 images are copies of others"),
         (pixels(), ""),
     ],
 )
-def test_images_that_are_black_or_all_the_same_are_told(images, told, tmp_path, caplog):
+def test_images_that_are_black_or_copies_are_told(images, told, tmp_path, caplog):
     np.savez(tmp_path / "a.npz", arr_0=images)
     external_images(tmp_path / "a.npz").sha256()
     assert told in caplog.text and bool(told) == bool(caplog.text)
+
+
+def test_a_file_of_several_frames_is_refused_where_its_first_one_was_measured(tmp_path):
+    first, *others = map(Image.fromarray, pixels(3))
+    first.save(tmp_path / "0.gif", save_all=True, append_images=others)
+    with pytest.raises(ValueError, match="0.gif cannot be read .it holds 3 images"):
+        external_images(tmp_path)
