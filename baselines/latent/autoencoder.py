@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from baselines.latent.regularisers import Regulariser, regularisers
 from hierdiff.denoisers.layers import Multiples, Rate, Upsample
+from hierdiff.denoisers.norms import GroupNorm, GroupNormSiLU
 from hierdiff.options import Count
 from hierdiff.registry import Later, Registry
 from hierdiff.resolution import Resolution, sides_of
@@ -30,9 +31,9 @@ from hierdiff.resolution import Resolution, sides_of
 EPSILON = 1e-6  # of the released group norms
 
 
-def norm(width: int, groups: int) -> nn.GroupNorm:
-    """The group norm of all layers, with the epsilon of the released code (`EPSILON`)."""
-    return nn.GroupNorm(groups, width, eps=EPSILON)
+def norm_silu(width: int, groups: int) -> GroupNormSiLU:
+    """The group norm of all layers, with the epsilon of the released code (`EPSILON`), and SiLU."""
+    return GroupNormSiLU(groups, width, eps=EPSILON)
 
 
 def chain(**parts: nn.Module | None) -> nn.Sequential:
@@ -45,17 +46,17 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, groups: int, dropout: float):
         super().__init__()
-        self.norm1 = norm(inputs, groups)
+        self.norm1 = norm_silu(inputs, groups)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2 = norm(outputs, groups)
+        self.norm2 = norm_silu(outputs, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     @override
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv1(self.norm1(x))
+        h = self.conv2(self.dropout(self.norm2(h)))
         return self.shortcut(x) + h
 
 
@@ -64,7 +65,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, groups: int):
         super().__init__()
-        self.norm = norm(width, groups)
+        self.norm = GroupNorm(groups, width, eps=EPSILON)
         self.q, self.k, self.v, self.out = (nn.Conv2d(width, width, 1) for _ in range(4))
 
     @override
@@ -274,8 +275,7 @@ class ConvolutionalAutoencoder(Autoencoder):
                 )
             ),
             middle=middle(bottom),
-            norm=norm(bottom, groups),
-            act=nn.SiLU(),
+            norm=norm_silu(bottom, groups),
             last=nn.Conv2d(bottom, moments, 3, padding=1),
         )
         self.to_moments = nn.Conv2d(moments, moments, 1)
@@ -292,8 +292,7 @@ class ConvolutionalAutoencoder(Autoencoder):
                     for i in reversed(range(len(widths)))
                 )
             ),
-            norm=norm(widths[0], groups),
-            act=nn.SiLU(),
+            norm=norm_silu(widths[0], groups),
         )
         self.last_layer = nn.Conv2d(widths[0], channels, 3, padding=1)
         kept = [tuple(p.shape) for p in self.regulariser.parameters()]

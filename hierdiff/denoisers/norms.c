@@ -10,13 +10,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define W 16     /* channels of a vector */
+#if __AVX512F__
+#define W 16 /* channels of a vector, as many numbers as the processor computes at once */
+#elif __AVX2__
+#define W 8
+#else
+#error "torch's operations are faster than this without AVX2"
+#endif
 #define TILE 16  /* pixels of which some channels are read before the next ones: they fit a cache */
 #define PARTS 16 /* of an image, at most; each is the work of one thread */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float V __attribute__((vector_size(4 * W)));
-typedef double D __attribute__((vector_size(8 * W)));
+typedef float F __attribute__((vector_size(2 * W)));  /* half of them, */
+typedef double D __attribute__((vector_size(4 * W))); /* in double precision */
+typedef union { D half[2]; double at[W]; } Doubles;
 typedef int32_t I __attribute__((vector_size(4 * W)));
 typedef uint32_t U __attribute__((vector_size(4 * W)));
 typedef uint16_t H __attribute__((vector_size(2 * W)));
@@ -96,14 +104,19 @@ typedef void Tile(const Call *c, long at, long pixels, long n, const float *f, d
 INLINE void moments(const Call *c, long at, long pixels, long n, const float *f, double *sums) {
   const long m = c->channels;
   const Element *x = c->x + at;
-  D s = {0}, squares = {0};
+  Doubles s = {0}, squares = {0};
   for (long i = 0; i < pixels; i++) {
-    D v = __builtin_convertvector(load(x + i * m, n), D);
-    s += v;
-    squares += v * v;
+    const V v = load(x + i * m, n);
+    for (int part = 0; part < 2; part++) {
+      F half;
+      memcpy(&half, (const float *)&v + part * W / 2, sizeof half);
+      const D wide = __builtin_convertvector(half, D);
+      s.half[part] += wide;
+      squares.half[part] += wide * wide;
+    }
   }
-  ADD(sums, s, n);
-  ADD(sums + m, squares, n);
+  ADD(sums, s.at, n);
+  ADD(sums + m, squares.at, n);
 }
 
 INLINE void outputs(const Call *c, long at, long pixels, long n, const float *f, double *sums) {
