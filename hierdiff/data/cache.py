@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import stat
@@ -20,23 +21,23 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 import numpy as np
 
 from hierdiff.config import with_bar
 from hierdiff.data.workers import Workers
-from hierdiff.files.arrays import read_npy, read_npz
+from hierdiff.files.arrays import read_npy, read_npz, write_npz
 from hierdiff.files.cache import built_by_one, remove
 from hierdiff.files.digest import check_seal, seal, sha256_of_file
-from hierdiff.files.reading import Damaged, with_escapes
+from hierdiff.files.reading import Damaged, damage, with_escapes
 from hierdiff.resolution import Resolution, sides_of, text_of
 
 T = TypeVar("T")
 Size = int | tuple[int, int]  # of an original in pixels: the side of a square, or height and width
 log = logging.getLogger(__name__)
 FORMAT = 3  # raised when the decoding of the same file, or the form of an entry, changes
-IMAGES = "images.npy"
+IMAGES, INDEX = "images.npy", "index.npz"
 LARGE = 10**8  # bytes of an entry that is told of before it is written
 SHOWN = 20  # skipped files that are named in the log
 
@@ -140,12 +141,10 @@ def decoded(
         OSError: where the cache cannot be written or read back.
         ValueError: where no source can be read.
     """
-    shape = (channels, *sides_of(resolution))
     key = (FORMAT, name, channels, resolution, identity)
-    made = _Made(name, sources, Workers(read, workers), shape)
-    found = made.found(cache, key, text_of(resolution))
-    images = read_npy(found.place / IMAGES)
-    return Decoded(**vars(found.checked), images=images)
+    shape, place = (channels, *sides_of(resolution)), _place(cache, name, resolution, key)
+    entry = _Entry(name, sources, Workers(read, workers), shape, place)
+    return Decoded(**vars(entry.checked()), images=read_npy(place / IMAGES))
 
 
 def checked(
@@ -167,8 +166,13 @@ def checked(
         ValueError: where no source can be read.
     """
     key = (FORMAT, "checked", name, channels, resolution, identity)
-    made = _Made(name, sources, Workers(_Digest(read), workers), None)
-    return made.found(cache, key, text_of(resolution)).checked
+    place = _place(cache, name, resolution, key)
+    return _Entry(name, sources, Workers(_Digest(read), workers), None, place).checked()
+
+
+def _place(cache: Path, name: str, resolution: Resolution, key: tuple[Any, ...]) -> Path:
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
+    return cache / f"{name}-{text_of(resolution)}-{digest}"
 
 
 class _Digest(Generic[T]):
@@ -182,110 +186,138 @@ class _Digest(Generic[T]):
         return hashlib.sha256(np.ascontiguousarray(pixels, np.uint8).tobytes()).digest(), size
 
 
-class _Found(NamedTuple):
-    """An entry that is whole."""
-
-    place: Path
-    checked: Checked
-
-
 @dataclass(frozen=True)
-class _Made(Generic[T]):
+class _Entry(Generic[T]):
     """An entry to be found or made. shape: of an image that is kept; None: pixels are not kept."""
 
     name: str
     sources: Sequence[T]
     read: Workers[T, tuple[Any, Size]]
     shape: tuple[int, ...] | None
+    place: Path
 
-    def found(self, cache: Path, key: tuple[Any, ...], resolution: str) -> _Found:
-        """The entry, whole.
+    def checked(self) -> Checked:
+        """What could be read of the sources, once the entry is there and whole.
 
         Raises:
             OSError: where it cannot be written or read back.
             ValueError: where no source can be read.
         """
-        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
-        entry = cache / f"{self.name}-{resolution}-{digest}"
-        index = self._kept(entry)
-        if index is not None:
-            for line in index.skipped[:SHOWN]:
-                log.warning("%s: skipped, as before: %s", self.name, line)
-            if len(index.skipped) > SHOWN:
-                log.warning("%s: and %d more", self.name, len(index.skipped) - SHOWN)
-            return _Found(entry, index)
-        with built_by_one(entry) as part:
-            index = self._kept(entry, warn=True)  # another process may have been first
-            if index is None:
-                self._build(part, entry)
-                _move_in(part, entry, lambda: self._kept(entry) is not None)
-                index = self._kept(entry)
-        if index is None:
-            raise OSError(f"{entry} was written and cannot be read: set cache= to another folder")
-        return _Found(entry, index)
+        found = self._kept()
+        if found is not None:
+            _warn_of(found.skipped, f"{self.name}: skipped, as before:")
+            return found
+        with built_by_one(self.place) as part:
+            found = self._kept(warn=True)  # another process may have been first
+            if found is None:
+                self._make(part)
+                _move_in(part, self.place, lambda: self._kept() is not None)
+                found = self._kept()
+        if found is None:
+            raise OSError(
+                f"{self.place} was written and cannot be read: set cache= to another folder"
+            )
+        return found
 
-    def _kept(self, entry: Path, warn: bool = False) -> Checked | None:
-        """The index, if the entry is there and whole; warn: of damage."""
+    def _kept(self, warn: bool = False) -> Checked | None:
+        """What the index says, if the entry is there and whole; warn: of damage."""
         try:
-            return _opened(entry, len(self.sources), self.shape)
+            with damage(self.place):
+                if self.shape is not None:
+                    check_seal(self.place / IMAGES)
+                index = read_npz(self.place / INDEX)
+                skipped = json.loads(index.pop("skipped").tobytes())
+                return Checked(**index, skipped=tuple(skipped))
         except FileNotFoundError:
             return None
         except Damaged as error:
             if warn:
-                log.warning("cache %s is broken and is made again: %s", entry, error)
+                log.warning("cache %s is broken and is made again: %s", self.place, error)
             return None
 
-    def _build(self, part: Path, entry: Path) -> None:
+    def _make(self, part: Path) -> None:
         try:
-            _build(self, part, entry)
+            part.mkdir()
+            found = self._results(None) if self.shape is None else self._decode(part / IMAGES)
+            skipped = np.frombuffer(json.dumps(found.skipped).encode(), np.uint8)
+            write_npz(part / INDEX, {**vars(found), "skipped": skipped})
         except OSError as error:
             raise OSError(
-                error.errno,
+                error.errno or errno.EIO,
                 f"cannot write the decoded {self.name} to {part.parent} "
                 f"({error.strerror or error}): free some room or set cache= to another folder",
             ) from error
         finally:
             self.read.close()
 
+    def _decode(self, path: Path) -> Checked:
+        """Writes the images.
 
-def _opened(entry: Path, sources: int, shape: tuple[int, ...] | None) -> Checked:
-    n = None
-    if shape is not None:
-        check_seal(entry / IMAGES)
-        images = read_npy(entry / IMAGES)
-        n = len(images) if images.ndim else 0
-        if not n or images.shape != (n, *shape) or images.dtype != np.uint8:
-            raise Damaged(f"{entry}: images {images.shape} are none of shape {shape}")
-    index = read_npz(entry / "index.npz")
-    n = len(index.get("rows", ())) if n is None else n
-    kinds = {"rows": ("int64", (n,)), "sizes": ("int64", (n, 2)), "digests": ("uint8", (n, 32))}
-    parts = {name: index.get(name, np.empty(0)) for name in kinds}
-    if not n or any((str(parts[k].dtype), parts[k].shape) != kind for k, kind in kinds.items()):
-        raise Damaged(f"{entry}: its index does not fit {n} images")
-    rows = parts["rows"]
-    if rows[0] < 0 or rows[-1] >= sources or (np.diff(rows) <= 0).any() or parts["sizes"].min() < 1:
-        raise Damaged(f"{entry}: its index has rows or sizes out of range")
-    try:
-        skipped = json.loads(index["skipped"].tobytes())
-        return Checked(skipped=tuple(map(str, skipped)), **parts)
-    except (KeyError, ValueError, TypeError) as error:
-        raise Damaged(f"{entry}: its list of skipped files cannot be read") from error
-
-
-def _build(made: _Made[Any], part: Path, entry: Path) -> None:
-    part.mkdir()
-    if made.shape is not None:
-        size = len(made.sources) * int(np.prod(made.shape))
+        Raises:
+            OSError: where there is no room; a full disk would kill a process that maps the file.
+        """
+        size = len(self.sources) * math.prod(self.shape or ())
         log.log(
             logging.INFO if size >= LARGE else logging.DEBUG,
             "%s: %d images are decoded once into %s, %.1f GB",
-            *(made.name, len(made.sources), entry, size / 1e9),
+            *(self.name, len(self.sources), self.place, size / 1e9),
         )
-        if shutil.disk_usage(part).free < size:
+        if shutil.disk_usage(path.parent).free < size:
             raise OSError(errno.ENOSPC, "no room")
-        _decode(made, part)
-    else:
-        _write_index(part, _results(made))
+        with path.open("wb") as file:
+            self._header(file, len(self.sources))
+            found = self._results(file)
+            file.seek(0)
+            self._header(file, len(found.rows))
+            file.flush()
+            os.fsync(file.fileno())
+        seal(path, sha256_of_file(path))
+        return found
+
+    def _header(self, file: IO[bytes], count: int) -> None:
+        """NumPy pads the header so that it keeps its length when the first axis changes."""
+        about = {"descr": "|u1", "fortran_order": False, "shape": (count, *(self.shape or ()))}
+        np.lib.format.write_array_header_1_0(file, about)
+
+    def _results(self, file: IO[bytes] | None) -> Checked:
+        """Reads every source; file: takes the pixels of each that can be.
+
+        Raises:
+            ValueError: where none can.
+        """
+        rows, sizes, digests, skipped = [], [], [], []
+        shown = with_bar(self.sources, f"decoding {self.name}", 200)
+        for row, (source, found) in enumerate(zip(shown, self.read.map(self.sources), strict=True)):
+            if isinstance(found, Exception):
+                text = (isinstance(found, OSError) and found.strerror) or str(found)
+                reason = " ".join(text.split()) or type(found).__name__
+                skipped.append(with_escapes(f"{source}: {reason}"))
+                continue
+            content, size = found
+            if file is not None:
+                pixels = np.ascontiguousarray(content, np.uint8).reshape(self.shape).tobytes()
+                file.write(pixels)
+                content = hashlib.sha256(pixels).digest()
+            rows.append(row)
+            sizes.append((size, size) if isinstance(size, int) else size)
+            digests.append(content)
+        if not rows:
+            why = f"; the first: {skipped[0]}" if skipped else ""
+            raise ValueError(f"{self.name}: none of {len(self.sources)} images could be read{why}")
+        _warn_of(skipped, "skipped")
+        return Checked(
+            np.array(rows, np.int64),
+            np.array(sizes, np.int64),
+            np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
+            tuple(skipped),
+        )
+
+
+def _warn_of(skipped: Sequence[str], words: str) -> None:
+    for line in skipped[:SHOWN]:
+        log.warning("%s %s", words, line)
+    if len(skipped) > SHOWN:
+        log.warning("%s %d more", words, len(skipped) - SHOWN)
 
 
 def _move_in(part: Path, entry: Path, is_whole: Callable[[], bool]) -> None:
@@ -310,77 +342,3 @@ def _move_in(part: Path, entry: Path, is_whole: Callable[[], bool]) -> None:
                 raise
         finally:
             remove(old)
-
-
-class _Index(NamedTuple):
-    """Rows, sizes and digests of what could be read, and why the rest could not."""
-
-    rows: list[int]
-    sizes: list[tuple[int, int]]
-    digests: list[bytes]
-    skipped: list[str]
-
-
-def _results(made: _Made[Any], write: Callable[[bytes], Any] | None = None) -> _Index:
-    """Reads every source; write: takes the pixels of each that can be.
-
-    Raises:
-        ValueError: where none can.
-    """
-    index = _Index([], [], [], [])
-    shown = with_bar(made.sources, f"decoding {made.name}", 200)
-    for row, (source, result) in enumerate(zip(shown, made.read.map(made.sources), strict=True)):
-        if isinstance(result, Exception):
-            text = (isinstance(result, OSError) and result.strerror) or str(result)
-            reason = " ".join(text.split()) or type(result).__name__
-            index.skipped.append(with_escapes(f"{source}: {reason}"))
-            continue
-        content, size = result
-        if write is not None:
-            content = np.ascontiguousarray(content, np.uint8).reshape(made.shape).tobytes()
-            write(content)
-            content = hashlib.sha256(content).digest()
-        index.rows.append(row)
-        index.sizes.append((size, size) if isinstance(size, int) else size)
-        index.digests.append(content)
-    if not index.rows:
-        why = f"; the first: {index.skipped[0]}" if index.skipped else ""
-        raise ValueError(f"{made.name}: none of {len(made.sources)} images could be read{why}")
-    for line in index.skipped[:SHOWN]:
-        log.warning("skipped %s", line)
-    if len(index.skipped) > SHOWN:
-        log.warning("skipped %d more", len(index.skipped) - SHOWN)
-    return index
-
-
-def _decode(made: _Made[Any], part: Path) -> None:
-    # plain writes: a full disk is then an error, where a mapped file would kill the process
-    shape = made.shape or ()
-    with (part / IMAGES).open("wb") as file:
-        _header(file, len(made.sources), shape)
-        index = _results(made, file.write)
-        file.seek(0)
-        _header(file, len(index.rows), shape)
-        file.flush()
-        os.fsync(file.fileno())
-    seal(part / IMAGES, sha256_of_file(part / IMAGES))
-    _write_index(part, index)
-
-
-def _write_index(part: Path, index: _Index) -> None:
-    with (part / "index.npz").open("wb") as file:
-        np.savez(
-            file,
-            rows=np.array(index.rows, np.int64),
-            sizes=np.array(index.sizes, np.int64),
-            digests=np.frombuffer(b"".join(index.digests), np.uint8).reshape(-1, 32),
-            skipped=np.frombuffer(json.dumps(index.skipped).encode(), np.uint8),
-        )
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _header(file: Any, count: int, shape: tuple[int, ...]) -> None:
-    """NumPy pads the header so that it keeps its length when the first axis changes."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
-    np.lib.format.write_array_header_1_0(file, header)
