@@ -30,7 +30,7 @@ from hierdiff.config import with_bar
 from hierdiff.files.shards import Shards, kept_shards
 from hierdiff.inputs import digest, source_of
 from hierdiff.options import Count, Length, Natural
-from hierdiff.registry import Later, Registry, suggest
+from hierdiff.registry import Registry, suggest
 
 log = logging.getLogger(__name__)
 BATCH = 64  # captions in one call of an encoder
@@ -89,6 +89,7 @@ def vocabulary_of(captions: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({word for caption in captions for word in words_of(caption)}))
 
 
+@encoders.register("vocabulary")
 class Vocabulary(TextEncoder):
     """A fixed random vector for each word plus a sinusoidal position; no weights, no training.
 
@@ -322,6 +323,7 @@ class Clip(Pretrained):
         return network.eval().requires_grad_(False)
 
 
+@encoders.register("together")
 class Together(TextEncoder):
     """Several encoders of one caption, their states side by side in the channels.
 
@@ -332,7 +334,12 @@ class Together(TextEncoder):
         ValueError: for a `pooled` that is none of them.
     """
 
-    def __init__(self, parts: Sequence[TextEncoder], pooled: int | None = None):
+    def __init__(
+        self,
+        *,
+        parts: Annotated[Sequence[TextEncoder], Length(1, more=True)],
+        pooled: Natural | None = None,
+    ):
         self.parts, self.pooled = tuple(parts), pooled
         self.width = sum(part.width for part in parts)
         self.length = max(part.length for part in parts)
@@ -369,29 +376,6 @@ class Together(TextEncoder):
         """That of the chosen encoder; of all, side by side, where none is chosen."""
         some = self.parts if self.pooled is None else (self.parts[self.pooled],)
         return torch.cat([part.pool(captions) for part in some], dim=1)
-
-
-@encoders.register("together")
-def together(
-    *,
-    parts: Annotated[Sequence[Later[TextEncoder]], Length(1, more=True)],
-    pooled: Natural | None = None,
-    words: Sequence[str] | None = None,
-) -> TextEncoder:
-    """Several encoders side by side; the data offers its `words` to those that take them.
-
-    pooled: which of them, from 0, also gives one vector for a whole caption, None for none.
-    """
-    built = [encoders.build(part, offered={"words": words}) for part in parts]
-    return Together(built, pooled)
-
-
-@encoders.register("vocabulary")
-def vocabulary(
-    *, words: Sequence[str] | None = None, width: Count = 64, length: Count = 32
-) -> TextEncoder:
-    """Offline default; the data offers its `words`."""
-    return Vocabulary(words=words, width=width, length=length)
 
 
 @encoders.register("minilm")
