@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,8 +41,7 @@ class SamplingTimer:
         """Conditions of n images: the example caption, encoded, or none."""
         if self.text is None:
             return Cond()
-        tokens, mask = self.text.encode([self.case.caption] * n)
-        return Cond(tokens=tokens, mask=mask)
+        return self.text.condition([self.case.caption] * n)
 
     def sample(self, n: int, steps: int | None = None) -> None:
         """Makes n images at once; steps: None for those of the sampler."""
@@ -88,16 +88,18 @@ class SamplingTimer:
         """Seconds and FLOPs for one image of each part of the stage, with guidance as a part of its
         own, and of the text encoder."""
         for part in self.stage.parts():
-            seconds = self._seconds(part.prepare(self.batch, self.noise))
+            seconds = self._seconds(partial(part.prepare, self.batch, self.noise))
             count = flops_of_part(part, self.noise)
             yield _row(part.name, seconds * part.calls, count * part.calls)
         if self.text is not None:
-            seconds = self._seconds(lambda: self.cond(self.batch))
+            seconds = self._seconds(lambda: partial(self.cond, self.batch))
             yield _row("text encoder", seconds, flops_of_text(self.text, self.case.caption))
 
     @torch.no_grad()
-    def _seconds(self, fn: Callable[[], Any]) -> float:
+    def _seconds(self, prepare: Callable[[], Callable[[], Any]]) -> float:
+        """Of what `prepare` makes ready, for one image."""
         with autocast(self.device, self.case.precision):
+            fn = prepare()
             return time_call(fn, warmup=1, repeats=3, device=self.device).median / self.batch
 
 

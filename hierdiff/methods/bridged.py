@@ -13,7 +13,7 @@ from hierdiff.batch import Batch, Cond
 from hierdiff.levels import Levels
 from hierdiff.methods.bridge import CLEAN, Bridge, Handover
 from hierdiff.methods.diffusion import Diffusion
-from hierdiff.methods.generator import Generator, Part, Request
+from hierdiff.methods.generator import DECODER, Generator, Part, Request
 from hierdiff.methods.sampling import Sampling
 from hierdiff.methods.stage import Images
 from hierdiff.noise import Noise
@@ -147,7 +147,7 @@ class Bridged(Diffusion):
     @override
     def parts(self, stop: float = 0.0) -> tuple[Part, ...]:
         before = self.previous.parts(self.bridge.stop(self.bridge.output_log_snr))
-        return (*(part for part in before if part.is_evaluation), *super().parts(stop))
+        return (*(part for part in before if part.name != DECODER), *super().parts(stop))
 
     @override
     def preview(self, cond: Cond, batch: Batch, noise: Noise) -> Images:

@@ -29,7 +29,7 @@ from hierdiff.guidance import (
 )
 from hierdiff.levels import Levels
 from hierdiff.methods.bridge import Handover
-from hierdiff.methods.generator import Generator, Part, Request
+from hierdiff.methods.generator import DECODER, Generator, Part, Request
 from hierdiff.methods.method import check_cond
 from hierdiff.methods.sampling import Sampling
 from hierdiff.methods.stage import Images, Stage
@@ -493,17 +493,27 @@ class Diffusion(Generator):
         plain, extra = self._calls(start, stop)
         network = Part(f"stage {self.name}", self._network, plain)
         parts = [network]
+        reads = self.denoiser.reads
+        if reads is None or reads.text_width or reads.vectors:  # else there is nothing to compute
+            passes = 1 if is_off(self.sampling.guidance) else 2
+            name = f"conditions {self.name}"
+            parts.insert(0, Part(name, self._conditions, passes, is_evaluation=False))
         if extra:
             parts.append(network._replace(name=f"guidance {self.name}", calls=extra))
         if self.codec.network is not None and not stop:
-            parts.append(Part("decoder", self._decoder, 1, is_evaluation=False))
+            parts.append(Part(DECODER, self._decoder, 1, is_evaluation=False))
         return tuple(parts)
 
     def _network(self, n: int, noise: Noise) -> Callable[[], object]:
         """One call in the middle of a trajectory."""
         x = tuple(noise((n, *shape)) for shape in self.shapes())
+        denoise = self.denoise(self.example(n, noise).cond)
+        return lambda: denoise(x, self.process.trajectory([0.5], x)[0], None)
+
+    def _conditions(self, n: int, noise: Noise) -> Callable[[], object]:
+        """What the network computes of its conditions once for a trajectory."""
         cond = self.example(n, noise).cond
-        return lambda: self.denoise(cond)(x, self.process.trajectory([0.5], x)[0], None)
+        return lambda: self.denoiser.prepare(cond)
 
     def _decoder(self, n: int, noise: Noise) -> Callable[[], object]:
         x = tuple(noise((n, *shape)) for shape in self.shapes())

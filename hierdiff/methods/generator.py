@@ -49,6 +49,9 @@ class Request:
         return self.resolutions is None or name in self.resolutions
 
 
+DECODER = "decoder"  # name of the part that makes images of a state
+
+
 class Part(NamedTuple):
     """A piece of the work behind every image, to be timed and counted.
 

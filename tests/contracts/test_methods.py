@@ -7,6 +7,7 @@ import torch
 
 from hierdiff.batch import Cond
 from hierdiff.methods import Request, methods
+from hierdiff.metrics.cost import flops
 from hierdiff.noise import per_example
 from tests import tiny
 
@@ -158,6 +159,17 @@ def test_the_stated_number_of_evaluations_is_that_of_the_calls(name, rule, guida
         tiny.count_evaluations(part.denoiser, calls)
     method.sample(Request(2, noise=tiny.noise()))
     assert len(calls) == stage.evaluations
+
+
+@each_sampled
+def test_the_operations_of_an_image_are_those_of_its_parts(name):
+    method = build(name, "class and text", sampling={"steps": 2, "guidance": 2.0})
+    stage = method.at(method.resolutions[0])
+    request = Request(1, noise=tiny.noise(), resolutions=[method.resolutions[0]])
+    with torch.no_grad():
+        parts = sum(flops(part.prepare(1, tiny.noise())) * part.calls for part in stage.parts())
+        whole = flops(lambda: stage.sample(request))
+    assert parts == pytest.approx(whole, rel=1e-5)  # between stages may be a product of vectors
 
 
 @each
