@@ -418,8 +418,8 @@ def measure_images(job: Job, gauge: Gauge) -> tuple[Rows, Kept]:
 
     def measure_set(number: int) -> Rows:
         def read(numbers: range) -> PixelImages:
-            first, last = number * n + numbers.start, number * n + numbers.stop
-            (images,) = job.images.batches(first, last, len(numbers))
+            first = number * n
+            images = job.images.images(first + numbers.start, first + numbers.stop)
             return {job.images.resolution: images}
 
         source = Source(f"set {number + 1} of images", n, read, batch)
@@ -433,7 +433,7 @@ def measure_images(job: Job, gauge: Gauge) -> tuple[Rows, Kept]:
 
 def picture(job: Job) -> None:
     """Writes sheets of the first images, and of real ones."""
-    (first,) = job.images.batches(0, min(SHOWN, len(job.images)), SHOWN)
+    first = job.images.images(0, min(SHOWN, len(job.images)))
     write_sheet(job.settings.place / "samples.png", [first])
     if job.data is not None and job.settings.split == "train":
         real = real_images(job.data.part("test"), SHOWN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,13 +60,9 @@ class External(ABC):
         """Of each image."""
         return resolution_of(self.shape[:2])
 
-    def batches(
-        self, start: int, stop: int, size: int = BATCH
-    ) -> Iterator[UInt8[Tensor, "_b c h w"]]:
-        """Images number `start` to `stop` - 1 in order."""
-        for first in range(start, stop, size):
-            images = self.read(first, min(first + size, stop))
-            yield torch.from_numpy(rearrange(images, "b h w c -> b c h w").copy())
+    def images(self, start: int, stop: int) -> UInt8[Tensor, "_n c h w"]:
+        """Images number `start` to `stop` - 1, as networks read them."""
+        return torch.from_numpy(rearrange(self.read(start, stop), "n h w c -> n c h w").copy())
 
     def sha256(self) -> str:
         """SHA-256 of all pixels, image by image, row by row; reads and checks every image.

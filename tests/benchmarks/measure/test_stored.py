@@ -51,7 +51,7 @@ def test_samples_are_read_as_they_were_drawn(kind, tmp_path):
     for side in (8, 4):
         read = external_images(place(tmp_path, kind, side))
         assert len(read) == 10 and not read.skipped
-        assert torch.equal(torch.cat(list(read.batches(0, 10))), drawn[side])
+        assert torch.equal(read.images(0, 10), drawn[side])
         assert [int(one) for one in read.labels if one is not None] == data.labels[rows].tolist()
         assert read.captions == [data.captions[row] for row in rows]
     if kind == "npz":
