@@ -65,7 +65,7 @@ def run_one(config: dict[str, Any]) -> None:
         sys.exit(REQUEUE)
     show(record, folder)
     for what, place in outputs_of(record, folder).items() if leads() else ():
-        console().print(terminal_text(f"{what:<9}{place}"), soft_wrap=True)
+        console().print(terminal_text(f"{f'{what} ':<9}{place}"), soft_wrap=True)
 
 
 def show_plan(settings: Settings) -> None:
