@@ -17,7 +17,7 @@ from benchmarks.measure.selection import check_selection
 from benchmarks.plan.budget import SAMPLING, make_plan, with_plan
 from benchmarks.plan.plan import Plan
 from benchmarks.settings import Analysis, Measure, Selection, Settings, freeze
-from benchmarks.sweep.finished import check_same
+from benchmarks.sweep.finished import record_in
 from hierdiff import training
 from hierdiff.methods import Generator, Method
 from hierdiff.metrics.attributes import ATTRIBUTES, check_attributes
@@ -100,15 +100,11 @@ def record_of(settings: Settings) -> Record | None:
     Raises:
         ValueError: where the settings have an analysis and the record was edited by hand.
     """
-    path = settings.place / FILE
-    record = Record.read(path) if path.exists() else None
-    if record is None or record.failure is not None:
-        return None
-    check_same(record, settings.to_config(), settings.place)
-    if record.edited and settings.analysis is not None:
+    record = record_in(settings.to_config(), settings.place)
+    if record is not None and record.edited and settings.analysis is not None:
         raise ValueError(
-            f"{path} was changed by hand, and an analysis would make it look whole: "
-            f"remove it and run again"
+            f"{settings.place / FILE} was changed by hand, and an analysis would make it look "
+            f"whole: remove it and run again"
         )
     return record
 

@@ -209,13 +209,15 @@ def exponent(sides: Sequence[float], values: Sequence[float]) -> tuple[float, fl
     return float(fit[0]), math.sqrt(covariance[0, 0])
 
 
-def exponents(rows: Sequence[Row]) -> dict[str, dict[str, tuple[float, float | None] | None]]:
-    """Exponents by method and quantity."""
+def exponents(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
+    """Exponents by method and quantity, as text."""
     fits = {}
     for name in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == name and "failure" not in row]
         fits[name] = {
-            key: exponent([row["resolution"] for row in own], [row[key] for row in own])
+            key: exponent_text(
+                exponent([row["resolution"] for row in own], [row[key] for row in own])
+            )
             for key in QUANTITIES
         }
     return fits
@@ -229,18 +231,6 @@ def exponent_text(fit: tuple[float, float | None] | None) -> str:
     return printed(slope, error) if is_spread(slope, error) else f"{slope:.2f}"
 
 
-def scaling_content(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of `scaling.json`."""
-    return {
-        "conditions": dict(about),
-        "exponents": {
-            name: {key: exponent_text(fit) for key, fit in own.items()}
-            for name, own in exponents(rows).items()
-        },
-        "rows": list(rows),
-    }
-
-
 def exponent_table(rows: Sequence[Row]) -> Table:
     """Exponents for the terminal, a line for each method."""
     out = Table(title="exponents of the side (2: proportional to the pixels)")
@@ -248,7 +238,7 @@ def exponent_table(rows: Sequence[Row]) -> Table:
     for what, unit, _ in QUANTITIES.values():
         out.add_column(f"{what}, {unit}", justify="right")
     for name, own in exponents(rows).items():
-        out.add_row(terminal_text(name), *(exponent_text(fit) for fit in own.values()))
+        out.add_row(terminal_text(name), *own.values())
     return out
 
 
@@ -256,20 +246,20 @@ def draw_exponents(path: Path, rows: Sequence[Row], conditions: str) -> None:
     """Draws a panel for each quantity, both axes logarithmic, a line for each method."""
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(row["method"] for row in rows))
+    fits = exponents(rows)
     sides = sorted({row["resolution"] for row in rows})
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     for axes, (key, (what, unit, factor)) in zip(
         figure.subplots(1, len(QUANTITIES)), QUANTITIES.items(), strict=True
     ):
-        for i, name in enumerate(names):
+        for i, (name, own_fits) in enumerate(fits.items()):
             own = [row for row in rows if row["method"] == name and row.get(key)]
             axes.plot(
                 [row["resolution"] for row in own],
                 [row[key] * factor for row in own],
                 marker="osD^vPX*"[i % 8],
                 color=f"C{i % 10}",
-                label=f"{name}: {exponent_text(exponents(rows)[name][key])}",
+                label=f"{name}: {own_fits[key]}",
             )
         axes.set(xscale="log", yscale="log", xlabel="side, px", ylabel=f"{what}, {unit}")
         axes.set_xticks(sides, [str(side) for side in sides])
@@ -316,7 +306,7 @@ def measure_scaling(settings: ScalingSettings) -> list[Row]:
         rows += measure_side(side, cases, where, file)
         conditions = f"{where}, {case.precision}, batch {'/'.join(map(str, case.batches))}"
         about = {"ended": now(), "hardware": conditions, "options": list(rest)}
-        content = scaling_content(rows, about)
+        content = {"conditions": about, "exponents": exponents(rows), "rows": rows}
         write(folder / "scaling.json", json.dumps(content, indent=1).encode())
         draw_exponents(folder / "scaling.png", rows, conditions)
     return rows

@@ -41,7 +41,7 @@ def once(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], floa
     steps = UntrainedSteps(fabric, stage, recipe, facts=run.data.facts, images=images)
 
     def price(step: int | None) -> float:
-        steps.prepare() if step is None else steps(step)
+        steps(step)
         return 0.0
 
     return price

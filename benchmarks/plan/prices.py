@@ -5,17 +5,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from benchmarks.conditions import example_caption
-from benchmarks.cost.cases import Case, trajectories
+from benchmarks.cost.cases import cases_of, trajectories
 from benchmarks.cost.sampling import SamplingTimer, flops_of_sample, flops_of_text
 from benchmarks.cost.work import untrained_stage
 from benchmarks.device import device_of
 from benchmarks.plan.stops import counting, naming_network
+from benchmarks.settings import TimingOptions
 from hierdiff.methods import Method, Stage, methods
 from hierdiff.metrics.cost import flops, time_call
 from hierdiff.prepared import Prepared
@@ -35,7 +36,7 @@ def in_operations(stage: Stage, run: Prepared, batch: int) -> Callable[[int | No
     recipe = replace(run.recipe, precision="32-true", compile=False)
     with torch.device(META):
         steps = UntrainedSteps(ShapeFabric(), stage, recipe, facts=run.data.facts, images=batch)
-    return lambda step: flops(steps.prepare if step is None else lambda: steps(step))
+    return lambda step: flops(partial(steps, step))
 
 
 def in_seconds(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
@@ -43,12 +44,8 @@ def in_seconds(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None]
     encoding the images of a step."""
     fabric = fabric_of(run.recipe, alone=True)
     steps = UntrainedSteps(fabric, stage, run.recipe, facts=run.data.facts, images=batch)
-
-    def price(step: int | None) -> float:
-        fn = steps.prepare if step is None else lambda: steps(step)
-        return time_call(fn, warmup=2, repeats=REPEATS, device=steps.device).median
-
-    return price
+    timed = partial(time_call, warmup=2, repeats=REPEATS, device=steps.device)
+    return lambda step: timed(partial(steps, step)).median
 
 
 class Prices:
@@ -165,18 +162,10 @@ def flops_of_image(run: Prepared, steps: int | None) -> float:
 
 def latency_of_image(run: Prepared, steps: int) -> float:
     """Seconds for one image alone with so many sampler steps, as in a cost row."""
-    case = Case(
-        method=node_with_steps(run, steps),
-        facts=run.data.facts,
-        trajectory=trajectories(run.method)[0],
-        what="sample",
-        batches=[1],
-        precision=run.recipe.precision,
-        device=device_of(run).type,
-        channels_last=run.recipe.channels_last,
-        text=run.config["text"],
-        caption=example_caption(run.data.part("test")),
-    )
+    config = {**run.config, "method": node_with_steps(run, steps)}
+    timing = TimingOptions(batches=[1], memory_cap=None, repeats=REPEATS)
+    caption, device = example_caption(run.data.part("test")), device_of(run).type
+    _, case = cases_of(config, trajectories(run.method)[:1], timing, device, caption)
     alone = SamplingTimer(case, untrained_stage(case), batch=1)
     with naming_network(run):
         alone.warm()

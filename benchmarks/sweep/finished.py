@@ -42,39 +42,34 @@ class Unlike(ValueError):
     """A finished run differs from the one that is wanted."""
 
 
-def finished_record(
+def record_in(
     config: Mapping[str, Any], folder: Path, digests: dict[str, str] | None = None
 ) -> Record | None:
-    """The record in a folder, if it is complete; None where there is none, or it has failed.
+    """The record of a run that has ended with its numbers; None where there is none.
 
-    digests: a cache, see `data_digest`. A record of another run raises `Unlike`.
+    Files, data and code that have changed since make it another run; another commit of hierdiff
+    does not. digests: a cache, see `data_digest`.
+
+    Raises:
+        Unlike: for the record of a run with another config, with the first difference.
     """
     record = Record.read(folder) if (folder / FILE).exists() else None
     if record is None or record.failure is not None:
         return None
-    check_same(record, config, folder, digests)
-    analysis = config.get("analysis")
-    return record if analysis is None or analysis["name"] in record.analysis else None
-
-
-def check_same(
-    record: Record,
-    config: Mapping[str, Any],
-    folder: Path,
-    digests: dict[str, str] | None = None,
-) -> None:
-    """Refuses a finished run that was not made with this config.
-
-    Files, data and code that have changed since count as differences; another commit of hierdiff
-    does not. digests: a cache, see `data_digest`.
-
-    Raises:
-        Unlike: for the first difference.
-    """
     check_same_options(record, config, folder)
     check_same_inputs(
         record, config, folder, lambda: inputs_of(config, data_digest(config["data"], digests))
     )
+    return record
+
+
+def finished_record(
+    config: Mapping[str, Any], folder: Path, digests: dict[str, str] | None = None
+) -> Record | None:
+    """As `record_in`; None where the record lacks the analysis of the config too."""
+    record, analysis = record_in(config, folder, digests), config.get("analysis")
+    lacks = record is not None and analysis is not None and analysis["name"] not in record.analysis
+    return None if lacks else record
 
 
 def check_same_inputs(

@@ -109,13 +109,8 @@ class SweepProgress(Callback):
         assert isinstance(words, list)
         jobs = jobs_of(words)
         try:
-            lines = check_shared(config, jobs)
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(REFUSED)
-        for line in lines:
-            print(line, file=sys.stderr)
-        try:
+            for line in check_shared(config, jobs):
+                print(line, file=sys.stderr)
             runs = composed(config, jobs)
             check_folders(runs)
             finished = finished_labels(runs)

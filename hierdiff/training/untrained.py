@@ -51,8 +51,9 @@ class UntrainedSteps:
     """The trainer's own steps (`TrainingStep`) of a stage, on images of noise.
 
     facts: of the data. images: of one step, in the recipe's micro batches. A call takes the number
-    of the step inside the stage. The learning rate is 0, so that weights stay as they were drawn
-    and repeats cannot diverge.
+    of the step inside the stage, None for the encoding of its images, which training does once,
+    before its first step. The learning rate is 0, so that weights stay as they were drawn and
+    repeats cannot diverge.
     """
 
     def __init__(
@@ -72,12 +73,11 @@ class UntrainedSteps:
         named = dict(stage.named_parameters())
         self.step = TrainingStep(fabric, stage, recipe, named=named, images=images, place=(0, 0))
 
-    def __call__(self, step: int = 0) -> None:
-        """One step of training."""
-        self.step(step, self.chunks, lr=0.0)
-
-    def prepare(self) -> None:
-        """Encodes the images of a step, which training does once, before its first step."""
+    def __call__(self, step: int | None = 0) -> None:
+        """One step of training, or its encoding."""
+        if step is not None:
+            self.step(step, self.chunks, lr=0.0)
+            return
         for raw in self.raw:
             self.stage.prepare_batch(raw)
 

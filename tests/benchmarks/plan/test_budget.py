@@ -424,7 +424,7 @@ def test_latency_is_that_of_a_cost_row(tmp_path, monkeypatch):
     assert plan(run, tmp_path, latency=0.5).sampler_steps == 20
     for case, steps in zip(Recorded.cases, (2, 6), strict=True):
         node = {**row.method, "sampling": {**row.method["sampling"], "steps": steps}}
-        assert replace(case, threads=row.threads) == replace(row, method=node)
+        assert replace(case, repeats=row.repeats) == replace(row, method=node)
 
 
 class Recorded:
