@@ -23,18 +23,8 @@ from hierdiff.resolution import text_of
 log = logging.getLogger(__name__)
 SUFFIXES = frozenset(
     (
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
+        *(".png", ".apng", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm"),
     )
 )
 

@@ -18,40 +18,42 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from hierdiff.interop.names import Names
 from hierdiff.interop.published import Shapes
 
 T = TypeVar("T")
 
-_PLACES = (
-    (r"^input_blocks\.", "down."),
-    (r"^middle_block\.", "middle."),
-    (r"^output_blocks\.", "up."),
-    (r"^time_embed\.0", "time.first"),
-    (r"^time_embed\.2", "time.last"),
-    (r"^label_emb\.0\.0\.", "scalars.first."),
-    (r"^label_emb\.0\.2\.", "scalars.last."),
-    (r"^label_emb\.", "label."),
-    (r"^out\.", "head."),
+NAMES = Names(
+    ("input_blocks", "down"),
+    ("middle_block", "middle"),
+    ("output_blocks", "up"),
+    ("time_embed.0", "time.first"),
+    ("time_embed.2", "time.last"),
+    ("label_emb.0.0", "scalars.first"),
+    ("label_emb.0.2", "scalars.last"),
+    ("label_emb", "label"),
+    ("out.0", "head.0"),
+    ("out.2", "head.2"),
     # residual blocks
-    (r"\.in_layers\.0\.", ".norm1."),
-    (r"\.in_layers\.2\.", ".conv1."),
-    (r"\.emb_layers\.1\.", ".vector."),
-    (r"\.out_layers\.0\.", ".norm2."),
-    (r"\.out_layers\.3\.", ".conv2."),
-    (r"\.skip_connection\.", ".shortcut."),
+    ("in_layers.0", "norm1"),
+    ("in_layers.2", "conv1"),
+    ("emb_layers.1", "vector"),
+    ("out_layers.0", "norm2"),
+    ("out_layers.3", "conv2"),
+    ("skip_connection", "shortcut"),
     # layers that see the image alone
-    (r"^down\.0\.0\.", "down.0.0.layer."),
-    (r"\.op\.", ".layer."),
-    (r"\.conv\.", ".layer.conv."),
+    ("down.0.0", "down.0.0.layer"),
+    ("op", "layer"),
+    ("conv", "layer.conv"),
     # spatial transformers
-    (r"\.proj_in\.", ".enter."),
-    (r"\.proj_out\.", ".leave."),
-    (r"\.transformer_blocks\.", ".blocks."),
-    (r"\.attn1\.to_out\.0\.", ".out."),
-    (r"\.attn2\.to_out\.0\.", ".read."),
-    (r"\.attn2\.to_q\.", ".query."),
-    (r"\.ff\.net\.0\.proj\.", ".expand."),
-    (r"\.ff\.net\.2\.", ".contract."),
+    ("proj_in", "enter"),
+    ("proj_out", "leave"),
+    ("transformer_blocks", "blocks"),
+    ("attn1.to_out.0", "out"),
+    ("attn2.to_out.0", "read"),
+    ("attn2.to_q", "query"),
+    ("ff.net.0.proj", "expand"),
+    ("ff.net.2", "contract"),
 )
 _JOINED = ((".attn1.to_{}.", "qkv", ".qkv."), (".attn2.to_{}.", "kv", ".text."))
 _PLAIN = {"norm": "norm", "qkv": "qkv", "proj_out": "out"}
@@ -92,7 +94,7 @@ def rename(
             if layer == "qkv" and not new_order:
                 m = len(tensor) // (3 * head_width) if head_width else heads
                 tensor = rearrange(tensor, "(m n d) ... -> (n m d) ...", n=3, m=m)
-            name = _ours(".".join([*place, "layer", _PLAIN[layer], leaf]))
+            name = NAMES.ours(".".join([*place, "layer", _PLAIN[layer], leaf]))
         elif (joined := _joined(key, theirs)) is not None:
             name, tensor = joined
         else:
@@ -229,16 +231,10 @@ def _joined(key: str, theirs: Mapping[str, Tensor]) -> tuple[str, Tensor] | None
         names = [pattern.format(part) for part in parts]
         if names[0] in key:
             tensors = [theirs[key.replace(names[0], other)] for other in names]
-            return _ours(key.replace(names[0], name)), torch.cat(tensors)
+            return NAMES.ours(key.replace(names[0], name)), torch.cat(tensors)
         if any(other in key for other in names):
             return None
-    return _ours(key), theirs[key]
-
-
-def _ours(key: str) -> str:
-    for theirs, place in _PLACES:
-        key = re.sub(theirs, place, key)
-    return key
+    return NAMES.ours(key), theirs[key]
 
 
 def _sines_first(weight: Tensor) -> Tensor:

@@ -25,28 +25,17 @@ from hierdiff.training.format import as_json, unpacked, write_packed
 
 log = logging.getLogger(__name__)
 DECISIVE = ("data", "method", "trainer", "seed", "data_sha256")  # parts that decide the weights
+OF_TRAINER = (
+    *("accelerator", "devices", "strategy", "shard_over", "async_checkpoints", "compile", "matmul"),
+    *("recompute", "channels_last", "progress", "tensorboard", "loggers", "keep"),
+    *("checkpoint_every", "sheet_every", "sheet_images", "snapshots"),
+)
 FREE = frozenset(  # options that do not; the digest of the data stands for where it lies
-    {
+    (
         *("data.root", "data.test_root", "data.cache"),
-        *("data.reading.workers", "data.reading.decoded"),
-        *("method.sampling", "method.codec.cache"),
-        *(
-            f"trainer.{name}"
-            for name in (
-                *("accelerator", "devices", "strategy", "shard_over", "async_checkpoints"),
-                *(
-                    "compile",
-                    "matmul",
-                    "recompute",
-                    "channels_last",
-                    "progress",
-                    "tensorboard",
-                    "loggers",
-                ),
-                *("keep", "checkpoint_every", "sheet_every", "sheet_images", "snapshots"),
-            )
-        ),
-    }
+        *("data.reading.workers", "data.reading.decoded", "method.sampling", "method.codec.cache"),
+        *(f"trainer.{name}" for name in OF_TRAINER),
+    )
 )
 
 

@@ -141,6 +141,7 @@ def _students(
                 sampling = replace(sampling, guidance=1.0)
             name = finest.chain[place].name
             words = f"{n} step{'s' if n > 1 else ''}" if n else "one call a step"
+            notes = (f"{name} distilled into {_listed(rounds)} steps",)
             student = teacher.pupil(
                 _objective(teacher, n or 2 * rounds[0], weight, learnt, guidance),
                 sampling,
@@ -149,12 +150,8 @@ def _students(
                 share=1 / (len(plan) * len(teachers)),
                 lr=lr,
                 tied=False,
-                notes=(f"{name} distilled into {_listed(rounds)} steps",)
-                if n == rounds[-1]
-                else (),
+                notes=notes if n == rounds[-1] else (),
             )
-            if n == rounds[-1]:
-                student.notes = (f"{name} distilled into {_listed(rounds)} steps",)
             chain.append(student)
         found[n], teachers = chain, chain
     return found
