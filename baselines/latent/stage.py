@@ -5,6 +5,7 @@ Rombach et al., arXiv 2112.10752; Esser et al., arXiv 2012.09841, and their code
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -19,12 +20,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from baselines.latent import moments
 from baselines.latent.autoencoder import Autoencoder
 from baselines.latent.discriminator import PatchGAN, adaptive_weight, generator_loss, hinge
 from baselines.latent.regularisers import Regulariser, reduced
 from hierdiff.batch import Batch, Cond
 from hierdiff.data.buckets import Buckets
+from hierdiff.data.cache import cache_folder
 from hierdiff.files.shards import Shards, kept_shards
 from hierdiff.levels import Levels, clipped
 from hierdiff.methods import Diffusion, Handover, Images, Request, Stage, Turn
@@ -377,6 +378,17 @@ class LatentDiffusion(Diffusion):
         return cast("LatentData | LatentBuckets", found)
 
     def _moments_of(self, data: Any) -> LatentData:
+        """Posterior moments of every image, in mapped files of the cache folder.
+
+        The name of their folder says whose images it holds, and ends in a hash of the pixels and of
+        the autoencoder (its layout and all weights): a run that goes on and another run with the
+        same autoencoder find it. A run that is killed while it encodes goes on with the shard it
+        was at, and its processes share them. Files are never removed: delete `moments/` of the
+        cache folder to make room.
+
+        Raises:
+            ValueError: for images that are cropped anew in each epoch.
+        """
         codec = self.codec
         if getattr(data, "crops", False):
             raise ValueError(
@@ -387,7 +399,10 @@ class LatentDiffusion(Diffusion):
         (first,) = data.batch(torch.arange(1)).images
         shape = (len(views), len(data), *codec.moments(self._placed(first[None]))[0].shape)
         dtype = np.dtype(str(codec.statistics.mean.dtype).removeprefix("torch."))
-        place = moments.place(codec.cache, data.name, data.sha256, codec.network, shape, dtype)
+        key = repr((data.sha256, codec.network.fingerprint(), shape, dtype.str))
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        name = f"{data.name}-{shape[-2]}x{shape[-1]}-{digest}"
+        place = cache_folder(codec.cache) / "moments" / name
         kept = (
             kept_shards(
                 place / ("mirrored" if mirrored else "as_they_are"),
