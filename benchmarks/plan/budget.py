@@ -23,11 +23,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.plan.attempt import attempt
 from benchmarks.plan.plan import TRAINING, Plan, StagePlan
 from benchmarks.plan.prices import (
     Prices,
     Work,
+    attempt,
     flops_of_image,
     in_operations,
     in_seconds,

@@ -20,11 +20,13 @@ from benchmarks.settings import TimingOptions
 from hierdiff.methods import Method, Stage, methods
 from hierdiff.metrics.cost import flops, time_call
 from hierdiff.prepared import Prepared
+from hierdiff.training.check import check_trainable
 from hierdiff.training.fabric import fabric_of
 from hierdiff.training.run import stage_steps
 from hierdiff.training.untrained import META, ShapeFabric, UntrainedSteps
 
 REPEATS = 4  # timings of a step or a sample, of which the median is taken
+TRIED = 2  # images of a step that is tried: norms over a batch need more than one
 Price = Callable[[Stage, Prepared, int], Callable[[int | None], float]]
 # price before the first step of a stage; successive pairs (steps, price of each)
 Work = tuple[float, Sequence[tuple[int, float | None]]]
@@ -48,10 +50,23 @@ def in_seconds(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None]
     return lambda step: timed(partial(steps, step)).median
 
 
+def once(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
+    """As `in_seconds`, of a price that is 0: what it makes of a few images has only to work."""
+    recipe = replace(run.recipe, compile=False, accumulate=1)
+    fabric, images = fabric_of(recipe, alone=True), min(batch, TRIED)
+    steps = UntrainedSteps(fabric, stage, recipe, facts=run.data.facts, images=images)
+
+    def price(step: int | None) -> float:
+        steps(step)
+        return 0.0
+
+    return price
+
+
 class Prices:
     """What training costs by the number of steps; each kind of step is measured once.
 
-    price: `in_operations` or `in_seconds`. batches: images of a step, by stage.
+    price: `in_operations`, `in_seconds` or `once`. batches: images of a step, by stage.
     """
 
     def __init__(self, run: Prepared, price: Price):
@@ -126,6 +141,23 @@ class Prices:
         if index not in self._of:
             self._of[index] = self.price(self.method.stages[index], self.run, self.batches[index])
         return self._of[index]
+
+
+def attempt(run: Prepared) -> None:
+    """Tries what shapes alone cannot judge: one step of training of each kind, and each network
+    call of a sample, as the run makes them on its device, on a few images of noise.
+
+    Raises:
+        ValueError: where a network stops; it names the network, its error and the shapes it was
+            given. Where a stage has nothing to train.
+    """
+    prices = Prices(run, once)
+    for stage in prices.method.stages:
+        if stage.share:
+            check_trainable(stage)
+    prices.work(run.recipe.steps)
+    with naming_network(run):
+        flops_of_sample(prices.method.at(prices.method.resolutions[0]))
 
 
 def build_untrained(node: Mapping[str, Any], run: Prepared) -> Method:
