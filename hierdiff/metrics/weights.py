@@ -33,18 +33,6 @@ def located(path: str | Path) -> Path:
     return next((one for one in search_paths(place.name) if one.is_file()), place)
 
 
-def existing_file(path: str | Path | None, missing: str) -> Path:
-    """The file at `path`; `missing`: what the user should do where there is none.
-
-    Raises:
-        FileNotFoundError: where `path` is None or no file.
-    """
-    place = None if path is None else located(path)
-    if place is None or not place.is_file():
-        raise FileNotFoundError(f"weights={path} is no file: {missing}")
-    return place
-
-
 def first_file(weights: str | Path | None, places: Sequence[Path], name: str, absent: str) -> Path:
     """The path in `weights`, or without one the first of `places` that is a file.
 

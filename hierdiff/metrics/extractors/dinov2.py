@@ -40,9 +40,12 @@ class DINOv2(Extractor):
                 f"choose from {', '.join(self.SIZES)}"
             )
         released = f"dinov2_vit{size[0]}14_pretrain.pth"
-        path = files.existing_file(
-            weights, f"dinov2 needs {released}, give its path as weights=FILE; {OFFLINE}"
-        )
+        path = None if weights is None else files.located(weights)
+        if path is None or not path.is_file():
+            raise FileNotFoundError(
+                f"weights={weights} is no file: dinov2 needs {released}, give its path as "
+                f"weights=FILE; {OFFLINE}"
+            )
         self.name, self.width = f"dinov2-{size}", self.SIZES[size]
         self.label = "FD-DINOv2" if size == "large" else f"FD-DINOv2-{size}"
         self.weights = files.sha256(path)[:8]
