@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -28,6 +28,7 @@ from hierdiff.options import Count, Positive
 from hierdiff.registry import Node
 
 AUTOENCODERS, NETWORKS = ("vae", "vqvae"), ("unet", "transformer")  # parts of a pipeline
+DDIM, DDPM = OWN = "DDIMScheduler", "DDPMScheduler"  # that are sampled as they are
 STEPS = 50  # of a pipeline's call without a number of its own
 GUIDANCE = {"text": 7.5, "classes": 4.0, "none": 1.0}  # likewise
 PROJECT, LICENCE = "huggingface/diffusers", "Apache-2.0; weights as their page says"
@@ -193,7 +194,7 @@ class PipelineReader(Reader):
             text_width=context,
             text_length=self.text_length,
             text={**clip, "read_padding": True} if context else None,
-            objective={"loss_space": "eps"},
+            notes=notes(scheduler),
         )
 
     def _transformer(self, tensors: Mapping[str, Tensor], config: Node, scheduler: Node) -> Network:
@@ -202,15 +203,24 @@ class PipelineReader(Reader):
         shapes = shapes_of(theirs)
         node = {**dit.options(shapes), "heads": config["num_attention_heads"]}
         schedule = diffusers.schedule(scheduler)
-        return noise_network(node, dit.rename(theirs), dit.facts(shapes), schedule)
+        network = noise_network(node, dit.rename(theirs), dit.facts(shapes), schedule)
+        return replace(network, prediction=diffusers.prediction(scheduler))
+
+
+def notes(scheduler: Node) -> tuple[str, ...]:
+    """What a reader must know of a scheduler that is taken as DDIM."""
+    name = scheduler.get("_class_name", DDIM)
+    return () if name in OWN else (f"released with {name}, sampled here by DDIM",)
 
 
 def sampling(scheduler: Node, reads: str) -> dict[str, Any]:
-    """How a pipeline samples with a DDIM, PNDM or DDPM scheduler; PNDM is taken as DDIM.
+    """How a pipeline samples with a DDIM or DDPM scheduler; others are taken as DDIM.
 
-    reads: "text", "classes" or "none".
+    What a config does not say is as in the code: these two alone clip, and PNDM ends at the first
+    entry of the table. reads: "text", "classes" or "none".
     """
-    stochastic = scheduler.get("_class_name") == "DDPMScheduler"
+    released = scheduler.get("_class_name", DDIM)
+    stochastic = released == DDPM
     if stochastic:
         kind = scheduler.get("variance_type", "fixed_small")
         variance = {"fixed_large": "large", "learned_range": "learned"}.get(kind, "small")
@@ -218,23 +228,26 @@ def sampling(scheduler: Node, reads: str) -> dict[str, Any]:
     else:
         rule = {"name": "ddim", "eta": 0}
     table = scheduler.get("num_train_timesteps", 1000)
-    first = 0.0 if stochastic or scheduler.get("set_alpha_to_one", True) else 1 / table
+    to_one = scheduler.get("set_alpha_to_one", released != "PNDMScheduler")
+    first = 0.0 if stochastic or to_one else 1 / table
     grid = {
         "name": "leading",
         "table": table,
         "offset": scheduler.get("steps_offset", 0),
         "end": first,
     }
-    if scheduler.get("timestep_spacing", "leading") == "trailing":
-        grid = {"name": "trailing", "table": table}
-    clip = scheduler.get("clip_sample", True) and scheduler.get("clip_sample_range", 1.0) == 1
+    spacing = scheduler.get("timestep_spacing", "leading")
+    if spacing != "leading":
+        grid = {"name": {"linspace": "respaced"}.get(spacing, spacing), "table": table}
+    limit = {"name": "static", "limit": float(scheduler.get("clip_sample_range", 1.0))}
+    clips = scheduler.get("clip_sample", released in OWN)
     return sampler(
         "ldm",
         rule=rule,
         grid=grid,
         steps=table if stochastic else STEPS,
         guidance=GUIDANCE[reads],
-        threshold={"name": "static" if clip else "none"},
+        threshold=limit if clips else {"name": "none"},
     )
 
 

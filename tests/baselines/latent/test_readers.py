@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from baselines.latent.autoencoder import ConvolutionalAutoencoder
+from baselines.latent.readers.diffusers import notes, sampling
 from hierdiff import convert as command
 from hierdiff.batch import Cond
 from hierdiff.interop import autoencoder, diffusers
@@ -20,6 +21,9 @@ from hierdiff.interop.conversion import convert
 from hierdiff.interop.published import readers, shapes_of
 from hierdiff.methods import Request
 from hierdiff.noise import from_generator, from_tensors, generator_of
+from hierdiff.process import VariancePreserving
+from hierdiff.samplers.grids import grids
+from hierdiff.schedules import Cosine
 from hierdiff.training import load_method
 from tests.interop import test_published_sampling as trajectories
 from tests.interop.official_unet import unet
@@ -444,9 +448,36 @@ def test_a_pipeline_of_dit_has_the_options_of_dit(tmp_path, first_stage):
     folder = tmp_path / "pipeline"
     part(folder / "transformer", weights, json.loads(metadata["config"]))
     scheduler = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+    scheduler["prediction_type"] = "v_prediction"
     part(folder / "scheduler", {}, scheduler, "scheduler_config.json")
     stage = load_method(run(folder, f"autoencoder={first_stage}"))[0].stages[1]
     assert stage.denoiser.learns_variance and stage.sampling.channels == 3
+    assert stage.objective.parameterization.prediction == stage.objective.loss_space == "v"
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "end"),
+    [
+        ("DDIMScheduler", 1.0, 0.0),
+        ("DDPMScheduler", 1.0, 0.0),
+        ("PNDMScheduler", None, 0.001),
+        ("EulerDiscreteScheduler", None, 0.0),
+    ],
+)
+def test_what_a_scheduler_does_not_say_is_as_in_its_code(name, limit, end):
+    plan = sampling({"_class_name": name}, "text")
+    threshold = {"name": "none"} if limit is None else {"name": "static", "limit": limit}
+    assert plan["threshold"] == threshold and plan["grid"]["end"] == end
+    assert bool(notes({"_class_name": name})) == (name[:3] not in ("DDI", "DDP"))
+
+
+def test_clipping_and_spacing_of_a_scheduler_are_read():
+    said = {"clip_sample_range": 4.0, "timestep_spacing": "linspace"}
+    plan = sampling({"_class_name": "DDIMScheduler", **said}, "text")
+    assert plan["threshold"] == {"name": "static", "limit": 4.0}
+    times = grids.build(plan["grid"])(5, VariancePreserving((Cosine(),)))
+    entries = np.linspace(0, 999, 5).round() + 1
+    np.testing.assert_allclose(times[:-1].flip(0), entries / 1000)
 
 
 def test_taesd_from_its_folder_and_from_its_two_files(tmp_path, capsys):
