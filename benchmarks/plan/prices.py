@@ -34,8 +34,8 @@ Work = tuple[float, Sequence[tuple[int, float | None]]]
 
 def in_operations(stage: Stage, run: Prepared, batch: int) -> Callable[[int | None], float]:
     """A function from the number of a step in the stage to its operations, and from None to those
-    of encoding the images of a step."""
-    recipe = replace(run.recipe, precision="32-true", compile=False)
+    of encoding the images of a step; what is computed twice to save memory counts once."""
+    recipe = replace(run.recipe, precision="32-true", compile=False, recompute=False)
     with torch.device(META):
         steps = UntrainedSteps(ShapeFabric(), stage, recipe, facts=run.data.facts, images=batch)
     return lambda step: flops(partial(steps, step))

@@ -11,10 +11,8 @@ from torch import Tensor
 Tables = dict[str, dict[str, Tensor]]
 
 # In this order: averaged weights are those that a release is measured with.
-PREFERRED = (
-    *("ema", "model_ema", "ema_model", "ema_state_dict", "params_ema"),
-    *("state_dict", "", "model", "module", "params"),
-)
+AVERAGED = ("ema", "model_ema", "ema_model", "ema_state_dict", "params_ema")
+PREFERRED = (*AVERAGED, "state_dict", "", "model", "module", "params")
 _WRAPPERS = ("module.", "_orig_mod.")  # of data-parallel training and torch.compile
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from hierdiff.files.atomic import write
 from hierdiff.inputs import digest
 from hierdiff.interop import mdm  # noqa: F401  (registers)
-from hierdiff.interop.content import Content
+from hierdiff.interop.content import AVERAGED, Content
 from hierdiff.interop.published import Published, Reader, Shapes, readers, shapes_of
 from hierdiff.interop.reading import read_content
 from hierdiff.metrics.weights import first_line
@@ -25,6 +26,7 @@ from hierdiff.training.bounds import built, tensors_of
 from hierdiff.training.format import header, save_weights, unpacked
 from hierdiff.training.load import check_values, config_in
 
+log = logging.getLogger(__name__)
 SHOWN = 5  # names in an error
 
 
@@ -61,7 +63,7 @@ def convert(
     """
     path = Path(path)
     content = read_content(path, ignore)
-    one, name, tensors = chosen(content, dict(reader or {}), table, path)
+    one, name, tensors, place = chosen(content, dict(reader or {}), table, path)
     try:
         published = one.read(tensors, content.about)
     except (LookupError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
@@ -79,6 +81,7 @@ def convert(
         "project": one.project,
         "licence": one.licence,
         "file": path.name,
+        **({"table": place} if place else {}),
         "sha256": digest(path),
         "notes": list(published.notes),
     }
@@ -87,8 +90,9 @@ def convert(
 
 def chosen(
     content: Content, node: dict[str, Any], table: str | None, path: Path
-) -> tuple[Reader, str, Mapping[str, Tensor]]:
-    """The reader of a content, its name, and the table of tensors that it reads.
+) -> tuple[Reader, str, Mapping[str, Tensor], str]:
+    """The reader of a content, its name, and the table of tensors that it reads, with its path. The
+    log warns where a table that is preferred, such as averaged weights, is none that it knows.
 
     Raises:
         ValueError: where no reader, or several, recognise a table.
@@ -101,13 +105,15 @@ def chosen(
         shapes = shapes_of(tensors)
         if table not in (None, place):
             continue
-        if wanted is not None and (table is not None or _knows(wanted, shapes, content.about)):
-            return readers.build({"name": wanted, **options}), wanted, tensors
-        names = [name for name in readers if _knows(name, shapes, content.about)]
-        if wanted is None and len(names) == 1:
-            return readers.build({"name": names[0], **options}), names[0], tensors
-        if wanted is None and len(names) > 1:
+        known = readers if wanted is None else [wanted]
+        named = wanted is not None and table is not None
+        names = [one for one in known if named or _knows(one, shapes, content.about)]
+        if len(names) > 1:
             raise ValueError(f"{path} may be of {' or '.join(names)}: choose one, --as {names[0]}")
+        if names:
+            return readers.build({"name": names[0], **options}), names[0], tensors, place
+        if place in AVERAGED:
+            log.warning("%s: its averaged weights, %r, are of no layout that is known", path, place)
     what = f"reader {wanted!r} does not recognise" if wanted else "no reader recognises"
     shown = _listed(name for tensors in tables.values() for name in tensors)
     raise ValueError(

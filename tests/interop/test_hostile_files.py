@@ -23,7 +23,7 @@ from safetensors.torch import save, save_file
 
 from hierdiff.interop import isolated
 from hierdiff.interop.content import Content
-from hierdiff.interop.conversion import convert
+from hierdiff.interop.conversion import chosen, convert
 from hierdiff.interop.formats import kind_of
 from hierdiff.interop.reading import read_content
 from tests.interop.published import OPTIONS, weights_of
@@ -330,3 +330,10 @@ def test_shards_of_another_set_are_not_read_over_those_that_are_meant(tmp_path, 
         found = read_content(tmp_path).tables[""]
         assert len(found) == len(names) - 1
         assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+
+
+def test_raw_weights_in_place_of_averaged_ones_are_said(caplog):
+    name = next(iter(OPTIONS))
+    content = Content({"model": weights_of(name), "ema": {"shadow": torch.ones(2)}})
+    *_, place = chosen(content, dict(OPTIONS[name]), None, Path("a.pt"))
+    assert place == "model" and "averaged weights, 'ema', are of no layout" in caplog.text

@@ -258,6 +258,12 @@ def test_a_share_of_the_recipe_is_no_privilege_under_a_budget(tmp_path):
     assert whole.stages[0].steps == pytest.approx(other.stages[0].steps, abs=2)
 
 
+def test_a_budget_pays_for_no_activation_twice():
+    runs = [prepared(*SMALL), prepared(*SMALL, "trainer.recompute=true")]
+    totals = [prices.Prices(run, prices.in_operations).total(10) for run in runs]
+    assert totals[0] == totals[1] > 0
+
+
 @pytest.mark.slow
 def test_sampler_steps_meet_a_budget_for_an_image(tmp_path):
     for method in ("mdm", "cascaded", "latent"):
