@@ -92,7 +92,7 @@ def test_a_second_build_reads_the_cache_and_is_the_same(data, node, monkeypatch)
     def fail(*args, **options):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(cache, "_build", fail)
+    monkeypatch.setattr(cache._Entry, "_make", fail)
     again = datasets.build(node)
     assert again.keys == data.keys
     assert again.sha256 == data.sha256
