@@ -148,7 +148,7 @@ search: $(installed)
 	$(call ship,search)
 
 study-table: $(installed)
-	for place in $(addprefix results/,search methods sdxl clips) $(wildcard results/study/*); do \
+	for place in $(addprefix results/,search recipes recipes-sampled methods sdxl clips) $(wildcard results/study/*); do \
 		echo; echo "$${place#results/}"; echo; \
 		$(bin)/python -m benchmarks.tables $$place --format $(format) $(args) || exit; \
 		case $$place in results/study/*-exposure | results/study/*-samplers) ;; results/study/*) \

@@ -54,8 +54,33 @@ LINES = {  # of the commands that are not run, and why
     "make study parts=critters:32:5e12:0,1,2": "it takes hours",
     "make study-samplers seeds=0": "its weights are of the line above",
     "make study-exposure": "its weights are of the first part",
+    "python -m benchmarks.run experiment=study match.flops=1e13 method=mdm recipe=shared "
+    "measure.samples=256 measure.curve.samples=0 folder=runs/recipes/mdm-shared": (
+        "it takes five minutes"
+    ),
+    "python -m benchmarks.run experiment=study match.flops=1e13 method=cascaded "
+    "method.split=[0.15,0.85] recipe=cdm measure.samples=256 measure.curve.samples=0 "
+    "folder=runs/recipes/cascaded-cdm": "it takes ten minutes",
+    "python -m benchmarks.run experiment=study match.flops=1e13 method=latent "
+    "method.codec.checkpoint=runs/study/critters-32px-4e13/latent-s0/weights.safetensors "
+    "recipe=ldm measure.samples=256 measure.curve.samples=0 folder=runs/recipes/latent-ldm": (
+        "its autoencoder is of the first part"
+    ),
     "python -m benchmarks.run experiment=study match.flops=4e13 method=mdm_haar label=mdm_haar "
     "folder=runs/methods/mdm_haar": "it takes ten minutes",
+    "python -m benchmarks.run experiment=study match.flops=4e13 method=cascaded "
+    "method.split=[0.15,0.85] recipe=cdm folder=runs/methods/cascaded-cdm": (
+        "it takes twenty minutes"
+    ),
+    "python -m benchmarks.run experiment=study method=published match.flops=null "
+    "measure.samples=256 label=cascaded-shared-ancestral-100 "
+    "sampler.rule={name:ancestral,variance:small} sampler.steps=100 "
+    "checkpoint=runs/recipes/cascaded-shared/weights.safetensors "
+    "folder=runs/recipes-sampled/cascaded-shared-ancestral": "its weights are of the lines above",
+    "python -m benchmarks.run experiment=study method=published match.flops=null "
+    "measure.samples=256 label=cascaded-cdm-dpmpp-20 sampler.rule={name:dpmpp_2m} "
+    "sampler.steps=20 checkpoint=runs/recipes/cascaded-cdm/weights.safetensors "
+    "folder=runs/recipes-sampled/cascaded-cdm-dpmpp": "its weights are of the lines above",
     "python -m benchmarks.run experiment=[study,raphael] match.flops=4e13 label=raphael "
     "folder=runs/methods/raphael": "it takes ten minutes",
     "python -m benchmarks.run experiment=[study,sdxl] match.flops=4e13 "
