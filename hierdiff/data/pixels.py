@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 SUFFIXES = frozenset(
     (
         *(".png", ".apng", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-        *(".ppm", ".pgm", ".pbm"),
+        *(".ppm", ".pgm", ".pbm", ".jpe", ".jfif", ".jp2", ".avif", ".tga"),
+        *(".heic", ".heif", ".jxl"),  # of no format that is read here, so that they are told of
     )
 )
 

@@ -368,6 +368,15 @@ def test_odd_things_in_a_folder_are_skipped_counted_and_named(tmp_path, caplog):
     json.dumps([data.skipped, data.keys, data.class_names]).encode()
 
 
+def test_images_of_rarer_formats_are_read_or_told_of(tmp_path, caplog):
+    for name in ("a/1.png", "b/2.tga", "b/3.jfif"):
+        paint(tmp_path / "zoo" / name)
+    (tmp_path / "zoo" / "b" / "4.heic").write_bytes(b"ftypheic")
+    data = build(tmp_path / "zoo", tmp_path)
+    assert sorted(data.keys) == ["a/1.png", "b/2.tga", "b/3.jfif"]
+    assert data.class_names == ("a", "b") and "b/4.heic" in caplog.text
+
+
 def test_hidden_and_empty_folders_are_no_classes(tmp_path):
     root = tmp_path / "images"
     paint(root / "a" / "1.png")
