@@ -331,13 +331,13 @@ class Diffusion(Generator):
         """`denoise` under `cond`, with the request's guidance and the stage's threshold around it.
 
         cond: complete, a row for each of the request's n images. The weak pass of guidance has no
-        label and caption, or those of `request.negative`. Guidance outside of its interval and
-        scale 1 cost nothing.
+        label and caption, or those of `request.negative`. Guidance outside of its interval, scale
+        1, and guidance of a network that reads nothing it could drop cost nothing.
         """
         plan = self._plan(request)
         prepared = self.denoiser.prepare(cond)
         denoise = self._denoise(prepared)
-        if not is_off(plan.guidance):
+        if self._guides(plan):
             everything = torch.ones(request.n, dtype=torch.bool, device=self.device)
             without = cond.dropped(everything)
             if request.negative is not None:
@@ -495,7 +495,7 @@ class Diffusion(Generator):
         parts = [network]
         reads = self.denoiser.reads
         if reads is None or reads.text_width or reads.vectors:  # else there is nothing to compute
-            passes = 1 if is_off(self.sampling.guidance) else 2
+            passes = 1 + self._guides(self.sampling)
             name = f"conditions {self.name}"
             parts.insert(0, Part(name, self._conditions, passes, is_evaluation=False))
         if extra:
@@ -583,7 +583,14 @@ class Diffusion(Generator):
         if calls and times[-1] == 0:  # the last step is of first order
             calls = calls[: len(calls) - each + 1]
         low, high = plan.interval
-        return len(calls), 0 if is_off(plan.guidance) else sum(low <= t <= high for t in calls)
+        extra = sum(low <= t <= high for t in calls) if self._guides(plan) else 0
+        return len(calls), extra
+
+    def _guides(self, plan: Sampling) -> bool:
+        """Whether guidance has a second pass: the network reads what it leaves out."""
+        reads = self.denoiser.reads
+        drops = reads is None or reads.classes or reads.text_width or reads.vectors
+        return bool(drops) and not is_off(plan.guidance)
 
 
 def window(

@@ -101,6 +101,14 @@ def test_a_rule_of_three_calls_counts_three():
     assert len(calls) == one.evaluations == 10 + 9  # guided at all times but 1
 
 
+def test_guidance_of_a_network_that_reads_nothing_is_one_pass():
+    method = tiny.method("end_to_end", "unconditional", sampling={"steps": 3, "guidance": 4.0})
+    one, calls = method.stages[-1], []
+    tiny.count_evaluations(one.denoiser, calls)
+    one.sample(Request(2, noise=tiny.noise()))
+    assert len(calls) == one.evaluations == 3
+
+
 @pytest.mark.parametrize(("prior", "std"), [("sigma", math.sqrt(1 - 4.0358298e-5)), ("unit", 1.0)])
 def test_a_trajectory_starts_from_noise_of_the_prior_that_is_chosen(prior, std):
     """alpha^2 at the end of ADM's table is 4.04e-5, and its code starts from unit noise."""
