@@ -67,7 +67,7 @@ class GroupNormSiLU(nn.GroupNorm):
 def applied(norm: nn.GroupNorm, x: Tensor, scale_shift: Tensor | None, silu: bool) -> Tensor:
     """The function at the top of this file, of images for which `is_last_on_cpu`."""
     weight, bias, options = norm.weight, norm.bias, (norm.num_groups, norm.eps)
-    if has_kernel(x):
+    if has_kernel(x, weight, bias, *(() if scale_shift is None else (scale_shift,))):
         return Fused.apply(x, weight, bias, scale_shift, *options, silu)
     if torch.is_grad_enabled():
         return Normalised.apply(x, weight, bias, scale_shift, *options, silu)
@@ -85,12 +85,13 @@ def is_last_on_cpu(x: Tensor) -> bool:
     return on_cpu and x.ndim == 4 and x.is_contiguous(memory_format=LAST)
 
 
-def has_kernel(x: Tensor) -> bool:
-    """Whether the kernel takes these images: numbers in memory that nothing looks at on the way, as
-    modes that count operations and transforms (`torch.func`) do."""
+def has_kernel(x: Tensor, *vectors: Tensor | None) -> bool:
+    """Whether the kernel takes these images and vectors: numbers in memory that nothing looks at on
+    the way, as modes that count operations and transforms (`torch.func`) do."""
     seen = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack()
-    is_plain = type(x) is Tensor and x.numel() > 0 and not seen
-    return is_plain and x.dtype in (torch.float32, torch.bfloat16) and kernel(x.dtype) is not None
+    plain = all(type(t) in (Tensor, nn.Parameter) and t.is_cpu for t in (x, *vectors))  # type: ignore
+    known = x.dtype in (torch.float32, torch.bfloat16) and x.numel() > 0
+    return plain and known and not seen and kernel(x.dtype) is not None
 
 
 @functools.cache
@@ -153,11 +154,12 @@ def called(
     x = x.contiguous(memory_format=LAST)
     if gradient is not None:
         gradient = gradient.to(x.dtype).contiguous(memory_format=LAST)
-    vectors = [None if v is None else v.float().contiguous() for v in (weight, bias, scale_shift)]
+    b, c, h, w = x.shape
+    sized = ((weight, (c,)), (bias, (c,)), (scale_shift, (b, 2 * c)))  # others cannot be expanded
+    vectors = [None if v is None else v.float().expand(size).contiguous() for v, size in sized]
     result = torch.empty_like(x)
     tensors = (result, stats, sums, x, gradient, *vectors)
     pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
-    b, c, h, w = x.shape
     sizes = [ctypes.c_long(n) for n in (b, h * w, c, groups, silu, torch.get_num_threads())]
     library = kernel(x.dtype)
     assert library is not None

@@ -168,10 +168,18 @@ def test_without_a_kernel_torch_computes_the_same(monkeypatch):
         assert share(found, one.double()) < 2e-6
 
 
+def test_images_of_other_channels_are_refused():
+    for norm, film in ((GroupNormSiLU(2, 4), None), (GroupNormSiLU(2, 8), noise(0, 2, 8).float())):
+        with pytest.raises(RuntimeError):
+            norm(images(0, (2, 8, 4, 4), torch.float32), film)
+
+
 def test_what_must_be_seen_by_torch_does_not_reach_the_kernel():
     x = images(0, (2, 8, 4, 4), torch.float32)
     assert not norms.has_kernel(x.double())
     assert not norms.has_kernel(x[:0])
+    assert not norms.has_kernel(x, torch.ones(8, device="meta"))
+    assert not norms.has_kernel(x, None)
     with FlopCounterMode(display=False):
         assert not norms.has_kernel(x)
     seen = []
