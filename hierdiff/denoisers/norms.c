@@ -19,6 +19,7 @@
 #endif
 #define TILE 16  /* pixels of which some channels are read before the next ones: they fit a cache */
 #define PARTS 16 /* of an image, at most; each is the work of one thread */
+#define FETCH(from) __builtin_prefetch(from) /* of the tile to come: the order is not foreseen */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float V __attribute__((vector_size(4 * W)));
@@ -106,6 +107,7 @@ INLINE void moments(const Call *c, long at, long pixels, long n, const float *f,
   const Element *x = c->x + at;
   Doubles s = {0}, squares = {0};
   for (long i = 0; i < pixels; i++) {
+    FETCH(x + (i + TILE) * m);
     const V v = load(x + i * m, n);
     for (int part = 0; part < 2; part++) {
       F half;
@@ -141,6 +143,8 @@ INLINE void gradients(const Call *c, long at, long pixels, long n, const float *
   Element *dx = c->y + at;
   V s = {0}, products = {0};
   for (long i = 0; i < pixels; i++) {
+    FETCH(x + (i + TILE) * m);
+    FETCH(dy + (i + TILE) * m);
     V d = load(x + i * m, n) - mean, dz = load(dy + i * m, n);
     if (silu) {
       V z = d * a + b, sigma = sigmoid(z);
