@@ -48,11 +48,11 @@ class Between:
 
     def __str__(self) -> str:
         if not math.isfinite(self.low):
-            return "" if not math.isfinite(self.high) else f", {self.high:g} or less"
+            return "" if not math.isfinite(self.high) else f", {self.high:.10g} or less"
         if not math.isfinite(self.high):
-            return f" above {self.low:g}" if self.above else f", {self.low:g} or more"
-        low = f"above {self.low:g}" if self.above else f"from {self.low:g}"
-        return f" {low} to {'below ' if self.below else ''}{self.high:g}"
+            return f" above {self.low:.10g}" if self.above else f", {self.low:.10g} or more"
+        low = f"above {self.low:.10g}" if self.above else f"from {self.low:.10g}"
+        return f" {low} to {'below ' if self.below else ''}{self.high:.10g}"
 
 
 @dataclass(frozen=True)

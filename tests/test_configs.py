@@ -116,7 +116,7 @@ def refusal(*overrides: str) -> str:
     ("word", "rule"),
     [
         ("+sampler.grid.start=5", "a number from 0 to 1"),
-        ("sampler.steps=2.5", "a whole number, 1 or more"),
+        ("sampler.steps=2.5", "a whole number from 1 to 1000000"),
         ("sampler.guidance=null", "a number, or a list of"),
         ("sampler.guidance=nan", "a number, or a list of"),
         ("sampler.threshold=null", "a mapping"),
