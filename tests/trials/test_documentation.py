@@ -103,6 +103,7 @@ LINES = {  # of the commands that are not run, and why
     "+method.stages.0.denoiser.weights=runs/stills/sixteen/weights.safetensors "
     "label=make_a_video folder=runs/clips/make_a_video": "its weights are of the line above",
     "make study parts=elpv:32:4e13:0": "it takes hours",
+    "make study parts=critters:64:8e13:0": "it takes hours",
     "make compare methods=mdm,cascaded,end_to_end,latent,unclip,r3gan runs=runs/text "
     "args=experiment=text spec=examples/text.yaml": "it takes an hour",
     "python -m benchmarks.run budget=compare experiment=text method=distilled "
