@@ -227,13 +227,33 @@ class _Entry(Generic[T]):
                     check_seal(self.place / IMAGES)
                 index = read_npz(self.place / INDEX)
                 skipped = json.loads(index.pop("skipped").tobytes())
-                return Checked(**index, skipped=tuple(skipped))
+                found = Checked(**index, skipped=tuple(map(str, skipped)))
+                self._check(found)
+                return found
         except FileNotFoundError:
             return None
         except Damaged as error:
             if warn:
                 log.warning("cache %s is broken and is made again: %s", self.place, error)
             return None
+
+    def _check(self, found: Checked) -> None:
+        """Refuses an index that is none of these sources: images would go with others' labels.
+
+        Raises:
+            ValueError: for rows, sizes or digests that do not fit the sources and images.
+        """
+        rows, n = found.rows, len(found.rows)
+        forms = [(str(part.dtype), part.shape) for part in (rows, found.sizes, found.digests)]
+        fits = forms == [("int64", (n,)), ("int64", (n, 2)), ("uint8", (n, 32))]
+        if not n or not fits or found.sizes.min() < 1:
+            raise ValueError(f"its index does not fit {n} images")
+        if rows[0] < 0 or rows[-1] >= len(self.sources) or (np.diff(rows) <= 0).any():
+            raise ValueError(f"its index has rows that are none of {len(self.sources)} sources")
+        if self.shape is not None:
+            images = read_npy(self.place / IMAGES)
+            if images.dtype != np.uint8 or images.shape != (n, *self.shape):
+                raise ValueError(f"images {images.shape} are none of shape {(n, *self.shape)}")
 
     def _make(self, part: Path) -> None:
         try:

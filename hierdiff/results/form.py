@@ -102,7 +102,9 @@ def form_of(row: Any, rest: Rule = UNKNOWN) -> dict[str, Any]:
     return {**rules, "*": rest}
 
 
-RULES["Identity"] = form_of(Identity)
+RULES["Identity"] = {  # what does not apply is left out, and no null
+    key: TEXT if rule is WORD else rule for key, rule in form_of(Identity).items()
+}
 RULES["tuple[CostPart, ...]"] = ([form_of(CostPart)],)
 RULES["tuple[BatchTrial, ...]"] = ([form_of(BatchTrial)],)
 QUALITY, CURVE, CANDIDATE = (form_of(one, ANY) for one in (Quality, CurvePoint, Candidate))

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from hierdiff.data.cache import cache_folder, decoded, fingerprint
 from hierdiff.files import digest
+from hierdiff.files.arrays import read_npz, write_npz
 from tests.files.test_reading import damaged
 
 
@@ -114,6 +115,31 @@ def test_any_damage_of_an_entry_makes_it_again(tmp_path, caplog, times):
         assert found.skipped == wanted.skipped
     assert caplog.text.count("is made again") > 1.5 * times
     assert list(tmp_path.iterdir()) == [entry]
+
+
+@pytest.mark.parametrize(
+    "part, values",
+    [
+        ("rows", np.array([0, 3])),
+        ("rows", np.array([-1, 2])),
+        ("rows", np.array([2, 0])),
+        ("rows", np.array([0, 2], np.int32)),
+        ("rows", np.array([0])),
+        ("rows", np.array([0.0, 2.0])),
+        ("sizes", np.array([[2, 2], [2, 0]])),
+        ("digests", np.zeros((2, 31), np.uint8)),
+        ("skipped", np.zeros(3, np.uint8)),
+        ("skipped", np.frombuffer(b"null", np.uint8)),
+    ],
+)
+def test_an_index_that_does_not_fit_is_made_again(tmp_path, caplog, part, values):
+    source = Source()
+    wanted = decode(tmp_path, source)
+    (path,) = tmp_path.glob("numbers-2-*/index.npz")
+    write_npz(path, read_npz(path) | {part: values})
+    found = decode(tmp_path, source)
+    assert "is made again" in caplog.text
+    assert found.rows.tolist() == wanted.rows.tolist() and found.skipped == wanted.skipped
 
 
 def test_pixels_that_were_changed_are_seen_once_and_not_looked_for_again(tmp_path, monkeypatch):
