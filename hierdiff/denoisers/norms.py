@@ -34,6 +34,7 @@ from hierdiff import native
 
 SOURCE = Path(__file__).with_name("norms.c")
 LAST = torch.channels_last
+Options = tuple[int, float, bool]  # groups, eps, whether SiLU follows
 SMALL = 1024  # pixels below which torch's kernel for channels last in bfloat16 is slow
 
 
@@ -66,16 +67,16 @@ class GroupNormSiLU(nn.GroupNorm):
 
 def applied(norm: nn.GroupNorm, x: Tensor, scale_shift: Tensor | None, silu: bool) -> Tensor:
     """The function at the top of this file, of images for which `is_last_on_cpu`."""
-    weight, bias, options = norm.weight, norm.bias, (norm.num_groups, norm.eps)
+    weight, bias, form = norm.weight, norm.bias, (norm.num_groups, norm.eps)
     if has_kernel(x, weight, bias, *(() if scale_shift is None else (scale_shift,))):
-        return Fused.apply(x, weight, bias, scale_shift, *options, silu)
+        return Fused.apply(x, weight, bias, scale_shift, (*form, silu))
     if torch.is_grad_enabled():
-        return Normalised.apply(x, weight, bias, scale_shift, *options, silu)
+        return Normalised.apply(x, weight, bias, scale_shift, (*form, silu))
     if scale_shift is None:
-        y = normalised(x, *options, weight, bias)[0]
+        y = normalised(x, *form, weight, bias)[0]
     else:
         a, b = factors(weight, bias, scale_shift, x.dtype)
-        y = torch.addcmul(b, normalised(x, *options)[0], a)
+        y = torch.addcmul(b, normalised(x, *form)[0], a)
     return F.silu(y, inplace=True) if silu else y
 
 
@@ -111,15 +112,13 @@ class Fused(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         scale_shift: Tensor | None,
-        groups: int,
-        eps: float,
-        silu: bool,
+        options: Options,
     ) -> Tensor:
         """y; the shapes are those of `GroupNormSiLU`."""
-        stats = x.new_empty((len(x), groups, 2), dtype=torch.float64)  # mean and 1 / std
+        stats = x.new_empty((len(x), options[0], 2), dtype=torch.float64)  # mean and 1 / std
         ctx.save_for_backward(x, stats, weight, bias, scale_shift)
-        ctx.options = groups, eps, silu
-        return called(x, None, weight, bias, scale_shift, stats, None, *ctx.options)
+        ctx.options = options
+        return called(x, None, weight, bias, scale_shift, stats, None, options)
 
     @staticmethod
     @once_differentiable
@@ -127,9 +126,9 @@ class Fused(torch.autograd.Function):
         """Gradients of x, weight, bias and scale_shift."""
         x, stats, weight, bias, scale_shift = ctx.saved_tensors
         sums = stats.new_empty((len(x), 2, x.shape[1]), dtype=torch.float32)
-        dx = called(x, gradient, weight, bias, scale_shift, stats, sums, *ctx.options)
+        dx = called(x, gradient, weight, bias, scale_shift, stats, sums, ctx.options)
         rest = factor_gradients(sums[:, 0], sums[:, 1], weight, bias, scale_shift)
-        return dx, *rest, None, None, None
+        return dx, *rest, None
 
 
 def called(
@@ -140,9 +139,7 @@ def called(
     scale_shift: Tensor | None,
     stats: Tensor,
     sums: Tensor | None,
-    groups: int,
-    eps: float,
-    silu: bool,
+    options: Options,
 ) -> Tensor:
     """y, and `stats` are written; or with the gradient of y that of x, and `sums` are written.
 
@@ -154,7 +151,7 @@ def called(
     x = x.contiguous(memory_format=LAST)
     if gradient is not None:
         gradient = gradient.to(x.dtype).contiguous(memory_format=LAST)
-    b, c, h, w = x.shape
+    (b, c, h, w), (groups, eps, silu) = x.shape, options
     sized = ((weight, (c,)), (bias, (c,)), (scale_shift, (b, 2 * c)))  # others cannot be expanded
     vectors = [None if v is None else v.float().expand(size).contiguous() for v, size in sized]
     result = torch.empty_like(x)
@@ -178,24 +175,22 @@ class Normalised(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         scale_shift: Tensor | None,
-        groups: int,
-        eps: float,
-        activation: bool,
+        options: Options,
     ) -> Tensor:
         """y; the shapes are those of `GroupNormSiLU`."""
+        groups, eps, ctx.silu = options
         normal, rstd = normalised(x, groups, eps)
         a, b = factors(weight, bias, scale_shift, x.dtype)
         ctx.save_for_backward(normal, rstd, a, b, weight, bias, scale_shift)
-        ctx.activation = activation
         y = torch.addcmul(b, normal, a)
-        return F.silu(y, inplace=True) if activation else y
+        return F.silu(y, inplace=True) if ctx.silu else y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, weight, bias and scale_shift."""
         normal, rstd, a, b, weight, bias, scale_shift = ctx.saved_tensors
-        if ctx.activation:
+        if ctx.silu:
             gradient = torch.ops.aten.silu_backward(gradient, torch.addcmul(b, normal, a))
         sums = gradient.sum((2, 3)).to(weight.dtype)  # of b, for each example
         products = (gradient * normal).sum((2, 3)).to(weight.dtype)  # of a
@@ -203,7 +198,7 @@ class Normalised(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = input_gradient(gradient, normal, rstd, a, sums, products)
         rest = factor_gradients(sums, products, weight, bias, scale_shift)
-        return dx, *rest, None, None, None
+        return dx, *rest, None
 
 
 def factor_gradients(
